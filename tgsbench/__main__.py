@@ -1,0 +1,5 @@
+"""`python -m tgsbench` is `tgsbench`."""
+
+from tgsbench.cli.main import main
+
+main()

@@ -1,0 +1,85 @@
+"""The `tgsbench` command: a lazy group, so that one command imports one module."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from tgsbench import __version__
+from tgsbench.cli import diagnostics
+from tgsbench.errors import ExitCode, TgsError, nearest
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "run": ("tgsbench.cli.run", "Launch a preset and measure its TGS."),
+    "presets": ("tgsbench.cli.presets", "List, show and validate presets."),
+    "runs": ("tgsbench.cli.runs", "List and look after stored runs."),
+    "show": ("tgsbench.cli.show", "Print one run's result."),
+}
+"""Command -> module that holds a click command of the same name, and its one-line help."""
+
+
+class LazyGroup(click.Group):
+    """Imports a command's module only when that command runs."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in the order of COMMANDS."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return one command."""
+        if cmd_name not in COMMANDS:
+            return None
+        attribute = cmd_name.replace("-", "_")
+        command = getattr(importlib.import_module(COMMANDS[cmd_name][0]), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Name the nearest command when this one is unknown."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            raise TgsError(f"no command called {args[0]!r}; {nearest(args[0], COMMANDS)}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands from COMMANDS, without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="tgsbench")
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """Measure how fast language models train on long sequences.
+
+    Without a command, the terminal UI opens.
+    """
+    if ctx.invoked_subcommand is None:
+        ctx.invoke(LazyGroup.get_command(cli, ctx, "tui") or _no_tui)  # type: ignore[arg-type]
+
+
+@click.command()
+def _no_tui() -> None:
+    raise TgsError("no terminal UI is installed", hint="tgsbench run --preset tiny_cpu --headless")
+
+
+def main() -> None:
+    """Run the command line; every TgsError becomes one message and its own exit code."""
+    try:
+        cli.main(standalone_mode=False)
+    except TgsError as error:
+        diagnostics.error(error.msg, error.hint)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(ExitCode.USAGE)
+    except (click.Abort, KeyboardInterrupt):
+        diagnostics.error("interrupted")
+        sys.exit(ExitCode.CANCELLED)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(ExitCode.OK)

@@ -1,0 +1,26 @@
+"""Presets and the data files beside them: find, merge, validate."""
+
+from tgsbench.presets.catalog import (
+    find_gpu,
+    list_presets,
+    load_gpus,
+    load_model,
+    load_references,
+    preset_path,
+    search_path,
+)
+from tgsbench.presets.resolve import Resolved, from_document, resolve, to_toml
+
+__all__ = [
+    "Resolved",
+    "find_gpu",
+    "from_document",
+    "list_presets",
+    "load_gpus",
+    "load_model",
+    "load_references",
+    "preset_path",
+    "resolve",
+    "search_path",
+    "to_toml",
+]

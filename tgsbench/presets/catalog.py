@@ -1,0 +1,143 @@
+"""Where presets, model shapes, GPU peaks and published rows live, and how they are read."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from tgsbench import units
+from tgsbench.errors import ExitCode, TgsError, nearest
+from tgsbench.schema.hardware import Gpu
+from tgsbench.schema.preset import ModelShape
+from tgsbench.schema.reference import ReferenceRow
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+T = TypeVar("T")
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+
+
+def shipped(kind: str) -> Path:
+    """Folder of shipped data, `presets` or `profiles`: in the wheel, else in the source tree."""
+    packed = _PACKAGE / "_data" / kind
+    return packed if packed.is_dir() else _PACKAGE.parent / kind
+
+
+def config_dir() -> Path:
+    """The user's tgsbench folder under XDG_CONFIG_HOME."""
+    base = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
+    return Path(base) / "tgsbench"
+
+
+def search_path(kind: str = "presets") -> list[Path]:
+    """Folders searched for user and shipped files, first match wins: ./KIND, XDG config, shipped."""
+    candidates = [Path.cwd() / kind, config_dir() / kind, shipped(kind)]
+    return list(dict.fromkeys(path.resolve() for path in candidates if path.is_dir()))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read one TOML file; a broken one is a TgsError that names the file and line."""
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise TgsError(
+            f"{path}: not valid TOML: {error}",
+            hint="fix that line, or start again from `tgsbench presets show NAME`",
+            exit_code=ExitCode.BAD_PRESET,
+        ) from error
+    except OSError as error:
+        raise TgsError(f"{path}: {error.strerror}", exit_code=ExitCode.BAD_PRESET) from error
+
+
+def files(kind: str, sub: str = "") -> dict[str, Path]:
+    """Every TOML file of a kind by name; names that begin with _ are bases for `extends` only."""
+    found: dict[str, Path] = {}
+    for folder in search_path(kind):
+        for path in sorted((folder / sub).glob("*.toml")):
+            found.setdefault(path.stem, path)
+    return found
+
+
+def list_presets() -> list[str]:
+    """Names of all presets that can be run, sorted by model, then length."""
+
+    def order(name: str) -> tuple[str, int, str]:
+        head, _, tail = name.rpartition("_")
+        try:
+            return head, units.parse_length(tail), name
+        except ValueError:
+            return name, 0, name
+
+    return sorted((name for name in files("presets") if not name.startswith("_")), key=order)
+
+
+def preset_path(name: str) -> Path:
+    """Path of the preset called `name`; TgsError names the nearest ones."""
+    known = files("presets")
+    if name in known:
+        return known[name]
+    if not _NAME.match(name):
+        raise TgsError(
+            f"preset name {name!r} may hold letters, digits, '_', '.', '-' only",
+            hint="`tgsbench presets` lists them; `tgsbench presets validate FILE` reads a path",
+            exit_code=ExitCode.BAD_PRESET,
+        )
+    runnable = [n for n in known if not n.startswith("_")]
+    raise TgsError(
+        f"no preset called {name!r}; {nearest(name, runnable)}",
+        hint="`tgsbench presets` lists them all",
+        exit_code=ExitCode.BAD_PRESET,
+    )
+
+
+def model_document(name: str) -> tuple[dict[str, Any], Path]:
+    """The raw table of presets/models/NAME.toml and its path."""
+    known = files("presets", "models")
+    if name not in known:
+        raise TgsError(f"no model called {name!r}; {nearest(name, known)}", exit_code=ExitCode.BAD_PRESET)
+    return read_toml(known[name]), known[name]
+
+
+def load_model(name: str) -> ModelShape:
+    """Read one model's shape."""
+    document, path = model_document(name)
+    return _convert(document, ModelShape, path)
+
+
+@cache
+def load_gpus() -> dict[str, Gpu]:
+    """All known GPUs by name."""
+    return {name: _convert(read_toml(path), Gpu, path) for name, path in files("presets", "hardware").items()}
+
+
+def find_gpu(device: str) -> Gpu | None:
+    """The GPU whose key or driver name this is, or None: an unknown GPU has no peak."""
+    gpus = load_gpus()
+    if device in gpus:
+        return gpus[device]
+    matches = [(len(m), gpu) for gpu in gpus.values() for m in gpu.matches if m in device]
+    return max(matches, key=lambda pair: pair[0])[1] if matches else None
+
+
+@cache
+def load_references() -> dict[str, list[ReferenceRow]]:
+    """Published rows by preset name, XTuner's first."""
+    rows: dict[str, list[ReferenceRow]] = {}
+    for path in reversed(files("presets", "references").values()):
+        document = read_toml(path)
+        for raw in document.get("rows", []):
+            row = dict(raw, system=document["system"], seq_len=units.parse_length(raw["seq_len"]))
+            rows.setdefault(row.pop("preset"), []).append(_convert(row, ReferenceRow, path))
+    return rows
+
+
+def _convert(document: dict[str, Any], kind: type[T], path: Path) -> T:
+    try:
+        return msgspec.convert(document, kind)
+    except msgspec.ValidationError as error:
+        raise TgsError(f"{path}: {error}", exit_code=ExitCode.BAD_PRESET) from error

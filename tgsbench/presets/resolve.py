@@ -1,0 +1,228 @@
+"""Turn a preset file plus `--set` into one typed Preset, with the origin of every value."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import msgspec
+
+from tgsbench import units
+from tgsbench.errors import ExitCode, TgsError, nearest
+from tgsbench.presets import catalog
+from tgsbench.presets.validate import mesh_problems
+from tgsbench.schema.preset import Preset
+
+Origins = dict[str, str]
+"""Dotted key -> where its value came from."""
+
+_MAX_EXTENDS = 8
+
+
+class Resolved(msgspec.Struct, frozen=True):
+    """A preset and where each of its values came from (defaults are not listed)."""
+
+    preset: Preset
+    origins: Origins
+
+
+def resolve(name_or_path: str | Path, sets: Iterable[str] = ()) -> Resolved:
+    """Resolve a preset by name, or by the path of a .toml file, with `key=value` overrides.
+
+    Raises TgsError listing every problem found.
+    """
+    path = name_or_path if isinstance(name_or_path, Path) else catalog.preset_path(name_or_path)
+    document, origins = _load(path)
+    for assignment in sets:
+        _apply_set(document, origins, assignment)
+    document.setdefault("name", path.stem)
+    preset, problems = build(document, origins)
+    if preset is None or problems:
+        raise _problems_error(str(path), problems)
+    return Resolved(preset, origins)
+
+
+def from_document(document: dict[str, Any], source: str = "preset") -> Preset:
+    """Type and check a document that is complete, such as a run's own preset.toml."""
+    preset, problems = build(document, {})
+    if preset is None or problems:
+        raise _problems_error(source, problems)
+    return preset
+
+
+def check(path: Path) -> list[str]:
+    """Every problem of a preset file, all at once; an empty list when it can be run."""
+    try:
+        document, origins = _load(path)
+    except TgsError as error:
+        return [error.msg]
+    document.setdefault("name", path.stem)
+    return build(document, origins)[1]
+
+
+def to_toml(preset: Preset) -> str:
+    """Write a preset as TOML that `from_document` reads back to the same value."""
+    document = msgspec.to_builtins(preset)
+    scalars = {k: v for k, v in document.items() if not isinstance(v, dict)}
+    lines = [f"{key} = {_toml_value(value)}" for key, value in scalars.items()]
+    for table, values in document.items():
+        if isinstance(values, dict):
+            lines += ["", f"[{table}]", *(f"{k} = {_toml_value(v)}" for k, v in values.items())]
+    return "\n".join(lines) + "\n"
+
+
+def build(document: dict[str, Any], origins: Origins) -> tuple[Preset | None, list[str]]:
+    """Type a merged document and check what types cannot say; returns all problems with origins."""
+    problems = _normalise(document, origins)
+    problems += _key_problems(document, origins)
+    if problems:
+        return None, problems
+    try:
+        preset = msgspec.convert(document, Preset)
+    except msgspec.ValidationError as error:
+        return None, [str(error)]
+    return preset, mesh_problems(preset)
+
+
+def _load(path: Path, depth: int = 0) -> tuple[dict[str, Any], Origins]:
+    document = catalog.read_toml(path)
+    if depth > _MAX_EXTENDS:
+        raise TgsError(f"{path}: `extends` goes in a circle", exit_code=ExitCode.BAD_PRESET)
+    base: dict[str, Any] = {}
+    origins: Origins = {}
+    parent = document.pop("extends", None)
+    if parent is not None:
+        base, origins = _load(_extended(path, parent), depth + 1)
+    _merge(base, document, origins, str(path))
+    return base, origins
+
+
+def _extended(path: Path, parent: object) -> Path:
+    if not isinstance(parent, str):
+        raise TgsError(f"{path}: extends: expected a preset name", exit_code=ExitCode.BAD_PRESET)
+    if parent == path.stem:
+        shipped = catalog.shipped("presets") / f"{parent}.toml"
+        if shipped.resolve() != path.resolve() and shipped.is_file():
+            return shipped
+    return catalog.preset_path(parent)
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any], origins: Origins, origin: str, at: str = "") -> None:
+    for key, value in over.items():
+        dotted = f"{at}{key}"
+        if isinstance(value, dict):
+            if dotted == "model" and "name" in value and isinstance(base.get("model"), str):
+                base["model"] = {}
+            if dotted == "model" and isinstance(base.get("model"), str):
+                base["model"] = _model_table(base["model"], origins)
+            table = base.setdefault(key, {})
+            if isinstance(table, dict):
+                _merge(table, value, origins, origin, f"{dotted}.")
+                continue
+        base[key] = value
+        origins[dotted] = origin
+
+
+def _model_table(name: str, origins: Origins) -> dict[str, Any]:
+    document, path = catalog.model_document(name)
+    for key in document:
+        origins[f"model.{key}"] = str(path)
+    return document
+
+
+def _apply_set(document: dict[str, Any], origins: Origins, assignment: str) -> None:
+    key, equals, text = assignment.partition("=")
+    if not equals or not key.strip():
+        raise TgsError(
+            f"--set {assignment}: write key=value, such as --set parallel.sp=4",
+            exit_code=ExitCode.BAD_PRESET,
+        )
+    value: Any = _parse_value(text)
+    for part in reversed(key.strip().split(".")):
+        value = {part: value}
+    _merge(document, value, origins, "--set")
+
+
+def _parse_value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _normalise(document: dict[str, Any], origins: Origins) -> list[str]:
+    """Expand the model's name and read lengths such as "128k"."""
+    problems = []
+    model = document.get("model")
+    if isinstance(model, str):
+        try:
+            document["model"] = _model_table(model, origins)
+        except TgsError as error:
+            problems.append(f"model: {error.msg}{_from(origins, 'model')}")
+    workload = document.get("workload")
+    if isinstance(workload, dict) and "seq_len" in workload:
+        try:
+            workload["seq_len"] = units.parse_length(workload["seq_len"])
+        except ValueError as error:
+            problems.append(f"workload.seq_len: {error}{_from(origins, 'workload.seq_len')}")
+    return problems
+
+
+def _key_problems(
+    document: dict[str, Any], origins: Origins, kind: type[Any] = Preset, at: str = ""
+) -> list[str]:
+    """Unknown, missing and wrongly typed keys of one table and those below it."""
+    hints = get_type_hints(kind)
+    problems = []
+    for key, value in document.items():
+        dotted = f"{at}{key}"
+        where = _from(origins, dotted)
+        if key not in hints:
+            problems.append(f"{dotted}: unknown key; {nearest(key, hints)}{where}")
+        elif isinstance(hints[key], type) and issubclass(hints[key], msgspec.Struct):
+            if isinstance(value, dict):
+                problems += _key_problems(value, origins, hints[key], f"{dotted}.")
+            elif dotted != "model":
+                problems.append(f"{dotted}: expected a table [{dotted}]{where}")
+        else:
+            problems += _value_problems(dotted, value, hints[key], where)
+    required = (f.name for f in msgspec.structs.fields(kind) if f.required)
+    problems += [f"{at}{name}: missing" for name in required if name not in document]
+    return problems
+
+
+def _value_problems(dotted: str, value: Any, hint: Any, where: str) -> list[str]:
+    if isinstance(value, float) and not math.isfinite(value):
+        return [f"{dotted}: {value} is not a finite number{where}"]
+    try:
+        msgspec.convert(value, hint)
+    except msgspec.ValidationError as error:
+        choices = [str(choice) for choice in get_args(hint)]
+        if choices and not isinstance(value, dict | list):
+            return [f"{dotted}: {value!r} is none of {', '.join(choices)}{where}"]
+        return [f"{dotted}: {error}, got {value!r}{where}"]
+    return []
+
+
+def _from(origins: Origins, dotted: str) -> str:
+    return f" ({origins[dotted]})" if dotted in origins else ""
+
+
+def _problems_error(source: str, problems: list[str]) -> TgsError:
+    head = f"{source}: {len(problems)} problem{'s' if len(problems) > 1 else ''}"
+    return TgsError(
+        "\n  ".join([head, *problems]),
+        hint="`tgsbench presets show NAME --origin` shows every value and where it came from",
+        exit_code=ExitCode.BAD_PRESET,
+    )
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml_value(item) for item in value) + "]"
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)

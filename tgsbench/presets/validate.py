@@ -1,0 +1,98 @@
+"""Rules that join several values of a preset: the mesh equation, head limits, lengths."""
+
+from __future__ import annotations
+
+import math
+
+from tgsbench.schema.preset import Preset
+
+
+def mesh_problems(preset: Preset) -> list[str]:
+    """Every rule the preset breaks, each with the nearest values that would do."""
+    problems = _positive(preset)
+    if problems:
+        return problems
+    return [*_sp_problems(preset), *_engine_problems(preset)]
+
+
+def valid_sp(preset: Preset) -> list[int]:
+    """Sequence-parallel sizes this preset's world, heads and length allow, ascending."""
+    return [sp for sp in _divisors(preset.world_size) if not _sp_reasons(preset, sp)]
+
+
+def _positive(preset: Preset) -> list[str]:
+    counts = {
+        "model.num_layers": preset.model.num_layers,
+        "model.hidden_size": preset.model.hidden_size,
+        "model.intermediate_size": preset.model.intermediate_size,
+        "model.num_query_heads": preset.model.num_query_heads,
+        "model.num_kv_heads": preset.model.num_kv_heads,
+        "model.head_dim": preset.model.head_dim,
+        "model.vocab_size": preset.model.vocab_size,
+        "hardware.num_gpus": preset.hardware.num_gpus,
+        "hardware.gpus_per_node": preset.hardware.gpus_per_node,
+        "workload.seq_len": preset.workload.seq_len,
+        "workload.concat": preset.workload.concat,
+        "workload.map_batch_size": preset.workload.map_batch_size,
+        "workload.map_num_proc": preset.workload.map_num_proc,
+        "parallel.sp": preset.parallel.sp,
+        "training.micro_batch": preset.training.micro_batch,
+        "measure.steps": preset.measure.steps,
+        "measure.heartbeat_s": preset.measure.heartbeat_s,
+        "measure.stall_s": preset.measure.stall_s,
+    }
+    problems = [f"{key}={value}: must be at least 1" for key, value in counts.items() if value <= 0]
+    for key, value in {
+        "training.accumulation": preset.training.accumulation,
+        "measure.warmup": preset.measure.warmup,
+        "engine.loss_chunk_tokens": preset.engine.loss_chunk_tokens,
+    }.items():
+        if value < 0:
+            problems.append(f"{key}={value}: must not be negative")
+    if preset.workload.corpus == "file" and not preset.workload.file:
+        problems.append('workload.file: missing; corpus = "file" reads an Alpaca-format JSON or JSONL file')
+    heads, kv_heads = preset.model.num_query_heads, preset.model.num_kv_heads
+    if not problems and heads % kv_heads:
+        problems.append(f"model.num_kv_heads={kv_heads}: {heads} query heads are not divisible by it")
+    return problems
+
+
+def _sp_reasons(preset: Preset, sp: int) -> list[str]:
+    heads, kv_heads = preset.model.num_query_heads, preset.model.num_kv_heads
+    reasons = []
+    if preset.world_size % sp:
+        reasons.append(f"dp · sp = world: {preset.world_size} GPUs are not divisible by {sp}")
+    if heads % sp:
+        reasons.append(f"{heads} query heads are not divisible by {sp}")
+    if kv_heads % sp and sp % kv_heads:
+        reasons.append(f"{kv_heads} KV heads neither divide {sp} nor are divisible by it")
+    if preset.workload.seq_len % sp:
+        reasons.append(f"seq_len {preset.workload.seq_len} is not divisible by {sp}")
+    return reasons
+
+
+def _sp_problems(preset: Preset) -> list[str]:
+    sp = preset.parallel.sp
+    reasons = _sp_reasons(preset, sp)
+    if not reasons:
+        return []
+    valid = sorted(valid_sp(preset), key=lambda v: abs(math.log2(v / sp)))[:2]
+    nearest = ", ".join(map(str, sorted(valid))) or "none"
+    return [f"parallel.sp={sp}: {reason}; nearest: {nearest}" for reason in reasons]
+
+
+def _engine_problems(preset: Preset) -> list[str]:
+    engine, problems = preset.engine, []
+    if engine.name == "fsdp2" and engine.attention == "alst":
+        problems.append('engine.attention="alst" is DeepSpeed\'s; use --engine deepspeed, or "native"')
+    if engine.name == "fsdp2" and engine.offload != "none":
+        problems.append('engine.offload belongs to engine "deepspeed"; use --engine deepspeed')
+    if engine.name == "fsdp2" and engine.zero_stage != 3:
+        problems.append(f"engine.zero_stage={engine.zero_stage}: fsdp2 shards everything (stage 3)")
+    if preset.workload.document_mask and engine.kernel == "cudnn":
+        problems.append('engine.kernel="cudnn" has no document mask; use "varlen", "flash2" or "auto"')
+    return problems
+
+
+def _divisors(number: int) -> list[int]:
+    return [d for d in range(1, number + 1) if number % d == 0]

@@ -1,0 +1,150 @@
+"""Event protocol v1: what a rank observed, one JSON object a line, one file per rank.
+
+Every event has `v` (major version), `type`, `t` (CLOCK_MONOTONIC seconds of its host), `rank`, `seq`.
+Derived figures (TGS, TFLOPs, MFU) never appear here: `tgsbench.metrics` computes them.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct, field
+
+PROTOCOL_VERSION = 1
+
+PhaseName = Literal["init", "data", "build", "warmup", "measure", "profile", "teardown"]
+PHASES: tuple[PhaseName, ...] = ("init", "data", "build", "warmup", "measure", "profile", "teardown")
+
+
+class _Event(Struct, tag_field="type", kw_only=True):
+    v: int = PROTOCOL_VERSION
+    t: float = 0.0
+    rank: int = 0
+    seq: int = 0
+
+
+class Hello(_Event, tag="hello"):
+    """First event of a rank: who and where it is."""
+
+    world: int
+    host: str
+    device: str
+    """Device name as the driver reports it, or "cpu"."""
+    pid: int = 0
+    local_rank: int = 0
+    unix_t: float = 0.0
+    """Wall clock at `t`, to line hosts up."""
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+class Phase(_Event, tag="phase"):
+    """The rank entered a phase; `note` says what it is doing (such as "building cpu_adam")."""
+
+    phase: str
+    note: str = ""
+
+
+class Data(_Event, tag="data"):
+    """What packing did, written by rank 0 only."""
+
+    corpus: str
+    num_documents: int
+    num_tokens: int
+    num_full: int
+    num_short: int
+    mean_pack_tokens: float
+    tokens_lost: int
+    tokens_padded: int
+    cached: bool = False
+    note: str = ""
+
+
+class Kernel(_Event, tag="kernel"):
+    """Which attention kernel was chosen, and how."""
+
+    name: str
+    version: str = ""
+    reason: str = ""
+
+
+class Step(_Event, tag="step"):
+    """One optimizer step as one rank saw it."""
+
+    step: int
+    """Counts from 0 over warm-up, measured and profiled steps."""
+    phase: str = "measure"
+    tokens: int = 0
+    """Real tokens in this rank's shards."""
+    labels: int = 0
+    micro_steps: int = 1
+    step_s: float = 0.0
+    data_s: float = 0.0
+    loss_sum: float = 0.0
+    """Sum of token losses over this rank's labels."""
+    grad_norm: float = 0.0
+    mem_alloc: int = 0
+    mem_reserved: int = 0
+    mem_peak: int = 0
+    """Bytes since the step began; CPU: resident set size."""
+    a2a_calls: int = 0
+    a2a_bytes: int = 0
+    """Bytes this rank handed to all-to-all, its own share included."""
+    seen_checksum: int = 0
+    """Position-weighted sum over the tokens this rank was fed, modulo 2^61 − 1."""
+    pack_checksum: int = 0
+    """The same over the whole packs, reported by the first rank of each sp group only."""
+
+
+class Gpu(_Event, tag="gpu"):
+    """One sample of a GPU's state; at most one a second."""
+
+    util: float = 0.0
+    power_w: float = 0.0
+    temp_c: float = 0.0
+    sm_mhz: float = 0.0
+    throttled: str = ""
+    """Why clocks are held down, or empty."""
+
+
+class Heartbeat(_Event, tag="heartbeat"):
+    """The rank is alive (written by a thread, so also while it is stuck in a collective)."""
+
+    step: int = 0
+
+
+class Trace(_Event, tag="trace"):
+    """A profiler trace was written."""
+
+    path: str
+    steps: list[int] = field(default_factory=list)
+    num_bytes: int = 0
+    export_s: float = 0.0
+
+
+class Warn(_Event, tag="warn"):
+    """Something the user should know; `hint` is the remedy."""
+
+    code: str
+    msg: str
+    hint: str = ""
+
+
+class Error(_Event, tag="error"):
+    """Why this rank ends early."""
+
+    kind: str
+    """oom | host_oom | refused | unsupported | nan | exception"""
+    msg: str
+    traceback: str = ""
+    hint: str = ""
+    exit_code: int = 8
+    bytes_requested: int = 0
+
+
+class Bye(_Event, tag="bye"):
+    """Last event of a rank that ended by itself."""
+
+    status: str = "ok"
+
+
+Event = Hello | Phase | Data | Kernel | Step | Gpu | Heartbeat | Trace | Warn | Error | Bye

@@ -1,0 +1,173 @@
+"""What a preset says: every value of a run, resolved, typed and closed to unknown keys."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct, field
+
+EngineName = Literal["fsdp2", "deepspeed", "llamafactory", "xtuner"]
+Checkpointing = Literal["none", "selective", "full"]
+Device = Literal["cuda", "cpu"]
+
+
+class ModelShape(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A decoder-only transformer's shape; enough to build it and to count its FLOPs."""
+
+    name: str
+    num_layers: int
+    hidden_size: int
+    intermediate_size: int
+    num_query_heads: int
+    num_kv_heads: int
+    vocab_size: int
+    head_dim: int
+    tie_word_embeddings: bool = False
+    rope_theta: float = 10000.0
+    max_position_embeddings: int = 4096
+    rms_norm_eps: float = 1e-5
+    architecture: Literal["llama"] = "llama"
+    source: str = ""
+
+
+class Hardware(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The machine a preset is meant for; `gpu` is a key of presets/hardware or empty for CPU."""
+
+    device: Device = "cuda"
+    num_gpus: int
+    gpus_per_node: int = 8
+    gpu: str = ""
+    link: str = ""
+    """Interconnect between nodes, a key of presets/hardware; empty: the GPU's default."""
+
+
+class Workload(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is trained on."""
+
+    seq_len: int
+    """Packed sequence length in tokens."""
+    corpus: Literal["alpaca", "file", "pydoc", "lengths"] = "alpaca"
+    file: str = ""
+    """Path of an Alpaca-format JSON or JSONL file, for corpus = "file"."""
+    document_mask: bool = False
+    """True: attention stays inside a document; False: causal over the whole pack."""
+    packing: Literal["carry", "xtuner_stock"] = "carry"
+    map_batch_size: int = 1000
+    """Documents a packing worker maps at once (xtuner_stock only)."""
+    map_num_proc: int = 32
+    """Packing workers, each dropping its last carry (xtuner_stock only)."""
+    concat: int = 1
+    """How often the corpus is repeated before packing."""
+    seed: int = 42
+
+
+class Parallel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How ranks share the work: dp · sp = world."""
+
+    sp: int = 1
+    """Sequence-parallel (Ulysses) size."""
+
+
+class EngineOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which engine trains, and its own switches."""
+
+    name: EngineName = "fsdp2"
+    attention: Literal["auto", "native", "alst"] = "auto"
+    """Sequence-parallel attention: our fused all-to-all, or DeepSpeed's UlyssesSPAttentionHF."""
+    kernel: Literal["auto", "sdpa", "cudnn", "varlen", "flash2", "flash3", "flash4"] = "auto"
+    zero_stage: Literal[1, 2, 3] = 3
+    offload: Literal["none", "optimizer", "all"] = "none"
+    """ZeRO offload to host memory: optimizer states, or optimizer states and parameters."""
+    activation_offload: bool = False
+    """Keep the layers' checkpointed inputs in pinned host memory."""
+    tiled_mlp: bool = False
+    loss_chunk_tokens: int = 1024
+    """Tokens whose logits exist at once; 0 materialises [S/sp, V]."""
+    compile: bool = False
+    liger: bool = False
+
+
+class Training(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The optimisation that one step does."""
+
+    micro_batch: int = 1
+    accumulation: int = 0
+    """Micro-steps per optimizer step; 0: as many as sp, as the reference does."""
+    checkpointing: Checkpointing = "full"
+    compute_dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    lr: float = 2e-5
+    beta1: float = 0.9
+    beta2: float = 0.999
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+    lr_warmup_ratio: float = 0.03
+    seed: int = 42
+
+
+class Measure(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long and how carefully the run measures."""
+
+    steps: int = 10
+    """Measured optimizer steps."""
+    warmup: int = 3
+    """Optimizer steps run first and dropped."""
+    heartbeat_s: float = 2.0
+    stall_s: float = 600.0
+    """No event from any rank for this long: the run is stalled."""
+
+
+class Preset(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One benchmark, fully resolved; written as preset.toml into every run."""
+
+    schema_version: int = 1
+    name: str
+    description: str = ""
+    model: ModelShape
+    hardware: Hardware
+    workload: Workload
+    parallel: Parallel = field(default_factory=Parallel)
+    engine: EngineOptions = field(default_factory=EngineOptions)
+    training: Training = field(default_factory=Training)
+    measure: Measure = field(default_factory=Measure)
+    profile: str = ""
+    """Capture recipe (a key of profiles/), or empty for none."""
+    notes: list[str] = []
+    rehearsal_of: str = ""
+    """Name of the preset that this one shrinks; empty: measured as it is."""
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks; one per GPU."""
+        return self.hardware.num_gpus
+
+    @property
+    def dp(self) -> int:
+        """Data-parallel size: world / sp."""
+        return self.world_size // self.parallel.sp
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-steps per optimizer step."""
+        return self.training.accumulation or self.parallel.sp
+
+    @property
+    def local_seq_len(self) -> int:
+        """Tokens of one sequence that one rank holds."""
+        return self.workload.seq_len // self.parallel.sp
+
+    @property
+    def packs_per_step(self) -> int:
+        """Sequences that one optimizer step consumes over all ranks: dp · micro_batch · accumulation."""
+        return self.dp * self.training.micro_batch * self.accumulation
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of one optimizer step over all ranks."""
+        return self.packs_per_step * self.workload.seq_len
+
+    @property
+    def attention(self) -> Literal["native", "alst"]:
+        """Sequence-parallel attention in use once `auto` is decided."""
+        if self.engine.attention != "auto":
+            return self.engine.attention
+        return "alst" if self.engine.name == "deepspeed" else "native"

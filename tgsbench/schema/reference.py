@@ -1,0 +1,27 @@
+"""Rows that others published."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+
+class ReferenceRow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One published measurement of one preset."""
+
+    system: str
+    """Who ran it, such as "xtuner" or "llamafactory"."""
+    status: Literal["ok", "oom"] = "ok"
+    tgs: float | None = None
+    tflops: float | None = None
+    tflops_convention: str = ""
+    gpu: str
+    num_gpus: int
+    seq_len: int
+    sp: int = 1
+    document_mask: bool = False
+    checkpointing: str = "full"
+    source: str
+    note: str = ""
+    """What is known to be odd about the row, such as TFLOPs that do not follow from its TGS."""

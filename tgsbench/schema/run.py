@@ -1,0 +1,165 @@
+"""The documents of a run directory: run.json (before launch) and result.json (after)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from msgspec import Struct, field
+
+SCHEMA_VERSION = 1
+
+Status = Literal[
+    "running", "ok", "oom", "crashed", "stalled", "cancelled", "preempted", "invalid", "refused", "emulated"
+]
+Verdict = Literal["better", "worse", "same", "not significant", "not comparable", "none"]
+
+
+class Manifest(Struct, kw_only=True):
+    """run.json: what was asked for, written before anything starts."""
+
+    schema_version: int = SCHEMA_VERSION
+    run_id: str
+    preset: str
+    engine: str
+    created_unix: float
+    argv: list[str] = []
+    """The command that starts the ranks; to read and copy, never executed from here."""
+    world_size: int
+    device: str
+    host: str = ""
+    supervisor_pid: int = 0
+    rehearsal_of: str = ""
+    prediction: dict[str, Any] | None = None
+    """The planner's forecast made before launch."""
+    tags: list[str] = []
+
+
+class Tgs(Struct, kw_only=True):
+    """Tokens per GPU per second over measured optimizer steps."""
+
+    median: float | None = None
+    ci95: tuple[float, float] | None = None
+    """Order-statistic interval of the median; None below 6 samples, where none exists at 95 %."""
+    n: int = 0
+    samples: list[float] = []
+    total: float | None = None
+    """Sum of tokens over sum of time."""
+
+
+class StepTime(Struct, kw_only=True):
+    """Seconds per optimizer step, slowest rank."""
+
+    median: float | None = None
+    samples: list[float] = []
+
+
+class Memory(Struct, kw_only=True):
+    """Largest value over ranks and measured steps; `kind` says what was measured."""
+
+    peak_gib: float | None = None
+    allocated_gib: float | None = None
+    reserved_gib: float | None = None
+    kind: Literal["cuda", "rss"] = "rss"
+    by_rank_gib: list[float] = []
+
+
+class Loss(Struct, kw_only=True):
+    """Label-weighted mean loss of the first and last measured step."""
+
+    first: float | None = None
+    last: float | None = None
+
+
+class Packing(Struct, kw_only=True):
+    """What packing did to the corpus."""
+
+    num_full: int = 0
+    num_short: int = 0
+    mean_pack_tokens: float = 0.0
+    share_lost: float = 0.0
+    share_padded: float = 0.0
+    num_documents: int = 0
+    note: str = ""
+
+
+class Integrity(Struct, kw_only=True):
+    """Did every token train exactly once, and did every all-to-all fire?"""
+
+    tokens_ok: bool | None = None
+    a2a_ok: bool | None = None
+    tokens_seen: int = 0
+    tokens_expected: int = 0
+    a2a_calls: int = 0
+    a2a_calls_expected: int = 0
+    a2a_bytes: int = 0
+    a2a_bytes_expected: int = 0
+    problems: list[str] = []
+
+
+class ReferenceVerdict(Struct, kw_only=True):
+    """The result beside the published row."""
+
+    tgs: float | None = None
+    source: str = ""
+    verdict: Verdict = "none"
+    ratio: float | None = None
+    reasons: list[str] = []
+
+
+class Failure(Struct, kw_only=True):
+    """Root cause of a run that did not end well."""
+
+    kind: str
+    reason: str
+    """One line."""
+    rank: int | None = None
+    host: str = ""
+    traceback: str = ""
+    hint: str = ""
+    bytes_requested: int = 0
+
+
+class Result(Struct, kw_only=True):
+    """result.json: everything that can be said about a run; derived from its events alone."""
+
+    schema_version: int = SCHEMA_VERSION
+    run_id: str
+    status: Status
+    preset: str
+    engine: str
+    device: str
+    """Device name as the driver reports it, or "cpu"."""
+    world_size: int
+    dp: int
+    sp: int
+    seq_len: int
+    document_mask: bool
+    attention: str
+    """Sequence-parallel attention and kernel, such as "native/sdpa"."""
+    checkpointing: str
+    corpus: str
+    accumulation: int = 1
+    rehearsal_of: str = ""
+    tgs: Tgs = field(default_factory=Tgs)
+    tflops: dict[str, float] = {}
+    """TFLOPs per GPU by convention: xtuner, model, palm, hardware."""
+    mfu: float | None = None
+    """`model` TFLOPs over the dense bf16 peak; None for a device without a known peak."""
+    step_s: StepTime = field(default_factory=StepTime)
+    mem: Memory = field(default_factory=Memory)
+    tokens_per_step: int = 0
+    loss: Loss = field(default_factory=Loss)
+    packing: Packing = field(default_factory=Packing)
+    integrity: Integrity = field(default_factory=Integrity)
+    reference: ReferenceVerdict = field(default_factory=ReferenceVerdict)
+    references: list[ReferenceVerdict] = []
+    prediction: dict[str, Any] | None = None
+    failure: Failure | None = None
+    profile: dict[str, Any] | None = None
+    """What the capture cost: profiled steps, their overhead, trace sizes and export times."""
+    claimed: dict[str, Any] | None = None
+    """An external engine's own figures, beside ours."""
+    warnings: list[str] = []
+    run_dir: str = ""
+    created_unix: float = 0.0
+    environment: dict[str, Any] = {}

@@ -1,0 +1,74 @@
+"""Parse and print quantities; the only place that rounds for people."""
+
+from __future__ import annotations
+
+import re
+
+_BINARY = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
+_LENGTH = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kKmMgG]?)i?\s*$")
+
+GIB = 2**30
+
+
+def parse_length(text: str | int) -> int:
+    """Read a sequence length such as 8192, "8k" or "1M" (powers of two, as the field writes them).
+
+    Raises ValueError when the text is no positive whole number of tokens.
+    """
+    if isinstance(text, int) and not isinstance(text, bool):
+        value = float(text)
+    else:
+        match = _LENGTH.match(str(text))
+        if match is None:
+            raise ValueError(f"{text!r} is not a length; write tokens such as 8192, 8k, 128k or 1M")
+        value = float(match[1]) * _BINARY[match[2].lower()]
+    if value < 1 or value != int(value):
+        raise ValueError(f"{text!r} is not a positive whole number of tokens")
+    return int(value)
+
+
+def length(tokens: int) -> str:
+    """Print a sequence length the way the field does: 8192 -> "8k", 1048576 -> "1M"."""
+    for suffix, size in (("M", 2**20), ("k", 2**10)):
+        if tokens >= size and tokens % size == 0:
+            return f"{tokens // size}{suffix}"
+    return str(tokens)
+
+
+def rate(value: float) -> str:
+    """Print a TGS or TFLOPs figure with four significant digits and thousands separators."""
+    if value >= 1000:
+        return f"{value:,.0f}"
+    if value >= 100:
+        return f"{value:.1f}"
+    return f"{value:.3g}" if value < 1 else f"{value:.2f}"
+
+
+def gib(num_bytes: float) -> str:
+    """Print bytes in GiB."""
+    return f"{num_bytes / GIB:.2f} GiB"
+
+
+def size(num_bytes: float) -> str:
+    """Print bytes in the largest binary unit that keeps a figure before the point."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if num_bytes < 1024:
+            return f"{num_bytes:.0f} B" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1024
+    return f"{num_bytes:.1f} TiB"
+
+
+def duration(seconds: float) -> str:
+    """Print a duration: 0.0421 -> "42 ms", 75 -> "1:15", 7500 -> "2:05:00"."""
+    if seconds < 1:
+        return f"{seconds * 1000:.3g} ms"
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    minutes, sec = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{sec:02}" if hours else f"{minutes}:{sec:02}"
+
+
+def percent(fraction: float) -> str:
+    """Print a fraction as a percentage with three significant digits."""
+    return f"{100 * fraction:.3g} %"
