@@ -1,0 +1,20 @@
+"""Our own span names: the same in every engine, so that a trace can be read without guessing."""
+
+from __future__ import annotations
+
+from typing import Final
+
+ATTENTION: Final = "tgsbench::attention"
+A2A_PRE: Final = "tgsbench::all_to_all.pre"
+"""Sequence shards to head shards, before attention."""
+A2A_POST: Final = "tgsbench::all_to_all.post"
+"""Head shards to sequence shards, after attention."""
+MLP: Final = "tgsbench::mlp"
+LOSS: Final = "tgsbench::loss"
+OPTIMIZER: Final = "tgsbench::optimizer"
+FORWARD: Final = "tgsbench::forward"
+BACKWARD: Final = "tgsbench::backward"
+RECOMPUTE: Final = "tgsbench::recompute"
+DATA: Final = "tgsbench::data"
+
+ALL: Final = (ATTENTION, A2A_PRE, A2A_POST, MLP, LOSS, OPTIMIZER, FORWARD, BACKWARD, RECOMPUTE, DATA)
