@@ -1,0 +1,45 @@
+"""What the trainer asks of an engine: one micro-step, one optimizer step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from tgsbench.parallel.documents import Documents
+from tgsbench.parallel.kernels import Kernel
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's shard of one micro-step, on the device."""
+
+    input_ids: Tensor
+    """int64 [B, s]"""
+    labels: Tensor
+    """int64 [B, s], shifted before sharding; −100 where there is none."""
+    position_ids: Tensor
+    """int64 [B, s]"""
+    documents: Documents | None
+    """Boundaries of the whole pack when attention is masked by document."""
+
+
+class Engine(Protocol):
+    """One way to train: fsdp2 or deepspeed. Built once in a process of its own."""
+
+    kernel: Kernel
+    device: torch.device
+
+    def forward_backward(self, batch: Batch, num_labels: int) -> Tensor:
+        """Run one micro-step; returns the sum of this rank's token losses (fp32 scalar, detached).
+
+        Gradients are those of Σ loss / num_labels, with num_labels counted over all ranks and all
+        micro-steps of the optimizer step.
+        """
+        ...
+
+    def optimizer_step(self, lr: float) -> Tensor:
+        """Clip, update, clear the gradients; returns the global gradient norm before clipping."""
+        ...

@@ -1,0 +1,84 @@
+"""The native engine: FSDP2 over dp × sp, fp32 sharded master weights, fused Ulysses attention."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from tgsbench.engines.base import Batch
+from tgsbench.models.build import CausalLM, build_meta, materialise
+from tgsbench.parallel import attention, kernels
+from tgsbench.parallel.checkpointing import wrap_layer
+from tgsbench.parallel.mesh import SequenceMesh
+from tgsbench.parallel.tracing import span
+from tgsbench.profiling import spans
+from tgsbench.schema.preset import Preset
+
+
+class Fsdp2Engine:
+    """Owns the sharded model and its optimizer; see `engines.base.Engine`."""
+
+    def __init__(self, preset: Preset, mesh: SequenceMesh, device: torch.device) -> None:
+        self.device = device
+        self.mesh = mesh
+        self.clip_norm = preset.training.clip_norm
+        self.kernel = kernels.choose(preset.engine.kernel, device, preset.workload.document_mask)
+        self.attention = attention.UlyssesAttention(self.kernel, mesh.sp_group if mesh.sp > 1 else None)
+        self.attention.register()
+        self.model = _sharded_model(preset, mesh)
+        materialise(self.model, device, preset.training.seed)
+        self.optimizer = _optimizer(self.model, preset)
+
+    def forward_backward(self, batch: Batch, num_labels: int) -> Tensor:
+        """Forward, chunked loss, backward; FSDP averages over ranks, hence the factor `world`."""
+        self.attention.documents = batch.documents
+        with span(spans.FORWARD):
+            loss_sum: Tensor = self.model(batch.input_ids, batch.position_ids, batch.labels)
+        with span(spans.BACKWARD):
+            (loss_sum * (self.mesh.world / num_labels)).backward()  # type: ignore[no-untyped-call]
+        return loss_sum.detach()
+
+    def optimizer_step(self, lr: float) -> Tensor:
+        """Clip to clip_norm, AdamW, clear."""
+        with span(spans.OPTIMIZER):
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+            norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm, foreach=True)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+
+def _sharded_model(preset: Preset, mesh: SequenceMesh) -> CausalLM:
+    model = build_meta(
+        preset.model, preset.workload.seq_len, attention.NAME, preset.engine.loss_chunk_tokens
+    )
+    policy = MixedPrecisionPolicy(
+        param_dtype=getattr(torch, preset.training.compute_dtype), reduce_dtype=torch.float32
+    )
+    decoder = model.model
+    for index, layer in enumerate(decoder.layers):
+        wrapped = wrap_layer(layer, preset.training.checkpointing)
+        decoder.layers[index] = wrapped
+        fully_shard(wrapped, mesh=mesh.fsdp, mp_policy=policy)
+    if not preset.model.tie_word_embeddings:
+        fully_shard(decoder.embed_tokens, mesh=mesh.fsdp, mp_policy=policy)
+        # The head is the last thing of the forward and the first of the backward: gather it once.
+        fully_shard(
+            [decoder.norm, model.head], mesh=mesh.fsdp, mp_policy=policy, reshard_after_forward=False
+        )
+    fully_shard(model, mesh=mesh.fsdp, mp_policy=policy, reshard_after_forward=False)
+    return model
+
+
+def _optimizer(model: nn.Module, preset: Preset) -> torch.optim.AdamW:
+    training = preset.training
+    return torch.optim.AdamW(
+        model.parameters(),
+        lr=training.lr,
+        betas=(training.beta1, training.beta2),
+        weight_decay=training.weight_decay,
+        fused=True,
+    )

@@ -1,0 +1,49 @@
+"""Sequence-parallel attention as a transformers attention function."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.distributed as dist
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+from tgsbench.parallel.documents import Documents
+from tgsbench.parallel.kernels import Kernel
+from tgsbench.parallel.tracing import span
+from tgsbench.parallel.ulysses import gather_heads, scatter_heads
+from tgsbench.profiling import spans
+
+NAME = "tgsbench"
+"""The `attn_implementation` that models are built with; transformers makes no mask for it."""
+
+
+class UlyssesAttention:
+    """All-to-all, one kernel over the whole sequence with a share of the heads, all-to-all."""
+
+    def __init__(self, kernel: Kernel, group: dist.ProcessGroup | None) -> None:
+        self.kernel = kernel
+        self.group = group
+        self.documents: Documents | None = None
+        """Boundaries of the current micro-step's pack; None: causal over the whole pack."""
+
+    def register(self) -> None:
+        """Make every layer built with NAME call this object."""
+        AttentionInterface.register(NAME, self)  # type: ignore[no-untyped-call]
+
+    def __call__(
+        self,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        scaling: float = 1.0,
+        **_: Any,
+    ) -> tuple[Tensor, None]:
+        """query [B, a, s, d], key and value [B, n, s, d] -> [B, s, a, d]."""
+        q, k, v = (x.transpose(1, 2) for x in (query, key, value))
+        q, k, v = scatter_heads(q, k, v, self.group)
+        with span(spans.ATTENTION):
+            out = self.kernel.run(q, k, v, scaling, self.documents)
+        return gather_heads(out, self.group), None

@@ -1,0 +1,85 @@
+"""Linear + cross-entropy in chunks: no [s, V] logits tensor exists."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tgsbench.parallel.tracing import span
+from tgsbench.profiling import spans
+
+IGNORE_INDEX = -100
+
+
+class LossHead(nn.Module):
+    """The output projection and its loss as one module, so that FSDP gathers its weight around it."""
+
+    def __init__(self, hidden_size: int, vocab_size: int, chunk_tokens: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(vocab_size, hidden_size))
+        self.chunk_tokens = chunk_tokens
+
+    def forward(self, hidden: Tensor, labels: Tensor) -> Tensor:
+        """Sum of token losses in fp32; hidden [B, s, h], labels [B, s] already shifted."""
+        with span(spans.LOSS):
+            return linear_cross_entropy(hidden.flatten(0, 1), self.weight, labels.flatten(), self.chunk_tokens)
+
+
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, chunk_tokens: int) -> Tensor:
+    """Sum over labelled tokens of −log softmax(hidden · weightᵀ)[label], in fp32.
+
+    hidden [T, h], weight [V, h], labels [T] with IGNORE_INDEX for none. chunk_tokens = 0 makes whole
+    logits. The chunks' gradients are computed in the forward, as Liger's kernel does (arXiv 2410.10989),
+    so that logits are never recomputed; tokens without a label cost nothing.
+    """
+    if chunk_tokens == 0:
+        logits = functional.linear(hidden, weight).float()
+        return functional.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="sum")
+    return _ChunkedLoss.apply(hidden, weight, labels, chunk_tokens)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _ChunkedLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, chunk_tokens: int) -> Tensor:
+        needs_grad = hidden.requires_grad or weight.requires_grad
+        grad_hidden = torch.zeros_like(hidden) if needs_grad else None
+        grad_weight = torch.zeros_like(weight) if needs_grad else None
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        for start in range(0, len(labels), chunk_tokens):
+            piece = slice(start, start + chunk_tokens)
+            total += _chunk(hidden[piece], weight, labels[piece], _row(grad_hidden, piece), grad_weight)
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        grad_hidden, grad_weight = ctx.saved_tensors
+        scale = grads[0]
+        return grad_hidden.mul_(scale), grad_weight.mul_(scale), None, None
+
+
+def _row(tensor: Tensor | None, piece: slice) -> Tensor | None:
+    return None if tensor is None else tensor[piece]
+
+
+def _chunk(
+    hidden: Tensor, weight: Tensor, labels: Tensor, grad_hidden: Tensor | None, grad_weight: Tensor | None
+) -> Tensor:
+    """Loss of one chunk; its gradients are written to grad_hidden and added to grad_weight."""
+    labelled = labels != IGNORE_INDEX
+    target = labels.masked_fill(~labelled, 0).unsqueeze(1)
+    logits = functional.linear(hidden, weight).float()
+    log_z = torch.logsumexp(logits, dim=1, keepdim=True)
+    loss = ((log_z - logits.gather(1, target)).squeeze(1) * labelled).sum()
+    if grad_hidden is not None and grad_weight is not None:
+        # d loss / d logits = softmax − one-hot, in place of the logits.
+        grad_logits = logits.sub_(log_z).exp_()
+        grad_logits.scatter_add_(1, target, grad_logits.new_full(target.shape, -1.0))
+        grad_logits.mul_(labelled.unsqueeze(1))
+        low = grad_logits.to(weight.dtype)
+        torch.mm(low, weight, out=grad_hidden)
+        grad_weight.addmm_(low.t(), hidden)
+    return loss
