@@ -16,8 +16,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "presets": ("tgsbench.cli.presets", "List, show and validate presets."),
     "runs": ("tgsbench.cli.runs", "List and look after stored runs."),
     "show": ("tgsbench.cli.show", "Print one run's result."),
+    "supervise": ("tgsbench.cli.supervise", ""),
 }
-"""Command -> module that holds a click command of the same name, and its one-line help."""
+"""Command -> module that holds a click command of the same name, and its one-line help (empty: hidden)."""
 
 
 class LazyGroup(click.Group):
@@ -47,10 +48,12 @@ class LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands from COMMANDS, without importing them."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items() if text])
 
 
-@click.group(cls=LazyGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(__version__, prog_name="tgsbench")
 @click.pass_context
 def cli(ctx: click.Context) -> None:
@@ -59,7 +62,7 @@ def cli(ctx: click.Context) -> None:
     Without a command, the terminal UI opens.
     """
     if ctx.invoked_subcommand is None:
-        ctx.invoke(LazyGroup.get_command(cli, ctx, "tui") or _no_tui)  # type: ignore[arg-type]
+        ctx.invoke(LazyGroup.get_command(cli, ctx, "tui") or _no_tui)
 
 
 @click.command()

@@ -37,7 +37,7 @@ class Fsdp2Engine:
         with span(spans.FORWARD):
             loss_sum: Tensor = self.model(batch.input_ids, batch.position_ids, batch.labels)
         with span(spans.BACKWARD):
-            (loss_sum * (self.mesh.world / num_labels)).backward()  # type: ignore[no-untyped-call]
+            (loss_sum * (self.mesh.world / num_labels)).backward()
         return loss_sum.detach()
 
     def optimizer_step(self, lr: float) -> Tensor:
@@ -52,9 +52,7 @@ class Fsdp2Engine:
 
 
 def _sharded_model(preset: Preset, mesh: SequenceMesh) -> CausalLM:
-    model = build_meta(
-        preset.model, preset.workload.seq_len, attention.NAME, preset.engine.loss_chunk_tokens
-    )
+    model = build_meta(preset.model, preset.workload.seq_len, attention.NAME, preset.engine.loss_chunk_tokens)
     policy = MixedPrecisionPolicy(
         param_dtype=getattr(torch, preset.training.compute_dtype), reduce_dtype=torch.float32
     )
@@ -66,9 +64,7 @@ def _sharded_model(preset: Preset, mesh: SequenceMesh) -> CausalLM:
     if not preset.model.tie_word_embeddings:
         fully_shard(decoder.embed_tokens, mesh=mesh.fsdp, mp_policy=policy)
         # The head is the last thing of the forward and the first of the backward: gather it once.
-        fully_shard(
-            [decoder.norm, model.head], mesh=mesh.fsdp, mp_policy=policy, reshard_after_forward=False
-        )
+        fully_shard([decoder.norm, model.head], mesh=mesh.fsdp, mp_policy=policy, reshard_after_forward=False)
     fully_shard(model, mesh=mesh.fsdp, mp_policy=policy, reshard_after_forward=False)
     return model
 

@@ -1,0 +1,1 @@
+"""Starts ranks and watches them; never imports torch."""

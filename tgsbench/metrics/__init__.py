@@ -1,0 +1,1 @@
+"""Derived figures: TGS, TFLOPs, MFU, memory, integrity; computed here alone."""

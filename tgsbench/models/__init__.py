@@ -1,0 +1,1 @@
+"""Model shapes, their FLOPs, and models built from them."""

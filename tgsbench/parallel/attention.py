@@ -29,7 +29,7 @@ class UlyssesAttention:
 
     def register(self) -> None:
         """Make every layer built with NAME call this object."""
-        AttentionInterface.register(NAME, self)  # type: ignore[no-untyped-call]
+        AttentionInterface.register(NAME, self)
 
     def __call__(
         self,

@@ -64,7 +64,7 @@ def _selective_contexts(saved: frozenset[Any]) -> Contexts:
     def policy(_ctx: Any, op: Any, *_args: Any, **_kwargs: Any) -> CheckpointPolicy:
         return CheckpointPolicy.MUST_SAVE if op in saved else CheckpointPolicy.PREFER_RECOMPUTE
 
-    forward, recompute = create_selective_checkpoint_contexts(policy)  # type: ignore[no-untyped-call]
+    forward, recompute = create_selective_checkpoint_contexts(policy)
     return forward, _Both(span(spans.RECOMPUTE), recompute)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 
 import torch
@@ -58,7 +59,7 @@ def _padded(length: int) -> int:
 def _bucketed(cu_seqlens: Tensor) -> list[Bucket]:
     bounds = cu_seqlens.tolist()
     by_length: dict[int, list[tuple[int, int]]] = {}
-    for start, end in zip(bounds, bounds[1:], strict=False):
+    for start, end in itertools.pairwise(bounds):
         if end > start:
             by_length.setdefault(_padded(end - start), []).append((start, end))
     return [_bucket(spans, width, cu_seqlens.device) for width, spans in sorted(by_length.items())]
@@ -70,6 +71,4 @@ def _bucket(spans: list[tuple[int, int]], width: int, device: torch.device) -> B
     index = starts + torch.arange(width)
     real = index < ends
     index = torch.minimum(index, ends - 1)
-    return Bucket(
-        index.to(device), real.flatten().nonzero().squeeze(1).to(device), index[real].to(device)
-    )
+    return Bucket(index.to(device), real.flatten().nonzero().squeeze(1).to(device), index[real].to(device))

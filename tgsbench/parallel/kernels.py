@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -86,9 +87,7 @@ def _causal(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     return out.transpose(1, 2)
 
 
-def _attend_bucket(
-    out: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float, bucket: Bucket
-) -> Tensor:
+def _attend_bucket(out: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float, bucket: Bucket) -> Tensor:
     """Attention of one bucket's documents, scattered into `out` [B, S, a, d]."""
     batch, _, heads, dim = q.shape
     n, width = bucket.index.shape
@@ -109,7 +108,7 @@ def _flash2() -> tuple[str, AttentionFn]:
 
     def run(q: Tensor, k: Tensor, v: Tensor, scale: float, docs: Documents | None) -> Tensor:
         if docs is None:
-            return flash_attn_func(q, k, v, causal=True, softmax_scale=scale)  # type: ignore[no-any-return]
+            return _first(flash_attn_func(q, k, v, causal=True, softmax_scale=scale))
         return _varlen(flash_attn_varlen_func, q, k, v, scale, docs, "softmax_scale")
 
     return importlib.metadata.version("flash-attn"), run
@@ -123,8 +122,7 @@ def _flash3() -> tuple[str, AttentionFn]:
 
     def run(q: Tensor, k: Tensor, v: Tensor, scale: float, docs: Documents | None) -> Tensor:
         if docs is None:
-            out = flash_attn_func(q, k, v, causal=True, softmax_scale=scale)
-            return out[0] if isinstance(out, tuple) else out
+            return _first(flash_attn_func(q, k, v, causal=True, softmax_scale=scale))
         return _varlen(flash_attn_varlen_func, q, k, v, scale, docs, "softmax_scale")
 
     return "3", run
@@ -137,7 +135,13 @@ def _varlen(
     cu, longest = docs.cu_seqlens, docs.max_len
     args = (q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), cu, cu, longest, longest)
     out = fn(*args, causal=True, **{scale_key: scale})
-    return (out[0] if isinstance(out, tuple) else out).view_as(q)
+    return _first(out).view_as(q)
+
+
+def _first(out: Any) -> Tensor:
+    """The output of a kernel that may return its LSE too."""
+    tensor: Tensor = out[0] if isinstance(out, tuple) else out
+    return tensor
 
 
 _IMPORTED: dict[str, Callable[[], tuple[str, AttentionFn]]] = {"flash2": _flash2, "flash3": _flash3}

@@ -25,7 +25,9 @@ class LossHead(nn.Module):
     def forward(self, hidden: Tensor, labels: Tensor) -> Tensor:
         """Sum of token losses in fp32; hidden [B, s, h], labels [B, s] already shifted."""
         with span(spans.LOSS):
-            return linear_cross_entropy(hidden.flatten(0, 1), self.weight, labels.flatten(), self.chunk_tokens)
+            return linear_cross_entropy(
+                hidden.flatten(0, 1), self.weight, labels.flatten(), self.chunk_tokens
+            )
 
 
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, chunk_tokens: int) -> Tensor:

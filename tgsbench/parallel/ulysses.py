@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import _resolve_process_group  # type: ignore[attr-defined]
 
 from tgsbench.parallel.tracing import span
 from tgsbench.profiling import spans
@@ -45,8 +46,7 @@ def _all_to_all_run(x: Tensor, group_name: str) -> Tensor:
     COUNTER.calls += 1
     COUNTER.num_bytes += x.numel() * x.element_size()
     received = torch.empty_like(x)
-    group = dist.distributed_c10d._resolve_process_group(group_name)  # type: ignore[arg-type]
-    dist.all_to_all_single(received, x, group=group)
+    dist.all_to_all_single(received, x, group=_resolve_process_group(group_name))  # type: ignore[arg-type]
     return received
 
 

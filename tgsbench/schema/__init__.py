@@ -1,0 +1,1 @@
+"""Typed documents and events; no IO."""

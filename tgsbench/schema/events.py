@@ -55,6 +55,8 @@ class Data(_Event, tag="data"):
     mean_pack_tokens: float
     tokens_lost: int
     tokens_padded: int
+    attended_len: float = 0.0
+    """Σ len² / Σ len over documents: what attention sees per token under a document mask."""
     cached: bool = False
     note: str = ""
 
@@ -89,6 +91,8 @@ class Step(_Event, tag="step"):
     a2a_calls: int = 0
     a2a_bytes: int = 0
     """Bytes this rank handed to all-to-all, its own share included."""
+    pack_tokens: int = 0
+    """Real tokens of the whole packs, reported by the first rank of each sp group only."""
     seen_checksum: int = 0
     """Position-weighted sum over the tokens this rank was fed, modulo 2^61 − 1."""
     pack_checksum: int = 0

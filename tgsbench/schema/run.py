@@ -34,6 +34,35 @@ class Manifest(Struct, kw_only=True):
     tags: list[str] = []
 
 
+class RankExit(Struct, kw_only=True):
+    """How one rank's process ended, as its parent saw it."""
+
+    rank: int
+    exit_code: int
+    signal: str = ""
+    t: int = 0
+    """Wall-clock seconds."""
+
+
+class LauncherReport(Struct, kw_only=True):
+    """launcher.json: what the elastic agent saw of its ranks."""
+
+    exits: list[RankExit] = []
+    signal: str = ""
+    """Signal that ended the agent itself."""
+    ended_unix: float = 0.0
+
+
+class Outcome(Struct, kw_only=True):
+    """outcome.json: what the supervisor knows that no rank could write."""
+
+    status: Literal["exited", "cancelled", "preempted", "stalled"] = "exited"
+    exit_code: int = 0
+    reason: str = ""
+    hint: str = ""
+    ended_unix: float = 0.0
+
+
 class Tgs(Struct, kw_only=True):
     """Tokens per GPU per second over measured optimizer steps."""
 

@@ -1,0 +1,1 @@
+"""Run directories and what is derived from them."""

@@ -1,0 +1,98 @@
+"""`tgsbench presets`: list, show, validate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from tgsbench import presets as catalog
+from tgsbench import units
+from tgsbench.cli import output
+from tgsbench.errors import ExitCode, TgsError
+from tgsbench.presets.resolve import check
+
+
+@click.group(invoke_without_command=True)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
+@click.pass_context
+def presets(ctx: click.Context, as_json: bool) -> None:
+    """List presets; `show NAME` and `validate FILE` look at one."""
+    if ctx.invoked_subcommand is not None:
+        return
+    rows = [_row(name) for name in catalog.list_presets()]
+    if as_json:
+        output.json(rows)
+        return
+    output.line(_line("preset", "model", "GPUs", "length", "sp", "XTuner TGS", "LLaMA-Factory TGS"))
+    for row in rows:
+        output.line(row["error"] if "error" in row else _preset_line(row))
+
+
+@presets.command()
+@click.argument("name")
+@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a value first.")
+@click.option("--origin", is_flag=True, help="Say where each value came from.")
+def show(name: str, sets: tuple[str, ...], origin: bool) -> None:
+    """Print a preset, fully resolved, as TOML."""
+    resolved = catalog.resolve(name, sets)
+    if not origin:
+        output.line(catalog.to_toml(resolved.preset).rstrip())
+        return
+    for key, value in _flatten(msgspec.to_builtins(resolved.preset)):
+        output.line(f"{key} = {value!r}".ljust(50) + f"  # {resolved.origins.get(key, 'default')}")
+
+
+@presets.command()
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+def validate(file: Path) -> None:
+    """Report every problem of a preset file at once."""
+    problems = check(file)
+    if problems:
+        raise TgsError(
+            "\n  ".join([f"{file}: {len(problems)} problem(s)", *problems]), exit_code=ExitCode.BAD_PRESET
+        )
+    output.line(f"{file}: ok")
+
+
+def _row(name: str) -> dict[str, Any]:
+    try:
+        preset = catalog.resolve(name).preset
+    except TgsError as error:
+        return {"name": name, "error": error.msg}
+    references = catalog.load_references().get(name, [])
+    return {
+        "name": name,
+        "description": preset.description,
+        "model": preset.model.name,
+        "num_gpus": preset.hardware.num_gpus,
+        "gpu": preset.hardware.gpu,
+        "device": preset.hardware.device,
+        "seq_len": preset.workload.seq_len,
+        "sp": preset.parallel.sp,
+        "dp": preset.dp,
+        "engine": preset.engine.name,
+        "checkpointing": preset.training.checkpointing,
+        "document_mask": preset.workload.document_mask,
+        "references": [msgspec.to_builtins(row) for row in references],
+        "path": str(catalog.preset_path(name)),
+    }
+
+
+def _preset_line(row: dict[str, Any]) -> str:
+    published = {ref["system"]: ref["tgs"] or ref["status"] for ref in row["references"]}
+    tgs = [published.get(system, "-") for system in ("xtuner", "llamafactory")]
+    return _line(row["name"], row["model"], row["num_gpus"], units.length(row["seq_len"]), row["sp"], *tgs)
+
+
+def _line(name: Any, model: Any, gpus: Any, length: Any, sp: Any, xtuner: Any, llamafactory: Any) -> str:
+    return f"{name:<17} {model:<17} {gpus:>4} {length:>7} {sp:>3} {xtuner:>11} {llamafactory:>18}"
+
+
+def _flatten(document: dict[str, Any], at: str = "") -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
+    for key, value in document.items():
+        rows += _flatten(value, f"{at}{key}.") if isinstance(value, dict) else [(f"{at}{key}", value)]
+    return rows

@@ -1,0 +1,169 @@
+"""Headless progress: a rich bar on a terminal, one plain line per step otherwise."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import Protocol, TextIO
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from tgsbench import units
+from tgsbench.cli import diagnostics, output
+from tgsbench.metrics.observe import Observed, StepTotal
+from tgsbench.metrics.result import attended_len
+from tgsbench.models.flops import flops_per_token
+from tgsbench.schema.events import Event, Phase, Step, Warn
+from tgsbench.schema.preset import Preset
+
+
+class RunProgress(Protocol):
+    """What headless output does with a run's events."""
+
+    def __enter__(self) -> RunProgress: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+    def narrate(self, line: str) -> None:
+        """Print one line that is no data."""
+        ...
+
+    def update(self, events: list[Event]) -> None:
+        """Take new events in."""
+        ...
+
+
+def progress_for(preset: Preset, to_stderr: bool) -> RunProgress:
+    """Rich progress where a person looks, plain lines elsewhere."""
+    stream: TextIO = sys.stderr if to_stderr else sys.stdout
+    return RichProgress(preset, stream) if stream.isatty() else PlainProgress(preset, to_stderr)
+
+
+class _Fold:
+    """Folds events; hands out each step once all ranks have reported it."""
+
+    def __init__(self, preset: Preset) -> None:
+        self.preset = preset
+        self.observed = Observed()
+
+    def narration(self, event: Event) -> str:
+        """What to say about an event, or nothing."""
+        if isinstance(event, Warn):
+            return f"warning: {event.msg}" + (f" ({event.hint})" if event.hint else "")
+        if isinstance(event, Phase) and event.rank == 0:
+            return event.phase + (f": {event.note}" if event.note else "")
+        return ""
+
+    def take(self, event: Event) -> StepTotal | None:
+        """Add an event; the step it completes, if any."""
+        self.observed.add(event)
+        if isinstance(event, Step):
+            total = self.observed.steps[event.step]
+            if total.num_ranks == self.preset.world_size:
+                return total
+        return None
+
+    def figures(self, total: StepTotal) -> list[str]:
+        """Step, TGS, TFLOPs, step time, memory, loss of one step."""
+        tgs = total.tokens / (self.preset.world_size * total.step_s)
+        per_token = flops_per_token(
+            "xtuner",
+            self.preset.model,
+            attended_len(self.preset, self.observed),
+            self.preset.training.checkpointing,
+        )
+        last = self.num_steps
+        return [
+            f"step {total.step + 1}/{last}",
+            f"{total.phase}",
+            f"TGS {units.rate(tgs)}",
+            f"{units.rate(tgs * per_token / 1e12)} TFLOPs (xtuner)",
+            f"{units.duration(total.step_s)}",
+            f"mem {units.gib(total.mem_peak)}",
+            f"loss {total.loss or 0.0:.4f}",
+        ]
+
+    @property
+    def num_steps(self) -> int:
+        """Warm-up and measured steps."""
+        return self.preset.measure.warmup + self.preset.measure.steps
+
+
+class PlainProgress:
+    """One line per phase and step, for logs and pipes."""
+
+    def __init__(self, preset: Preset, to_stderr: bool) -> None:
+        self._fold = _Fold(preset)
+        self._print = diagnostics.note if to_stderr else output.line
+
+    def __enter__(self) -> PlainProgress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def narrate(self, line: str) -> None:
+        """Print one line that is no data."""
+        diagnostics.note(line)
+
+    def update(self, events: list[Event]) -> None:
+        """Print what the events say."""
+        for event in events:
+            if narration := self._fold.narration(event):
+                diagnostics.note(narration)
+            if total := self._fold.take(event):
+                self._print("  ".join(self._fold.figures(total)))
+
+
+class _Figures(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(str(task.fields.get("figures", "")))
+
+
+class RichProgress:
+    """A bar with the current step's figures and the time left."""
+
+    def __init__(self, preset: Preset, stream: TextIO) -> None:
+        self._fold = _Fold(preset)
+        console = Console(file=stream)
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TimeRemainingColumn(),
+            _Figures(),
+            console=console,
+        )
+        self._task = self._bar.add_task("init", total=self._fold.num_steps)
+
+    def __enter__(self) -> RichProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def narrate(self, line: str) -> None:
+        """Print one line above the bar."""
+        self._bar.console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
+
+    def update(self, events: list[Event]) -> None:
+        """Move the bar and show the newest figures."""
+        for event in events:
+            if isinstance(event, Phase) and event.rank == 0:
+                self._bar.update(self._task, description=event.note or event.phase)
+            elif narration := self._fold.narration(event):
+                self.narrate(narration)
+            if total := self._fold.take(event):
+                figures = "  ".join(self._fold.figures(total)[2:])
+                self._bar.update(self._task, completed=total.step + 1, figures=figures)

@@ -1,0 +1,126 @@
+"""`tgsbench run`: launch a preset and measure its TGS."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from tgsbench import presets
+from tgsbench.cli import diagnostics, output
+from tgsbench.cli.progress import progress_for
+from tgsbench.errors import ExitCode, TgsError
+from tgsbench.launch import local, preflight
+from tgsbench.launch.rehearse import rehearsal
+from tgsbench.report.summary import summary_lines
+from tgsbench.schema.preset import Preset
+from tgsbench.schema.run import Result
+from tgsbench.store import run_dir
+from tgsbench.store.run_dir import RunDir
+
+
+@click.command()
+@click.option("--preset", "name", required=True, help="Name of a preset, or path of a .toml file.")
+@click.option("--headless", is_flag=True, help="Print progress here instead of opening the live view.")
+@click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON document: result.json.")
+@click.option("--engine", help="fsdp2 or deepspeed (or an external one: see `tgsbench engines`).")
+@click.option("--steps", type=int, help="Measured optimizer steps.")
+@click.option("--warmup", type=int, help="Optimizer steps run first and dropped.")
+@click.option("--nproc", type=int, help="Number of ranks (GPUs) to use instead of the preset's.")
+@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override any value of the preset.")
+@click.option("--profile", metavar="RECIPE", help="Capture profiler traces after the measured steps.")
+@click.option("--output", type=click.Path(path_type=Path, file_okay=False), help="Folder of runs (./runs).")
+@click.option("--rehearse", is_flag=True, help="Shrink the preset to what this machine can run.")
+def run(
+    name: str,
+    headless: bool,
+    as_json: bool,
+    engine: str | None,
+    steps: int | None,
+    warmup: int | None,
+    nproc: int | None,
+    sets: tuple[str, ...],
+    profile: str | None,
+    output: Path | None,
+    rehearse: bool,
+) -> None:
+    """Launch a preset and measure its TGS."""
+    flags = {
+        "engine.name": engine,
+        "measure.steps": steps,
+        "measure.warmup": warmup,
+        "hardware.num_gpus": nproc,
+        "profile": profile,
+    }
+    assignments = [*sets, *(f"{key}={value}" for key, value in flags.items() if value is not None)]
+    preset = resolve_for_run(name, assignments, rehearse)
+    preflight.check(preset, preflight.this_machine(), preset.world_size)
+    run_folder = run_dir.create(run_dir.runs_root(output), preset)
+    local.prepare_run(run_folder, preset)
+    if headless or as_json or not sys.stdout.isatty():
+        result = run_headless(run_folder, preset, as_json)
+        sys.exit(_exit_code(result, run_folder))
+    _open_live_view(run_folder)
+
+
+def resolve_for_run(name: str, assignments: list[str], rehearse: bool) -> Preset:
+    """The preset to run, shrunken if this is a rehearsal."""
+    preset = presets.resolve(Path(name) if name.endswith(".toml") else name, assignments).preset
+    if not rehearse:
+        return preset
+    machine = preflight.this_machine()
+    num_gpus = len(machine.gpus)
+    return rehearsal(preset, num_gpus or machine.num_cores, "cuda" if num_gpus else "cpu")
+
+
+def run_headless(run_folder: RunDir, preset: Preset, as_json: bool) -> Result:
+    """Supervise the run from this process, with progress on the right stream."""
+    with progress_for(preset, to_stderr=as_json) as progress:
+        progress.narrate(f"run {run_folder.path}")
+        result = local.supervise(run_folder, progress.update)
+    if as_json:
+        output.json(result)
+    else:
+        for line in summary_lines(result):
+            output.line(line)
+    _report_failure(result, run_folder)
+    return result
+
+
+def _report_failure(result: Result, run_folder: RunDir) -> None:
+    failure = result.failure
+    if failure is None:
+        for problem in result.integrity.problems:
+            diagnostics.error(
+                f"integrity: {problem}", "do not use this number; `tgsbench verify` finds the cause"
+            )
+        return
+    where = (
+        f" (rank {failure.rank}{f' on {failure.host}' if failure.host else ''})"
+        if failure.rank is not None
+        else ""
+    )
+    diagnostics.error(f"{result.status}{where}: {failure.reason}", failure.hint)
+    if failure.traceback:
+        diagnostics.note(failure.traceback.rstrip())
+    diagnostics.note(f"  logs: {run_folder.log_dir}")
+
+
+def _exit_code(result: Result, run_folder: RunDir) -> int:
+    if result.status == "refused":
+        codes = [e.exit_code for e in run_folder.events() if hasattr(e, "exit_code")]
+        return codes[0] if codes else ExitCode.BAD_DATA
+    return local.EXIT_CODES[result.status]
+
+
+def _open_live_view(run_folder: RunDir) -> None:
+    try:
+        from tgsbench.tui.app import open_live
+    except ImportError as error:
+        raise TgsError(
+            f"the live view cannot open: {error}",
+            hint="add --headless",
+            exit_code=ExitCode.MISSING_DEPENDENCY,
+        ) from error
+    open_live(run_folder.path)

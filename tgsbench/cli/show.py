@@ -1,0 +1,38 @@
+"""`tgsbench show RUN`: one run's result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from tgsbench.cli import output
+from tgsbench.report.summary import summary_lines
+from tgsbench.store import results, run_dir
+
+
+@click.command()
+@click.argument("run", default="latest")
+@click.option("--json", "as_json", is_flag=True, help="Print the whole result as JSON.")
+@click.option("--output", "folder", type=click.Path(path_type=Path, file_okay=False), help="Folder of runs.")
+def show(run: str, as_json: bool, folder: Path | None) -> None:
+    """Print one run's result; the root cause first when it failed."""
+    result = results.load_result(run_dir.find(run_dir.runs_root(folder), run))
+    if as_json:
+        output.json(result)
+        return
+    if result.failure is not None:
+        failure = result.failure
+        who = (
+            ""
+            if failure.rank is None
+            else f" on rank {failure.rank}" + (f" ({failure.host})" if failure.host else "")
+        )
+        output.line(f"{result.status}{who}: {failure.reason}")
+        for text in (failure.hint and f"  try: {failure.hint}", failure.traceback.rstrip()):
+            if text:
+                output.line(text)
+        output.line()
+    for line in summary_lines(result):
+        output.line(line)
+    output.line(f"{'folder':<11} {result.run_dir}")

@@ -1,0 +1,136 @@
+"""Reads event files as they grow: torn lines wait, damage and unknown types are counted, nothing raises."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from tgsbench.errors import ExitCode, TgsError
+from tgsbench.schema.events import PROTOCOL_VERSION, Event
+
+_DECODER = msgspec.json.Decoder(Event)
+_CHUNK = 4 << 20
+_MAX_LINE = 16 << 20
+"""A longer line without an end is damage, not an event that is still being written."""
+_MAX_AHEAD = 4096
+
+
+class _Head(msgspec.Struct):
+    v: int = PROTOCOL_VERSION
+    type: str = ""
+
+
+_HEAD_DECODER = msgspec.json.Decoder(_Head)
+
+
+class FileTail:
+    """One rank's event file from its beginning, a piece at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.skipped = 0
+        """Lines of unknown type, damaged lines and duplicates."""
+        self._position = 0
+        self._torn = b""
+        self._expected_seq = 0
+        self._ahead: set[int] = set()
+
+    def read(self, max_bytes: int = _CHUNK) -> list[Event]:
+        """Events that were completed since the last call, from at most `max_bytes` new bytes.
+
+        Raises TgsError when the file was written by a newer major protocol version.
+        """
+        try:
+            with self.path.open("rb") as file:
+                if file.seek(0, 2) < self._position:
+                    self._position, self._torn = 0, b""  # truncated: read again, duplicates are skipped
+                file.seek(self._position)
+                data = file.read(max_bytes)
+        except OSError:
+            return []
+        self._position += len(data)
+        *lines, self._torn = (self._torn + data).split(b"\n")
+        if len(self._torn) > _MAX_LINE:
+            self._torn, self.skipped = b"", self.skipped + 1
+        return [event for line in lines if (event := self._decode(line)) is not None]
+
+    def _decode(self, line: bytes) -> Event | None:
+        if not line.strip():
+            return None
+        try:
+            event: Event = _DECODER.decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            self.skipped += 1
+            _refuse_newer(line, self.path)
+            return None
+        if event.v > PROTOCOL_VERSION:
+            _refuse_newer(line, self.path)
+        if not self._is_new(event.seq):
+            self.skipped += 1
+            return None
+        return event
+
+    def _is_new(self, seq: int) -> bool:
+        """Remember which sequence numbers were seen, in constant memory while they arrive in order."""
+        if seq == self._expected_seq:
+            self._expected_seq += 1
+            while self._expected_seq in self._ahead:
+                self._ahead.remove(self._expected_seq)
+                self._expected_seq += 1
+            return True
+        if seq < self._expected_seq or seq in self._ahead:
+            return False
+        self._ahead.add(seq)
+        if len(self._ahead) > _MAX_AHEAD:  # lines are lost for good: stop waiting for them
+            self._expected_seq = max(self._ahead) + 1
+            self._ahead.clear()
+        return True
+
+
+class RunTail:
+    """All ranks of one run; files that appear later join in."""
+
+    def __init__(self, events_dir: Path) -> None:
+        self._dir = events_dir
+        self._files: dict[str, FileTail] = {}
+
+    @property
+    def skipped(self) -> int:
+        """Lines skipped so far, over all ranks."""
+        return sum(tail.skipped for tail in self._files.values())
+
+    def poll(self) -> list[Event]:
+        """New events of all ranks, each rank's in its order."""
+        self._discover()
+        return [event for tail in self._files.values() for event in tail.read()]
+
+    def read_all(self) -> Iterator[Event]:
+        """Every event that is there now, a piece at a time, so that memory stays flat."""
+        self._discover()
+        for tail in self._files.values():
+            while events := tail.read():
+                yield from events
+
+    def _discover(self) -> None:
+        try:
+            names = sorted(path.name for path in self._dir.iterdir())
+        except OSError:
+            return
+        for name in names:
+            if name.startswith("rank") and name.endswith(".jsonl") and name not in self._files:
+                self._files[name] = FileTail(self._dir / name)
+
+
+def _refuse_newer(line: bytes, path: Path) -> None:
+    try:
+        head = _HEAD_DECODER.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return
+    if head.v > PROTOCOL_VERSION:
+        raise TgsError(
+            f"{path}: written with event protocol {head.v}; this tgsbench reads up to {PROTOCOL_VERSION}",
+            hint="upgrade tgsbench: pip install -U tgsbench",
+            exit_code=ExitCode.STORE,
+        )

@@ -1,0 +1,66 @@
+"""The command and environment that start a run's ranks; pure."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from msgspec import Struct
+
+from tgsbench.schema.preset import Preset
+
+
+class Node(Struct, frozen=True, kw_only=True):
+    """This machine's place among the machines of a run."""
+
+    nnodes: int = 1
+    node_rank: int = 0
+    rendezvous: str = ""
+    """HOST:PORT of the first node; empty for one machine."""
+    rendezvous_id: str = ""
+
+
+ONE_NODE = Node()
+
+
+def agent_argv(
+    run_dir: Path, preset: Preset, node: Node = ONE_NODE, python: str = sys.executable
+) -> list[str]:
+    """Argument list of the elastic agent of one node."""
+    argv = [python, "-m", "tgsbench.trainer.agent", str(run_dir)]
+    argv += ["--nproc-per-node", str(preset.world_size // node.nnodes)]
+    if node.nnodes > 1 or node.rendezvous:
+        argv += ["--nnodes", str(node.nnodes), "--node-rank", str(node.node_rank)]
+        argv += ["--rendezvous", node.rendezvous, "--rendezvous-id", node.rendezvous_id]
+    return argv
+
+
+def rank_environment(preset: Preset, base: Mapping[str, str], num_cores: int, nproc: int) -> dict[str, str]:
+    """Environment of the ranks: threads shared out, allocator and NCCL settings that are safe defaults.
+
+    What the user has set already stays.
+    """
+    env = dict(base)
+    env.setdefault("OMP_NUM_THREADS", str(max(1, num_cores // nproc)))
+    env.setdefault("TOKENIZERS_PARALLELISM", "true")
+    # One thread that only waits in gloo would otherwise print a line for every profiler start.
+    env.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    if preset.hardware.device == "cuda":
+        env.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+        env.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")
+        env.setdefault("TORCH_NCCL_TRACE_BUFFER_SIZE", "2000")
+    else:
+        env.setdefault("CUDA_VISIBLE_DEVICES", "")
+        env.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    return env
+
+
+def as_script(argv: list[str]) -> str:
+    """The command as a shell script to read and copy; tgsbench never executes it."""
+    return (
+        "#!/bin/sh\n# The command that started this run's ranks; for reading and copying.\n"
+        + shlex.join(argv)
+        + "\n"
+    )

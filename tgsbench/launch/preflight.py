@@ -1,0 +1,99 @@
+"""Can this machine run this preset? Asked before anything is started, and answered without torch."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+import psutil
+from msgspec import Struct
+
+from tgsbench.errors import ExitCode, TgsError
+from tgsbench.models.spec import num_parameters
+from tgsbench.schema.preset import Preset
+from tgsbench.system.gpus import GpuInfo, list_gpus
+from tgsbench.units import GIB, gib
+
+_NEEDED = {
+    "fsdp2": (("torch", "train"), ("transformers", "train"), ("numpy", "train")),
+    "deepspeed": (
+        ("torch", "train"),
+        ("transformers", "train"),
+        ("numpy", "train"),
+        ("deepspeed", "deepspeed"),
+    ),
+}
+
+
+class Machine(Struct, frozen=True):
+    """What a preset is held against."""
+
+    gpus: list[GpuInfo]
+    num_cores: int
+    memory_bytes: int
+
+
+def this_machine() -> Machine:
+    """Read this machine."""
+    return Machine(list_gpus(), len(os.sched_getaffinity(0)), psutil.virtual_memory().available)
+
+
+def check(preset: Preset, machine: Machine, num_local_ranks: int) -> None:
+    """Raise TgsError (exit code 3 or 6) when the ranks of this node cannot run here."""
+    problem = machine_problem(preset, machine, num_local_ranks)
+    if problem:
+        raise TgsError(
+            f"{preset.name} does not fit this machine: {problem}",
+            hint=ways_out(preset),
+            exit_code=ExitCode.DOES_NOT_FIT,
+        )
+    check_packages(preset)
+
+
+def check_packages(preset: Preset) -> None:
+    """Raise TgsError when a package that the engine needs is not installed."""
+    needed = _NEEDED.get(preset.engine.name, ())
+    missing = [(name, extra) for name, extra in needed if importlib.util.find_spec(name) is None]
+    if missing:
+        extras = ",".join(dict.fromkeys(extra for _, extra in missing))
+        raise TgsError(
+            f"engine {preset.engine.name} needs {', '.join(name for name, _ in missing)}",
+            hint=f'pip install "tgsbench[{extras}]"',
+            exit_code=ExitCode.MISSING_DEPENDENCY,
+        )
+
+
+def machine_problem(preset: Preset, machine: Machine, num_local_ranks: int) -> str:
+    """What is needed and what is there, or an empty string when the ranks can start."""
+    if preset.hardware.device == "cuda":
+        return _gpu_problem(preset, machine, num_local_ranks)
+    return _cpu_problem(preset, machine)
+
+
+def ways_out(preset: Preset) -> str:
+    """Commands that work on any machine."""
+    return (
+        f"tgsbench run --preset {preset.name} --rehearse --headless   (the same shape, shrunken)\n"
+        f"       tgsbench plan --preset {preset.name}   (what it would need and how fast it would be)"
+    )
+
+
+def _gpu_problem(preset: Preset, machine: Machine, num_local_ranks: int) -> str:
+    there = len(machine.gpus)
+    if there >= num_local_ranks:
+        return ""
+    kind = f" {preset.hardware.gpu}" if preset.hardware.gpu else ""
+    names = sorted({gpu.name for gpu in machine.gpus if gpu.name})
+    found = f"{there} ({', '.join(names)})" if names else str(there or "none")
+    nodes = -(-preset.world_size // preset.hardware.gpus_per_node)
+    across = f" on {nodes} nodes" if nodes > 1 and num_local_ranks == preset.world_size else ""
+    return f"it needs {num_local_ranks} GPUs{kind}{across}, here are {found}"
+
+
+def _cpu_problem(preset: Preset, machine: Machine) -> str:
+    """Weights, gradients and two optimizer states in fp32, plus 0.7 GB of libraries a rank."""
+    need = 16 * num_parameters(preset.model) + preset.world_size * 0.7 * GIB
+    if need <= machine.memory_bytes:
+        return ""
+    free = gib(machine.memory_bytes)
+    return f"it needs {gib(need)} of memory for {preset.world_size} CPU ranks, {free} are free"

@@ -1,0 +1,69 @@
+"""Shrink a preset to what this machine can run while keeping its shape."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from tgsbench.presets.validate import mesh_problems
+from tgsbench.schema.preset import Device, ModelShape, Preset
+
+_HEAD_DIM = 32
+_LOCAL_SEQ_LEN = 1024
+_MAX_LAYERS = 2
+
+
+def rehearsal(preset: Preset, num_ranks: int, device: Device = "cpu") -> Preset:
+    """A small preset with the same head ratio, sp > 1 where it was, mask, checkpointing, accumulation = sp.
+
+    `num_ranks` bounds the ranks; the length becomes about 1k tokens a rank. The result is marked
+    `rehearsal_of` and never compared with published rows.
+    """
+    world = max(n for n in (1, 2, 4, 8) if n <= max(1, min(num_ranks, preset.world_size)))
+    sp = min(world, preset.parallel.sp)
+    model = _small_model(preset.model, sp, preset.parallel.sp)
+    seq_len = min(preset.workload.seq_len, sp * _LOCAL_SEQ_LEN)
+    replace = msgspec.structs.replace
+    small = replace(
+        preset,
+        rehearsal_of=preset.rehearsal_of or preset.name,
+        model=model,
+        hardware=replace(
+            preset.hardware, device=device, num_gpus=world, gpus_per_node=world, gpu="", link=""
+        ),
+        workload=replace(preset.workload, seq_len=seq_len, corpus=_corpus(preset), concat=1),
+        parallel=replace(preset.parallel, sp=sp),
+        engine=replace(preset.engine, kernel="auto", compile=False, liger=False),
+        training=replace(preset.training, accumulation=min(preset.training.accumulation, 4)),
+        measure=replace(
+            preset.measure, steps=min(preset.measure.steps, 6), warmup=min(preset.measure.warmup, 1)
+        ),
+    )
+    assert not mesh_problems(small), mesh_problems(small)
+    return small
+
+
+def _corpus(preset: Preset) -> str:
+    return "pydoc" if preset.workload.corpus == "alpaca" else preset.workload.corpus
+
+
+def _small_model(shape: ModelShape, sp: int, real_sp: int) -> ModelShape:
+    """Same query:KV ratio and MLP ratio; KV heads stay fewer than sp where they were."""
+    ratio = shape.num_query_heads // shape.num_kv_heads
+    kv_heads = 1 if shape.num_kv_heads < real_sp else sp
+    if kv_heads == 1 and ratio % sp:
+        ratio = math.lcm(ratio, sp)
+    heads = kv_heads * ratio
+    hidden = heads * _HEAD_DIM
+    intermediate = -(-hidden * shape.intermediate_size // shape.hidden_size // 32) * 32
+    return msgspec.structs.replace(
+        shape,
+        num_layers=min(shape.num_layers, _MAX_LAYERS),
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_query_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=_HEAD_DIM,
+        vocab_size=min(shape.vocab_size, 2048),
+    )

@@ -1,0 +1,51 @@
+"""A result beside the published rows of its preset: better, worse, same, or why it cannot be said."""
+
+from __future__ import annotations
+
+from tgsbench.presets.catalog import find_gpu
+from tgsbench.schema.preset import Preset
+from tgsbench.schema.reference import ReferenceRow
+from tgsbench.schema.run import ReferenceVerdict, Tgs, Verdict
+
+SAME_WITHIN = 0.01
+"""Published figures carry one decimal and no interval: closer than 1 % is called the same."""
+
+
+def judge(preset: Preset, device: str, tgs: Tgs, row: ReferenceRow) -> ReferenceVerdict:
+    """Compare a measured TGS with one published row."""
+    verdict = ReferenceVerdict(tgs=row.tgs, source=f"{row.system}: {row.source}")
+    verdict.reasons = differences(preset, device, row)
+    if tgs.median is None or row.tgs is None:
+        verdict.verdict = "not comparable" if verdict.reasons else "none"
+        verdict.reasons += [] if row.tgs else [f"{row.system} ran out of memory here"]
+        return verdict
+    if verdict.reasons:
+        verdict.verdict = "not comparable"
+        return verdict
+    verdict.ratio = tgs.median / row.tgs
+    verdict.verdict = _verdict(tgs, row.tgs)
+    return verdict
+
+
+def differences(preset: Preset, device: str, row: ReferenceRow) -> list[str]:
+    """What keeps the run from being compared with the row."""
+    if preset.rehearsal_of:
+        return [f"a rehearsal of {preset.rehearsal_of}: shrunken model, length and ranks"]
+    gpu = find_gpu(device)
+    pairs = (
+        ("GPU", gpu.name if gpu else device, row.gpu),
+        ("GPUs", preset.world_size, row.num_gpus),
+        ("sequence length", preset.workload.seq_len, row.seq_len),
+        ("document mask", preset.workload.document_mask, row.document_mask),
+    )
+    return [f"{what} {ours}, published {theirs}" for what, ours, theirs in pairs if ours != theirs]
+
+
+def _verdict(tgs: Tgs, published: float) -> Verdict:
+    assert tgs.median is not None
+    if abs(tgs.median / published - 1) < SAME_WITHIN:
+        return "same"
+    low, high = tgs.ci95 or (min(tgs.samples), max(tgs.samples))
+    if low <= published <= high:
+        return "not significant"
+    return "better" if tgs.median > published else "worse"

@@ -1,0 +1,165 @@
+"""Events to result.json: the one place where TGS, TFLOPs and MFU are computed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tgsbench.metrics import integrity, reference, stats
+from tgsbench.metrics.failure import root_cause
+from tgsbench.metrics.observe import Observed, StepTotal
+from tgsbench.models.flops import tflops_by_convention
+from tgsbench.presets.catalog import find_gpu, load_references
+from tgsbench.schema.preset import Preset
+from tgsbench.schema.run import (
+    LauncherReport,
+    Loss,
+    Manifest,
+    Memory,
+    Outcome,
+    Packing,
+    Result,
+    Status,
+    StepTime,
+    Tgs,
+)
+from tgsbench.units import GIB
+
+
+def finalize(
+    manifest: Manifest,
+    preset: Preset,
+    observed: Observed,
+    outcome: Outcome | None,
+    launcher: LauncherReport | None,
+    environment: dict[str, Any],
+) -> Result:
+    """Derive everything that can be said about a run that is over."""
+    steps = observed.complete("measure", manifest.world_size)
+    result = _described(manifest, preset, observed, environment)
+    _measure(result, preset, steps, observed)
+    result.failure = root_cause(observed, outcome, launcher, manifest.world_size)
+    result.status = _status(result, outcome)
+    return result
+
+
+def throughput(steps: list[StepTotal], world_size: int) -> Tgs:
+    """TGS of each step, its median with a 95 % interval, and Σ tokens / Σ time.
+
+    TGS = real tokens / (GPUs · wall seconds) over whole optimizer steps, slowest rank.
+    """
+    samples = [s.tokens / (world_size * s.step_s) for s in steps if s.step_s > 0]
+    time_s = sum(s.step_s for s in steps)
+    return Tgs(
+        median=stats.median(samples),
+        ci95=stats.median_ci95(samples),
+        n=len(samples),
+        samples=samples,
+        total=sum(s.tokens for s in steps) / (world_size * time_s) if time_s else None,
+    )
+
+
+def attended_len(preset: Preset, observed: Observed) -> float:
+    """Length that attention sees per token: the pack, or Σ len² / Σ len under a document mask."""
+    data = observed.data
+    if preset.workload.document_mask and data is not None and data.attended_len:
+        return data.attended_len
+    return float(preset.workload.seq_len)
+
+
+def _described(manifest: Manifest, preset: Preset, observed: Observed, environment: dict[str, Any]) -> Result:
+    hello = observed.hellos.get(0)
+    kernel = observed.kernel.name if observed.kernel else preset.engine.kernel
+    versions = dict(hello.versions) if hello else {}
+    return Result(
+        run_id=manifest.run_id,
+        status="running",
+        preset=manifest.preset,
+        engine=manifest.engine,
+        device=hello.device if hello else manifest.device,
+        world_size=manifest.world_size,
+        dp=preset.dp,
+        sp=preset.parallel.sp,
+        seq_len=preset.workload.seq_len,
+        document_mask=preset.workload.document_mask,
+        attention=f"{preset.attention}/{kernel}",
+        checkpointing=preset.training.checkpointing,
+        corpus=observed.data.corpus if observed.data else preset.workload.corpus,
+        accumulation=preset.accumulation,
+        rehearsal_of=preset.rehearsal_of,
+        tokens_per_step=preset.tokens_per_step,
+        prediction=manifest.prediction,
+        packing=_packing(observed),
+        warnings=[w.msg for w in observed.warnings]
+        + [f"GPU clocks were held down: {reason}" for reason in sorted(observed.throttled)],
+        created_unix=manifest.created_unix,
+        environment={**environment, "versions": versions},
+    )
+
+
+def _measure(result: Result, preset: Preset, steps: list[StepTotal], observed: Observed) -> None:
+    result.tgs = throughput(steps, result.world_size)
+    times = [s.step_s for s in steps]
+    result.step_s = StepTime(median=stats.median(times), samples=times)
+    result.mem = _memory(steps, observed, preset.hardware.device)
+    if steps:
+        result.loss = Loss(first=steps[0].loss, last=steps[-1].loss)
+    padded = observed.data.tokens_padded if observed.data else 0
+    result.integrity = integrity.check(preset, steps, padded)
+    if result.tgs.median is not None:
+        result.tflops = tflops_by_convention(
+            preset.model, attended_len(preset, observed), preset.training.checkpointing, result.tgs.median
+        )
+        gpu = find_gpu(result.device)
+        result.mfu = result.tflops["model"] / gpu.bf16_tflops if gpu else None
+    rows = load_references().get(preset.rehearsal_of or preset.name, [])
+    result.references = [reference.judge(preset, result.device, result.tgs, row) for row in rows]
+    if result.references:
+        result.reference = result.references[0]
+
+
+def _memory(steps: list[StepTotal], observed: Observed, device: str) -> Memory:
+    if not steps:
+        return Memory()
+    ranks = sorted(observed.mem_peak_by_rank)
+    return Memory(
+        peak_gib=max(s.mem_peak for s in steps) / GIB,
+        allocated_gib=max(s.mem_alloc for s in steps) / GIB,
+        reserved_gib=max(s.mem_reserved for s in steps) / GIB,
+        kind="cuda" if device == "cuda" else "rss",
+        by_rank_gib=[observed.mem_peak_by_rank[rank] / GIB for rank in ranks],
+    )
+
+
+def _packing(observed: Observed) -> Packing:
+    data = observed.data
+    if data is None:
+        return Packing()
+    packed = data.num_tokens + data.tokens_padded
+    return Packing(
+        num_full=data.num_full,
+        num_short=data.num_short,
+        mean_pack_tokens=data.mean_pack_tokens,
+        share_lost=data.tokens_lost / data.num_tokens if data.num_tokens else 0.0,
+        share_padded=data.tokens_padded / packed if packed else 0.0,
+        num_documents=data.num_documents,
+        note=data.note,
+    )
+
+
+_STATUS_BY_KIND: dict[str, Status] = {
+    "oom": "oom",
+    "host_oom": "oom",
+    "nan": "invalid",
+    "refused": "refused",
+    "cancelled": "cancelled",
+    "preempted": "preempted",
+    "stalled": "stalled",
+}
+
+
+def _status(result: Result, outcome: Outcome | None) -> Status:
+    if result.failure is not None:
+        return _STATUS_BY_KIND.get(result.failure.kind, "crashed")
+    if result.integrity.tokens_ok is False or result.integrity.a2a_ok is False:
+        return "invalid"
+    return "ok"

@@ -1,0 +1,110 @@
+"""One result in lines for people."""
+
+from __future__ import annotations
+
+from tgsbench import units
+from tgsbench.schema.run import ReferenceVerdict, Result
+
+
+def summary_lines(result: Result) -> list[str]:
+    """TGS with its interval, TFLOPs by convention, memory, integrity, and the published row."""
+    rows = [
+        ("run", result.run_id),
+        ("status", _status(result)),
+        ("preset", _preset(result)),
+        ("engine", f"{result.engine}, attention {result.attention}, checkpointing {result.checkpointing}"),
+        ("mesh", f"{result.world_size} ranks on {result.device}: dp {result.dp} x sp {result.sp}"),
+        ("TGS", tgs_text(result)),
+        ("TFLOPs", _tflops(result)),
+        ("step", _step(result)),
+        ("memory", _memory(result)),
+        ("loss", _loss(result)),
+        ("packing", _packing(result)),
+        ("integrity", _integrity(result)),
+        *((f"vs {ref.source.partition(':')[0]}", _reference(ref)) for ref in result.references),
+        *(("warning", warning) for warning in result.warnings),
+    ]
+    return [f"{key:<11} {value}" for key, value in rows if value]
+
+
+def tgs_text(result: Result) -> str:
+    """Median TGS, its 95 % interval and n."""
+    tgs = result.tgs
+    if tgs.median is None:
+        return "not measured"
+    interval = "no 95 % interval below 6 samples"
+    if tgs.ci95 is not None:
+        interval = f"95 % interval {units.rate(tgs.ci95[0])} to {units.rate(tgs.ci95[1])}"
+    return f"{units.rate(tgs.median)} tokens/GPU/s  ({interval}, n = {tgs.n})"
+
+
+def _status(result: Result) -> str:
+    reason = f": {result.failure.reason}" if result.failure else ""
+    return f"{result.status}{reason}"
+
+
+def _preset(result: Result) -> str:
+    mask = "document mask" if result.document_mask else "causal over the whole pack"
+    text = f"{result.preset}, {units.length(result.seq_len)} tokens, {mask}, corpus {result.corpus}"
+    return f"{text}  [REHEARSAL: shrunken, compare with nothing]" if result.rehearsal_of else text
+
+
+def _tflops(result: Result) -> str:
+    figures = ", ".join(f"{units.rate(value)} {name}" for name, value in result.tflops.items())
+    if not figures:
+        return ""
+    mfu = (
+        f"MFU {units.percent(result.mfu)}"
+        if result.mfu is not None
+        else "no MFU: no peak known for this device"
+    )
+    return f"{figures} ({mfu})"
+
+
+def _step(result: Result) -> str:
+    if result.step_s.median is None:
+        return ""
+    return f"{units.duration(result.step_s.median)} for {result.tokens_per_step:,} tokens over all ranks"
+
+
+def _memory(result: Result) -> str:
+    if result.mem.peak_gib is None:
+        return ""
+    kind = "allocated at the peak" if result.mem.kind == "cuda" else "resident"
+    return f"{result.mem.peak_gib:.2f} GiB {kind}, largest rank"
+
+
+def _loss(result: Result) -> str:
+    if result.loss.first is None or result.loss.last is None:
+        return ""
+    return f"{result.loss.first:.4f} -> {result.loss.last:.4f}"
+
+
+def _packing(result: Result) -> str:
+    packing = result.packing
+    if not packing.num_documents:
+        return ""
+    return (
+        f"{packing.num_documents:,} documents in {packing.num_full:,} full and "
+        f"{packing.num_short:,} short packs, "
+        f"{units.percent(packing.share_lost)} lost, {units.percent(packing.share_padded)} padding"
+    )
+
+
+def _integrity(result: Result) -> str:
+    integrity = result.integrity
+    if integrity.tokens_ok is None:
+        return ""
+    if integrity.problems:
+        return "FAILED: " + "; ".join(integrity.problems)
+    return (
+        f"ok: {integrity.tokens_seen:,} distinct tokens, {integrity.a2a_calls:,} all-to-alls, "
+        f"{units.size(integrity.a2a_bytes)}, as predicted"
+    )
+
+
+def _reference(ref: ReferenceVerdict) -> str:
+    published = units.rate(ref.tgs) if ref.tgs is not None else "out of memory"
+    ratio = f" ({ref.ratio:.3f}x)" if ref.ratio is not None else ""
+    reasons = f": {'; '.join(ref.reasons)}" if ref.reasons else ""
+    return f"{ref.verdict}{ratio}, published {published}{reasons}"

@@ -1,0 +1,61 @@
+"""A run's result: stored, or derived from its events when nobody wrote it."""
+
+from __future__ import annotations
+
+import os
+
+from tgsbench.errors import TgsError
+from tgsbench.metrics.observe import observe
+from tgsbench.metrics.result import finalize
+from tgsbench.schema.run import Failure, Result
+from tgsbench.store.run_dir import RunDir, age_s
+
+_SILENT_S = 60.0
+
+
+def build_result(run: RunDir) -> Result:
+    """Derive the result from what lies in the folder; nothing is written."""
+    result = finalize(
+        run.manifest(),
+        run.preset(),
+        observe(run.events()),
+        run.outcome(),
+        run.launcher_report(),
+        run.environment(),
+    )
+    result.run_dir = str(run.path)
+    return result
+
+
+def store_result(run: RunDir) -> Result:
+    """Derive the result and write result.json."""
+    result = build_result(run)
+    run.write("result.json", result)
+    return result
+
+
+def load_result(run: RunDir) -> Result:
+    """The stored result; a derived one while the run goes on (status running) or after its launcher died."""
+    stored = run.result()
+    if stored is not None:
+        stored.run_dir = str(run.path)
+        return stored
+    result = build_result(run)
+    if run.outcome() is None and is_running(run):
+        result.status, result.failure = "running", None
+    return result
+
+
+def load_or_describe(run: RunDir) -> Result | Failure:
+    """The result, or a failure that says why the folder cannot be read; for lists that must go on."""
+    try:
+        return load_result(run)
+    except TgsError as error:
+        return Failure(kind="damaged", reason=error.msg, hint=error.hint)
+
+
+def is_running(run: RunDir) -> bool:
+    """Is the run going on: its supervisor lives here, or, on another host, its events are fresh?"""
+    if run.manifest().host == os.uname().nodename:
+        return run.is_alive()
+    return age_s(run) < _SILENT_S

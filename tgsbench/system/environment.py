@@ -1,0 +1,51 @@
+"""What machine and software a run was made on."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tgsbench import __version__
+from tgsbench.system.gpus import list_gpus
+
+_PACKAGES = ("torch", "transformers", "datasets", "deepspeed", "flash-attn", "liger-kernel", "numpy")
+
+
+def describe_environment() -> dict[str, Any]:
+    """Hardware and software of this machine, without importing any of it."""
+    return {
+        "tgsbench": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": _cpu_model(),
+        "num_cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "gpus": [gpu.name for gpu in list_gpus()],
+        "packages": installed_packages(),
+        "load_1min_at_start": round(os.getloadavg()[0], 2),
+    }
+
+
+def installed_packages() -> dict[str, str]:
+    """Versions of the packages that a measurement depends on."""
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

@@ -1,0 +1,168 @@
+"""A rank's life: hello, data, build, warm-up, measure, profile, bye."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import signal
+import socket
+import time
+import tomllib
+from importlib import metadata
+from pathlib import Path
+from types import FrameType
+
+import torch
+import torch.distributed as dist
+
+from tgsbench import engines, presets
+from tgsbench.engines.base import Engine
+from tgsbench.errors import ExitCode
+from tgsbench.parallel.mesh import SequenceMesh, build_mesh
+from tgsbench.schema.events import Bye, Hello, Kernel, Phase, PhaseName
+from tgsbench.schema.preset import Preset
+from tgsbench.system.gpus import GpuSampler
+from tgsbench.trainer import faults
+from tgsbench.trainer.batches import Batches
+from tgsbench.trainer.device import device_name, pick_device
+from tgsbench.trainer.emitter import Emitter
+from tgsbench.trainer.loop import Stepper
+from tgsbench.trainer.pulse import Pulse
+from tgsbench.workload import PackedDataset, prepare
+
+_VERSIONED = ("torch", "transformers", "datasets", "deepspeed", "flash-attn", "liger-kernel", "tgsbench")
+
+
+def run_rank(run_dir: Path, rank: int) -> int:
+    """Train as run_dir/preset.toml says and report; returns the process's exit code."""
+    emitter = Emitter(run_dir / "events" / f"rank{rank:05d}.jsonl", rank)
+    _leave_on_signals(emitter)
+    try:
+        preset = presets.from_document(tomllib.loads((run_dir / "preset.toml").read_text("utf-8")))
+        _Rank(run_dir, rank, preset, emitter).run()
+    except Exception as error:  # noqa: BLE001 - the border of the process: every error becomes an event
+        event = faults.describe(error)
+        emitter.emit(event)
+        emitter.emit(Bye(status=event.kind))
+        return event.exit_code
+    emitter.emit(Bye(status="ok"))
+    return ExitCode.OK
+
+
+class _Rank:
+    def __init__(self, run_dir: Path, rank: int, preset: Preset, emitter: Emitter) -> None:
+        self.run_dir = run_dir
+        self.rank = rank
+        self.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        self.preset = preset
+        self.emitter = emitter
+        self.device = pick_device(preset.hardware.device, self.local_rank)
+
+    def run(self) -> None:
+        self._hello()
+        self._phase("init")
+        pulse = Pulse(self.emitter, self.preset.measure.heartbeat_s, self._sampler())
+        pulse.start()
+        try:
+            mesh = self._init_distributed()
+            data = self._data()
+            engine = self._engine(mesh)
+            self._train(mesh, data, engine, pulse)
+        finally:
+            pulse.stop()
+        self._phase("teardown")
+        dist.destroy_process_group()
+
+    def _hello(self) -> None:
+        self.emitter.emit(
+            Hello(
+                world=int(os.environ["WORLD_SIZE"]),
+                host=socket.gethostname(),
+                device=device_name(self.device),
+                pid=os.getpid(),
+                local_rank=self.local_rank,
+                unix_t=time.time(),
+                versions=_versions(),
+            )
+        )
+
+    def _phase(self, name: PhaseName, note: str = "") -> None:
+        self.emitter.emit(Phase(phase=name, note=note))
+
+    def _sampler(self) -> GpuSampler | None:
+        if self.device.type != "cuda":
+            return None
+        return GpuSampler.for_uuid(str(torch.cuda.get_device_properties(self.device).uuid))
+
+    def _init_distributed(self) -> SequenceMesh:
+        backend = "nccl" if self.device.type == "cuda" else "gloo"
+        # Longer than the stall watch of the launcher, which must be the one that speaks first.
+        timeout_s = max(1800.0, 2 * self.preset.measure.stall_s)
+        dist.init_process_group(
+            backend,
+            timeout=datetime.timedelta(seconds=timeout_s),
+            device_id=self.device if backend == "nccl" else None,
+        )
+        return build_mesh(self.device.type, self.preset.parallel.sp)
+
+    def _data(self) -> PackedDataset:
+        """Pack once per host: the first local rank fills the cache, the others read it."""
+        self._phase("data")
+        num_packs = self.preset.packs_per_step * self._num_steps()
+        first = self.local_rank == 0
+        if not first:
+            dist.barrier()
+        data = prepare(self.preset, num_packs, lambda note: self._phase("data", note))
+        if first:
+            dist.barrier()
+        if self.rank == 0:
+            self.emitter.emit(data.data)
+            for warning in data.warnings:
+                self.emitter.emit(warning)
+        return data
+
+    def _num_steps(self) -> int:
+        return self.preset.measure.warmup + self.preset.measure.steps
+
+    def _engine(self, mesh: SequenceMesh) -> Engine:
+        self._phase("build")
+        engine = engines.build(self.preset, mesh, self.device, lambda note: self._phase("build", note))
+        kernel = engine.kernel
+        self.emitter.emit(Kernel(name=kernel.name, version=kernel.version, reason=kernel.reason))
+        return engine
+
+    def _train(self, mesh: SequenceMesh, data: PackedDataset, engine: Engine, pulse: Pulse) -> None:
+        batches = Batches(self.preset, mesh, data, self.device)
+        stepper = Stepper(self.preset, engine, batches, self._num_steps(), self.device)
+        warmup = self.preset.measure.warmup
+        for index in range(self._num_steps()):
+            phase: PhaseName = "warmup" if index < warmup else "measure"
+            if index in (0, warmup):
+                self._phase(phase)
+            pulse.step = index
+            self.emitter.emit(stepper.step(index, phase))
+
+
+def _leave_on_signals(emitter: Emitter) -> None:
+    """End at once on SIGINT or SIGTERM, saying so; a rank stuck in a collective is killed later."""
+
+    def leave(signum: int, _frame: FrameType | None) -> None:
+        emitter.emit(Bye(status="cancelled"))
+        os._exit(128 + signum)
+
+    for sig in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sig, leave)
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in _VERSIONED:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    if torch.version.cuda:
+        found["cuda"] = torch.version.cuda
+        found["nccl"] = ".".join(map(str, torch.cuda.nccl.version()))
+    return found
