@@ -45,5 +45,12 @@ class UlyssesAttention:
         q, k, v = (x.transpose(1, 2) for x in (query, key, value))
         q, k, v = scatter_heads(q, k, v, self.group)
         with span(spans.ATTENTION):
-            out = self.kernel.run(q, k, v, scaling, self.documents)
+            out = self._attend(q, k, v, scaling)
         return gather_heads(out, self.group), None
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, scaling: float) -> Tensor:
+        if self.documents is None or q.shape[0] == 1:
+            return self.kernel.run(q, k, v, scaling, self.documents)
+        # Document boundaries run through all rows of a micro-batch laid end to end.
+        rows = (x.flatten(0, 1).unsqueeze(0) for x in (q, k, v))
+        return self.kernel.run(*rows, scaling, self.documents).view_as(q)
