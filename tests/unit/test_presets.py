@@ -1,0 +1,138 @@
+"""Presets resolve, say where values came from, and report every problem at once."""
+
+from __future__ import annotations
+
+import tomllib
+
+import pytest
+
+from tgsbench import presets
+from tgsbench.errors import ExitCode, TgsError
+from tgsbench.presets.resolve import check
+
+REFERENCE_ROWS = [
+    *(f"llama2_7b_{n}" for n in ("8k", "32k", "128k", "256k", "1M")),
+    *(f"yi_34b_{n}" for n in ("8k", "32k", "128k", "256k")),
+    *(f"llama2_70b_{n}" for n in ("8k", "32k", "128k", "256k", "1M")),
+]
+OWN = [
+    "tiny_cpu",
+    *(f"llama3_8b_{n}" for n in ("8k", "32k", "128k", "512k")),
+    *(f"llama3_1b_{n}" for n in ("8k", "32k", "128k")),
+]
+
+
+@pytest.fixture(autouse=True)
+def away_from_user_presets(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+
+
+def test_all_promised_presets_are_shipped():
+    assert set(REFERENCE_ROWS + OWN) <= set(presets.list_presets())
+
+
+@pytest.mark.parametrize("name", REFERENCE_ROWS)
+def test_reference_rows_carry_their_published_mesh_and_both_references(name):
+    preset = presets.resolve(name).preset
+    xtuner = presets.load_references()[name][0]
+    assert (xtuner.num_gpus, xtuner.seq_len, xtuner.sp) == (
+        preset.world_size,
+        preset.workload.seq_len,
+        preset.parallel.sp,
+    )
+    assert preset.accumulation == preset.parallel.sp
+    assert preset.packs_per_step == preset.world_size
+    if name != "llama2_70b_1M":
+        assert [row.system for row in presets.load_references()[name]] == ["xtuner", "llamafactory"]
+
+
+@pytest.mark.parametrize("name", REFERENCE_ROWS + OWN)
+def test_toml_reads_back_to_the_same_preset(name):
+    preset = presets.resolve(name).preset
+    assert presets.from_document(tomllib.loads(presets.to_toml(preset))) == preset
+
+
+def test_user_preset_extends_a_shipped_one_and_wins_over_it(tmp_path):
+    (tmp_path / "presets").mkdir()
+    (tmp_path / "presets" / "tiny_cpu.toml").write_text('extends = "tiny_cpu"\n[measure]\nsteps = 3\n')
+    resolved = presets.resolve("tiny_cpu")
+    assert resolved.preset.measure.steps == 3
+    assert resolved.preset.parallel.sp == 2
+    assert resolved.origins["measure.steps"] == str(tmp_path / "presets" / "tiny_cpu.toml")
+
+
+def test_a_preset_of_the_config_folder_is_found(tmp_path):
+    folder = tmp_path / "config" / "tgsbench" / "presets"
+    folder.mkdir(parents=True)
+    (folder / "mine.toml").write_text('extends = "llama2_7b_8k"\n')
+    assert presets.resolve("mine").preset.name == "mine"
+
+
+def test_set_overrides_with_origin():
+    resolved = presets.resolve("llama2_7b_128k", ["workload.seq_len=64k", "model.num_layers=4"])
+    assert resolved.preset.workload.seq_len == 65536
+    assert resolved.preset.model.num_layers == 4
+    assert resolved.preset.model.hidden_size == 4096
+    assert resolved.origins["model.num_layers"] == "--set"
+
+
+@pytest.mark.parametrize(
+    ("sets", "words"),
+    [
+        (["parallel.sp=3"], ["64 GPUs are not divisible by 3", "64 query heads", "nearest: 2, 4"]),
+        (["paralel.sp=2"], ["paralel: unknown key", "nearest: parallel"]),
+        (["training.checkpointing=fulll"], ["'fulll' is none of none, selective, full", "--set"]),
+        (["workload.seq_len=-1"], ["workload.seq_len", "not a positive whole number"]),
+        (["workload.seq_len=1048570"], ["seq_len 1048570 is not divisible by 64"]),
+        (["model=llama9"], ["no model called 'llama9'", "nearest"]),
+        (["training.lr=abc"], ["training.lr", "abc"]),
+        (["hardware.num_gpus=0"], ["hardware.num_gpus=0: must be at least 1"]),
+        (["engine.offload=all"], ["--engine deepspeed"]),
+        (["workload=5"], ["workload: expected a table"]),
+        (["nonsense"], ["write key=value"]),
+    ],
+)
+def test_bad_values_name_key_origin_and_remedy(sets, words):
+    with pytest.raises(TgsError) as caught:
+        presets.resolve("llama2_70b_1M", sets)
+    assert caught.value.exit_code == ExitCode.BAD_PRESET
+    for word in words:
+        assert word in caught.value.msg + caught.value.hint
+
+
+def test_all_problems_are_reported_at_once(tmp_path):
+    path = tmp_path / "bad.toml"
+    path.write_text('extends="tiny_cpu"\ncolour="red"\n[parallel]\nsp="two"\n[measure]\nstepz=1\n')
+    problems = check(path)
+    assert len(problems) == 3
+    assert any("colour: unknown key" in p for p in problems)
+    assert any("measure.stepz: unknown key; nearest: steps" in p for p in problems)
+    assert any("parallel.sp" in p and str(path) in p for p in problems)
+
+
+def test_unknown_preset_names_the_nearest():
+    with pytest.raises(TgsError, match="nearest: llama2_70b_1M"):
+        presets.resolve("llama2_70b_1m")
+
+
+@pytest.mark.parametrize("name", ["../tiny_cpu", "a/b", "", ".hidden"])
+def test_names_cannot_leave_the_folders(name):
+    with pytest.raises(TgsError):
+        presets.resolve(name)
+
+
+@pytest.mark.parametrize("text", ["extends = ", "\x00", "[a\nb=1", 'extends = "self"'])
+def test_broken_files_are_clear_errors(tmp_path, text):
+    (tmp_path / "presets").mkdir()
+    path = tmp_path / "presets" / "self.toml"
+    path.write_text(text)
+    with pytest.raises(TgsError) as caught:
+        presets.resolve("self")
+    assert caught.value.exit_code == ExitCode.BAD_PRESET
+
+
+def test_an_unknown_gpu_has_no_peak():
+    assert presets.find_gpu("NVIDIA Imaginary 9000") is None
+    assert presets.find_gpu("NVIDIA H100 80GB HBM3").bf16_tflops == 989.4
+    assert all(gpu.source for gpu in presets.load_gpus().values())

@@ -1,0 +1,33 @@
+"""Lengths parse and print as the field writes them."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tgsbench import units
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"), [("8k", 8192), ("1M", 1048576), ("128K", 131072), (512, 512), ("1.5k", 1536)]
+)
+def test_lengths(text, tokens):
+    assert units.parse_length(text) == tokens
+
+
+@pytest.mark.parametrize("text", ["", "k", "-8k", "8kb", "1.3", 0, True, "1e3", "0.0001k"])
+def test_what_is_no_length(text):
+    with pytest.raises(ValueError, match="length|positive"):
+        units.parse_length(text)
+
+
+@given(st.integers(1, 1 << 40))
+def test_printed_lengths_read_back(tokens):
+    assert units.parse_length(units.length(tokens)) == tokens
+
+
+def test_rates_keep_the_figures_that_matter():
+    assert [units.rate(v) for v in (3028.3, 216.8, 21.84, 0.512)] == ["3,028", "216.8", "21.84", "0.512"]
+    assert units.duration(0.0421) == "42.1 ms"
+    assert units.duration(7500) == "2:05:00"
