@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+import sys
 from pathlib import Path
 
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from tgsbench import units
 from tgsbench.cli import output
@@ -27,7 +28,7 @@ def runs(as_json: bool, folder: Path | None) -> None:
     elif not found:
         output.line(f"no runs in {root} yet; start one: tgsbench run --preset tiny_cpu --headless")
     else:
-        Console().print(_table(found))
+        Console(soft_wrap=not sys.stdout.isatty()).print(_table(found))
 
 
 def _row(run_id: str, item: Result | Failure) -> dict[str, object]:
@@ -51,24 +52,22 @@ def _row(run_id: str, item: Result | Failure) -> dict[str, object]:
 
 def _table(found: list[tuple[str, Result | Failure]]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("run", "status", "preset", "engine", "TGS", "length", "ranks", "when", "why"):
-        table.add_column(column, justify="right" if column in ("TGS", "length", "ranks") else "left")
+    table.add_column("run", no_wrap=True)
+    table.add_column("status", no_wrap=True)
+    table.add_column("engine", no_wrap=True)
+    table.add_column("TGS", justify="right", no_wrap=True)
+    table.add_column("n", justify="right", no_wrap=True)
+    table.add_column("why", overflow="fold")
     for run_id, item in found:
-        table.add_row(*(_cells(run_id, item)))
+        table.add_row(*(Text(cell) for cell in _cells(run_id, item)))
     return table
 
 
 def _cells(run_id: str, item: Result | Failure) -> list[str]:
     if isinstance(item, Failure):
-        return [run_id, "damaged", "", "", "", "", "", "", item.reason]
-    return [
-        run_id,
-        item.status + (" (rehearsal)" if item.rehearsal_of else ""),
-        item.preset,
-        item.engine,
-        units.rate(item.tgs.median) if item.tgs.median is not None else "-",
-        units.length(item.seq_len),
-        str(item.world_size),
-        datetime.fromtimestamp(item.created_unix).strftime("%Y-%m-%d %H:%M"),
-        item.failure.reason if item.failure else "",
-    ]
+        return [run_id, "damaged", "", "", "", item.reason]
+    tgs = units.rate(item.tgs.median) if item.tgs.median is not None else "-"
+    why = item.failure.reason if item.failure else "; ".join(item.integrity.problems)
+    if item.rehearsal_of:
+        why = f"rehearsal; {why}" if why else "rehearsal: compare with nothing"
+    return [run_id, item.status, item.engine, tgs, str(item.tgs.n), why]

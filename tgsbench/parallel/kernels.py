@@ -51,7 +51,7 @@ def _preferred(device: torch.device, document_mask: bool) -> tuple[str, ...]:
 
 def _make(name: str, device: torch.device, reason: str) -> Kernel:
     if name == "sdpa":
-        return Kernel("sdpa", torch.__version__, sdpa, reason)
+        return Kernel("sdpa", str(torch.__version__), sdpa, reason)
     if device.type != "cuda":
         raise _missing(name, "it needs a CUDA device", "engine.kernel=sdpa runs everywhere")
     if name == "cudnn":

@@ -1,0 +1,141 @@
+"""A real run, from the preset to the stored result."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from tests.contract.cli import SMALL, environment, tgsbench, tgsbench_json
+
+pytestmark = pytest.mark.dist
+
+FIELDS = {
+    "schema_version", "status", "preset", "engine", "device", "world_size", "dp", "sp", "seq_len",
+    "document_mask", "attention", "checkpointing", "corpus", "tgs", "tflops", "mfu", "step_s", "mem",
+    "tokens_per_step", "loss", "packing", "integrity", "reference", "run_dir", "environment",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    home = tmp_path_factory.mktemp("run")
+    done = tgsbench(home, "run", "--preset", "tiny_cpu", "--json", "--steps", "8", *SMALL)
+    assert done.returncode == 0, done.stderr
+    return home, json.loads(done.stdout), done
+
+
+def test_json_is_exactly_one_document_and_narration_goes_to_stderr(finished):
+    _, document, done = finished
+    assert set(document) >= FIELDS
+    assert "measure" in done.stderr
+    assert "step 10/10" in done.stderr
+
+
+def test_the_result_measures_what_it_says(finished):
+    _, document, _ = finished
+    assert (document["status"], document["engine"], document["device"]) == ("ok", "fsdp2", "cpu")
+    assert (document["world_size"], document["dp"], document["sp"], document["seq_len"]) == (2, 1, 2, 256)
+    assert document["tgs"]["n"] == 8 == len(document["tgs"]["samples"])
+    low, high = document["tgs"]["ci95"]
+    assert low <= document["tgs"]["median"] <= high
+    assert set(document["tflops"]) == {"xtuner", "model", "palm", "hardware"}
+    assert document["mfu"] is None
+    assert document["mem"]["kind"] == "rss"
+    assert document["mem"]["peak_gib"] > 0.05
+    assert document["tokens_per_step"] == 512
+
+
+def test_integrity_counts_distinct_tokens_and_all_to_alls(finished):
+    integrity = finished[1]["integrity"]
+    assert integrity["tokens_ok"]
+    assert integrity["a2a_ok"]
+    assert integrity["tokens_seen"] == 8 * 512
+    # 1 layer x 2 passes (selective: nothing again) x 2 calls x 2 micro-steps x 2 ranks x 8 steps
+    assert integrity["a2a_calls"] == 1 * 2 * 2 * 2 * 2 * 8
+
+
+def test_tgs_follows_from_the_events(finished):
+    home, document, _ = finished
+    (run,) = (home / "runs").iterdir()
+    steps: dict[int, list[dict]] = {}
+    for path in (run / "events").iterdir():
+        for line in path.read_text().splitlines():
+            event = json.loads(line)
+            if event["type"] == "step" and event.get("phase", "measure") == "measure":
+                steps.setdefault(event["step"], []).append(event)
+    samples = [
+        sum(e["tokens"] for e in ranks) / (2 * max(e["step_s"] for e in ranks)) for ranks in steps.values()
+    ]
+    assert document["tgs"]["samples"] == pytest.approx(samples)
+
+
+def test_runs_and_show_find_it_again(finished):
+    home, document, _ = finished
+    (row,) = tgsbench_json(home, "runs", "--json")
+    assert (row["status"], row["tgs"]) == ("ok", document["tgs"]["median"])
+    shown = tgsbench_json(home, "show", "latest", "--json")
+    assert shown["tgs"] == document["tgs"]
+    assert "distinct tokens" in tgsbench(home, "show", row["run_id"][-4:]).stdout
+
+
+def test_a_lost_result_is_rebuilt_from_the_events(finished):
+    home, document, _ = finished
+    (run,) = (home / "runs").iterdir()
+    stored = (run / "result.json").rename(run / "result.kept")
+    rebuilt = tgsbench_json(home, "show", "latest", "--json")
+    stored.rename(run / "result.json")
+    assert rebuilt["tgs"] == document["tgs"]
+
+
+def test_a_reference_preset_rehearses_with_its_shape(tmp_path):
+    document = tgsbench_json(
+        tmp_path, "run", "--preset", "llama2_70b_1M", "--rehearse", "--json", "--steps", "2", "--warmup", "1"
+    )
+    assert document["rehearsal_of"] == "llama2_70b_1M"
+    assert (document["sp"], document["accumulation"], document["checkpointing"]) == (2, 2, "full")
+    assert document["reference"]["verdict"] == "not comparable"
+    assert "rehearsal" in document["reference"]["reasons"][0]
+    assert document["status"] == "ok"
+
+
+def _descendants(pid: int) -> list[psutil.Process]:
+    return psutil.Process(pid).children(recursive=True)
+
+
+def _wait_for(condition, timeout_s: float = 120) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "gave up waiting"
+        time.sleep(0.1)
+
+
+def test_ctrl_c_leaves_no_rank_and_keeps_what_was_measured(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tgsbench", "run", "--preset", "tiny_cpu", "--headless", "--steps", "100000", *SMALL],
+        cwd=tmp_path,
+        env=environment(tmp_path),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    events = tmp_path / "runs"
+    _wait_for(lambda: any(b'"measure"' in p.read_bytes() for p in events.glob("*/events/rank00000.jsonl")))
+    family = _descendants(process.pid)
+    assert len(family) >= 3
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in stderr
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert alive == []
+    (row,) = tgsbench_json(tmp_path, "runs", "--json")
+    assert row["status"] == "cancelled"
+    assert row["tgs"] > 0
+    assert os.listdir(next(events.iterdir()) / "events") != []
