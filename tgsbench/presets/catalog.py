@@ -36,8 +36,8 @@ def config_dir() -> Path:
 
 def search_path(kind: str = "presets") -> list[Path]:
     """Folders searched for user and shipped files, first match wins: ./KIND, XDG config, shipped."""
-    candidates = [Path.cwd() / kind, config_dir() / kind, shipped(kind)]
-    return list(dict.fromkeys(path.resolve() for path in candidates if path.is_dir()))
+    config = os.environ.get("XDG_CONFIG_HOME", "")
+    return [path for path in _candidates(kind, os.getcwd(), config) if path.is_dir()]  # noqa: PTH109 - a cache key
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -56,9 +56,29 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 def files(kind: str, sub: str = "") -> dict[str, Path]:
     """Every TOML file of a kind by name; names that begin with _ are bases for `extends` only."""
+    folders = [folder / sub for folder in search_path(kind)]
+    return _listing(tuple((folder, _mtime_ns(folder)) for folder in folders))
+
+
+@cache
+def _candidates(kind: str, cwd: str, config: str) -> tuple[Path, ...]:
+    paths = (Path(cwd) / kind, config_dir() / kind, shipped(kind))
+    return tuple(dict.fromkeys(path.resolve() for path in paths))
+
+
+def _mtime_ns(folder: Path) -> int:
+    try:
+        return folder.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+@cache
+def _listing(folders: tuple[tuple[Path, int], ...]) -> dict[str, Path]:
+    """TOML files of some folders; a changed folder has another mtime and is read anew."""
     found: dict[str, Path] = {}
-    for folder in search_path(kind):
-        for path in sorted((folder / sub).glob("*.toml")):
+    for folder, _ in folders:
+        for path in sorted(folder.glob("*.toml")):
             found.setdefault(path.stem, path)
     return found
 

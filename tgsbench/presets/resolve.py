@@ -77,14 +77,13 @@ def to_toml(preset: Preset) -> str:
 def build(document: dict[str, Any], origins: Origins) -> tuple[Preset | None, list[str]]:
     """Type a merged document and check what types cannot say; returns all problems with origins."""
     problems = _normalise(document, origins)
-    problems += _key_problems(document, origins)
-    if problems:
-        return None, problems
     try:
         preset = msgspec.convert(document, Preset)
     except msgspec.ValidationError as error:
-        return None, [str(error)]
-    return preset, mesh_problems(preset)
+        # Only now is every key looked at by itself: msgspec stops at the first problem.
+        return None, [*problems, *_key_problems(document, origins)] or [str(error)]
+    problems += _not_finite(document, origins)
+    return preset, problems or mesh_problems(preset)
 
 
 def _load(path: Path, depth: int = 0) -> tuple[dict[str, Any], Origins]:
@@ -194,9 +193,17 @@ def _key_problems(
     return problems
 
 
+def _not_finite(document: dict[str, Any], origins: Origins, at: str = "") -> list[str]:
+    problems = []
+    for key, value in document.items():
+        if isinstance(value, dict):
+            problems += _not_finite(value, origins, f"{at}{key}.")
+        elif isinstance(value, float) and not math.isfinite(value):
+            problems.append(f"{at}{key}: {value} is not a finite number{_from(origins, at + key)}")
+    return problems
+
+
 def _value_problems(dotted: str, value: Any, hint: Any, where: str) -> list[str]:
-    if isinstance(value, float) and not math.isfinite(value):
-        return [f"{dotted}: {value} is not a finite number{where}"]
     try:
         msgspec.convert(value, hint)
     except msgspec.ValidationError as error:
