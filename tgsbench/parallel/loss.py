@@ -35,7 +35,8 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, chunk_t
 
     hidden [T, h], weight [V, h], labels [T] with IGNORE_INDEX for none. chunk_tokens = 0 makes whole
     logits. The chunks' gradients are computed in the forward, as Liger's kernel does (arXiv 2410.10989),
-    so that logits are never recomputed; tokens without a label cost nothing.
+    so that logits are never recomputed. The weight's is summed over chunks in fp32: 128 sums in bf16
+    (128k tokens) would round away what the later chunks add.
     """
     if chunk_tokens == 0:
         logits = functional.linear(hidden, weight).float()
@@ -48,12 +49,12 @@ class _ChunkedLoss(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, chunk_tokens: int) -> Tensor:
         needs_grad = hidden.requires_grad or weight.requires_grad
         grad_hidden = torch.zeros_like(hidden) if needs_grad else None
-        grad_weight = torch.zeros_like(weight) if needs_grad else None
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if needs_grad else None
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         for start in range(0, len(labels), chunk_tokens):
             piece = slice(start, start + chunk_tokens)
             total += _chunk(hidden[piece], weight, labels[piece], _row(grad_hidden, piece), grad_weight)
-        ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.save_for_backward(grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype))
         return total
 
     @staticmethod
@@ -83,5 +84,5 @@ def _chunk(
         grad_logits.mul_(labelled.unsqueeze(1))
         low = grad_logits.to(weight.dtype)
         torch.mm(low, weight, out=grad_hidden)
-        grad_weight.addmm_(low.t(), hidden)
+        grad_weight.add_(low.t() @ hidden)
     return loss

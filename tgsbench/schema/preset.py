@@ -81,7 +81,7 @@ class EngineOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     activation_offload: bool = False
     """Keep the layers' checkpointed inputs in pinned host memory."""
     tiled_mlp: bool = False
-    loss_chunk_tokens: int = 1024
+    loss_chunk_tokens: int = 2048
     """Tokens whose logits exist at once; 0 materialises [S/sp, V]."""
     compile: bool = False
     liger: bool = False
