@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+from tgsbench.metrics import ratio as ratios
 from tgsbench.presets.catalog import find_gpu
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.reference import ReferenceRow
-from tgsbench.schema.run import ReferenceVerdict, Tgs, Verdict
-
-SAME_WITHIN = 0.01
-"""Published figures carry one decimal and no interval: closer than 1 % is called the same."""
+from tgsbench.schema.run import ReferenceVerdict, Tgs
 
 
 def judge(preset: Preset, device: str, tgs: Tgs, row: ReferenceRow) -> ReferenceVerdict:
@@ -22,8 +20,9 @@ def judge(preset: Preset, device: str, tgs: Tgs, row: ReferenceRow) -> Reference
     if verdict.reasons:
         verdict.verdict = "not comparable"
         return verdict
-    verdict.ratio = tgs.median / row.tgs
-    verdict.verdict = _verdict(tgs, row.tgs)
+    found = ratios.of_medians(tgs.median, tgs.ci95 or (min(tgs.samples), max(tgs.samples)), row.tgs, None)
+    verdict.ratio = found.value
+    verdict.verdict = ratios.verdict(found)
     return verdict
 
 
@@ -39,13 +38,3 @@ def differences(preset: Preset, device: str, row: ReferenceRow) -> list[str]:
         ("document mask", preset.workload.document_mask, row.document_mask),
     )
     return [f"{what} {ours}, published {theirs}" for what, ours, theirs in pairs if ours != theirs]
-
-
-def _verdict(tgs: Tgs, published: float) -> Verdict:
-    assert tgs.median is not None
-    if abs(tgs.median / published - 1) < SAME_WITHIN:
-        return "same"
-    low, high = tgs.ci95 or (min(tgs.samples), max(tgs.samples))
-    if low <= published <= high:
-        return "not significant"
-    return "better" if tgs.median > published else "worse"

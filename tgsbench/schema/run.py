@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from msgspec import Struct, field
 
+from tgsbench.schema.preset import ModelShape
+
 SCHEMA_VERSION = 1
 
 Status = Literal[
@@ -168,6 +170,9 @@ class Result(Struct, kw_only=True):
     checkpointing: str
     corpus: str
     accumulation: int = 1
+    micro_batch: int = 1
+    compute_dtype: str = ""
+    model: ModelShape | None = None
     rehearsal_of: str = ""
     tgs: Tgs = field(default_factory=Tgs)
     tflops: dict[str, float] = {}

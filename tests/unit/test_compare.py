@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from tgsbench import presets
+from tgsbench.schema.run import Failure, Packing, Result, Tgs
+from tgsbench.store.compare import compare, from_prediction, from_reference, from_result
+
+PRESET = presets.resolve("llama2_7b_32k").preset
+XTUNER, LLAMAFACTORY = presets.load_references()["llama2_7b_32k"]
+FAST = [2300.0, 2310.0, 2305.0, 2290.0, 2295.0, 2302.0, 2308.0]
+
+
+def result(samples=FAST, **changes):
+    ordered = sorted(samples)
+    base = Result(
+        run_id="mine",
+        status="ok",
+        preset=PRESET.name,
+        engine="fsdp2",
+        device="NVIDIA A100-SXM4-80GB",
+        world_size=8,
+        dp=8,
+        sp=1,
+        seq_len=32768,
+        document_mask=False,
+        attention="native/flash2",
+        checkpointing="full",
+        corpus="alpaca",
+        model=PRESET.model,
+        compute_dtype="bfloat16",
+        tokens_per_step=PRESET.tokens_per_step,
+        tgs=Tgs(
+            median=ordered[len(ordered) // 2], ci95=(ordered[0], ordered[-1]), n=len(samples), samples=samples
+        ),
+        environment={"versions": {"torch": "2.13.0"}},
+    )
+    return msgspec.structs.replace(base, **changes)
+
+
+def row(samples=FAST, **changes):
+    return from_result(result(samples, **changes))
+
+
+def published(reference=XTUNER):
+    return from_reference(reference, PRESET)
+
+
+def test_a_run_on_the_published_gpu_has_a_ratio_and_an_interval():
+    found = compare(row(), published())
+    assert (found.verdict, found.reasons) == ("better", [])
+    assert found.ratio.value == pytest.approx(2302 / 2234.2)
+    assert found.ratio.ci95 == pytest.approx((2290 / 2234.2, 2310 / 2234.2))
+
+
+def test_samples_on_both_sides_are_ranked():
+    slower = [sample * 0.9 for sample in FAST]
+    found = compare(row(slower, run_id="other"), row())
+    assert found.verdict == "worse"
+    assert found.ratio.p_value == pytest.approx(2 / 3432)
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"device": "NVIDIA H100 80GB HBM3"}, "GPU"),
+        ({"world_size": 16}, "GPUs"),
+        ({"seq_len": 8192}, "sequence length"),
+        ({"document_mask": True}, "attention mask"),
+        ({"rehearsal_of": "llama2_7b_32k"}, "size"),
+        ({"status": "emulated"}, "measurement"),
+        ({"model": presets.load_model("yi_34b")}, "model"),
+        ({"compute_dtype": "float32"}, "compute dtype"),
+    ],
+)
+def test_what_makes_a_ratio_meaningless(changes, what):
+    found = compare(row(**changes), published())
+    assert (found.verdict, found.ratio, found.forced) == ("not comparable", None, False)
+    assert any(reason.startswith(what) for reason in found.reasons)
+    assert [d.what for d in found.differences if d.blocks] == [what]
+    forced = compare(row(**changes), published(), force=True)
+    assert (forced.verdict, forced.forced) == ("not comparable", True)
+    assert forced.ratio is not None
+
+
+def test_tokens_per_step_and_padding_block_between_runs():
+    found = compare(row(tokens_per_step=1), row(packing=Packing(share_padded=0.27)))
+    assert [d.what for d in found.differences if d.blocks] == ["tokens per step", "padding"]
+
+
+def test_a_little_padding_is_told_but_does_not_block():
+    found = compare(row(), row(packing=Packing(share_padded=0.02), run_id="b"))
+    (difference,) = found.differences
+    assert (difference.what, difference.blocks) == ("padding", False)
+    assert found.verdict == "same"
+
+
+def test_choices_of_a_system_are_listed_and_do_not_block():
+    other = row(
+        engine="deepspeed",
+        sp=2,
+        checkpointing="selective",
+        attention="alst/sdpa",
+        environment={"versions": {"torch": "2.12.0", "deepspeed": "0.19.8"}},
+    )
+    found = compare(other, row())
+    assert [d.what for d in found.differences] == [
+        "engine", "sequence parallel", "checkpointing", "attention kernel", "deepspeed", "torch",
+    ]  # fmt: skip
+    assert found.reasons == []
+
+
+def test_two_rehearsals_of_one_preset_compare():
+    pair = [row(rehearsal_of="llama2_7b_32k", run_id=name) for name in "ab"]
+    assert compare(*pair).verdict == "same"
+
+
+def test_an_out_of_memory_row_is_named_as_the_reason():
+    gone = presets.load_references()["llama2_7b_128k"][1]
+    preset = presets.resolve("llama2_7b_128k").preset
+    found = compare(row(seq_len=131072), from_reference(gone, preset), force=True)
+    assert found.ratio is None
+    assert "llamafactory:llama2_7b_128k has no TGS to compare: out of memory" in found.reasons
+
+
+def test_a_failed_run_is_a_row_without_a_ratio():
+    failed = row(status="crashed", tgs=Tgs(), failure=Failure(kind="exception", reason="rank 3 raised"))
+    assert compare(failed, row()).reasons == ["mine has no TGS to compare: rank 3 raised"]
+
+
+def test_an_invalid_runs_number_is_never_used():
+    assert compare(row(status="invalid"), row()).verdict == "not comparable"
+
+
+def test_an_unknown_gpu_is_not_taken_for_another():
+    found = compare(row(device="Some New Card"), published())
+    assert "GPU: Some New Card against A100-SXM4-80GB" in found.reasons
+
+
+def test_published_rows_of_two_systems_compare_without_a_claim_of_significance():
+    found = compare(published(), published(LLAMAFACTORY))
+    assert found.ratio.value == pytest.approx(2234.2 / 2045.4)
+    assert found.verdict == "not significant"
+    assert any("without an interval" in note for note in found.notes)
+
+
+def test_a_forecast_carries_its_error_bar():
+    forecast = {"tgs": {"predicted": 2200.0, "low": 2050.0, "high": 2350.0}, "memory": {"total_gib": 61.0}}
+    found = compare(row(), from_prediction(PRESET, forecast))
+    assert found.verdict == "not significant"
+    assert found.b.mem_peak_gib == 61.0
+
+
+def test_cpus_of_two_models_are_two_devices():
+    ours = row(device="cpu", environment={"cpu": "EPYC 9B14"})
+    theirs = row(device="cpu", environment={"cpu": "Xeon 8481C"})
+    assert compare(ours, theirs).reasons == ["GPU: CPU EPYC 9B14 against CPU Xeon 8481C"]

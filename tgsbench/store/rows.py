@@ -1,0 +1,163 @@
+"""Runs, published rows, forecasts and foreign logs brought to the same fields."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from msgspec import Struct
+
+from tgsbench.metrics.ratio import Interval
+from tgsbench.models.spec import num_parameters
+from tgsbench.presets.catalog import find_gpu
+from tgsbench.schema.preset import Preset
+from tgsbench.schema.reference import ReferenceRow
+from tgsbench.schema.run import Result
+
+Kind = Literal["run", "published", "predicted", "foreign"]
+
+UNKNOWN = ""
+
+
+class Row(Struct, frozen=True, kw_only=True):
+    """One measurement, publication or forecast, in the fields that a comparison looks at.
+
+    An empty string, 0 or None means that the source does not say.
+    """
+
+    label: str
+    kind: Kind
+    system: str
+    """Engine, or the system that published."""
+    preset: str = ""
+    status: str = "ok"
+    rehearsal_of: str = ""
+    model: str = ""
+    num_parameters: int = 0
+    gpu: str = ""
+    num_gpus: int = 0
+    seq_len: int = 0
+    sp: int = 0
+    document_mask: bool | None = None
+    tokens_per_step: int = 0
+    share_padded: float | None = None
+    checkpointing: str = ""
+    kernel: str = ""
+    dtype: str = ""
+    corpus: str = ""
+    versions: dict[str, str] = {}
+    tgs: float | None = None
+    ci95: Interval | None = None
+    samples: list[float] = []
+    tflops: dict[str, float] = {}
+    """By convention."""
+    mfu: float | None = None
+    mem_peak_gib: float | None = None
+    mem_kind: str = ""
+    source: str = ""
+    reason: str = ""
+    """Why there is no TGS."""
+
+
+def from_result(result: Result, preset: Preset | None = None, label: str = "") -> Row:
+    """The row of a run; `preset` (the run's own) adds the model where an older result lacks it."""
+    model = result.model or (preset.model if preset else None)
+    ci95 = result.tgs.ci95
+    return Row(
+        label=label or result.run_id,
+        kind="run",
+        system=result.engine,
+        preset=result.preset,
+        status=result.status,
+        rehearsal_of=result.rehearsal_of,
+        model=model.name if model else UNKNOWN,
+        num_parameters=num_parameters(model) if model else 0,
+        gpu=_device_name(result.device, result.environment),
+        num_gpus=result.world_size,
+        seq_len=result.seq_len,
+        sp=result.sp,
+        document_mask=result.document_mask,
+        tokens_per_step=result.tokens_per_step,
+        share_padded=result.packing.share_padded,
+        checkpointing=result.checkpointing,
+        kernel=result.attention,
+        dtype=result.compute_dtype or (preset.training.compute_dtype if preset else UNKNOWN),
+        corpus=result.corpus,
+        versions=_versions(result.environment),
+        tgs=result.tgs.median,
+        ci95=(ci95[0], ci95[1]) if ci95 else None,
+        samples=list(result.tgs.samples),
+        tflops=dict(result.tflops),
+        mfu=result.mfu,
+        mem_peak_gib=result.mem.peak_gib,
+        mem_kind=result.mem.kind,
+        source=result.run_dir,
+        reason=result.failure.reason if result.failure else "",
+    )
+
+
+def from_reference(row: ReferenceRow, preset: Preset, label: str = "") -> Row:
+    """The row that somebody published for a preset."""
+    return Row(
+        label=label or f"{row.system}:{preset.name}",
+        kind="published",
+        system=row.system,
+        preset=preset.name,
+        status=row.status,
+        model=preset.model.name,
+        num_parameters=num_parameters(preset.model),
+        gpu=row.gpu,
+        num_gpus=row.num_gpus,
+        seq_len=row.seq_len,
+        sp=row.sp,
+        document_mask=row.document_mask,
+        checkpointing=row.checkpointing,
+        dtype=preset.training.compute_dtype,
+        tgs=row.tgs,
+        tflops={row.tflops_convention: row.tflops} if row.tflops and row.tflops_convention else {},
+        source=row.source,
+        reason="out of memory" if row.status == "oom" else row.note,
+    )
+
+
+def from_prediction(preset: Preset, prediction: dict[str, Any], label: str = "") -> Row:
+    """The planner's forecast for a preset, as `tgsbench plan --json` writes it."""
+    tgs = prediction.get("tgs", {})
+    low, high = tgs.get("low"), tgs.get("high")
+    memory = prediction.get("memory", {})
+    return Row(
+        label=label or f"predicted:{preset.name}",
+        kind="predicted",
+        system="planner",
+        preset=preset.name,
+        model=preset.model.name,
+        num_parameters=num_parameters(preset.model),
+        gpu=preset.hardware.gpu or preset.hardware.device,
+        num_gpus=preset.world_size,
+        seq_len=preset.workload.seq_len,
+        sp=preset.parallel.sp,
+        document_mask=preset.workload.document_mask,
+        tokens_per_step=preset.tokens_per_step,
+        share_padded=0.0,
+        checkpointing=preset.training.checkpointing,
+        dtype=preset.training.compute_dtype,
+        tgs=tgs.get("predicted"),
+        ci95=(low, high) if low and high else None,
+        tflops=dict(prediction.get("tflops", {})),
+        mfu=prediction.get("mfu"),
+        mem_peak_gib=memory.get("total_gib"),
+        mem_kind="cuda",
+        source="tgsbench plan",
+    )
+
+
+def _device_name(device: str, environment: dict[str, Any]) -> str:
+    """Key of presets/hardware where the driver's name is known; a CPU by its model."""
+    if device == "cpu":
+        return f"CPU {environment.get('cpu') or ''}".strip()
+    gpu = find_gpu(device)
+    return gpu.name if gpu else device
+
+
+def _versions(environment: dict[str, Any]) -> dict[str, str]:
+    found = environment.get("versions") or environment.get("packages") or {}
+    return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
