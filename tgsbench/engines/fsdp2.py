@@ -11,6 +11,7 @@ from tgsbench.engines.base import Batch
 from tgsbench.models.build import CausalLM, build_meta, materialise
 from tgsbench.parallel import attention, kernels
 from tgsbench.parallel.checkpointing import wrap_layer
+from tgsbench.parallel.kernel_timing import probe_of
 from tgsbench.parallel.mesh import SequenceMesh
 from tgsbench.parallel.tracing import span
 from tgsbench.profiling import spans
@@ -24,7 +25,9 @@ class Fsdp2Engine:
         self.device = device
         self.mesh = mesh
         self.clip_norm = preset.training.clip_norm
-        self.kernel = kernels.choose(preset.engine.kernel, device, preset.workload.document_mask)
+        self.kernel = kernels.choose(
+            preset.engine.kernel, device, preset.workload.document_mask, probe_of(preset)
+        )
         self.attention = attention.UlyssesAttention(self.kernel, mesh.sp_group if mesh.sp > 1 else None)
         self.attention.register()
         self.model = _sharded_model(preset, mesh)

@@ -52,5 +52,5 @@ class UlyssesAttention:
         if self.documents is None or q.shape[0] == 1:
             return self.kernel.run(q, k, v, scaling, self.documents)
         # Document boundaries run through all rows of a micro-batch laid end to end.
-        rows = (x.flatten(0, 1).unsqueeze(0) for x in (q, k, v))
-        return self.kernel.run(*rows, scaling, self.documents).view_as(q)
+        rows_q, rows_k, rows_v = (x.flatten(0, 1).unsqueeze(0) for x in (q, k, v))
+        return self.kernel.run(rows_q, rows_k, rows_v, scaling, self.documents).view_as(q)

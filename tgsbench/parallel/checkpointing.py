@@ -23,11 +23,12 @@ _ATTENTION_OPS = (
     "aten::_scaled_dot_product_efficient_attention",
     "aten::_scaled_dot_product_cudnn_attention",
     "aten::_flash_attention_forward",
-    "torch_attn::_varlen_attn",
-    "flash_attn::_flash_attn_forward",
+    "torch_attn::_varlen_attn",  # torch.nn.attention.varlen
+    "flash_attn::_flash_attn_forward",  # flash-attn 2
     "flash_attn::_flash_attn_varlen_forward",
-    "flash_attn_3::_flash_attn_forward",
-    "flash_attn_3::fwd",
+    "flash_attn_3::_flash_attn_forward",  # flash-attn 3, dense and varlen
+    "flash_attn_3::fwd",  # its builds before custom ops
+    "tgsbench::flash4_forward",  # flash-attn 4, which registers no op of its own
 )
 """Forward ops whose output and LSE a selective checkpoint keeps; those that this build lacks are skipped."""
 
@@ -52,7 +53,7 @@ def saved_ops() -> frozenset[torch._ops.OpOverload]:
         space, name = qualified.split("::")
         packet = getattr(getattr(torch.ops, space), name, None)
         if packet is not None:
-            found.add(packet.default)
+            found.update(getattr(packet, overload) for overload in packet.overloads())
     return frozenset(found)
 
 

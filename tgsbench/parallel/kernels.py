@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-import importlib.metadata
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
+from torch.backends.cuda import SDPAParams, can_use_cudnn_attention
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tgsbench.errors import ExitCode, TgsError
+from tgsbench.parallel import flash
 from tgsbench.parallel.documents import Bucket, Documents
+from tgsbench.parallel.kernel_timing import Probe, forward_backward_s
 
 AttentionFn = Callable[[Tensor, Tensor, Tensor, float, Documents | None], Tensor]
+
+CUDA_KERNELS = ("flash4", "flash3", "flash2", "cudnn", "sdpa")
+"""What `auto` measures on CUDA without a document mask; the first wins a tie."""
+CUDA_DOCUMENT_KERNELS = ("flash4", "flash3", "flash2", "varlen", "sdpa")
+"""The same with a document mask: kernels with a varlen form, and bucketed SDPA."""
 
 
 @dataclass(frozen=True)
@@ -28,51 +36,63 @@ class Kernel:
     reason: str = ""
 
 
-def choose(name: str, device: torch.device, document_mask: bool) -> Kernel:
-    """The kernel a preset names, or the best one that imports here for `auto`.
+def choose(name: str, device: torch.device, document_mask: bool, probe: Probe | None = None) -> Kernel:
+    """The kernel a preset names, or for `auto` the fastest at the probe's shape.
 
-    Raises TgsError when the named kernel cannot run here.
+    On CUDA every kernel that imports is timed forward and backward, and all ranks take the first rank's
+    choice; a CPU has one kernel. Raises TgsError when the named kernel cannot run here.
     """
     if name != "auto":
-        return _make(name, device, "the preset names it")
-    for candidate in _preferred(device, document_mask):
-        try:
-            return _make(candidate, device, "first of " + ", ".join(_preferred(device, document_mask)))
-        except TgsError:
-            continue
-    raise AssertionError("SDPA is always there")
-
-
-def _preferred(device: torch.device, document_mask: bool) -> tuple[str, ...]:
+        return dataclasses.replace(make(name, device), reason="the preset names it")
     if device.type != "cuda":
-        return ("sdpa",)
-    return ("flash3", "flash2", "varlen", "sdpa") if document_mask else ("flash3", "flash2", "sdpa")
+        return dataclasses.replace(make("sdpa", device), reason="the only kernel of a CPU")
+    return _fastest(CUDA_DOCUMENT_KERNELS if document_mask else CUDA_KERNELS, device, probe or Probe())
 
 
-def _make(name: str, device: torch.device, reason: str) -> Kernel:
+def make(name: str, device: torch.device) -> Kernel:
+    """A kernel by name, imported but not run; TgsError when it cannot run on this device."""
     if name == "sdpa":
-        return Kernel("sdpa", str(torch.__version__), sdpa, reason)
+        return Kernel("sdpa", str(torch.__version__), sdpa)
     if device.type != "cuda":
         raise _missing(name, "it needs a CUDA device", "engine.kernel=sdpa runs everywhere")
     if name == "cudnn":
-        return Kernel("cudnn", str(torch.backends.cudnn.version()), cudnn, reason)
-    return Kernel(name, *_IMPORTED[name](), reason)
+        return Kernel("cudnn", str(torch.backends.cudnn.version()), cudnn)
+    try:
+        version, run = flash.LOADERS[name]()
+    except ImportError as error:
+        raise _missing(name, str(error), flash.INSTALL[name]) from error
+    return Kernel(name, version, run)
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor, scale: float, docs: Documents | None) -> Tensor:
-    """torch's scaled_dot_product_attention; documents go in buckets of similar length."""
+    """torch's scaled_dot_product_attention without cuDNN; documents go in buckets of similar length."""
+    if not q.is_cuda:
+        return _with_documents(q, k, v, scale, docs)
+    with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
+        return _with_documents(q, k, v, scale, docs)
+
+
+def cudnn(q: Tensor, k: Tensor, v: Tensor, scale: float, docs: Documents | None) -> Tensor:
+    """SDPA pinned to cuDNN's fused attention; KV heads are repeated where this torch needs that."""
+    group = q.shape[2] // k.shape[2]
+    with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+        if group > 1 and not _cudnn_takes_gqa(q, k, v):
+            k, v = (x.repeat_interleave(group, dim=2) for x in (k, v))
+        return _with_documents(q, k, v, scale, docs)
+
+
+def _cudnn_takes_gqa(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    return can_use_cudnn_attention(SDPAParams(q, k, v, None, 0.0, True, True))
+
+
+def _with_documents(q: Tensor, k: Tensor, v: Tensor, scale: float, docs: Documents | None) -> Tensor:
     if docs is None:
         return _causal(q, k, v, scale)
     out = torch.empty_like(q)
     for bucket in docs.buckets:
         out = _attend_bucket(out, q, k, v, scale, bucket)
     return out
-
-
-def cudnn(q: Tensor, k: Tensor, v: Tensor, scale: float, docs: Documents | None) -> Tensor:
-    """SDPA pinned to cuDNN's fused attention."""
-    with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
-        return sdpa(q, k, v, scale, docs)
 
 
 def _causal(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
@@ -100,51 +120,42 @@ def _attend_bucket(out: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float, b
     return out.index_copy(1, bucket.positions, part[:, bucket.rows])
 
 
-def _flash2() -> tuple[str, AttentionFn]:
-    try:
-        from flash_attn import flash_attn_func, flash_attn_varlen_func
-    except ImportError as error:
-        raise _missing("flash2", str(error), "pip install flash-attn --no-build-isolation") from error
-
-    def run(q: Tensor, k: Tensor, v: Tensor, scale: float, docs: Documents | None) -> Tensor:
-        if docs is None:
-            return _first(flash_attn_func(q, k, v, causal=True, softmax_scale=scale))
-        return _varlen(flash_attn_varlen_func, q, k, v, scale, docs, "softmax_scale")
-
-    return importlib.metadata.version("flash-attn"), run
-
-
-def _flash3() -> tuple[str, AttentionFn]:
-    try:
-        from flash_attn_interface import flash_attn_func, flash_attn_varlen_func
-    except ImportError as error:
-        raise _missing("flash3", str(error), "build flash-attention's hopper folder") from error
-
-    def run(q: Tensor, k: Tensor, v: Tensor, scale: float, docs: Documents | None) -> Tensor:
-        if docs is None:
-            return _first(flash_attn_func(q, k, v, causal=True, softmax_scale=scale))
-        return _varlen(flash_attn_varlen_func, q, k, v, scale, docs, "softmax_scale")
-
-    return "3", run
-
-
-def _varlen(
-    fn: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, scale: float, docs: Documents, scale_key: str
-) -> Tensor:
-    """Call a flash-attn varlen function on [1, S, a, d] tensors."""
-    cu, longest = docs.cu_seqlens, docs.max_len
-    args = (q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), cu, cu, longest, longest)
-    out = fn(*args, causal=True, **{scale_key: scale})
-    return _first(out).view_as(q)
+def _fastest(names: tuple[str, ...], device: torch.device, probe: Probe) -> Kernel:
+    """Time every kernel that runs here; the reason says what each took."""
+    times_s: dict[str, float] = {}
+    kernels: dict[str, Kernel] = {}
+    for name in names:
+        try:
+            kernels[name] = make(name, device)
+            times_s[name] = forward_backward_s(kernels[name].run, probe, device)
+        except Exception as error:  # noqa: BLE001 - a JIT may raise anything; such a kernel is no candidate
+            times_s.pop(name, None)
+            kernels.pop(name, None)
+            last_error = error
+    torch.cuda.empty_cache()
+    if not times_s:
+        raise TgsError(
+            f"no attention kernel runs here: {last_error}",
+            hint="set engine.kernel",
+            exit_code=ExitCode.CRASHED,
+        )
+    best = _agreed(min(times_s, key=times_s.__getitem__), names, device)
+    if best not in kernels:
+        raise _missing(
+            best, "rank 0 chose it, and this rank lacks it", "install the same packages everywhere"
+        )
+    ordered = sorted(times_s.items(), key=lambda pair: pair[1])
+    measured = ", ".join(f"{name} {seconds * 1e3:.3g} ms" for name, seconds in ordered)
+    return dataclasses.replace(kernels[best], reason=f"measured forward and backward, {probe}: {measured}")
 
 
-def _first(out: Any) -> Tensor:
-    """The output of a kernel that may return its LSE too."""
-    tensor: Tensor = out[0] if isinstance(out, tuple) else out
-    return tensor
-
-
-_IMPORTED: dict[str, Callable[[], tuple[str, AttentionFn]]] = {"flash2": _flash2, "flash3": _flash3}
+def _agreed(best: str, names: tuple[str, ...], device: torch.device) -> str:
+    """Rank 0's choice, so that no rank waits for a slower kernel of another."""
+    if not dist.is_initialized() or dist.get_world_size() == 1 or dist.get_backend() == "fake":
+        return best
+    index = torch.tensor(names.index(best), device=device)
+    dist.broadcast(index, src=0)
+    return names[int(index)]
 
 
 def _missing(name: str, why: str, hint: str) -> TgsError:
