@@ -1,0 +1,109 @@
+"""Packs as the trainer reads them: tokens, shifted labels, document starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tgsbench.schema import events
+from tgsbench.workload.documents import Documents, Int32, Int64, tokens_of
+from tgsbench.workload.packing import Bounds
+
+IGNORE_INDEX = -100
+"""Label of a position that has no target."""
+PAD_TOKEN = 0
+
+
+@dataclass(frozen=True)
+class Pack:
+    """One sequence of S tokens; labels are already shifted: labels[t] is the target of position t."""
+
+    tokens: Int32
+    labels: Int32
+    doc_starts: Int32
+    """Offsets of the documents in the pack; the first is 0, also where a document was cut."""
+    num_tokens: int
+    """Real tokens; the rest is padding."""
+
+
+@dataclass(frozen=True)
+class PackedDataset:
+    """All packs of one epoch over a memory-mapped token stream."""
+
+    stream: Documents
+    bounds: Bounds
+    document_mask: bool
+    label_counts: Int64
+    data: events.Data
+    """What packing did, for the event and the result."""
+    warnings: list[events.Warn] = field(default_factory=list)
+
+    @property
+    def num_packs(self) -> int:
+        """Packs of one epoch."""
+        return self.bounds.num_packs
+
+    @property
+    def seq_len(self) -> int:
+        """Tokens of a pack, padding included."""
+        return self.bounds.seq_len
+
+    def num_labels(self, index: int) -> int:
+        """Targets of pack `index` after shifting."""
+        return int(self.label_counts[index % self.num_packs])
+
+    def pack(self, index: int) -> Pack:
+        """Read one pack; `index` wraps around as epochs do."""
+        index %= self.num_packs
+        begin, end = int(self.bounds.starts[index]), int(self.bounds.ends[index])
+        coded = np.asarray(self.stream.coded[begin:end])
+        tokens = np.full(self.seq_len, PAD_TOKEN, np.int32)
+        tokens[: end - begin] = tokens_of(coded)
+        doc_starts = _document_starts(self.stream.starts, begin, end)
+        labels = np.full(self.seq_len, IGNORE_INDEX, np.int32)
+        labels[: end - begin - 1] = np.where(coded[1:] < 0, tokens[1 : end - begin], IGNORE_INDEX)
+        if self.document_mask:
+            labels[doc_starts[1:] - 1] = IGNORE_INDEX
+        return Pack(tokens, labels, doc_starts, end - begin)
+
+
+def count_labels(stream: Documents, bounds: Bounds, document_mask: bool) -> Int64:
+    """Targets of every pack after shifting, int64 [num_packs].
+
+    A pack's first token is no target (its position is in no pack), and under a document mask neither
+    is a document's first token.
+    """
+    is_target = np.asarray(stream.coded) < 0
+    counts = np.zeros(bounds.num_packs, np.int64)
+    if not bounds.num_packs:
+        return counts
+    if document_mask:
+        is_target[stream.starts[:-1][stream.lengths > 0]] = False
+    is_target[bounds.starts] = False
+    for index, (begin, end) in enumerate(zip(bounds.starts.tolist(), bounds.ends.tolist(), strict=True)):
+        counts[index] = np.count_nonzero(is_target[begin:end])
+    return counts
+
+
+def attended_len(stream: Documents, bounds: Bounds, document_mask: bool) -> float:
+    """Keys that a token's attention spans, before the causal half: Σ len² / Σ len over what is attended.
+
+    Under a document mask these are documents as packs cut them, else packs; padding does not count.
+    """
+    lengths = bounds.lengths
+    if document_mask:
+        edges = np.union1d(stream.starts, np.concatenate([bounds.starts, bounds.ends]))
+        pack = np.searchsorted(bounds.starts, edges[:-1], side="right") - 1
+        kept = (pack >= 0) & (edges[:-1] < bounds.ends[np.maximum(pack, 0)])
+        lengths = np.diff(edges)[kept]
+    total = int(lengths.sum())
+    return float(np.square(lengths, dtype=np.float64).sum() / total) if total else 0.0
+
+
+def _document_starts(starts: Int64, begin: int, end: int) -> Int32:
+    first, last = np.searchsorted(starts, [begin, end], side="left")
+    inside = np.asarray(starts[first:last]) - begin
+    if not len(inside) or inside[0] != 0:
+        inside = np.concatenate([np.zeros(1, np.int64), inside])
+    return np.unique(inside).astype(np.int32)

@@ -1,0 +1,129 @@
+"""From a preset to packs on disk: corpus, shuffled stream, pack borders, and whether they may be used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tgsbench import units
+from tgsbench.errors import ExitCode, TgsError
+from tgsbench.schema import events
+from tgsbench.schema.preset import Preset, Workload
+from tgsbench.workload import cache
+from tgsbench.workload.corpus import Corpus, choose
+from tgsbench.workload.documents import Documents, Int64, epoch_order, gather
+from tgsbench.workload.packing import Bounds, carry_bounds, stock_bounds
+from tgsbench.workload.packs import PackedDataset, attended_len, count_labels
+
+MIN_MEAN_FILL = 0.99
+"""A mean pack below this share of seq_len is another benchmark than the one asked for."""
+
+
+def prepare(preset: Preset, num_packs: int, report: Callable[[str], None]) -> PackedDataset:
+    """Build the packs that a run of `num_packs` sequences reads, or load them from the cache.
+
+    `report` is told of each slow stage. Raises TgsError with BAD_DATA when the corpus cannot be read or
+    cannot fill the sequences, MISSING_DEPENDENCY when a package for it is not installed.
+    """
+    workload = preset.workload
+    corpus = choose(preset, num_packs, report)
+    kept = _stream(corpus, workload, report)
+    stream = Documents(kept.arrays["coded"], kept.arrays["starts"])
+    bounds = pack_bounds(stream.starts, workload)
+    warnings = corpus.warnings + judge(bounds, corpus.name, stream.num_documents, workload)
+    if kept.problem:
+        warnings.append(_cache_warning(kept.problem))
+    return PackedDataset(
+        stream,
+        bounds,
+        workload.document_mask,
+        count_labels(stream, bounds, workload.document_mask),
+        _data(corpus, stream, bounds, workload.document_mask, kept.hit, num_packs),
+        warnings,
+    )
+
+
+def pack_bounds(document_starts: Int64, workload: Workload) -> Bounds:
+    """Pack borders by the preset's packing rule."""
+    if workload.packing == "carry":
+        return carry_bounds(document_starts, workload.seq_len)
+    return stock_bounds(document_starts, workload.seq_len, workload.map_batch_size, workload.map_num_proc)
+
+
+def judge(bounds: Bounds, corpus: str, num_documents: int, workload: Workload) -> list[events.Warn]:
+    """Refuse packs that are too short; under `xtuner_stock`, which makes such packs, warn instead."""
+    if not bounds.num_packs:
+        raise _refusal(
+            f"corpus {corpus} fills no pack: every token is lost in a worker's last carry", bounds, workload
+        )
+    fill = bounds.mean_pack_tokens / bounds.seq_len
+    if fill >= MIN_MEAN_FILL:
+        return []
+    size = units.length(bounds.seq_len)
+    mean = f"the mean pack holds {bounds.mean_pack_tokens:,.0f} of {size} tokens ({units.percent(fill)})"
+    if workload.packing == "xtuner_stock":
+        hint = "--set workload.packing=carry fills every pack; results with short packs are not comparable"
+        num_short = bounds.num_packs - bounds.num_full
+        msg = f"xtuner_stock packing: {num_short:,} of {bounds.num_packs:,} packs are short; {mean}"
+        return [events.Warn(code="short_packs", msg=msg, hint=hint)]
+    raise _refusal(
+        f"corpus {corpus} holds {bounds.num_tokens:,} tokens in {num_documents:,} documents, too few for "
+        f"one sequence of {size}: {mean}, at least {units.percent(MIN_MEAN_FILL)} is needed",
+        bounds,
+        workload,
+    )
+
+
+def _refusal(msg: str, bounds: Bounds, workload: Workload) -> TgsError:
+    """Say which sequence length or repetition would do."""
+    cures = []
+    if bounds.num_tokens >= 2:
+        cures.append(f"--set workload.seq_len={1 << (bounds.num_tokens.bit_length() - 1)}")
+        repeats = workload.concat * -(-workload.seq_len // bounds.num_tokens)
+        if workload.packing == "carry":
+            cures.append(f"--set workload.concat={repeats}")
+    if workload.packing == "xtuner_stock":
+        cures.append("--set workload.packing=carry")
+    cures.append("a larger corpus")
+    return TgsError(msg, hint="either of: " + ", ".join(cures), exit_code=ExitCode.BAD_DATA)
+
+
+def _stream(corpus: Corpus, workload: Workload, report: Callable[[str], None]) -> cache.Cached:
+    def build() -> dict[str, Any]:
+        documents = corpus.documents()
+        report(f"shuffling {documents.num_tokens * workload.concat:,} tokens")
+        order = epoch_order(documents.num_documents, workload.concat, workload.seed)
+        stream = gather(documents, order)
+        return {"coded": stream.coded, "starts": stream.starts}
+
+    key = {**corpus.key, "concat": workload.concat, "shuffle": workload.seed}
+    return cache.load_or_build("packs", key, ("coded", "starts"), build)
+
+
+def _data(
+    corpus: Corpus, stream: Documents, bounds: Bounds, document_mask: bool, cached: bool, num_packs: int
+) -> events.Data:
+    notes = [corpus.note] if corpus.note else []
+    if num_packs > bounds.num_packs:
+        notes.append(f"{bounds.num_packs:,} packs an epoch, repeated for the run's {num_packs:,}")
+    return events.Data(
+        corpus=corpus.name,
+        num_documents=stream.num_documents,
+        num_tokens=stream.num_tokens,
+        num_full=bounds.num_full,
+        num_short=bounds.num_packs - bounds.num_full,
+        mean_pack_tokens=bounds.mean_pack_tokens,
+        tokens_lost=bounds.tokens_lost,
+        tokens_padded=bounds.tokens_padded,
+        attended_len=attended_len(stream, bounds, document_mask),
+        cached=cached,
+        note="; ".join(notes),
+    )
+
+
+def _cache_warning(problem: str) -> events.Warn:
+    return events.Warn(
+        code="cache_unwritable",
+        msg=f"packs are kept in memory, every rank its own: {problem}",
+        hint="set XDG_CACHE_HOME to a folder that can be written",
+    )
