@@ -33,3 +33,15 @@ def test_covers_the_true_median_as_often_as_it_says():
         low, high = median_ci95([rng.gauss(0, 1) for _ in range(12)])
         covered += low <= 0 <= high
     assert covered / 2000 >= 0.94
+
+
+def test_the_interval_of_many_samples_joins_the_exact_one_smoothly():
+    exact, approximate = (median_ci95(range(n)) for n in (500, 502))
+    assert abs(exact[0] + 1 - approximate[0]) <= 1
+    assert abs(exact[1] + 1 - approximate[1]) <= 1
+
+
+def test_the_interval_of_ten_thousand_samples_is_symmetric():
+    low, high = median_ci95(range(10_000))
+    assert low + high == 9_999
+    assert 190 < high - low < 202

@@ -21,7 +21,7 @@ from rich.text import Text
 from tgsbench import units
 from tgsbench.cli import diagnostics, output
 from tgsbench.metrics.observe import Observed, StepTotal
-from tgsbench.metrics.result import attended_len
+from tgsbench.metrics.result import attended_len, step_tgs
 from tgsbench.models.flops import flops_per_token
 from tgsbench.schema.events import Event, Phase, Step, Warn
 from tgsbench.schema.preset import Preset
@@ -75,11 +75,11 @@ class _Fold:
 
     def figures(self, total: StepTotal) -> list[str]:
         """Step, TGS, TFLOPs, step time, memory, loss of one step."""
-        tgs = total.tokens / (self.preset.world_size * total.step_s)
+        tgs = step_tgs(total.tokens, self.preset.world_size, total.step_s) or 0.0
         per_token = flops_per_token(
             "xtuner",
             self.preset.model,
-            attended_len(self.preset, self.observed),
+            attended_len(self.preset, self.observed.data),
             self.preset.training.checkpointing,
         )
         last = self.num_steps

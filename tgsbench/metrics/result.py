@@ -9,6 +9,7 @@ from tgsbench.metrics.failure import root_cause
 from tgsbench.metrics.observe import Observed, StepTotal
 from tgsbench.models.flops import tflops_by_convention
 from tgsbench.presets.catalog import find_gpu, load_references
+from tgsbench.schema.events import Data
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import (
     LauncherReport,
@@ -47,20 +48,29 @@ def throughput(steps: list[StepTotal], world_size: int) -> Tgs:
 
     TGS = real tokens / (GPUs · wall seconds) over whole optimizer steps, slowest rank.
     """
-    samples = [s.tokens / (world_size * s.step_s) for s in steps if s.step_s > 0]
-    time_s = sum(s.step_s for s in steps)
+    rates = (step_tgs(s.tokens, world_size, s.step_s) for s in steps)
+    samples = [rate for rate in rates if rate is not None]
+    return summarize(samples, sum(s.tokens for s in steps), sum(s.step_s for s in steps), world_size)
+
+
+def summarize(samples: list[float], tokens: int, time_s: float, world_size: int) -> Tgs:
+    """Median, interval and total of TGS samples that cover `tokens` over all ranks in `time_s`."""
     return Tgs(
         median=stats.median(samples),
         ci95=stats.median_ci95(samples),
         n=len(samples),
         samples=samples,
-        total=sum(s.tokens for s in steps) / (world_size * time_s) if time_s else None,
+        total=step_tgs(tokens, world_size, time_s),
     )
 
 
-def attended_len(preset: Preset, observed: Observed) -> float:
+def step_tgs(tokens: int, world_size: int, seconds: float) -> float | None:
+    """Real tokens of all ranks / (GPUs · seconds); None when no time has passed."""
+    return tokens / (world_size * seconds) if seconds > 0 else None
+
+
+def attended_len(preset: Preset, data: Data | None) -> float:
     """Length that attention sees per token: the pack, or Σ len² / Σ len under a document mask."""
-    data = observed.data
     if preset.workload.document_mask and data is not None and data.attended_len:
         return data.attended_len
     return float(preset.workload.seq_len)
@@ -110,7 +120,10 @@ def _measure(result: Result, preset: Preset, steps: list[StepTotal], observed: O
     result.integrity = integrity.check(preset, steps, padded)
     if result.tgs.median is not None:
         result.tflops = tflops_by_convention(
-            preset.model, attended_len(preset, observed), preset.training.checkpointing, result.tgs.median
+            preset.model,
+            attended_len(preset, observed.data),
+            preset.training.checkpointing,
+            result.tgs.median,
         )
         gpu = find_gpu(result.device)
         result.mfu = result.tflops["model"] / gpu.bf16_tflops if gpu else None

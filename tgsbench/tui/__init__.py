@@ -1,0 +1,1 @@
+"""The terminal UI: renders view-models, starts no training in its own process."""

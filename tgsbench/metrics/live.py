@@ -1,0 +1,269 @@
+"""The live view-model: a fold of events into what a screen shows, in constant memory per rank."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from tgsbench.metrics.result import step_tgs
+from tgsbench.metrics.trend import StepGrid, StepRow, Trend
+from tgsbench.schema import events as ev
+
+MAX_PENDING_STEPS = 512
+"""Steps that may wait for a rank; beyond it the oldest is taken as it is."""
+MAX_NOTES = 200
+"""Warnings and errors kept; later ones are counted."""
+GPU_HISTORY = 60
+"""GPU samples kept per rank: one minute at the one a second that ranks write."""
+
+
+class RankState:
+    """The newest that is known of one rank."""
+
+    __slots__ = (
+        "bye", "device", "error", "first_t", "gpu", "gpu_utils", "host", "last_t", "newest", "note",
+        "num_warnings", "phase", "pid", "rank", "seen_at", "step", "unix_offset_s",
+    )  # fmt: skip
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+        self.host = ""
+        self.device = ""
+        self.pid = 0
+        self.phase = ""
+        self.note = ""
+        self.step = -1
+        self.newest: ev.Step | None = None
+        self.first_t = math.nan
+        self.last_t = math.nan
+        """Times of hello and of the newest event on the host's monotonic clock."""
+        self.unix_offset_s = math.nan
+        """Wall clock minus the host's monotonic clock, from hello."""
+        self.seen_at = math.nan
+        """Reader's monotonic clock when the newest event arrived."""
+        self.gpu: ev.Gpu | None = None
+        self.gpu_utils: deque[float] = deque(maxlen=GPU_HISTORY)
+        self.num_warnings = 0
+        self.error: ev.Error | None = None
+        self.bye: str = ""
+
+
+@dataclass
+class Note:
+    """One warning or error, as the screen lists it."""
+
+    rank: int
+    t: float
+    severity: str
+    """warning | error"""
+    title: str
+    msg: str
+    hint: str = ""
+    traceback: str = ""
+
+
+class PendingStep:
+    """A step that some rank has not reported yet; a rank that has not holds NaN."""
+
+    __slots__ = ("data_s", "labels", "loss_sum", "mem_peak", "num_missing", "phase", "step_s", "tokens")
+
+    def __init__(self, world: int, phase: str) -> None:
+        missing = array("d", [math.nan]) * world
+        self.step_s, self.data_s, self.mem_peak = missing, missing[:], missing[:]
+        self.phase = phase
+        self.num_missing = world
+        self.tokens = self.labels = 0
+        self.loss_sum = 0.0
+
+
+@dataclass
+class LiveRun:
+    """Everything folded from a run's events so far; `fold` is the only way in."""
+
+    world: int
+    ranks: list[RankState] = field(init=False)
+    pending: dict[int, PendingStep] = field(default_factory=dict)
+    grid: StepGrid = field(default_factory=StepGrid)
+    tgs: Trend = field(default_factory=Trend)
+    step_s: Trend = field(default_factory=Trend)
+    """Slowest rank, with the spread over ranks."""
+    loss: Trend = field(default_factory=Trend)
+    mem_peak: Trend = field(default_factory=Trend)
+    tgs_samples: array[float] = field(default_factory=lambda: array("d"))
+    """TGS of every measured step that all ranks reported."""
+    step_samples: array[float] = field(default_factory=lambda: array("d"))
+    measured_tokens: int = 0
+    measured_s: float = 0.0
+    last_closed_step: int = -1
+    num_complete: int = 0
+    num_partial: int = 0
+    """Steps given up on because a rank never reported them."""
+    num_events: int = 0
+    num_ignored: int = 0
+    """Duplicates, steps that are already closed, and events of ranks outside the world."""
+    notes: deque[Note] = field(default_factory=lambda: deque(maxlen=MAX_NOTES))
+    num_notes: int = 0
+    data: ev.Data | None = None
+    kernel: ev.Kernel | None = None
+    traces: list[ev.Trace] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.ranks = [RankState(rank) for rank in range(self.world)]
+        self._handlers: dict[type[Any], Callable[[RankState, Any], None]] = {
+            ev.Hello: self._hello,
+            ev.Phase: self._phase,
+            ev.Data: self._data,
+            ev.Kernel: self._kernel,
+            ev.Step: self._step,
+            ev.Gpu: self._gpu,
+            ev.Heartbeat: self._heartbeat,
+            ev.Trace: self._trace,
+            ev.Warn: self._warn,
+            ev.Error: self._error,
+            ev.Bye: self._bye,
+        }
+
+    def fold(self, events: Iterable[Any], now: float = math.nan) -> None:
+        """Take in events of any ranks; each rank's own must come in their order.
+
+        `now` is the reader's monotonic clock in seconds, NaN when the events are not live.
+        """
+        handlers, ranks, world = self._handlers, self.ranks, self.world
+        num = 0
+        for event in events:
+            num += 1
+            rank = event.rank
+            if not 0 <= rank < world:
+                self.num_ignored += 1
+                continue
+            state = ranks[rank]
+            state.last_t = event.t
+            state.seen_at = now
+            handlers[type(event)](state, event)
+        self.num_events += num
+
+    @property
+    def front_step(self) -> int:
+        """The newest step that any rank reported; -1 before the first."""
+        return max((state.step for state in self.ranks), default=-1)
+
+    @property
+    def phase(self) -> str:
+        """The phase of the rank that is least far; empty before any rank spoke."""
+        known = [state.phase for state in self.ranks if state.phase in ev.PHASES]
+        return min(known, key=ev.PHASES.index, default="")
+
+    @property
+    def elapsed_s(self) -> float:
+        """Longest time from a rank's hello to its newest event; 0 before the first."""
+        spans = [state.last_t - state.first_t for state in self.ranks]
+        return max((span for span in spans if span == span), default=0.0)
+
+    @property
+    def median_step_s(self) -> float:
+        """Median seconds per measured step, else per step so far; NaN before the first."""
+        if self.step_samples:
+            return statistics.median(self.step_samples)
+        return statistics.median(self.step_s.y) if self.step_s.y else math.nan
+
+    def _step(self, state: RankState, event: ev.Step) -> None:
+        step, rank = event.step, state.rank
+        row = self.pending.get(step) or self._open(event)
+        # Holding the events and adding them up later costs 1.5 times as much: they fall out of the cache.
+        if row is None or row.step_s[rank] == row.step_s[rank]:  # not NaN: this rank has reported already
+            self.num_ignored += 1
+            return
+        state.step, state.newest = step, event
+        row.step_s[rank] = event.step_s
+        row.data_s[rank] = event.data_s
+        row.mem_peak[rank] = event.mem_peak
+        row.tokens += event.tokens
+        row.labels += event.labels
+        row.loss_sum += event.loss_sum
+        row.num_missing -= 1
+        if not row.num_missing:
+            self._close_through(step)
+
+    def _open(self, event: ev.Step) -> PendingStep | None:
+        if event.step <= self.last_closed_step or event.step < 0:
+            return None
+        if len(self.pending) >= MAX_PENDING_STEPS:
+            self._close_through(min(self.pending))
+        row = self.pending[event.step] = PendingStep(self.world, event.phase)
+        return row
+
+    def _close_through(self, step: int) -> None:
+        """Close `step` and all older ones: ranks report in order, so nothing more comes for those."""
+        for old in sorted(s for s in self.pending if s <= step):
+            row = self.pending.pop(old)
+            self.grid.add(StepRow(old, old, row.step_s, row.data_s, row.mem_peak))
+            if row.num_missing:
+                self.num_partial += 1
+            else:
+                self._measure(old, row)
+        self.last_closed_step = max(self.last_closed_step, step)
+
+    def _measure(self, step: int, row: PendingStep) -> None:
+        """Add a step that all ranks reported to the trends and samples."""
+        slowest = max(row.step_s)
+        self.num_complete += 1
+        self.step_s.add(step, slowest, min(row.step_s), slowest)
+        self.mem_peak.add(step, max(row.mem_peak), min(row.mem_peak))
+        if row.labels:
+            self.loss.add(step, row.loss_sum / row.labels)
+        tgs = step_tgs(row.tokens, self.world, slowest)
+        if tgs is None:
+            return
+        self.tgs.add(step, tgs)
+        if row.phase == "measure":
+            self.tgs_samples.append(tgs)
+            self.step_samples.append(slowest)
+            self.measured_tokens += row.tokens
+            self.measured_s += slowest
+
+    def _hello(self, state: RankState, event: ev.Hello) -> None:
+        state.host, state.device, state.pid = event.host, event.device, event.pid
+        state.first_t = event.t
+        if event.unix_t:
+            state.unix_offset_s = event.unix_t - event.t
+
+    def _phase(self, state: RankState, event: ev.Phase) -> None:
+        state.phase, state.note = event.phase, event.note
+
+    def _data(self, state: RankState, event: ev.Data) -> None:
+        self.data = event
+
+    def _kernel(self, state: RankState, event: ev.Kernel) -> None:
+        self.kernel = event
+
+    def _gpu(self, state: RankState, event: ev.Gpu) -> None:
+        state.gpu = event
+        state.gpu_utils.append(event.util)
+
+    def _heartbeat(self, state: RankState, event: ev.Heartbeat) -> None:
+        """Only the arrival counts, which `fold` has noted."""
+
+    def _trace(self, state: RankState, event: ev.Trace) -> None:
+        if len(self.traces) < MAX_NOTES:
+            self.traces.append(event)
+
+    def _warn(self, state: RankState, event: ev.Warn) -> None:
+        state.num_warnings += 1
+        self._note(Note(state.rank, event.t, "warning", event.code, event.msg, event.hint))
+
+    def _error(self, state: RankState, event: ev.Error) -> None:
+        state.error = state.error or event
+        note = Note(state.rank, event.t, "error", event.kind, event.msg, event.hint, event.traceback)
+        self._note(note)
+
+    def _note(self, note: Note) -> None:
+        self.num_notes += 1
+        self.notes.append(note)
+
+    def _bye(self, state: RankState, event: ev.Bye) -> None:
+        state.bye = event.status
