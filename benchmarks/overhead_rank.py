@@ -22,7 +22,7 @@ def main(folder: Path, num_pairs: int, block: int) -> None:
     """Train and write the blocks' times."""
     dist.init_process_group("gloo")
     rank, device = dist.get_rank(), torch.device("cpu")
-    preset = presets.resolve("tiny_cpu").preset
+    preset = presets.resolve("tiny_cpu", ["workload.seq_len=512", "model.num_layers=2"]).preset
     mesh = build_mesh("cpu", preset.parallel.sp)
     num_steps = 2 * num_pairs * block + 4
     data = prepare(preset, preset.packs_per_step * 8, lambda _: None)
