@@ -1,6 +1,6 @@
 """Makes the recorded run that ships with the package, from a simulated event stream (no measurement).
 
-    python benchmarks/make_recording.py            # writes tgsbench/recorded/
+python benchmarks/make_recording.py            # writes tgsbench/recorded/
 """
 
 from __future__ import annotations
@@ -96,5 +96,7 @@ def _scenario(preset: Preset) -> Scenario:
 
 
 if __name__ == "__main__":
-    target = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent.parent / "tgsbench" / "recorded"
+    target = (
+        Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent.parent / "tgsbench" / "recorded"
+    )
     print(make(target))

@@ -24,8 +24,9 @@ class Ratio:
 
     def line(self) -> str:
         """One line for people."""
-        spread = f"{self.low:.3f} to {self.high:.3f}"
-        return f"{self.name}: {self.a} / {self.b} = {self.median:.3f}  (quartiles {spread}, n = {self.num_pairs}; {self.bound})"
+        figure = f"{self.a} / {self.b} = {self.median:.3f}"
+        spread = f"quartiles {self.low:.3f} to {self.high:.3f}, n = {self.num_pairs}"
+        return f"{self.name}: {figure}  ({spread}; {self.bound})"
 
 
 def ratio(name: str, a: str, b: str, a_s: Sequence[float], b_s: Sequence[float], bound: str) -> Ratio:

@@ -36,7 +36,9 @@ def test_presets_json_is_an_array_with_references(tmp_path):
 
 
 def test_show_origin_says_where_values_come_from(tmp_path):
-    text = tgsbench(tmp_path, "presets", "show", "llama2_7b_8k", "--origin", "--set", "measure.steps=4").stdout
+    text = tgsbench(
+        tmp_path, "presets", "show", "llama2_7b_8k", "--origin", "--set", "measure.steps=4"
+    ).stdout
     lines = {line.split(" = ")[0]: line for line in text.splitlines()}
     assert lines["measure.steps"].endswith("--set")
     assert lines["workload.seq_len"].endswith("llama2_7b_8k.toml")
@@ -49,7 +51,11 @@ def test_show_origin_says_where_values_come_from(tmp_path):
 @pytest.mark.parametrize(
     ("args", "code", "words"),
     [
-        (["run", "--preset", "llama2_70b_1M", "--headless"], 3, ["needs 64 GPUs", "--rehearse", "tgsbench plan"]),
+        (
+            ["run", "--preset", "llama2_70b_1M", "--headless"],
+            3,
+            ["needs 64 GPUs", "--rehearse", "tgsbench plan"],
+        ),
         (["run", "--preset", "lama2_70b_1M", "--headless"], 4, ["nearest: llama2_70b_1M"]),
         (["run", "--preset", "tiny_cpu", "--headless", "--set", "parallel.sp=3"], 4, ["nearest: 1, 2"]),
         (["run", "--preset", "tiny_cpu", "--headless", "--engine", "fsdp3"], 4, ["none of fsdp2, deepspeed"]),

@@ -118,7 +118,18 @@ def _wait_for(condition, timeout_s: float = 120) -> None:
 
 def test_ctrl_c_leaves_no_rank_and_keeps_what_was_measured(tmp_path):
     process = subprocess.Popen(
-        [sys.executable, "-m", "tgsbench", "run", "--preset", "tiny_cpu", "--headless", "--steps", "100000", *SMALL],
+        [
+            sys.executable,
+            "-m",
+            "tgsbench",
+            "run",
+            "--preset",
+            "tiny_cpu",
+            "--headless",
+            "--steps",
+            "100000",
+            *SMALL,
+        ],
         cwd=tmp_path,
         env=environment(tmp_path),
         stdout=subprocess.DEVNULL,

@@ -46,7 +46,7 @@ def test_missing_values_break_the_line():
     with_gap = text(draw(Chart([Line("a", [0, 1, 2, 3], [1, 1, math.nan, 1])]), 40, 6))
     without = text(draw(Chart([Line("a", [0, 1, 2, 3], [1, 1, 1, 1])]), 40, 6))
     assert sum(map(len, with_gap)) == sum(map(len, without))
-    assert ''.join(with_gap).count(' ') > ''.join(without).count(' ')
+    assert "".join(with_gap).count(" ") > "".join(without).count(" ")
 
 
 def test_only_missing_values_are_no_data():

@@ -18,7 +18,7 @@ def test_lengths(text, tokens):
 
 @pytest.mark.parametrize("text", ["", "k", "-8k", "8kb", "1.3", 0, True, "1e3", "0.0001k"])
 def test_what_is_no_length(text):
-    with pytest.raises(ValueError, match="length|positive"):
+    with pytest.raises(ValueError, match=r"length|positive"):
         units.parse_length(text)
 
 

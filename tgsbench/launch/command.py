@@ -45,8 +45,6 @@ def rank_environment(preset: Preset, base: Mapping[str, str], num_cores: int, np
     env = dict(base)
     env.setdefault("OMP_NUM_THREADS", str(max(1, num_cores // nproc)))
     env.setdefault("TOKENIZERS_PARALLELISM", "true")
-    # One thread that only waits in gloo would otherwise print a line for every profiler start.
-    env.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if preset.hardware.device == "cuda":
         env.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
         env.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")

@@ -118,9 +118,7 @@ class RunView:
         attended = attended_len(preset, live.data)
         tflops: dict[str, float] = {}
         if tgs.median is not None:
-            tflops = tflops_by_convention(
-                preset.model, attended, preset.training.checkpointing, tgs.median
-            )
+            tflops = tflops_by_convention(preset.model, attended, preset.training.checkpointing, tgs.median)
         gpu = find_gpu(self.device)
         slowest = next((s for s in live.ranks if s.phase == live.phase), live.ranks[0])
         return Headline(
@@ -146,9 +144,7 @@ class RunView:
     def _summary(self) -> Tgs:
         live = self.live
         if self._tgs.n != len(live.tgs_samples):
-            self._tgs = summarize(
-                list(live.tgs_samples), live.measured_tokens, live.measured_s, live.world
-            )
+            self._tgs = summarize(list(live.tgs_samples), live.measured_tokens, live.measured_s, live.world)
         return self._tgs
 
     def _eta_s(self) -> float | None:

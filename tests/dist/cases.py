@@ -1,0 +1,52 @@
+"""Cases whose loss and gradients must not depend on sp."""
+
+from __future__ import annotations
+
+from tgsbench import presets
+from tgsbench.schema.preset import Preset
+
+_MODEL = {
+    "num_layers": 2, "hidden_size": 64, "intermediate_size": 96, "vocab_size": 192, "head_dim": 16,
+}  # fmt: skip
+
+CASES: dict[str, dict[str, object]] = {
+    f"{heads}-{mask}-{mode}": {
+        "model": {**_MODEL, "num_query_heads": 8, "num_kv_heads": kv},
+        "workload.document_mask": mask == "documents",
+        "training.checkpointing": mode,
+    }
+    for heads, kv in (("mha", 8), ("gqa", 4), ("kv_below_sp", 1))
+    for mask in ("causal", "documents")
+    for mode in ("none", "selective", "full")
+}
+CASES["two_rows-documents"] = {
+    "model": {**_MODEL, "num_query_heads": 8, "num_kv_heads": 2},
+    "workload.document_mask": True,
+    "training.checkpointing": "none",
+    "training.micro_batch": 2,
+}
+CASES["tied-whole_logits"] = {
+    "model": {**_MODEL, "num_query_heads": 8, "num_kv_heads": 2, "tie_word_embeddings": True},
+    "training.checkpointing": "none",
+    "engine.loss_chunk_tokens": 0,
+}
+CASES["tied-chunked"] = {
+    "model": {**_MODEL, "num_query_heads": 8, "num_kv_heads": 2, "tie_word_embeddings": True},
+    "training.checkpointing": "none",
+    "engine.loss_chunk_tokens": 5,
+}
+
+
+def case_preset(name: str, world: int) -> Preset:
+    """The preset of a case with sp = world ranks, in fp32."""
+    import msgspec
+
+    case = dict(CASES[name])
+    model = case.pop("model")
+    sets = [f"{key}={msgspec.json.encode(value).decode()}" for key, value in case.items()]
+    sets += [f"model.{key}={msgspec.json.encode(value).decode()}" for key, value in model.items()]
+    sets += [f"hardware.num_gpus={world}", f"parallel.sp={world}", "workload.seq_len=64"]
+    sets += ["training.compute_dtype=float32"]
+    if "engine.loss_chunk_tokens" not in case:
+        sets.append("engine.loss_chunk_tokens=16")
+    return presets.resolve("tiny_cpu", sets).preset

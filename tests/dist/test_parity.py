@@ -1,0 +1,61 @@
+"""sp 1, 2 and 4 train the same thing: losses, gradients and all-to-alls."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.dist.cases import CASES, case_preset
+from tests.dist.launch import torchrun
+from tgsbench.metrics.integrity import expected_all_to_alls
+
+pytestmark = pytest.mark.dist
+WORKER = Path(__file__).with_name("parity_worker.py")
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory) -> dict[int, dict]:
+    folder = tmp_path_factory.mktemp("parity")
+    for world in (1, 2, 4):
+        torchrun(world, WORKER, str(folder / f"{world}.pt"))
+    return {world: torch.load(folder / f"{world}.pt", weights_only=True) for world in (1, 2, 4)}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("sp", [2, 4])
+def test_loss_and_every_gradient_agree_with_one_rank(outcomes, case, sp):
+    one, many = outcomes[1][case], outcomes[sp][case]
+    torch.testing.assert_close(many["loss"], one["loss"], rtol=1e-6, atol=1e-6)
+    assert many["grads"].keys() == one["grads"].keys()
+    for name, grad in one["grads"].items():
+        error = (many["grads"][name] - grad).norm() / grad.norm()
+        assert error < 2e-6, f"{name}: relative error {error:.1e}"
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_all_to_all_calls_and_bytes_follow_from_the_shapes(outcomes, case):
+    for world in (1, 2, 4):
+        preset = case_preset(case, world)
+        calls, num_bytes = expected_all_to_alls(preset)
+        ran_calls, ran_bytes = outcomes[world][case]["a2a"].tolist()
+        assert (ran_calls * preset.accumulation, ran_bytes * preset.accumulation) == (calls, num_bytes)
+
+
+@pytest.mark.parametrize("heads", ["mha", "gqa", "kv_below_sp"])
+@pytest.mark.parametrize("mask", ["causal", "documents"])
+def test_checkpointing_changes_no_bit_of_the_loss(outcomes, heads, mask):
+    losses = {mode: outcomes[2][f"{heads}-{mask}-{mode}"]["loss"] for mode in ("none", "selective", "full")}
+    assert losses["selective"] == losses["none"] == losses["full"]
+
+
+def test_a_document_mask_changes_the_loss(outcomes):
+    assert outcomes[1]["mha-causal-none"]["loss"] != outcomes[1]["mha-documents-none"]["loss"]
+
+
+def test_chunked_loss_equals_whole_logits(outcomes):
+    whole, chunked = outcomes[1]["tied-whole_logits"], outcomes[1]["tied-chunked"]
+    torch.testing.assert_close(chunked["loss"], whole["loss"])
+    for name, grad in whole["grads"].items():
+        torch.testing.assert_close(chunked["grads"][name], grad, rtol=1e-5, atol=1e-7)

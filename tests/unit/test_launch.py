@@ -1,0 +1,72 @@
+"""Commands, environments, rehearsals and preflight: all decided without starting anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tgsbench import presets
+from tgsbench.errors import ExitCode, TgsError
+from tgsbench.launch import preflight
+from tgsbench.launch.command import Node, agent_argv, as_script, rank_environment
+from tgsbench.launch.rehearse import rehearsal
+from tgsbench.presets.validate import mesh_problems
+from tgsbench.system.gpus import GpuInfo
+
+NO_GPU = preflight.Machine([], 2, 16 << 30)
+TWO_GPUS = preflight.Machine([GpuInfo(0, "NVIDIA H100 80GB HBM3", 79.6)] * 2, 16, 64 << 30)
+
+
+def test_the_command_is_an_argument_list_and_its_script_quotes():
+    preset = presets.resolve("tiny_cpu").preset
+    argv = agent_argv(Path("/runs/a b"), preset, python="py")
+    assert argv == ["py", "-m", "tgsbench.trainer.agent", "/runs/a b", "--nproc-per-node", "2"]
+    assert "'/runs/a b'" in as_script(argv)
+
+
+def test_each_node_starts_its_share_of_the_ranks():
+    preset = presets.resolve("llama2_70b_1M").preset
+    node = Node(nnodes=8, node_rank=3, rendezvous="host0:29500", rendezvous_id="r")
+    argv = agent_argv(Path("run"), preset, node, python="py")
+    assert argv[argv.index("--nproc-per-node") + 1] == "8"
+    assert argv[argv.index("--node-rank") + 1] == "3"
+
+
+def test_cores_are_shared_out_and_the_users_settings_stay():
+    preset = presets.resolve("tiny_cpu").preset
+    assert rank_environment(preset, {}, 8, 2)["OMP_NUM_THREADS"] == "4"
+    assert rank_environment(preset, {"OMP_NUM_THREADS": "3"}, 8, 2)["OMP_NUM_THREADS"] == "3"
+
+
+@pytest.mark.parametrize("name", [n for n in presets.list_presets() if n != "tiny_cpu"])
+def test_every_preset_rehearses_with_its_shape(name):
+    full = presets.resolve(name).preset
+    small = rehearsal(full, 2)
+    assert mesh_problems(small) == []
+    assert small.rehearsal_of == name
+    assert (small.parallel.sp > 1) == (full.parallel.sp > 1)
+    assert small.training.checkpointing == full.training.checkpointing
+    assert small.workload.document_mask == full.workload.document_mask
+    assert small.accumulation == small.parallel.sp
+    ratio = full.model.num_query_heads // full.model.num_kv_heads
+    assert (small.model.num_query_heads // small.model.num_kv_heads) % ratio == 0
+    if full.model.num_kv_heads < full.parallel.sp:
+        assert small.model.num_kv_heads < small.parallel.sp
+    mlp = full.model.intermediate_size / full.model.hidden_size
+    assert small.model.intermediate_size / small.model.hidden_size == pytest.approx(mlp, rel=0.15)
+
+
+def test_what_does_not_fit_says_what_is_needed_what_is_there_and_what_would_work():
+    preset = presets.resolve("llama2_70b_1M").preset
+    with pytest.raises(TgsError) as caught:
+        preflight.check(preset, TWO_GPUS, 64)
+    assert caught.value.exit_code == ExitCode.DOES_NOT_FIT
+    assert "needs 64 GPUs A100-SXM4-80GB on 8 nodes, here are 2 (NVIDIA H100 80GB HBM3)" in caught.value.msg
+    assert "--rehearse" in caught.value.hint
+
+
+def test_a_cpu_preset_too_large_for_the_memory_is_refused():
+    preset = presets.resolve("tiny_cpu", ["model=llama2_7b", "workload.seq_len=2k"]).preset
+    assert "GiB of memory" in preflight.machine_problem(preset, NO_GPU, 2)
+    assert preflight.machine_problem(presets.resolve("tiny_cpu").preset, NO_GPU, 2) == ""
