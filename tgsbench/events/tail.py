@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
+from tgsbench.confined import open_regular
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.schema.events import PROTOCOL_VERSION, Event
 
@@ -15,6 +18,7 @@ _CHUNK = 4 << 20
 _MAX_LINE = 16 << 20
 """A longer line without an end is damage, not an event that is still being written."""
 _MAX_AHEAD = 4096
+_RANK_FILE = re.compile(r"^rank(\d{5,6})\.jsonl$")
 
 
 class _Head(msgspec.Struct):
@@ -31,9 +35,10 @@ class FileTail:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.skipped = 0
-        """Lines of unknown type, damaged lines and duplicates."""
+        """Lines of unknown type, damaged lines, duplicates and lines of another rank."""
         self.at_end = False
         """Whether the last read came to the end of what is written."""
+        self._rank = rank_of(path.name)
         self._position = 0
         self._torn = b""
         self._expected_seq = 0
@@ -44,20 +49,9 @@ class FileTail:
 
         Raises TgsError when the file was written by a newer major protocol version.
         """
-        try:
-            if self.path.stat().st_size == self._position:  # 8 times cheaper than to open it
-                self.at_end = True
-                return []
-            with self.path.open("rb") as file:
-                if file.seek(0, 2) < self._position:
-                    self._position, self._torn = 0, b""  # truncated: read again, duplicates are skipped
-                file.seek(self._position)
-                data = file.read(max_bytes)
-        except OSError:
-            self.at_end = True
+        data = self._new_bytes(max_bytes)
+        if not data:
             return []
-        self._position += len(data)
-        self.at_end = len(data) < max_bytes
         *lines, self._torn = (self._torn + data).split(b"\n")
         if len(self._torn) > _MAX_LINE:
             self._torn, self.skipped = b"", self.skipped + 1
@@ -79,13 +73,42 @@ class FileTail:
             return self._decode_each(lines)
         end = self._expected_seq + len(events)
         in_order = [event.seq for event in events] == list(range(self._expected_seq, end))
-        if not in_order or self._ahead or any(event.v != PROTOCOL_VERSION for event in events):
+        mine = self._rank is None or all(event.rank == self._rank for event in events)
+        if not (in_order and mine) or self._ahead or any(event.v != PROTOCOL_VERSION for event in events):
             return self._decode_each(lines)
         self._expected_seq = end
         return events
 
     def _decode_each(self, lines: list[bytes]) -> list[Event]:
         return [event for line in lines if (event := self._decode(line)) is not None]
+
+    def read_to_end(self) -> Iterator[list[Event]]:
+        """Pieces up to what is the end now, past any damage."""
+        position = -1
+        while position != self._position:
+            position = self._position
+            if events := self.read():
+                yield events
+
+    def _new_bytes(self, max_bytes: int) -> bytes:
+        self.at_end = True
+        try:
+            if self.path.stat().st_size == self._position:  # 8 times cheaper than to open it
+                return b""
+            fd = open_regular(self.path)
+        except OSError:
+            return b""
+        try:
+            if os.fstat(fd).st_size < self._position:
+                self._position, self._torn = 0, b""  # truncated: read again, duplicates are skipped
+            data = os.pread(fd, max_bytes, self._position)
+        except OSError:
+            return b""
+        finally:
+            os.close(fd)
+        self._position += len(data)
+        self.at_end = len(data) < max_bytes
+        return data
 
     def _decode(self, line: bytes) -> Event | None:
         if not line.strip():
@@ -98,26 +121,33 @@ class FileTail:
             return None
         if event.v > PROTOCOL_VERSION:
             _refuse_newer(line, self.path)
-        if not self._is_new(event.seq):
+        if not self._is_mine(event.rank) or not self._is_new(event.seq):
             self.skipped += 1
             return None
         return event
+
+    def _is_mine(self, rank: int) -> bool:
+        """Every line of rank00003.jsonl speaks for rank 3: figures of one rank never count twice."""
+        return self._rank is None or rank == self._rank
 
     def _is_new(self, seq: int) -> bool:
         """Remember which sequence numbers were seen, in constant memory while they arrive in order."""
         if seq == self._expected_seq:
             self._expected_seq += 1
-            while self._expected_seq in self._ahead:
-                self._ahead.remove(self._expected_seq)
-                self._expected_seq += 1
+            self._pass_seen()
             return True
         if seq < self._expected_seq or seq in self._ahead:
             return False
         self._ahead.add(seq)
-        if len(self._ahead) > _MAX_AHEAD:  # lines are lost for good: stop waiting for them
-            self._expected_seq = max(self._ahead) + 1
-            self._ahead.clear()
+        if len(self._ahead) > _MAX_AHEAD:  # the lines before the nearest are lost: wait for them no more
+            self._expected_seq = min(self._ahead)
+            self._pass_seen()
         return True
+
+    def _pass_seen(self) -> None:
+        while self._expected_seq in self._ahead:
+            self._ahead.remove(self._expected_seq)
+            self._expected_seq += 1
 
 
 class RunTail:
@@ -152,17 +182,25 @@ class RunTail:
         """Every event that is there now, a piece at a time, so that memory stays flat."""
         self._discover()
         for tail in self._files.values():
-            while events := tail.read():
+            for events in tail.read_to_end():
                 yield from events
 
     def _discover(self) -> None:
+        if self._dir.is_symlink():
+            return
         try:
             names = sorted(path.name for path in self._dir.iterdir())
         except OSError:
             return
         for name in names:
-            if name.startswith("rank") and name.endswith(".jsonl") and name not in self._files:
+            if name not in self._files and rank_of(name) is not None:
                 self._files[name] = FileTail(self._dir / name)
+
+
+def rank_of(name: str) -> int | None:
+    """Rank that an event file's name speaks of, or None for any other file."""
+    match = _RANK_FILE.match(name)
+    return int(match[1]) if match else None
 
 
 def _refuse_newer(line: bytes, path: Path) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
+from tgsbench import units
+from tgsbench.metrics import stacks
 from tgsbench.metrics.observe import Observed
 from tgsbench.schema.events import Error
 from tgsbench.schema.run import Failure, LauncherReport, Outcome, RankExit
@@ -9,35 +13,65 @@ from tgsbench.schema.run import Failure, LauncherReport, Outcome, RankExit
 _FOLLOWERS = (
     "Connection closed by peer",
     "Connection reset by peer",
+    "Connection refused",
     "Broken pipe",
     "gloo/transport",
     "NCCL error",
     "DistBackendError",
     "remote process exited",
     "DistNetworkError",
+    "DistStoreError",
 )
 """Errors a rank sees because another one is gone."""
+_FIRST_FRAMES = 4
 
 
 def root_cause(
-    observed: Observed, outcome: Outcome | None, launcher: LauncherReport | None, world_size: int
+    observed: Observed,
+    outcome: Outcome | None,
+    launcher: LauncherReport | None,
+    world_size: int,
+    stack_texts: Mapping[int, str] | None = None,
 ) -> Failure | None:
     """Why the run failed, or None when every rank said it was done."""
+    if outcome is not None and outcome.status == "stalled":
+        return _stalled(outcome, observed, stack_texts or {}, world_size)
     if outcome is not None and outcome.status != "exited":
         return Failure(kind=outcome.status, reason=outcome.reason, hint=outcome.hint)
-    killed = _killed(launcher, observed)
-    errors = sorted(observed.errors, key=lambda error: error.t)
-    own = [error for error in errors if not _is_follower(error)]
+    missing = sorted(set(range(world_size)) - {r for r, bye in observed.byes.items() if bye.status == "ok"})
+    if not missing:
+        return None
+    return _from_ranks(observed, outcome, launcher) or _unspoken(missing, observed, outcome, launcher)
+
+
+def in_order(errors: Sequence[Error], observed: Observed) -> list[Error]:
+    """Errors by time; hosts' monotonic clocks are lined up by their hellos."""
+    offsets = observed.seconds_between_clocks()
+    return sorted(errors, key=lambda error: error.t + offsets.get(_host(error.rank, observed), 0.0))
+
+
+def _from_ranks(
+    observed: Observed, outcome: Outcome | None, launcher: LauncherReport | None
+) -> Failure | None:
+    """What a rank said of itself, else the first rank that was killed, else the first that lost its peers."""
+    errors = in_order(observed.errors, observed)
+    own = [error for error in errors if not is_follower(error)]
     if own:
         return _from_error(own[0], observed)
+    killed = _killed(launcher, observed)
     if killed is not None:
-        return _from_exit(killed, observed)
-    if errors:
-        return _from_error(errors[0], observed)
-    missing = sorted(set(range(world_size)) - {r for r, bye in observed.byes.items() if bye.status == "ok"})
-    if missing:
-        return _vanished(missing, observed, outcome)
-    return None
+        return _from_exit(killed, observed, outcome)
+    if launcher is not None and launcher.problem:
+        return Failure(kind="rendezvous", reason=launcher.problem, hint=_REACH_HINT)
+    return _from_error(errors[0], observed) if errors else None
+
+
+_REACH_HINT = "can every node reach the first one's address and port? `tgsbench doctor` shows this node's"
+
+
+def is_follower(error: Error) -> bool:
+    """Did this rank fail only because another one is gone?"""
+    return error.kind == "exception" and any(text in error.msg + error.traceback for text in _FOLLOWERS)
 
 
 def _killed(launcher: LauncherReport | None, observed: Observed) -> RankExit | None:
@@ -49,10 +83,6 @@ def _killed(launcher: LauncherReport | None, observed: Observed) -> RankExit | N
     return min(dead, key=lambda e: e.t) if dead else None
 
 
-def _is_follower(error: Error) -> bool:
-    return error.kind == "exception" and any(text in error.msg + error.traceback for text in _FOLLOWERS)
-
-
 def _from_error(error: Error, observed: Observed) -> Failure:
     return Failure(
         kind=error.kind,
@@ -62,31 +92,83 @@ def _from_error(error: Error, observed: Observed) -> Failure:
         traceback=error.traceback,
         hint=error.hint,
         bytes_requested=error.bytes_requested,
+        bytes_in_use=error.bytes_in_use,
     )
 
 
-def _from_exit(dead: RankExit, observed: Observed) -> Failure:
-    hint = ""
+def _from_exit(dead: RankExit, observed: Observed, outcome: Outcome | None) -> Failure:
+    host = _host(dead.rank, observed)
+    if dead.signal == "SIGKILL" and outcome is not None and outcome.oom_kills:
+        return Failure(
+            kind="host_oom",
+            reason=f"the kernel's out-of-memory killer ended rank {dead.rank}: host memory was exhausted",
+            rank=dead.rank,
+            host=host,
+            bytes_in_use=max(observed.mem_peak_by_rank.values(), default=0) if _on_cpu(observed) else 0,
+        )
+    hint = "the rank's log may hold its last words"
     if dead.signal == "SIGKILL":
-        hint = "the kernel's out-of-memory killer or another process killed it: look at `dmesg`"
+        hint = "another process or the scheduler killed it (the kernel's out-of-memory killer did not)"
     return Failure(
         kind="killed",
         reason=f"rank {dead.rank} was killed by {dead.signal}",
         rank=dead.rank,
-        host=_host(dead.rank, observed),
+        host=host,
         hint=hint,
     )
 
 
-def _vanished(missing: list[int], observed: Observed, outcome: Outcome | None) -> Failure:
-    some = ", ".join(map(str, missing[:8])) + (", …" if len(missing) > 8 else "")
-    noun = "rank" if len(missing) == 1 else "ranks"
-    reason = f"{noun} {some} ended without a word"
+def _stalled(
+    outcome: Outcome, observed: Observed, stack_texts: Mapping[int, str], world_size: int
+) -> Failure:
+    frames = {rank: stacks.main_thread(text) for rank, text in stack_texts.items()}
+    odd = stacks.elsewhere(frames)
+    absent = sorted(set(range(world_size)) - set(observed.hellos))
+    failure = Failure(kind="stalled", reason=outcome.reason, hint=outcome.hint)
+    if absent and observed.hellos:
+        failure.reason += f"; {_ranks(absent)} never came up"
+    elif odd:
+        first = odd[0]
+        failure.rank, failure.host = first, _host(first, observed)
+        failure.reason += f"; {_ranks(odd)} not where the others wait: in {frames[first][0]}"
+    shown = odd[:1] or sorted(frames)[:1]
+    others = [rank for rank in sorted(frames) if rank not in odd][:1] if odd else []
+    failure.traceback = "\n".join(
+        f"rank {rank} ({_host(rank, observed)}), innermost call first:\n{stacks.describe(frames[rank])}"
+        for rank in (*shown, *others)
+    )
+    return failure
+
+
+def _unspoken(
+    missing: list[int], observed: Observed, outcome: Outcome | None, launcher: LauncherReport | None
+) -> Failure:
+    """No rank said why: the launcher died, the ranks were told to end, or they vanished."""
+    hint = outcome.hint if outcome else ""
+    told = [rank for rank in missing if observed.byes.get(rank) and observed.byes[rank].status == "cancelled"]
     if outcome is None:
-        reason = f"the launcher is gone and {reason}"
-    elif not observed.hellos:
+        reason = "the launcher was killed; its ranks ended with it" if observed.hellos else "it never started"
+        return Failure(kind="vanished", reason=reason, hint=hint)
+    if not observed.hellos:
         reason = outcome.reason or f"no rank came up (launcher exit code {outcome.exit_code})"
-    return Failure(kind="vanished", reason=reason, rank=missing[0], hint=outcome.hint if outcome else "")
+        return Failure(kind="vanished", reason=reason, hint=hint or "log/launcher.log says why")
+    if len(told) == len(missing):
+        signal = launcher.signal if launcher and launcher.signal else "SIGTERM"
+        return Failure(kind="preempted", reason=f"{signal}: the ranks were asked to end; steps so far are kept")
+    lost = sorted(set(missing) - set(told))
+    hosts = sorted({host for rank in lost if (host := _host(rank, observed))})
+    where = f" on {', '.join(hosts)}" if hosts else ""
+    reason = f"{_ranks(lost)}{where} ended without a word"
+    return Failure(kind="vanished", reason=reason, rank=lost[0], host=hosts[0] if hosts else "", hint=hint)
+
+
+def _ranks(ranks: Sequence[int]) -> str:
+    some = ", ".join(map(str, ranks[:8])) + (", …" if len(ranks) > 8 else "")
+    return f"{'rank' if len(ranks) == 1 else 'ranks'} {some}"
+
+
+def _on_cpu(observed: Observed) -> bool:
+    return all(hello.device == "cpu" for hello in observed.hellos.values())
 
 
 def _host(rank: int, observed: Observed) -> str:

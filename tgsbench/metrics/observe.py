@@ -8,6 +8,13 @@ from dataclasses import dataclass, field
 from tgsbench.schema.events import Bye, Data, Error, Event, Gpu, Hello, Kernel, Phase, Step, Trace, Warn
 
 _MODULUS = 2**61 - 1
+MAX_STEPS = 1_000_000
+"""Steps kept; a folder that claims more is damaged, and memory stays bounded."""
+MAX_NOTES = 10_000
+"""Errors, warnings and traces kept, each kind."""
+MAX_TEXT = 64 << 10
+"""Characters kept of one message or traceback."""
+_MAX_STEP = 2**53
 
 
 @dataclass
@@ -30,9 +37,14 @@ class StepTotal:
     pack_checksum: int = 0
     a2a_calls: int = 0
     a2a_bytes: int = 0
+    reported: int = 0
+    """Bit r is set once rank r has reported: a step told twice counts once."""
 
     def add(self, event: Step) -> None:
         """Take one rank's report in."""
+        if self.reported >> event.rank & 1:
+            return
+        self.reported |= 1 << event.rank
         self.num_ranks += 1
         self.tokens += event.tokens
         self.labels += event.labels
@@ -57,6 +69,8 @@ class StepTotal:
 class Observed:
     """Everything a run's events said that a result needs."""
 
+    world_size: int = 1 << 16
+    """Events of ranks beyond it are passed over: files that do not belong to this run."""
     steps: dict[int, StepTotal] = field(default_factory=dict)
     hellos: dict[int, Hello] = field(default_factory=dict)
     byes: dict[int, Bye] = field(default_factory=dict)
@@ -72,10 +86,11 @@ class Observed:
 
     def add(self, event: Event) -> None:
         """Take one event in; types that a result does not need are passed over."""
+        if event.rank >= self.world_size:
+            return
         match event:
             case Step():
-                total = self.steps.setdefault(event.step, StepTotal(event.step, event.phase))
-                total.add(event)
+                self._add_step(event)
                 peak = self.mem_peak_by_rank.get(event.rank, 0)
                 self.mem_peak_by_rank[event.rank] = max(peak, event.mem_peak)
             case Hello():
@@ -83,11 +98,16 @@ class Observed:
             case Bye():
                 self.byes[event.rank] = event
             case Error():
-                self.errors.append(event)
+                if len(self.errors) < MAX_NOTES:
+                    event.msg, event.traceback = event.msg[:MAX_TEXT], event.traceback[-MAX_TEXT:]
+                    self.errors.append(event)
             case Warn():
-                self.warnings.append(event)
+                if len(self.warnings) < MAX_NOTES:
+                    event.msg = event.msg[:MAX_TEXT]
+                    self.warnings.append(event)
             case Trace():
-                self.traces.append(event)
+                if len(self.traces) < MAX_NOTES:
+                    self.traces.append(event)
             case Phase():
                 self.phases[event.rank] = event
             case Data():
@@ -99,15 +119,36 @@ class Observed:
             case _:
                 pass
 
+    def _add_step(self, event: Step) -> None:
+        total = self.steps.get(event.step)
+        if total is None:
+            if len(self.steps) >= MAX_STEPS or not 0 <= event.step < _MAX_STEP:
+                return
+            total = self.steps[event.step] = StepTotal(event.step, event.phase)
+        total.add(event)
+
+    def seconds_between_clocks(self) -> dict[str, float]:
+        """Host -> wall clock minus its monotonic clock, from the host's first hello.
+
+        Monotonic clocks count from each host's start, so times of two hosts compare only with this added;
+        one offset per host, so that a wall clock that jumps does not reorder what one host saw.
+        """
+        first: dict[str, Hello] = {}
+        for hello in self.hellos.values():
+            known = first.get(hello.host)
+            if hello.unix_t and (known is None or hello.t < known.t):
+                first[hello.host] = hello
+        return {host: hello.unix_t - hello.t for host, hello in first.items()}
+
     def complete(self, phase: str, world_size: int) -> list[StepTotal]:
         """Steps of one phase that every rank reported, in order."""
         totals = (self.steps[step] for step in sorted(self.steps))
         return [t for t in totals if t.phase == phase and t.num_ranks == world_size]
 
 
-def observe(events: Iterable[Event]) -> Observed:
-    """Fold all events."""
-    observed = Observed()
+def observe(events: Iterable[Event], world_size: int = 1 << 16) -> Observed:
+    """Fold all events of ranks below `world_size`."""
+    observed = Observed(world_size)
     for event in events:
         observed.add(event)
     return observed

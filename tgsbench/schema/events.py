@@ -143,6 +143,8 @@ class Error(_Event, tag="error"):
     hint: str = ""
     exit_code: int = 8
     bytes_requested: int = 0
+    bytes_in_use: int = 0
+    """Out of memory: what the process held when it asked for more."""
 
 
 class Bye(_Event, tag="bye"):

@@ -30,6 +30,12 @@ class Manifest(Struct, kw_only=True):
     device: str
     host: str = ""
     supervisor_pid: int = 0
+    supervisor_identity: str = ""
+    """Boot, number and start of the supervisor: no later process is taken for it."""
+    nodes: list[str] = []
+    """Machines asked for, the first one leads; empty for one machine."""
+    job_id: str = ""
+    """Number that a scheduler gave the run."""
     rehearsal_of: str = ""
     prediction: dict[str, Any] | None = None
     """The planner's forecast made before launch."""
@@ -50,8 +56,11 @@ class LauncherReport(Struct, kw_only=True):
     """launcher.json: what the elastic agent saw of its ranks."""
 
     exits: list[RankExit] = []
+    node_rank: int = 0
     signal: str = ""
     """Signal that ended the agent itself."""
+    problem: str = ""
+    """Why no rank could be started at all."""
     ended_unix: float = 0.0
 
 
@@ -63,6 +72,10 @@ class Outcome(Struct, kw_only=True):
     reason: str = ""
     hint: str = ""
     ended_unix: float = 0.0
+    node_rank: int = 0
+    host: str = ""
+    oom_kills: int = 0
+    """How often the kernel's out-of-memory killer struck on this host during the run."""
 
 
 class Tgs(Struct, kw_only=True):
@@ -148,6 +161,11 @@ class Failure(Struct, kw_only=True):
     traceback: str = ""
     hint: str = ""
     bytes_requested: int = 0
+    bytes_in_use: int = 0
+    forecast: str = ""
+    """Out of memory: what the plan expected, and by how much it missed."""
+    files: list[str] = []
+    """What was collected for a closer look, relative to the run folder: stacks, snapshots."""
 
 
 class Result(Struct, kw_only=True):
@@ -194,6 +212,12 @@ class Result(Struct, kw_only=True):
     claimed: dict[str, Any] | None = None
     """An external engine's own figures, beside ours."""
     warnings: list[str] = []
+    hosts: list[str] = []
+    """Machines that ranks ran on, in the order of their first rank."""
+    sp_spans_nodes: bool = False
+    """Some sequence-parallel group's all-to-all crosses machines."""
+    disturbances: list[str] = []
+    """What else used this machine before or during the measurement; empty: nothing was seen."""
     run_dir: str = ""
     created_unix: float = 0.0
     environment: dict[str, Any] = {}

@@ -15,10 +15,11 @@ _SILENT_S = 60.0
 
 def build_result(run: RunDir) -> Result:
     """Derive the result from what lies in the folder; nothing is written."""
+    manifest = run.manifest()
     result = finalize(
-        run.manifest(),
+        manifest,
         run.preset(),
-        observe(run.events()),
+        observe(run.events(), manifest.world_size),
         run.outcome(),
         run.launcher_report(),
         run.environment(),

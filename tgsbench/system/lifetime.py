@@ -1,4 +1,4 @@
-"""Ties a process's life to its parent's, so that no rank outlives its launcher."""
+"""Ties a process's life to its parent's, and tells a process from a later one with its number."""
 
 from __future__ import annotations
 
@@ -6,17 +6,36 @@ import ctypes
 import os
 import signal
 import sys
+from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
+_START_FIELD = 19
+"""Index of starttime in /proc/PID/stat, counted after the command's closing bracket (proc(5), field 22)."""
 
 
-def die_with_parent(sig: signal.Signals, expected_parent: int | None = None) -> None:
+def die_with_parent(sig: signal.Signals, expected_parent: int = 0) -> None:
     """Ask Linux to send `sig` to this process when its parent dies; elsewhere nothing happens.
 
-    `expected_parent` closes the race in which the parent died before the call.
+    `expected_parent` (0: unknown) closes the race in which the parent died before the call.
     """
     if not sys.platform.startswith("linux"):
         return
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(sig), 0, 0, 0)
-    if expected_parent is not None and os.getppid() != expected_parent:
+    if expected_parent and os.getppid() != expected_parent:
         os.kill(os.getpid(), sig)
+
+
+def process_identity(pid: int) -> str:
+    """What no other process shares, before or after a reboot: boot, number, and start in clock ticks.
+
+    Empty when there is no such process. No wall clock is in it: one that jumps changes nothing.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return ""
+    fields = stat.rpartition(")")[2].split()
+    if fields[0] in ("Z", "X"):
+        return ""
+    return f"{boot}/{pid}/{fields[_START_FIELD]}"

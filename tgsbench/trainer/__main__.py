@@ -8,19 +8,47 @@ import signal
 import sys
 from pathlib import Path
 
+from tgsbench.errors import ExitCode
+from tgsbench.schema.events import Bye
 from tgsbench.system.lifetime import die_with_parent
+from tgsbench.trainer import faults, signals
+from tgsbench.trainer.emitter import Emitter
 
 
 def main() -> None:
     """Set the process up before anything heavy is imported, then train."""
     run_dir, rank = Path(sys.argv[1]), int(os.environ["RANK"])
-    die_with_parent(signal.SIGKILL)
-    _redirect_output(run_dir / "log" / f"rank{rank:05d}.log")
+    die_with_parent(signal.SIGKILL, int(os.environ.get("TGSBENCH_AGENT_PID", "0")))
+    try:
+        _redirect_output(run_dir / "log" / f"rank{rank:05d}.log")
+        emitter = Emitter(run_dir / "events" / f"rank{rank:05d}.jsonl", rank)
+    except OSError as error:
+        print(f"rank {rank} cannot write to {run_dir}: {error}", file=sys.stderr)
+        sys.exit(ExitCode.STORE)
     faulthandler.enable()
-    faulthandler.register(signal.SIGUSR1, all_threads=True)
-    from tgsbench.trainer.rank import run_rank
+    signals.listen(emitter, lambda: faults.dump_flight_recorder(run_dir, rank))
+    code = _train(run_dir, rank, emitter)
+    if code:
+        # A normal exit would run destructors of process groups whose peers are gone; they can wait for ever.
+        sys.stderr.flush()
+        os._exit(code)
 
-    sys.exit(run_rank(run_dir, rank))
+
+def _train(run_dir: Path, rank: int, emitter: Emitter) -> int:
+    try:
+        from tgsbench.trainer.rank import run_rank
+
+        run_rank(run_dir, rank, emitter)
+    except Exception as error:  # noqa: BLE001 - the border of the process: every error becomes an event
+        event = faults.describe(error)
+        if event.kind == "oom":
+            faults.dump_memory(run_dir, rank)
+        emitter.emit(event)
+        emitter.emit(Bye(status=event.kind))
+        print(event.traceback or event.msg, file=sys.stderr)
+        return event.exit_code
+    emitter.emit(Bye(status="ok"))
+    return ExitCode.OK
 
 
 def _redirect_output(path: Path) -> None:

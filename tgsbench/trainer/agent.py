@@ -7,16 +7,24 @@ values; they go to RUN_DIR/launcher.json for the launcher to read.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import datetime
 import os
+import shutil
 import signal
+import socket
 import sys
+import tempfile
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
+import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.rendezvous.api import RendezvousError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from tgsbench.errors import ExitCode
@@ -25,17 +33,25 @@ from tgsbench.system.lifetime import die_with_parent
 
 _SHUTDOWN_S = 5
 """How long ranks get to leave after SIGTERM before SIGKILL (torch's default is 30 s)."""
+LOOPBACK = "127.0.0.1"
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run this node's ranks to their end and write launcher.json."""
     args = _parse(argv)
-    if args.parent_pid:
-        die_with_parent(signal.SIGTERM, expected_parent=args.parent_pid)
-    report = LauncherReport()
-    code = int(ExitCode.OK)
+    die_with_parent(signal.SIGTERM, args.parent_pid)
+    os.environ["TGSBENCH_AGENT_PID"] = str(os.getpid())
+    report = LauncherReport(node_rank=args.node_rank)
+    with _rendezvous_of(args) as config:
+        code = _launch(config, args.run_dir, report)
+    report.ended_unix = time.time()
+    _write(args.run_dir / f"launcher{args.node_rank or ''}.json", report)
+    return code
+
+
+def _launch(config: LaunchConfig, run_dir: Path, report: LauncherReport) -> int:
     try:
-        elastic_launch(_config(args), sys.executable)("-u", "-m", "tgsbench.trainer", str(args.run_dir))
+        elastic_launch(config, sys.executable)("-u", "-m", "tgsbench.trainer", str(run_dir))
     except ChildFailedError as error:
         report.exits = [
             RankExit(
@@ -46,13 +62,15 @@ def main(argv: list[str] | None = None) -> int:
             )
             for rank, failure in error.failures.items()
         ]
-        code = int(ExitCode.CRASHED)
+        return int(ExitCode.CRASHED)
     except SignalException as error:
         report.signal = error.sigval.name
-        code = 128 + int(error.sigval)
-    report.ended_unix = time.time()
-    _write(args.run_dir / f"launcher{args.node_rank or ''}.json", report)
-    return code
+        return 128 + int(error.sigval)
+    except RendezvousError as error:
+        cause = error.__cause__ or error
+        report.problem = f"the nodes did not come together at {config.rdzv_endpoint}: {cause}".split("\n")[0]
+        return int(ExitCode.CRASHED)
+    return int(ExitCode.OK)
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
@@ -63,12 +81,13 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--node-rank", type=int, default=0)
     parser.add_argument("--rendezvous", default="", help="HOST:PORT of the first node; empty: one machine")
     parser.add_argument("--rendezvous-id", default="")
+    parser.add_argument("--local-addr", default="", help="this node's address on the way to the first node")
     parser.add_argument("--parent-pid", type=int, default=0)
     return parser.parse_args(argv)
 
 
-def _config(args: argparse.Namespace) -> LaunchConfig:
-    alone = args.nnodes == 1 and not args.rendezvous
+@contextlib.contextmanager
+def _rendezvous_of(args: argparse.Namespace) -> Iterator[LaunchConfig]:
     config = LaunchConfig(
         min_nodes=args.nnodes,
         max_nodes=args.nnodes,
@@ -76,16 +95,50 @@ def _config(args: argparse.Namespace) -> LaunchConfig:
         run_id=args.rendezvous_id or uuid.uuid4().hex,
         role="rank",
         rdzv_backend="c10d",
-        rdzv_endpoint="127.0.0.1:0" if alone else args.rendezvous,
-        rdzv_configs={} if alone else {"rank": args.node_rank, "is_host": args.node_rank == 0},
+        rdzv_endpoint=args.rendezvous,
+        rdzv_configs={"is_host": args.node_rank == 0},
         max_restarts=0,
         monitor_interval=0.1,
         start_method="spawn",
-        local_addr="127.0.0.1" if alone else os.environ.get("TGSBENCH_LOCAL_ADDR"),
+        local_addr=args.local_addr or None,
     )
     if hasattr(config, "shutdown_timeout"):
         config.shutdown_timeout = _SHUTDOWN_S
-    return config
+    if args.nnodes > 1 or args.rendezvous:
+        yield config
+        return
+    with _loopback_only(config):
+        yield config
+
+
+@contextlib.contextmanager
+def _loopback_only(config: LaunchConfig) -> Iterator[None]:
+    """Meet through a private file and a store on the loopback address.
+
+    torch's own TCPStore listens on every interface and takes commands from anyone; and a port that is
+    bound here and kept cannot be snatched by another run between being chosen and being used.
+    """
+    folder = tempfile.mkdtemp(prefix="tgsbench-")
+    config.rdzv_endpoint = f"{folder}/rendezvous"
+    config.rdzv_configs["store_type"] = "file"
+    config.local_addr = LOOPBACK
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+    listener = socket.create_server((LOOPBACK, 0))
+    port = listener.getsockname()[1]
+    store = dist.TCPStore(
+        LOOPBACK,
+        port,
+        is_master=True,
+        wait_for_workers=False,
+        timeout=datetime.timedelta(minutes=5),
+        master_listen_fd=listener.detach(),
+    )
+    os.environ["TGSBENCH_STORE_PORT"] = str(port)
+    try:
+        yield
+    finally:
+        del store
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _signal_name(exit_code: int) -> str:
@@ -94,8 +147,11 @@ def _signal_name(exit_code: int) -> str:
 
 def _write(path: Path, report: LauncherReport) -> None:
     temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(msgspec.json.encode(report))
-    temporary.replace(path)
+    try:
+        temporary.write_bytes(msgspec.json.encode(report))
+        temporary.replace(path)
+    except OSError as error:
+        print(f"cannot write {path}: {error}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""A rank's event file: one write per event, never waits, never raises into the training."""
+"""An event file's writer: one write per event, never waits, never raises into the training."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import sys
@@ -10,28 +11,50 @@ from pathlib import Path
 
 import msgspec
 
-from tgsbench.schema.events import Event
+from tgsbench.schema.events import Event, Warn
 
 _ENCODER = msgspec.json.Encoder()
 
 
 class Emitter:
-    """Appends events of one rank; O_APPEND and one os.write each, so threads may share it."""
+    """Appends events of one rank; O_APPEND and one os.write each, so threads share it without a lock."""
 
     def __init__(self, path: Path, rank: int) -> None:
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         self._rank = rank
         self._seq = itertools.count()
-        self._failed = False
+        self._num_lost = 0
+        self._torn = False
 
     def emit(self, event: Event) -> None:
-        """Stamp and append one event; a full disk is reported once on stderr and training goes on."""
+        """Stamp and append one event; on a full disk it is lost and counted, and training goes on."""
+        if self._num_lost and self._write(self._confession()):
+            self._num_lost = 0
+        if not self._write(event):
+            self._num_lost += 1
+
+    def _write(self, event: Event) -> bool:
         event.t = time.monotonic()
         event.rank = self._rank
         event.seq = next(self._seq)
+        # The line break closes the half line that a full disk left; readers pass over empty lines.
+        line = b"\n" * self._torn + _ENCODER.encode(event) + b"\n"
         try:
-            os.write(self._fd, _ENCODER.encode(event) + b"\n")
+            whole = os.write(self._fd, line) == len(line)
         except OSError as error:
-            if not self._failed:
-                self._failed = True
-                print(f"events of rank {self._rank} are lost from here on: {error}", file=sys.stderr)
+            self._complain(str(error))
+            return False
+        self._torn = not whole
+        return whole
+
+    def _complain(self, why: str) -> None:
+        if not self._num_lost:
+            with contextlib.suppress(OSError):
+                print(f"rank {self._rank}: events are lost from here on: {why}", file=sys.stderr, flush=True)
+
+    def _confession(self) -> Warn:
+        return Warn(
+            code="events_lost",
+            msg=f"rank {self._rank} could not write {self._num_lost} events: the disk was full or read-only",
+            hint="choose a folder with room: --output DIR or TGSBENCH_RUNS=DIR",
+        )

@@ -50,7 +50,7 @@ class Stepper:
     def _observed(
         self, index: int, phase: str, step_s: float, data_s: float, fed: Fed, loss_sum: float, norm: float
     ) -> Step:
-        check_finite(index, loss_sum)
+        check_finite(index, loss_sum, norm)
         memory = self._memory.read()
         calls, num_bytes = COUNTER.take()
         return Step(

@@ -5,25 +5,22 @@ from __future__ import annotations
 import datetime
 import os
 import platform
-import signal
 import socket
 import time
 import tomllib
 from importlib import metadata
 from pathlib import Path
-from types import FrameType
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from tgsbench import engines, presets
 from tgsbench.engines.base import Engine
-from tgsbench.errors import ExitCode
 from tgsbench.parallel.mesh import SequenceMesh, build_mesh
-from tgsbench.schema.events import Bye, Hello, Kernel, Phase, PhaseName
+from tgsbench.schema.events import Hello, Kernel, Phase, PhaseName
 from tgsbench.schema.preset import Preset
 from tgsbench.system.gpus import GpuSampler
-from tgsbench.trainer import faults
 from tgsbench.trainer.batches import Batches
 from tgsbench.trainer.device import device_name, pick_device
 from tgsbench.trainer.emitter import Emitter
@@ -34,20 +31,10 @@ from tgsbench.workload import PackedDataset, prepare
 _VERSIONED = ("torch", "transformers", "datasets", "deepspeed", "flash-attn", "liger-kernel", "tgsbench")
 
 
-def run_rank(run_dir: Path, rank: int) -> int:
-    """Train as run_dir/preset.toml says and report; returns the process's exit code."""
-    emitter = Emitter(run_dir / "events" / f"rank{rank:05d}.jsonl", rank)
-    _leave_on_signals(emitter)
-    try:
-        preset = presets.from_document(tomllib.loads((run_dir / "preset.toml").read_text("utf-8")))
-        _Rank(run_dir, rank, preset, emitter).run()
-    except Exception as error:  # noqa: BLE001 - the border of the process: every error becomes an event
-        event = faults.describe(error)
-        emitter.emit(event)
-        emitter.emit(Bye(status=event.kind))
-        return event.exit_code
-    emitter.emit(Bye(status="ok"))
-    return ExitCode.OK
+def run_rank(run_dir: Path, rank: int, emitter: Emitter) -> None:
+    """Train as run_dir/preset.toml says and report; errors are the caller's to tell."""
+    preset = presets.from_document(tomllib.loads((run_dir / "preset.toml").read_text("utf-8")))
+    _Rank(run_dir, rank, preset, emitter).run()
 
 
 class _Rank:
@@ -103,6 +90,7 @@ class _Rank:
             backend,
             timeout=datetime.timedelta(seconds=timeout_s),
             device_id=self.device if backend == "nccl" else None,
+            **_loopback_store(),
         )
         return build_mesh(self.device.type, self.preset.parallel.sp)
 
@@ -144,15 +132,14 @@ class _Rank:
             self.emitter.emit(stepper.step(index, phase))
 
 
-def _leave_on_signals(emitter: Emitter) -> None:
-    """End at once on SIGINT or SIGTERM, saying so; a rank stuck in a collective is killed later."""
-
-    def leave(signum: int, _frame: FrameType | None) -> None:
-        emitter.emit(Bye(status="cancelled"))
-        os._exit(128 + signum)
-
-    for sig in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(sig, leave)
+def _loopback_store() -> dict[str, Any]:
+    """Arguments that join the store which the agent of a one-machine run keeps on the loopback address."""
+    port = os.environ.get("TGSBENCH_STORE_PORT")
+    if port is None:
+        return {}
+    world = int(os.environ["WORLD_SIZE"])
+    store = dist.TCPStore("127.0.0.1", int(port), world, is_master=False)
+    return {"store": store, "rank": int(os.environ["RANK"]), "world_size": world}
 
 
 def _versions() -> dict[str, str]:

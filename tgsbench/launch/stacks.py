@@ -1,0 +1,72 @@
+"""Asks the ranks of a stalled run where they stand, and collects the answers into the run folder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import psutil
+
+from tgsbench.launch.process import Child
+from tgsbench.store.run_dir import RunDir, write_atomic
+
+_PATIENCE_S = 5.0
+_MAX_STACK = 1 << 20
+
+
+def collect(run: RunDir, child: Child, pids: Mapping[int, int]) -> list[Path]:
+    """Write stacks/rankNNNNN.txt for each rank of this machine; returns the files.
+
+    `pids` maps ranks to the process numbers they said; only descendants of `child` are signalled. A rank
+    answers SIGUSR1 with its Python stacks in its log and with its last collectives in a file of its own.
+    """
+    ours = {process.pid: process for process in child.family()}
+    asked = {rank: ours[pid] for rank, pid in pids.items() if pid in ours}
+    sizes = {rank: _size(_log(run, rank)) for rank in asked}
+    for process in asked.values():
+        with contextlib.suppress(psutil.Error):
+            process.send_signal(signal.SIGUSR1)
+    _wait_for_answers(run, sizes)
+    return [path for rank, size in sizes.items() if (path := _store(run, rank, size)) is not None]
+
+
+def _wait_for_answers(run: RunDir, sizes: Mapping[int, int]) -> None:
+    """Until every log has grown and none grows any more, or patience ends."""
+    deadline_s = time.monotonic() + _PATIENCE_S
+    before: dict[int, int] = {}
+    while time.monotonic() < deadline_s:
+        now = {rank: _size(_log(run, rank)) for rank in sizes}
+        if now == before and all(now[rank] > size for rank, size in sizes.items()):
+            return
+        before = now
+        time.sleep(0.3)
+
+
+def _store(run: RunDir, rank: int, offset: int) -> Path | None:
+    target = run.stacks_dir / f"rank{rank:05d}.txt"
+    try:
+        with _log(run, rank).open("rb") as log:
+            log.seek(offset)
+            text = log.read(_MAX_STACK)
+        if not text:
+            return None
+        run.stacks_dir.mkdir(exist_ok=True)
+        write_atomic(target, text)
+    except OSError:
+        return None
+    return target
+
+
+def _log(run: RunDir, rank: int) -> Path:
+    return run.log_dir / f"rank{rank:05d}.log"
+
+
+def _size(path: Path) -> int:
+    try:
+        return os.stat(path).st_size  # noqa: PTH116
+    except OSError:
+        return 0
