@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
-import torch.distributed as dist
+from torch._C._distributed_c10d import TCPStore
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous.api import RendezvousError
@@ -125,7 +125,7 @@ def _loopback_only(config: LaunchConfig) -> Iterator[None]:
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     listener = socket.create_server((LOOPBACK, 0))
     port = listener.getsockname()[1]
-    store = dist.TCPStore(
+    store = TCPStore(
         LOOPBACK,
         port,
         is_master=True,

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import TCPStore
 
 from tgsbench import engines, presets
 from tgsbench.engines.base import Engine
@@ -138,7 +139,7 @@ def _loopback_store() -> dict[str, Any]:
     if port is None:
         return {}
     world = int(os.environ["WORLD_SIZE"])
-    store = dist.TCPStore("127.0.0.1", int(port), world, is_master=False)
+    store = TCPStore("127.0.0.1", int(port), world, is_master=False)
     return {"store": store, "rank": int(os.environ["RANK"]), "world_size": world}
 
 
