@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import time
-from collections.abc import Callable
-from types import FrameType, TracebackType
+from pathlib import Path
 
 from tgsbench.errors import ExitCode
-from tgsbench.events.tail import RunTail
 from tgsbench.launch.command import ONE_NODE, Node, agent_argv, as_script, rank_environment
 from tgsbench.launch.process import Child
+from tgsbench.launch.watch import OnEvents, StopSignals, Watch, host_name
 from tgsbench.schema.events import Event
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Manifest, Outcome, Result
 from tgsbench.store import results, run_dir
 from tgsbench.store.run_dir import RunDir
 from tgsbench.system.environment import describe_environment
-
-_POLL_S = 0.1
-
-OnEvents = Callable[[list[Event]], None]
+from tgsbench.system.lifetime import process_identity
 
 
-def prepare_run(run: RunDir, preset: Preset, prediction: dict[str, object] | None = None) -> Manifest:
+def prepare_run(
+    run: RunDir, preset: Preset, prediction: dict[str, object] | None = None, nodes: tuple[str, ...] = ()
+) -> Manifest:
     """Write what is known before launch: run.json, command.sh, env.json."""
     argv = agent_argv(run.path.resolve(), preset)
     manifest = Manifest(
@@ -36,7 +33,8 @@ def prepare_run(run: RunDir, preset: Preset, prediction: dict[str, object] | Non
         argv=argv,
         world_size=preset.world_size,
         device=preset.hardware.device,
-        host=os.uname().nodename,
+        host=host_name(),
+        nodes=list(nodes),
         rehearsal_of=preset.rehearsal_of,
         prediction=prediction,
     )
@@ -53,19 +51,26 @@ def supervise(run: RunDir, on_events: OnEvents, node: Node = ONE_NODE) -> Result
     """Start the ranks, pass their events on as they come, and store the result.
 
     SIGINT makes the run `cancelled`, SIGTERM `preempted`; both keep what was measured. Events of no rank
-    for measure.stall_s make it `stalled`.
+    for measure.stall_s make it `stalled`. Raises TgsError when the folder is being run or was run already.
     """
-    preset, manifest = run.preset(), run.manifest()
+    preset = run.preset()
+    with run_dir.claimed(run), StopSignals() as stop:
+        _sign(run)
+        watch = Watch(run, preset.world_size, preset.measure.stall_s, _unless_closed(on_events), lambda: None)
+        outcome = watch.follow(_start(run, preset, node), stop)
+        outcome.ended_unix, outcome.host = time.time(), host_name()
+        return _conclude(run, outcome)
+
+
+def _sign(run: RunDir) -> None:
+    """Say in run.json which process supervises the run."""
+    manifest = run.manifest()
     manifest.supervisor_pid = os.getpid()
-    run.write("run.json", manifest)
-    tail = RunTail(run.events_dir)
-    with StopSignals() as stop:
-        child = _start(run, preset, node)
-        outcome = _watch(child, tail, on_events, stop, preset.measure.stall_s)
-    on_events(tail.poll())
-    outcome.ended_unix = time.time()
-    run.write("outcome.json", outcome)
-    return results.store_result(run)
+    manifest.supervisor_identity = process_identity(os.getpid())
+    try:
+        run.write("run.json", manifest)
+    except OSError as error:
+        raise run_dir.unwritable(run.path, error) from error
 
 
 def _start(run: RunDir, preset: Preset, node: Node) -> Child:
@@ -78,65 +83,35 @@ def _start(run: RunDir, preset: Preset, node: Node) -> Child:
 
 def _package_root() -> str:
     """Folder that this very tgsbench was imported from, so that the ranks run the same code."""
-    return os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # noqa: PTH100, PTH120
+    return str(Path(__file__).absolute().parents[2])
 
 
-def _watch(child: Child, tail: RunTail, on_events: OnEvents, stop: StopSignals, stall_s: float) -> Outcome:
-    last_progress_s = time.monotonic()
-    while (code := child.poll()) is None:
-        events = tail.poll()
-        on_events(events)
-        if any(event.__struct_config__.tag != "heartbeat" for event in events):
-            last_progress_s = time.monotonic()
-        if stop.caught is not None:
-            return _stopped(child, stop.caught)
-        if time.monotonic() - last_progress_s > stall_s:
-            return _stalled(child, stall_s)
-        time.sleep(_POLL_S)
-    return Outcome(exit_code=code)
+def _unless_closed(on_events: OnEvents) -> OnEvents:
+    """The same, until its output is closed: a pipe that ends must not end a benchmark of hours."""
+    closed = False
+
+    def pass_on(events: list[Event]) -> None:
+        nonlocal closed
+        if not closed:
+            try:
+                on_events(events)
+            except BrokenPipeError:
+                closed = True
+
+    return pass_on
 
 
-def _stopped(child: Child, caught: signal.Signals) -> Outcome:
-    code = child.stop()
-    if caught == signal.SIGTERM:
-        return Outcome(
-            status="preempted", exit_code=code, reason="SIGTERM: asked to end; steps so far are kept"
-        )
-    return Outcome(status="cancelled", exit_code=code, reason=f"{caught.name}: stopped by the user")
-
-
-def _stalled(child: Child, stall_s: float) -> Outcome:
-    code = child.stop()
-    return Outcome(
-        status="stalled",
-        exit_code=code,
-        reason=f"no rank made progress for {stall_s:g} s",
-        hint="raise measure.stall_s if one step takes longer; the ranks' logs are in the run folder",
-    )
-
-
-class StopSignals:
-    """Remembers SIGINT, SIGTERM or SIGHUP instead of dying, for as long as the run goes on."""
-
-    _CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-    def __init__(self) -> None:
-        self.caught: signal.Signals | None = None
-        self._before: dict[signal.Signals, object] = {}
-
-    def __enter__(self) -> StopSignals:
-        for sig in self._CAUGHT:
-            self._before[sig] = signal.signal(sig, self._catch)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for sig, handler in self._before.items():
-            signal.signal(sig, handler)  # type: ignore[arg-type]
-
-    def _catch(self, signum: int, _frame: FrameType | None) -> None:
-        self.caught = self.caught or signal.Signals(signum)
+def _conclude(run: RunDir, outcome: Outcome) -> Result:
+    """Store outcome and result; on a disk that takes nothing more the result is still returned."""
+    try:
+        run.write("outcome.json", outcome)
+        return results.store_result(run)
+    except OSError as error:
+        reason = f"{run.path} cannot be written any more: {error.strerror}"
+    outcome.reason = outcome.reason or reason
+    result = results.build_result(run, outcome)
+    result.warnings.append(f"this result is not stored: {reason}")
+    return result
 
 
 EXIT_CODES = {

@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import psutil
 
@@ -65,7 +66,7 @@ class Child:
         return False
 
 
-def _sink(log: Path) -> contextlib.AbstractContextManager[object]:
+def _sink(log: Path) -> BinaryIO:
     """The log, or nothing where it cannot be opened: a full disk must not keep a run from ending."""
     try:
         return log.open("ab")

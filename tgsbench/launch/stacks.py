@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import psutil
@@ -18,20 +18,27 @@ _PATIENCE_S = 5.0
 _MAX_STACK = 1 << 20
 
 
-def collect(run: RunDir, child: Child, pids: Mapping[int, int]) -> list[Path]:
+def collect(run: RunDir, child: Child) -> list[Path]:
     """Write stacks/rankNNNNN.txt for each rank of this machine; returns the files.
 
-    `pids` maps ranks to the process numbers they said; only descendants of `child` are signalled. A rank
-    answers SIGUSR1 with its Python stacks in its log and with its last collectives in a file of its own.
+    A rank answers SIGUSR1 with its Python stacks in its log, and with its last collectives (NCCL's flight
+    recorder) in stacks/rankNNNNN.collectives.json where they were recorded.
     """
-    ours = {process.pid: process for process in child.family()}
-    asked = {rank: ours[pid] for rank, pid in pids.items() if pid in ours}
+    asked = dict(_ranks(child))
     sizes = {rank: _size(_log(run, rank)) for rank in asked}
     for process in asked.values():
         with contextlib.suppress(psutil.Error):
             process.send_signal(signal.SIGUSR1)
     _wait_for_answers(run, sizes)
     return [path for rank, size in sizes.items() if (path := _store(run, rank, size)) is not None]
+
+
+def _ranks(child: Child) -> Iterator[tuple[int, psutil.Process]]:
+    """The agent's own children with the rank that it gave them; theirs would die of the signal."""
+    for process in child.family():
+        with contextlib.suppress(psutil.Error, ValueError, KeyError):
+            if process.ppid() == child.pid and "tgsbench.trainer" in process.cmdline():
+                yield int(process.environ()["RANK"]), process
 
 
 def _wait_for_answers(run: RunDir, sizes: Mapping[int, int]) -> None:

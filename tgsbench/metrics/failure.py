@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tgsbench import units
 from tgsbench.metrics import stacks
 from tgsbench.metrics.observe import Observed
 from tgsbench.schema.events import Error
@@ -23,7 +22,6 @@ _FOLLOWERS = (
     "DistStoreError",
 )
 """Errors a rank sees because another one is gone."""
-_FIRST_FRAMES = 4
 
 
 def root_cause(
@@ -63,7 +61,14 @@ def _from_ranks(
         return _from_exit(killed, observed, outcome)
     if launcher is not None and launcher.problem:
         return Failure(kind="rendezvous", reason=launcher.problem, hint=_REACH_HINT)
-    return _from_error(errors[0], observed) if errors else None
+    if not errors or _left_before(errors[0], observed):
+        return None
+    return _from_error(errors[0], observed)
+
+
+def _left_before(error: Error, observed: Observed) -> bool:
+    """Had a rank been asked to end before this one lost its peers?"""
+    return any(bye.status == "cancelled" and bye.t < error.t for bye in observed.byes.values())
 
 
 _REACH_HINT = "can every node reach the first one's address and port? `tgsbench doctor` shows this node's"
@@ -145,7 +150,7 @@ def _unspoken(
 ) -> Failure:
     """No rank said why: the launcher died, the ranks were told to end, or they vanished."""
     hint = outcome.hint if outcome else ""
-    told = [rank for rank in missing if observed.byes.get(rank) and observed.byes[rank].status == "cancelled"]
+    told = [rank for rank in missing if rank in observed.byes]
     if outcome is None:
         reason = "the launcher was killed; its ranks ended with it" if observed.hellos else "it never started"
         return Failure(kind="vanished", reason=reason, hint=hint)
@@ -154,7 +159,8 @@ def _unspoken(
         return Failure(kind="vanished", reason=reason, hint=hint or "log/launcher.log says why")
     if len(told) == len(missing):
         signal = launcher.signal if launcher and launcher.signal else "SIGTERM"
-        return Failure(kind="preempted", reason=f"{signal}: the ranks were asked to end; steps so far are kept")
+        reason = f"{signal}: the ranks were asked to end; steps so far are kept"
+        return Failure(kind="preempted", reason=reason)
     lost = sorted(set(missing) - set(told))
     hosts = sorted({host for rank in lost if (host := _host(rank, observed))})
     where = f" on {', '.join(hosts)}" if hosts else ""

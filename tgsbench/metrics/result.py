@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from tgsbench.metrics import integrity, reference, stats
@@ -33,12 +34,13 @@ def finalize(
     outcome: Outcome | None,
     launcher: LauncherReport | None,
     environment: dict[str, Any],
+    stack_texts: Mapping[int, str] | None = None,
 ) -> Result:
     """Derive everything that can be said about a run that is over."""
     steps = observed.complete("measure", manifest.world_size)
     result = _described(manifest, preset, observed, environment)
     _measure(result, preset, steps, observed)
-    result.failure = root_cause(observed, outcome, launcher, manifest.world_size)
+    result.failure = root_cause(observed, outcome, launcher, manifest.world_size, stack_texts)
     result.status = _status(result, outcome)
     return result
 

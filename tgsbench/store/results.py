@@ -7,23 +7,26 @@ import os
 from tgsbench.errors import TgsError
 from tgsbench.metrics.observe import observe
 from tgsbench.metrics.result import finalize
-from tgsbench.schema.run import Failure, Result
+from tgsbench.schema.run import Failure, Outcome, Result
 from tgsbench.store.run_dir import RunDir, age_s
 
 _SILENT_S = 60.0
 
 
-def build_result(run: RunDir) -> Result:
-    """Derive the result from what lies in the folder; nothing is written."""
+def build_result(run: RunDir, outcome: Outcome | None = None) -> Result:
+    """Derive the result from what lies in the folder, and from an outcome that could not be stored there."""
     manifest = run.manifest()
     result = finalize(
         manifest,
         run.preset(),
         observe(run.events(), manifest.world_size),
-        run.outcome(),
+        outcome or run.outcome(),
         run.launcher_report(),
         run.environment(),
+        run.stack_texts(),
     )
+    if result.failure is not None:
+        result.failure.files = run.collected()
     result.run_dir = str(run.path)
     return result
 

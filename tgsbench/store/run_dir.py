@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import re
 import secrets
@@ -13,19 +15,24 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
-import psutil
 
 from tgsbench import presets
+from tgsbench.confined import read_regular
 from tgsbench.errors import ExitCode, TgsError, nearest
 from tgsbench.events.tail import RunTail
 from tgsbench.schema.events import Event
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import SCHEMA_VERSION, LauncherReport, Manifest, Outcome, Result
+from tgsbench.system.lifetime import process_identity
 
 T = TypeVar("T")
 
 _SAFE_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
 _MAX_DOCUMENT = 64 << 20
+_MAX_PRESET = 1 << 20
+_MAX_STACK = 2 << 20
+_MAX_STACKS = 4096
+_STACK_FILE = re.compile(r"^rank(\d{5,6})\.txt$")
 
 
 class RunDir:
@@ -49,6 +56,28 @@ class RunDir:
         """One log per rank, and the launcher's."""
         return self.path / "log"
 
+    @property
+    def stacks_dir(self) -> Path:
+        """What the ranks of a stalled run answered when asked where they stand."""
+        return self.path / "stacks"
+
+    def stack_texts(self) -> dict[int, str]:
+        """Python stacks by rank, of a stalled run."""
+        found: dict[int, str] = {}
+        for name in _names(self.stacks_dir):
+            match = _STACK_FILE.match(name)
+            if match is not None and len(found) < _MAX_STACKS:
+                with contextlib.suppress(OSError):
+                    text = read_regular(self.stacks_dir / name, _MAX_STACK)
+                    found[int(match[1])] = text.decode(errors="replace")
+        return found
+
+    def collected(self) -> list[str]:
+        """Stacks, collectives and memory snapshots in the folder, relative to it."""
+        stacks = [f"stacks/{name}" for name in _names(self.stacks_dir)]
+        snapshots = [f"log/{name}" for name in _names(self.log_dir) if "memory_snapshot" in name]
+        return (stacks + snapshots)[:_MAX_STACKS]
+
     def manifest(self) -> Manifest:
         """run.json."""
         return self._read("run.json", Manifest)
@@ -56,8 +85,9 @@ class RunDir:
     def preset(self) -> Preset:
         """preset.toml, fully resolved."""
         try:
-            document = tomllib.loads((self.path / "preset.toml").read_text("utf-8"))
-        except (OSError, ValueError) as error:
+            text = read_regular(self.path / "preset.toml", _MAX_PRESET).decode()
+            document = tomllib.loads(text)
+        except (OSError, ValueError, RecursionError) as error:
             raise _damaged(self.path / "preset.toml", str(error)) from error
         return presets.from_document(document, str(self.path / "preset.toml"))
 
@@ -97,20 +127,14 @@ class RunDir:
     def is_alive(self) -> bool:
         """Does the process that supervises this run still live (on this host)?"""
         manifest = self.manifest()
-        if manifest.host != os.uname().nodename or not manifest.supervisor_pid:
+        if manifest.host != os.uname().nodename or not manifest.supervisor_identity:
             return False
-        try:
-            process = psutil.Process(manifest.supervisor_pid)
-            return bool(process.is_running() and process.create_time() <= manifest.created_unix + 60)
-        except psutil.Error:
-            return False
+        return process_identity(manifest.supervisor_pid) == manifest.supervisor_identity
 
     def _read(self, name: str, kind: type[T]) -> T:
         path = self.path / name
         try:
-            if path.stat().st_size > _MAX_DOCUMENT:
-                raise _damaged(path, "larger than 64 MiB")
-            data = path.read_bytes()
+            data = read_regular(path, _MAX_DOCUMENT)
             version = msgspec.json.decode(data, type=_Version).schema_version
             if version > SCHEMA_VERSION:
                 raise _newer(path, version)
@@ -156,6 +180,42 @@ def create(root: Path, preset: Preset, name: str = "") -> RunDir:
     except OSError as error:
         raise unwritable(run.path, error) from error
     return run
+
+
+@contextlib.contextmanager
+def claimed(run: RunDir) -> Iterator[None]:
+    """Hold a run folder for one supervisor; the kernel lets go when that process ends, however it ends.
+
+    Raises TgsError when another one holds it, or when the folder was run before.
+    """
+    try:
+        fd = os.open(run.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise unwritable(run.path, error) from error
+    try:
+        _lock(fd, run)
+        if any(_names(run.events_dir)) or (run.path / "outcome.json").exists():
+            raise TgsError(
+                f"{run.path} was run already",
+                hint="start a new run; `tgsbench show` prints this one",
+                exit_code=ExitCode.STORE,
+            )
+        yield
+    finally:
+        os.close(fd)
+
+
+def _lock(fd: int, run: RunDir) -> None:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise TgsError(
+            f"{run.path} is being run by another process",
+            hint="follow it with `tgsbench attach`, or start a new run",
+            exit_code=ExitCode.STORE,
+        ) from error
+    except OSError:
+        pass  # a file system without locks: the events that another run wrote still tell
 
 
 def unwritable(path: Path, error: OSError) -> TgsError:
@@ -212,6 +272,14 @@ def age_s(run: RunDir) -> float:
     """Seconds since anything was written to the run's events."""
     stamps = [path.stat().st_mtime for path in run.events_dir.glob("*.jsonl")]
     return time.time() - max(stamps) if stamps else float("inf")
+
+
+def _names(folder: Path) -> list[str]:
+    """Sorted names in a folder; none where it is missing or a link that could lead elsewhere."""
+    try:
+        return [] if folder.is_symlink() else sorted(path.name for path in folder.iterdir())
+    except OSError:
+        return []
 
 
 def _damaged(path: Path, why: str) -> TgsError:

@@ -1,0 +1,151 @@
+"""Watches the ranks of this machine until they end, stall, are left by others, or are asked to stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType, TracebackType
+
+from tgsbench.events.tail import RunTail
+from tgsbench.launch import stacks
+from tgsbench.launch.process import Child
+from tgsbench.metrics.failure import is_follower
+from tgsbench.schema.events import Bye, Error, Event, Gpu, Heartbeat
+from tgsbench.schema.run import Outcome
+from tgsbench.store.run_dir import RunDir
+
+OnEvents = Callable[[list[Event]], None]
+OnTick = Callable[[], None]
+
+_POLL_S = 0.1
+_RANKS_PER_POLL = 64
+"""Above this many ranks polls are rarer in proportion: 1,024 ranks are looked at every 1.6 s."""
+_FOLLOW_S = 20.0
+"""How long ranks get to end by themselves once one has failed; the agent takes up to 5 s of it."""
+
+
+class StopSignals:
+    """Remembers SIGINT, SIGTERM or SIGHUP instead of dying, for as long as the run goes on."""
+
+    _CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def __init__(self) -> None:
+        self.caught: signal.Signals | None = None
+        self._before: dict[signal.Signals, object] = {}
+
+    def __enter__(self) -> StopSignals:
+        for sig in self._CAUGHT:
+            self._before[sig] = signal.signal(sig, self._catch)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for sig, handler in self._before.items():
+            signal.signal(sig, handler)  # type: ignore[arg-type]
+
+    def _catch(self, signum: int, _frame: FrameType | None) -> None:
+        self.caught = self.caught or signal.Signals(signum)
+
+
+class Watch:
+    """One machine's part of a run, from its start to its outcome."""
+
+    def __init__(
+        self, run: RunDir, world_size: int, stall_s: float, on_events: OnEvents, on_tick: OnTick
+    ) -> None:
+        self._run = run
+        self._world_size = world_size
+        self._stall_s = stall_s
+        self._on_events = on_events
+        self._on_tick = on_tick
+        self._tail = RunTail(run.events_dir)
+        self._left_s: float | None = None
+        """When the first rank was seen to end otherwise than done."""
+        self._failed = False
+        """Whether a rank said what went wrong with itself."""
+
+    def follow(self, child: Child, stop: StopSignals) -> Outcome:
+        """Pass events on until the ranks are gone; whatever happens here, no rank is left behind."""
+        oom_kills = kernel_oom_kills()
+        try:
+            outcome = self._until_over(child, stop)
+        finally:
+            if child.poll() is None:
+                child.stop()
+        outcome.oom_kills = max(0, kernel_oom_kills() - oom_kills)
+        self._hear()
+        return outcome
+
+    def _until_over(self, child: Child, stop: StopSignals) -> Outcome:
+        last_progress_s = time.monotonic()
+        pause_s = _POLL_S * max(1.0, self._world_size / _RANKS_PER_POLL)
+        while child.poll() is None:
+            if self._hear():
+                last_progress_s = time.monotonic()
+            self._on_tick()
+            if stop.caught is not None:
+                break
+            if self._left_s is not None and time.monotonic() - self._left_s > _FOLLOW_S:
+                break
+            if time.monotonic() - last_progress_s > self._stall_s:
+                return self._stalled(child)
+            time.sleep(pause_s)
+        return self._ended(child, stop)
+
+    def _hear(self) -> bool:
+        """Take new events in; did any rank get further?"""
+        events = self._tail.poll()
+        self._on_events(events)
+        if self._left_s is None and any(_leaves(event) for event in events):
+            self._left_s = time.monotonic()
+        self._failed |= any(isinstance(event, Error) and not is_follower(event) for event in events)
+        return any(not isinstance(event, Heartbeat | Gpu) for event in events)
+
+    def _ended(self, child: Child, stop: StopSignals) -> Outcome:
+        code = child.poll()
+        if code is None:
+            code = child.stop()
+        # A run that failed, or was done, before it was asked to stop is told by its ranks' own words.
+        if stop.caught is None or self._failed or code == 0:
+            return Outcome(exit_code=code)
+        return _stopped(stop.caught, code)
+
+    def _stalled(self, child: Child) -> Outcome:
+        stacks.collect(self._run, child)
+        code = child.stop()
+        return Outcome(
+            status="stalled",
+            exit_code=code,
+            reason=f"no rank made progress for {self._stall_s:g} s",
+            hint="raise measure.stall_s if one step takes longer; every rank's stack is in stacks/",
+        )
+
+
+def kernel_oom_kills() -> int:
+    """How often this machine's out-of-memory killer has struck since it started; 0 where it is not told."""
+    try:
+        lines = Path("/proc/vmstat").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
+
+
+def _leaves(event: Event) -> bool:
+    return isinstance(event, Error) or (isinstance(event, Bye) and event.status != "ok")
+
+
+def _stopped(caught: signal.Signals, code: int) -> Outcome:
+    if caught == signal.SIGTERM:
+        return Outcome(
+            status="preempted", exit_code=code, reason="SIGTERM: asked to end; steps so far are kept"
+        )
+    return Outcome(status="cancelled", exit_code=code, reason=f"{caught.name}: stopped by the user")
+
+
+def host_name() -> str:
+    """Name of this machine, as ranks say it in their hello."""
+    return os.uname().nodename
