@@ -13,7 +13,7 @@ from tgsbench.events.tail import RunTail
 from tgsbench.launch import stacks
 from tgsbench.launch.process import Child
 from tgsbench.metrics.failure import is_follower
-from tgsbench.schema.events import Bye, Error, Event, Gpu, Heartbeat
+from tgsbench.schema.events import Bye, Error, Event, Gpu, Heartbeat, Step
 from tgsbench.schema.run import Outcome
 from tgsbench.store.run_dir import RunDir
 
@@ -23,6 +23,8 @@ OnTick = Callable[[], None]
 _POLL_S = 0.1
 _RANKS_PER_POLL = 64
 """Above this many ranks polls are rarer in proportion: 1,024 ranks are looked at every 1.6 s."""
+_START_S = 180.0
+"""Least patience until every rank has done a step: imports, packing and compilation write few events."""
 _FOLLOW_S = 20.0
 """How long ranks get to end by themselves once one has failed; the agent takes up to 5 s of it."""
 
@@ -65,6 +67,7 @@ class Watch:
         self._tail = RunTail(run.events_dir)
         self._left_s: float | None = None
         """When the first rank was seen to end otherwise than done."""
+        self._stepped: set[int] = set()
         self._failed = False
         """Whether a rank said what went wrong with itself."""
 
@@ -91,10 +94,14 @@ class Watch:
                 break
             if self._left_s is not None and time.monotonic() - self._left_s > _FOLLOW_S:
                 break
-            if time.monotonic() - last_progress_s > self._stall_s:
-                return self._stalled(child)
+            if (silent_s := time.monotonic() - last_progress_s) > self._patience_s():
+                return self._stalled(child, silent_s)
             time.sleep(pause_s)
         return self._ended(child, stop)
+
+    def _patience_s(self) -> float:
+        stepping = len(self._stepped) >= self._world_size
+        return self._stall_s if stepping else max(self._stall_s, _START_S)
 
     def _hear(self) -> bool:
         """Take new events in; did any rank get further?"""
@@ -102,6 +109,7 @@ class Watch:
         self._on_events(events)
         if self._left_s is None and any(_leaves(event) for event in events):
             self._left_s = time.monotonic()
+        self._stepped.update(event.rank for event in events if isinstance(event, Step))
         self._failed |= any(isinstance(event, Error) and not is_follower(event) for event in events)
         return any(not isinstance(event, Heartbeat | Gpu) for event in events)
 
@@ -114,13 +122,13 @@ class Watch:
             return Outcome(exit_code=code)
         return _stopped(stop.caught, code)
 
-    def _stalled(self, child: Child) -> Outcome:
+    def _stalled(self, child: Child, silent_s: float) -> Outcome:
         stacks.collect(self._run, child)
         code = child.stop()
         return Outcome(
             status="stalled",
             exit_code=code,
-            reason=f"no rank made progress for {self._stall_s:g} s",
+            reason=f"no rank made progress for {silent_s:.0f} s",
             hint="raise measure.stall_s if one step takes longer; every rank's stack is in stacks/",
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping, Sequence
 
 from tgsbench.metrics import stacks
@@ -80,11 +81,10 @@ def is_follower(error: Error) -> bool:
 
 
 def _killed(launcher: LauncherReport | None, observed: Observed) -> RankExit | None:
-    """The rank whose process died of a signal it was not sent by the launcher."""
+    """The first rank whose process ended without a bye, by a signal that was not the launcher's or by itself."""
     if launcher is None:
         return None
-    said_bye = set(observed.byes)
-    dead = [e for e in launcher.exits if e.signal and e.signal != "SIGTERM" and e.rank not in said_bye]
+    dead = [e for e in launcher.exits if e.signal != "SIGTERM" and e.rank not in observed.byes]
     return min(dead, key=lambda e: e.t) if dead else None
 
 
@@ -112,11 +112,12 @@ def _from_exit(dead: RankExit, observed: Observed, outcome: Outcome | None) -> F
             bytes_in_use=max(observed.mem_peak_by_rank.values(), default=0) if _on_cpu(observed) else 0,
         )
     hint = "the rank's log may hold its last words"
+    vanished = f"ended with exit code {dead.exit_code} and without a word"
     if dead.signal == "SIGKILL":
         hint = "another process or the scheduler killed it (the kernel's out-of-memory killer did not)"
     return Failure(
         kind="killed",
-        reason=f"rank {dead.rank} was killed by {dead.signal}",
+        reason=f"rank {dead.rank} " + (f"was killed by {dead.signal}" if dead.signal else vanished),
         rank=dead.rank,
         host=host,
         hint=hint,
@@ -154,12 +155,16 @@ def _unspoken(
     if outcome is None:
         reason = "the launcher was killed; its ranks ended with it" if observed.hellos else "it never started"
         return Failure(kind="vanished", reason=reason, hint=hint)
+    if outcome.exit_code < 0:
+        name = signal.Signals(-outcome.exit_code).name
+        reason = f"the agent that started the ranks was killed by {name}"
+        return Failure(kind="killed", reason=reason, hint=hint)
     if not observed.hellos:
         reason = outcome.reason or f"no rank came up (launcher exit code {outcome.exit_code})"
         return Failure(kind="vanished", reason=reason, hint=hint or "log/launcher.log says why")
     if len(told) == len(missing):
-        signal = launcher.signal if launcher and launcher.signal else "SIGTERM"
-        reason = f"{signal}: the ranks were asked to end; steps so far are kept"
+        told_by = launcher.signal if launcher and launcher.signal else "SIGTERM"
+        reason = f"{told_by}: the ranks were asked to end; steps so far are kept"
         return Failure(kind="preempted", reason=reason)
     lost = sorted(set(missing) - set(told))
     hosts = sorted({host for rank in lost if (host := _host(rank, observed))})

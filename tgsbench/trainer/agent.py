@@ -41,6 +41,8 @@ def main(argv: list[str] | None = None) -> int:
     args = _parse(argv)
     die_with_parent(signal.SIGTERM, args.parent_pid)
     os.environ["TGSBENCH_AGENT_PID"] = str(os.getpid())
+    # Ranks inherit this until they listen: asked for its stack while it imports torch, one would die.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     report = LauncherReport(node_rank=args.node_rank)
     with _rendezvous_of(args) as config:
         code = _launch(config, args.run_dir, report)
