@@ -137,7 +137,12 @@ def test_ctrl_c_leaves_no_rank_and_keeps_what_was_measured(tmp_path):
         text=True,
     )
     events = tmp_path / "runs"
-    _wait_for(lambda: any(b'"measure"' in p.read_bytes() for p in events.glob("*/events/rank00000.jsonl")))
+    # Two steps of warm-up, then at least two that count.
+    _wait_for(
+        lambda: any(
+            p.read_bytes().count(b'"type":"step"') >= 4 for p in events.glob("*/events/rank00000.jsonl")
+        )
+    )
     family = _descendants(process.pid)
     assert len(family) >= 3
     process.send_signal(signal.SIGINT)

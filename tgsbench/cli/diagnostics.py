@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 
 
@@ -18,5 +19,6 @@ def warn(msg: str, hint: str = "") -> None:
 
 
 def note(line: str) -> None:
-    """Print one line of narration."""
-    print(line, file=sys.stderr, flush=True)
+    """Print one line of narration; a stderr that is closed or full is no reason to fail."""
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)

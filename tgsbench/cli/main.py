@@ -8,7 +8,7 @@ import sys
 import click
 
 from tgsbench import __version__
-from tgsbench.cli import diagnostics
+from tgsbench.cli import diagnostics, output
 from tgsbench.errors import ExitCode, TgsError, nearest
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -84,5 +84,5 @@ def main() -> None:
         diagnostics.error("interrupted")
         sys.exit(ExitCode.CANCELLED)
     except BrokenPipeError:
-        sys.stderr.close()
+        output.drop()
         sys.exit(ExitCode.OK)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -18,3 +19,8 @@ def json(document: Any) -> None:
     """Print one JSON document."""
     encoded = msgspec.json.format(msgspec.json.encode(document), indent=2)
     line(encoded.decode())
+
+
+def drop() -> None:
+    """Nobody reads any more (`| head`): what is left in the buffer goes nowhere, without an error at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -79,13 +79,20 @@ def run_headless(run_folder: RunDir, preset: Preset, as_json: bool) -> Result:
     with progress_for(preset, to_stderr=as_json) as progress:
         progress.narrate(f"run {run_folder.path}")
         result = local.supervise(run_folder, progress.update)
-    if as_json:
-        output.json(result)
-    else:
-        for line in summary_lines(result):
-            output.line(line)
+    try:
+        _print_result(result, as_json)
+    except BrokenPipeError:
+        output.drop()
     _report_failure(result, run_folder)
     return result
+
+
+def _print_result(result: Result, as_json: bool) -> None:
+    if as_json:
+        output.json(result)
+        return
+    for line in summary_lines(result):
+        output.line(line)
 
 
 def _report_failure(result: Result, run_folder: RunDir) -> None:

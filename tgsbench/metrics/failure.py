@@ -81,7 +81,7 @@ def is_follower(error: Error) -> bool:
 
 
 def _killed(launcher: LauncherReport | None, observed: Observed) -> RankExit | None:
-    """The first rank whose process ended without a bye, by a signal that was not the launcher's or by itself."""
+    """The first rank that ended without a bye, by itself or by a signal that was not the launcher's."""
     if launcher is None:
         return None
     dead = [e for e in launcher.exits if e.signal != "SIGTERM" and e.rank not in observed.byes]
