@@ -132,7 +132,7 @@ class RunView:
             phase=live.phase,
             phase_note=slowest.note,
             steps_done=live.last_closed_step + 1,
-            total_steps=self.plan.total_steps,
+            total_steps=max(self.plan.total_steps, live.last_closed_step + 1),
             elapsed_s=live.elapsed_s,
             eta_s=self._eta_s(),
             step_s=_finite(live.median_step_s),

@@ -12,13 +12,13 @@ from tgsbench.report.braille import Canvas, Run
 Stroke = Literal["solid", "dashed", "dotted"]
 """How a line is drawn, so that lines differ without colour."""
 
-_PERIOD: dict[Stroke, tuple[int, int]] = {"solid": (1, 1), "dashed": (6, 3), "dotted": (3, 1)}
+_PERIOD: dict[Stroke, tuple[int, int]] = {"solid": (1, 1), "dashed": (6, 3), "dotted": (4, 1)}
 """Dots drawn of every so many columns: (period, drawn)."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """One series; `low` and `high`, where given, are the spread around each `y`."""
+    """One series; `low` and `high`, where given, are the spread around each `y`, drawn as dotted edges."""
 
     role: str
     x: Sequence[float]
@@ -48,10 +48,13 @@ class Chart:
     x_label: str = "step"
 
 
-def draw(chart: Chart, columns: int, rows: int, *, ascii_only: bool = False) -> list[list[Run]]:
+def draw(
+    chart: Chart, columns: int, rows: int, *, ascii_only: bool = False, cursor_x: float | None = None
+) -> list[list[Run]]:
     """Draw a chart into exactly `rows` lines of `columns` characters.
 
-    Axis text has the role "axis". Without any finite point the lines say "no data yet".
+    Axis text has the role "axis", the edges of a spread "spread", the vertical line at `cursor_x`
+    "cursor". Without any finite point the lines say "no data yet".
     """
     limits = _y_limits(chart)
     if limits is None or columns < 12 or rows < 3:
@@ -63,7 +66,14 @@ def draw(chart: Chart, columns: int, rows: int, *, ascii_only: bool = False) -> 
     for band in chart.bands:
         _draw_band(canvas, band, limits)
     for line in chart.lines:
+        for edge in (line.low, line.high):
+            if edge and edge != line.y:
+                _draw_line(canvas, Line("spread", line.x, edge, stroke="dotted"), x_limits, limits)
+    for line in chart.lines:
         _draw_line(canvas, line, x_limits, limits)
+    if cursor_x is not None:
+        share = (cursor_x - x_limits[0]) / (x_limits[1] - x_limits[0])
+        canvas.span(round(share * (canvas.dots_wide - 1)), 0, canvas.dots_high - 1, "cursor")
     body = _with_gutter(canvas.runs(), labels, gutter)
     return [*body, [_x_axis(chart, x_limits, gutter, columns)]]
 
@@ -137,16 +147,16 @@ def _columns(canvas: Canvas, line: Line, x_limits: tuple[float, float]) -> list[
     first, scale = x_limits[0], (canvas.dots_wide - 1) / (x_limits[1] - x_limits[0])
     columns: list[_Column] = []
     current, lowest, highest, y = -1, math.inf, -math.inf, math.nan
-    for x, value, low, high in zip(line.x, line.y, line.low or line.y, line.high or line.y, strict=True):
+    for x, value in zip(line.x, line.y, strict=True):
         column = int((x - first) * scale + 0.5)
         if column != current:
             if current >= 0:
                 columns.append(_Column(current, lowest, highest, y))
-            current, lowest, highest = column, low, high
-        elif low < lowest:
-            lowest = low
-        if high > highest:
-            highest = high
+            current, lowest, highest = column, value, value
+        elif value < lowest:
+            lowest = value
+        elif value > highest:
+            highest = value
         y = value
     return [*columns, _Column(current, lowest, highest, y)] if current >= 0 else columns
 

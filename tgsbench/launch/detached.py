@@ -1,0 +1,60 @@
+"""Starts a run's supervisor in a session of its own, so that it outlives whoever started it, and stops it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+
+from tgsbench.errors import ExitCode, TgsError
+from tgsbench.launch.local import supervisor_argv
+from tgsbench.store.run_dir import RunDir, unwritable
+
+
+class Supervisor:
+    """The supervisor process of a prepared run; the handle may be dropped without ending the run."""
+
+    def __init__(self, run: RunDir) -> None:
+        try:
+            with (run.log_dir / "supervisor.log").open("ab") as log:
+                self._process = subprocess.Popen(
+                    supervisor_argv(run),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise unwritable(run.log_dir, error) from error
+        self.pid = self._process.pid
+
+    def exit_code(self) -> int | None:
+        """Exit code once it has ended; asking also reaps it, else it would look alive as a zombie."""
+        return self._process.poll()
+
+
+def stop(run: RunDir) -> bool:
+    """Ask the run's supervisor to end: SIGINT, as Ctrl-C does; False when none lives here.
+
+    The supervisor ends the ranks, keeps what was measured and stores status `cancelled`.
+    """
+    if not run.is_alive():
+        return False
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(run.manifest().supervisor_pid, signal.SIGINT)
+        return True
+    return False
+
+
+def discard(run: RunDir) -> None:
+    """Delete a run that is over. Raises TgsError when it goes on or the folder is no run."""
+    if run.is_alive():
+        raise TgsError(f"{run.run_id} is still running", hint="stop it first", exit_code=ExitCode.STORE)
+    if run.path.is_symlink() or not (run.path / "run.json").is_file():
+        raise TgsError(f"{run.path} is no run folder", exit_code=ExitCode.STORE)
+    try:
+        shutil.rmtree(run.path)
+    except OSError as error:
+        raise TgsError(f"cannot delete {run.path}: {error.strerror}", exit_code=ExitCode.STORE) from error

@@ -1,0 +1,194 @@
+"""Every action of the UI, once: keys, footer, help and palette are made from this table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from textual.binding import Binding, BindingType
+
+from tgsbench.errors import nearest
+
+Scope = Literal[
+    "app", "presets", "form", "live", "replay", "profile", "runs", "compare", "doctor", "list", "log",
+    "chart", "modal",
+]  # fmt: skip
+
+SCOPE_TITLES: dict[Scope, str] = {
+    "app": "Everywhere",
+    "presets": "Presets",
+    "form": "Edit a preset",
+    "live": "Live run",
+    "replay": "Replay",
+    "profile": "Profile",
+    "runs": "Runs",
+    "compare": "Compare",
+    "doctor": "Doctor",
+    "list": "In lists",
+    "log": "In logs",
+    "chart": "In charts",
+    "modal": "In dialogs",
+}
+RESERVED_KEYS = frozenset({"ctrl+a", "ctrl+b"})
+"""Prefixes of screen and tmux: no action may take them by default."""
+
+
+@dataclass(frozen=True)
+class Action:
+    """One thing a user can do; its name is what keys.toml, help and palette call it."""
+
+    name: str
+    """Scope and method, such as "live.stop": Textual runs action_stop of the screen."""
+    keys: str
+    """Default keys, comma-separated, in Textual's names."""
+    label: str
+    """One or two words for the footer."""
+    help: str
+    """One sentence for help and palette."""
+    in_footer: bool = False
+    in_palette: bool = True
+
+    @property
+    def scope(self) -> Scope:
+        """The part of the UI it belongs to."""
+        scope = self.name.partition(".")[0]
+        assert scope in SCOPE_TITLES
+        return scope
+
+    @property
+    def method(self) -> str:
+        """Textual's action string."""
+        return self.name.partition(".")[2]
+
+
+def _motion(name: str, keys: str, text: str) -> Action:
+    return Action(name, keys, text, text, in_palette=False)
+
+
+ACTIONS: tuple[Action, ...] = (
+    Action("app.mode('presets')", "1", "Presets", "Show the presets."),
+    Action("app.mode('runs')", "2", "Runs", "Show the history of runs."),
+    Action("app.mode('live')", "3", "Live", "Show the run that is open."),
+    Action("app.mode('profile')", "4", "Profile", "Show where the step's time goes."),
+    Action("app.mode('doctor')", "5", "Doctor", "Check this machine."),
+    Action(
+        "app.explain",
+        "question_mark",
+        "Explain",
+        "Explain the focused figure: formula, inputs, source.",
+        True,
+    ),
+    Action("app.help", "f1", "Help", "List every key of this screen.", True),
+    Action("app.command_palette", "ctrl+p,colon", "Find", "Find any action, preset or run.", True, False),
+    Action("app.welcome", "f2", "Start here", "The three ways to begin."),
+    Action("app.change_theme", "f3", "Theme", "Choose another theme."),
+    Action("app.screenshot_svg", "f4", "Export SVG", "Save this screen as an SVG picture."),
+    Action("app.quit", "q", "Quit", "Leave; a run that is going on goes on.", True),
+    # Presets
+    Action("presets.search", "slash", "Search", "Search presets as you type.", True),
+    Action("presets.launch", "r", "Run", "Run the chosen preset.", True),
+    Action("presets.edit", "e", "Edit", "Edit the chosen preset in a form.", True),
+    Action("presets.rehearse", "s", "Rehearse", "Run it shrunken to what this machine holds.", True),
+    Action("presets.copy_command", "y", "Copy command", "Copy the command line that would run it."),
+    # Form
+    Action("form.launch", "ctrl+r", "Run", "Run the preset as edited.", True),
+    Action("form.save", "ctrl+s", "Save", "Save as a preset of your own.", True),
+    Action("form.cancel", "escape", "Back", "Leave the form; nothing is saved.", True),
+    # Live
+    Action("live.stop", "s", "Stop", "Stop the run; asks what to keep.", True),
+    Action("live.pane('charts')", "c", "Charts", "TGS, step time, loss and memory over steps."),
+    Action("live.pane('ranks')", "r", "Ranks", "Rank × step heatmap: who is slow."),
+    Action("live.pane('gpus')", "u", "GPUs", "Utilisation, power, temperature by rank."),
+    Action("live.pane('logs')", "o", "Logs", "Log of a rank."),
+    Action("live.pane('notes')", "a", "Notes", "Warnings and errors."),
+    Action("live.next_pane", "right_square_bracket", "Next pane", "Go to the next pane."),
+    Action("live.previous_pane", "left_square_bracket", "Previous pane", "Go to the pane before."),
+    Action("live.next_rank", "full_stop", "Next rank", "Look at the next rank, in charts and logs."),
+    Action("live.previous_rank", "comma", "Previous rank", "Look at the rank before."),
+    Action("live.convention", "t", "TFLOPs", "Count TFLOPs in the next convention."),
+    Action("live.metric", "m", "Heatmap", "Show another figure in the heatmap."),
+    Action("live.first_error", "e", "1st error", "Jump to the first error in the logs.", True),
+    Action("live.profile", "p", "Profile", "Look at this run's profile."),
+    Action("live.copy", "y", "Copy", "Copy the result as command, markdown row or JSON."),
+    # Replay
+    Action("replay.pause", "space", "Pause", "Pause or go on.", True),
+    Action("replay.faster", "plus,equals_sign", "Fast", "Double the speed.", True),
+    Action("replay.slower", "minus", "Slow", "Halve the speed.", True),
+    Action("replay.next_step", "n", "Next step", "Jump to the end of the next step."),
+    Action("replay.skip", "L", "Skip 10 %", "Jump a tenth of the run ahead."),
+    Action("replay.restart", "R", "Restart", "Play from the beginning."),
+    # Profile
+    Action("profile.tensorboard", "t", "TensorBoard", "Start TensorBoard on it; shows the address.", True),
+    Action("profile.next_rank", "full_stop", "Next rank", "Look at the next rank.", True),
+    Action("profile.previous_rank", "comma", "Previous rank", "Look at the rank before.", True),
+    Action("profile.copy", "y", "Copy JSON", "Copy the analysis as JSON.", True),
+    # Runs
+    Action("runs.search", "slash", "Filter", "Filter as you type.", True),
+    Action("runs.mark", "space,x", "Mark", "Mark for comparing.", True),
+    Action("runs.compare", "c", "Compare", "Compare the marked runs side by side.", True),
+    Action("runs.replay", "p", "Replay", "Play the run again.", True),
+    Action("runs.profile", "o", "Profile", "Look at its profile."),
+    Action("runs.again", "r", "Run again", "Edit and run its preset again."),
+    Action("runs.copy", "y", "Copy", "Copy as command, markdown row or JSON.", True),
+    Action("runs.reload", "f5", "Reload", "Read the folder again."),
+    # Compare
+    Action("compare.copy_markdown", "y", "Copy markdown", "Copy the comparison as a markdown table.", True),
+    Action("compare.copy_json", "J", "Copy JSON", "Copy the comparison as JSON.", True),
+    Action("compare.only_differences", "d", "Differences", "Hide rows that are equal.", True),
+    Action("compare.swap", "b", "Next base", "Compare against the next one.", True),
+    Action("compare.close", "escape", "Back", "Back to the runs.", True),
+    # Doctor
+    Action("doctor.again", "r", "Again", "Check again.", True),
+    Action("doctor.copy", "y", "Copy", "Copy the report.", True),
+    # Motions
+    _motion("list.cursor_down", "j", "Down"),
+    _motion("list.cursor_up", "k", "Up"),
+    _motion("list.cursor_left", "h", "Left"),
+    _motion("list.cursor_right", "l", "Right"),
+    _motion("list.scroll_top", "g", "Top"),
+    _motion("list.scroll_bottom", "G", "Bottom"),
+    _motion("list.page_down", "ctrl+d", "Page down"),
+    _motion("list.page_up", "ctrl+u", "Page up"),
+    _motion("log.line_down", "j,down", "Down"),
+    _motion("log.line_up", "k,up", "Up"),
+    _motion("log.top", "g,home", "Top"),
+    _motion("log.bottom", "G,end", "Bottom (follows)"),
+    _motion("log.page_down", "ctrl+d,pagedown", "Page down"),
+    _motion("log.page_up", "ctrl+u,pageup", "Page up"),
+    _motion("log.filter", "slash", "Filter lines"),
+    _motion("log.next_match", "n", "Next error or match"),
+    _motion("log.previous_match", "N", "Error or match before"),
+    _motion("chart.left", "h,left", "Step before"),
+    _motion("chart.right", "l,right", "Next step"),
+    _motion("chart.first", "g,home,0", "First step"),
+    _motion("chart.last", "G,end,dollar_sign", "Newest step"),
+    Action("modal.close", "escape,q", "Close", "Close the dialog.", True, False),
+)
+
+
+def bindings(*scopes: Scope) -> list[BindingType]:
+    """Textual bindings of some scopes, in the order of the table."""
+    found = [action for scope in scopes for action in ACTIONS if action.scope == scope]
+    return [Binding(a.keys, a.method, a.label, show=a.in_footer, tooltip=a.help, id=a.name) for a in found]
+
+
+def of_scope(scope: Scope) -> list[Action]:
+    """The actions of one scope."""
+    return [action for action in ACTIONS if action.scope == scope]
+
+
+def check_keymap(keymap: dict[str, str]) -> list[str]:
+    """Problems of a user's keymap: unknown actions, empty keys, two actions of one scope on one key."""
+    known = {action.name: action for action in ACTIONS}
+    problems = [
+        f"[keys] {name}: no such action; {nearest(name, known)}" for name in keymap if name not in known
+    ]
+    problems += [f"[keys] {name}: no key given" for name, keys in keymap.items() if not keys.strip()]
+    for scope in SCOPE_TITLES:
+        taken: dict[str, str] = {}
+        for action in of_scope(scope):
+            for key in keymap.get(action.name, action.keys).split(","):
+                other = taken.setdefault(key.strip(), action.name)
+                if other != action.name:
+                    problems.append(f"[keys] {key.strip()}: taken by both {other} and {action.name}")
+    return problems

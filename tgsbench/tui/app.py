@@ -1,0 +1,222 @@
+"""The Textual app: modes, the open session, and the ways in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from textual.app import App
+from textual.binding import BindingType
+from textual.command import Provider
+from textual.filter import LineFilter, NoColor
+from textual.screen import Screen
+
+from tgsbench.errors import TgsError
+from tgsbench.metrics.explain import Explanation
+from tgsbench.store import run_dir
+from tgsbench.store.run_dir import RunDir
+from tgsbench.tui import recorded, session
+from tgsbench.tui.actions import Scope, bindings
+from tgsbench.tui.ascii import AsciiFilter
+from tgsbench.tui.config import UiConfig, load_config, save_config
+from tgsbench.tui.messages import SessionOpened
+from tgsbench.tui.screens import dialogs
+from tgsbench.tui.session import Session
+
+
+def _screen(module: str, name: str) -> Callable[[], Screen[Any]]:
+    """Import a screen when it is first shown, so that the first paint waits for one screen only."""
+
+    def make() -> Screen[Any]:
+        from importlib import import_module
+
+        made: Screen[Any] = getattr(import_module(f"tgsbench.tui.screens.{module}"), name)()
+        return made
+
+    return make
+
+
+def _palette() -> type[Provider]:
+    from tgsbench.tui.palette import Everything
+
+    return Everything
+
+
+class TgsApp(App[int]):
+    """The terminal UI of tgsbench."""
+
+    TITLE = "tgsbench"
+    CSS_PATH = "styles/app.tcss"
+    ENABLE_COMMAND_PALETTE = True
+    COMMANDS: ClassVar[set[type[Provider] | Callable[[], type[Provider]]]] = {_palette}
+    BINDINGS: ClassVar[list[BindingType]] = bindings("app")
+    MODES: ClassVar[dict[str, str | Callable[[], Screen[Any]]]] = {
+        "presets": _screen("presets", "PresetsScreen"),
+        "runs": _screen("runs", "RunsScreen"),
+        "live": _screen("live", "LiveScreen"),
+        "profile": _screen("profile", "ProfileScreen"),
+        "doctor": _screen("doctor", "DoctorScreen"),
+    }
+
+    def __init__(
+        self, *, runs_root: Path | None = None, ascii_only: bool = False, opens: Session | None = None
+    ) -> None:
+        self.ascii_only = ascii_only or _terminal_is_ascii()
+        super().__init__()
+        self.runs_root = run_dir.runs_root(runs_root)
+        self.session = opens
+        self.config: UiConfig = load_config()
+        self._extra_filters: list[LineFilter] = [AsciiFilter()] if self.ascii_only else []
+        if self.no_color:
+            self._extra_filters.append(NoColor())
+        self.profile_run: RunDir | None = None
+
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        """Textual's filters; NO_COLOR leaves no colour at all, not even grey."""
+        return [*super().get_line_filters(), *self._extra_filters]
+
+    def on_mount(self) -> None:
+        """Apply the settings and show the first screen."""
+        if self.config.theme in self.available_themes:
+            self.theme = self.config.theme
+        self.theme_changed_signal.subscribe(self, lambda theme: self._remember_theme(theme.name))
+        self.set_keymap(self.config.keys)
+        self.set_class(self.ascii_only, "-ascii")
+        self.switch_mode("live" if self.session is not None else "presets")
+        for problem in self.config.problems:
+            self.notify(problem, title="settings", severity="warning", timeout=10)
+        if self.session is None and not self.config.welcomed:
+            self.call_after_refresh(self.action_welcome)
+
+    def _remember_theme(self, name: str) -> None:
+        if name != self.config.theme:
+            self.config.theme = name
+            save_config(self.config)
+
+    # Opening things
+
+    def open_session(self, opened: Session) -> None:
+        """Show a session in the live screen."""
+        self.session = opened
+        self.switch_mode("live")
+        self.call_after_refresh(lambda: self.screen.post_message(SessionOpened()))
+
+    def close_session(self, why: str) -> None:
+        """Forget the open session, as its run is gone."""
+        self.session = None
+        self.switch_mode("runs")
+        self.notify(why)
+
+    def open_run(self, run: RunDir) -> None:
+        """Follow a run, or look at one that is over."""
+        self._try(lambda: self.open_session(session.follow(run)))
+
+    def replay_run(self, run: RunDir, speed: float) -> None:
+        """Play a stored run again."""
+        self._try(lambda: self.open_session(session.replay(run, speed)))
+
+    def open_profile(self, run: RunDir) -> None:
+        """Show a run's profile."""
+        self.profile_run = run
+        self.switch_mode("profile")
+
+    def _try(self, work: Callable[[], None]) -> None:
+        """Do it, or say why it cannot be done."""
+        try:
+            work()
+        except TgsError as error:
+            self.notify(f"{error.msg}\n{error.hint}".strip(), severity="error", timeout=10)
+
+    def copy_menu(self, run: RunDir) -> None:
+        """Ask in which form to copy a run, then copy it."""
+        from tgsbench.tui import copies
+
+        def copy(form: str | None) -> None:
+            if form:
+                self._try(lambda: self._copied(copies.render(run, form), form))
+
+        self.push_screen(dialogs.Choice("Copy this run as", "", copies.FORMS), copy)
+
+    def _copied(self, text: str, form: str) -> None:
+        self.copy_to_clipboard(text)
+        self.notify(f"copied as {form}, {len(text)} characters (OSC 52)", timeout=3)
+
+    # Actions of the registry
+
+    def action_mode(self, mode: str) -> None:
+        """Go to a main screen."""
+        if not isinstance(self.screen, dialogs.Choice | dialogs.Reading):
+            self.switch_mode(mode)
+
+    def action_explain(self) -> None:
+        """Explain what is focused."""
+        explained = self._explanation()
+        if explained is None:
+            self.notify("Focus a figure first: tab goes from one to the next, then ? explains it.")
+        else:
+            self.push_screen(dialogs.explanation(explained))
+
+    def _explanation(self) -> Explanation | None:
+        figure = str(getattr(self.focused, "figure", "") or "")
+        ask = getattr(self.screen, "explain_figure", None)
+        found = ask(figure) if figure and ask is not None else None
+        return found if isinstance(found, Explanation) else None
+
+    def action_help(self) -> None:
+        """List the keys that work here."""
+        own: list[Scope] = {
+            "live": ["live", "replay", "chart", "log", "list"],
+            "runs": ["runs", "compare", "list"],
+        }.get(self.current_mode, [self.current_mode, "list"])  # type: ignore[assignment,list-item]
+        self.push_screen(dialogs.key_help([*own, "app"], self.config.keys))
+
+    def action_welcome(self) -> None:
+        """Offer the three ways to begin."""
+        self.config.welcomed = True
+        save_config(self.config)
+        text = "tgsbench measures how fast language models train on long sequences. Three ways to begin:"
+        self.push_screen(dialogs.Choice("Welcome to tgsbench", text, recorded.WELCOME), self._begin)
+
+    def _begin(self, choice: str | None) -> None:
+        if choice == "replay":
+            self.replay_run(RunDir(recorded.recording()), recorded.SPEED)
+        elif choice == "doctor":
+            self.switch_mode("doctor")
+        elif choice == "preset":
+            self.switch_mode("presets")
+            self.call_after_refresh(self._choose_fitting)
+
+    def _choose_fitting(self) -> None:
+        choose = getattr(self.screen, "choose_fitting", None)
+        if choose is not None:
+            choose()
+
+    def action_screenshot_svg(self) -> None:
+        """Save this screen as an SVG picture beside the runs."""
+        folder = self.runs_root if self.runs_root.is_dir() else Path.cwd()
+        try:
+            path = self.save_screenshot(path=str(folder))
+        except OSError as error:
+            self.notify(f"cannot write to {folder}: {error.strerror}", severity="error")
+        else:
+            self.notify(f"saved {path}")
+
+
+def _terminal_is_ascii() -> bool:
+    """Linux's bare console and terminals that say they are dumb have no braille."""
+    return os.environ.get("TERM", "") in ("dumb", "linux")
+
+
+def open_app(
+    *, runs_root: Path | None = None, ascii_only: bool = False, opens: Session | None = None
+) -> None:
+    """Run the UI until it is left."""
+    TgsApp(runs_root=runs_root, ascii_only=ascii_only, opens=opens).run()
+
+
+def open_live(path: Path, *, ascii_only: bool = False) -> None:
+    """Open the live view of a run; a run that was only prepared is started first."""
+    run = RunDir(path)
+    open_app(runs_root=path.parent, ascii_only=ascii_only, opens=session.start(run))

@@ -1,0 +1,245 @@
+"""What the live screen shows, as plain values: texts and charts from a view-model; no widgets here."""
+
+from __future__ import annotations
+
+import time
+from array import array
+from collections.abc import Callable
+
+from tgsbench import units
+from tgsbench.metrics.live import LiveRun
+from tgsbench.metrics.live_view import Headline, RunView
+from tgsbench.metrics.ratio import SAME_WITHIN
+from tgsbench.metrics.trend import StepRow, Trend
+from tgsbench.report.chart import Band, Chart, Line
+from tgsbench.schema.events import PHASES
+from tgsbench.schema.preset import Preset
+from tgsbench.schema.run import ReferenceVerdict
+from tgsbench.tui.session import ReplayFeed, Session
+
+STATUS_MARKS = {
+    "running": "▶", "replay": "▶", "ok": "✓", "emulated": "✓", "cancelled": "■", "preempted": "■",
+}  # fmt: skip
+"""Mark of a status, so that it reads without colour; all others are failures: ✗."""
+VERDICT_MARKS = {
+    "better": "▲",
+    "worse": "▼",
+    "same": "=",
+    "not significant": "≈",
+    "not comparable": "≠",
+    "none": "·",
+}
+
+
+def status_text(status: str) -> str:
+    """A status with its mark."""
+    return f"{STATUS_MARKS.get(status, '✗')} {status}"
+
+
+def verdict_text(verdict: ReferenceVerdict | None) -> str:
+    """The verdict in one line: word, ratio, whose figure, why."""
+    if verdict is None:
+        return "nothing published for this preset"
+    system = verdict.source.partition(":")[0]
+    published = units.rate(verdict.tgs) if verdict.tgs is not None else "out of memory"
+    ratio = f" {verdict.ratio:.3f}×" if verdict.ratio is not None else ""
+    reasons = f": {'; '.join(verdict.reasons)}" if verdict.reasons else ""
+    mark = VERDICT_MARKS[verdict.verdict]
+    return f"{mark} {verdict.verdict}{ratio}, {system} published {published}{reasons}"
+
+
+def run_text(session: Session) -> str:
+    """One line about the run: name, engine, mesh, device, status."""
+    preset, live = session.view.plan.preset, session.view.live
+    where = f"{live.world}×{session.view.device}"
+    parts = [status_text(session.status), session.run.run_id, preset.engine.name, where, mesh_text(preset)]
+    if session.is_simulated:
+        parts.insert(1, "SIMULATED, not a measurement")
+    if preset.rehearsal_of:
+        parts.insert(1, f"REHEARSAL of {preset.rehearsal_of}")
+    return " │ ".join(parts)
+
+
+def mesh_text(preset: Preset) -> str:
+    """Length and mesh."""
+    return f"{units.length(preset.workload.seq_len)} dp {preset.dp}×sp {preset.parallel.sp}"
+
+
+def phase_text(headline: Headline, width: int) -> str:
+    """Phases with the present one marked, step and time left; shorter where there is no room."""
+    at = PHASES.index(headline.phase) if headline.phase in PHASES else -1
+    names = [_phase_mark(index, at) + name for index, name in enumerate(PHASES)]
+    progress = progress_text(headline)
+    full = " ".join(names)
+    if len(full) + len(progress) + 3 > width:
+        full = f"{bar(headline.steps_done, headline.total_steps, 16)} {headline.phase or 'starting'}"
+    note = f" ({headline.phase_note})" if headline.phase_note else ""
+    text = f"{full}{note}"
+    return text[: max(0, width - len(progress) - 2)].ljust(max(0, width - len(progress) - 1)) + progress
+
+
+def _phase_mark(index: int, at: int) -> str:
+    return "✓" if index < at else "▶" if index == at else "·"
+
+
+def progress_text(headline: Headline) -> str:
+    """Step count and time left."""
+    parts = [f"step {headline.steps_done}/{headline.total_steps}"]
+    if headline.eta_s:
+        parts.append(f"left {units.duration(headline.eta_s)}")
+    elif headline.elapsed_s:
+        parts.append(f"took {units.duration(headline.elapsed_s)}")
+    return "  ".join(parts)
+
+
+def bar(done: float, total: float, width: int) -> str:
+    """A progress bar of `width` characters."""
+    filled = round(width * min(1.0, done / total)) if total > 0 else 0
+    return "█" * filled + "░" * (width - filled)
+
+
+def interval_text(headline: Headline) -> str:
+    """What stands below the big number."""
+    tgs = headline.tgs
+    if tgs.median is None:
+        if headline.newest_tgs is None:
+            return "no step finished yet"
+        return "warming up: not counted"
+    if tgs.ci95 is None:
+        return f"n = {tgs.n}; interval from 6 steps"
+    return f"95 % {units.rate(tgs.ci95[0])} to {units.rate(tgs.ci95[1])}, n = {tgs.n}"
+
+
+def big_number(headline: Headline) -> str:
+    """The median TGS; before any measured step the newest one's."""
+    value = headline.tgs.median if headline.tgs.median is not None else headline.newest_tgs
+    return "-" if value is None else units.rate(value)
+
+
+def figures(headline: Headline, convention: str) -> dict[str, tuple[str, str]]:
+    """Value and note of each small figure by the id of its widget."""
+    tflops = headline.tflops.get(convention)
+    mem = "-" if headline.mem_peak_gib is None else f"{headline.mem_peak_gib:.2f} GiB"
+    return {
+        "tflops": ("-" if tflops is None else units.rate(tflops), convention),
+        "mfu": ("no peak" if headline.mfu is None else units.percent(headline.mfu), ""),
+        "step": ("-" if headline.step_s is None else units.duration(headline.step_s), ""),
+        "eta": ("-" if headline.eta_s is None else units.duration(headline.eta_s), ""),
+        "mem": (mem, "RSS" if headline.mem_is_rss else ""),
+        "loss": ("-" if headline.loss is None else f"{headline.loss:.4f}", ""),
+    }
+
+
+def alert_text(session: Session) -> str:
+    """The most urgent thing to know, or an empty string."""
+    if session.message:
+        return f"! {session.message}"
+    if session.result is not None and session.result.failure is not None:
+        failure = session.result.failure
+        who = "" if failure.rank is None else f" rank {failure.rank} ({failure.host}):"
+        return f"✗ {session.result.status}:{who} {failure.reason}"
+    if session.result is not None and session.result.integrity.problems:
+        return f"✗ INVALID, do not use this number: {session.result.integrity.problems[0]}"
+    return "  ".join(_live_alerts(session)[:3])
+
+
+def _live_alerts(session: Session) -> list[str]:
+    view = session.view
+    ranks = view.live.ranks
+    found = [f"✗ rank {s.rank} ({s.host}): {s.error.kind}: {s.error.msg}" for s in ranks if s.error]
+    if session.status == "running":
+        for silent in view.silent(time.monotonic())[:2]:
+            behind = f", {silent.steps_behind} steps behind" if silent.steps_behind > 0 else ""
+            found.append(f"! rank {silent.rank} ({ranks[silent.rank].host}) is silent{behind}")
+    for slow in view.stragglers()[:2]:
+        host = ranks[slow.rank].host
+        found.append(f"! rank {slow.rank} ({host}) is slow: {slow.ratio:.2f}× the median rank")
+    hot = [s for s in ranks if s.gpu is not None and s.gpu.throttled]
+    if hot and hot[0].gpu:
+        more = f" and {len(hot) - 1} more" if len(hot) > 1 else ""
+        found.append(f"! GPU of rank {hot[0].rank}{more} throttled: {hot[0].gpu.throttled}")
+    return found
+
+
+def charts(view: RunView, rank: int) -> dict[str, tuple[Chart, str]]:
+    """The four charts and their legends; `rank`'s own line is drawn dashed."""
+    live = view.live
+    published = [row for row in view.references if row.tgs is not None]
+    bands = [Band("reference", row.tgs * (1 - SAME_WITHIN), row.tgs * (1 + SAME_WITHIN))
+             for row in published[:1] if row.tgs is not None]  # fmt: skip
+    legend = f"⠒ {published[0].system} {units.rate(published[0].tgs or 0)}" if published else ""
+    own = f"-- rank {rank}"
+    return {
+        "chart-tgs": (_chart(live.tgs, units.rate, bands=bands), legend),
+        "chart-step": (_chart(live.step_s, units.duration, _own(live, rank, lambda r: r.step_s)), own),
+        "chart-loss": (_chart(live.loss, "{:.3f}".format), ""),
+        "chart-mem": (_chart(live.mem_peak, _gib, _own(live, rank, lambda r: r.mem_peak)), own),
+    }
+
+
+def _gib(num_bytes: float) -> str:
+    return f"{num_bytes / units.GIB:.2f}G"
+
+
+def _own(live: LiveRun, rank: int, value: Callable[[StepRow], array[float]]) -> list[Line]:
+    rows = live.grid.rows
+    if live.world < 2 or not rows:
+        return []
+    x = [float(row.first_step) for row in rows]
+    return [Line("rank", x, [value(row)[rank] for row in rows], stroke="dashed")]
+
+
+def _chart(
+    trend: Trend,
+    format_y: Callable[[float], str],
+    others: list[Line] | None = None,
+    bands: list[Band] | None = None,
+) -> Chart:
+    main = Line("main", list(trend.x), list(trend.y), list(trend.low), list(trend.high))
+    return Chart([main, *(others or [])], bands or [], format_y=format_y)
+
+
+def gpu_rows(live: LiveRun) -> list[tuple[str, tuple[str, ...]]]:
+    """One row per rank: where it is, what its GPU does, how far it is."""
+    return [(str(state.rank), _gpu_row(live, state.rank)) for state in live.ranks]
+
+
+def _gpu_row(live: LiveRun, rank: int) -> tuple[str, ...]:
+    state = live.ranks[rank]
+    gpu = state.gpu
+    sampled = ("-", "-", "-", "-", "")
+    if gpu is not None:
+        sampled = (
+            f"{bar(gpu.util, 100, 8)} {gpu.util:3.0f} %",
+            f"{gpu.power_w:.0f} W",
+            f"{gpu.temp_c:.0f} °C",
+            f"{gpu.sm_mhz:.0f} MHz",
+            f"! {gpu.throttled}" if gpu.throttled else "",
+        )
+    memory = "-" if state.newest is None else f"{state.newest.mem_peak / units.GIB:.2f}"
+    step = "-" if state.step < 0 else str(state.step)
+    return (str(rank), state.host or "-", state.bye or state.phase or "-", step, memory, *sampled)
+
+
+def replay_text(session: Session) -> str:
+    """Position and speed of a replay."""
+    feed = session.feed
+    assert isinstance(feed, ReplayFeed)
+    mark = "❚❚ paused" if feed.paused else "■ end" if feed.replay.at_end else f"▶ {feed.speed:g}×"
+    at, whole = feed.replay.at_s, feed.replay.duration_s
+    return f"REPLAY {mark}  {bar(at, whole, 24)} {units.duration(at)} of {units.duration(whole)}"
+
+
+def note_lines(live: LiveRun) -> list[str]:
+    """Warnings and errors, oldest first, tracebacks and remedies below them."""
+    lines = []
+    hidden = live.num_notes - len(live.notes)
+    if hidden:
+        lines.append(f"({hidden} older notes are in the event files)")
+    for note in live.notes:
+        host = live.ranks[note.rank].host
+        lines.append(f"{note.severity}: rank {note.rank} ({host}): {note.title}: {note.msg}")
+        if note.hint:
+            lines.append(f"    try: {note.hint}")
+        lines += [f"    {line}" for line in note.traceback.splitlines()]
+    return lines

@@ -1,0 +1,136 @@
+"""Dialogs: choose one of a few, read an explanation, read the keys."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from rich.text import Text
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import BindingType
+from textual.containers import Vertical, VerticalScroll
+from textual.screen import ModalScreen
+from textual.widgets import OptionList, Static
+from textual.widgets.option_list import Option
+
+from tgsbench.metrics.explain import Explanation
+from tgsbench.tui.actions import ACTIONS, SCOPE_TITLES, Action, Scope, bindings
+
+
+class Options(OptionList):
+    """A list with vim motions."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        *(b for b in bindings("list") if getattr(b, "action", "") in ("cursor_down", "cursor_up")),
+    ]
+
+
+class Choice(ModalScreen[str]):
+    """Asks to choose; dismisses with the key of the choice, "" for none."""
+
+    BINDINGS: ClassVar[list[BindingType]] = bindings("modal")
+
+    def __init__(self, title: str, text: str, choices: Sequence[tuple[str, str]]) -> None:
+        super().__init__()
+        self._title, self._text, self._choices = title, text, choices
+
+    def compose(self) -> ComposeResult:
+        """Title, text, choices."""
+        with Vertical(classes="dialog"):
+            yield Static(self._title, classes="dialog-title", markup=False)
+            if self._text:
+                yield Static(self._text, classes="dialog-text", markup=False)
+            yield Options(*(Option(Text(label), id=key or "none") for key, label in self._choices))
+            yield Static("enter choose   esc close", classes="dialog-hint", markup=False)
+
+    @on(OptionList.OptionSelected)
+    def _chosen(self, message: OptionList.OptionSelected) -> None:
+        key = message.option_id or ""
+        self.dismiss("" if key == "none" else key)
+
+    def action_close(self) -> None:
+        """Choose nothing."""
+        self.dismiss("")
+
+
+class Reading(ModalScreen[None]):
+    """Something to read; arrows scroll it."""
+
+    BINDINGS: ClassVar[list[BindingType]] = bindings("modal")
+
+    def __init__(self, title: str, text: Text) -> None:
+        super().__init__()
+        self._title, self._text = title, text
+
+    def compose(self) -> ComposeResult:
+        """Title and scrolling text."""
+        with Vertical(classes="dialog reading"):
+            yield Static(self._title, classes="dialog-title", markup=False)
+            with Page():
+                yield Static(self._text, markup=False)
+            yield Static("j k scroll   esc close", classes="dialog-hint", markup=False)
+
+    def on_mount(self) -> None:
+        """Let the keys scroll at once."""
+        self.query_one(Page).focus()
+
+    def action_close(self) -> None:
+        """Close."""
+        self.dismiss(None)
+
+
+class Page(VerticalScroll, can_focus=True):
+    """A scrolling page with vim motions."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        ("j", "scroll_down", "Down"),
+        ("k", "scroll_up", "Up"),
+        ("g", "scroll_home", "Top"),
+        ("G", "scroll_end", "Bottom"),
+        ("ctrl+d", "page_down", "Page down"),
+        ("ctrl+u", "page_up", "Page up"),
+    ]
+
+
+def explanation(explained: Explanation) -> Reading:
+    """The dialog for one figure."""
+    text = Text(explained.meaning + "\n\n")
+    text.append("formula  ", "bold").append(explained.formula + "\n")
+    text.append("source   ", "bold").append(explained.source + "\n")
+    if explained.inputs:
+        width = max(len(name) for name, _ in explained.inputs) + 2
+        text.append("\ninputs\n", "bold")
+        for name, value in explained.inputs:
+            text.append(f"  {name.ljust(width)}").append(f"{value}\n")
+    return Reading(explained.title, text)
+
+
+def key_help(scopes: Sequence[Scope], keymap: dict[str, str]) -> Reading:
+    """Every key of some scopes, the user's own in place of the defaults."""
+    text = Text()
+    for scope in scopes:
+        text.append(f"{SCOPE_TITLES[scope]}\n", "bold")
+        for action in ACTIONS:
+            if action.scope == scope:
+                text.append(f"  {_keys(action, keymap):<18}").append(f"{action.help}\n")
+        text.append("\n")
+    text.append("Keys can be changed: [keys] in tui.toml of the tgsbench configuration folder,\n")
+    text.append('such as  "live.stop" = "ctrl+k"\n')
+    return Reading("Keys", text)
+
+
+def _keys(action: Action, keymap: dict[str, str]) -> str:
+    return " ".join(show_key(key) for key in keymap.get(action.name, action.keys).split(","))
+
+
+_KEY_NAMES = {
+    "question_mark": "?", "slash": "/", "full_stop": ".", "comma": ",", "colon": ":", "plus": "+",
+    "minus": "-", "equals_sign": "=", "dollar_sign": "$", "left_square_bracket": "[",
+    "right_square_bracket": "]", "escape": "esc",
+}  # fmt: skip
+
+
+def show_key(key: str) -> str:
+    """A key as people write it."""
+    return _KEY_NAMES.get(key.strip(), key.strip())

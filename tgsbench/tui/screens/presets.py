@@ -1,0 +1,5 @@
+from tgsbench.tui.screens.base import ModeScreen
+
+
+class PresetsScreen(ModeScreen):
+    mode_name = "presets"

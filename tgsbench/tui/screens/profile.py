@@ -1,0 +1,5 @@
+from tgsbench.tui.screens.base import ModeScreen
+
+
+class ProfileScreen(ModeScreen):
+    mode_name = "profile"

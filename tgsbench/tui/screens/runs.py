@@ -1,0 +1,5 @@
+from tgsbench.tui.screens.base import ModeScreen
+
+
+class RunsScreen(ModeScreen):
+    mode_name = "runs"

@@ -1,0 +1,1 @@
+"""Widgets: each renders plain values that a screen hands it."""

@@ -1,0 +1,142 @@
+"""A chart of the dot canvas, with a cursor that reads off values."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable
+
+from typing import ClassVar
+
+from rich.segment import Segment
+from rich.style import Style
+from textual import events
+from textual.binding import BindingType
+from textual.strip import Strip
+from textual.widget import Widget
+
+from tgsbench.report.braille import Run
+from tgsbench.report.chart import Chart, draw
+from tgsbench.tui.actions import bindings
+
+EMPTY = Chart([])
+
+
+class ChartView(Widget, can_focus=True):
+    """One chart under a title; h and l move the cursor over its points once it is focused."""
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = {
+        "chart--axis", "chart--main", "chart--rank", "chart--reference", "chart--spread", "chart--title", "chart--cursor",
+    }  # fmt: skip
+    BINDINGS: ClassVar[list[BindingType]] = bindings("chart")
+
+    def __init__(self, title: str, *, figure: str = "", id: str | None = None) -> None:
+        super().__init__(id=id)
+        self.title = title
+        self.figure = figure
+        """What `?` explains here."""
+        self._chart = EMPTY
+        self._legend = ""
+        self._cursor: int | None = None
+        """Index of the point under the cursor; None: the newest."""
+        self._rows: list[list[Run]] = []
+        self._drawn: tuple[object, ...] = ()
+
+    def show(self, chart: Chart, legend: str = "") -> None:
+        """Render another chart; repaints only when something changed."""
+        if (chart, legend) != (self._chart, self._legend):
+            self._chart, self._legend = chart, legend
+            self.refresh()
+
+    def render_line(self, y: int) -> Strip:
+        """One line of the widget."""
+        width = self.size.width
+        if y == 0:
+            return self._title_strip(width)
+        rows = self._draw()
+        if y - 1 >= len(rows):
+            return Strip.blank(width, self.rich_style)
+        segments = [Segment(run.text, self._style(run.role)) for run in rows[y - 1]]
+        return Strip(segments).adjust_cell_length(width, self.rich_style)
+
+    def _draw(self) -> list[list[Run]]:
+        ascii_only = bool(getattr(self.app, "ascii_only", False))
+        key = (id(self._chart), self.size, self._cursor, ascii_only)
+        if key != self._drawn:
+            self._rows = draw(
+                self._chart, self.size.width, self.size.height - 1,
+                ascii_only=ascii_only, cursor_x=self._cursor_x(),
+            )  # fmt: skip
+            self._drawn = key
+        return self._rows
+
+    def _title_strip(self, width: int) -> Strip:
+        marker = ">" if self.has_focus else " "
+        reading = self._reading() if self.has_focus else self._legend
+        title = f"{marker}{self.title}"
+        room = width - len(title) - 2
+        text = f"{title}  {reading[:room]}" if room > 0 else title[:width]
+        style = self._style("title")
+        return Strip([Segment(text.ljust(width)[:width], style)])
+
+    def _style(self, role: str) -> Style:
+        name = f"chart--{role}" if f"chart--{role}" in self.COMPONENT_CLASSES else "chart--main"
+        return self.get_component_rich_style(name)
+
+    def _reading(self) -> str:
+        if not self._chart.lines or not self._chart.lines[0].x:
+            return ""
+        line = self._chart.lines[0]
+        index = len(line.x) - 1 if self._cursor is None else min(self._cursor, len(line.x) - 1)
+        text = f"{self._chart.x_label} {self._chart.format_x(line.x[index])}: "
+        text += self._chart.format_y(line.y[index])
+        if line.low and line.low[index] != line.high[index]:
+            low, high = (self._chart.format_y(side[index]) for side in (line.low, line.high))
+            text += f" ({low} to {high})"
+        return text
+
+    def _cursor_x(self) -> float | None:
+        if not self.has_focus or self._cursor is None or not self._chart.lines:
+            return None
+        x = self._chart.lines[0].x
+        return x[min(self._cursor, len(x) - 1)] if x else None
+
+    def _move(self, to: Callable[[int, int], int | None]) -> None:
+        num = len(self._chart.lines[0].x) if self._chart.lines else 0
+        if num:
+            current = num - 1 if self._cursor is None else self._cursor
+            target = to(current, num)
+            self._cursor = None if target is None or target >= num - 1 else max(0, target)
+            self.refresh()
+
+    def action_left(self) -> None:
+        """One point back."""
+        self._move(lambda at, num: at - 1)
+
+    def action_right(self) -> None:
+        """One point on."""
+        self._move(lambda at, num: at + 1)
+
+    def action_first(self) -> None:
+        """To the first point."""
+        self._move(lambda at, num: 0)
+
+    def action_last(self) -> None:
+        """To the newest point, and stay there."""
+        self._move(lambda at, num: None)
+
+    def on_focus(self) -> None:
+        """Show the cursor."""
+        self.refresh()
+
+    def on_blur(self) -> None:
+        """Hide the cursor."""
+        self.refresh()
+
+    def on_click(self, event: events.Click) -> None:
+        """Put the cursor where the mouse is."""
+        if not self._chart.lines or not self._chart.lines[0].x:
+            return
+        x = list(self._chart.lines[0].x)
+        share = event.x / max(1, self.size.width - 1)
+        self._cursor = min(len(x) - 1, bisect_left(x, x[0] + share * (x[-1] - x[0])))
+        self.refresh()

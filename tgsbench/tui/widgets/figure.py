@@ -1,0 +1,69 @@
+"""One number with its name; focus it and press ? to learn what it is."""
+
+from __future__ import annotations
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.containers import Vertical
+from textual.reactive import reactive
+from textual.widget import Widget
+from textual.widgets import Digits, Static
+
+
+class Figure(Widget, can_focus=True):
+    """Name above value; `figure` is what `?` explains."""
+
+    value: reactive[str] = reactive("-")
+    note: reactive[str] = reactive("")
+    label: reactive[str] = reactive("")
+
+    def __init__(self, label: str, figure: str, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self.figure = figure
+        self.set_reactive(Figure.label, label)
+
+    def render(self) -> Text:
+        """Two lines."""
+        name = Text(("> " if self.has_focus else "  ") + self.label, style="dim", no_wrap=True)
+        value = Text(f"\n  {self.value}", style="bold", no_wrap=True)
+        return Text.assemble(
+            name, value, Text(f" {self.note}" if self.note else "", style="dim"), no_wrap=True
+        )
+
+    def on_focus(self) -> None:
+        """Show the marker."""
+        self.refresh()
+
+    def on_blur(self) -> None:
+        """Hide the marker."""
+        self.refresh()
+
+
+class BigFigure(Vertical, can_focus=True):
+    """The run's TGS: large digits, its interval, the verdict."""
+
+    figure = "tgs"
+    """What `?` explains here."""
+
+    def compose(self) -> ComposeResult:
+        """Title, digits, two lines below."""
+        yield Static("  TGS  tokens/GPU/s", id="big-title", markup=False)
+        yield Digits("-", id="big-digits")
+        yield Static("", id="big-interval", markup=False)
+
+    def show(self, value: str, title: str, interval: str) -> None:
+        """Render the figure; Textual repaints only what changed."""
+        _update(self.query_one("#big-digits", Digits), value)
+        marker = "> " if self.has_focus else "  "
+        _set_text(self.query_one("#big-title", Static), marker + title)
+        _set_text(self.query_one("#big-interval", Static), f"  {interval}")
+
+
+def _update(digits: Digits, value: str) -> None:
+    if digits.value != value:
+        digits.update(value)
+
+
+def _set_text(static: Static, text: str) -> None:
+    if static.content != text:
+        static.update(text)
