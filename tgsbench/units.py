@@ -69,6 +69,6 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{sec:02}" if hours else f"{minutes}:{sec:02}"
 
 
-def percent(fraction: float) -> str:
-    """Print a fraction as a percentage with three significant digits."""
-    return f"{100 * fraction:.3g} %"
+def percent(fraction: float, decimals: int | None = None) -> str:
+    """Print a fraction as a percentage: three significant digits, or `decimals` of them for columns."""
+    return f"{100 * fraction:.3g} %" if decimals is None else f"{100 * fraction:.{decimals}f} %"

@@ -16,6 +16,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "presets": ("tgsbench.cli.presets", "List, show and validate presets."),
     "runs": ("tgsbench.cli.runs", "List and look after stored runs."),
     "show": ("tgsbench.cli.show", "Print one run's result."),
+    "tui": ("tgsbench.cli.tui", "The terminal UI (also without a command); --serve for a browser."),
+    "attach": ("tgsbench.cli.attach", "Come back to a run in the live view."),
+    "replay": ("tgsbench.cli.replay", "Play a stored run again; without one, a recording."),
     "supervise": ("tgsbench.cli.supervise", ""),
 }
 """Command -> module that holds a click command of the same name, and its one-line help (empty: hidden)."""
@@ -62,12 +65,9 @@ def cli(ctx: click.Context) -> None:
     Without a command, the terminal UI opens.
     """
     if ctx.invoked_subcommand is None:
-        ctx.invoke(LazyGroup.get_command(cli, ctx, "tui") or _no_tui)
-
-
-@click.command()
-def _no_tui() -> None:
-    raise TgsError("no terminal UI is installed", hint="tgsbench run --preset tiny_cpu --headless")
+        command = LazyGroup.get_command(cli, ctx, "tui")
+        assert command is not None
+        ctx.invoke(command)
 
 
 def main() -> None:

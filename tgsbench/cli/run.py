@@ -10,9 +10,10 @@ import click
 from tgsbench import presets
 from tgsbench.cli import diagnostics, output
 from tgsbench.cli.progress import progress_for
+from tgsbench.cli.terminal import require_terminal
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.launch import local, preflight
-from tgsbench.launch.rehearse import rehearsal
+from tgsbench.launch.rehearse import rehearsal_on
 from tgsbench.report.summary import summary_lines
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Result
@@ -53,12 +54,15 @@ def run(
         "hardware.num_gpus": nproc,
         "profile": profile,
     }
+    in_terminal = not (headless or as_json) and sys.stdout.isatty()
+    if in_terminal:
+        require_terminal(f"tgsbench run --preset {name} --headless")
     assignments = [*sets, *(f"{key}={value}" for key, value in flags.items() if value is not None)]
     preset = resolve_for_run(name, assignments, rehearse)
     preflight.check(preset, preflight.this_machine(), preset.world_size)
     run_folder = run_dir.create(run_dir.runs_root(output), preset)
     local.prepare_run(run_folder, preset)
-    if headless or as_json or not sys.stdout.isatty():
+    if not in_terminal:
         result = run_headless(run_folder, preset, as_json)
         sys.exit(_exit_code(result, run_folder))
     _open_live_view(run_folder)
@@ -69,9 +73,7 @@ def resolve_for_run(name: str, assignments: list[str], rehearse: bool) -> Preset
     preset = presets.resolve(Path(name) if name.endswith(".toml") else name, assignments).preset
     if not rehearse:
         return preset
-    machine = preflight.this_machine()
-    num_gpus = len(machine.gpus)
-    return rehearsal(preset, num_gpus or machine.num_cores, "cuda" if num_gpus else "cpu")
+    return rehearsal_on(preset, preflight.this_machine())
 
 
 def run_headless(run_folder: RunDir, preset: Preset, as_json: bool) -> Result:

@@ -6,6 +6,7 @@ import math
 
 import msgspec
 
+from tgsbench.launch.preflight import Machine
 from tgsbench.presets.validate import mesh_problems
 from tgsbench.schema.preset import Device, ModelShape, Preset
 
@@ -42,6 +43,12 @@ def rehearsal(preset: Preset, num_ranks: int, device: Device = "cpu") -> Preset:
     )
     assert not mesh_problems(small), mesh_problems(small)
     return small
+
+
+def rehearsal_on(preset: Preset, machine: Machine) -> Preset:
+    """The rehearsal that fills this machine: its GPUs, or its CPU cores where it has none."""
+    num_gpus = len(machine.gpus)
+    return rehearsal(preset, num_gpus or machine.num_cores, "cuda" if num_gpus else "cpu")
 
 
 def _corpus(preset: Preset) -> str:

@@ -41,8 +41,9 @@ TEXTS: dict[str, Explanation] = {
     "verdict": Explanation(
         "Verdict against the published row",
         "better or worse: the published value lies outside the 95 % interval and differs by 1 % or more; "
-        "same: within 1 %; not significant: inside the interval; not comparable: GPU, GPU count, length or "
-        "mask differ, or this is a rehearsal or a simulation.",
+        "same: the difference is real but under 1 %, or the interval lies within 2 %; not significant: the "
+        "interval holds it; not comparable: GPU, GPU count, length or mask differ, or this is a rehearsal "
+        "or a simulation.",
         "ratio = median TGS / published TGS",
         "the preset's published rows",
     ),
@@ -84,6 +85,78 @@ TEXTS: dict[str, Explanation] = {
         f"{SLOW_RATIO:g} times the median rank or more in the last {SLOW_STEPS} rows.",
         "cell = value of the rank / median over ranks in the same step",
         "the ranks' step events",
+    ),
+    "published": Explanation(
+        "Published TGS",
+        "What XTuner's speed benchmark published for this preset: tokens per GPU per second, or oom where it "
+        "ran out of memory. The detail pane has LLaMA-Factory's row beside it.",
+        "as published; XTuner's own average over logged micro-batches",
+        "presets/references/*.toml, each row with its source",
+    ),
+    "best": Explanation(
+        "Best here",
+        "The fastest run of this preset among the stored runs that ended well. Rehearsals and emulated runs "
+        "do not count.",
+        "largest median TGS over runs with status ok",
+        "result.json of the runs folder",
+    ),
+    "fits": Explanation(
+        "Fits this machine",
+        "Whether the ranks can be started here: as many GPUs as the preset has ranks, or for a CPU preset "
+        "memory for weights, gradients and optimizer states.",
+        "GPUs there >= ranks; CPU: 16 bytes · parameters + 0.7 GiB · ranks <= free memory",
+        "NVML, or the kernel driver's list; /proc/meminfo",
+    ),
+    "ratio": Explanation(
+        "Ratio to the base",
+        "TGS over the base row's TGS, printed only where the rows measure the same thing. A difference is "
+        "significant when the interval excludes 1 and, with samples enough, Mann–Whitney's p < 5 %.",
+        "ratio = median TGS / base's median TGS; its interval joins both medians' in quadrature, in logarithms",
+        "Conover, Practical Nonparametric Statistics, 5.1",
+    ),
+    "profile_share": Explanation(
+        "Share of the step",
+        "The step is split so that each instant counts once: work first, then communication that nothing "
+        "hides, then idle. The shares add up to 100 %.",
+        "time of the part / profiled step window, mean over steps (and ranks)",
+        "the ranks' profiler traces; profiled steps are slower and never give TGS",
+    ),
+    "profile_exposed": Explanation(
+        "Exposed communication",
+        "Time in flight while the GPU computed nothing: what faster links or more overlap would save.",
+        "|communication| − |communication ∩ compute|, over merged intervals",
+        "the ranks' profiler traces",
+    ),
+    "profile_hidden": Explanation(
+        "Hidden communication",
+        "Time in flight behind compute: it costs no step time.",
+        "|communication ∩ compute|, over merged intervals",
+        "the ranks' profiler traces",
+    ),
+    "profile_kernel": Explanation(
+        "Kernel and operator time",
+        "Time per step of all its calls; for an operator its self time.",
+        "Σ duration of its calls / profiled steps",
+        "the ranks' profiler traces",
+    ),
+    "profile_tflops": Explanation(
+        "Achieved TFLOPs of a kernel",
+        "Only for attention and GEMM whose shapes the trace records, beside the device's dense bf16 peak.",
+        "FLOPs from the recorded shapes / duration",
+        "the ranks' profiler traces (record_shapes); presets/hardware for the peak",
+    ),
+    "profile_bandwidth": Explanation(
+        "Bus bandwidth",
+        "Bytes that crossed the rank's link over the time in flight, beside the link's peak where it is known.",
+        "all-to-all: bytes · (n−1)/n / time; all-gather and reduce-scatter likewise",
+        "Collective name and sizes in the trace; presets/hardware for the peak",
+    ),
+    "status": Explanation(
+        "Status of a run",
+        "ok: ended well and all integrity checks passed. oom, crashed, stalled, cancelled, preempted, "
+        "refused: how it ended otherwise; what was measured is kept. invalid: its number must not be used.",
+        "outcome of the supervisor, then the ranks' errors, then the integrity checks",
+        "outcome.json and the event files",
     ),
     "gpu": Explanation(
         "GPU state",

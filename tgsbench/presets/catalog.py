@@ -22,6 +22,11 @@ T = TypeVar("T")
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
 
 
+def is_name(text: str) -> bool:
+    """Can it name a preset (and so a file)?"""
+    return _NAME.match(text) is not None
+
+
 def shipped(kind: str) -> Path:
     """Folder of shipped data, `presets` or `profiles`: in the wheel, else in the source tree."""
     packed = _PACKAGE / "_data" / kind
@@ -101,7 +106,7 @@ def preset_path(name: str) -> Path:
     known = files("presets")
     if name in known:
         return known[name]
-    if not _NAME.match(name):
+    if not is_name(name):
         raise TgsError(
             f"preset name {name!r} may hold letters, digits, '_', '.', '-' only",
             hint="`tgsbench presets` lists them; `tgsbench presets validate FILE` reads a path",

@@ -133,16 +133,21 @@ def _model_table(name: str, origins: Origins) -> dict[str, Any]:
 
 
 def _apply_set(document: dict[str, Any], origins: Origins, assignment: str) -> None:
+    key, value = parse_assignment(assignment)
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    _merge(document, value, origins, "--set")
+
+
+def parse_assignment(assignment: str) -> tuple[str, Any]:
+    """Key and value of `key=value`; the value is JSON where it reads as such, else the text itself."""
     key, equals, text = assignment.partition("=")
     if not equals or not key.strip():
         raise TgsError(
             f"--set {assignment}: write key=value, such as --set parallel.sp=4",
             exit_code=ExitCode.BAD_PRESET,
         )
-    value: Any = _parse_value(text)
-    for part in reversed(key.strip().split(".")):
-        value = {part: value}
-    _merge(document, value, origins, "--set")
+    return key.strip(), _parse_value(text)
 
 
 def _parse_value(text: str) -> Any:

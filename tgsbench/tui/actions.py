@@ -119,8 +119,10 @@ ACTIONS: tuple[Action, ...] = (
     Action("replay.restart", "R", "Restart", "Play from the beginning."),
     # Profile
     Action("profile.tensorboard", "t", "TensorBoard", "Start TensorBoard on it; shows the address.", True),
-    Action("profile.next_rank", "full_stop", "Next rank", "Look at the next rank.", True),
-    Action("profile.previous_rank", "comma", "Previous rank", "Look at the rank before.", True),
+    Action("profile.next_pane", "right_square_bracket", "Table", "Go to the next table.", True),
+    Action("profile.previous_pane", "left_square_bracket", "Table before", "Go to the table before."),
+    Action("profile.next_rank", "full_stop", "Rank", "Look at the next rank.", True),
+    Action("profile.previous_rank", "comma", "Previous rank", "Look at the rank before."),
     Action("profile.copy", "y", "Copy JSON", "Copy the analysis as JSON.", True),
     # Runs
     Action("runs.search", "slash", "Filter", "Filter as you type.", True),

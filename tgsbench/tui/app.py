@@ -7,14 +7,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from textual import work
 from textual.app import App
 from textual.binding import BindingType
 from textual.command import Provider
 from textual.filter import LineFilter, NoColor
+from textual.notifications import SeverityLevel
 from textual.screen import Screen
 
 from tgsbench.errors import TgsError
-from tgsbench.metrics.explain import Explanation
+from tgsbench.schema.preset import Preset
 from tgsbench.store import run_dir
 from tgsbench.store.run_dir import RunDir
 from tgsbench.tui import recorded, session
@@ -117,17 +119,55 @@ class TgsApp(App[int]):
         """Play a stored run again."""
         self._try(lambda: self.open_session(session.replay(run, speed)))
 
+    def edit_preset(self, name: str) -> None:
+        """Open a preset in the form."""
+        from tgsbench.tui.screens.form import PresetForm
+
+        self._try(lambda: self._push(PresetForm(name)))
+
+    def _push(self, screen: Screen[None]) -> None:
+        self.push_screen(screen)
+
+    @work(thread=True, exclusive=True, group="launch", exit_on_error=False)
+    def launch(self, preset: Preset, *, rehearse: bool = False) -> None:
+        """Prepare a run folder, start its supervisor in a session of its own, show it live."""
+        try:
+            opened = session.launch(preset, self.runs_root, rehearse=rehearse)
+        except TgsError as error:
+            self.call_from_thread(self._say, error)
+        else:
+            self.call_from_thread(self.open_session, opened)
+
+    def _say(self, error: TgsError) -> None:
+        self.notify(f"{error.msg}\n{error.hint}".strip(), severity="error", timeout=10)
+
+    def notify(
+        self,
+        message: str,
+        *,
+        title: str = "",
+        severity: SeverityLevel = "information",
+        timeout: float | None = None,
+        markup: bool = False,
+    ) -> None:
+        """Show a message; never as markup, since names and reasons come from files."""
+        super().notify(message, title=title, severity=severity, timeout=timeout, markup=False)
+
     def open_profile(self, run: RunDir) -> None:
         """Show a run's profile."""
         self.profile_run = run
         self.switch_mode("profile")
+
+    def start_tensorboard(self, run: RunDir) -> None:
+        """Start TensorBoard on a run's traces, on loopback; it ends with the UI."""
+        self.notify(f"tgsbench tensorboard {run.path}")
 
     def _try(self, work: Callable[[], None]) -> None:
         """Do it, or say why it cannot be done."""
         try:
             work()
         except TgsError as error:
-            self.notify(f"{error.msg}\n{error.hint}".strip(), severity="error", timeout=10)
+            self._say(error)
 
     def copy_menu(self, run: RunDir) -> None:
         """Ask in which form to copy a run, then copy it."""
@@ -152,24 +192,23 @@ class TgsApp(App[int]):
 
     def action_explain(self) -> None:
         """Explain what is focused."""
-        explained = self._explanation()
-        if explained is None:
-            self.notify("Focus a figure first: tab goes from one to the next, then ? explains it.")
-        else:
-            self.push_screen(dialogs.explanation(explained))
-
-    def _explanation(self) -> Explanation | None:
-        figure = str(getattr(self.focused, "figure", "") or "")
         ask = getattr(self.screen, "explain_figure", None)
-        found = ask(figure) if figure and ask is not None else None
-        return found if isinstance(found, Explanation) else None
+        columns: dict[str, str] = getattr(self.focused, "explained", {}) or {}
+        figure = str(getattr(self.focused, "figure", "") or "")
+        if ask is None or not figure:
+            self.notify("Focus a figure first: tab goes from one to the next, then ? explains it.")
+        elif len(columns) > 1:
+            found = {title: ask(name) for title, name in columns.items()}
+            self.push_screen(dialogs.explanations({k: v for k, v in found.items() if v is not None}))
+        elif (explained := ask(figure)) is not None:
+            self.push_screen(dialogs.explanation(explained))
 
     def action_help(self) -> None:
         """List the keys that work here."""
         own: list[Scope] = {
             "live": ["live", "replay", "chart", "log", "list"],
             "runs": ["runs", "compare", "list"],
-        }.get(self.current_mode, [self.current_mode, "list"])  # type: ignore[assignment,list-item]
+        }.get(self.current_mode, [self.current_mode, "list"])  # type: ignore[assignment]
         self.push_screen(dialogs.key_help([*own, "app"], self.config.keys))
 
     def action_welcome(self) -> None:

@@ -87,7 +87,7 @@ def progress_text(headline: Headline) -> str:
     parts = [f"step {headline.steps_done}/{headline.total_steps}"]
     if headline.eta_s:
         parts.append(f"left {units.duration(headline.eta_s)}")
-    elif headline.elapsed_s:
+    elif headline.phase == "teardown":
         parts.append(f"took {units.duration(headline.elapsed_s)}")
     return "  ".join(parts)
 
@@ -210,7 +210,7 @@ def _gpu_row(live: LiveRun, rank: int) -> tuple[str, ...]:
     sampled = ("-", "-", "-", "-", "")
     if gpu is not None:
         sampled = (
-            f"{bar(gpu.util, 100, 8)} {gpu.util:3.0f} %",
+            f"{bar(gpu.util, 100, 4)}{gpu.util:4.0f}%",
             f"{gpu.power_w:.0f} W",
             f"{gpu.temp_c:.0f} °C",
             f"{gpu.sm_mhz:.0f} MHz",

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from textual.command import DiscoveryHit, Hit, Hits, Provider
+from textual.content import Content
 
 from tgsbench import presets
 from tgsbench.store import run_dir
@@ -41,15 +42,15 @@ class Everything(Provider):
     async def discover(self) -> Hits:
         """What is offered before anything is typed: the actions."""
         for text, call, help_text in self._actions():
-            yield DiscoveryHit(text, call, help=help_text)
+            yield DiscoveryHit(Content(text), call, text=text, help=help_text)
 
     async def search(self, query: str) -> Hits:
         """Fuzzy matches."""
         matcher = self.matcher(query)
         for text, call, help_text in self._commands:
             score = matcher.match(text)
-            if score > 0:
-                yield Hit(score, matcher.highlight(text), call, help=help_text)
+            if score > 0:  # plain content: a folder called "[red]" is a name, not markup
+                yield Hit(score, Content(text), call, text=text, help=help_text)
 
     def _actions(self) -> Iterator[Command]:
         scopes = {"app", self.app.current_mode}

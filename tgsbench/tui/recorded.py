@@ -6,6 +6,8 @@ from pathlib import Path
 
 SPEED = 60.0
 """It lasts 67 minutes of run time: a bit over a minute to watch."""
+RUN_SPEED = 10.0
+"""Pace of other runs, unless another one is asked for."""
 WELCOME = (
     ("replay", "Watch a recorded run (simulated data, 8 ranks, one of them slow)"),
     ("preset", "Run a preset that fits this machine"),

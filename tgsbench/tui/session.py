@@ -12,12 +12,15 @@ from typing import Protocol
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.events.replay import Replay
 from tgsbench.events.tail import RunTail
+from tgsbench.launch import local, preflight
 from tgsbench.launch.detached import Supervisor
+from tgsbench.launch.rehearse import rehearsal_on
 from tgsbench.metrics.live import LiveRun
 from tgsbench.metrics.live_view import Plan, RunView
 from tgsbench.schema.events import Event
+from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Manifest, Result
-from tgsbench.store import results
+from tgsbench.store import results, run_dir
 from tgsbench.store.run_dir import RunDir
 
 PIECE_BYTES = 1 << 16
@@ -219,6 +222,20 @@ def start(run: RunDir) -> Session:
     manifest = run.manifest()
     fresh = not manifest.supervisor_pid and run.result() is None
     return follow(run, Supervisor(run) if fresh else None)
+
+
+def launch(preset: Preset, root: Path, *, rehearse: bool = False) -> Session:
+    """Make a run folder and start it, after the checks that the command line makes.
+
+    Raises TgsError when the preset does not fit, a package is missing or the folder cannot be written.
+    """
+    machine = preflight.this_machine()
+    if rehearse:
+        preset = rehearsal_on(preset, machine)
+    preflight.check(preset, machine, preset.world_size)
+    run = run_dir.create(root, preset)
+    local.prepare_run(run, preset)
+    return start(run)
 
 
 def _opened(run: RunDir) -> tuple[Manifest, RunView]:

@@ -10,6 +10,7 @@ from textual.app import ComposeResult
 from textual.screen import Screen
 from textual.widgets import Footer
 
+from tgsbench.metrics.explain import TEXTS, Explanation
 from tgsbench.tui.widgets.line import Line
 
 if TYPE_CHECKING:
@@ -27,12 +28,8 @@ MODES: tuple[tuple[str, str], ...] = (
 class ModeScreen(Screen[None]):
     """One of the five main screens."""
 
-    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]]] = [
-        (0, "-narrow"),
-        (110, "-medium"),
-        (160, "-wide"),
-    ]
-    VERTICAL_BREAKPOINTS: ClassVar[list[tuple[int, str]]] = [(0, "-short"), (34, "-tall")]
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-medium"), (160, "-wide")]  # noqa: RUF012
+    VERTICAL_BREAKPOINTS = [(0, "-short"), (34, "-tall")]  # noqa: RUF012
     mode_name: ClassVar[str] = ""
 
     @property
@@ -52,6 +49,10 @@ class ModeScreen(Screen[None]):
     def compose_body(self) -> ComposeResult:
         """What lies between the bar and the footer."""
         yield from ()
+
+    def explain_figure(self, figure: str) -> Explanation | None:
+        """What `?` says about a figure of this screen."""
+        return TEXTS.get(figure)
 
     def copied(self, text: str, what: str) -> None:
         """Put text on the clipboard by OSC 52 and say so."""

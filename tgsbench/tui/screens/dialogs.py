@@ -95,6 +95,18 @@ class Page(VerticalScroll, can_focus=True):
 
 def explanation(explained: Explanation) -> Reading:
     """The dialog for one figure."""
+    return Reading(explained.title, _explained(explained))
+
+
+def explanations(columns: dict[str, Explanation]) -> Reading:
+    """The dialog for a table: what its columns say."""
+    text = Text()
+    for title, explained in columns.items():
+        text.append(f"column {title}: {explained.title}\n", "bold").append(_explained(explained)).append("\n")
+    return Reading("What the columns say", text)
+
+
+def _explained(explained: Explanation) -> Text:
     text = Text(explained.meaning + "\n\n")
     text.append("formula  ", "bold").append(explained.formula + "\n")
     text.append("source   ", "bold").append(explained.source + "\n")
@@ -103,7 +115,7 @@ def explanation(explained: Explanation) -> Reading:
         text.append("\ninputs\n", "bold")
         for name, value in explained.inputs:
             text.append(f"  {name.ljust(width)}").append(f"{value}\n")
-    return Reading(explained.title, text)
+    return text
 
 
 def key_help(scopes: Sequence[Scope], keymap: dict[str, str]) -> Reading:

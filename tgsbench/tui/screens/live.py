@@ -30,6 +30,7 @@ from tgsbench.tui.widgets.figure import BigFigure, Figure
 from tgsbench.tui.widgets.heat_view import HeatView
 from tgsbench.tui.widgets.line import Line
 from tgsbench.tui.widgets.log_view import LogView
+from tgsbench.tui.widgets.search import Search
 from tgsbench.tui.widgets.table import ListTable
 
 PANES: tuple[tuple[str, str], ...] = (
@@ -115,7 +116,7 @@ class LiveScreen(ModeScreen):
                 yield ListTable(GPU_COLUMNS, id="gpu-table", explains=GPU_EXPLAINS)
             with Vertical(id="pane-logs", classes="pane"):
                 yield Line(id="log-line")
-                yield Input(placeholder="show lines that contain …", id="log-filter", compact=True)
+                yield Search(placeholder="show lines that contain …", id="log-filter", compact=True)
                 yield LogView(id="log")
             with Vertical(id="pane-notes", classes="pane"):
                 yield LogView(id="notes")
@@ -335,7 +336,7 @@ class LiveScreen(ModeScreen):
         self.query_one("#log", LogView).set_filter(message.value)
         self.paint()
 
-    @on(Input.Submitted, "#log-filter")
+    @on(Search.Left, "#log-filter")
     def _leave_filter(self) -> None:
         line = self.query_one("#log-filter", Input)
         line.display = bool(line.value)
@@ -448,16 +449,16 @@ class LiveScreen(ModeScreen):
 
 
 GPU_COLUMNS = (
-    ("rank", "rank"),
-    ("host", "host"),
-    ("phase", "phase"),
-    ("step", "step"),
-    ("mem", "mem GiB"),
-    ("util", "GPU"),
-    ("power", "power"),
-    ("temp", "temp"),
-    ("clock", "clock"),
-    ("throttled", "throttled"),
+    ("rank", "rank", 4),
+    ("host", "host", 10),
+    ("phase", "phase", 8),
+    ("step", "step", 5),
+    ("mem", "mem GiB", 7),
+    ("util", "GPU", 9),
+    ("power", "power", 5),
+    ("temp", "temp", 5),
+    ("clock", "clock", 8),
+    ("throttled", "throttled", 22),
 )
 GPU_EXPLAINS = {
     "mem": "mem",

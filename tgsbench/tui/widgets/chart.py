@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable
-
 from typing import ClassVar
 
 from rich.segment import Segment
@@ -25,7 +24,8 @@ class ChartView(Widget, can_focus=True):
     """One chart under a title; h and l move the cursor over its points once it is focused."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {
-        "chart--axis", "chart--main", "chart--rank", "chart--reference", "chart--spread", "chart--title", "chart--cursor",
+        "chart--axis", "chart--main", "chart--rank", "chart--reference", "chart--spread", "chart--title",
+        "chart--cursor",
     }  # fmt: skip
     BINDINGS: ClassVar[list[BindingType]] = bindings("chart")
 

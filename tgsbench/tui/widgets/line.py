@@ -12,6 +12,7 @@ class Line(Static):
     def __init__(self, text: str | Text = "", *, id: str | None = None, classes: str | None = None) -> None:
         super().__init__(Text(text) if isinstance(text, str) else text, id=id, classes=classes, markup=False)
         self._shown: str | Text = text
+        self.display = bool(text)
 
     def show(self, text: str | Text) -> None:
         """Replace the text; an empty one hides the line."""

@@ -7,10 +7,10 @@ from typing import ClassVar
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
+from textual.binding import BindingType
 from textual.geometry import Size
 from textual.message import Message
 from textual.scroll_view import ScrollView
-from textual.binding import BindingType
 from textual.strip import Strip
 
 from tgsbench.events.logs import is_error

@@ -1,0 +1,23 @@
+"""Does the UI have a terminal to live in? Asked before Textual is imported: without one it would hang."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from tgsbench.errors import ExitCode, TgsError
+
+
+def require_terminal(headless: str) -> None:
+    """Raise TgsError (exit code 2) naming the `headless` command when there is no terminal.
+
+    Textual reads from stdin and draws on stderr, so all three must be one; a browser session brings its
+    own driver instead.
+    """
+    if os.environ.get("TEXTUAL_DRIVER"):
+        return
+    for stream, name in ((sys.stdin, "stdin"), (sys.stdout, "stdout"), (sys.stderr, "stderr")):
+        if stream is None or not stream.isatty():
+            raise TgsError(
+                f"the terminal UI needs a terminal; {name} is none", hint=headless, exit_code=ExitCode.USAGE
+            )

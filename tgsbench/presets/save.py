@@ -1,0 +1,62 @@
+"""Saves an edited preset as one of the user's own: it extends its base and holds only what was changed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tgsbench.errors import ExitCode, TgsError
+from tgsbench.presets import catalog
+from tgsbench.presets.resolve import check, parse_assignment
+
+
+def save_user_preset(name: str, base: str, assignments: Iterable[str]) -> Path:
+    """Write NAME.toml into the user's presets folder: `extends = base` plus `key=value` assignments.
+
+    Raises TgsError when the name is no file name, is taken, or what was written does not validate.
+    """
+    if not catalog.is_name(name) or name.startswith("_"):
+        raise _refused(f"preset name {name!r} may hold letters, digits, '_', '.', '-' only")
+    folder = catalog.config_dir() / "presets"
+    path = folder / f"{name}.toml"
+    if path.exists():
+        raise _refused(f"{path} exists already", "choose another name, or edit the file")
+    document: dict[str, Any] = {}
+    for assignment in assignments:
+        key, value = parse_assignment(assignment)
+        _put(document, key.split("."), value)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(_toml(base, document), "utf-8")
+    except OSError as error:
+        raise _refused(f"cannot write {path}: {error.strerror}") from error
+    problems = check(path)
+    if problems:
+        path.unlink()
+        raise _refused("; ".join(problems))
+    return path
+
+
+def _put(document: dict[str, Any], parts: list[str], value: Any) -> None:
+    for part in parts[:-1]:
+        document = document.setdefault(part, {})
+    document[parts[-1]] = value
+
+
+def _toml(base: str, document: dict[str, Any]) -> str:
+    scalars = [f"{key} = {_value(value)}" for key, value in document.items() if not isinstance(value, dict)]
+    lines = [f"extends = {json.dumps(base)}", *scalars]
+    for table, values in document.items():
+        if isinstance(values, dict):
+            lines += ["", f"[{table}]", *(f"{k} = {_value(v)}" for k, v in values.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _value(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _refused(msg: str, hint: str = "") -> TgsError:
+    return TgsError(msg, hint=hint, exit_code=ExitCode.BAD_PRESET)

@@ -1,0 +1,191 @@
+"""What the presets screen lists and details, as plain values; no widgets here."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from tgsbench import presets, units
+from tgsbench.errors import TgsError
+from tgsbench.launch import preflight
+from tgsbench.launch.preflight import Machine
+from tgsbench.models.spec import num_parameters
+from tgsbench.schema.preset import Preset
+from tgsbench.schema.reference import ReferenceRow
+from tgsbench.schema.run import Result
+from tgsbench.tui.widgets.table import HEADING, Row
+
+
+@dataclass(frozen=True)
+class PresetRow:
+    """One preset of the list."""
+
+    name: str
+    preset: Preset | None
+    """None when its file has problems."""
+    references: tuple[ReferenceRow, ...]
+    problem: str
+    """Why it does not fit this machine, or what is wrong with its file; empty when it can run here."""
+
+    @property
+    def published(self) -> str:
+        """XTuner's published TGS, or what happened instead."""
+        row = next(iter(self.references), None)
+        if row is None:
+            return "-"
+        return units.rate(row.tgs) if row.tgs is not None else row.status
+
+    @property
+    def words(self) -> str:
+        """What a search looks through."""
+        if self.preset is None:
+            return self.name.lower()
+        p = self.preset
+        words = [self.name, p.model.name, units.length(p.workload.seq_len), p.hardware.gpu, p.engine.name]
+        return " ".join([*words, p.description, "" if self.problem else "fits"]).lower()
+
+
+def read_rows(machine: Machine) -> list[PresetRow]:
+    """All presets in their order; one with a broken file is listed with its problem."""
+    return [_row(name, machine) for name in presets.list_presets()]
+
+
+def _row(name: str, machine: Machine) -> PresetRow:
+    references = tuple(presets.load_references().get(name, []))
+    try:
+        preset = presets.resolve(name).preset
+    except TgsError as error:
+        return PresetRow(name, None, references, error.msg)
+    problem = preflight.machine_problem(preset, machine, preset.world_size)
+    return PresetRow(name, preset, references, problem)
+
+
+def matching(rows: Sequence[PresetRow], query: str) -> list[PresetRow]:
+    """Rows that contain every word of the query."""
+    words = query.lower().split()
+    return [row for row in rows if all(word in row.words for word in words)]
+
+
+def best_results(results: Iterable[Result]) -> dict[str, Result]:
+    """The fastest good run of each preset; rehearsals and emulations measure something else."""
+    best: dict[str, Result] = {}
+    for result in results:
+        if result.status != "ok" or result.tgs.median is None or result.rehearsal_of:
+            continue
+        known = best.get(result.preset)
+        if known is None or (known.tgs.median or 0.0) < result.tgs.median:
+            best[result.preset] = result
+    return best
+
+
+def table_rows(rows: Sequence[PresetRow], best: dict[str, Result]) -> list[Row]:
+    """Rows of the table under a heading per model."""
+    table: list[Row] = []
+    group = ""
+    for row in rows:
+        model = row.preset.model.name if row.preset else "?"
+        if model != group:
+            group = model
+            table.append((HEADING + model, (Text(_heading(row), "bold"), "", "", "", "", "", "")))
+        table.append((row.name, _cells(row, best)))
+    return table
+
+
+def _heading(row: PresetRow) -> str:
+    if row.preset is None:
+        return "with problems"
+    return f"{row.preset.model.name}  {num_parameters(row.preset.model) / 1e9:.3g} B"
+
+
+def _cells(row: PresetRow, best: dict[str, Result]) -> tuple[str | Text, ...]:
+    name = f"  {row.name}"
+    if row.preset is None:
+        return (name, "", "", "", "", Text("✗ broken", "bold"), "")
+    result = best.get(row.name)
+    mine = units.rate(result.tgs.median) if result and result.tgs.median is not None else "-"
+    return (
+        name,
+        _right(units.length(row.preset.workload.seq_len), 6),
+        _right(str(row.preset.world_size), 4),
+        _right(str(row.preset.parallel.sp), 3),
+        _right(row.published, 9),
+        "✓ yes" if not row.problem else "· no",
+        _right(mine, 9),
+    )
+
+
+def _right(text: str, width: int) -> str:
+    return text.rjust(width)
+
+
+def command_line(preset: Preset, sets: Sequence[str] = (), *, base: str = "", rehearse: bool = False) -> str:
+    """The command that runs a preset without the UI."""
+    argv = ["tgsbench", "run", "--preset", base or preset.name, "--headless"]
+    for assignment in sets:
+        argv += ["--set", assignment]
+    return shlex.join(argv + (["--rehearse"] if rehearse else []))
+
+
+def detail(row: PresetRow, best: dict[str, Result]) -> Group:
+    """The resolved preset, what was published, whether it fits, the command."""
+    if row.preset is None:
+        return Group(Text(f"{row.name}\n", "bold"), Text(row.problem))
+    preset = row.preset
+    head = Text(f"{preset.name}\n", "bold").append(f"{preset.description}\n\n", "not bold")
+    if row.problem:
+        head.append("· does not fit: ").append(f"{row.problem}; s rehearses it\n", "not bold")
+    else:
+        head.append("✓ fits this machine: ").append("r runs it\n", "not bold")
+    result = best.get(row.name)
+    if result is not None and result.tgs.median is not None:
+        head.append(f"best here {units.rate(result.tgs.median)} TGS in {result.run_id}\n", "not bold")
+    command = Text("command (y copies)\n", "bold").append(command_line(preset), "not bold")
+    return Group(head, _grid(_facts(preset)), _published(row.references), command)
+
+
+def _grid(facts: Sequence[tuple[str, str]]) -> Table:
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column()
+    for name, value in facts:
+        grid.add_row(Text(name), Text(value))
+    return grid
+
+
+def _facts(preset: Preset) -> list[tuple[str, str]]:
+    m, w, t, e = preset.model, preset.workload, preset.training, preset.engine
+    mask = "document mask" if w.document_mask else "causal over the whole pack"
+    where = f"{preset.world_size} × {preset.hardware.gpu or preset.hardware.device}"
+    heads = f"{m.num_query_heads} query and {m.num_kv_heads} KV heads"
+    packs = f"{preset.packs_per_step} packs in {preset.accumulation} micro-steps"
+    facts = [
+        ("model", f"{m.name}: {m.num_layers} layers, h {m.hidden_size}, {heads}"),
+        ("mesh", f"dp {preset.dp} · sp {preset.parallel.sp} = {where}"),
+        ("length", f"{units.length(w.seq_len)} tokens, {mask}"),
+        ("step", f"{packs}, {preset.tokens_per_step:,} tokens"),
+        ("corpus", w.corpus + (f" × {w.concat}" if w.concat > 1 else "")),
+        ("engine", f"{e.name}, attention {preset.attention}, kernel {e.kernel}"),
+        ("memory", f"checkpointing {t.checkpointing}, offload {e.offload}, {t.compute_dtype}"),
+        ("measures", f"{preset.measure.steps} steps after {preset.measure.warmup} of warm-up"),
+        ("profile", preset.profile or "none"),
+    ]
+    return facts + [("note", note) for note in preset.notes]
+
+
+def _published(references: Sequence[ReferenceRow]) -> Text:
+    if not references:
+        return Text("\nnothing published for it\n", "dim")
+    text = Text("\npublished      ", "bold").append(f"{'TGS':>9} {'TFLOPs':>8}  on\n", "not bold dim")
+    for row in references:
+        tgs = units.rate(row.tgs) if row.tgs is not None else row.status
+        tflops = units.rate(row.tflops) if row.tflops is not None else "-"
+        line = f"  {row.system:<13}{tgs:>9} {tflops:>8}  {row.num_gpus} × {row.gpu}\n"
+        text.append(line, "not bold")
+        if row.note:
+            text.append(f"    {row.note}\n", "not bold dim")
+    return text

@@ -1,0 +1,128 @@
+"""What the profile screen shows, as plain values: shares, kernels, collectives, findings; no widgets here."""
+
+from __future__ import annotations
+
+from rich.text import Text
+
+from tgsbench import units
+from tgsbench.schema.hotspots import COLLECTIVES, PARTS, TITLES, Profile, RankProfile, Skew
+from tgsbench.tui.widgets.table import Row
+
+BAR = 14
+
+Scope = Profile | RankProfile
+"""All ranks together, or one of them: both carry the same fields."""
+
+
+def scope_of(profile: Profile, rank: int | None) -> Scope:
+    """The whole, or one rank where its trace was read."""
+    return next((found for found in profile.ranks if found.rank == rank), profile)
+
+
+def headline(profile: Profile, rank: int | None) -> str:
+    """One line: what it is of, the step, which ranks."""
+    which = "all ranks" if rank is None else f"rank {rank}"
+    ranks = f"{len(profile.ranks)} of {profile.world_size} ranks traced"
+    step = units.duration(scope_of(profile, rank).step_ms / 1000)
+    return f"{profile.source} │ {which} │ step {step} │ {ranks} │ {profile.device_name or profile.device}"
+
+
+def share_rows(scope: Scope) -> list[Row]:
+    """Parts of the step, largest first; communication with its hidden part."""
+    present = [part for part in PARTS if scope.shares.get(part, 0.0) > 0 or scope.comm_ms.get(part, 0.0) > 0]
+    present.sort(key=lambda part: -scope.shares.get(part, 0.0))
+    return [(part, _share_cells(scope, part)) for part in present]
+
+
+def _share_cells(scope: Scope, part: str) -> tuple[str | Text, ...]:
+    share = scope.shares.get(part, 0.0)
+    is_comm = part in COLLECTIVES
+    exposed, hidden = scope.exposed_ms.get(part, 0.0), scope.hidden_ms.get(part, 0.0)
+    hidden_share = hidden / scope.step_ms if scope.step_ms else 0.0
+    return (
+        TITLES[part],
+        Text(share_bar(share, hidden_share if is_comm else 0.0)),
+        units.percent(share, 1).rjust(6),
+        _ms(scope.parts_ms.get(part, 0.0)).rjust(8),
+        (_ms(exposed) if is_comm else "").rjust(8),
+        (_ms(hidden) if is_comm else "").rjust(8),
+    )
+
+
+def share_bar(share: float, hidden_share: float = 0.0) -> str:
+    """Solid: time of the step; shaded: communication that hides behind work and costs no time."""
+    solid = min(BAR, round(BAR * share)) or (1 if share > 0 else 0)
+    shaded = min(BAR - solid, round(BAR * hidden_share))
+    return ("█" * solid + "░" * shaded).ljust(BAR)
+
+
+def kernel_rows(scope: Scope) -> list[Row]:
+    """The most expensive kernels and operators."""
+    return [
+        (
+            f"{index}:{op.name}",
+            (
+                Text(op.name),
+                _ms(op.total_ms).rjust(8),
+                units.percent(op.share, 1).rjust(6),
+                _count(op.calls).rjust(7),
+                _ms(op.mean_us / 1000).rjust(8),
+                _ms(op.p95_us / 1000).rjust(8),
+                _achieved(op.tflops, op.peak_tflops),
+                TITLES.get(op.kind, op.kind),
+            ),
+        )
+        for index, op in enumerate(scope.top)
+    ]
+
+
+def collective_rows(scope: Scope) -> list[Row]:
+    """Each kind of collective by process group, against the link's peak where it is known."""
+    return [
+        (
+            f"{index}",
+            (
+                TITLES.get(c.name, c.name),
+                Text(c.group or "-"),
+                _count(c.calls).rjust(7),
+                ("-" if c.bytes is None else units.size(c.bytes)).rjust(10),
+                _ms(c.exposed_ms).rjust(8),
+                _ms(c.hidden_ms).rjust(8),
+                _achieved(c.bus_gb_per_s, c.peak_gb_per_s),
+            ),
+        )
+        for index, c in enumerate(scope.collectives)
+    ]
+
+
+def finding_lines(profile: Profile) -> list[str]:
+    """Findings with what to try, who waits for whom, caveats."""
+    lines = []
+    for finding in profile.findings:
+        lines.append(f"{units.percent(finding.share, 1):>7}  {finding.text}")
+        if finding.hint:
+            lines.append(f"         try: {finding.hint}")
+    lines += [_skew_line(skew) for skew in profile.skew]
+    return lines + [f"   note  {caveat}" for caveat in profile.caveats]
+
+
+def _skew_line(skew: Skew) -> str:
+    name, group = TITLES.get(skew.name, skew.name), skew.group or "-"
+    share, late = units.percent(skew.last_share), units.duration(skew.mean_skew_us / 1e6)
+    return (
+        f"   skew  {name} on {group}: rank {skew.last_rank} last in {share} of {skew.calls} calls, by {late}"
+    )
+
+
+def _ms(value: float) -> str:
+    return units.duration(value / 1000) if value else "-"
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 or value == int(value) else f"{value:.1f}"
+
+
+def _achieved(value: float | None, peak: float | None) -> str:
+    if value is None:
+        return "-"
+    return units.rate(value) + (f" of {peak:g}" if peak else "")

@@ -1,0 +1,41 @@
+"""Where the profile screen gets its analysis from."""
+
+from __future__ import annotations
+
+import msgspec
+
+from tgsbench.errors import ExitCode, TgsError
+from tgsbench.schema.hotspots import PROFILE_VERSION, Profile
+from tgsbench.store.run_dir import RunDir
+
+_MAX_BYTES = 64 << 20
+
+
+def stored_profile(run: RunDir) -> Profile | None:
+    """The analysis that lies in the run's folder, or None. Raises TgsError when it cannot be read."""
+    path = run.path / "profile" / "hotspots.json"
+    if not path.is_file():
+        return None
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise TgsError(f"{path}: larger than 64 MiB", exit_code=ExitCode.BAD_INPUT)
+        found = msgspec.json.decode(path.read_bytes(), type=Profile)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise TgsError(
+            f"{path}: cannot be read: {error}",
+            hint="delete it: it is made again from the traces",
+            exit_code=ExitCode.BAD_INPUT,
+        ) from error
+    if found.schema_version > PROFILE_VERSION:
+        raise TgsError(
+            f"{path}: schema {found.schema_version}; this tgsbench reads up to {PROFILE_VERSION}",
+            hint="upgrade tgsbench: pip install -U tgsbench",
+            exit_code=ExitCode.BAD_INPUT,
+        )
+    return found
+
+
+def has_traces(run: RunDir) -> bool:
+    """Did the run capture anything?"""
+    folder = run.path / "profile"
+    return folder.is_dir() and any(folder.rglob("*.pt.trace.json*"))

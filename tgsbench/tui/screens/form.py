@@ -1,0 +1,167 @@
+"""The form of a preset: values edited, checked on every key by what the command line checks with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, get_args
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import BindingType
+from textual.containers import Horizontal, VerticalScroll
+from textual.screen import ModalScreen
+from textual.widgets import Footer, Input, Label, Select, Static
+
+from tgsbench import presets, units
+from tgsbench.errors import TgsError
+from tgsbench.presets import catalog
+from tgsbench.presets.save import save_user_preset
+from tgsbench.presets.validate import valid_sp
+from tgsbench.schema.preset import Checkpointing, EngineName, Preset
+from tgsbench.tui.actions import bindings
+from tgsbench.tui.preset_rows import command_line
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the form."""
+
+    key: str
+    label: str
+    value: str
+    choices: tuple[str, ...] = ()
+    """Empty: free text."""
+    hint: str = ""
+
+
+def entries(preset: Preset) -> list[Entry]:
+    """The form's lines for a preset."""
+    sps = ", ".join(map(str, valid_sp(preset)))
+    recipes = ("", *sorted(catalog.files("profiles")))
+    return [
+        Entry("engine.name", "engine", preset.engine.name, get_args(EngineName)),
+        Entry("hardware.num_gpus", "GPUs", str(preset.hardware.num_gpus), hint="ranks, one per GPU"),
+        Entry("parallel.sp", "sp", str(preset.parallel.sp), hint=f"sequence parallel; valid: {sps}"),
+        Entry("workload.seq_len", "length", units.length(preset.workload.seq_len), hint="8192, 8k, 1M"),
+        Entry("measure.steps", "steps", str(preset.measure.steps), hint="measured optimizer steps"),
+        Entry("measure.warmup", "warm-up", str(preset.measure.warmup), hint="steps run first and dropped"),
+        Entry(
+            "training.checkpointing", "checkpointing", preset.training.checkpointing, get_args(Checkpointing)
+        ),
+        Entry("profile", "capture", preset.profile, recipes, hint="profiler recipe after the measured steps"),
+    ]
+
+
+class PresetForm(ModalScreen[None]):
+    """Edits one preset; runs it or saves it."""
+
+    BINDINGS: ClassVar[list[BindingType]] = bindings("form")
+
+    def __init__(self, base: str) -> None:
+        super().__init__()
+        self.base = base
+        self._preset = presets.resolve(base).preset
+        self._entries = entries(self._preset)
+        self._problem = ""
+
+    def compose(self) -> ComposeResult:
+        """One line per value, then other keys, problems and the command."""
+        with VerticalScroll(classes="dialog form", can_focus=False):
+            yield Static(f"Edit {self.base}", classes="dialog-title", markup=False)
+            for entry in self._entries:
+                with Horizontal(classes="entry"):
+                    yield Label(entry.label, markup=False)
+                    yield from self._editor(entry)
+                    yield Static(entry.hint, classes="entry-hint", markup=False)
+            with Horizontal(classes="entry"):
+                yield Label("others")
+                yield Input(placeholder="key=value key=value", id="others", compact=True)
+                yield Static("any key of the preset", classes="entry-hint", markup=False)
+            with Horizontal(classes="entry"):
+                yield Label("save as")
+                yield Input(placeholder=f"my_{self.base}", id="save-as", compact=True)
+                yield Static("name of a preset of your own", classes="entry-hint", markup=False)
+            yield Static("", id="form-problem", markup=False)
+            yield Static("", id="form-command", markup=False)
+        yield Footer(show_command_palette=False, compact=True)
+
+    def _editor(self, entry: Entry) -> ComposeResult:
+        name = _widget_id(entry.key)
+        if entry.choices:
+            options = [(choice or "none", choice) for choice in entry.choices]
+            yield Select(options, value=entry.value, allow_blank=False, id=name, compact=True)
+        else:
+            yield Input(entry.value, id=name, compact=True)
+
+    def on_mount(self) -> None:
+        """Check what is there."""
+        self._check()
+
+    @property
+    def assignments(self) -> list[str]:
+        """What differs from the preset, as `--set` takes it."""
+        changed = [f"{e.key}={value}" for e in self._entries if (value := self._value(e)) != e.value]
+        return changed + self.query_one("#others", Input).value.split()
+
+    def _value(self, entry: Entry) -> str:
+        widget = self.query_one(f"#{_widget_id(entry.key)}")
+        assert isinstance(widget, Input | Select)
+        return str(widget.value).strip()
+
+    @on(Input.Changed)
+    @on(Select.Changed)
+    def _check(self) -> None:
+        try:
+            preset = presets.resolve(self.base, self.assignments).preset
+        except TgsError as error:
+            self._show(f"✗ {error.msg}" + (f"\n  {error.hint}" if error.hint else ""), "")
+            return
+        dp, sp = preset.dp, preset.parallel.sp
+        mesh = f"✓ dp {dp} · sp {sp} = {preset.world_size}, {preset.tokens_per_step:,} tokens per step"
+        self._show("", f"{mesh}\n{command_line(preset, self.assignments, base=self.base)}")
+
+    def _show(self, problem: str, command: str) -> None:
+        self._problem = problem
+        problems = self.query_one("#form-problem", Static)
+        problems.update(problem)
+        problems.display = bool(problem)
+        self.query_one("#form-command", Static).update(command)
+
+    @on(Input.Submitted)
+    def _submitted(self) -> None:
+        self.focus_next()
+
+    def action_launch(self) -> None:
+        """Run the preset as edited."""
+        from tgsbench.tui.app import TgsApp
+
+        if self._problem:
+            self.notify("mend the problem first", severity="warning")
+            return
+        preset = presets.resolve(self.base, self.assignments).preset
+        assert isinstance(self.app, TgsApp)
+        app = self.app
+        self.dismiss(None)
+        app.launch(preset)
+
+    def action_save(self) -> None:
+        """Save as a preset of the user's own."""
+        name = self.query_one("#save-as", Input).value.strip()
+        if not name:
+            self.query_one("#save-as").focus()
+            self.notify("give it a name first")
+            return
+        try:
+            path = save_user_preset(name, self.base, self.assignments)
+        except TgsError as error:
+            self.notify(f"{error.msg}\n{error.hint}".strip(), severity="error", timeout=8)
+        else:
+            self.notify(f"saved {path}")
+
+    def action_cancel(self) -> None:
+        """Leave the form."""
+        self.dismiss(None)
+
+
+def _widget_id(key: str) -> str:
+    return "set-" + key.replace(".", "-").replace("_", "-")

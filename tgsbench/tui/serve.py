@@ -1,0 +1,35 @@
+"""The UI in a browser: textual-serve on loopback, for pages of its own only."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+from aiohttp import web
+from textual_serve.server import Server
+
+HOST = "127.0.0.1"
+
+
+class LoopbackServer(Server):  # type: ignore[misc]
+    """Refuses websockets that another site's page opens: whoever holds one can start training runs."""
+
+    async def handle_websocket(self, request: web.Request) -> web.WebSocketResponse:
+        """As textual-serve, after a look at who asks."""
+        if request.host != f"{HOST}:{self.port}" or request.headers.get("Origin") != self.public_url:
+            raise web.HTTPForbidden(text="this websocket is for the page at " + self.public_url)
+        return await super().handle_websocket(request)
+
+
+def server(port: int, *, ascii_only: bool = False, runs_root: Path | None = None) -> LoopbackServer:
+    """A server whose every browser tab gets a UI process of its own."""
+    argv = [sys.executable, "-m", "tgsbench", "tui"]
+    argv += ["--ascii"] if ascii_only else []
+    argv += ["--output", str(runs_root.resolve())] if runs_root else []
+    return LoopbackServer(shlex.join(argv), host=HOST, port=port, title="tgsbench")
+
+
+def serve(port: int, *, ascii_only: bool = False, runs_root: Path | None = None) -> None:
+    """Serve until interrupted."""
+    server(port, ascii_only=ascii_only, runs_root=runs_root).serve()
