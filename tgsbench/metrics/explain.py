@@ -111,7 +111,7 @@ TEXTS: dict[str, Explanation] = {
         "Ratio to the base",
         "TGS over the base row's TGS, printed only where the rows measure the same thing. A difference is "
         "significant when the interval excludes 1 and, with samples enough, Mann–Whitney's p < 5 %.",
-        "ratio = median TGS / base's median TGS; its interval joins both medians' in quadrature, in logarithms",
+        "ratio = median TGS / base's median TGS; both intervals joined in quadrature, in logarithms",
         "Conover, Practical Nonparametric Statistics, 5.1",
     ),
     "profile_share": Explanation(
@@ -147,7 +147,7 @@ TEXTS: dict[str, Explanation] = {
     ),
     "profile_bandwidth": Explanation(
         "Bus bandwidth",
-        "Bytes that crossed the rank's link over the time in flight, beside the link's peak where it is known.",
+        "Bytes that crossed the rank's link over the time in flight, beside the link's peak if known.",
         "all-to-all: bytes · (n−1)/n / time; all-gather and reduce-scatter likewise",
         "Collective name and sizes in the trace; presets/hardware for the peak",
     ),
