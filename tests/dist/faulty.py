@@ -29,7 +29,9 @@ def faulty_environment(home: Path, **fault: Any) -> dict[str, str]:
 class Running:
     """A `tgsbench run` in the background."""
 
-    def __init__(self, home: Path, *args: str, env: dict[str, str] | None = None, steps: int = 100_000) -> None:
+    def __init__(
+        self, home: Path, *args: str, env: dict[str, str] | None = None, steps: int = 100_000
+    ) -> None:
         self.home = home
         argv = [sys.executable, "-m", "tgsbench", "run", "--preset", "tiny_cpu", "--headless"]
         self.process = subprocess.Popen(
@@ -46,7 +48,7 @@ class Running:
     @property
     def folder(self) -> Path:
         """The run's folder, once it is there."""
-        (folder,) = (self.home / "runs").iterdir()
+        (folder,) = (path for path in (self.home / "runs").iterdir() if path.is_dir())
         return folder
 
     def events(self, rank: int = 0) -> list[dict[str, Any]]:

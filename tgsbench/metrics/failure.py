@@ -33,13 +33,13 @@ def root_cause(
     stack_texts: Mapping[int, str] | None = None,
 ) -> Failure | None:
     """Why the run failed, or None when every rank said it was done."""
+    missing = sorted(set(range(world_size)) - {r for r, bye in observed.byes.items() if bye.status == "ok"})
+    if not missing:
+        return None
     if outcome is not None and outcome.status == "stalled":
         return _stalled(outcome, observed, stack_texts or {}, world_size)
     if outcome is not None and outcome.status != "exited":
         return Failure(kind=outcome.status, reason=outcome.reason, hint=outcome.hint)
-    missing = sorted(set(range(world_size)) - {r for r, bye in observed.byes.items() if bye.status == "ok"})
-    if not missing:
-        return None
     return _from_ranks(observed, outcome, launcher) or _unspoken(missing, observed, outcome, launcher)
 
 

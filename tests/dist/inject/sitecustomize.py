@@ -18,8 +18,8 @@ def _fault(do, stepper, index):
         import torch
 
         raise torch.OutOfMemoryError(
-            "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 79.15 GiB of which "
-            "1.20 GiB is free. Including non-PyTorch memory, this process has 77.93 GiB memory in use."
+            "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 79.15 GiB of "
+            "which 1.20 GiB is free. Including non-PyTorch memory, this process has 77.93 GiB memory in use."
         )
     if do == "host_oom":
         import resource
