@@ -1,4 +1,4 @@
-"""Root causes that need several hosts, a kernel's word or a stack; those of one run are provoked in tests/dist."""
+"""Root causes that need several hosts, a kernel's word or a stack; tests/dist provokes those of one run."""
 
 from __future__ import annotations
 
