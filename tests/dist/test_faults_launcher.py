@@ -90,15 +90,13 @@ def test_a_closed_pipe_does_not_end_the_run(tmp_path):
 
 
 def test_a_killed_ui_leaves_the_run_unharmed(tmp_path):
-    """The UI starts `tgsbench supervise` in a session of its own; a process that does the same is killed."""
+    """The UI's way to start a run, from a process that is killed as a UI may be."""
     starter = (
-        "import subprocess, sys, time\nfrom tgsbench import presets\n"
+        "import sys, time\nfrom tgsbench import presets\nfrom tgsbench.launch.detached import Supervisor\n"
         "from tgsbench.launch import local\nfrom tgsbench.store import run_dir\n"
         "preset = presets.resolve('tiny_cpu', sys.argv[1:]).preset\n"
         "run = run_dir.create(run_dir.runs_root(None), preset)\n"
-        "local.prepare_run(run, preset)\nargv = local.supervisor_argv(run)\n"
-        "child = subprocess.Popen(argv, stdout=subprocess.DEVNULL, start_new_session=True)\n"
-        "print(child.pid, flush=True)\ntime.sleep(1000)"
+        "local.prepare_run(run, preset)\nprint(Supervisor(run).pid, flush=True)\ntime.sleep(1000)"
     )
     sets = ["measure.steps=12", "model.num_layers=1", "model.vocab_size=512", "workload.seq_len=256"]
     ui = subprocess.Popen(

@@ -15,7 +15,7 @@ WAITING = f"""Thread 0x00007fdc595146c0 (most recent call first):
   File "/usr/lib/python3.11/threading.py", line 331 in wait
 
 Current thread 0x00007fdc7da07b80 (most recent call first):
-  File "/venv/lib/python3.11/site-packages/torch/distributed/distributed_c10d.py", line 10 in all_to_all_single
+  File "/venv/lib/python3.11/site-packages/torch/distributed/c10d.py", line 10 in all_to_all_single
   File "/opt/tgsbench/parallel/ulysses.py", line 99 in forward
 {MAIN}
 """
@@ -91,7 +91,7 @@ def test_the_rank_that_does_not_wait_is_named_with_its_innermost_call():
         "rank 1 not where the others wait: in batch (tgsbench/trainer/batches.py:12)"
     )
     assert failure.traceback.startswith("rank 1 (b)")
-    assert "all_to_all_single (torch/distributed/distributed_c10d.py:10)" in failure.traceback
+    assert "all_to_all_single (torch/distributed/c10d.py:10)" in failure.traceback
 
 
 def test_a_rank_that_never_came_up_explains_a_stall():
