@@ -181,7 +181,7 @@ def test_a_port_in_use_is_said_before_anything_starts(tmp_path):
         port = taken.getsockname()[1]
         done = tgsbench(
             tmp_path, "run", "--preset", "tiny_cpu", "--headless", "--nodes", "localhost,other",
-            "--node-rank", "0", "--rendezvous", f"127.0.0.1:{port}", "--set", "hardware.gpus_per_node=1",
+            "--node-rank", "0", "--rendezvous", f"127.0.0.1:{port}", "--name", "r", "--set", "hardware.gpus_per_node=1",
         )  # fmt: skip
     assert done.returncode == 2
     assert f"port {port}" in done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from tgsbench.cli.progress import progress_for
 from tgsbench.cli.terminal import require_terminal
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.launch import local, preflight
+from tgsbench.launch import nodes as several
+from tgsbench.launch.command import ONE_NODE, Node
 from tgsbench.launch.rehearse import rehearsal_on
 from tgsbench.report.summary import summary_lines
 from tgsbench.schema.preset import Preset
@@ -33,6 +36,14 @@ from tgsbench.store.run_dir import RunDir
 @click.option("--profile", metavar="RECIPE", help="Capture profiler traces after the measured steps.")
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), help="Folder of runs (./runs).")
 @click.option("--rehearse", is_flag=True, help="Shrink the preset to what this machine can run.")
+@click.option(
+    "--name", "run_name", default="", help="Name of the run's folder (default: time, preset, a tag)."
+)
+@click.option("--nodes", metavar="HOST,HOST,…", help="Machines to run on: prints the command of each.")
+@click.option("--node-rank", type=int, help="Run this machine's part: its place in --nodes, from 0.")
+@click.option(
+    "--rendezvous", default="", metavar="HOST:PORT", help="Where the machines meet (the first one)."
+)
 def run(
     name: str,
     headless: bool,
@@ -45,6 +56,10 @@ def run(
     profile: str | None,
     output: Path | None,
     rehearse: bool,
+    run_name: str,
+    nodes: str | None,
+    node_rank: int | None,
+    rendezvous: str,
 ) -> None:
     """Launch a preset and measure its TGS."""
     flags = {
@@ -54,13 +69,22 @@ def run(
         "hardware.num_gpus": nproc,
         "profile": profile,
     }
-    in_terminal = not (headless or as_json) and sys.stdout.isatty()
+    in_terminal = not (headless or as_json or nodes) and sys.stdout.isatty()
     if in_terminal:
         require_terminal(f"tgsbench run --preset {name} --headless")
     assignments = [*sets, *(f"{key}={value}" for key, value in flags.items() if value is not None)]
     preset = resolve_for_run(name, assignments, rehearse)
+    root = run_dir.runs_root(output)
+    if nodes or node_rank is not None:
+        part = several.Part(several.parse_nodes(nodes or ""), node_rank, rendezvous, run_name)
+        if node_rank is None:
+            options = several.preset_options(name, assignments, rehearse)
+            _print_commands(part, preset, options, root, as_json)
+            return
+        result = run_headless(several.prepare(part, preset, root), preset, as_json, part.node(preset))
+        sys.exit(local.EXIT_CODES[result.status])
     preflight.check(preset, preflight.this_machine(), preset.world_size)
-    run_folder = run_dir.create(run_dir.runs_root(output), preset)
+    run_folder = run_dir.create(root, preset, run_name)
     local.prepare_run(run_folder, preset)
     if not in_terminal:
         result = run_headless(run_folder, preset, as_json)
@@ -76,11 +100,29 @@ def resolve_for_run(name: str, assignments: list[str], rehearse: bool) -> Preset
     return rehearsal_on(preset, preflight.this_machine())
 
 
-def run_headless(run_folder: RunDir, preset: Preset, as_json: bool) -> Result:
+def _print_commands(
+    part: several.Part, preset: Preset, options: list[str], root: Path, as_json: bool
+) -> None:
+    """The command of each machine, to copy there."""
+    placement = several.place(preset, len(part.hosts))
+    commands = part.commands(preset, options, root)
+    if as_json:
+        output.json([{"host": host, "argv": argv} for host, argv in commands])
+        return
+    diagnostics.note(
+        f"{placement.nnodes} nodes x {placement.nproc_per_node} ranks; a folder all nodes share: {root}"
+    )
+    if placement.note:
+        diagnostics.warn(placement.note)
+    for host, argv in commands:
+        output.line(f"# on {host}\n{shlex.join(argv)}")
+
+
+def run_headless(run_folder: RunDir, preset: Preset, as_json: bool, node: Node = ONE_NODE) -> Result:
     """Supervise the run from this process, with progress on the right stream."""
     with progress_for(preset, to_stderr=as_json) as progress:
         progress.narrate(f"run {run_folder.path}")
-        result = local.supervise(run_folder, progress.update)
+        result = local.supervise(run_folder, progress.update, node)
     try:
         _print_result(result, as_json)
     except BrokenPipeError:

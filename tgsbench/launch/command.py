@@ -20,6 +20,10 @@ class Node(Struct, frozen=True, kw_only=True):
     rendezvous: str = ""
     """HOST:PORT of the first node; empty for one machine."""
     rendezvous_id: str = ""
+    local_addr: str = ""
+    """This machine's address on the way to the first node."""
+    interface: str = ""
+    """Network interface that holds it."""
 
 
 ONE_NODE = Node()
@@ -34,13 +38,18 @@ def agent_argv(
     if node.nnodes > 1 or node.rendezvous:
         argv += ["--nnodes", str(node.nnodes), "--node-rank", str(node.node_rank)]
         argv += ["--rendezvous", node.rendezvous, "--rendezvous-id", node.rendezvous_id]
+    if node.local_addr:
+        argv += ["--local-addr", node.local_addr]
     return argv
 
 
-def rank_environment(preset: Preset, base: Mapping[str, str], num_cores: int, nproc: int) -> dict[str, str]:
+def rank_environment(
+    preset: Preset, base: Mapping[str, str], num_cores: int, nproc: int, interface: str = "lo"
+) -> dict[str, str]:
     """Environment of the ranks: threads shared out, allocator and NCCL settings that are safe defaults.
 
-    What the user has set already stays.
+    `interface` is where ranks listen for each other: the loopback one on a single machine. What the user has
+    set already stays.
     """
     env = dict(base)
     env.setdefault("OMP_NUM_THREADS", str(max(1, num_cores // nproc)))
@@ -48,10 +57,13 @@ def rank_environment(preset: Preset, base: Mapping[str, str], num_cores: int, np
     if preset.hardware.device == "cuda":
         env.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
         env.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")
-        env.setdefault("TORCH_NCCL_TRACE_BUFFER_SIZE", "2000")
     else:
         env.setdefault("CUDA_VISIBLE_DEVICES", "")
-        env.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    # The last collectives of each rank, asked for when a run stalls.
+    env.setdefault("TORCH_FR_BUFFER_SIZE", "2000")
+    if interface:
+        env.setdefault("GLOO_SOCKET_IFNAME", interface)
+        env.setdefault("NCCL_SOCKET_IFNAME", interface)
     return env
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import time
 from pathlib import Path
 
-from tgsbench.errors import ExitCode
+from tgsbench.errors import ExitCode, TgsError
 from tgsbench.launch.command import ONE_NODE, Node, agent_argv, as_script, rank_environment
 from tgsbench.launch.process import Child
 from tgsbench.launch.watch import OnEvents, StopSignals, Watch, host_name
@@ -19,12 +20,19 @@ from tgsbench.store.run_dir import RunDir
 from tgsbench.system.environment import describe_environment
 from tgsbench.system.lifetime import process_identity
 
+_OTHERS_S = 30.0
+"""Patience with the other nodes at the end: an agent takes up to 5 s, NFS shows a file after up to 30 s."""
+
 
 def prepare_run(
-    run: RunDir, preset: Preset, prediction: dict[str, object] | None = None, nodes: tuple[str, ...] = ()
+    run: RunDir,
+    preset: Preset,
+    prediction: dict[str, object] | None = None,
+    node: Node = ONE_NODE,
+    hosts: tuple[str, ...] = (),
 ) -> Manifest:
-    """Write what is known before launch: run.json, command.sh, env.json."""
-    argv = agent_argv(run.path.resolve(), preset)
+    """Write what is known before launch: run.json, command.sh, env.json; `hosts`: of a run over several."""
+    argv = agent_argv(run.path.resolve(), preset, node)
     manifest = Manifest(
         run_id=run.run_id,
         preset=preset.rehearsal_of or preset.name,
@@ -34,7 +42,7 @@ def prepare_run(
         world_size=preset.world_size,
         device=preset.hardware.device,
         host=host_name(),
-        nodes=list(nodes),
+        nodes=list(hosts),
         rehearsal_of=preset.rehearsal_of,
         prediction=prediction,
     )
@@ -54,12 +62,15 @@ def supervise(run: RunDir, on_events: OnEvents, node: Node = ONE_NODE) -> Result
     for measure.stall_s make it `stalled`. Raises TgsError when the folder is being run or was run already.
     """
     preset = run.preset()
-    with run_dir.claimed(run), StopSignals() as stop:
-        _sign(run)
-        watch = Watch(run, preset.world_size, preset.measure.stall_s, _unless_closed(on_events), lambda: None)
-        outcome = watch.follow(_start(run, preset, node), stop)
+    with run_dir.claimed(run, node.node_rank), StopSignals() as stop:
+        if node.node_rank == 0:
+            _sign(run)
+        outcome = Watch(run, preset, _unless_closed(on_events)).follow(_start(run, preset, node), stop)
+        if outcome.status == "stalled" and node.node_rank:
+            outcome.cause = _cut_off(node) or outcome.cause
         outcome.ended_unix, outcome.host = time.time(), host_name()
-        return _conclude(run, outcome)
+        outcome.node_rank = node.node_rank
+        return _conclude(run, outcome, node)
 
 
 def _sign(run: RunDir) -> None:
@@ -76,9 +87,14 @@ def _sign(run: RunDir) -> None:
 def _start(run: RunDir, preset: Preset, node: Node) -> Child:
     argv = agent_argv(run.path.resolve(), preset, node)
     nproc = preset.world_size // node.nnodes
-    env = rank_environment(preset, os.environ, len(os.sched_getaffinity(0)), nproc)
+    interface = "lo" if node.nnodes == 1 else node.interface
+    env = rank_environment(preset, os.environ, len(os.sched_getaffinity(0)), nproc, interface)
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [_package_root(), env.get("PYTHONPATH", "")]))
-    return Child([*argv, "--parent-pid", str(os.getpid())], env, run.log_dir / "launcher.log")
+    return Child(
+        [*argv, "--parent-pid", str(os.getpid())],
+        env,
+        run.log_dir / run_dir.numbered("launcher.log", node.node_rank),
+    )
 
 
 def _package_root() -> str:
@@ -101,17 +117,57 @@ def _unless_closed(on_events: OnEvents) -> OnEvents:
     return pass_on
 
 
-def _conclude(run: RunDir, outcome: Outcome) -> Result:
+def _conclude(run: RunDir, outcome: Outcome, node: Node) -> Result:
     """Store outcome and result; on a disk that takes nothing more the result is still returned."""
     try:
-        run.write("outcome.json", outcome)
-        return results.store_result(run)
+        run.write(run_dir.numbered("outcome.json", node.node_rank), outcome)
+        if node.node_rank:
+            return _first_nodes_result(run, outcome)
+        missing = _wait_for(run, [run_dir.numbered("outcome.json", n) for n in range(1, node.nnodes)])
+        result = results.store_result(run)
+        if missing:
+            result.warnings.append(f"no word from {len(missing)} of {node.nnodes} nodes at the end")
+        return result
     except OSError as error:
         reason = f"{run.path} cannot be written any more: {error.strerror}"
     outcome.reason = outcome.reason or reason
     result = results.build_result(run, outcome)
     result.warnings.append(f"this result is not stored: {reason}")
     return result
+
+
+def _cut_off(node: Node) -> str:
+    """Says so when the first node cannot be reached; one that refuses is there and has merely ended."""
+    host, _, port = node.rendezvous.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=5.0).close()
+    except ConnectionRefusedError:
+        return ""
+    except OSError as error:
+        return f"{host_name()} cannot reach {node.rendezvous} any more: {error.strerror or error}"
+    return ""
+
+
+def _first_nodes_result(run: RunDir, outcome: Outcome) -> Result:
+    """What the first node stored; while it has not, or its folder is another one, what can be said here."""
+    if _wait_for(run, ["result.json"]) and not (run.path / "run.json").exists():
+        raise TgsError(
+            f"this node is done (exit code {outcome.exit_code}), but {run.path} is not the first node's",
+            hint="copy its events/ and log/ into the first node's run folder, remove result.json there, "
+            "and `tgsbench show` it; next time let --output name a folder that all nodes share",
+            exit_code=ExitCode.STORE,
+        )
+    return results.load_result(run)
+
+
+def _wait_for(run: RunDir, names: list[str]) -> list[str]:
+    """Give other nodes, and a network disk, time to write; returns the names that did not appear."""
+    deadline_s = time.monotonic() + _OTHERS_S
+    while missing := [name for name in names if not (run.path / name).exists()]:
+        if time.monotonic() > deadline_s:
+            return missing
+        time.sleep(0.2)
+    return []
 
 
 EXIT_CODES = {

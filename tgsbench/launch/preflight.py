@@ -67,7 +67,7 @@ def machine_problem(preset: Preset, machine: Machine, num_local_ranks: int) -> s
     """What is needed and what is there, or an empty string when the ranks can start."""
     if preset.hardware.device == "cuda":
         return _gpu_problem(preset, machine, num_local_ranks)
-    return _cpu_problem(preset, machine)
+    return _cpu_problem(preset, machine, num_local_ranks)
 
 
 def ways_out(preset: Preset) -> str:
@@ -90,10 +90,11 @@ def _gpu_problem(preset: Preset, machine: Machine, num_local_ranks: int) -> str:
     return f"it needs {num_local_ranks} GPUs{kind}{across}, here are {found}"
 
 
-def _cpu_problem(preset: Preset, machine: Machine) -> str:
+def _cpu_problem(preset: Preset, machine: Machine, num_local_ranks: int) -> str:
     """Weights, gradients and two optimizer states in fp32, plus 0.7 GB of libraries a rank."""
-    need = 16 * num_parameters(preset.model) + preset.world_size * 0.7 * GIB
+    share = num_local_ranks / preset.world_size
+    need = 16 * num_parameters(preset.model) * share + num_local_ranks * 0.7 * GIB
     if need <= machine.memory_bytes:
         return ""
     free = gib(machine.memory_bytes)
-    return f"it needs {gib(need)} of memory for {preset.world_size} CPU ranks, {free} are free"
+    return f"it needs {gib(need)} of memory for {num_local_ranks} CPU ranks, {free} are free"

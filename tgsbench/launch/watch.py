@@ -12,8 +12,9 @@ from types import FrameType, TracebackType
 from tgsbench.events.tail import RunTail
 from tgsbench.launch import stacks
 from tgsbench.launch.process import Child
-from tgsbench.metrics.failure import is_follower
-from tgsbench.schema.events import Bye, Error, Event, Gpu, Heartbeat, Step
+from tgsbench.metrics.failure import is_follower, rank_list
+from tgsbench.schema.events import Bye, Error, Event, Gpu, Heartbeat, Hello, Step
+from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Outcome
 from tgsbench.store.run_dir import RunDir
 
@@ -25,6 +26,8 @@ _RANKS_PER_POLL = 64
 """Above this many ranks polls are rarer in proportion: 1,024 ranks are looked at every 1.6 s."""
 _START_S = 180.0
 """Least patience until every rank has done a step: imports, packing and compilation write few events."""
+_SILENT_BEATS = 5
+"""Heartbeats that may be missing; a rank that holds the interpreter lock for long misses one or two."""
 _FOLLOW_S = 20.0
 """How long ranks get to end by themselves once one has failed; the agent takes up to 5 s of it."""
 
@@ -57,17 +60,21 @@ class Watch:
     """One machine's part of a run, from its start to its outcome."""
 
     def __init__(
-        self, run: RunDir, world_size: int, stall_s: float, on_events: OnEvents, on_tick: OnTick
+        self, run: RunDir, preset: Preset, on_events: OnEvents, on_tick: OnTick = lambda: None
     ) -> None:
         self._run = run
-        self._world_size = world_size
-        self._stall_s = stall_s
+        self._world_size = preset.world_size
+        self._stall_s = preset.measure.stall_s
+        self._silent_s = _SILENT_BEATS * max(1.0, preset.measure.heartbeat_s)
         self._on_events = on_events
         self._on_tick = on_tick
         self._tail = RunTail(run.events_dir)
         self._left_s: float | None = None
         """When the first rank was seen to end otherwise than done."""
         self._stepped: set[int] = set()
+        self._heard_s: dict[int, float] = {}
+        """When each rank last wrote anything, heartbeats included."""
+        self._hosts: dict[int, str] = {}
         self._failed = False
         """Whether a rank said what went wrong with itself."""
 
@@ -110,6 +117,11 @@ class Watch:
         if self._left_s is None and any(_leaves(event) for event in events):
             self._left_s = time.monotonic()
         self._stepped.update(event.rank for event in events if isinstance(event, Step))
+        now_s = time.monotonic()
+        for event in events:
+            self._heard_s[event.rank] = now_s
+            if isinstance(event, Hello):
+                self._hosts[event.rank] = event.host
         self._failed |= any(isinstance(event, Error) and not is_follower(event) for event in events)
         return any(not isinstance(event, Heartbeat | Gpu) for event in events)
 
@@ -123,6 +135,7 @@ class Watch:
         return _stopped(stop.caught, code)
 
     def _stalled(self, child: Child, silent_s: float) -> Outcome:
+        cause = self._silent()
         stacks.collect(self._run, child)
         code = child.stop()
         return Outcome(
@@ -130,7 +143,18 @@ class Watch:
             exit_code=code,
             reason=f"no rank made progress for {silent_s:.0f} s",
             hint="raise measure.stall_s if one step takes longer; every rank's stack is in stacks/",
+            cause=cause,
         )
+
+    def _silent(self) -> str:
+        """Ranks whose heartbeats stopped while others go on: their host, its disk or its network is gone."""
+        now_s = time.monotonic()
+        silent = sorted(r for r, heard_s in self._heard_s.items() if now_s - heard_s > self._silent_s)
+        if not silent or len(silent) == len(self._heard_s):
+            return ""
+        hosts = ", ".join(dict.fromkeys(self._hosts.get(rank, "?") for rank in silent))
+        longest_s = max(now_s - self._heard_s[rank] for rank in silent)
+        return f"{rank_list(silent)} on {hosts} silent for {longest_s:.0f} s"
 
 
 def kernel_oom_kills() -> int:

@@ -131,12 +131,14 @@ def _stalled(
     odd = stacks.elsewhere(frames)
     absent = sorted(set(range(world_size)) - set(observed.hellos))
     failure = Failure(kind="stalled", reason=outcome.reason, hint=outcome.hint)
+    if outcome.cause:
+        failure.reason += f"; {outcome.cause}"
     if absent and observed.hellos:
-        failure.reason += f"; {_ranks(absent)} never came up"
+        failure.reason += f"; {rank_list(absent)} never came up"
     elif odd:
         first = odd[0]
         failure.rank, failure.host = first, _host(first, observed)
-        failure.reason += f"; {_ranks(odd)} not where the others wait: in {frames[first][0]}"
+        failure.reason += f"; {rank_list(odd)} not where the others wait: in {frames[first][0]}"
     shown = odd[:1] or sorted(frames)[:1]
     others = [rank for rank in sorted(frames) if rank not in odd][:1] if odd else []
     failure.traceback = "\n".join(
@@ -169,11 +171,12 @@ def _unspoken(
     lost = sorted(set(missing) - set(told))
     hosts = sorted({host for rank in lost if (host := _host(rank, observed))})
     where = f" on {', '.join(hosts)}" if hosts else ""
-    reason = f"{_ranks(lost)}{where} ended without a word"
+    reason = f"{rank_list(lost)}{where} ended without a word"
     return Failure(kind="vanished", reason=reason, rank=lost[0], host=hosts[0] if hosts else "", hint=hint)
 
 
-def _ranks(ranks: Sequence[int]) -> str:
+def rank_list(ranks: Sequence[int]) -> str:
+    """Ranks for people: "ranks 2, 3"."""
     some = ", ".join(map(str, ranks[:8])) + (", …" if len(ranks) > 8 else "")
     return f"{'rank' if len(ranks) == 1 else 'ranks'} {some}"
 

@@ -140,6 +140,10 @@ class Observed:
                 first[hello.host] = hello
         return {host: hello.unix_t - hello.t for host, hello in first.items()}
 
+    def hosts(self) -> list[str]:
+        """Machines in the order of their first rank."""
+        return list(dict.fromkeys(self.hellos[rank].host for rank in sorted(self.hellos)))
+
     def complete(self, phase: str, world_size: int) -> list[StepTotal]:
         """Steps of one phase that every rank reported, in order."""
         totals = (self.steps[step] for step in sorted(self.steps))

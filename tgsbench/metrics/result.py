@@ -40,6 +40,10 @@ def finalize(
     steps = observed.complete("measure", manifest.world_size)
     result = _described(manifest, preset, observed, environment)
     _measure(result, preset, steps, observed)
+    if result.sp_spans_nodes:
+        result.warnings.append(
+            f"sp {result.sp} crosses machines ({', '.join(result.hosts)}): its all-to-alls use the network"
+        )
     result.failure = root_cause(observed, outcome, launcher, manifest.world_size, stack_texts)
     result.status = _status(result, outcome)
     return result
@@ -106,9 +110,17 @@ def _described(manifest: Manifest, preset: Preset, observed: Observed, environme
         packing=_packing(observed),
         warnings=[w.msg for w in observed.warnings]
         + [f"GPU clocks were held down: {reason}" for reason in sorted(observed.throttled)],
+        hosts=observed.hosts(),
+        sp_spans_nodes=_sp_spans_nodes(observed, preset.parallel.sp),
         created_unix=manifest.created_unix,
         environment={**environment, "versions": versions},
     )
+
+
+def _sp_spans_nodes(observed: Observed, sp: int) -> bool:
+    """Does a sequence-parallel group, sp consecutive ranks, have ranks on more than one machine?"""
+    hosts: dict[int, str] = {}
+    return any(hosts.setdefault(rank // sp, h.host) != h.host for rank, h in observed.hellos.items())
 
 
 def _measure(result: Result, preset: Preset, steps: list[StepTotal], observed: Observed) -> None:

@@ -74,6 +74,8 @@ class Outcome(Struct, kw_only=True):
     ended_unix: float = 0.0
     node_rank: int = 0
     host: str = ""
+    cause: str = ""
+    """What this machine knows of why a run stalled: silent ranks, a network that is cut."""
     oom_kills: int = 0
     """How often the kernel's out-of-memory killer struck on this host during the run."""
 

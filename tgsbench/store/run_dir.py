@@ -19,7 +19,7 @@ import msgspec
 from tgsbench import presets
 from tgsbench.confined import read_regular
 from tgsbench.errors import ExitCode, TgsError, nearest
-from tgsbench.events.tail import RunTail
+from tgsbench.events.tail import RunTail, rank_of
 from tgsbench.schema.events import Event
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import SCHEMA_VERSION, LauncherReport, Manifest, Outcome, Result
@@ -32,6 +32,7 @@ _MAX_DOCUMENT = 64 << 20
 _MAX_PRESET = 1 << 20
 _MAX_STACK = 2 << 20
 _MAX_STACKS = 4096
+_BY_WEIGHT = ("stalled", "cancelled", "preempted")
 _STACK_FILE = re.compile(r"^rank(\d{5,6})\.txt$")
 
 
@@ -96,20 +97,38 @@ class RunDir:
         return self._read_optional("result.json", Result)
 
     def outcome(self) -> Outcome | None:
-        """outcome.json: what the supervisor saw, or None."""
-        return self._read_optional("outcome.json", Outcome)
+        """What the supervisors of all nodes saw, in one; None while the first node's has not ended."""
+        first = self._read_optional("outcome.json", Outcome)
+        if first is None:
+            return None
+        others = self._of_nodes("outcome", Outcome)
+        # One node sees a stall first, and ends it: to the others it looks like ranks that were told to leave.
+        told = next((o for status in _BY_WEIGHT for o in (first, *others) if o.status == status), first)
+        return msgspec.structs.replace(
+            told,
+            exit_code=first.exit_code,
+            cause=next((o.cause for o in (*others, first) if o.cause), ""),
+            oom_kills=first.oom_kills + sum(o.oom_kills for o in others),
+        )
 
     def launcher_report(self) -> LauncherReport | None:
         """launcher.json files of all nodes in one, or None."""
-        reports = [
-            report
-            for path in sorted(self.path.glob("launcher*.json"))
-            if (report := self._read_optional(path.name, LauncherReport)) is not None
-        ]
+        first = self._read_optional("launcher.json", LauncherReport)
+        reports = ([first] if first else []) + self._of_nodes("launcher", LauncherReport)
         if not reports:
             return None
-        exits = [e for report in reports for e in report.exits]
-        return LauncherReport(exits=exits, signal=reports[0].signal, ended_unix=reports[0].ended_unix)
+        return msgspec.structs.replace(
+            reports[0],
+            exits=[e for report in reports for e in report.exits],
+            signal=next((report.signal for report in reports if report.signal), ""),
+            problem=next((report.problem for report in reports if report.problem), ""),
+        )
+
+    def _of_nodes(self, stem: str, kind: type[T]) -> list[T]:
+        """The documents that nodes 1 and up wrote, such as outcome1.json."""
+        pattern = re.compile(rf"^{stem}([1-9]\d{{0,4}})\.json$")
+        matches = sorted((int(m[1]), m[0]) for name in _names(self.path) if (m := pattern.match(name)))
+        return [self._read(name, kind) for _, name in matches]
 
     def environment(self) -> dict[str, Any]:
         """env.json, or nothing."""
@@ -157,8 +176,8 @@ def runs_root(output: Path | None = None) -> Path:
     return output or Path(os.environ.get("TGSBENCH_RUNS") or "runs")
 
 
-def create(root: Path, preset: Preset, name: str = "") -> RunDir:
-    """Make a new run directory with its sub-folders and preset.toml.
+def create(root: Path, preset: Preset, name: str = "", exist_ok: bool = False) -> RunDir:
+    """Make a run directory with its sub-folders and preset.toml; `exist_ok`: other nodes make it too.
 
     Raises TgsError when the folder cannot be written or the name could leave it.
     """
@@ -171,8 +190,9 @@ def create(root: Path, preset: Preset, name: str = "") -> RunDir:
     run = RunDir(root / run_id)
     try:
         for sub in ("events", "log"):
-            (run.path / sub).mkdir(parents=True)
-        write_atomic(run.path / "preset.toml", presets.to_toml(preset).encode())
+            (run.path / sub).mkdir(parents=True, exist_ok=exist_ok)
+        if not (run.path / "preset.toml").exists():
+            write_atomic(run.path / "preset.toml", presets.to_toml(preset).encode())
     except FileExistsError as error:
         raise TgsError(
             f"{run.path} already exists", hint="choose another name", exit_code=ExitCode.STORE
@@ -183,18 +203,19 @@ def create(root: Path, preset: Preset, name: str = "") -> RunDir:
 
 
 @contextlib.contextmanager
-def claimed(run: RunDir) -> Iterator[None]:
-    """Hold a run folder for one supervisor; the kernel lets go when that process ends, however it ends.
+def claimed(run: RunDir, node_rank: int = 0) -> Iterator[None]:
+    """Hold a run folder for one supervisor a node; the kernel lets go when that process ends in any way.
 
     Raises TgsError when another one holds it, or when the folder was run before.
     """
     try:
-        fd = os.open(run.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        fd = os.open(run.path / f".lock{node_rank}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise unwritable(run.path, error) from error
     try:
         _lock(fd, run)
-        if any(_names(run.events_dir)) or (run.path / "outcome.json").exists():
+        ranks_wrote = any(rank_of(name) is not None for name in _names(run.events_dir))
+        if ranks_wrote or (run.path / numbered("outcome.json", node_rank)).exists():
             raise TgsError(
                 f"{run.path} was run already",
                 hint="start a new run; `tgsbench show` prints this one",
@@ -203,6 +224,12 @@ def claimed(run: RunDir) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
+
+
+def numbered(name: str, node_rank: int) -> str:
+    """Name of a document that every node writes: outcome.json on the first, outcome1.json on the next."""
+    stem, dot, suffix = name.partition(".")
+    return f"{stem}{node_rank or ''}{dot}{suffix}"
 
 
 def _lock(fd: int, run: RunDir) -> None:
