@@ -8,7 +8,7 @@ EXTRAS := train,deepspeed,profile,dev
 # `-n 2` on two cores; PYTEST_ARGS narrows a run down.
 PYTEST_ARGS ?=
 
-.PHONY: help install demo check test bench clean
+.PHONY: help install demo check test test-cluster bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -33,6 +33,9 @@ check: $(STAMP)  ## ruff, mypy --strict, import-linter
 
 test: $(STAMP)  ## all tests that run on a CPU
 	$(BIN)/python -m pytest -n 2 -m "not gpu and not peers and not cluster" $(PYTEST_ARGS)
+
+test-cluster: $(STAMP)  ## jobs on a real Slurm, two network-namespace hosts (root; apt-get install slurm-wlm munge iproute2)
+	$(BIN)/python -m pytest -m cluster $(PYTEST_ARGS)
 
 clean:  ## remove the environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache dist

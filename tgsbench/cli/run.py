@@ -124,14 +124,15 @@ def run_headless(run_folder: RunDir, preset: Preset, as_json: bool, node: Node =
         progress.narrate(f"run {run_folder.path}")
         result = local.supervise(run_folder, progress.update, node)
     try:
-        _print_result(result, as_json)
+        print_result(result, as_json)
     except BrokenPipeError:
         output.drop()
-    _report_failure(result, run_folder)
+    report_failure(result, run_folder)
     return result
 
 
-def _print_result(result: Result, as_json: bool) -> None:
+def print_result(result: Result, as_json: bool) -> None:
+    """Print a result for people, or as one JSON document."""
     if as_json:
         output.json(result)
         return
@@ -139,7 +140,8 @@ def _print_result(result: Result, as_json: bool) -> None:
         output.line(line)
 
 
-def _report_failure(result: Result, run_folder: RunDir) -> None:
+def report_failure(result: Result, run_folder: RunDir) -> None:
+    """Say on stderr what went wrong, first the root cause."""
     failure = result.failure
     if failure is None:
         for problem in result.integrity.problems:

@@ -11,13 +11,13 @@ from pathlib import Path
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.launch.command import ONE_NODE, Node, agent_argv, as_script, rank_environment
 from tgsbench.launch.process import Child
-from tgsbench.launch.watch import OnEvents, StopSignals, Watch, host_name
+from tgsbench.launch.watch import OnEvents, StopSignals, Watch
 from tgsbench.schema.events import Event
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Manifest, Outcome, Result
 from tgsbench.store import results, run_dir
 from tgsbench.store.run_dir import RunDir
-from tgsbench.system.environment import describe_environment
+from tgsbench.system.environment import describe_environment, host_name
 from tgsbench.system.lifetime import process_identity
 
 _OTHERS_S = 30.0
@@ -41,7 +41,7 @@ def prepare_run(
         argv=argv,
         world_size=preset.world_size,
         device=preset.hardware.device,
-        host=host_name(),
+        host=os.uname().nodename,
         nodes=list(hosts),
         rehearsal_of=preset.rehearsal_of,
         prediction=prediction,
@@ -76,7 +76,7 @@ def supervise(run: RunDir, on_events: OnEvents, node: Node = ONE_NODE) -> Result
 def _sign(run: RunDir) -> None:
     """Say in run.json which process supervises the run."""
     manifest = run.manifest()
-    manifest.supervisor_pid = os.getpid()
+    manifest.host, manifest.supervisor_pid = os.uname().nodename, os.getpid()
     manifest.supervisor_identity = process_identity(os.getpid())
     try:
         run.write("run.json", manifest)

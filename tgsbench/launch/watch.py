@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Callable
@@ -176,8 +175,3 @@ def _stopped(caught: signal.Signals, code: int) -> Outcome:
             status="preempted", exit_code=code, reason="SIGTERM: asked to end; steps so far are kept"
         )
     return Outcome(status="cancelled", exit_code=code, reason=f"{caught.name}: stopped by the user")
-
-
-def host_name() -> str:
-    """Name of this machine, as ranks say it in their hello."""
-    return os.uname().nodename

@@ -16,6 +16,11 @@ from tgsbench.system.gpus import list_gpus
 _PACKAGES = ("torch", "transformers", "datasets", "deepspeed", "flash-attn", "liger-kernel", "numpy")
 
 
+def host_name() -> str:
+    """Name of this machine, or the name that Slurm gave it."""
+    return os.environ.get("SLURMD_NODENAME") or os.uname().nodename
+
+
 def describe_environment() -> dict[str, Any]:
     """Hardware and software of this machine, without importing any of it."""
     return {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import os
 import platform
-import socket
 import time
 import tomllib
 from importlib import metadata
@@ -21,6 +20,7 @@ from tgsbench.engines.base import Engine
 from tgsbench.parallel.mesh import SequenceMesh, build_mesh
 from tgsbench.schema.events import Hello, Kernel, Phase, PhaseName
 from tgsbench.schema.preset import Preset
+from tgsbench.system.environment import host_name
 from tgsbench.system.gpus import GpuSampler
 from tgsbench.trainer.batches import Batches
 from tgsbench.trainer.device import device_name, pick_device
@@ -66,7 +66,7 @@ class _Rank:
         self.emitter.emit(
             Hello(
                 world=int(os.environ["WORLD_SIZE"]),
-                host=socket.gethostname(),
+                host=host_name(),
                 device=device_name(self.device),
                 pid=os.getpid(),
                 local_rank=self.local_rank,
