@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -13,6 +15,7 @@ from tgsbench.parallel import attention, kernels
 from tgsbench.parallel.checkpointing import wrap_layer
 from tgsbench.parallel.kernel_timing import probe_of
 from tgsbench.parallel.mesh import SequenceMesh
+from tgsbench.parallel.offload import HostStash
 from tgsbench.parallel.tracing import span
 from tgsbench.profiling import spans
 from tgsbench.schema.preset import Preset
@@ -30,7 +33,8 @@ class Fsdp2Engine:
         )
         self.attention = attention.UlyssesAttention(self.kernel, mesh.sp_group if mesh.sp > 1 else None)
         self.attention.register()
-        self.model = _sharded_model(preset, mesh)
+        self.model = _sharded_model(preset, mesh, device)
+        self.kernel = dataclasses.replace(self.kernel, reason=f"{self.kernel.reason}; {self.model.fused}")
         materialise(self.model, device, preset.training.seed)
         self.optimizer = _optimizer(self.model, preset)
 
@@ -54,14 +58,20 @@ class Fsdp2Engine:
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
-def _sharded_model(preset: Preset, mesh: SequenceMesh) -> CausalLM:
-    model = build_meta(preset.model, preset.workload.seq_len, attention.NAME, preset.engine.loss_chunk_tokens)
+def _sharded_model(preset: Preset, mesh: SequenceMesh, device: torch.device) -> CausalLM:
+    engine = preset.engine
+    model = build_meta(
+        preset.model, preset.workload.seq_len, attention.NAME, engine.loss_chunk_tokens, engine
+    )
     policy = MixedPrecisionPolicy(
         param_dtype=getattr(torch, preset.training.compute_dtype), reduce_dtype=torch.float32
     )
     decoder = model.model
+    stash = HostStash(preset.model.hidden_size, device) if engine.activation_offload else None
     for index, layer in enumerate(decoder.layers):
-        wrapped = wrap_layer(layer, preset.training.checkpointing)
+        if engine.compile:
+            layer.compile()
+        wrapped = wrap_layer(layer, preset.training.checkpointing, stash)
         decoder.layers[index] = wrapped
         fully_shard(wrapped, mesh=mesh.fsdp, mp_policy=policy)
     if not preset.model.tie_word_embeddings:

@@ -11,19 +11,25 @@ from transformers import LlamaConfig, LlamaModel
 from transformers.initialization import no_init_weights
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
+from tgsbench.models.fused import fuse
 from tgsbench.parallel.loss import LossHead
-from tgsbench.schema.preset import ModelShape
+from tgsbench.schema.preset import EngineOptions, ModelShape
 
 _INIT_STD = 0.02
+_TORCH_CODE = EngineOptions()
 
 
 class CausalLM(nn.Module):
     """Decoder and loss head; its forward gives the sum of token losses."""
 
-    def __init__(self, config: LlamaConfig, loss_chunk_tokens: int) -> None:
+    def __init__(
+        self, config: LlamaConfig, loss_chunk_tokens: int, engine: EngineOptions = _TORCH_CODE
+    ) -> None:
         super().__init__()
         self.model = LlamaModel(config)
-        self.head = LossHead(config.hidden_size, config.vocab_size, loss_chunk_tokens)
+        self.fused = fuse(self.model, engine)
+        """Whose norms, RoPE and SwiGLU run."""
+        self.head = LossHead(config.hidden_size, config.vocab_size, loss_chunk_tokens, engine.liger)
         if config.tie_word_embeddings:
             self.head.weight = self.model.embed_tokens.weight
 
@@ -54,10 +60,16 @@ def llama_config(shape: ModelShape, seq_len: int, attn_implementation: str) -> L
     )
 
 
-def build_meta(shape: ModelShape, seq_len: int, attn_implementation: str, loss_chunk_tokens: int) -> CausalLM:
+def build_meta(
+    shape: ModelShape,
+    seq_len: int,
+    attn_implementation: str,
+    loss_chunk_tokens: int,
+    engine: EngineOptions = _TORCH_CODE,
+) -> CausalLM:
     """Build the model in fp32 on the meta device: shapes only, no memory."""
     with torch.device("meta"), no_init_weights():
-        return CausalLM(llama_config(shape, seq_len, attn_implementation), loss_chunk_tokens)
+        return CausalLM(llama_config(shape, seq_len, attn_implementation), loss_chunk_tokens, engine)
 
 
 def materialise(model: CausalLM, device: torch.device, seed: int) -> None:

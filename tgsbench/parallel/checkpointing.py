@@ -12,6 +12,7 @@ from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
+from tgsbench.parallel.offload import HostStash, offload
 from tgsbench.parallel.tracing import span
 from tgsbench.parallel.ulysses import ALL_TO_ALL
 from tgsbench.profiling import spans
@@ -35,14 +36,20 @@ _ATTENTION_OPS = (
 Contexts = tuple[AbstractContextManager[Any], AbstractContextManager[Any]]
 
 
-def wrap_layer(layer: nn.Module, mode: Checkpointing) -> nn.Module:
-    """Wrap one decoder layer so that its activations are recomputed in the backward as `mode` says."""
+def wrap_layer(layer: nn.Module, mode: Checkpointing, stash: HostStash | None = None) -> nn.Module:
+    """Wrap one decoder layer so that its activations are recomputed in the backward as `mode` says.
+
+    Its input, which every mode but `none` keeps, goes into `stash` if there is one.
+    """
     if mode == "none":
         return layer
     contexts: Callable[[], Contexts] = _full_contexts
     if mode == "selective":
         contexts = functools.partial(_selective_contexts, saved_ops())
-    return checkpoint_wrapper(layer, context_fn=contexts, preserve_rng_state=False)
+    wrapped = checkpoint_wrapper(layer, context_fn=contexts, preserve_rng_state=False)
+    if stash is not None:
+        offload(wrapped, stash)
+    return wrapped
 
 
 @functools.cache

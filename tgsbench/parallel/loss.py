@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -17,17 +18,19 @@ IGNORE_INDEX = -100
 class LossHead(nn.Module):
     """The output projection and its loss as one module, so that FSDP gathers its weight around it."""
 
-    def __init__(self, hidden_size: int, vocab_size: int, chunk_tokens: int) -> None:
+    def __init__(self, hidden_size: int, vocab_size: int, chunk_tokens: int, liger: bool = False) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(vocab_size, hidden_size))
         self.chunk_tokens = chunk_tokens
+        self.liger = liger
 
     def forward(self, hidden: Tensor, labels: Tensor) -> Tensor:
         """Sum of token losses in fp32; hidden [B, s, h], labels [B, s] already shifted."""
+        rows, targets = hidden.flatten(0, 1), labels.flatten()
         with span(spans.LOSS):
-            return linear_cross_entropy(
-                hidden.flatten(0, 1), self.weight, labels.flatten(), self.chunk_tokens
-            )
+            if self.liger:
+                return liger_linear_cross_entropy(rows, self.weight, targets)
+            return linear_cross_entropy(rows, self.weight, targets, self.chunk_tokens)
 
 
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, chunk_tokens: int) -> Tensor:
@@ -42,6 +45,17 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, chunk_t
         logits = functional.linear(hidden, weight).float()
         return functional.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="sum")
     return _ChunkedLoss.apply(hidden, weight, labels, chunk_tokens)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def liger_linear_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+    """The same by Liger's fused kernel, which picks its own chunks (CUDA)."""
+    from liger_kernel.transformers.fused_linear_cross_entropy import LigerFusedLinearCrossEntropyLoss
+
+    options: dict[str, Any] = {"ignore_index": IGNORE_INDEX, "reduction": "sum"}
+    if "accum_dtype" in inspect.signature(LigerFusedLinearCrossEntropyLoss).parameters:
+        options["accum_dtype"] = torch.float32
+    loss: Tensor = LigerFusedLinearCrossEntropyLoss(**options)(weight, hidden, labels)
+    return loss.float()
 
 
 class _ChunkedLoss(torch.autograd.Function):

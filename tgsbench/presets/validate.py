@@ -89,6 +89,8 @@ def _engine_problems(preset: Preset) -> list[str]:
         problems.append('engine.offload belongs to engine "deepspeed"; use --engine deepspeed')
     if engine.name == "fsdp2" and engine.zero_stage != 3:
         problems.append(f"engine.zero_stage={engine.zero_stage}: fsdp2 shards everything (stage 3)")
+    if engine.activation_offload and preset.training.checkpointing == "none":
+        problems.append('engine.activation_offload needs training.checkpointing="full" or "selective"')
     if preset.workload.document_mask and engine.kernel == "cudnn":
         problems.append('engine.kernel="cudnn" has no document mask; use "varlen", "flash2" or "auto"')
     return problems

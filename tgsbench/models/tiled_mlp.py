@@ -1,0 +1,67 @@
+"""SwiGLU MLP over tiles of the sequence (the idea of ALST's TiledMLP, arXiv 2506.13996)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+TILE_TOKENS = 8192
+"""Tokens a tile holds: 8B shapes need 0.9 GiB for a tile's gate, up and their gradients in bf16, and its
+matrix products are large enough to run at full speed."""
+
+
+def tiled_mlp(x: Tensor, w_gate: Tensor, w_up: Tensor, w_down: Tensor, tile_tokens: int) -> Tensor:
+    """down(silu(gate(x)) · up(x)), tile by tile; x [..., s, h], weights [i, h], [i, h], [h, i].
+
+    Only x is kept for the backward, which computes gate and up of a tile again: at 1M tokens of Llama3.2-1B
+    the untiled MLP holds five [s, i] tensors of 16 GiB each. Weight gradients are summed in fp32.
+    """
+    out: Tensor = _TiledMLP.apply(x, w_gate, w_up, w_down, tile_tokens)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _TiledMLP(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, w_gate: Tensor, w_up: Tensor, w_down: Tensor, tile_tokens: int
+    ) -> Tensor:
+        ctx.save_for_backward(x, w_gate, w_up, w_down)
+        ctx.tile_tokens = tile_tokens
+        rows = x.flatten(0, -2)
+        out = torch.empty_like(rows)
+        for tile, into in zip(rows.split(tile_tokens), out.split(tile_tokens), strict=True):
+            product = functional.silu(tile @ w_gate.t()).mul_(tile @ w_up.t())
+            torch.mm(product, w_down.t(), out=into)
+        return out.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        x, *weights = ctx.saved_tensors
+        rows, grad_out = x.flatten(0, -2), grads[0].flatten(0, -2)
+        grad_x = torch.empty_like(rows)
+        sums = [torch.zeros_like(weight, dtype=torch.float32) for weight in weights]
+        tiles = (tensor.split(ctx.tile_tokens) for tensor in (rows, grad_out, grad_x))
+        for tile, grad, into in zip(*tiles, strict=True):
+            _tile_backward(tile, grad, into, weights, sums)
+        cast = (total.to(weight.dtype) for total, weight in zip(sums, weights, strict=True))
+        return grad_x.view_as(x), *cast, None
+
+
+def _tile_backward(
+    x: Tensor, grad: Tensor, grad_x: Tensor, weights: list[Tensor], sums: list[Tensor]
+) -> None:
+    """Gradients of one tile: written to grad_x, added to the fp32 sums of the three weights."""
+    w_gate, w_up, w_down = weights
+    gate, up = x @ w_gate.t(), x @ w_up.t()
+    silu = functional.silu(gate)
+    sums[2].add_(grad.t() @ (silu * up))
+    grad_product = grad @ w_down
+    grad_up = silu.mul_(grad_product)
+    grad_gate = torch.ops.aten.silu_backward(grad_product.mul_(up), gate)
+    sums[0].add_(grad_gate.t() @ x)
+    sums[1].add_(grad_up.t() @ x)
+    torch.mm(grad_gate, w_gate, out=grad_x)
+    grad_x.addmm_(grad_up, w_up)
