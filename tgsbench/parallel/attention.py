@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from transformers import AttentionInterface
@@ -31,6 +32,7 @@ class UlyssesAttention:
         """Make every layer built with NAME call this object."""
         AttentionInterface.register(NAME, self)
 
+    @torch.compiler.disable  # traced into a compiled layer, a selective checkpoint gave wrong gradients (sp 2)
     def __call__(
         self,
         module: nn.Module,
