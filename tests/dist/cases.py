@@ -35,6 +35,17 @@ CASES["tied-chunked"] = {
     "training.checkpointing": "none",
     "engine.loss_chunk_tokens": 5,
 }
+_GQA = {**_MODEL, "num_query_heads": 8, "num_kv_heads": 2}
+for _mode in ("selective", "full"):
+    CASES[f"offload-{_mode}"] = {
+        "model": _GQA,
+        "training.checkpointing": _mode,
+        "engine.activation_offload": True,
+    }
+    CASES[f"compile-{_mode}"] = {"model": _GQA, "training.checkpointing": _mode, "engine.compile": True}
+CASES["tiled"] = {"model": _GQA, "training.checkpointing": "full", "engine.tiled_mlp": True}
+CASES["plain"] = {"model": _GQA, "training.checkpointing": "none"}
+"""What the five above must agree with."""
 
 
 def case_preset(name: str, world: int) -> Preset:

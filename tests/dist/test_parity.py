@@ -59,3 +59,13 @@ def test_chunked_loss_equals_whole_logits(outcomes):
     torch.testing.assert_close(chunked["loss"], whole["loss"])
     for name, grad in whole["grads"].items():
         torch.testing.assert_close(chunked["grads"][name], grad, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.startswith(("offload", "compile", "tiled"))])
+@pytest.mark.parametrize("world", [1, 2])
+def test_offload_compile_and_tiling_train_what_the_plain_path_trains(outcomes, case, world):
+    plain, other = outcomes[world]["plain"], outcomes[world][case]
+    torch.testing.assert_close(other["loss"], plain["loss"], rtol=1e-6, atol=1e-6)
+    for name, grad in plain["grads"].items():
+        error = (other["grads"][name] - grad).norm() / grad.norm()
+        assert error < 2e-6, f"{name}: relative error {error:.1e}"

@@ -47,9 +47,7 @@ def test_norm_matches_transformers():
     twin.__class__ = fused.FusedNorm
     x = torch.randn(2, 10, 64)
     _same(_gradients(twin, x), _gradients(norm, x))
-    _same(
-        torch.autograd.grad(twin(x).sum(), twin.weight), torch.autograd.grad(norm(x).sum(), norm.weight)
-    )
+    _same(torch.autograd.grad(twin(x).sum(), twin.weight), torch.autograd.grad(norm(x).sum(), norm.weight))
 
 
 def test_rope_matches_transformers():
