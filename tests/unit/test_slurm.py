@@ -31,7 +31,8 @@ def test_a_script_names_nodes_gpus_time_and_starts_one_agent_a_node():
     for line in (
         "#SBATCH --nodes=8", "#SBATCH --ntasks-per-node=1", "#SBATCH --gres=gpu:8", "#SBATCH --partition=gpu",
         "#SBATCH --account=me", "#SBATCH --qos=high", "#SBATCH --constraint=a100",
-        "#SBATCH --signal=TERM@120",        "export NCCL_DEBUG=WARN", "export NCCL_IB_HCA='mlx5 0'", "#SBATCH --no-requeue",
+        "#SBATCH --signal=TERM@120", "export NCCL_DEBUG=WARN", "export NCCL_IB_HCA='mlx5 0'",
+        "#SBATCH --no-requeue",
     ):  # fmt: skip
         assert line in text.splitlines()
     assert "cross 8 nodes" in text

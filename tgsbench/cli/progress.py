@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from types import TracebackType
 from typing import Protocol, TextIO
 
@@ -20,8 +21,10 @@ from rich.text import Text
 
 from tgsbench import units
 from tgsbench.cli import diagnostics, output
+from tgsbench.metrics.live import LiveRun
 from tgsbench.metrics.observe import Observed, StepTotal
 from tgsbench.metrics.result import attended_len, step_tgs
+from tgsbench.metrics.stragglers import suspects
 from tgsbench.models.flops import flops_per_token
 from tgsbench.schema.events import Event, Phase, Step, Warn
 from tgsbench.schema.preset import Preset
@@ -49,12 +52,18 @@ def progress_for(preset: Preset, to_stderr: bool) -> RunProgress:
     return RichProgress(preset, stream) if stream.isatty() else PlainProgress(preset, to_stderr)
 
 
+_MAX_SUSPECTS = 8
+"""Named at once; more at the same time have a cause in common."""
+
+
 class _Fold:
     """Folds events; hands out each step once all ranks have reported it."""
 
     def __init__(self, preset: Preset) -> None:
         self.preset = preset
         self.observed = Observed()
+        self._live = LiveRun(preset.world_size)
+        self._named: set[int] = set()
 
     def narration(self, event: Event) -> str:
         """What to say about an event, or nothing."""
@@ -68,10 +77,24 @@ class _Fold:
         """Add an event; the step it completes, if any."""
         self.observed.add(event)
         if isinstance(event, Step):
-            total = self.observed.steps[event.step]
-            if total.num_ranks == self.preset.world_size:
+            total = self.observed.steps.get(event.step)
+            if total is not None and total.num_ranks == self.preset.world_size:
                 return total
         return None
+
+    def suspicions(self, events: list[Event]) -> list[str]:
+        """Ranks that have come to hold the others up or have gone silent; each is named once."""
+        now_s = time.monotonic()
+        self._live.fold(events, now_s)
+        if self._live.front_step < 0:  # building and compiling silence a rank for long
+            return []
+        fresh = [
+            suspect
+            for suspect in suspects(self._live, now_s, self.preset.measure.heartbeat_s)
+            if suspect.rank not in self._named
+        ]
+        self._named.update(suspect.rank for suspect in fresh)
+        return [f"warning: {suspect}" for suspect in fresh[:_MAX_SUSPECTS]]
 
     def figures(self, total: StepTotal) -> list[str]:
         """Step, TGS, TFLOPs, step time, memory, loss of one step."""
@@ -117,7 +140,9 @@ class PlainProgress:
         diagnostics.note(line)
 
     def update(self, events: list[Event]) -> None:
-        """Print what the events say."""
+        """Print what the events say, and who holds the others up."""
+        for suspicion in self._fold.suspicions(events):
+            diagnostics.note(suspicion)
         for event in events:
             if narration := self._fold.narration(event):
                 diagnostics.note(narration)
@@ -158,7 +183,9 @@ class RichProgress:
         self._bar.console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
 
     def update(self, events: list[Event]) -> None:
-        """Move the bar and show the newest figures."""
+        """Move the bar and show the newest figures, and who holds the others up."""
+        for suspicion in self._fold.suspicions(events):
+            self.narrate(suspicion)
         for event in events:
             if isinstance(event, Phase) and event.rank == 0:
                 self._bar.update(self._task, description=event.note or event.phase)

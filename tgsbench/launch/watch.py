@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType, TracebackType
 
+from tgsbench.events.merge import poll_period_s
 from tgsbench.events.tail import RunTail
 from tgsbench.launch import stacks
 from tgsbench.launch.process import Child
@@ -20,9 +21,6 @@ from tgsbench.store.run_dir import RunDir
 OnEvents = Callable[[list[Event]], None]
 OnTick = Callable[[], None]
 
-_POLL_S = 0.1
-_RANKS_PER_POLL = 64
-"""Above this many ranks polls are rarer in proportion: 1,024 ranks are looked at every 1.6 s."""
 _START_S = 180.0
 """Least patience until every rank has done a step: imports, packing and compilation write few events."""
 _SILENT_BEATS = 5
@@ -91,7 +89,7 @@ class Watch:
 
     def _until_over(self, child: Child, stop: StopSignals) -> Outcome:
         last_progress_s = time.monotonic()
-        pause_s = _POLL_S * max(1.0, self._world_size / _RANKS_PER_POLL)
+        pause_s = poll_period_s(self._world_size)
         while child.poll() is None:
             if self._hear():
                 last_progress_s = time.monotonic()

@@ -18,6 +18,8 @@ MAX_PENDING_STEPS = 512
 """Steps that may wait for a rank; beyond it the oldest is taken as it is."""
 MAX_NOTES = 200
 """Warnings and errors kept; later ones are counted."""
+NUM_RECENT = 3
+"""Steps kept unmerged, to find a straggler in."""
 GPU_HISTORY = 60
 """GPU samples kept per rank: one minute at the one a second that ranks write."""
 
@@ -89,6 +91,8 @@ class LiveRun:
     ranks: list[RankState] = field(init=False)
     pending: dict[int, PendingStep] = field(default_factory=dict)
     grid: StepGrid = field(default_factory=StepGrid)
+    recent: deque[StepRow] = field(default_factory=lambda: deque(maxlen=NUM_RECENT))
+    """The newest closed steps as they are; rows of the grid come to stand for several steps."""
     tgs: Trend = field(default_factory=Trend)
     step_s: Trend = field(default_factory=Trend)
     """Slowest rank, with the spread over ranks."""
@@ -201,6 +205,7 @@ class LiveRun:
         """Close `step` and all older ones: ranks report in order, so nothing more comes for those."""
         for old in sorted(s for s in self.pending if s <= step):
             row = self.pending.pop(old)
+            self.recent.append(StepRow(old, old, row.step_s[:], row.data_s[:], row.mem_peak[:]))
             self.grid.add(StepRow(old, old, row.step_s, row.data_s, row.mem_peak))
             if row.num_missing:
                 self.num_partial += 1

@@ -9,16 +9,13 @@ from functools import cached_property
 from tgsbench.metrics import reference
 from tgsbench.metrics.live import LiveRun
 from tgsbench.metrics.result import attended_len, summarize
-from tgsbench.metrics.stragglers import Silent, Straggler, find_silent, find_stragglers
+from tgsbench.metrics.stragglers import Silent, Straggler, find_silent, find_stragglers, silence_limit_s
 from tgsbench.models.flops import tflops_by_convention
 from tgsbench.presets.catalog import find_gpu, load_references
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.reference import ReferenceRow
 from tgsbench.schema.run import ReferenceVerdict, Tgs
 from tgsbench.units import GIB
-
-SILENT_HEARTBEATS = 3
-"""Heartbeats a rank may miss before it counts as silent."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +95,7 @@ class RunView:
 
     def stragglers(self) -> list[Straggler]:
         """Ranks that were slow in each of the newest steps."""
-        return find_stragglers(self.live.grid.rows)
+        return find_stragglers(list(self.live.recent))
 
     def silent(self, now: float) -> list[Silent]:
         """Ranks that have gone quiet, at `now` on the reader's monotonic clock; none once the run is over."""
@@ -109,7 +106,7 @@ class RunView:
             [state.seen_at for state in live.ranks],
             [state.step for state in live.ranks],
             now=now,
-            limit_s=SILENT_HEARTBEATS * measure.heartbeat_s,
+            limit_s=silence_limit_s(measure.heartbeat_s, live.median_step_s),
         )
 
     def _compute(self) -> Headline:
