@@ -72,12 +72,6 @@ def _pydoc(preset: Preset, report: Report) -> Corpus:
 
 
 def _file(preset: Preset, report: Report) -> Corpus:
-    if not preset.workload.file:
-        raise TgsError(
-            'workload.corpus is "file" but workload.file names none',
-            hint="--set workload.file=PATH of an Alpaca-format JSON or JSONL file",
-            exit_code=ExitCode.BAD_DATA,
-        )
     path = Path(preset.workload.file).expanduser()
     digest = _digest(path)
 
@@ -89,6 +83,11 @@ def _file(preset: Preset, report: Report) -> Corpus:
 
 
 def _alpaca(preset: Preset, report: Report) -> Corpus:
+    key = {"corpus": "alpaca", "vocab": preset.model.vocab_size}
+    # Asked before the cache's lock is taken: ranks that find no hub find it out side by side.
+    if not cache.entry_path("corpora", key).exists():
+        hub.require()
+
     def read() -> list[rows.Row]:
         report("reading Alpaca (en and zh) from the hub")
         return hub.read_rows()

@@ -25,12 +25,16 @@ class HubUnavailable(Exception):
     """The corpus cannot be had now; the message says why."""
 
 
-def read_rows() -> list[Row]:
-    """Read both data sets; raises HubUnavailable within seconds when the hub cannot be reached."""
+def require() -> None:
+    """Raise HubUnavailable within seconds unless the data sets can be read or were downloaded before."""
     problem = _problem()
     if problem and not _all_downloaded():
         raise HubUnavailable(problem)
-    datasets = _datasets(offline=bool(problem))
+
+
+def read_rows() -> list[Row]:
+    """Read both data sets; raises HubUnavailable when one cannot be had."""
+    datasets = _datasets(offline=bool(_problem()))
     rows: list[Row] = []
     for name, columns in DATASETS.items():
         table = _load(datasets, name)
@@ -48,7 +52,8 @@ def _load(datasets: Any, name: str) -> Any:
     try:
         return datasets.load_dataset(name, split="train")
     except (OSError, ValueError, RuntimeError, huggingface_hub.errors.HfHubHTTPError) as error:
-        raise HubUnavailable(f"{name}: {str(error).splitlines()[0] if str(error) else error!r}") from error
+        first_line = (str(error) or repr(error)).splitlines()[0]
+        raise HubUnavailable(f"{name}: {first_line}") from error
 
 
 def _problem() -> str:

@@ -52,10 +52,6 @@ def pack_bounds(document_starts: Int64, workload: Workload) -> Bounds:
 
 def judge(bounds: Bounds, corpus: str, num_documents: int, workload: Workload) -> list[events.Warn]:
     """Refuse packs that are too short; under `xtuner_stock`, which makes such packs, warn instead."""
-    if not bounds.num_packs:
-        raise _refusal(
-            f"corpus {corpus} fills no pack: every token is lost in a worker's last carry", bounds, workload
-        )
     fill = bounds.mean_pack_tokens / bounds.seq_len
     if fill >= MIN_MEAN_FILL:
         return []

@@ -69,7 +69,7 @@ def _line_values(text: str, path: Path) -> Iterator[tuple[int, Any]]:
         if line.strip():
             try:
                 yield number, json.loads(line)
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:
                 raise _syntax_error(path, number, error) from error
 
 
@@ -82,8 +82,8 @@ def _array_values(text: str, path: Path) -> Iterator[tuple[int, Any]]:
             return
         try:
             value, at = _DECODER.raw_decode(text, begin)
-        except json.JSONDecodeError as error:
-            raise _syntax_error(path, error.lineno, error) from error
+        except (ValueError, RecursionError) as error:
+            raise _syntax_error(path, getattr(error, "lineno", line), error) from error
         yield line, value
         line += text.count("\n", begin, at)
 
@@ -117,9 +117,11 @@ def _file_error(problems: list[str]) -> TgsError:
     return _bad("\n  ".join(shown), f"each row is {_SHAPE}; input may be left out")
 
 
-def _syntax_error(path: Path, line: int, error: json.JSONDecodeError) -> TgsError:
+def _syntax_error(path: Path, line: int, error: ValueError | RecursionError) -> TgsError:
+    """Besides wrong syntax, json refuses numbers of over 4,300 digits and nests of over 1,000 brackets."""
+    reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
     return _bad(
-        f"{path}:{line}: not valid JSON: {error.msg}", f"write one array of rows, or one row a line: {_SHAPE}"
+        f"{path}:{line}: not valid JSON: {reason}", f"write one array of rows, or one row a line: {_SHAPE}"
     )
 
 
