@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -319,11 +320,28 @@ def test_too_few_documents_say_how_many_tokens_there_are_and_what_would_do(tmp_p
         prepare(of_file(path, "workload.seq_len=4k"), 4, Said())
     assert error.value.exit_code == ExitCode.BAD_DATA
     assert "tokens in 11 documents, too few for one sequence of 4k" in error.value.msg
-    cures = dict(cure[6:].split("=") for cure in error.value.hint.split(": ")[1].split(", ") if "=" in cure)
+    cures = dict(re.findall(r"--set (\S+)=(\d+)", error.value.hint))
     for key, value in cures.items():
         sets = [f"{key}={value}"] if key == "workload.seq_len" else ["workload.seq_len=4k", f"{key}={value}"]
         assert prepare(of_file(path, *sets), 4, Said()).num_packs >= 1, "each cure works"
     assert set(cures) == {"workload.seq_len", "workload.concat"}
+
+
+def test_absurd_repetition_is_refused_before_memory_is_taken(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    write_rows(path)
+    with pytest.raises(TgsError, match=r"workload\.concat=10000000 makes") as error:
+        prepare(of_file(path, "workload.concat=10000000"), 4, Said())
+    assert error.value.exit_code == ExitCode.BAD_DATA
+
+
+def test_importing_the_workload_imports_no_framework():
+    code = "import sys, tgsbench.workload; print(sorted(sys.modules))"
+    argv = [sys.executable, "-c", code]
+    loaded = subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+    assert "'numpy'" in loaded
+    for package in ("torch", "transformers", "datasets", "tokenizers", "pyarrow", "textual", "rich"):
+        assert f"'{package}'" not in loaded
 
 
 def test_stock_packing_runs_with_short_packs_and_says_so():

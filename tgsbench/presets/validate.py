@@ -45,6 +45,7 @@ def _positive(preset: Preset) -> list[str]:
     for key, value in {
         "training.accumulation": preset.training.accumulation,
         "measure.warmup": preset.measure.warmup,
+        "workload.seed": preset.workload.seed,
         "engine.loss_chunk_tokens": preset.engine.loss_chunk_tokens,
     }.items():
         if value < 0:

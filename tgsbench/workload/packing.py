@@ -69,7 +69,7 @@ def carry_bounds(document_starts: Int64, seq_len: int) -> Bounds:
 
 
 def stock_bounds(document_starts: Int64, seq_len: int, batch_size: int, num_proc: int) -> Bounds:
-    """Pack as XTuner 0.2.0's Packer does under `datasets.map` (facts in the README).
+    """Pack as XTuner 0.2.0's Packer does under `datasets.map` (xtuner/dataset/utils.py).
 
     Each worker has a contiguous share of the documents and a carry. Per batch of documents, carry and
     batch form a buffer: its full chunks are emitted and the tail is carried, or else the whole short

@@ -18,6 +18,9 @@ from tgsbench.workload.packs import PackedDataset, attended_len, count_labels
 MIN_MEAN_FILL = 0.99
 """A mean pack below this share of seq_len is another benchmark than the one asked for."""
 
+MAX_TOKENS = 2**31
+"""Tokens of a shuffled stream: 8 GiB of memory, 70 times the reference's corpus."""
+
 
 def prepare(preset: Preset, num_packs: int, report: Callable[[str], None]) -> PackedDataset:
     """Build the packs that a run of `num_packs` sequences reads, or load them from the cache.
@@ -62,31 +65,26 @@ def judge(bounds: Bounds, corpus: str, num_documents: int, workload: Workload) -
         num_short = bounds.num_packs - bounds.num_full
         msg = f"xtuner_stock packing: {num_short:,} of {bounds.num_packs:,} packs are short; {mean}"
         return [events.Warn(code="short_packs", msg=msg, hint=hint)]
-    raise _refusal(
+    # Carry packing leaves a short pack only where the whole corpus is shorter than one sequence.
+    raise TgsError(
         f"corpus {corpus} holds {bounds.num_tokens:,} tokens in {num_documents:,} documents, too few for "
         f"one sequence of {size}: {mean}, at least {units.percent(MIN_MEAN_FILL)} is needed",
-        bounds,
-        workload,
+        hint=_cures(bounds, workload),
+        exit_code=ExitCode.BAD_DATA,
     )
 
 
-def _refusal(msg: str, bounds: Bounds, workload: Workload) -> TgsError:
-    """Say which sequence length or repetition would do."""
-    cures = []
-    if bounds.num_tokens >= 2:
-        cures.append(f"--set workload.seq_len={1 << (bounds.num_tokens.bit_length() - 1)}")
-        repeats = workload.concat * -(-workload.seq_len // bounds.num_tokens)
-        if workload.packing == "carry":
-            cures.append(f"--set workload.concat={repeats}")
-    if workload.packing == "xtuner_stock":
-        cures.append("--set workload.packing=carry")
-    cures.append("a larger corpus")
-    return TgsError(msg, hint="either of: " + ", ".join(cures), exit_code=ExitCode.BAD_DATA)
+def _cures(bounds: Bounds, workload: Workload) -> str:
+    """Sequence length or repetition that would do."""
+    fitting = 1 << (bounds.num_tokens.bit_length() - 1)
+    repeats = workload.concat * -(-workload.seq_len // bounds.num_tokens)
+    return f"--set workload.seq_len={fitting}, or --set workload.concat={repeats}, or a larger corpus"
 
 
 def _stream(corpus: Corpus, workload: Workload, report: Callable[[str], None]) -> cache.Cached:
     def build() -> dict[str, Any]:
         documents = corpus.documents()
+        _refuse_too_many(documents.num_tokens, workload.concat)
         report(f"shuffling {documents.num_tokens * workload.concat:,} tokens")
         order = epoch_order(documents.num_documents, workload.concat, workload.seed)
         stream = gather(documents, order)
@@ -94,6 +92,16 @@ def _stream(corpus: Corpus, workload: Workload, report: Callable[[str], None]) -
 
     key = {**corpus.key, "concat": workload.concat, "shuffle": workload.seed}
     return cache.load_or_build("packs", key, ("coded", "starts"), build)
+
+
+def _refuse_too_many(num_tokens: int, concat: int) -> None:
+    if num_tokens * concat > MAX_TOKENS:
+        raise TgsError(
+            f"workload.concat={concat} makes {num_tokens * concat:,} tokens of {num_tokens:,}, "
+            f"more than the {MAX_TOKENS:,} that are shuffled in memory",
+            hint=f"--set workload.concat={max(1, MAX_TOKENS // num_tokens)} or less; longer runs wrap around",
+            exit_code=ExitCode.BAD_DATA,
+        )
 
 
 def _data(
