@@ -187,3 +187,24 @@ def test_a_port_in_use_is_said_before_anything_starts(tmp_path):
     assert f"port {port}" in done.stderr
     assert "in use" in done.stderr
     assert tgsbench_json(tmp_path, "runs", "--json") == []
+
+
+def test_a_run_on_a_disturbed_machine_says_so(tmp_path):
+    code = "while True: pass"
+    others = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(len(os.sched_getaffinity(0)))]
+    try:
+        run = Running(tmp_path, "--set", "measure.steps=100000").until_measuring()
+        wait_for(lambda: any(b"while it measured" in p.read_bytes() for p in tmp_path.glob("runs/*/events/node*")))
+        run.process.send_signal(signal.SIGINT)
+        said = run.finish()
+    finally:
+        for other in others:
+            other.kill()
+    assert "warning: other processes used" in said
+    document = shown(tmp_path)[0]
+    before, during, mean = document["disturbances"]
+    assert "before the ranks started" in before
+    assert f"(pid {others[0].pid})" in before
+    assert "while it measured" in during
+    assert "on average" in mean
+    assert set(document["disturbances"]) <= set(document["warnings"])

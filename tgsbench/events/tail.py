@@ -19,6 +19,7 @@ _MAX_LINE = 16 << 20
 """A longer line without an end is damage, not an event that is still being written."""
 _MAX_AHEAD = 4096
 _RANK_FILE = re.compile(r"^rank(\d{5,6})\.jsonl$")
+_NODE_FILE = re.compile(r"^node(\d{5,6})\.jsonl$")
 
 
 class _Head(msgspec.Struct):
@@ -198,9 +199,11 @@ class RunTail:
 
 
 def rank_of(name: str) -> int | None:
-    """Rank that an event file's name speaks of, or None for any other file."""
-    match = _RANK_FILE.match(name)
-    return int(match[1]) if match else None
+    """Rank that an event file's name speaks of; -1 and down: a node's supervisor; None: another file."""
+    if match := _RANK_FILE.match(name):
+        return int(match[1])
+    match = _NODE_FILE.match(name)
+    return -1 - int(match[1]) if match else None
 
 
 def _refuse_newer(line: bytes, path: Path) -> None:

@@ -12,6 +12,7 @@ from tgsbench.errors import ExitCode, TgsError
 from tgsbench.launch.command import ONE_NODE, Node, agent_argv, as_script, rank_environment
 from tgsbench.launch.process import Child
 from tgsbench.launch.watch import OnEvents, StopSignals, Watch
+from tgsbench.launch.witness import Witness
 from tgsbench.schema.events import Event
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Manifest, Outcome, Result
@@ -65,7 +66,11 @@ def supervise(run: RunDir, on_events: OnEvents, node: Node = ONE_NODE) -> Result
     with run_dir.claimed(run, node.node_rank), StopSignals() as stop:
         if node.node_rank == 0:
             _sign(run)
-        outcome = Watch(run, preset, _unless_closed(on_events)).follow(_start(run, preset, node), stop)
+        witness = Witness(run, preset, node.node_rank)
+        watch = Watch(run, preset, _unless_closed(on_events), witness.tick, witness.close)
+        child = _start(run, preset, node)
+        witness.watches(child)
+        outcome = watch.follow(child, stop)
         if outcome.status == "stalled" and node.node_rank:
             outcome.cause = _cut_off(node) or outcome.cause
         outcome.ended_unix, outcome.host = time.time(), host_name()

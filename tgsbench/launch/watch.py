@@ -13,13 +13,14 @@ from tgsbench.events.tail import RunTail
 from tgsbench.launch import stacks
 from tgsbench.launch.process import Child
 from tgsbench.metrics.failure import is_follower, rank_list
-from tgsbench.schema.events import Bye, Error, Event, Gpu, Heartbeat, Hello, Step
+from tgsbench.schema.events import Bye, Error, Event, Gpu, Heartbeat, Hello, Phase, Step
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Outcome
 from tgsbench.store.run_dir import RunDir
 
 OnEvents = Callable[[list[Event]], None]
-OnTick = Callable[[], None]
+OnTick = Callable[[bool], None]
+"""Called often, with whether the ranks measure now."""
 
 _START_S = 180.0
 """Least patience until every rank has done a step: imports, packing and compilation write few events."""
@@ -57,7 +58,7 @@ class Watch:
     """One machine's part of a run, from its start to its outcome."""
 
     def __init__(
-        self, run: RunDir, preset: Preset, on_events: OnEvents, on_tick: OnTick = lambda: None
+        self, run: RunDir, preset: Preset, on_events: OnEvents, on_tick: OnTick, on_end: Callable[[], None]
     ) -> None:
         self._run = run
         self._world_size = preset.world_size
@@ -65,6 +66,7 @@ class Watch:
         self._silent_s = _SILENT_BEATS * max(1.0, preset.measure.heartbeat_s)
         self._on_events = on_events
         self._on_tick = on_tick
+        self._on_end = on_end
         self._tail = RunTail(run.events_dir)
         self._left_s: float | None = None
         """When the first rank was seen to end otherwise than done."""
@@ -72,6 +74,7 @@ class Watch:
         self._heard_s: dict[int, float] = {}
         """When each rank last wrote anything, heartbeats included."""
         self._hosts: dict[int, str] = {}
+        self._measuring = False
         self._failed = False
         """Whether a rank said what went wrong with itself."""
 
@@ -84,6 +87,7 @@ class Watch:
             if child.poll() is None:
                 child.stop()
         outcome.oom_kills = max(0, kernel_oom_kills() - oom_kills)
+        self._on_end()
         self._hear()
         return outcome
 
@@ -93,7 +97,7 @@ class Watch:
         while child.poll() is None:
             if self._hear():
                 last_progress_s = time.monotonic()
-            self._on_tick()
+            self._on_tick(self._measuring)
             if stop.caught is not None:
                 break
             if self._left_s is not None and time.monotonic() - self._left_s > _FOLLOW_S:
@@ -111,6 +115,7 @@ class Watch:
         """Take new events in; did any rank get further?"""
         events = self._tail.poll()
         self._on_events(events)
+        events = [event for event in events if event.rank >= 0]  # the rest is of this machine, not of a rank
         if self._left_s is None and any(_leaves(event) for event in events):
             self._left_s = time.monotonic()
         self._stepped.update(event.rank for event in events if isinstance(event, Step))
@@ -119,6 +124,8 @@ class Watch:
             self._heard_s[event.rank] = now_s
             if isinstance(event, Hello):
                 self._hosts[event.rank] = event.host
+            elif isinstance(event, Phase):
+                self._measuring = event.phase == "measure"
         self._failed |= any(isinstance(event, Error) and not is_follower(event) for event in events)
         return any(not isinstance(event, Heartbeat | Gpu) for event in events)
 

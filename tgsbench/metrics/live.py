@@ -143,13 +143,20 @@ class LiveRun:
             num += 1
             rank = event.rank
             if not 0 <= rank < world:
-                self.num_ignored += 1
+                self._elsewhere(event)
                 continue
             state = ranks[rank]
             state.last_t = event.t
             state.seen_at = now
             handlers[type(event)](state, event)
         self.num_events += num
+
+    def _elsewhere(self, event: Any) -> None:
+        """Warnings of a node's supervisor (ranks below 0) are kept; ranks beyond the world are not ours."""
+        if event.rank < 0 and isinstance(event, ev.Warn):
+            self._note(Note(event.rank, event.t, "warning", event.code, event.msg, event.hint))
+        else:
+            self.num_ignored += 1
 
     @property
     def front_step(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -82,11 +83,13 @@ class Observed:
     data: Data | None = None
     kernel: Kernel | None = None
     mem_peak_by_rank: dict[int, int] = field(default_factory=dict)
-    throttled: set[str] = field(default_factory=set)
+    throttled: Counter[str] = field(default_factory=Counter)
+    """Reason for held down clocks -> GPU samples that gave it."""
+    num_gpu_samples: int = 0
 
     def add(self, event: Event) -> None:
         """Take one event in; types that a result does not need are passed over."""
-        if event.rank >= self.world_size:
+        if not 0 <= event.rank < self.world_size and not (event.rank < 0 and isinstance(event, Warn)):
             return
         match event:
             case Step():
@@ -114,8 +117,10 @@ class Observed:
                 self.data = event
             case Kernel():
                 self.kernel = event
-            case Gpu(throttled=reason) if reason:
-                self.throttled.add(reason)
+            case Gpu():
+                self.num_gpu_samples += 1
+                if event.throttled and (event.throttled in self.throttled or len(self.throttled) < 64):
+                    self.throttled[event.throttled] += 1
             case _:
                 pass
 

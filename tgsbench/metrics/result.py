@@ -108,13 +108,31 @@ def _described(manifest: Manifest, preset: Preset, observed: Observed, environme
         tokens_per_step=preset.tokens_per_step,
         prediction=manifest.prediction,
         packing=_packing(observed),
-        warnings=[w.msg for w in observed.warnings]
-        + [f"GPU clocks were held down: {reason}" for reason in sorted(observed.throttled)],
+        warnings=[w.msg for w in observed.warnings] + [text for _, text in _throttles(observed)],
+        disturbances=_disturbances(observed),
         hosts=observed.hosts(),
         sp_spans_nodes=_sp_spans_nodes(observed, preset.parallel.sp),
         created_unix=manifest.created_unix,
         environment={**environment, "versions": versions},
     )
+
+
+_POWER_CAP = "power cap"
+"""A GPU at its power limit is what full load looks like: worth saying, no disturbance."""
+
+
+def _throttles(observed: Observed) -> list[tuple[str, str]]:
+    """Why GPU clocks were held down, most frequent first, each with a sentence."""
+    return [
+        (reason, f"GPU clocks were held down in {count / observed.num_gpu_samples:.0%} of samples: {reason}")
+        for reason, count in observed.throttled.most_common()
+    ]
+
+
+def _disturbances(observed: Observed) -> list[str]:
+    """What makes this a figure of a disturbed machine: foreign load, foreign processes, heat."""
+    foreign = [w.msg for w in observed.warnings if w.code.startswith("disturbed")]
+    return foreign + [text for reason, text in _throttles(observed) if reason != _POWER_CAP]
 
 
 def _sp_spans_nodes(observed: Observed, sp: int) -> bool:

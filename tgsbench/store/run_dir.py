@@ -19,7 +19,7 @@ import msgspec
 from tgsbench import presets
 from tgsbench.confined import read_regular
 from tgsbench.errors import ExitCode, TgsError, nearest
-from tgsbench.events.tail import RunTail, rank_of
+from tgsbench.events.tail import RunTail
 from tgsbench.schema.events import Event
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import SCHEMA_VERSION, LauncherReport, Manifest, Outcome, Result
@@ -214,7 +214,7 @@ def claimed(run: RunDir, node_rank: int = 0) -> Iterator[None]:
         raise unwritable(run.path, error) from error
     try:
         _lock(fd, run)
-        ranks_wrote = any(rank_of(name) is not None for name in _names(run.events_dir))
+        ranks_wrote = any(name.startswith("rank") for name in _names(run.events_dir))
         if ranks_wrote or (run.path / numbered("outcome.json", node_rank)).exists():
             raise TgsError(
                 f"{run.path} was run already",

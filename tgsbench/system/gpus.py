@@ -29,7 +29,7 @@ class GpuInfo(Struct, frozen=True):
 
 def list_gpus() -> list[GpuInfo]:
     """GPUs of this machine; names are empty when only device files can be counted."""
-    nvml = _nvml()
+    nvml = nvml_or_none()
     if nvml is None:
         nodes = sorted(Path("/proc/driver/nvidia/gpus").glob("*"))
         return [GpuInfo(index, "") for index in range(len(nodes))]
@@ -50,7 +50,7 @@ class GpuSampler:
     @classmethod
     def for_uuid(cls, uuid: str) -> GpuSampler | None:
         """A sampler for the GPU with this UUID, or None where NVML does not answer."""
-        nvml = _nvml()
+        nvml = nvml_or_none()
         if nvml is None:
             return None
         try:
@@ -74,7 +74,7 @@ class GpuSampler:
             return None
 
 
-def _nvml() -> Any:
+def nvml_or_none() -> Any:
     """The initialised pynvml module, or None."""
     try:
         import pynvml
