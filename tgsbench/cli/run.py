@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import click
+import msgspec
 
 from tgsbench import presets
 from tgsbench.cli import diagnostics, output
@@ -17,6 +18,7 @@ from tgsbench.launch import local, preflight
 from tgsbench.launch import nodes as several
 from tgsbench.launch.command import ONE_NODE, Node
 from tgsbench.launch.rehearse import rehearsal_on
+from tgsbench.planner.plan import predict
 from tgsbench.report.summary import summary_lines
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Result
@@ -37,6 +39,12 @@ from tgsbench.store.run_dir import RunDir
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), help="Folder of runs (./runs).")
 @click.option("--rehearse", is_flag=True, help="Shrink the preset to what this machine can run.")
 @click.option(
+    "--emulate-rank",
+    "emulate",
+    is_flag=True,
+    help="One process runs one rank of the preset's mesh; communication comes from the planner's model.",
+)
+@click.option(
     "--name", "run_name", default="", help="Name of the run's folder (default: time, preset, a tag)."
 )
 @click.option("--nodes", metavar="HOST,HOST,…", help="Machines to run on: prints the command of each.")
@@ -56,6 +64,7 @@ def run(
     profile: str | None,
     output: Path | None,
     rehearse: bool,
+    emulate: bool,
     run_name: str,
     nodes: str | None,
     node_rank: int | None,
@@ -83,13 +92,25 @@ def run(
             return
         result = run_headless(several.prepare(part, preset, root), preset, as_json, part.node(preset))
         sys.exit(local.EXIT_CODES[result.status])
-    preflight.check(preset, preflight.this_machine(), preset.world_size)
+    preflight.check(preset, preflight.this_machine(), 1 if emulate else preset.world_size)
     run_folder = run_dir.create(root, preset, run_name)
-    local.prepare_run(run_folder, preset)
+    local.prepare_run(run_folder, preset, _forecast(preset) if emulate else None, emulated=emulate)
     if not in_terminal:
         result = run_headless(run_folder, preset, as_json)
         sys.exit(_exit_code(result, run_folder))
     _open_live_view(run_folder)
+
+
+def _forecast(preset: Preset) -> dict[str, object] | None:
+    """The planner's figures for this machine's GPU; None where the hardware is not described."""
+    gpus = preflight.this_machine().gpus
+    gpu = presets.find_gpu(gpus[0].name) if gpus else None
+    try:
+        plan: dict[str, object] = msgspec.to_builtins(predict(preset, gpu.name if gpu else ""))
+    except TgsError as error:
+        diagnostics.warn(f"no forecast: {error.msg}", error.hint)
+        return None
+    return plan
 
 
 def resolve_for_run(name: str, assignments: list[str], rehearse: bool) -> Preset:

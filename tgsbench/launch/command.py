@@ -30,11 +30,15 @@ ONE_NODE = Node()
 
 
 def agent_argv(
-    run_dir: Path, preset: Preset, node: Node = ONE_NODE, python: str = sys.executable
+    run_dir: Path,
+    preset: Preset,
+    node: Node = ONE_NODE,
+    python: str = sys.executable,
+    emulated: bool = False,
 ) -> list[str]:
-    """Argument list of the elastic agent of one node."""
+    """Argument list of the elastic agent of one node; an emulated mesh has one process."""
     argv = [python, "-m", "tgsbench.trainer.agent", str(run_dir)]
-    argv += ["--nproc-per-node", str(preset.world_size // node.nnodes)]
+    argv += ["--nproc-per-node", str(1 if emulated else preset.world_size // node.nnodes)]
     if node.nnodes > 1 or node.rendezvous:
         argv += ["--nnodes", str(node.nnodes), "--node-rank", str(node.node_rank)]
         argv += ["--rendezvous", node.rendezvous, "--rendezvous-id", node.rendezvous_id]

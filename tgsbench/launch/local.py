@@ -31,9 +31,10 @@ def prepare_run(
     prediction: dict[str, object] | None = None,
     node: Node = ONE_NODE,
     hosts: tuple[str, ...] = (),
+    emulated: bool = False,
 ) -> Manifest:
     """Write what is known before launch: run.json, command.sh, env.json; `hosts`: of a run over several."""
-    argv = agent_argv(run.path.resolve(), preset, node)
+    argv = agent_argv(run.path.resolve(), preset, node, emulated=emulated)
     manifest = Manifest(
         run_id=run.run_id,
         preset=preset.rehearsal_of or preset.name,
@@ -45,6 +46,7 @@ def prepare_run(
         host=os.uname().nodename,
         nodes=list(hosts),
         rehearsal_of=preset.rehearsal_of,
+        emulated=emulated,
         prediction=prediction,
     )
     try:
@@ -90,8 +92,9 @@ def _sign(run: RunDir) -> None:
 
 
 def _start(run: RunDir, preset: Preset, node: Node) -> Child:
-    argv = agent_argv(run.path.resolve(), preset, node)
-    nproc = preset.world_size // node.nnodes
+    emulated = run.manifest().emulated
+    argv = agent_argv(run.path.resolve(), preset, node, emulated=emulated)
+    nproc = 1 if emulated else preset.world_size // node.nnodes
     interface = "lo" if node.nnodes == 1 else node.interface
     env = rank_environment(preset, os.environ, len(os.sched_getaffinity(0)), nproc, interface)
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [_package_root(), env.get("PYTHONPATH", "")]))

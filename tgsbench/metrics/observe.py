@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from tgsbench.schema.events import Bye, Data, Error, Event, Gpu, Hello, Kernel, Phase, Step, Trace, Warn
+from tgsbench.schema.events import Bye, Data, Depth, Error, Event, Gpu, Hello, Kernel, Phase, Step, Trace, Warn
 
 _MODULUS = 2**61 - 1
 MAX_STEPS = 1_000_000
@@ -78,6 +78,8 @@ class Observed:
     errors: list[Error] = field(default_factory=list)
     warnings: list[Warn] = field(default_factory=list)
     traces: list[Trace] = field(default_factory=list)
+    depths: list[Depth] = field(default_factory=list)
+    """Repetitions of an emulated rank."""
     phases: dict[int, Phase] = field(default_factory=dict)
     """Last phase of each rank."""
     data: Data | None = None
@@ -111,6 +113,9 @@ class Observed:
             case Trace():
                 if len(self.traces) < MAX_NOTES:
                     self.traces.append(event)
+            case Depth():
+                if len(self.depths) < MAX_STEPS:
+                    self.depths.append(event)
             case Phase():
                 self.phases[event.rank] = event
             case Data():

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tgsbench.metrics import integrity, reference, stats
+from tgsbench.metrics.emulation import emulation
 from tgsbench.metrics.failure import root_cause
 from tgsbench.metrics.observe import Observed, StepTotal
 from tgsbench.models.flops import tflops_by_convention
@@ -44,8 +45,11 @@ def finalize(
         result.warnings.append(
             f"sp {result.sp} crosses machines ({', '.join(result.hosts)}): its all-to-alls use the network"
         )
-    result.failure = root_cause(observed, outcome, launcher, manifest.world_size, stack_texts)
+    started = 1 if manifest.emulated else manifest.world_size
+    result.failure = root_cause(observed, outcome, launcher, started, stack_texts)
     result.status = _status(result, outcome)
+    if manifest.emulated:
+        _emulated(result, preset, observed)
     return result
 
 
@@ -80,6 +84,18 @@ def attended_len(preset: Preset, data: Data | None) -> float:
     if preset.workload.document_mask and data is not None and data.attended_len:
         return data.attended_len
     return float(preset.workload.seq_len)
+
+
+def _emulated(result: Result, preset: Preset, observed: Observed) -> None:
+    """One rank alone: a projection, which is compared with nothing."""
+    seen = attended_len(preset, observed.data)
+    result.emulated = emulation(preset, observed.depths, result.prediction, result.device, seen)
+    for verdict in result.references:
+        verdict.verdict, verdict.reasons = "not comparable", ["one rank was emulated, not the cluster measured"]
+    if result.emulated is not None:
+        result.warnings += result.emulated.problems
+        if result.status == "ok":
+            result.status = "emulated"
 
 
 def _described(manifest: Manifest, preset: Preset, observed: Observed, environment: dict[str, Any]) -> Result:

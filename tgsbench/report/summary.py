@@ -14,7 +14,8 @@ def summary_lines(result: Result) -> list[str]:
         ("preset", _preset(result)),
         ("engine", f"{result.engine}, attention {result.attention}, checkpointing {result.checkpointing}"),
         ("mesh", f"{result.world_size} ranks on {result.device}: dp {result.dp} x sp {result.sp}"),
-        ("TGS", tgs_text(result)),
+        ("TGS", tgs_text(result) if result.emulated is None else ""),
+        *_emulated(result),
         ("TFLOPs", _tflops(result)),
         ("step", _step(result)),
         ("memory", _memory(result)),
@@ -36,6 +37,41 @@ def tgs_text(result: Result) -> str:
     if tgs.ci95 is not None:
         interval = f"95 % interval {units.rate(tgs.ci95[0])} to {units.rate(tgs.ci95[1])}"
     return f"{units.rate(tgs.median)} tokens/GPU/s  ({interval}, n = {tgs.n})"
+
+
+def _emulated(result: Result) -> list[tuple[str, str]]:
+    """An emulated rank's figures: what was measured, what was added, what follows."""
+    emulated = result.emulated
+    if emulated is None:
+        return []
+    low, high = (units.duration(seconds) for seconds in emulated.layer_ci)
+    share = units.percent(emulated.communication_s / emulated.step_s)
+    parts = ", ".join(f"{name} {units.duration(s)}" for name, s in emulated.communication.items())
+    rows = [
+        (
+            "layer",
+            f"{units.duration(emulated.layer_s)} of computation in a micro-step ({low} to {high}, "
+            f"{' and '.join(map(str, emulated.depths))} layers in turn, n = {emulated.n})",
+        ),
+        ("measured", f"{units.duration(emulated.compute_s)} of computation in a step of all layers"),
+        (
+            "modelled",
+            f"{units.duration(emulated.communication_s)} of communication, {share} of the step"
+            + (f": {parts}" if parts else ""),
+        ),
+        (
+            "projected",
+            f"{units.rate(emulated.tgs)} tokens/GPU/s ({units.rate(emulated.tgs_low)} to "
+            f"{units.rate(emulated.tgs_high)}); compare with nothing that was measured",
+        ),
+    ]
+    if emulated.mfu is not None:
+        rows.append(("", f"{units.percent(emulated.mfu)} model MFU projected"))
+    if emulated.mem_projected_gib is not None:
+        planned = emulated.mem_planned_gib
+        against = f", planned {planned:.2f} GiB" if planned is not None else ""
+        rows.append(("memory", f"{emulated.mem_projected_gib:.2f} GiB projected for all layers{against}"))
+    return rows
 
 
 def _status(result: Result) -> str:

@@ -99,6 +99,26 @@ class Step(_Event, tag="step"):
     """The same over the whole packs, reported by the first rank of each sp group only."""
 
 
+class Depth(_Event, tag="depth"):
+    """One micro-step and one optimizer step of an emulated rank with its first `num_layers` layers."""
+
+    num_layers: int
+    built_layers: int
+    """Layers that hold parameters and optimizer states meanwhile."""
+    index: int
+    """Repetition; all depths take turns in each."""
+    micro_step_s: float
+    optimizer_s: float
+    local_tokens: int
+    """Tokens of this rank in a micro-step."""
+    state_bytes_per_layer: int = 0
+    """This rank's shard of a layer's parameters and optimizer states."""
+    mem_peak: int = 0
+    mem_alloc: int = 0
+    a2a_calls: int = 0
+    a2a_bytes: int = 0
+
+
 class Gpu(_Event, tag="gpu"):
     """One sample of a GPU's state; at most one a second."""
 
@@ -153,4 +173,4 @@ class Bye(_Event, tag="bye"):
     status: str = "ok"
 
 
-Event = Hello | Phase | Data | Kernel | Step | Gpu | Heartbeat | Trace | Warn | Error | Bye
+Event = Hello | Phase | Data | Kernel | Step | Depth | Gpu | Heartbeat | Trace | Warn | Error | Bye

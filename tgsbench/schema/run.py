@@ -37,6 +37,8 @@ class Manifest(Struct, kw_only=True):
     job_id: str = ""
     """Number that a scheduler gave the run."""
     rehearsal_of: str = ""
+    emulated: bool = False
+    """One process runs one rank of the mesh; see Emulation."""
     prediction: dict[str, Any] | None = None
     """The planner's forecast made before launch."""
     tags: list[str] = []
@@ -152,6 +154,41 @@ class ReferenceVerdict(Struct, kw_only=True):
     reasons: list[str] = []
 
 
+class Emulation(Struct, kw_only=True):
+    """One rank measured alone at several depths, and what follows for the whole mesh.
+
+    Seconds of an optimizer step: accumulation · (micro_fixed_s + L · layer_s) + optimizer_s + communication.
+    """
+
+    depths: list[int]
+    n: int
+    """Repetitions; all depths took turns in each."""
+    layer_s: float
+    """Computation of one layer in one micro-step: forward, recomputation, backward (median)."""
+    layer_ci: tuple[float, float]
+    micro_fixed_s: float
+    """What a micro-step costs beside its layers: embedding, head, loss."""
+    optimizer_s: float
+    """Gradient norm, clipping and update of all layers' shards."""
+    compute_s: float
+    communication_s: float
+    """From the planner's model, not measured."""
+    communication: dict[str, float] = {}
+    step_s: float
+    tgs: float
+    tgs_low: float
+    tgs_high: float
+    tflops: dict[str, float] = {}
+    mfu: float | None = None
+    mem_measured_gib: dict[int, float] = {}
+    """Peak by depth, with the parameters and states of all built layers."""
+    mem_projected_gib: float | None = None
+    """Peak of a rank with all layers."""
+    mem_planned_gib: float | None = None
+    """The planner's tensors at the peak."""
+    problems: list[str] = []
+
+
 class Failure(Struct, kw_only=True):
     """Root cause of a run that did not end well."""
 
@@ -208,6 +245,8 @@ class Result(Struct, kw_only=True):
     reference: ReferenceVerdict = field(default_factory=ReferenceVerdict)
     references: list[ReferenceVerdict] = []
     prediction: dict[str, Any] | None = None
+    emulated: Emulation | None = None
+    """What one rank alone says of the mesh; `tgs` stays empty then, for it was not measured."""
     failure: Failure | None = None
     profile: dict[str, Any] | None = None
     """What the capture cost: profiled steps, their overhead, trace sizes and export times."""

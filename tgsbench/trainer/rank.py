@@ -20,11 +20,13 @@ from tgsbench.engines.base import Engine
 from tgsbench.parallel.mesh import SequenceMesh, build_mesh
 from tgsbench.schema.events import Hello, Kernel, Phase, PhaseName
 from tgsbench.schema.preset import Preset
+from tgsbench.store.run_dir import RunDir
 from tgsbench.system.environment import host_name
 from tgsbench.system.gpus import GpuSampler
 from tgsbench.trainer.batches import Batches
 from tgsbench.trainer.device import device_name, pick_device
 from tgsbench.trainer.emitter import Emitter
+from tgsbench.trainer.emulate import emulate_rank
 from tgsbench.trainer.loop import Stepper
 from tgsbench.trainer.pulse import Pulse
 from tgsbench.workload import PackedDataset, prepare
@@ -35,7 +37,11 @@ _VERSIONED = ("torch", "transformers", "datasets", "deepspeed", "flash-attn", "l
 def run_rank(run_dir: Path, rank: int, emitter: Emitter) -> None:
     """Train as run_dir/preset.toml says and report; errors are the caller's to tell."""
     preset = presets.from_document(tomllib.loads((run_dir / "preset.toml").read_text("utf-8")))
-    _Rank(run_dir, rank, preset, emitter).run()
+    life = _Rank(run_dir, rank, preset, emitter)
+    if RunDir(run_dir).manifest().emulated:
+        life.emulate()
+    else:
+        life.run()
 
 
 class _Rank:
@@ -61,6 +67,20 @@ class _Rank:
             pulse.stop()
         self._phase("teardown")
         dist.destroy_process_group()
+
+    def emulate(self) -> None:
+        """Measure rank 0 of the whole mesh alone; see `trainer.emulate`."""
+        self._hello()
+        self._phase("build")
+        pulse = Pulse(self.emitter, self.preset.measure.heartbeat_s, self._sampler())
+        pulse.start()
+        try:
+            emulate_rank(
+                self.preset, self.device, self.emitter.emit, lambda note: self._phase("measure", note)
+            )
+        finally:
+            pulse.stop()
+        self._phase("teardown")
 
     def _hello(self) -> None:
         self.emitter.emit(

@@ -1,0 +1,159 @@
+"""From one rank's times at several depths to the step of the whole mesh."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from tgsbench.metrics import stats
+from tgsbench.metrics.integrity import expected_all_to_alls
+from tgsbench.models.flops import tflops_by_convention
+from tgsbench.presets.catalog import find_gpu
+from tgsbench.schema.events import Depth
+from tgsbench.schema.preset import Preset
+from tgsbench.schema.run import Emulation
+from tgsbench.units import GIB
+
+COMMUNICATION = ("all_to_all_node", "all_to_all_network", "gather_exposed", "gather_step", "stragglers")
+"""Items of the planner's step time that one process cannot show."""
+_COMMUNICATION_ERROR = 0.4
+"""Datasheet rates of links may be off by this share: the planner's own error bar for networks."""
+
+
+class _Line(Struct, frozen=True):
+    """Seconds of one repetition: fixed + layers · each."""
+
+    micro_fixed_s: float
+    micro_layer_s: float
+    step_fixed_s: float
+    step_layer_s: float
+
+
+def emulation(
+    preset: Preset, events: Iterable[Depth], prediction: Mapping[str, Any] | None, device: str, seen_len: float
+) -> Emulation | None:
+    """Project one rank's measurement; None below two depths. `seen_len`: what attention sees per token.
+
+    Each repetition timed all depths in turn, so each gives one line through its depths and one projection;
+    the interval is that of the projections (order statistics from 6 on, all of them below), widened by 40 %
+    of the communication either way.
+    """
+    by_depth = _by_depth(events)
+    if len(by_depth) < 2:
+        return None
+    lines = _lines(by_depth)
+    communication = _communication(prediction)
+    comm_s = sum(communication.values())
+    compute_s = [_compute_s(preset, line) for line in lines]
+    low_s, high_s = _interval(compute_s)
+    tokens_per_gpu = preset.tokens_per_step / preset.world_size
+    step_s = statistics.median(compute_s) + comm_s
+    tgs = tokens_per_gpu / step_s
+    tflops = tflops_by_convention(preset.model, seen_len, preset.training.checkpointing, tgs)
+    gpu = find_gpu(device)
+    return Emulation(
+        depths=sorted(by_depth),
+        n=len(lines),
+        layer_s=statistics.median(line.micro_layer_s for line in lines),
+        layer_ci=_interval([line.micro_layer_s for line in lines]),
+        micro_fixed_s=statistics.median(line.micro_fixed_s for line in lines),
+        optimizer_s=statistics.median(_optimizer_s(preset, line) for line in lines),
+        compute_s=statistics.median(compute_s),
+        communication_s=comm_s,
+        communication=communication,
+        step_s=step_s,
+        tgs=tgs,
+        tgs_low=tokens_per_gpu / (high_s + comm_s * (1 + _COMMUNICATION_ERROR)),
+        tgs_high=tokens_per_gpu / (low_s + comm_s * (1 - _COMMUNICATION_ERROR)),
+        tflops=tflops,
+        mfu=tflops["model"] / gpu.bf16_tflops if gpu else None,
+        problems=_problems(preset, by_depth, prediction),
+        **_memory(preset, by_depth, prediction),
+    )
+
+
+def fit(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Least-squares line through (x, y): intercept and slope."""
+    mean_x, mean_y = (statistics.fmean(axis) for axis in zip(*points, strict=True))
+    slope = sum((x - mean_x) * (y - mean_y) for x, y in points) / sum((x - mean_x) ** 2 for x, _ in points)
+    return mean_y - slope * mean_x, slope
+
+
+def _by_depth(events: Iterable[Depth]) -> dict[int, list[Depth]]:
+    """Events of the largest model built, whose repetition all depths completed."""
+    found: dict[int, list[Depth]] = {}
+    every = list(events)
+    built = min((e.built_layers for e in every), default=0)  # fewer after an attempt that ran out of memory
+    for event in every:
+        if event.built_layers == built:
+            found.setdefault(event.num_layers, []).append(event)
+    whole = min((len(events) for events in found.values()), default=0)
+    return {depth: events[:whole] for depth, events in found.items() if whole}
+
+
+def _lines(by_depth: Mapping[int, list[Depth]]) -> list[_Line]:
+    lines = []
+    for repetition in zip(*by_depth.values(), strict=True):
+        micro = fit([(e.num_layers, e.micro_step_s) for e in repetition])
+        step = fit([(e.num_layers, e.optimizer_s) for e in repetition])
+        lines.append(_Line(*micro, *step))
+    return lines
+
+
+def _compute_s(preset: Preset, line: _Line) -> float:
+    micro_s = line.micro_fixed_s + preset.model.num_layers * line.micro_layer_s
+    return preset.accumulation * micro_s + _optimizer_s(preset, line)
+
+
+def _optimizer_s(preset: Preset, line: _Line) -> float:
+    return line.step_fixed_s + preset.model.num_layers * line.step_layer_s
+
+
+def _interval(samples: Sequence[float]) -> tuple[float, float]:
+    return stats.median_ci95(samples) or (min(samples), max(samples))
+
+
+def _communication(prediction: Mapping[str, Any] | None) -> dict[str, float]:
+    times = (prediction or {}).get("time") or {}
+    return {name: times[name] for name in COMMUNICATION if times.get(name)}
+
+
+def _memory(
+    preset: Preset, by_depth: Mapping[int, list[Depth]], prediction: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Peak by depth; with all layers: activations grow by the slope, states by what a layer's shard holds."""
+    peaks = {depth: max(e.mem_peak for e in events) / GIB for depth, events in by_depth.items()}
+    planned = ((prediction or {}).get("memory") or {}).get("tensors_gib")
+    if preset.hardware.device != "cuda":  # a resident set says nothing about tensors
+        return {"mem_planned_gib": planned}
+    _, slope = fit(list(peaks.items()))
+    deepest = max(by_depth)
+    event = by_depth[deepest][0]
+    more = preset.model.num_layers - deepest
+    states = (preset.model.num_layers - event.built_layers) * event.state_bytes_per_layer / GIB
+    return {
+        "mem_measured_gib": peaks,
+        "mem_projected_gib": peaks[deepest] + more * slope + states,
+        "mem_planned_gib": planned,
+    }
+
+
+def _problems(
+    preset: Preset, by_depth: Mapping[int, list[Depth]], prediction: Mapping[str, Any] | None
+) -> list[str]:
+    """What keeps the projection from being believed."""
+    problems = []
+    calls, num_bytes = expected_all_to_alls(preset)
+    share = preset.accumulation * preset.model.num_layers
+    for depth, events in by_depth.items():
+        wanted = calls * depth // share, num_bytes * depth // share
+        if any((e.a2a_calls, e.a2a_bytes) != wanted for e in events):
+            problems.append(f"{depth} layers did not make the {wanted[0]} all-to-alls that they must")
+    if prediction is None and preset.world_size > 1:
+        problems.append("no forecast for this hardware: communication counts as 0")
+    if any(line.micro_layer_s <= 0 for line in _lines(by_depth)):
+        problems.append("a repetition was slower with fewer layers: the machine is too noisy or busy")
+    return problems
