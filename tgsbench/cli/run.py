@@ -18,7 +18,6 @@ from tgsbench.launch import local, preflight
 from tgsbench.launch import nodes as several
 from tgsbench.launch.command import ONE_NODE, Node
 from tgsbench.launch.rehearse import rehearsal_on
-from tgsbench.planner.plan import predict
 from tgsbench.report.summary import summary_lines
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Result
@@ -106,9 +105,11 @@ def _forecast(preset: Preset) -> dict[str, object] | None:
     gpus = preflight.this_machine().gpus
     gpu = presets.find_gpu(gpus[0].name) if gpus else None
     try:
+        from tgsbench.planner.plan import predict
+
         plan: dict[str, object] = msgspec.to_builtins(predict(preset, gpu.name if gpu else ""))
-    except TgsError as error:
-        diagnostics.warn(f"no forecast: {error.msg}", error.hint)
+    except (TgsError, ModuleNotFoundError) as error:
+        diagnostics.warn(f"no forecast: {error}")
         return None
     return plan
 

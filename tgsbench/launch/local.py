@@ -94,7 +94,8 @@ def _sign(run: RunDir) -> None:
 def _start(run: RunDir, preset: Preset, node: Node) -> Child:
     emulated = run.manifest().emulated
     argv = agent_argv(run.path.resolve(), preset, node, emulated=emulated)
-    nproc = 1 if emulated else preset.world_size // node.nnodes
+    # An emulated rank on a CPU gets the threads that it would have among the others.
+    nproc = preset.world_size // node.nnodes
     interface = "lo" if node.nnodes == 1 else node.interface
     env = rank_environment(preset, os.environ, len(os.sched_getaffinity(0)), nproc, interface)
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [_package_root(), env.get("PYTHONPATH", "")]))

@@ -33,7 +33,11 @@ class _Line(Struct, frozen=True):
 
 
 def emulation(
-    preset: Preset, events: Iterable[Depth], prediction: Mapping[str, Any] | None, device: str, seen_len: float
+    preset: Preset,
+    events: Iterable[Depth],
+    prediction: Mapping[str, Any] | None,
+    device: str,
+    seen_len: float,
 ) -> Emulation | None:
     """Project one rank's measurement; None below two depths. `seen_len`: what attention sees per token.
 

@@ -6,7 +6,20 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from tgsbench.schema.events import Bye, Data, Depth, Error, Event, Gpu, Hello, Kernel, Phase, Step, Trace, Warn
+from tgsbench.schema.events import (
+    Bye,
+    Data,
+    Depth,
+    Error,
+    Event,
+    Gpu,
+    Hello,
+    Kernel,
+    Phase,
+    Step,
+    Trace,
+    Warn,
+)
 
 _MODULUS = 2**61 - 1
 MAX_STEPS = 1_000_000

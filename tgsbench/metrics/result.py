@@ -91,7 +91,10 @@ def _emulated(result: Result, preset: Preset, observed: Observed) -> None:
     seen = attended_len(preset, observed.data)
     result.emulated = emulation(preset, observed.depths, result.prediction, result.device, seen)
     for verdict in result.references:
-        verdict.verdict, verdict.reasons = "not comparable", ["one rank was emulated, not the cluster measured"]
+        verdict.verdict, verdict.reasons = (
+            "not comparable",
+            ["one rank was emulated, not the cluster measured"],
+        )
     if result.emulated is not None:
         result.warnings += result.emulated.problems
         if result.status == "ok":

@@ -67,7 +67,7 @@ def emulate_rank(preset: Preset, device: torch.device, emit: Callable[[Event], N
         )
     mesh = fake_mesh(preset, device)
     try:
-        batch, num_labels = _batch(preset, mesh, device, note)
+        batch, num_labels = make_batch(preset, mesh, device, note)
         _measure(preset, mesh, batch, num_labels, emit, note)
     finally:
         dist.destroy_process_group()
@@ -79,7 +79,7 @@ def fake_mesh(preset: Preset, device: torch.device) -> SequenceMesh:
     return build_mesh(device.type, preset.parallel.sp)
 
 
-def _batch(preset: Preset, mesh: SequenceMesh, device: torch.device, note: Note) -> tuple[Batch, int]:
+def make_batch(preset: Preset, mesh: SequenceMesh, device: torch.device, note: Note) -> tuple[Batch, int]:
     """One micro-step's shard; documents have Alpaca's lengths where the corpus would need a download."""
     if preset.workload.corpus == "alpaca":
         preset = replace(preset, workload=replace(preset.workload, corpus="lengths", concat=1))

@@ -1,0 +1,74 @@
+"""`--emulate-rank` on a CPU: one process, the mesh's true local shapes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import msgspec
+import pytest
+
+from tests.contract.cli import tgsbench
+from tgsbench import presets
+from tgsbench.schema.run import Result
+
+pytestmark = pytest.mark.dist
+
+SIZES = [
+    "model.hidden_size=256", "model.num_query_heads=16", "model.num_kv_heads=4", "model.head_dim=16",
+    "hardware.num_gpus=8", "parallel.sp=8", "workload.seq_len=512", "workload.corpus=lengths",
+    "training.accumulation=2",
+]  # fmt: skip
+
+
+def test_one_process_runs_a_rank_of_eight_and_nothing_is_called_measured(tmp_path):
+    sets = [arg for size in SIZES for arg in ("--set", size)]
+    done = tgsbench(
+        tmp_path,
+        "run", "--preset", "tiny_cpu", "--emulate-rank", "--json", "--steps", "3", "--warmup", "1",
+        "--output", str(tmp_path), *sets,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result = msgspec.convert(json.loads(done.stdout), Result)
+    assert result.status == "emulated"
+    assert (result.world_size, result.dp, result.sp) == (8, 1, 8)
+    assert result.tgs.median is None, "a projection is no measurement"
+    assert result.emulated is not None
+    assert result.emulated.depths == [2, 4]
+    assert result.emulated.n >= 3
+    assert result.emulated.tgs_low <= result.emulated.tgs <= result.emulated.tgs_high
+    assert not [p for p in result.emulated.problems if "all-to-all" in p]
+    assert len(list((tmp_path / result.run_id / "events").iterdir())) == 1
+
+
+_SHAPES = """
+import torch, torch.distributed as dist
+from tests.dist.test_emulate import SIZES
+from tgsbench import presets
+from tgsbench.trainer import emulate
+preset = presets.resolve("tiny_cpu", SIZES).preset
+mesh = emulate.fake_mesh(preset, torch.device("cpu"))
+batch, labels = emulate.make_batch(preset, mesh, torch.device("cpu"), lambda note: None)
+rank = emulate.EmulatedRank(preset, mesh, batch, labels, emulate.choose_depths(4))
+seen = {}
+def attend(q, k, v, scale, docs):
+    seen["q"], seen["k"] = tuple(q.shape), tuple(k.shape)
+    return q
+import dataclasses
+rank.engine.attention.kernel = dataclasses.replace(rank.engine.kernel, run=attend)
+loss = rank.engine.forward_backward(batch, labels)
+assert torch.isfinite(loss), loss
+weight = rank.engine.model.model.layers[0].mlp.gate_proj.weight
+print(seen["q"], seen["k"], tuple(batch.input_ids.shape), tuple(weight.to_local().shape), tuple(weight.shape))
+"""
+
+
+def test_heads_tokens_and_shards_are_those_of_a_rank_of_eight():
+    done = subprocess.run([sys.executable, "-c", _SHAPES], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    preset = presets.resolve("tiny_cpu", SIZES).preset
+    rows = preset.model.intermediate_size
+    assert done.stdout.split("\n")[0] == (
+        f"(1, 512, 2, 16) (1, 512, 1, 16) (1, 64) ({rows // 8}, 256) ({rows}, 256)"
+    )

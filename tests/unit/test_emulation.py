@@ -1,0 +1,90 @@
+"""From times at two depths to the projected step."""
+
+from __future__ import annotations
+
+import pytest
+
+from tgsbench import presets
+from tgsbench.metrics.emulation import emulation
+from tgsbench.schema.events import Depth
+from tgsbench.units import GIB
+
+PRESET = presets.resolve("llama2_70b_1M").preset
+ACCUMULATION, LAYERS = 64, 80
+FIXED_S, LAYER_S, NORM_S, UPDATE_S = 0.3, 2.0, 0.01, 0.002
+COMMUNICATION = {"all_to_all_network": 30.0, "gather_exposed": 4.0, "gemm": 1e9}
+
+
+def _events(noise=lambda index: 0.0, depths=(2, 4), built=4, layers_s=LAYER_S):
+    from tgsbench.metrics.integrity import expected_all_to_alls
+
+    calls, num_bytes = expected_all_to_alls(PRESET)
+    share = ACCUMULATION * LAYERS
+    for index in range(7):
+        for depth in depths:
+            yield Depth(
+                num_layers=depth,
+                built_layers=built,
+                index=index,
+                micro_step_s=FIXED_S + depth * (layers_s + noise(index)),
+                optimizer_s=NORM_S + depth * UPDATE_S,
+                local_tokens=16384,
+                state_bytes_per_layer=GIB // 8,
+                mem_peak=(10 + depth) * GIB,
+                a2a_calls=depth * calls // share,
+                a2a_bytes=depth * num_bytes // share,
+            )
+
+
+def _projected(events, prediction=None):
+    return emulation(PRESET, events, prediction, "NVIDIA H100 80GB HBM3", float(PRESET.workload.seq_len))
+
+
+def test_layer_and_fixed_costs_separate_and_add_up_to_the_step():
+    got = _projected(_events(), {"time": COMMUNICATION})
+    assert got.layer_s == pytest.approx(LAYER_S)
+    assert got.micro_fixed_s == pytest.approx(FIXED_S)
+    assert got.optimizer_s == pytest.approx(NORM_S + LAYERS * UPDATE_S)
+    compute = ACCUMULATION * (FIXED_S + LAYERS * LAYER_S) + NORM_S + LAYERS * UPDATE_S
+    assert got.compute_s == pytest.approx(compute)
+    assert got.communication_s == 34.0, "computation that the planner forecasts is not communication"
+    assert got.step_s == pytest.approx(compute + 34.0)
+    assert got.tgs == pytest.approx(PRESET.tokens_per_step / 64 / got.step_s)
+    assert got.mfu == pytest.approx(got.tflops["model"] / 989.4)
+    assert got.problems == []
+
+
+def test_the_interval_holds_the_spread_of_repetitions_and_the_error_of_communication():
+    got = _projected(_events(lambda index: 0.01 * (index - 3)), {"time": COMMUNICATION})
+    fast, slow = (ACCUMULATION * LAYERS * (LAYER_S + d) for d in (-0.03, 0.03))
+    rest = ACCUMULATION * FIXED_S + NORM_S + LAYERS * UPDATE_S
+    per_gpu = PRESET.tokens_per_step / 64
+    assert got.tgs_low == pytest.approx(per_gpu / (slow + rest + 34.0 * 1.4))
+    assert got.tgs_high == pytest.approx(per_gpu / (fast + rest + 34.0 * 0.6))
+    assert got.tgs_low < got.tgs < got.tgs_high
+
+
+def test_memory_grows_by_activations_and_by_states_of_layers_that_were_not_built():
+    got = _projected(_events(), {"memory": {"tensors_gib": 95.0}})
+    assert got.mem_measured_gib == {2: 12.0, 4: 14.0}
+    assert got.mem_projected_gib == pytest.approx(14.0 + 76 * 1.0 + 76 / 8)
+    assert got.mem_planned_gib == 95.0
+
+
+def test_an_attempt_that_ran_out_of_memory_is_left_out():
+    failed = list(_events(depths=(4, 8), built=8))[:1]
+    got = _projected([*failed, *_events(depths=(2, 4), built=4)])
+    assert got.depths == [2, 4]
+
+
+def test_one_depth_gives_nothing():
+    assert _projected(list(_events(depths=(4,)))) is None
+
+
+def test_missing_all_to_alls_and_impossible_times_are_said():
+    events = list(_events(layers_s=-0.01))
+    events[0].a2a_calls += 1
+    problems = " ".join(_projected(events).problems)
+    assert "all-to-alls" in problems
+    assert "too noisy" in problems
+    assert "no forecast" in problems
