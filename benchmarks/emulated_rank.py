@@ -59,7 +59,9 @@ class Job:
     def __init__(self, argv: list[str]) -> None:
         env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         env["PYTHONPATH"] = str(Path(__file__).parents[1])
-        self.process = subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
 
     def result(self) -> float:
         out, err = self.process.communicate()

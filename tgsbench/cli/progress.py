@@ -26,7 +26,7 @@ from tgsbench.metrics.observe import Observed, StepTotal
 from tgsbench.metrics.result import attended_len, step_tgs
 from tgsbench.metrics.stragglers import suspects
 from tgsbench.models.flops import flops_per_token
-from tgsbench.schema.events import Event, Phase, Step, Warn
+from tgsbench.schema.events import Depth, Event, Phase, Step, Warn
 from tgsbench.schema.preset import Preset
 
 
@@ -71,6 +71,8 @@ class _Fold:
             return f"warning: {event.msg}" + (f" ({event.hint})" if event.hint else "")
         if isinstance(event, Phase) and event.rank == 0:
             return event.phase + (f": {event.note}" if event.note else "")
+        if isinstance(event, Depth):
+            return f"{event.num_layers} layers: micro-step {units.duration(event.micro_step_s)}"
         return ""
 
     def take(self, event: Event) -> StepTotal | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import shlex
 import sys
 from pathlib import Path
@@ -105,8 +106,7 @@ def _forecast(preset: Preset) -> dict[str, object] | None:
     gpus = preflight.this_machine().gpus
     gpu = presets.find_gpu(gpus[0].name) if gpus else None
     try:
-        from tgsbench.planner.plan import predict
-
+        predict = importlib.import_module("tgsbench.planner.plan").predict
         plan: dict[str, object] = msgspec.to_builtins(predict(preset, gpu.name if gpu else ""))
     except (TgsError, ModuleNotFoundError) as error:
         diagnostics.warn(f"no forecast: {error}")

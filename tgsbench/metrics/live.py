@@ -124,6 +124,7 @@ class LiveRun:
             ev.Data: self._data,
             ev.Kernel: self._kernel,
             ev.Step: self._step,
+            ev.Depth: lambda _state, _event: None,  # an emulated rank has no steps to show
             ev.Gpu: self._gpu,
             ev.Heartbeat: self._heartbeat,
             ev.Trace: self._trace,
