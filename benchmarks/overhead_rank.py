@@ -10,9 +10,9 @@ import torch
 import torch.distributed as dist
 
 from tgsbench import engines, presets
+from tgsbench.events.emitter import Emitter
 from tgsbench.parallel.mesh import build_mesh
 from tgsbench.trainer.batches import Batches
-from tgsbench.trainer.emitter import Emitter
 from tgsbench.trainer.loop import Stepper
 from tgsbench.trainer.pulse import Pulse
 from tgsbench.workload import prepare

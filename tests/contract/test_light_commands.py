@@ -12,7 +12,14 @@ from tests.contract.cli import environment, tgsbench, tgsbench_json
 HEAVY = ("torch", "transformers", "textual", "deepspeed", "datasets", "numpy")
 
 
-@pytest.mark.parametrize("args", [["presets"], ["presets", "show", "tiny_cpu"], ["runs"], ["run", "--help"]])
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["presets"], ["presets", "show", "tiny_cpu"], ["runs"], ["run", "--help"], ["doctor", "--help"],
+        ["run", "--preset", "llama2_70b_8k", "--nodes", "a,b,c,d,e,f,g,h"],
+        ["slurm", "--preset", "llama2_70b_1M"],
+    ],
+)  # fmt: skip
 def test_no_heavy_module_is_imported(tmp_path, args):
     code = (
         "import sys\nfrom tgsbench.cli import main\n"

@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "attach": ("tgsbench.cli.attach", "Come back to a run in the live view."),
     "replay": ("tgsbench.cli.replay", "Play a stored run again; without one, a recording."),
     "slurm": ("tgsbench.cli.slurm", "A preset's sbatch script; submit it, follow or cancel the job."),
+    "doctor": ("tgsbench.cli.doctor", "Check this machine: versions, GPUs, links, limits, ranks that talk."),
     "supervise": ("tgsbench.cli.supervise", ""),
 }
 """Command -> module that holds a click command of the same name, and its one-line help (empty: hidden)."""

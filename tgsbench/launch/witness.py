@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import psutil
 
+from tgsbench.events.emitter import Emitter
 from tgsbench.launch.process import Child
 from tgsbench.schema.events import Warn
 from tgsbench.schema.preset import Preset
 from tgsbench.store.run_dir import RunDir, unwritable
 from tgsbench.system.isolation import Isolation
-from tgsbench.trainer.emitter import Emitter
 
 
 class Witness:

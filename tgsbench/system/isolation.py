@@ -73,6 +73,15 @@ class CpuWatch:
         return Load(cores, seconds, named)
 
 
+def look_around(seconds: float = _BEFORE_S) -> Load:
+    """What others use now, besides this process and those that started it."""
+    own = psutil.Process()
+    family = {own.pid, *(parent.pid for parent in own.parents())}
+    watch = CpuWatch(lambda: family)
+    time.sleep(seconds)
+    return watch.look()
+
+
 class Isolation:
     """Looks before the ranks start and every few seconds while they measure; speaks in `warn` events.
 

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 from tgsbench.errors import ExitCode
+from tgsbench.events.emitter import Emitter
 from tgsbench.schema.events import Bye
 from tgsbench.system.lifetime import die_with_parent
 from tgsbench.trainer import faults, signals
-from tgsbench.trainer.emitter import Emitter
 
 
 def main() -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 
+from tgsbench.events.emitter import Emitter
 from tgsbench.schema.events import Heartbeat
 from tgsbench.system.gpus import GpuSampler
-from tgsbench.trainer.emitter import Emitter
 
 
 class Pulse:

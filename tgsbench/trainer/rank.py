@@ -17,6 +17,7 @@ from torch._C._distributed_c10d import TCPStore
 
 from tgsbench import engines, presets
 from tgsbench.engines.base import Engine
+from tgsbench.events.emitter import Emitter
 from tgsbench.parallel.mesh import SequenceMesh, build_mesh
 from tgsbench.schema.events import Hello, Kernel, Phase, PhaseName
 from tgsbench.schema.preset import Preset
@@ -25,7 +26,6 @@ from tgsbench.system.environment import host_name
 from tgsbench.system.gpus import GpuSampler
 from tgsbench.trainer.batches import Batches
 from tgsbench.trainer.device import device_name, pick_device
-from tgsbench.trainer.emitter import Emitter
 from tgsbench.trainer.emulate import emulate_rank
 from tgsbench.trainer.loop import Stepper
 from tgsbench.trainer.pulse import Pulse

@@ -14,8 +14,8 @@ import signal
 import threading
 from collections.abc import Callable
 
+from tgsbench.events.emitter import Emitter
 from tgsbench.schema.events import Bye
-from tgsbench.trainer.emitter import Emitter
 
 _LEAVE = (signal.SIGINT, signal.SIGTERM)
 

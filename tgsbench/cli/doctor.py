@@ -1,0 +1,35 @@
+"""`tgsbench doctor`: is this machine fit to measure on?"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+import msgspec
+
+from tgsbench.cli import diagnostics, output
+from tgsbench.errors import ExitCode
+from tgsbench.store import run_dir
+from tgsbench.system.doctor import Check, run_checks, worst
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.option("--output", "folder", type=click.Path(path_type=Path, file_okay=False), help="Folder of runs.")
+def doctor(as_json: bool, folder: Path | None) -> None:
+    """Check Python, torch, GPUs and their links, ranks that talk, disk, limits, the hub."""
+    diagnostics.note("looking at this machine; torch takes some seconds …")
+    checks = run_checks(run_dir.runs_root(folder))
+    level = worst(checks)
+    if as_json:
+        output.json({"level": level, "checks": msgspec.to_builtins(checks)})
+    else:
+        for check in checks:
+            output.line(_line(check))
+    sys.exit(ExitCode.VERIFY_FAILED if level == "failure" else ExitCode.OK)
+
+
+def _line(check: Check) -> str:
+    line = f"{check.marked:<7} {check.what:<13} {check.found}"
+    return f"{line}\n{'':<21} try: {check.remedy}" if check.remedy else line
