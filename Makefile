@@ -8,7 +8,18 @@ EXTRAS := train,deepspeed,profile,dev
 # `-n 2` on two cores; PYTEST_ARGS narrows a run down.
 PYTEST_ARGS ?=
 
-.PHONY: help install demo check test test-cluster bench clean
+# The machine with the GPU: its Python, and packages that it may lack besides torch and transformers.
+GPU_PYTHON ?= 3.12
+GPU_PACKAGES := msgspec click textual rich psutil markdown-it-py mdit-py-plugins mdurl linkify-it-py pygments \
+	platformdirs typing_extensions pytest pluggy iniconfig packaging nvidia-ml-py liger-kernel einops hjson \
+	msgpack ninja py-cpuinfo pydantic pydantic-core annotated-types typing-inspection tqdm
+# 100 MB more, for flash-attn 4: make gpu-wheels GPU_EXTRA="$(FLASH4)"
+FLASH4 := flash-attn-4 quack-kernels apache-tvm-ffi torch-c-dlpack-ext nvidia-cutlass-dsl \
+	nvidia-cutlass-dsl-libs-base nvidia-cutlass-dsl-libs-cu13
+GPU_EXTRA ?=
+GPU_ARGS ?=
+
+.PHONY: help install demo check test test-cluster gpu-check gpu-wheels bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -37,5 +48,13 @@ test: $(STAMP)  ## all tests that run on a CPU
 test-cluster: $(STAMP)  ## jobs on a real Slurm, two network-namespace hosts (root; apt-get install slurm-wlm munge iproute2)
 	$(BIN)/python -m pytest -m cluster $(PYTEST_ARGS)
 
+gpu-check:  ## prove speed, memory and kernels on one GPU in 8 minutes; no network, see gpu-wheels
+	@if ls wheels/*.whl >/dev/null 2>&1; then $(PYTHON) -m pip install --quiet --no-index --no-deps \
+		--no-warn-conflicts --upgrade --target .gpu-site wheels/*.whl; fi
+	PYTHONPATH=.gpu-site:$$PYTHONPATH $(PYTHON) -m benchmarks.gpu_check $(GPU_ARGS)
+
+gpu-wheels:  ## fill wheels/ with what a GPU machine without network may lack (GPU_PYTHON=3.12)
+	PYTHON=$(PYTHON) sh benchmarks/gpu_wheels.sh $(GPU_PYTHON) $(GPU_PACKAGES) $(GPU_EXTRA)
+
 clean:  ## remove the environment and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache dist
+	rm -rf $(VENV) .gpu-site wheels .mypy_cache .ruff_cache .pytest_cache dist
