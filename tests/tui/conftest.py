@@ -1,0 +1,84 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tgsbench.launch.preflight import Machine
+from tgsbench.store.run_dir import RunDir
+from tgsbench.tui import recorded
+from tgsbench.tui.app import TgsApp
+
+SIZES = [(80, 24), (120, 40)]
+
+
+@pytest.fixture(autouse=True)
+def _own_world(tmp_path, monkeypatch):
+    """Settings, presets and runs of the test alone; a welcomed user; a machine of two cores."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("TZ", "UTC")
+    monkeypatch.delenv("TGSBENCH_RUNS", raising=False)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tgsbench.launch.preflight.this_machine", lambda: Machine([], 2, 16 << 30))
+    welcome(False, tmp_path)
+
+
+def welcome(wanted, tmp_path):
+    settings = tmp_path / "config" / "tgsbench" / "tui.toml"
+    settings.parent.mkdir(parents=True, exist_ok=True)
+    settings.write_text(f"welcomed = {str(not wanted).lower()}\n")
+
+
+@pytest.fixture
+def runs_root(tmp_path):
+    root = tmp_path / "runs"
+    root.mkdir()
+    return root
+
+
+@pytest.fixture
+def add_run(runs_root):
+    """Copies the recording under another name, with changes to its result."""
+
+    def add(name, **changes):
+        run = RunDir(runs_root / name)
+        shutil.copytree(recorded.recording(), run.path)
+        document = json.loads((run.path / "result.json").read_text())
+        document["run_id"] = name
+        document.update(changes)
+        (run.path / "result.json").write_text(json.dumps(document))
+        return run
+
+    return add
+
+
+@pytest.fixture
+def app(runs_root):
+    return TgsApp(runs_root=runs_root)
+
+
+def text_of(app):
+    """What the screen shows, line by line."""
+    return "\n".join(strip.text.rstrip() for strip in app.screen._compositor.render_strips())
+
+
+async def until(pilot, condition, what="", tries=600):
+    """Let the app work until a condition holds; fails with what the screen shows."""
+    for _ in range(tries):
+        await pilot.pause(0.05)
+        if condition():
+            return
+    raise AssertionError(f"never came: {what or condition}\n{text_of(pilot.app)}")
+
+
+async def shows(pilot, *words):
+    """Wait until the screen shows all of these words."""
+    await until(pilot, lambda: all(word in text_of(pilot.app) for word in words), f"{words}")
+    return text_of(pilot.app)
+
+
+@pytest.fixture
+def recording():
+    return RunDir(Path(recorded.recording()))

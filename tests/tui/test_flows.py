@@ -1,0 +1,358 @@
+"""Every flow by keys alone."""
+
+import base64
+
+import pytest
+
+from tests.tui.conftest import shows, text_of, until, welcome
+from tgsbench.presets import resolve
+from tgsbench.tui import session
+from tgsbench.tui.app import TgsApp
+from tgsbench.tui.screens.dialogs import Choice, Reading
+from tgsbench.tui.widgets.log_view import LogView
+
+pytestmark = pytest.mark.asyncio
+
+
+@pytest.fixture
+def copied(monkeypatch):
+    """What went to the clipboard by OSC 52."""
+    found = []
+    monkeypatch.setattr(TgsApp, "copy_to_clipboard", lambda self, text: found.append(text))
+    return found
+
+
+async def test_search_narrows_the_presets_as_you_type(app):
+    async with app.run_test(size=(120, 40)) as pilot:
+        await shows(pilot, "22 of 22 presets")
+        await pilot.press("slash", *"yi 8k")
+        screen = await shows(pilot, "2 of 22 presets", "yi_34b_8k", "yi_34b_128k")
+        assert "llama2_7b_8k" not in screen
+        await pilot.press("escape")
+        await shows(pilot, "22 of 22 presets")
+
+
+async def test_the_detail_shows_both_published_rows_and_the_command(app):
+    async with app.run_test(size=(120, 40)) as pilot:
+        await shows(pilot, "22 of 22")
+        await pilot.press("slash", *"llama2_7b_32k", "enter")
+        await shows(pilot, "xtuner", "2,234", "llamafactory", "2,045", "tgsbench run --preset llama2_7b_32k")
+
+
+async def test_the_form_shows_the_command_lines_own_error_while_typing(app):
+    from tgsbench.errors import TgsError
+
+    with pytest.raises(TgsError) as refused:
+        resolve("llama2_7b_32k", ["parallel.sp=6"])
+    async with app.run_test(size=(120, 40)) as pilot:
+        await shows(pilot, "22 of 22")
+        await pilot.press("slash", *"llama2_7b_32k", "enter", "e")
+        await shows(pilot, "Edit llama2_7b_32k")
+        await pilot.press("tab", "tab", "backspace", "6")
+        problem = refused.value.msg.splitlines()[1].strip()
+        await until(
+            pilot, lambda: problem in text_of(app).replace("\n", " ") or "parallel.sp=6" in text_of(app)
+        )
+        form = app.screen
+        assert refused.value.msg in form._problem
+        await pilot.press("backspace", "8")
+        await shows(pilot, "dp 1 · sp 8 = 8", "--set parallel.sp=8")
+
+
+async def test_a_preset_saved_from_the_form_is_listed_and_holds_only_what_changed(app, tmp_path):
+    async with app.run_test(size=(120, 40)) as pilot:
+        await shows(pilot, "22 of 22")
+        await pilot.press("slash", *"tiny_cpu", "enter", "e")
+        await shows(pilot, "Edit tiny_cpu")
+        await pilot.press("tab", "tab", "tab", "tab", "end", "backspace", "backspace", "5")
+        await shows(pilot, "measure.steps=5")
+        app.screen.query_one("#save-as").focus()
+        await pilot.press(*"mine", "ctrl+s")
+        saved = tmp_path / "config" / "tgsbench" / "presets" / "mine.toml"
+        await until(pilot, saved.exists)
+    assert saved.read_text() == 'extends = "tiny_cpu"\n\n[measure]\nsteps = 5\n'
+    assert resolve("mine").preset.measure.steps == 5
+
+
+async def test_a_taken_or_impossible_name_is_refused(app, tmp_path):
+    async with app.run_test(size=(120, 40)) as pilot:
+        app.edit_preset("tiny_cpu")
+        await shows(pilot, "Edit tiny_cpu")
+        app.screen.query_one("#save-as").focus()
+        await pilot.press(*"../x", "ctrl+s")
+        await shows(pilot, "may hold letters")
+    assert not list((tmp_path / "config").rglob("x.toml"))
+
+
+async def test_a_preset_that_does_not_fit_offers_what_would_work(app):
+    async with app.run_test(size=(80, 24)) as pilot:
+        await shows(pilot, "22 of 22")
+        await pilot.press("r")
+        await shows(pilot, "does not fit this machine", "32 GPUs", "Rehearse")
+        await pilot.press("escape")
+        assert not isinstance(app.screen, Choice)
+
+
+async def test_the_first_start_offers_three_ways_and_plays_the_recording(runs_root, tmp_path):
+    welcome(True, tmp_path)
+    app = TgsApp(runs_root=runs_root)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await shows(pilot, "recorded run", "fits this machine", "doctor")
+        await pilot.press("enter")
+        await shows(pilot, "REPLAY", "SIMULATED, not a measurement")
+    second = TgsApp(runs_root=runs_root)
+    async with second.run_test(size=(80, 24)) as pilot:
+        await shows(pilot, "22 of 22")
+        assert not isinstance(second.screen, Choice)
+
+
+async def test_the_welcome_can_lead_to_what_fits(runs_root, tmp_path):
+    welcome(True, tmp_path)
+    app = TgsApp(runs_root=runs_root)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await shows(pilot, "Three ways")
+        await pilot.press("j", "enter")
+        await shows(pilot, "1 of 22 presets", "tiny_cpu")
+
+
+@pytest.fixture
+def opened(runs_root, recording):
+    return TgsApp(runs_root=runs_root, opens=session.follow(recording))
+
+
+async def test_live_panes_by_keys(opened):
+    async with opened.run_test(size=(80, 24)) as pilot:
+        await shows(pilot, "922.2", "95 % 850.0 to 997.9, n = 24", "not comparable")
+        await pilot.press("r")
+        await shows(pilot, "x1.18", "over the median rank")
+        await pilot.press("u")
+        await shows(pilot, "1095 MHz")
+        await pilot.press("a")
+        await shows(pilot, "no warnings")
+        await pilot.press("left_square_bracket")
+        await shows(pilot, "[o Logs]", "simulated log of rank 0")
+        await pilot.press("right_square_bracket", "right_square_bracket")
+        await shows(pilot, "[c Charts]")
+
+
+async def test_convention_rank_and_metric_turn(opened):
+    async with opened.run_test(size=(80, 24)) as pilot:
+        await shows(pilot, "175.2 xtuner")
+        await pilot.press("t")
+        await shows(pilot, "131.6 model")
+        await pilot.press("full_stop")
+        await shows(pilot, "-- rank 1")
+        await pilot.press("comma", "comma")
+        await shows(pilot, "-- rank 7")
+        await pilot.press("m")
+        await shows(pilot, "data time by rank")
+
+
+async def test_the_chart_cursor_reads_off_values(opened):
+    async with opened.run_test(size=(80, 24)) as pilot:
+        await shows(pilot, ">TGS  step 28")
+        await pilot.press("g")
+        await shows(pilot, ">TGS  step 0")
+        await pilot.press("l", "l")
+        await shows(pilot, ">TGS  step 2")
+        await pilot.press("G")
+        await shows(pilot, ">TGS  step 28")
+
+
+async def test_the_first_error_in_any_log_is_found(runs_root, add_run):
+    run = add_run("broken")
+    (run.log_dir / "rank00005.log").write_text("fine\nfine\nRuntimeError: it broke\nafter\n")
+    app = TgsApp(runs_root=runs_root, opens=session.follow(run))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await shows(pilot, "922.2")
+        await pilot.press("e")
+        await shows(pilot, "log of rank 5", "3!RuntimeError: it broke")
+        log = app.screen.query_one("#log", LogView)
+        assert log.cursor_line == "RuntimeError: it broke"
+
+
+async def test_the_log_filter_works_as_you_type_and_escape_lifts_it(opened):
+    async with opened.run_test(size=(80, 24)) as pilot:
+        await shows(pilot, "922.2")
+        await pilot.press("o", "slash", *"packing")
+        screen = await shows(pilot, "[data] packing", "1 lines with 'packing'")
+        assert "process group" not in screen
+        await pilot.press("escape")
+        await shows(pilot, "process group")
+
+
+async def test_question_mark_explains_the_focused_figure(opened):
+    async with opened.run_test(size=(80, 24)) as pilot:
+        await shows(pilot, "922.2")
+        opened.screen.query_one("#big").focus()
+        await pilot.press("question_mark")
+        await shows(pilot, "real tokens of all ranks / (GPUs", "measured steps n", "24")
+        await pilot.press("escape")
+        opened.screen.query_one("#tflops").focus()
+        await pilot.press("question_mark")
+        await shows(pilot, "xtuner convention", "FLOPs per token")
+
+
+async def test_tab_reaches_every_figure(opened):
+    async with opened.run_test(size=(80, 24)) as pilot:
+        await shows(pilot, "922.2")
+        reached = set()
+        for _ in range(20):
+            await pilot.press("tab")
+            reached.add(str(getattr(opened.focused, "figure", "")))
+        assert {"tgs", "tflops:xtuner", "step_s", "mem", "mfu", "eta", "loss"} <= reached
+
+
+async def test_replay_keys(runs_root, recording):
+    app = TgsApp(runs_root=runs_root, opens=session.replay(recording, 60.0))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await shows(pilot, "REPLAY ▶ 60×")
+        await pilot.press("space")
+        await shows(pilot, "paused")
+        await pilot.press("plus")
+        await pilot.press("space")
+        await shows(pilot, "▶ 120×")
+        await pilot.press("minus", "minus")
+        await shows(pilot, "▶ 30×")
+        for _ in range(11):
+            await pilot.press("L")
+        await shows(pilot, "■ end", "step 29/29")
+        await pilot.press("R")
+        await shows(pilot, "▶ 30×")
+
+
+async def test_runs_filter_mark_compare_and_copy(app, add_run, copied):
+    add_run("one")
+    add_run("two", checkpointing="selective")
+    add_run("three", status="oom", failure={"kind": "oom", "reason": "CUDA out of memory"})
+    async with app.run_test(size=(120, 40)) as pilot:
+        await pilot.press("2")
+        await shows(pilot, "3 of 3 runs", "✗ oom", "CUDA out of memory")
+        await pilot.press("slash", *"ok", "enter")
+        await shows(pilot, "2 of 3 runs")
+        await pilot.press("space", "space")
+        await shows(pilot, "2 marked", "[1]", "[2]")
+        await pilot.press("c")
+        screen = await shows(pilot, "base", "≠ checkpointing", "selective", "full")
+        assert "  engine" in screen
+        await pilot.press("d")
+        await until(pilot, lambda: "engine " not in text_of(app))
+        await pilot.press("y")
+        await pilot.press("J")
+        await pilot.press("b", "escape")
+        await shows(pilot, "2 of 3 runs")
+    assert copied[0].startswith("|  | ")
+    assert "selective" in copied[0]
+    assert copied[1].lstrip().startswith("[")
+
+
+async def test_copy_menu_offers_command_markdown_and_json(app, add_run, copied):
+    add_run("a|b")
+    async with app.run_test(size=(120, 40)) as pilot:
+        await pilot.press("2")
+        await shows(pilot, "1 of 1 runs")
+        for downs in (0, 1, 2):
+            await pilot.press("y")
+            await shows(pilot, "Copy this run as")
+            await pilot.press(*["j"] * downs, "enter")
+            await until(pilot, lambda n=downs: len(copied) == n + 1)
+    assert copied[0].startswith("tgsbench run --preset ")
+    assert "922.2" in copied[1]
+    assert '"run_id": "a|b"' in copied[2]
+
+
+async def test_enter_opens_a_run_and_p_plays_it(app, add_run):
+    add_run("one")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await pilot.press("2")
+        await shows(pilot, "1 of 1 runs")
+        await pilot.press("enter")
+        await shows(pilot, "[3 Live]", "922.2")
+        await pilot.press("2", "p")
+        await shows(pilot, "REPLAY")
+
+
+async def test_profile_tables_ranks_and_copy(opened, copied):
+    async with opened.run_test(size=(80, 24)) as pilot:
+        await shows(pilot, "922.2")
+        await pilot.press("p")
+        await shows(pilot, "[Shares]", "attention backward", "all-to-all")
+        await pilot.press("right_square_bracket")
+        await shows(pilot, "flash_bwd_dq")
+        await pilot.press("right_square_bracket")
+        await shows(pilot, "of 300")
+        await pilot.press("right_square_bracket")
+        await shows(pilot, "SIMULATED")
+        await pilot.press("full_stop")
+        await shows(pilot, "rank 0")
+        await pilot.press("y")
+    assert '"shares"' in copied[0]
+
+
+async def test_the_doctor_lists_checks(app):
+    async with app.run_test(size=(80, 24)) as pilot:
+        await pilot.press("5")
+        await shows(pilot, "python", "✓ ok", "! warn")
+
+
+async def test_the_palette_finds_actions_presets_and_runs(app, add_run):
+    add_run("[bold]odd[/bold]")
+    async with app.run_test(size=(100, 30)) as pilot:
+        await shows(pilot, "22 of 22")
+        await pilot.press("ctrl+p", *"rehearse")
+        await shows(pilot, "Presets: Rehearse")
+        await pilot.press("escape", "ctrl+p", *"yi_34b_8k")
+        await shows(pilot, "Preset: yi_34b_8k")
+        await pilot.press("enter")
+        await shows(pilot, "Edit yi_34b_8k")
+        await pilot.press("escape", "ctrl+p", *"odd")
+        await shows(pilot, "Run: [bold]odd[/bold]")
+        await pilot.press("enter")
+        await shows(pilot, "922.2")
+
+
+async def test_help_lists_the_keys_of_the_screen(app):
+    async with app.run_test(size=(120, 40)) as pilot:
+        await shows(pilot, "22 of 22")
+        await pilot.press("f1")
+        await shows(pilot, "Run the chosen preset.", "Everywhere")
+        assert isinstance(app.screen, Reading)
+
+
+async def test_a_theme_is_remembered(runs_root):
+    app = TgsApp(runs_root=runs_root)
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.theme = "nord"
+        await pilot.pause()
+    again = TgsApp(runs_root=runs_root)
+    async with again.run_test(size=(80, 24)) as pilot:
+        await pilot.pause()
+        assert again.theme == "nord"
+
+
+async def test_the_screen_is_exported_as_svg(app, runs_root):
+    async with app.run_test(size=(80, 24)) as pilot:
+        await shows(pilot, "22 of 22")
+        await pilot.press("f4")
+        await until(pilot, lambda: list(runs_root.glob("*.svg")))
+    assert "<svg" in next(runs_root.glob("*.svg")).read_text()
+
+
+async def test_the_clipboard_is_reached_by_osc_52(app):
+    written = []
+    async with app.run_test(size=(80, 24)) as pilot:
+        app._driver.write = written.append
+        await shows(pilot, "22 of 22")
+        await pilot.press("y")
+        await pilot.pause()
+    sent = "".join(written)
+    assert "\x1b]52;c;" in sent
+    payload = sent.split("\x1b]52;c;")[1].split("\a")[0]
+    assert base64.b64decode(payload).decode().startswith("tgsbench run --preset")
+
+
+async def test_q_leaves(app):
+    async with app.run_test(size=(80, 24)) as pilot:
+        await shows(pilot, "22 of 22")
+        await pilot.press("q")
+    assert app.return_code == 0
