@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+import tgsbench
 from tgsbench.launch.preflight import Machine
 from tgsbench.store.run_dir import RunDir
 from tgsbench.tui import recorded
@@ -20,6 +21,8 @@ def _own_world(tmp_path, monkeypatch):
     monkeypatch.delenv("TGSBENCH_RUNS", raising=False)
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")
+    root = str(Path(tgsbench.__file__).parent.parent)
+    monkeypatch.setenv("PYTHONPATH", root)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("tgsbench.launch.preflight.this_machine", lambda: Machine([], 2, 16 << 30))
     welcome(False, tmp_path)
@@ -64,7 +67,7 @@ def text_of(app):
     return "\n".join(strip.text.rstrip() for strip in app.screen._compositor.render_strips())
 
 
-async def until(pilot, condition, what="", tries=600):
+async def until(pilot, condition, what="", tries=300):
     """Let the app work until a condition holds; fails with what the screen shows."""
     for _ in range(tries):
         await pilot.pause(0.05)

@@ -98,7 +98,7 @@ def _start(run: RunDir, preset: Preset, node: Node) -> Child:
     nproc = preset.world_size // node.nnodes
     interface = "lo" if node.nnodes == 1 else node.interface
     env = rank_environment(preset, os.environ, len(os.sched_getaffinity(0)), nproc, interface)
-    env["PYTHONPATH"] = os.pathsep.join(filter(None, [_package_root(), env.get("PYTHONPATH", "")]))
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, [package_root(), env.get("PYTHONPATH", "")]))
     return Child(
         [*argv, "--parent-pid", str(os.getpid())],
         env,
@@ -106,7 +106,7 @@ def _start(run: RunDir, preset: Preset, node: Node) -> Child:
     )
 
 
-def _package_root() -> str:
+def package_root() -> str:
     """Folder that this very tgsbench was imported from, so that the ranks run the same code."""
     return str(Path(__file__).absolute().parents[2])
 

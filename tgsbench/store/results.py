@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 from tgsbench.errors import TgsError
 from tgsbench.metrics.observe import observe
@@ -11,6 +12,8 @@ from tgsbench.schema.run import Failure, Outcome, Result
 from tgsbench.store.run_dir import RunDir, age_s
 
 _SILENT_S = 60.0
+_STARTING_S = 20.0
+"""A supervisor signs within a second of its start; ten times that on a busy machine."""
 
 
 def build_result(run: RunDir, outcome: Outcome | None = None) -> Result:
@@ -60,6 +63,9 @@ def load_or_describe(run: RunDir) -> Result | Failure:
 
 def is_running(run: RunDir) -> bool:
     """Is the run going on: its supervisor lives here, or, on another host, its events are fresh?"""
-    if run.manifest().host == os.uname().nodename:
-        return run.is_alive()
-    return age_s(run) < _SILENT_S
+    manifest = run.manifest()
+    if manifest.host != os.uname().nodename:
+        return age_s(run) < _SILENT_S
+    if not manifest.supervisor_identity:  # prepared; its supervisor has not signed yet
+        return time.time() - manifest.created_unix < _STARTING_S
+    return run.is_alive()

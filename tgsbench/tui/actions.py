@@ -134,10 +134,10 @@ ACTIONS: tuple[Action, ...] = (
     Action("runs.copy", "y", "Copy", "Copy as command, markdown row or JSON.", True),
     Action("runs.reload", "f5", "Reload", "Read the folder again."),
     # Compare
-    Action("compare.copy_markdown", "y", "Copy markdown", "Copy the comparison as a markdown table.", True),
-    Action("compare.copy_json", "J", "Copy JSON", "Copy the comparison as JSON.", True),
-    Action("compare.only_differences", "d", "Differences", "Hide rows that are equal.", True),
-    Action("compare.swap", "b", "Next base", "Compare against the next one.", True),
+    Action("compare.copy_markdown", "y", "Markdown", "Copy the comparison as a markdown table.", True),
+    Action("compare.copy_json", "J", "JSON", "Copy the comparison as JSON.", True),
+    Action("compare.only_differences", "d", "Differ", "Hide rows that are equal.", True),
+    Action("compare.swap", "b", "Base", "Compare against the next one.", True),
     Action("compare.close", "escape", "Back", "Back to the runs.", True),
     # Doctor
     Action("doctor.again", "r", "Again", "Check again.", True),

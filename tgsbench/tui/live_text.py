@@ -65,11 +65,11 @@ def mesh_text(preset: Preset) -> str:
     return f"{units.length(preset.workload.seq_len)} dp {preset.dp}×sp {preset.parallel.sp}"
 
 
-def phase_text(headline: Headline, width: int) -> str:
+def phase_text(headline: Headline, width: int, *, is_over: bool) -> str:
     """Phases with the present one marked, step and time left; shorter where there is no room."""
     at = PHASES.index(headline.phase) if headline.phase in PHASES else -1
     names = [_phase_mark(index, at) + name for index, name in enumerate(PHASES)]
-    progress = progress_text(headline)
+    progress = progress_text(headline, is_over=is_over)
     full = " ".join(names)
     if len(full) + len(progress) + 3 > width:
         full = f"{bar(headline.steps_done, headline.total_steps, 16)} {headline.phase or 'starting'}"
@@ -82,12 +82,12 @@ def _phase_mark(index: int, at: int) -> str:
     return "✓" if index < at else "▶" if index == at else "·"
 
 
-def progress_text(headline: Headline) -> str:
-    """Step count and time left."""
+def progress_text(headline: Headline, *, is_over: bool) -> str:
+    """Step count and time left, or the time it took."""
     parts = [f"step {headline.steps_done}/{headline.total_steps}"]
-    if headline.eta_s:
+    if headline.eta_s and not is_over:
         parts.append(f"left {units.duration(headline.eta_s)}")
-    elif headline.phase == "teardown":
+    elif is_over or headline.phase == "teardown":
         parts.append(f"took {units.duration(headline.elapsed_s)}")
     return "  ".join(parts)
 
@@ -116,15 +116,16 @@ def big_number(headline: Headline) -> str:
     return "-" if value is None else units.rate(value)
 
 
-def figures(headline: Headline, convention: str) -> dict[str, tuple[str, str]]:
+def figures(headline: Headline, convention: str, *, is_over: bool) -> dict[str, tuple[str, str]]:
     """Value and note of each small figure by the id of its widget."""
+    no_eta = is_over or headline.eta_s is None
     tflops = headline.tflops.get(convention)
     mem = "-" if headline.mem_peak_gib is None else f"{headline.mem_peak_gib:.2f} GiB"
     return {
         "tflops": ("-" if tflops is None else units.rate(tflops), convention),
         "mfu": ("no peak" if headline.mfu is None else units.percent(headline.mfu), ""),
         "step": ("-" if headline.step_s is None else units.duration(headline.step_s), ""),
-        "eta": ("-" if headline.eta_s is None else units.duration(headline.eta_s), ""),
+        "eta": ("-" if no_eta else units.duration(headline.eta_s or 0.0), ""),
         "mem": (mem, "RSS" if headline.mem_is_rss else ""),
         "loss": ("-" if headline.loss is None else f"{headline.loss:.4f}", ""),
     }

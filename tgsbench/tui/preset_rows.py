@@ -88,18 +88,20 @@ def table_rows(rows: Sequence[PresetRow], best: dict[str, Result]) -> list[Row]:
     table: list[Row] = []
     group = ""
     for row in rows:
-        model = row.preset.model.name if row.preset else "?"
+        model = row.preset.model.name if row.preset else "with problems"
         if model != group:
             group = model
-            table.append((HEADING + model, (Text(_heading(row), "bold"), "", "", "", "", "", "")))
+            size = _right(_parameters(row), 6)
+            table.append((HEADING + model, (Text(model, "bold"), size, "", "", "", "", "")))
         table.append((row.name, _cells(row, best)))
     return table
 
 
-def _heading(row: PresetRow) -> str:
+def _parameters(row: PresetRow) -> str:
     if row.preset is None:
-        return "with problems"
-    return f"{row.preset.model.name}  {num_parameters(row.preset.model) / 1e9:.3g} B"
+        return ""
+    num = num_parameters(row.preset.model)
+    return f"{num / 1e9:.3g}B" if num >= 1e9 else f"{num / 1e6:.3g}M"
 
 
 def _cells(row: PresetRow, best: dict[str, Result]) -> tuple[str | Text, ...]:

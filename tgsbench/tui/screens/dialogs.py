@@ -22,7 +22,10 @@ class Options(OptionList):
     """A list with vim motions."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        *(b for b in bindings("list") if getattr(b, "action", "") in ("cursor_down", "cursor_up")),
+        ("j", "cursor_down", "Down"),
+        ("k", "cursor_up", "Up"),
+        ("g", "first", "Top"),
+        ("G", "last", "Bottom"),
     ]
 
 

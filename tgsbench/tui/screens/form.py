@@ -114,7 +114,7 @@ class PresetForm(ModalScreen[None]):
         try:
             preset = presets.resolve(self.base, self.assignments).preset
         except TgsError as error:
-            self._show(f"✗ {error.msg}" + (f"\n  {error.hint}" if error.hint else ""), "")
+            self._show(f"✗ {error.msg}", "")
             return
         dp, sp = preset.dp, preset.parallel.sp
         mesh = f"✓ dp {dp} · sp {sp} = {preset.world_size}, {preset.tokens_per_step:,} tokens per step"
@@ -123,7 +123,7 @@ class PresetForm(ModalScreen[None]):
     def _show(self, problem: str, command: str) -> None:
         self._problem = problem
         problems = self.query_one("#form-problem", Static)
-        problems.update(problem)
+        problems.update(problem.replace(str(catalog.preset_path(self.base)), self.base))
         problems.display = bool(problem)
         self.query_one("#form-command", Static).update(command)
 

@@ -188,14 +188,16 @@ class LiveScreen(ModeScreen):
         self.query_one("#replay-line", Line).show(
             " " + live_text.replay_text(session) if session.is_replay else ""
         )
-        self.query_one("#phase-line", Line).show(" " + live_text.phase_text(headline, self.size.width - 2))
+        over = session.is_over
+        phase = live_text.phase_text(headline, self.size.width - 2, is_over=over)
+        self.query_one("#phase-line", Line).show(" " + phase)
         alert = live_text.alert_text(session)
         self.query_one("#alert-line", Line).show(f" {alert}" if alert else "")
         self.query_one(BigFigure).show(
             live_text.big_number(headline), "TGS  tokens/GPU/s", live_text.interval_text(headline)
         )
         self.query_one("#verdict-line", Line).show("  " + live_text.verdict_text(headline.verdict))
-        for name, (value, note) in live_text.figures(headline, self._convention).items():
+        for name, (value, note) in live_text.figures(headline, self._convention, is_over=over).items():
             figure = self.query_one(f"#{name}", Figure)
             figure.value, figure.note = value, note
         self.query_one("#tflops", Figure).figure = f"tflops:{self._convention}"
@@ -319,6 +321,7 @@ class LiveScreen(ModeScreen):
             if line is not None:
                 self._rank, self._log = rank, None
                 self._show_pane("logs", focus=True)
+                self._paint_log(self.session)
                 self.query_one("#log", LogView).jump_to(line)
                 return
         self.notify("no error in any rank's log")

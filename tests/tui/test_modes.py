@@ -1,0 +1,118 @@
+"""--ascii, NO_COLOR, and what the process may not import."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.tui.conftest import SIZES, shows, text_of
+from tgsbench.tui import session
+from tgsbench.tui.app import TgsApp
+from tgsbench.tui.ascii import to_ascii
+
+MODES = "12345"
+
+
+def strips(app):
+    """Lines as they reach the terminal, filters applied."""
+    filters = app.get_line_filters()
+    for strip in app.screen._compositor.render_strips():
+        segments = list(strip)
+        for line_filter in filters:
+            segments = line_filter.apply(segments, app.screen.background_colors[0])
+        yield segments
+
+
+async def every_screen(pilot, look):
+    for key in MODES:
+        await pilot.press(key)
+        await pilot.pause(0.3)
+        look(key)
+    for key in ("3", "r", "u", "o", "a", "s"):
+        await pilot.press(key)
+        await pilot.pause(0.1)
+        look(key)
+    for keys in (["f1"], ["escape", "1", "question_mark"], ["escape", "ctrl+p", "r"]):
+        await pilot.press(*keys)
+        await pilot.pause(0.3)
+        look(str(keys))
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("size", SIZES)
+async def test_ascii_mode_writes_ascii_only_in_every_screen(runs_root, recording, size):
+    app = TgsApp(runs_root=runs_root, ascii_only=True, opens=session.follow(recording))
+
+    def look(where):
+        for segments in strips(app):
+            line = "".join(s.text for s in segments)
+            assert line.isascii(), f"{where}: {line}"
+
+    async with app.run_test(size=size) as pilot:
+        await shows(pilot, "n = 24")
+        await every_screen(pilot, look)
+        await pilot.press("escape", "3", "c")
+        await pilot.pause(0.3)
+        assert any(".'" in line or "''" in line for line in text_of(app).splitlines()), "charts in ASCII dots"
+
+
+@pytest.mark.asyncio
+async def test_no_color_writes_no_colour_in_any_screen(runs_root, recording, monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    app = TgsApp(runs_root=runs_root, opens=session.follow(recording))
+
+    def look(where):
+        for segments in strips(app):
+            for segment in segments:
+                style = segment.style
+                if style is not None:
+                    assert style.color is None or style.color.is_default, f"{where}: {segment}"
+                    assert style.bgcolor is None or style.bgcolor.is_default, f"{where}: {segment}"
+
+    async with app.run_test(size=(120, 40)) as pilot:
+        await shows(pilot, "n = 24")
+        await every_screen(pilot, look)
+
+
+@pytest.mark.asyncio
+async def test_without_colour_the_chosen_row_is_reversed(runs_root, monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    app = TgsApp(runs_root=runs_root)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await shows(pilot, "22 of 22")
+        chosen = [s for segments in strips(app) for s in segments if "llama2_70b_8k" in s.text]
+        assert any(s.style.reverse for s in chosen)
+
+
+def test_ascii_keeps_widths():
+    assert to_ascii("┌─┐ ⣿ 漢 ✓") == "+-+ ? ?? +"
+
+
+def test_the_tui_imports_no_torch_and_no_trainer():
+    code = (
+        "import sys, pkgutil, importlib, tgsbench.tui\n"
+        "for m in pkgutil.walk_packages(tgsbench.tui.__path__, 'tgsbench.tui.'):\n"
+        "    if m.name != 'tgsbench.tui.serve': importlib.import_module(m.name)\n"
+        "bad = ('torch', 'transformers', 'deepspeed', 'numpy', 'tgsbench.trainer')\n"
+        "print([m for m in bad if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_command_line_imports_no_textual_before_the_ui_opens():
+    modules = "tgsbench.cli.tui, tgsbench.cli.attach, tgsbench.cli.replay, tgsbench.cli.run"
+    code = f"import sys, {modules}\nprint('textual' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("command", [[], ["tui"], ["replay"], ["replay", "recorded"]])
+def test_without_a_terminal_it_ends_at_once_with_code_2_and_the_headless_command(command, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "tgsbench", *command], capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
+    assert done.returncode == 2
+    assert "terminal" in done.stderr
+    assert "tgsbench run --preset tiny_cpu --headless" in done.stderr or "tgsbench show" in done.stderr
+    assert done.stdout == ""

@@ -1,0 +1,111 @@
+"""One table feeds keys, footer, help and palette."""
+
+import inspect
+
+import pytest
+
+from tests.tui.conftest import shows, text_of
+from tgsbench.tui.actions import ACTIONS, RESERVED_KEYS, bindings, check_keymap, of_scope
+from tgsbench.tui.app import TgsApp
+from tgsbench.tui.screens.compare import CompareScreen
+from tgsbench.tui.screens.dialogs import Choice, Reading
+from tgsbench.tui.screens.doctor import DoctorScreen
+from tgsbench.tui.screens.form import PresetForm
+from tgsbench.tui.screens.live import LiveScreen
+from tgsbench.tui.screens.presets import PresetsScreen
+from tgsbench.tui.screens.profile import ProfileScreen
+from tgsbench.tui.screens.runs import RunsScreen
+from tgsbench.tui.widgets.chart import ChartView
+from tgsbench.tui.widgets.log_view import LogView
+from tgsbench.tui.widgets.table import ListTable
+
+TARGETS = {
+    "app": [TgsApp], "presets": [PresetsScreen], "form": [PresetForm], "live": [LiveScreen],
+    "replay": [LiveScreen], "profile": [ProfileScreen], "runs": [RunsScreen], "compare": [CompareScreen],
+    "doctor": [DoctorScreen], "list": [ListTable], "log": [LogView], "chart": [ChartView],
+    "modal": [Choice, Reading],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("action", ACTIONS, ids=lambda a: a.name)
+def test_every_action_exists_where_it_is_bound(action):
+    method = action.method.partition("(")[0]
+    for target in TARGETS[action.scope]:
+        assert callable(getattr(target, f"action_{method}", None)), f"{target.__name__}.action_{method}"
+        assert any(b.id == action.name for b in target.BINDINGS if hasattr(b, "id")), "bound from the table"
+
+
+@pytest.mark.parametrize("action", ACTIONS, ids=lambda a: a.name)
+def test_no_default_key_is_tmuxs_or_screens_prefix(action):
+    assert not RESERVED_KEYS & {key.strip() for key in action.keys.split(",")}
+
+
+def test_no_widget_of_ours_binds_a_reserved_key():
+    ours = [*TARGETS["modal"], *(t for targets in TARGETS.values() for t in targets)]
+    keys = {
+        key
+        for cls in ours
+        for b in cls.BINDINGS
+        for key in getattr(b, "key", b[0] if isinstance(b, tuple) else "").split(",")
+    }
+    assert not RESERVED_KEYS & keys
+
+
+def test_defaults_have_no_clash_within_a_scope():
+    assert check_keymap({}) == []
+
+
+def test_a_live_key_never_hides_a_global_one():
+    taken = {key for action in of_scope("app") for key in action.keys.split(",")}
+    for scope in ("presets", "live", "replay", "profile", "runs", "doctor"):
+        assert not taken & {key for action in of_scope(scope) for key in action.keys.split(",")}, scope
+
+
+def test_problems_of_a_keymap_name_the_nearest_action_and_the_clash():
+    problems = check_keymap({"live.stopp": "x", "live.copy": "s", "runs.mark": " "})
+    assert any("live.stopp" in p and "live.stop" in p for p in problems)
+    assert any("taken by both live.stop and live.copy" in p for p in problems)
+    assert any("runs.mark: no key" in p for p in problems)
+
+
+def test_every_action_has_a_sentence_of_help():
+    assert all(a.help and a.label for a in ACTIONS)
+    assert len({a.name for a in ACTIONS}) == len(ACTIONS)
+    assert len(bindings("live")) == len(of_scope("live"))
+
+
+def test_public_actions_of_screens_are_all_in_the_table():
+    listed = {(a.scope, a.method.partition("(")[0]) for a in ACTIONS}
+    for scope in ("presets", "live", "profile", "runs", "compare", "doctor"):
+        screen = TARGETS[scope][0]
+        own = {n[7:] for n, _ in inspect.getmembers(screen, inspect.isfunction)
+               if n.startswith("action_") and n in screen.__dict__}  # fmt: skip
+        scopes = {scope, "replay"} if scope == "live" else {scope}
+        assert own <= {method for s, method in listed if s in scopes}
+
+
+@pytest.mark.asyncio
+async def test_a_remapped_key_works_and_shows_in_footer_and_help(runs_root, tmp_path):
+    settings = tmp_path / "config" / "tgsbench" / "tui.toml"
+    settings.write_text('welcomed = true\n[keys]\n"presets.search" = "ctrl+f"\n')
+    app = TgsApp(runs_root=runs_root)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await shows(pilot, "22 of 22", "^f Search")
+        await pilot.press("ctrl+f", *"yi")
+        await shows(pilot, "4 of 22")
+        await pilot.press("escape", "f1")
+        await shows(pilot, "ctrl+f")
+
+
+@pytest.mark.asyncio
+async def test_a_broken_settings_file_is_reported_and_left_alone(runs_root, tmp_path):
+    settings = tmp_path / "config" / "tgsbench" / "tui.toml"
+    settings.write_text('welcomed = true\n[keys]\n"live.nothing" = "x"\n')
+    before = settings.read_text()
+    app = TgsApp(runs_root=runs_root)
+    async with app.run_test(size=(120, 40), notifications=True) as pilot:
+        await shows(pilot, "live.nothing", "no such action")
+        app.theme = "nord"
+        await pilot.pause()
+        assert "Search" in text_of(app)
+    assert settings.read_text() == before
