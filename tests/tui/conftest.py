@@ -7,9 +7,15 @@ import pytest
 import tgsbench
 from tgsbench.launch.preflight import Machine
 from tgsbench.store.run_dir import RunDir
+from tgsbench.system.doctor import Check
 from tgsbench.tui import recorded
 from tgsbench.tui.app import TgsApp
 
+CHECKS = [
+    Check("python", "ok", "3.11.7"),
+    Check("GPUs", "warning", "none", "CPU presets and rehearsals run without one"),
+    Check("gloo", "failure", "two ranks cannot talk", "look at the firewall of the loopback interface"),
+]
 SIZES = [(80, 24), (120, 40)]
 
 
@@ -25,6 +31,7 @@ def _own_world(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", root)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("tgsbench.launch.preflight.this_machine", lambda: Machine([], 2, 16 << 30))
+    monkeypatch.setattr("tgsbench.system.doctor.run_checks", lambda root: CHECKS)
     welcome(False, tmp_path)
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from rich.text import Text
 from textual import work
 from textual.app import ComposeResult
 from textual.binding import BindingType
 
-from tgsbench.tui import checks
+from tgsbench.system import doctor
+from tgsbench.system.doctor import Check
 from tgsbench.tui.actions import bindings
-from tgsbench.tui.checks import Check
 from tgsbench.tui.screens.base import ModeScreen
 from tgsbench.tui.widgets.line import Line
-from tgsbench.tui.widgets.table import ListTable
+from tgsbench.tui.widgets.table import ListTable, Row
 
 COLUMNS = (("mark", "", 8), ("what", "check", 20), ("found", "found", 60), ("remedy", "remedy", 60))
 
@@ -42,17 +43,19 @@ class DoctorScreen(ModeScreen):
 
     def action_again(self) -> None:
         """Check again."""
-        self.query_one("#doctor-line", Line).show(" checking …")
+        self.query_one("#doctor-line", Line).show(
+            " checking: torch is imported and two ranks talk, some seconds …"
+        )
         self._check()
 
     @work(thread=True, exclusive=True, group="doctor", exit_on_error=False)
     def _check(self) -> None:
-        found = checks.run_checks()
+        found = doctor.run_checks(self.tgs.runs_root)
         self.app.call_from_thread(self._show, found)
 
     def _show(self, found: list[Check]) -> None:
         self._checks = found
-        self.query_one(ListTable).fill([(c.what, (c.marked, c.what, c.found, c.remedy)) for c in found])
+        self.query_one(ListTable).fill(_rows(found))
         bad = sum(c.level != "ok" for c in found)
         text = "all is well" if not bad else f"{bad} of {len(found)} checks want attention"
         self.query_one("#doctor-line", Line).show(f" {text}")
@@ -64,8 +67,8 @@ class DoctorScreen(ModeScreen):
 
     def _show_remedy(self) -> None:
         key = self.query_one(ListTable).selected_key
-        check = next((c for c in self._checks if c.what == key), None)
-        if check is not None:
+        if key:
+            check = self._checks[int(key)]
             remedy = f"   try: {check.remedy}" if check.remedy else ""
             self.query_one("#doctor-remedy", Line).show(f" {check.what}: {check.found}{remedy}")
 
@@ -74,3 +77,7 @@ class DoctorScreen(ModeScreen):
         lines = [f"{c.marked:<8} {c.what}: {c.found}" + (f" (try: {c.remedy})" if c.remedy else "")
                  for c in self._checks]  # fmt: skip
         self.copied("\n".join(lines) + "\n", "the report")
+
+
+def _rows(found: list[Check]) -> list[Row]:
+    return [(str(i), (c.marked, Text(c.what), Text(c.found), Text(c.remedy))) for i, c in enumerate(found)]
