@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tgsbench.trainer.emitter import Emitter
 
 from benchmarks.gpu_rank import Rank, single_rank_group
 from tgsbench.parallel.tracing import set_capturing
@@ -18,7 +19,6 @@ from tgsbench.schema.preset import Preset
 from tgsbench.schema.recipe import Recipe
 from tgsbench.system.gpus import GpuSampler
 from tgsbench.trainer.device import MemoryMeter
-from tgsbench.trainer.emitter import Emitter
 from tgsbench.trainer.pulse import Pulse
 
 _PAIRS = 8
