@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tgsbench.trainer.emitter import Emitter
 
 from benchmarks.gpu_rank import Rank, single_rank_group
+from tgsbench.events.emitter import Emitter
 from tgsbench.parallel.tracing import set_capturing
 from tgsbench.presets import catalog
 from tgsbench.schema.events import Step

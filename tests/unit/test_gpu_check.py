@@ -65,7 +65,8 @@ def test_the_result_is_named_after_gpu_and_date(tmp_path):
     assert json.loads(path.read_text())["machine"]["torch"] == "2.11.0"
 
 
-@pytest.mark.parametrize("name", ["gemm", "attention"])
+@pytest.mark.dist
+@pytest.mark.parametrize("name", [name for name in gpu_check.SECTIONS if name != "tests"])
 def test_sections_run_at_tiny_sizes_on_a_cpu(name):
     found = gpu_check.section(name, tiny=True, timeout_s=120)
     assert "error" not in found, found

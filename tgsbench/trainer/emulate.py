@@ -100,20 +100,33 @@ def _measure(
     depths = choose_depths(preset.model.num_layers)
     while True:
         try:
-            note(f"building {depths.built} of {preset.model.num_layers} layers")
-            rank = EmulatedRank(preset, mesh, batch, num_labels, depths)
-            kernel = rank.engine.kernel
-            emit(Kernel(name=kernel.name, version=kernel.version, reason=kernel.reason))
-            note(f"layers {' and '.join(map(str, depths.run))} in turn")
-            for event in rank.repetitions(preset.measure.warmup, preset.measure.steps):
-                emit(event)
+            _attempt(preset, mesh, batch, num_labels, depths, emit, note)
             return
         except torch.OutOfMemoryError:
             if depths.built <= 2:
                 raise
-            depths = choose_depths(preset.model.num_layers, depths.built // 2)
+        # Only here, outside the handler, nothing refers to the layers that did not fit.
         gc.collect()
         torch.cuda.empty_cache()
+        depths = choose_depths(preset.model.num_layers, depths.built // 2)
+
+
+def _attempt(
+    preset: Preset,
+    mesh: SequenceMesh,
+    batch: Batch,
+    num_labels: int,
+    depths: Depths,
+    emit: Callable[[Event], None],
+    note: Note,
+) -> None:
+    note(f"building {depths.built} of {preset.model.num_layers} layers")
+    rank = EmulatedRank(preset, mesh, batch, num_labels, depths)
+    kernel = rank.engine.kernel
+    emit(Kernel(name=kernel.name, version=kernel.version, reason=kernel.reason))
+    note(f"layers {' and '.join(map(str, depths.run))} in turn")
+    for event in rank.repetitions(preset.measure.warmup, preset.measure.steps):
+        emit(event)
 
 
 class EmulatedRank:
@@ -141,8 +154,7 @@ class EmulatedRank:
     def repetitions(self, warmup: int, repeats: int) -> Iterator[Depth]:
         """Warm up with all layers, so that all optimizer states are there, then time the depths in turn."""
         for _ in range(max(1, warmup)):
-            for num_layers in reversed(self._depths.run):
-                self._once(num_layers, 0)
+            self._once(self._depths.built, 0)
         begin_s = synchronised_clock(self._device)
         for index in range(max(repeats, _LEAST)):
             if index >= _LEAST and synchronised_clock(self._device) - begin_s > _BUDGET_S:
