@@ -1,0 +1,1 @@
+"""Profiler captures: spans, traces, where the time goes."""
