@@ -25,7 +25,8 @@ def events(steps: int = 8, step_s: float = 0.5, **changes) -> list:
         for index in range(steps + 1):
             fields = {
                 "rank": rank, "step": index, "phase": "measure" if index else "warmup", "tokens": 1024,
-                "labels": 700, "step_s": step_s + 0.01 * rank, "loss_sum": 700.0 * (1 + rank), "mem_peak": 2**30,
+                "labels": 700, "step_s": step_s + 0.01 * rank, "loss_sum": 700.0 * (1 + rank),
+                "mem_peak": 2**30,
                 "a2a_calls": CALLS, "a2a_bytes": BYTES, "seen_checksum": 5, "pack_tokens": 2048 * (rank == 0),
                 "pack_checksum": 10 * (rank == 0),
             }  # fmt: skip

@@ -1,0 +1,1 @@
+"""Forecasts: does it fit, how fast will it be, what to change."""
