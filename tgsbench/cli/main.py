@@ -21,9 +21,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "replay": ("tgsbench.cli.replay", "Play a stored run again; without one, a recording."),
     "slurm": ("tgsbench.cli.slurm", "A preset's sbatch script; submit it, follow or cancel the job."),
     "doctor": ("tgsbench.cli.doctor", "Check this machine: versions, GPUs, links, limits, ranks that talk."),
+    "import": ("tgsbench.cli.import_", "Read another tool's log or table as a row."),
+    "convention": ("tgsbench.cli.convention", "Find the FLOPs convention behind somebody's TFLOPs."),
     "supervise": ("tgsbench.cli.supervise", ""),
 }
-"""Command -> module that holds a click command of the same name, and its one-line help (empty: hidden)."""
+"""Command -> module that holds a click command of the module's name, and its one-line help (empty: hidden)."""
 
 
 class LazyGroup(click.Group):
@@ -37,8 +39,8 @@ class LazyGroup(click.Group):
         """Import and return one command."""
         if cmd_name not in COMMANDS:
             return None
-        attribute = cmd_name.replace("-", "_")
-        command = getattr(importlib.import_module(COMMANDS[cmd_name][0]), attribute)
+        module = importlib.import_module(COMMANDS[cmd_name][0])
+        command = getattr(module, module.__name__.rpartition(".")[2])
         assert isinstance(command, click.Command)
         return command
 

@@ -1,0 +1,125 @@
+"""`tgsbench import`: another tool's log or table as rows to compare with."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from tgsbench import presets, units
+from tgsbench.cli import output
+from tgsbench.cli.convention import known_gpu, model_terms, read_length
+from tgsbench.errors import TgsError
+from tgsbench.presets import catalog
+from tgsbench.schema.preset import ModelShape
+from tgsbench.store import foreign, run_dir
+from tgsbench.store.foreign import Context, Foreign
+
+
+@click.command("import")
+@click.argument("file", type=click.Path(path_type=Path, allow_dash=True, dir_okay=False))
+@click.option("--preset", "preset_name", help="Take model, length, GPU and sp from this preset.")
+@click.option("--model", help="Model shape, a name of presets/models.")
+@click.option("--seq-len", help="Sequence length, such as 32k.")
+@click.option("--gpu", help="GPU it ran on, such as A100-SXM4-80GB.")
+@click.option("--num-gpus", type=click.IntRange(1), help="How many of them.")
+@click.option("--sp", type=click.IntRange(1), help="Sequence-parallel size.")
+@click.option("--document-mask/--whole-pack", default=None, help="How attention was masked.")
+@click.option("--warmup", type=click.IntRange(0), help="Logged steps to drop (3, or a third of a short log).")
+@click.option("--name", help="Name of the row (the file's name).")
+@click.option("--output", "folder", type=click.Path(path_type=Path, file_okay=False), help="Folder of runs.")
+@click.option("--dry-run", is_flag=True, help="Print what was read; store nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def import_(
+    file: Path,
+    preset_name: str | None,
+    model: str | None,
+    seq_len: str | None,
+    gpu: str | None,
+    num_gpus: int | None,
+    sp: int | None,
+    document_mask: bool | None,
+    warmup: int | None,
+    name: str | None,
+    folder: Path | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Read a pasted log (XTuner, LLaMA-Factory, torchtitan, Megatron-LM) or a CSV table; - reads stdin.
+
+    The FLOPs convention of its TFLOPs is found by solving for it.
+    """
+    stem = "pasted" if str(file) == "-" else file.stem
+    context = _context(name or stem, preset_name, model, seq_len, gpu, num_gpus, sp, document_mask, warmup)
+    text = sys.stdin.read() if str(file) == "-" else foreign.read_text(file)
+    found = _read(text, file, context)
+    if not dry_run:
+        for row in found:
+            foreign.save(run_dir.runs_root(folder), row)
+    if as_json:
+        output.json(found)
+        return
+    for row in found:
+        _print(row)
+
+
+def _read(text: str, file: Path, context: Context) -> list[Foreign]:
+    head = text.lstrip()[:2000].splitlines()
+    header = head[0].lower() if head else ""
+    looks_like_table = file.suffix.lower() == ".csv" or ("," in header and "tgs" in header)
+    if looks_like_table and not header.startswith("{"):
+        return foreign.from_csv(text, context, _models())
+    return [foreign.from_log(text, context)]
+
+
+def _models() -> dict[str, ModelShape]:
+    return {name: presets.load_model(name) for name in catalog.files("presets", "models")}
+
+
+def _context(
+    name: str,
+    preset_name: str | None,
+    model: str | None,
+    seq_len: str | None,
+    gpu: str | None,
+    num_gpus: int | None,
+    sp: int | None,
+    document_mask: bool | None,
+    warmup: int | None,
+) -> Context:
+    """What the user says, over what the preset says."""
+    base = presets.resolve(preset_name).preset if preset_name else None
+    if base is None and (model is None or seq_len is None):
+        raise TgsError(
+            "a log does not say its model and length",
+            hint="--preset llama2_7b_32k, or --model llama2_7b --seq-len 32k",
+        )
+    mask = document_mask if document_mask is not None or base is None else base.workload.document_mask
+    return Context(
+        name=foreign.safe_name(name),
+        model=presets.load_model(model) if model or base is None else base.model,
+        seq_len=read_length(seq_len) if seq_len or base is None else base.workload.seq_len,
+        gpu=known_gpu(gpu).name if gpu else (base.hardware.gpu if base else ""),
+        num_gpus=num_gpus or (base.world_size if base else 1),
+        sp=sp or (base.parallel.sp if base else 1),
+        document_mask=mask,
+        checkpointing=base.training.checkpointing if base else "",
+        warmup=warmup,
+    )
+
+
+def _print(found: Foreign) -> None:
+    row = found.row
+    assert row.tgs is not None
+    samples = f" (n = {len(row.samples)})" if row.samples else ""
+    output.line(f"{row.label}: {row.system}, TGS {units.rate(row.tgs)}{samples}")
+    if found.identified is not None:
+        which = found.identified.convention
+        follows = f"follow the {which} convention" if which else "follow no convention known here"
+        gpu = presets.find_gpu(row.gpu) if row.gpu else None
+        output.line(f"  these TFLOPs ({units.rate(found.identified.tflops)}) {follows}")
+        output.line(f"  in model terms: {model_terms(found.identified, gpu)}")
+    if found.note:
+        output.line(f"  {found.note}")
+    output.line(f"  compare: tgsbench compare {row.label} OTHER")
