@@ -25,7 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "convention": ("tgsbench.cli.convention", "Find the FLOPs convention behind somebody's TFLOPs."),
     "supervise": ("tgsbench.cli.supervise", ""),
 }
-"""Command -> module that holds a click command of the module's name, and its one-line help (empty: hidden)."""
+"""Command -> module with a click command of the module's name, and its one-line help (empty: hidden)."""
 
 
 class LazyGroup(click.Group):
