@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "replay": ("tgsbench.cli.replay", "Play a stored run again; without one, a recording."),
     "slurm": ("tgsbench.cli.slurm", "A preset's sbatch script; submit it, follow or cancel the job."),
     "doctor": ("tgsbench.cli.doctor", "Check this machine: versions, GPUs, links, limits, ranks that talk."),
+    "compare": ("tgsbench.cli.compare", "Compare runs, forecasts, published and imported rows."),
     "import": ("tgsbench.cli.import_", "Read another tool's log or table as a row."),
     "convention": ("tgsbench.cli.convention", "Find the FLOPs convention behind somebody's TFLOPs."),
     "supervise": ("tgsbench.cli.supervise", ""),

@@ -9,7 +9,7 @@ from typing import Any
 from tgsbench import presets
 from tgsbench.errors import ExitCode, TgsError, nearest
 from tgsbench.schema.preset import Preset
-from tgsbench.store import foreign, results, run_dir, rows
+from tgsbench.store import foreign, results, rows, run_dir
 from tgsbench.store.rows import Row
 from tgsbench.store.run_dir import RunDir
 
