@@ -98,8 +98,8 @@ def _context(
     mask = document_mask if document_mask is not None or base is None else base.workload.document_mask
     return Context(
         name=foreign.safe_name(name),
-        model=presets.load_model(model) if model or base is None else base.model,
-        seq_len=read_length(seq_len) if seq_len or base is None else base.workload.seq_len,
+        model=base.model if base is not None and not model else presets.load_model(model or ""),
+        seq_len=base.workload.seq_len if base is not None and not seq_len else read_length(seq_len or ""),
         gpu=known_gpu(gpu).name if gpu else (base.hardware.gpu if base else ""),
         num_gpus=num_gpus or (base.world_size if base else 1),
         sp=sp or (base.parallel.sp if base else 1),
