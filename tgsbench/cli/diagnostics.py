@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import sys
 
+from tgsbench.confined import printable
+
 
 def error(msg: str, hint: str = "") -> None:
     """Print what was wrong and the remedy."""
@@ -21,4 +23,4 @@ def warn(msg: str, hint: str = "") -> None:
 def note(line: str) -> None:
     """Print one line of narration; a stderr that is closed or full is no reason to fail."""
     with contextlib.suppress(OSError):
-        print(line, file=sys.stderr, flush=True)
+        print(printable(line).encode("utf-8", "replace").decode(), file=sys.stderr, flush=True)

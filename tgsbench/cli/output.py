@@ -8,10 +8,12 @@ from typing import Any
 
 import msgspec
 
+from tgsbench.confined import printable
+
 
 def line(text: str = "") -> None:
     """Print one line of data."""
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(printable(text).encode("utf-8", "replace").decode() + "\n")
     sys.stdout.flush()
 
 

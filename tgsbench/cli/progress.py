@@ -21,6 +21,7 @@ from rich.text import Text
 
 from tgsbench import units
 from tgsbench.cli import diagnostics, output
+from tgsbench.confined import printable
 from tgsbench.metrics.live import LiveRun
 from tgsbench.metrics.observe import Observed, StepTotal
 from tgsbench.metrics.result import attended_len, step_tgs
@@ -165,7 +166,7 @@ class RichProgress:
         console = Console(file=stream)
         self._bar = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=20),
             TimeRemainingColumn(),
             _Figures(),
@@ -182,7 +183,7 @@ class RichProgress:
 
     def narrate(self, line: str) -> None:
         """Print one line above the bar."""
-        self._bar.console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
+        self._bar.console.print(printable(line), style="dim", markup=False, highlight=False, soft_wrap=True)
 
     def update(self, events: list[Event]) -> None:
         """Move the bar and show the newest figures, and who holds the others up."""
@@ -190,7 +191,7 @@ class RichProgress:
             self.narrate(suspicion)
         for event in events:
             if isinstance(event, Phase) and event.rank == 0:
-                self._bar.update(self._task, description=event.note or event.phase)
+                self._bar.update(self._task, description=printable(event.note or event.phase))
             elif narration := self._fold.narration(event):
                 self.narrate(narration)
             if total := self._fold.take(event):

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from tgsbench import units
 from tgsbench.cli import output
+from tgsbench.confined import printable
 from tgsbench.schema.run import Failure, Result
 from tgsbench.store import results, run_dir
 
@@ -59,7 +60,7 @@ def _table(found: list[tuple[str, Result | Failure]]) -> Table:
     table.add_column("n", justify="right", no_wrap=True)
     table.add_column("why", overflow="fold")
     for run_id, item in found:
-        table.add_row(*(Text(cell) for cell in _cells(run_id, item)))
+        table.add_row(*(Text(printable(cell)) for cell in _cells(run_id, item)))
     return table
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
+
+from tgsbench.confined import open_regular
 
 MAX_BYTES = 2 << 20
 """Read at most this much of a log's end; a log of gigabytes opens as fast as a short one."""
@@ -43,7 +46,7 @@ class LogTail:
     def poll(self) -> int:
         """Read what is new and return how many lines came in; a missing file has none."""
         try:
-            with self.path.open("rb") as file:
+            with os.fdopen(open_regular(self.path), "rb") as file:
                 size = file.seek(0, 2)
                 self._place(size)
                 file.seek(self._position)
@@ -52,6 +55,8 @@ class LogTail:
             return 0
         self._position += len(data)
         *complete, self._torn = (self._torn + data).split(b"\n")
+        if len(self._torn) > MAX_BYTES:  # no line is that long: binary, or a writer gone wild
+            self._torn = b""
         self.lines += [harmless(line.decode("utf-8", "replace")) for line in complete]
         if len(self.lines) > MAX_LINES:
             del self.lines[: len(self.lines) - MAX_LINES]

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from tgsbench import units
+from tgsbench.confined import read_regular
 from tgsbench.errors import ExitCode, TgsError, nearest
 from tgsbench.schema.hardware import Gpu
 from tgsbench.schema.preset import ModelShape
@@ -19,6 +20,8 @@ from tgsbench.schema.reference import ReferenceRow
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 T = TypeVar("T")
+_MAX_FILE = 1 << 20
+"""A preset of a megabyte is none."""
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
 
 
@@ -48,7 +51,9 @@ def search_path(kind: str = "presets") -> list[Path]:
 def read_toml(path: Path) -> dict[str, Any]:
     """Read one TOML file; a broken one is a TgsError that names the file and line."""
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        return tomllib.loads(read_regular(path, _MAX_FILE, follow=True).decode("utf-8"))
+    except RecursionError as error:
+        raise TgsError(f"{path}: nested too deeply", exit_code=ExitCode.BAD_PRESET) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise TgsError(
             f"{path}: not valid TOML: {error}",
@@ -56,7 +61,7 @@ def read_toml(path: Path) -> dict[str, Any]:
             exit_code=ExitCode.BAD_PRESET,
         ) from error
     except OSError as error:
-        raise TgsError(f"{path}: {error.strerror}", exit_code=ExitCode.BAD_PRESET) from error
+        raise TgsError(f"{path}: {error.strerror or error}", exit_code=ExitCode.BAD_PRESET) from error
 
 
 def files(kind: str, sub: str = "") -> dict[str, Path]:
