@@ -19,7 +19,7 @@ FLASH4 := flash-attn-4 quack-kernels apache-tvm-ffi torch-c-dlpack-ext nvidia-cu
 GPU_EXTRA ?=
 GPU_ARGS ?=
 
-.PHONY: help install demo check test test-cluster gpu-check gpu-wheels bench clean
+.PHONY: help install install-locked lock demo check test test-cluster gpu-check gpu-wheels bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -32,6 +32,15 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet -c constraints.txt torch
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[$(EXTRAS)]"
 	touch $@
+
+install-locked:  ## make .venv from constraints.lock: every file's hash is checked
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --require-hashes --no-deps -r constraints.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
+	touch $(STAMP)
+
+lock:  ## write constraints.lock anew from constraints.txt
+	$(PYTHON) .ci/lock.py > constraints.lock.new && mv constraints.lock.new constraints.lock
 
 demo: $(STAMP)  ## install and measure the smallest preset
 	$(BIN)/tgsbench run --preset tiny_cpu --headless

@@ -120,7 +120,8 @@ def test_a_run_folder_is_listed_and_shown_or_called_damaged(
         (folder / sub).mkdir(parents=True, exist_ok=True)
     files = {
         "run.json": run, "result.json": result, "outcome.json": outcome, "outcome1.json": outcome,
-        "launcher.json": launcher, "env.json": environment, "preset.toml": preset, "stacks/rank00000.txt": stacks,
+        "launcher.json": launcher, "env.json": environment, "preset.toml": preset,
+        "stacks/rank00000.txt": stacks,
         "log/rank00000.log": stacks, **{f"events/rank0000{i}.jsonl": None for i in range(2)},
         **{f"events/rank0000{i}.jsonl": data for i, data in enumerate(events)},
     }  # fmt: skip
