@@ -14,7 +14,7 @@ import msgspec
 from tgsbench import units
 from tgsbench.confined import read_regular
 from tgsbench.errors import ExitCode, TgsError, nearest
-from tgsbench.schema.hardware import Gpu
+from tgsbench.schema.hardware import Constants, Gpu, Link
 from tgsbench.schema.preset import ModelShape
 from tgsbench.schema.reference import ReferenceRow
 
@@ -152,6 +152,18 @@ def find_gpu(device: str) -> Gpu | None:
         return gpus[device]
     matches = [(len(m), gpu) for gpu in gpus.values() for m in gpu.matches if m in device]
     return max(matches, key=lambda pair: pair[0])[1] if matches else None
+
+
+@cache
+def load_links() -> dict[str, Link]:
+    """All known interconnects between nodes by name."""
+    return {name: _convert(read_toml(path), Link, path) for name, path in files("presets", "links").items()}
+
+
+@cache
+def load_constants() -> list[Constants]:
+    """Fitted constants, the user's own before the shipped ones."""
+    return [_convert(read_toml(path), Constants, path) for path in files("presets", "constants").values()]
 
 
 @cache

@@ -1,8 +1,8 @@
-"""Peaks of GPUs and links, each with its source."""
+"""Peaks of GPUs and links from datasheets, and constants fitted on measurements, each with its source."""
 
 from __future__ import annotations
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 
 class Gpu(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -22,3 +22,61 @@ class Gpu(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     host_gb_per_s: float = 25.0
     """PCIe, one direction, per GPU."""
     source: str
+
+
+class Link(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An interconnect between nodes: datasheet figure, or what was fitted on a real cluster."""
+
+    name: str
+    description: str = ""
+    inter_node_gb_per_s: float
+    """One direction, per GPU, as the network cards' datasheet has it."""
+    gather_gb_per_s: float | None = None
+    """Fitted: bytes per second that one GPU receives in a parameter all-gather across nodes; None: derived."""
+    all_to_all_gb_per_s: float | None = None
+    """Fitted: bytes per second that one GPU sends to other nodes in an all-to-all; None: derived."""
+    fitted_on: str = ""
+    residuals: str = ""
+    source: str
+
+
+class AttentionSpeed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One attention kernel's speed: TFLOPs = asymptote · S / (S + half_len), the causal half counted."""
+
+    kernel: str
+    head_dim: int
+    forward_tflops: float
+    backward_tflops: float
+    half_len: float
+    """Tokens at which half the asymptote is reached."""
+    source: str
+
+
+class Constants(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a GPU reaches of its datasheet figures; few, physical, fitted on published or own measurements."""
+
+    name: str
+    gpus: list[str]
+    """Keys of presets/hardware that these hold for, or "cpu"."""
+    gemm_share: float
+    """Of the dense bf16 peak, in large matrix products inside a training step."""
+    stream_share: float
+    """Of the memory bandwidth, in element-wise kernels and copies."""
+    nvlink_share: float
+    """Of the link inside a node, in large collectives."""
+    network_share: float
+    """Of the network cards between nodes, in large collectives."""
+    straggler_share: float
+    """What a step takes longer for each e-fold of GPUs beyond one node of 8."""
+    fp8_gain: float = 1.0
+    """How much faster than bf16 products run in FP8, casts included; published FP8 rows need it."""
+    attention: list[AttentionSpeed]
+    carried_over: str = ""
+    """Where the constants come from when no measurement of this GPU was there; empty: measured."""
+    error_share: float = 0.1
+    """Half-width of the error bar: the 90th percentile of |error| on rows left out of the fit."""
+    fitted_on: str = ""
+    residuals: dict[str, float] = field(default_factory=dict)
+    """Mean and worst |error| of the fit, by what was left out."""
+    sources: dict[str, str] = field(default_factory=dict)
+    """Constant -> where it comes from."""

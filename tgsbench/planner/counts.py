@@ -1,0 +1,106 @@
+"""What a layer computes, moves and sends per micro-step: FLOPs and bytes, before any speed is known."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from tgsbench.planner.systems import FUSED, System, Traffic
+from tgsbench.planner.work import Work
+
+
+class Product(Struct, frozen=True):
+    """Matrix products of equal number of rows: FLOPs, and the bytes of their operands and results."""
+
+    flops: float
+    num_bytes: float
+
+
+class LayerCounts(Struct, frozen=True, kw_only=True):
+    """One layer, one micro-step, one rank."""
+
+    gemm: Product
+    """Forward; the backward is twice that, operand for operand."""
+    gemm_recompute: Product
+    attention_flops: float
+    """Forward; the backward is 2.5 times that (FlashAttention's convention)."""
+    elementwise_forward: float
+    elementwise_backward: float
+    elementwise_recompute: float
+    exchange_in: float
+    """Bytes of q, k and v in the all-to-all before attention."""
+    exchange_out: float
+    exchanges_forward: int
+    """All-to-alls in one forward pass of the layer."""
+
+
+def layer_counts(work: Work, system: System) -> LayerCounts:
+    """Count one layer."""
+    traffic = FUSED if work.fused_ops else system.traffic
+    forward = _elementwise(work, system, traffic, 0)
+    gemm = products(work, _matrices(work))
+    again = gemm
+    if system.early_stop:
+        again = products(work, _matrices(work)[:-1])
+    recompute = forward - (6.0 * work.local_tokens * work.dims.hidden if system.early_stop else 0.0)
+    send_in, send_out = exchange_bytes(work, system)
+    return LayerCounts(
+        gemm=gemm,
+        gemm_recompute=again,
+        attention_flops=attention_flops(work),
+        elementwise_forward=forward,
+        elementwise_backward=_elementwise(work, system, traffic, 1),
+        elementwise_recompute=recompute,
+        exchange_in=send_in,
+        exchange_out=send_out,
+        exchanges_forward=0 if work.sp == 1 else 2 if system.fused_exchange else 4,
+    )
+
+
+def _matrices(work: Work) -> list[tuple[int, int]]:
+    """(out, in) of a layer's weights, the down projection last."""
+    d = work.dims
+    q, kv = d.query_heads * d.head_dim, d.kv_heads * d.head_dim
+    attention = [(q, d.hidden), (kv, d.hidden), (kv, d.hidden), (d.hidden, q)]
+    up = [(d.intermediate, d.hidden)] * (d.mlp_matrices - 1)
+    return [*attention, *up, (d.hidden, d.intermediate)]
+
+
+def products(work: Work, matrices: list[tuple[int, int]]) -> Product:
+    """Forward products of one micro-step with these weights."""
+    rows = work.local_tokens
+    weights = sum(n * k for n, k in matrices)
+    edges = sum(n + k for n, k in matrices)
+    return Product(2.0 * rows * weights, float(work.compute_bytes) * (rows * edges + weights))
+
+
+def head_product(work: Work) -> Product:
+    """Forward of the output projection."""
+    return products(work, [(work.dims.vocab, work.dims.hidden)])
+
+
+def attention_flops(work: Work) -> float:
+    """Q·Kᵀ and P·V of one layer over the causal half: heads are split by sp, the sequence is whole."""
+    d = work.dims
+    return 2.0 * work.attended_len * work.local_tokens * d.query_heads * d.head_dim
+
+
+def exchange_bytes(work: Work, system: System) -> tuple[float, float]:
+    """Bytes of this rank's all-to-all buffers before and after attention, this rank's own part included."""
+    if work.sp == 1:
+        return 0.0, 0.0
+    d = work.dims
+    kv = d.query_heads if system.repeats_kv else work.kv_heads_sent
+    per_head = float(work.local_tokens * d.head_dim * work.compute_bytes)
+    return per_head * (d.query_heads + 2 * kv), per_head * d.query_heads
+
+
+def _elementwise(work: Work, system: System, traffic: Traffic, index: int) -> float:
+    d, scale = work.dims, work.compute_bytes / 2
+    rotary = (d.query_heads + d.kv_heads) * d.head_dim
+    per_token = (
+        traffic.hidden[index] * d.hidden
+        + traffic.rotary[index] * rotary
+        + traffic.mlp[index] * d.intermediate * (d.mlp_matrices - 1) / 2
+    )
+    exchanged = sum(exchange_bytes(work, system)) / work.compute_bytes
+    return scale * (per_token * work.local_tokens + traffic.exchange[index] * exchanged)

@@ -1,0 +1,272 @@
+"""Bytes one GPU holds, item by item, at the moment of the step that holds most.
+
+The items follow the live tensors of a real step (`tgsbench plan --trace` shows them). U(x) below is a
+tensor of one micro-step's local tokens and width x in the compute precision.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from tgsbench.planner.counts import exchange_bytes
+from tgsbench.planner.systems import System
+from tgsbench.planner.work import Work
+from tgsbench.units import GIB
+
+CONTEXT_BYTES = int(0.5 * GIB)
+"""CUDA context, cuBLAS and kernel images of one process."""
+COMMUNICATOR_BYTES = int(0.4 * GIB)
+"""Channel buffers of one NCCL communicator across eight or more GPUs."""
+REDUCE_BUCKET_BYTES = 2 * 500_000_000
+"""DeepSpeed's reduce_bucket_size of 5e8 bf16 elements, allocated at the first backward."""
+
+RESIDENT = ("parameters", "gradients", "optimizer_states")
+
+
+class Moment(Struct, frozen=True):
+    """One moment of the step and what is live then."""
+
+    name: str
+    items: dict[str, float]
+
+    @property
+    def total(self) -> float:
+        """Bytes."""
+        return sum(self.items.values())
+
+
+class MemoryPlan(Struct, frozen=True, kw_only=True):
+    """Memory of one GPU at its peak, and of one node's host."""
+
+    peak: Moment
+    moments: dict[str, float]
+    """Bytes at every moment looked at."""
+    host_bytes: float
+    """Per node."""
+
+    @property
+    def tensor_bytes(self) -> float:
+        """Live tensors alone: what torch's accounting calls allocated."""
+        return self.peak.total - self.peak.items["context_and_nccl"] - self.peak.items["allocator"]
+
+
+def memory_plan(work: Work, system: System) -> MemoryPlan:
+    """Memory at the peak of a steady-state step."""
+    moments = [Moment(name, _with_overhead(work, system, items)) for name, items in _moments(work, system)]
+    peak = max(moments, key=lambda moment: moment.total)
+    return MemoryPlan(
+        peak=Moment(peak.name, {name: size for name, size in peak.items.items() if size or name in _ALWAYS}),
+        moments={moment.name: moment.total for moment in moments},
+        host_bytes=_host_bytes(work, system),
+    )
+
+
+_ALWAYS = (*RESIDENT, "context_and_nccl", "allocator")
+
+
+def _moments(work: Work, system: System) -> list[tuple[str, dict[str, float]]]:
+    """The moments that can be the peak: the loss, both ends of the backward, the optimizer step."""
+    before, after = _gradients(work, system)
+    states = _states(work, system)
+    saved, layers = _saved(work, system), work.dims.num_layers
+    lean = {name: size / layers for name, size in saved.items()}
+    second = {name: size * (layers - 1) / layers for name, size in saved.items()}
+    head_scatter = 0.0 if work.dims.tied else _scatter(work, system, work.dims.embedding_weights)
+    layer_scatter = _scatter(work, system, work.dims.layer_weights)
+    grown = max(before, after * 2 / (layers + 2))
+    working = _layer_working_set(work, system)
+    return [
+        ("loss", states | {"gradients": before} | saved | _loss(work, system)),
+        (
+            "backward of the last layer",
+            states | {"gradients": before} | saved | working | {"gradient_buffers": head_scatter},
+        ),
+        (
+            "backward of the second last layer",
+            states | {"gradients": grown} | second | working | {"gradient_buffers": layer_scatter},
+        ),
+        (
+            "backward of the first layer",
+            states | {"gradients": after} | lean | working | {"gradient_buffers": layer_scatter},
+        ),
+        ("optimizer step", states | {"gradients": after} | _optimizer_extra(work, system)),
+    ]
+
+
+def _states(work: Work, system: System) -> dict[str, float]:
+    """Parameters and optimizer states resident on the GPU, as the ZeRO stage shards and offloads them."""
+    n, world = float(work.dims.num_parameters), work.world
+    parameters = n * system.parameter_bytes / (world if work.zero_stage == 3 else 1)
+    optimizer = n * system.optimizer_bytes / world
+    return {
+        "parameters": 0.0 if work.offload == "all" else parameters,
+        "optimizer_states": 0.0 if work.offload != "none" else optimizer,
+    }
+
+
+def _gradients(work: Work, system: System) -> tuple[float, float]:
+    """Gradient bytes held when a backward begins and when it ends."""
+    sharded = work.world if work.zero_stage >= 2 else 1
+    whole = float(work.dims.num_parameters) * system.gradient_bytes / sharded
+    if work.offload != "none":
+        return 0.0, 0.0
+    kept = work.accumulation > 1 or system.gradients_resident
+    return (whole if kept else 0.0), whole
+
+
+def _scatter(work: Work, system: System, weights: int) -> float:
+    """Buffer in which gradients of the group before are being reduced."""
+    if work.world == 1 and not system.live_parameters:
+        return 4.0 * weights
+    if system.live_parameters:
+        return float(REDUCE_BUCKET_BYTES)
+    return float(max(system.reduce_bytes, 4) * weights)
+
+
+def unit(work: Work, width: float) -> float:
+    """U(width)."""
+    return float(work.local_tokens) * width * work.compute_bytes
+
+
+def _lse(work: Work) -> float:
+    """Log-sum-exp of attention: fp32 per token and query head."""
+    return 4.0 * work.local_tokens * work.dims.query_heads
+
+
+def layer_activations(work: Work, system: System) -> dict[str, float]:
+    """What autograd saves of one layer that is not checkpointed.
+
+    Norms keep their input in fp32, the normed value and the scaled one: 4 U(h) each in bf16. Attention
+    keeps q, k, v, its output and LSE; with an all-to-all, the received buffers and the output that came
+    back. The gated MLP keeps gate, up, activation and product.
+    """
+    d = work.dims
+    heads = d.query_heads * d.head_dim
+    norm = unit(work, d.hidden) * (6.0 if work.fused_ops else 8.0)
+    if work.compute_bytes == 4:
+        norm = unit(work, d.hidden) * 6.0
+    received, returned = exchange_bytes(work, system)
+    if work.sp == 1:
+        kv_heads = d.query_heads if system.repeats_kv else d.kv_heads
+        attention = unit(work, heads + 2 * kv_heads * d.head_dim)
+    else:
+        attention = received
+    mlp = unit(work, _tiled(work, d.intermediate)) * (4.0 if d.mlp_matrices == 3 else 2.0)
+    return {
+        "activations": norm + mlp + unit(work, heads) + _lse(work) + (attention if work.sp == 1 else 0.0),
+        "all_to_all_buffers": attention + returned if work.sp > 1 else 0.0,
+    }
+
+
+def _tiled(work: Work, width: float) -> float:
+    """Width that is live at once when the MLP runs in tiles of `hidden` tokens (ALST's rule)."""
+    if not work.tiled_mlp:
+        return width
+    return width * min(1.0, work.dims.hidden / work.local_tokens)
+
+
+def _saved(work: Work, system: System) -> dict[str, float]:
+    """What all layers keep from the forward to the backward."""
+    layers = work.dims.num_layers
+    if work.checkpointing == "none":
+        return {name: size * layers for name, size in layer_activations(work, system).items()}
+    inputs = unit(work, work.dims.hidden) * layers
+    if work.activation_offload:
+        inputs = unit(work, work.dims.hidden) * min(2, layers)
+    saved = {"checkpoints": inputs}
+    if work.checkpointing == "selective":
+        attention, exchanged = _attention_saved(work, system)
+        saved |= {"attention_saved": attention * layers, "all_to_all_saved": exchanged * layers}
+    return saved
+
+
+def _attention_saved(work: Work, system: System) -> tuple[float, float]:
+    """Per layer under selective checkpointing: output and LSE, and the results of both all-to-alls."""
+    heads = work.dims.query_heads * work.dims.head_dim
+    return unit(work, heads) + _lse(work), sum(exchange_bytes(work, system))
+
+
+def _layer_working_set(work: Work, system: System) -> dict[str, float]:
+    """The layer in the backward: recomputed activations, gradients on the way, gathered weights."""
+    d = work.dims
+    recomputed = layer_activations(work, system)
+    activations, exchanged = recomputed["activations"], recomputed["all_to_all_buffers"]
+    mlp = unit(work, _tiled(work, d.intermediate))
+    if work.checkpointing == "none":
+        activations, exchanged = 0.0, 0.0
+    elif work.checkpointing == "selective":
+        attention, received = _attention_saved(work, system)
+        activations -= attention
+        # What came back from attention is copied once into the layout that the projection takes.
+        exchanged -= received - (unit(work, d.query_heads * d.head_dim) if work.sp > 1 else 0.0)
+    gradients = 2.0 * mlp + unit(work, d.hidden)
+    return {
+        "layer_activations": activations + gradients,
+        "all_to_all_buffers": exchanged,
+        "gathered_layers": _gathered(work, system),
+        "weight_gradients": float(work.compute_bytes * d.hidden * d.intermediate),
+    }
+
+
+def _gathered(work: Work, system: System) -> float:
+    """Gathered weights: the layer in use and the one that is being gathered."""
+    if work.world == 1 and not system.live_parameters:
+        # FSDP keeps the low-precision copies of one layer at a time even when there is nothing to gather.
+        return float(work.compute_bytes * work.dims.layer_weights)
+    if work.zero_stage < 3:
+        return 0.0
+    two_layers = 2 * work.dims.layer_weights
+    live = max(two_layers, min(system.live_parameters, work.dims.num_parameters))
+    return float(work.compute_bytes * live)
+
+
+def _loss(work: Work, system: System) -> dict[str, float]:
+    """Logits and what surrounds them: the final norm, the head's weight, its gradient."""
+    d = work.dims
+    head = float(d.embedding_weights)
+    around = unit(work, d.hidden) * 5.0
+    whole = system.whole_logits or work.loss_chunk_tokens == 0
+    if whole:
+        # fp32 logits, log-softmax and its gradient: 12 bytes an entry; the bf16 logits are gone by then.
+        logits, weights = 12.0 * work.local_tokens * d.vocab, work.compute_bytes * head
+    else:
+        chunk = min(work.loss_chunk_tokens, work.local_tokens)
+        logits = float(4 + work.compute_bytes) * chunk * d.vocab
+        weights = (3 * work.compute_bytes + 4) * head
+    gathered = min(system.live_parameters, d.num_parameters) * work.compute_bytes
+    return {
+        "loss": logits + weights + around,
+        "gathered_layers": float(gathered) if work.zero_stage == 3 else 0.0,
+        "gradient_buffers": float(REDUCE_BUCKET_BYTES) if system.live_parameters else 0.0,
+    }
+
+
+def _optimizer_extra(work: Work, system: System) -> dict[str, float]:
+    """DeepSpeed casts gradients to fp32 a sub-group of 1e9 at a time."""
+    if not system.live_parameters or work.offload != "none":
+        return {}
+    shard = work.dims.num_parameters / work.world
+    return {"gradient_buffers": 4.0 * min(1e9, shard) + REDUCE_BUCKET_BYTES}
+
+
+def _with_overhead(work: Work, system: System, items: dict[str, float]) -> dict[str, float]:
+    passing = sum(size for name, size in items.items() if name not in RESIDENT)
+    communicators = 0 if work.world == 1 else 1 if work.sp == 1 else 2
+    return items | {
+        "context_and_nccl": float(CONTEXT_BYTES + communicators * COMMUNICATOR_BYTES),
+        "allocator": system.allocator_share * passing,
+    }
+
+
+def _host_bytes(work: Work, system: System) -> float:
+    """Host memory of one node for what is offloaded, pinned."""
+    ranks = min(work.world, work.gpus_per_node)
+    shard = work.dims.num_parameters / work.world
+    size = 0.0
+    if work.offload != "none":
+        size += (system.optimizer_bytes + system.gradient_bytes) * shard
+    if work.offload == "all":
+        size += system.parameter_bytes * shard
+    if work.activation_offload and work.checkpointing != "none":
+        size += unit(work, work.dims.hidden) * work.dims.num_layers
+    return size * ranks

@@ -1,0 +1,124 @@
+"""Bytes and seconds of the collectives: parameter gathers, gradient scatters, all-to-alls."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from tgsbench.planner.counts import exchange_bytes
+from tgsbench.planner.machine import Machine
+from tgsbench.planner.systems import System
+from tgsbench.planner.work import Work
+from tgsbench.schema.hardware import Constants
+
+GIGA = 1e9
+NODE_LATENCY_S = 15e-6
+"""Launch of one collective and its first hop; NCCL's own small-message figure inside a node is 10 to 20 µs."""
+HOP_LATENCY_S = 3e-6
+"""Each further node of a ring or pair of an all-to-all."""
+
+
+class ShardBytes(Struct, frozen=True, kw_only=True):
+    """Whole-tensor bytes of the sharded collectives of one micro-step, and of one optimizer step."""
+
+    gather_forward: float = 0.0
+    gather_backward: float = 0.0
+    scatter: float = 0.0
+    per_step: float = 0.0
+    """Once per optimizer step: gradients or parameters that stages 1 and 2 move there."""
+
+
+def shard_bytes(work: Work, system: System) -> ShardBytes:
+    """What ZeRO or FSDP moves; nothing on one GPU."""
+    if work.world == 1:
+        return ShardBytes()
+    d = work.dims
+    everything = float(d.num_parameters)
+    if work.zero_stage == 1:
+        return ShardBytes(per_step=(2 * system.reduce_bytes + system.gather_bytes) * everything)
+    if work.zero_stage == 2:
+        return ShardBytes(
+            scatter=system.reduce_bytes * everything, per_step=system.gather_bytes * everything
+        )
+    # The head is the last of the forward and the first of the backward: it is gathered once. Tied to
+    # the embedding it belongs to the root, which is kept for the backward too.
+    backward = everything - d.embedding_weights - d.hidden if work.regather else 0.0
+    return ShardBytes(
+        gather_forward=system.gather_bytes * everything,
+        gather_backward=system.gather_bytes * backward,
+        scatter=system.reduce_bytes * everything,
+    )
+
+
+def ring_s(num_bytes: float, num_calls: float, work: Work, machine: Machine, constants: Constants) -> float:
+    """Seconds of all-gathers or reduce-scatters over all ranks: (n - 1)/n of the bytes pass each GPU."""
+    if num_bytes == 0:
+        return 0.0
+    n = work.world
+    nodes = -(-n // work.gpus_per_node)
+    latency = NODE_LATENCY_S + HOP_LATENCY_S * (nodes - 1)
+    return num_bytes * (n - 1) / n / gather_rate(work, machine, constants) + num_calls * latency
+
+
+def gather_rate(work: Work, machine: Machine, constants: Constants) -> float:
+    """Bytes per second into one GPU of a ring over all ranks.
+
+    Inside a node NVLink bounds it; across nodes every byte enters the node once and all cards of the node
+    share that, unless a rate was fitted for the link.
+    """
+    inside = machine.gpu.nvlink_gb_per_s * constants.nvlink_share * GIGA
+    if work.world <= work.gpus_per_node:
+        return inside
+    link = machine.link
+    if link.gather_gb_per_s is not None:
+        return min(inside, link.gather_gb_per_s * GIGA)
+    cards = work.gpus_per_node * link.inter_node_gb_per_s * constants.network_share * GIGA
+    return min(inside, cards)
+
+
+class Exchange(Struct, frozen=True):
+    """Seconds of one all-to-all: the part that waits for NVLink, the part that waits for the network."""
+
+    node_s: float
+    network_s: float
+
+
+def exchange_s(num_bytes: float, work: Work, machine: Machine, constants: Constants) -> Exchange:
+    """Seconds of an all-to-all of `num_bytes` in the sp group, whose ranks are neighbours.
+
+    Each rank sends 1/sp of its buffer to every peer; both kinds of peers are served at once, so the
+    slower kind is what is waited for.
+    """
+    sp = work.sp
+    inside_ranks = min(sp, work.gpus_per_node)
+    inside = num_bytes * (inside_ranks - 1) / sp / (machine.gpu.nvlink_gb_per_s * constants.nvlink_share * GIGA)
+    if sp == inside_ranks:
+        return Exchange(inside + NODE_LATENCY_S, 0.0)
+    outside = num_bytes * (sp - inside_ranks) / sp / all_to_all_rate(machine, constants)
+    latency = NODE_LATENCY_S + HOP_LATENCY_S * (sp // inside_ranks - 1)
+    if outside >= inside:
+        return Exchange(0.0, outside + latency)
+    return Exchange(inside - outside, outside + latency)
+
+
+def all_to_all_rate(machine: Machine, constants: Constants) -> float:
+    """Bytes per second that one GPU sends to other nodes."""
+    link = machine.link
+    if link.all_to_all_gb_per_s is not None:
+        return link.all_to_all_gb_per_s * GIGA
+    return link.inter_node_gb_per_s * constants.network_share * GIGA
+
+
+def exchange_passes(work: Work) -> int:
+    """How often a layer's all-to-alls run in a micro-step: forward, recompute, backward."""
+    return 3 if work.checkpointing == "full" else 2
+
+
+def exchanged_bytes(work: Work, system: System) -> float:
+    """All-to-all bytes of one rank in one micro-step, its own part included."""
+    return work.dims.num_layers * exchange_passes(work) * sum(exchange_bytes(work, system))
+
+
+def gathered_bytes(work: Work, system: System) -> float:
+    """All-gather bytes of one micro-step, whole tensors."""
+    moved = shard_bytes(work, system)
+    return moved.gather_forward + moved.gather_backward

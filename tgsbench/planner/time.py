@@ -1,0 +1,261 @@
+"""Seconds of one optimizer step, term by term.
+
+Rooflines are additive: a product of F FLOPs that moves B bytes takes F / gemm + B / stream. Forward,
+recomputation and backward of L layers run one after another; parameter gathers hide behind them as far as
+they fit, all-to-alls do not.
+"""
+
+from __future__ import annotations
+
+import math
+
+from msgspec import Struct
+
+from tgsbench.planner.counts import LayerCounts, Product, head_product, layer_counts
+from tgsbench.planner.machine import Machine, attention_speed
+from tgsbench.planner.network import exchange_s, ring_s, shard_bytes
+from tgsbench.planner.systems import System
+from tgsbench.planner.work import Work
+from tgsbench.schema.hardware import Constants
+
+LAUNCH_S = 5e-6
+"""One kernel launch from Python; eager PyTorch needs 4 to 8 µs."""
+CPU_ADAM_BYTES_PER_S = 12e9
+"""Optimizer traffic one rank's share of host memory sustains when eight ranks share two sockets."""
+
+
+class LayerTime(Struct, frozen=True, kw_only=True):
+    """Seconds of one layer in one pass."""
+
+    gemm: float
+    attention: float
+    elementwise: float
+    exchange_node: float
+    exchange_network: float
+
+    @property
+    def total(self) -> float:
+        """Time on the compute stream, all-to-alls included: attention waits for them."""
+        return self.gemm + self.attention + self.elementwise + self.exchange_node + self.exchange_network
+
+    @property
+    def compute(self) -> float:
+        """Time in which parameter traffic can hide."""
+        return self.gemm + self.attention + self.elementwise
+
+
+class Passes(Struct, frozen=True, kw_only=True):
+    """One layer's three passes."""
+
+    forward: LayerTime
+    recompute: LayerTime
+    backward: LayerTime
+
+
+class StepTime(Struct, frozen=True, kw_only=True):
+    """Seconds of one optimizer step; the items add up to `step_s`."""
+
+    items: dict[str, float]
+    passes: Passes
+    gather_s: float
+    """Parameter and gradient traffic of one micro-step before anything hides it."""
+
+    @property
+    def step_s(self) -> float:
+        """The sum of the items."""
+        return sum(self.items.values())
+
+
+def step_time(work: Work, system: System, machine: Machine, constants: Constants) -> StepTime:
+    """Itemised seconds of one optimizer step; raises TgsError when the attention kernel is unknown."""
+    passes = layer_passes(work, system, machine, constants)
+    micro = _micro_items(work, system, machine, constants, passes)
+    gather_s = micro.pop("gather_s")
+    items = {name: seconds * work.accumulation for name, seconds in micro.items()}
+    items |= _step_items(work, system, machine, constants)
+    items["stragglers"] = sum(items.values()) * _straggling(work, constants)
+    return StepTime(items=items, passes=passes, gather_s=gather_s)
+
+
+def layer_passes(work: Work, system: System, machine: Machine, constants: Constants) -> Passes:
+    """Seconds of one layer forward, recomputed and backward."""
+    counts = layer_counts(work, system)
+    forward = _forward(work, system, machine, constants, counts)
+    return Passes(
+        forward=forward,
+        recompute=_recompute(work, machine, constants, counts, forward),
+        backward=_backward(work, system, machine, constants, counts, forward),
+    )
+
+
+def product_s(product: Product, work: Work, machine: Machine, constants: Constants) -> float:
+    """Seconds of matrix products: arithmetic, then the traffic of operands and results."""
+    flops = machine.gpu.bf16_tflops * 1e12 * constants.gemm_share
+    if work.fp8:
+        flops *= constants.fp8_gain
+    return product.flops / flops + stream_s(product.num_bytes, machine, constants)
+
+
+def stream_s(num_bytes: float, machine: Machine, constants: Constants) -> float:
+    """Seconds to read or write bytes of device memory."""
+    return num_bytes / (machine.gpu.memory_gb_per_s * 1e9 * constants.stream_share)
+
+
+def attention_s(work: Work, system: System, constants: Constants, flops: float) -> tuple[float, float]:
+    """Seconds of one layer's attention forward and backward."""
+    speed = attention_speed(constants, work.kernel, work.dims.head_dim)
+    share = work.attended_len / (work.attended_len + speed.half_len) * system.attention_share * 1e12
+    return flops / (speed.forward_tflops * share), 2.5 * flops / (speed.backward_tflops * share)
+
+
+def _forward(
+    work: Work, system: System, machine: Machine, constants: Constants, counts: LayerCounts
+) -> LayerTime:
+    node, network = _exchange(work, machine, constants, counts)
+    return LayerTime(
+        gemm=product_s(counts.gemm, work, machine, constants),
+        attention=attention_s(work, system, constants, counts.attention_flops)[0],
+        elementwise=stream_s(counts.elementwise_forward, machine, constants),
+        exchange_node=node,
+        exchange_network=network,
+    )
+
+
+def _recompute(
+    work: Work, machine: Machine, constants: Constants, counts: LayerCounts, forward: LayerTime
+) -> LayerTime:
+    if work.checkpointing == "none":
+        return LayerTime(gemm=0.0, attention=0.0, elementwise=0.0, exchange_node=0.0, exchange_network=0.0)
+    full = work.checkpointing == "full"
+    return LayerTime(
+        gemm=product_s(counts.gemm_recompute, work, machine, constants),
+        attention=forward.attention if full else 0.0,
+        elementwise=stream_s(counts.elementwise_recompute, machine, constants),
+        exchange_node=forward.exchange_node if full else 0.0,
+        exchange_network=forward.exchange_network if full else 0.0,
+    )
+
+
+def _backward(
+    work: Work,
+    system: System,
+    machine: Machine,
+    constants: Constants,
+    counts: LayerCounts,
+    forward: LayerTime,
+) -> LayerTime:
+    again = product_s(counts.gemm, work, machine, constants) if work.tiled_mlp else 0.0
+    return LayerTime(
+        gemm=2.0 * forward.gemm + again * _mlp_share(work),
+        attention=attention_s(work, system, constants, counts.attention_flops)[1],
+        elementwise=stream_s(counts.elementwise_backward, machine, constants),
+        exchange_node=forward.exchange_node,
+        exchange_network=forward.exchange_network,
+    )
+
+
+def _mlp_share(work: Work) -> float:
+    """Share of a layer's products in the MLP, which tiling runs forward once more in the backward."""
+    d = work.dims
+    return d.mlp_matrices * d.hidden * d.intermediate / d.layer_weights
+
+
+def _exchange(
+    work: Work, machine: Machine, constants: Constants, counts: LayerCounts
+) -> tuple[float, float]:
+    """Seconds of a layer's all-to-alls in one pass; three separate ones cost two latencies more."""
+    if work.sp == 1:
+        return 0.0, 0.0
+    before = exchange_s(counts.exchange_in, work, machine, constants)
+    after = exchange_s(counts.exchange_out, work, machine, constants)
+    empty = exchange_s(0.0, work, machine, constants)
+    extra = counts.exchanges_forward - 2
+    node = before.node_s + after.node_s + extra * empty.node_s
+    return node, before.network_s + after.network_s + extra * empty.network_s
+
+
+def _micro_items(
+    work: Work, system: System, machine: Machine, constants: Constants, passes: Passes
+) -> dict[str, float]:
+    """Seconds of one micro-step by item, and the bare gather time under `gather_s`."""
+    num_layers = work.dims.num_layers
+    fwd, again, bwd = passes.forward, passes.recompute, passes.backward
+    head = head_product(work)
+    logits = system.traffic.logits * work.local_tokens * work.dims.vocab
+    gather_s, exposed = _gathers(work, system, machine, constants, passes)
+    copies = system.copy_bytes * work.dims.num_parameters if gather_s else 0.0
+    items = {
+        "gemm": num_layers * (fwd.gemm + again.gemm + bwd.gemm),
+        "attention_forward": num_layers * fwd.attention,
+        "attention_recompute": num_layers * again.attention,
+        "attention_backward": num_layers * bwd.attention,
+        "elementwise": num_layers * (fwd.elementwise + again.elementwise + bwd.elementwise),
+        "all_to_all_node": num_layers * (fwd.exchange_node + again.exchange_node + bwd.exchange_node),
+        "all_to_all_network": num_layers
+        * (fwd.exchange_network + again.exchange_network + bwd.exchange_network),
+        "gather_exposed": exposed,
+        "gather_copies": stream_s(copies, machine, constants),
+        "head": 3.0 * _head_s(head, work, machine, constants),
+        "loss": stream_s(logits, machine, constants),
+        "offload": _activation_offload_s(work, machine, passes),
+    }
+    launches = system.kernel_ops * num_layers * (1.0 if work.checkpointing != "none" else 0.75)
+    items["host"] = max(0.0, launches * LAUNCH_S - sum(items.values())) if machine.gpu.name != "cpu" else 0.0
+    return items | {"gather_s": gather_s}
+
+
+def _head_s(head: Product, work: Work, machine: Machine, constants: Constants) -> float:
+    """The head is computed in bf16 where layers run in FP8."""
+    flops = machine.gpu.bf16_tflops * 1e12 * constants.gemm_share
+    return head.flops / flops + stream_s(head.num_bytes, machine, constants)
+
+
+def _gathers(
+    work: Work, system: System, machine: Machine, constants: Constants, passes: Passes
+) -> tuple[float, float]:
+    """Seconds of parameter and gradient traffic in a micro-step, and what of it nothing hides.
+
+    The forward hides its gathers, recomputation and backward hide theirs and the gradient scatter; the
+    first layer's gather has nothing to hide behind.
+    """
+    moved, num_layers = shard_bytes(work, system), work.dims.num_layers
+    forward = ring_s(moved.gather_forward, num_layers, work, machine, constants)
+    backward = ring_s(moved.gather_backward, num_layers, work, machine, constants)
+    scatter = ring_s(moved.scatter, num_layers, work, machine, constants)
+    behind_forward = num_layers * passes.forward.compute
+    behind_backward = num_layers * (passes.recompute.compute + passes.backward.compute)
+    exposed = max(forward / num_layers, forward - behind_forward)
+    exposed += max(scatter / num_layers, backward + scatter - behind_backward)
+    return forward + backward + scatter, exposed
+
+
+def _activation_offload_s(work: Work, machine: Machine, passes: Passes) -> float:
+    """Checkpointed inputs go to the host in the forward and come back in the backward, behind compute."""
+    if not work.activation_offload:
+        return 0.0
+    num_layers = work.dims.num_layers
+    one_way = num_layers * work.local_tokens * work.dims.hidden * work.compute_bytes
+    one_way_s = one_way / (machine.gpu.host_gb_per_s * 1e9)
+    behind_backward = num_layers * (passes.recompute.compute + passes.backward.compute)
+    return max(0.0, one_way_s - num_layers * passes.forward.compute) + max(0.0, one_way_s - behind_backward)
+
+
+def _step_items(work: Work, system: System, machine: Machine, constants: Constants) -> dict[str, float]:
+    """Seconds once per optimizer step."""
+    shard = work.dims.num_parameters / work.world
+    per_step = ring_s(shard_bytes(work, system).per_step, 1, work, machine, constants)
+    if work.offload == "none":
+        return {
+            "optimizer": stream_s(system.optimizer_traffic * shard, machine, constants),
+            "gather_step": per_step,
+        }
+    moved = (system.gradient_bytes + system.gather_bytes) * shard / (machine.gpu.host_gb_per_s * 1e9)
+    return {
+        "optimizer": system.optimizer_traffic * shard / CPU_ADAM_BYTES_PER_S + moved,
+        "gather_step": per_step,
+    }
+
+
+def _straggling(work: Work, constants: Constants) -> float:
+    """A synchronous step waits for the slowest rank; what that costs grows with the logarithm of the ranks."""
+    return constants.straggler_share * math.log(work.world / 8) if work.world > 8 else 0.0
