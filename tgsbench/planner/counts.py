@@ -102,5 +102,8 @@ def _elementwise(work: Work, system: System, traffic: Traffic, index: int) -> fl
         + traffic.rotary[index] * rotary
         + traffic.mlp[index] * d.intermediate * (d.mlp_matrices - 1) / 2
     )
+    if system.repeats_kv and d.kv_heads < d.query_heads:
+        # k and v are written (their gradients read) at the query heads' width: 2 bytes each.
+        per_token += 4.0 * d.query_heads * d.head_dim
     exchanged = sum(exchange_bytes(work, system)) / work.compute_bytes
     return scale * (per_token * work.local_tokens + traffic.exchange[index] * exchanged)

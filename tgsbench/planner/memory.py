@@ -142,9 +142,9 @@ def layer_activations(work: Work, system: System) -> dict[str, float]:
     """
     d = work.dims
     heads = d.query_heads * d.head_dim
-    norm = unit(work, d.hidden) * (6.0 if work.fused_ops else 8.0)
-    if work.compute_bytes == 4:
-        norm = unit(work, d.hidden) * 6.0
+    norm = unit(work, d.hidden) * system.norm_units
+    if work.fused_ops or work.compute_bytes == 4:
+        norm = unit(work, d.hidden) * min(6.0, system.norm_units)
     received, returned = exchange_bytes(work, system)
     if work.sp == 1:
         kv_heads = d.query_heads if system.repeats_kv else d.kv_heads
@@ -227,8 +227,7 @@ def _loss(work: Work, system: System) -> dict[str, float]:
     around = unit(work, d.hidden) * 5.0
     whole = system.whole_logits or work.loss_chunk_tokens == 0
     if whole:
-        # fp32 logits, log-softmax and its gradient: 12 bytes an entry; the bf16 logits are gone by then.
-        logits, weights = 12.0 * work.local_tokens * d.vocab, work.compute_bytes * head
+        logits, weights = system.logits_bytes * work.local_tokens * d.vocab, work.compute_bytes * head
     else:
         chunk = min(work.loss_chunk_tokens, work.local_tokens)
         logits = float(4 + work.compute_bytes) * chunk * d.vocab

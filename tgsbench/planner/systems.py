@@ -54,6 +54,10 @@ class System(Struct, frozen=True, kw_only=True):
     """KV heads are repeated to all query heads before the all-to-all; False: only up to sp."""
     whole_logits: bool = False
     """Logits of the whole shard exist, whatever the preset says."""
+    logits_bytes: float = 12.0
+    """Per entry of whole logits at their peak: fp32 logits, log-softmax and its gradient."""
+    norm_units: float = 8.0
+    """What a layer's two norms save, in U(h): input in fp32, normed and scaled value each."""
     sequence_parallel: bool = True
     early_stop: bool = False
     """Recomputation of a layer stops at the last tensor that the backward needs: no down projection."""
@@ -106,6 +110,7 @@ XTUNER = System(
     live_parameters=1_000_000_000,
     gradients_resident=True,
     allocator_share=0.06,
+    traffic=Traffic(hidden=EAGER.hidden, rotary=EAGER.rotary, mlp=EAGER.mlp, exchange=(8.0, 8.0)),
 )
 """XTuner 0.1.20 on ZeRO-3: eager norms, three all-to-alls in and one out, whole logits."""
 
@@ -133,6 +138,8 @@ LLM_FOUNDRY = System(
     whole_logits=True,
     sequence_parallel=False,
     allocator_share=0.06,
+    logits_bytes=4.0,
+    norm_units=4.0,
     traffic=Traffic(hidden=(20.0, 24.0), rotary=(0.0, 0.0), mlp=(8.0, 12.0), logits=12.0),
     attention_share=0.527,
 )

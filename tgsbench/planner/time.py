@@ -194,7 +194,7 @@ def _micro_items(
         "all_to_all_network": num_layers
         * (fwd.exchange_network + again.exchange_network + bwd.exchange_network),
         "gather_exposed": exposed,
-        "gather_copies": stream_s(copies, machine, constants),
+        "gather_copies": stream_s(copies * constants.gather_contention, machine, constants),
         "head": 3.0 * _head_s(head, work, machine, constants),
         "loss": stream_s(logits, machine, constants),
         "offload": _activation_offload_s(work, machine, passes),

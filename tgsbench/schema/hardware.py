@@ -13,6 +13,8 @@ class Gpu(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Device names as the driver reports them (substring match, longest first)."""
     bf16_tflops: float
     """Dense bf16 tensor-core peak."""
+    gemm_ceiling_tflops: float = 0.0
+    """Best bf16 product that a public sweep of shapes reached (mamf-finder); 0: none known."""
     memory_gib: float
     memory_gb_per_s: float
     nvlink_gb_per_s: float
@@ -66,6 +68,8 @@ class Constants(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Of the link inside a node, in large collectives."""
     network_share: float
     """Of the network cards between nodes, in large collectives."""
+    gather_contention: float
+    """How much longer copies and collectives of sharding take beside compute than by their bytes alone."""
     straggler_share: float
     """What a step takes longer for each e-fold of GPUs beyond one node of 8."""
     fp8_gain: float = 1.0

@@ -1,0 +1,239 @@
+"""Published rows as work for the planner: two CSV layouts, told apart by their header.
+
+`calibration` layout (benchmarks/data/calibration.csv): one row holds the whole shape, the micro-batch and
+the checkpointing. `speed` layout (benchmarks/data/xtuner_speed_benchmark.csv): a row names a preset, or a
+model of presets/models, with GPUs, length and sp. Rows that cannot be planned keep their reason.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import re
+from pathlib import Path
+
+from msgspec import Struct
+
+from tgsbench import presets, units
+from tgsbench.errors import TgsError
+from tgsbench.planner.systems import SYSTEMS, System
+from tgsbench.planner.work import Dims, Work, work_of
+from tgsbench.presets import catalog
+from tgsbench.schema.hardware import Gpu, Link
+from tgsbench.schema.preset import Checkpointing, Preset
+
+DATA = Path(__file__).parent / "data"
+CALIBRATION = DATA / "calibration.csv"
+KERNELS = DATA / "attention_kernels.csv"
+XTUNER = DATA / "xtuner_speed_benchmark.csv"
+LLAMA_FACTORY = DATA / "llamafactory_speed_benchmark.csv"
+
+
+class Row(Struct, frozen=True, kw_only=True):
+    """One published row that the planner can be asked about."""
+
+    label: str
+    work: Work
+    system: System
+    gpu: Gpu
+    link: Link
+    tgs: float | None
+    """None: it ran out of memory."""
+    note: str = ""
+
+
+class Unplanned(Struct, frozen=True):
+    """A row that the planner has no model of, and why."""
+
+    label: str
+    reason: str
+
+
+def read_rows(path: Path, system: str = "", link: str = "") -> tuple[list[Row], list[Unplanned]]:
+    """Every row of a CSV file of either layout; `system` and `link` replace what the rows imply."""
+    with path.open(encoding="utf-8", newline="") as file:
+        raw_rows = list(csv.DictReader(file))
+    rows: list[Row] = []
+    unplanned: list[Unplanned] = []
+    for index, raw in enumerate(raw_rows):
+        label = _label(raw, index)
+        try:
+            rows.append(_row(raw, label, system, link))
+        except (ValueError, KeyError, TgsError) as error:
+            reason = error.msg if isinstance(error, TgsError) else str(error)
+            unplanned.append(Unplanned(label, reason.split("\n")[0]))
+    return rows, unplanned
+
+
+def _label(raw: dict[str, str], index: int) -> str:
+    if "preset" in raw:
+        return raw["preset"]
+    parts = (raw.get("model") or f"row {index + 1}", raw.get("gpu", ""), f"n{raw.get('gpus', '')}")
+    return " ".join(part for part in (*parts, f"S{raw.get('seq_len', '')}") if part)
+
+
+def _row(raw: dict[str, str], label: str, system: str, link: str) -> Row:
+    return _speed_row(raw, label, system, link) if "preset" in raw else _shape_row(raw, label, system, link)
+
+
+def _shape_row(raw: dict[str, str], label: str, system: str, link: str) -> Row:
+    """A row of the calibration layout."""
+    parallelism = raw.get("parallelism", "")
+    _refuse_other_parallelism(parallelism)
+    note, gpu = raw.get("note", ""), find_row_gpu(raw["gpu"])
+    micro_batch, accumulation = _batch(raw)
+    seq_len, dims = units.parse_length(raw["seq_len"]), shape_dims(raw)
+    work = Work(
+        dims=dims,
+        seq_len=seq_len,
+        attended_len=float(seq_len),
+        sp=_sequence_parallel(parallelism),
+        world=int(raw["gpus"]),
+        micro_batch=micro_batch,
+        accumulation=accumulation,
+        checkpointing=_checkpointing(raw.get("activation_ckpt", "")),
+        regather="SHARD_GRAD_OP" not in parallelism,
+        fused_ops="compile" in note.lower(),
+        fp8="fp8" in note.lower() or "float8" in note.lower(),
+    )
+    found = SYSTEMS[system] if system else _row_system(raw)
+    return Row(
+        label=f"{label} b{micro_batch}x{accumulation}" + (" fp8" if work.fp8 else ""),
+        work=work,
+        system=found,
+        gpu=gpu,
+        link=_row_link(link, gpu),
+        tgs=_number(raw.get("tgs", "")),
+        note=note,
+    )
+
+
+def _refuse_other_parallelism(text: str) -> None:
+    for name in ("TP", "PP", "tensor", "pipeline", "expert", "EP"):
+        match = re.search(rf"\b{name}\b[ =:]*(\d+)?", text)
+        if match and match[1] != "1":
+            raise ValueError(f"parallelism {text!r}: the planner knows sharded data and Ulysses parallelism")
+
+
+def _sequence_parallel(text: str) -> int:
+    match = re.search(r"\b(?:sp|ulysses|SP)[ =:]*(\d+)", text)
+    return int(match[1]) if match else 1
+
+
+def _row_system(raw: dict[str, str]) -> System:
+    """The stack of a row's repository where it is described, else this project's engine."""
+    repo = re.sub(r"[^a-z]+", "_", raw.get("source_repo", "").lower())
+    return next((s for name, s in SYSTEMS.items() if name in repo), SYSTEMS["fsdp2"])
+
+
+def _checkpointing(text: str) -> Checkpointing:
+    word = text.strip().lower()
+    if word in ("yes", "full", "true", "1"):
+        return "full"
+    return "selective" if word.startswith("sel") else "none"
+
+
+def _batch(raw: dict[str, str]) -> tuple[int, int]:
+    """Micro-batch and accumulation of "N tokens; micro m x accum k", or of one of these figures alone."""
+    text = raw.get("global_batch_tokens_or_microbatch", "")
+    micro, accum = re.search(r"micro\D*(\d+)", text), re.search(r"accum\D*(\d+)", text)
+    if micro:
+        return int(micro[1]), int(accum[1]) if accum else 1
+    number = re.search(r"(\d[\d,]*)", text)
+    if not number:
+        return 1, 1
+    value = int(number[1].replace(",", ""))
+    per_gpu = value / (int(raw["gpus"]) * units.parse_length(raw["seq_len"]))
+    return (max(1, round(per_gpu)), 1) if "token" in text else (value, 1)
+
+
+def shape_dims(raw: dict[str, str]) -> Dims:
+    """A row's dimensions; the parameter count tells a gated MLP from a plain one, a tied head from its own."""
+    layers, hidden, inter = int(raw["layers"]), int(raw["hidden"]), int(raw["intermediate"])
+    heads, vocab = int(raw["heads"]), int(raw["vocab"])
+    kv_heads = int(raw.get("kv_heads") or heads)
+    head_dim = int(raw.get("head_dim") or hidden // heads)
+    billions = _number(raw.get("params_b", ""))
+    attention = hidden * head_dim * (2 * heads + 2 * kv_heads)
+
+    def count(matrices: int, tied: bool) -> int:
+        return layers * (attention + matrices * hidden * inter) + (1 if tied else 2) * vocab * hidden
+
+    choices = itertools.product((2, 3), (True, False))
+    target = billions * 1e9 if billions else count(3, False)
+    matrices, tied = min(choices, key=lambda choice: abs(count(*choice) - target))
+    return Dims(
+        num_layers=layers,
+        hidden=hidden,
+        intermediate=inter,
+        query_heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        vocab=vocab,
+        mlp_matrices=matrices,
+        tied=tied,
+        num_parameters=int(target) if billions else count(matrices, tied),
+    )
+
+
+def _speed_row(raw: dict[str, str], label: str, system: str, link: str) -> Row:
+    """A row of the speed layout; the LLaMA-Factory table has a status and no sp column."""
+    found = system or ("xtuner" if "sp" in raw else "llamafactory")
+    sp = int(raw.get("sp") or 1)
+    preset = _named_preset(raw, sp)
+    gpu = find_row_gpu(raw.get("gpu") or preset.hardware.gpu)
+    return Row(
+        label=label,
+        work=work_of(preset, "flash2"),
+        system=SYSTEMS[found],
+        gpu=gpu,
+        link=_row_link(link, gpu),
+        tgs=None if raw.get("status") == "oom" else _number(raw.get("tgs", "")),
+    )
+
+
+def _named_preset(raw: dict[str, str], sp: int) -> Preset:
+    """The row's preset, or the reference settings with the row's model."""
+    sets = [f"parallel.sp={sp}", f"hardware.num_gpus={raw['num_gpus']}"]
+    if raw.get("seq_len"):
+        sets.append(f"workload.seq_len={raw['seq_len']}")
+    if raw["preset"] in catalog.list_presets():
+        return presets.resolve(raw["preset"], sets).preset
+    model = next((n for n in catalog.files("presets", "models") if _model_is(n, raw.get("model", ""))), "")
+    if not model:
+        raise ValueError(f"no preset {raw['preset']!r} and no model {raw.get('model')!r} in presets/models")
+    return presets.resolve("_reference", [f"model={model}", *sets]).preset
+
+
+def _model_is(name: str, wanted: str) -> bool:
+    return wanted in (name, catalog.load_model(name).name)
+
+
+def find_row_gpu(text: str) -> Gpu:
+    """A GPU by key, driver name, or words such as "a100_80gb"; SXM where the row does not say."""
+    exact = catalog.find_gpu(text)
+    if exact is not None:
+        return exact
+    words = set(re.findall(r"[a-z0-9]+", text.lower()))
+    matching = [
+        gpu
+        for name, gpu in catalog.load_gpus().items()
+        if words and words <= set(re.findall(r"[a-z0-9]+", name.lower()))
+    ]
+    if not matching:
+        raise ValueError(f"unknown GPU {text!r}")
+    return min(matching, key=lambda gpu: "SXM" not in gpu.name)
+
+
+def _row_link(name: str, gpu: Gpu) -> Link:
+    from tgsbench.planner.machine import find_link
+
+    return find_link(name, gpu)
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text.replace(",", ""))
+    except ValueError:
+        return None
+    return value if value > 0 else None

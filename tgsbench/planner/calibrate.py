@@ -1,0 +1,171 @@
+"""Fit hardware constants on this machine's own runs, and write them where every plan finds them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from tgsbench.errors import ExitCode, TgsError
+from tgsbench.planner.fit import fit
+from tgsbench.planner.machine import Machine
+from tgsbench.planner.systems import System
+from tgsbench.planner.time import step_time
+from tgsbench.planner.work import Work
+from tgsbench.schema.hardware import AttentionSpeed, Constants, Link
+
+UNCALIBRATED_CPU = Constants(
+    name="cpu",
+    gpus=["cpu"],
+    gemm_share=0.05,
+    stream_share=0.3,
+    nvlink_share=0.2,
+    network_share=0.5,
+    gather_contention=1.0,
+    straggler_share=0.0,
+    attention=[
+        AttentionSpeed(
+            kernel="sdpa", head_dim=64, forward_tflops=0.03, backward_tflops=0.03, half_len=64.0, source="guess"
+        )
+    ],
+    error_share=0.5,
+    fitted_on="nothing",
+)
+"""Where a CPU's fit starts; never used to predict."""
+
+
+class Sample(Struct, frozen=True, kw_only=True):
+    """One measured run."""
+
+    label: str
+    work: Work
+    system: System
+    machine: Machine
+    tgs: float
+
+
+class Calibration(Struct, frozen=True):
+    """Fitted constants and, per run, predicted over measured TGS less one."""
+
+    constants: Constants
+    errors: dict[str, float]
+
+
+_SIGMA_GPU = {"gemm": 0.3, "attention": 0.3, "stream": 0.2, "inside": 0.4, "across": 0.6}
+_SIGMA_CPU = {"gemm": 3.0, "attention": 3.0, "stream": 1.0, "inside": 2.0, "across": 0.5}
+"""How far, in e-folds, runs may pull each constant from where it starts."""
+
+
+def calibrate(samples: Sequence[Sample], start: Constants | None, name: str) -> Calibration:
+    """Fit five constants on runs of one GPU model; few runs move only what they determine.
+
+    The start (shipped constants) is the prior, so one run scales what dominates it and leaves the rest.
+    Raises TgsError without samples, or when they come from different GPU models.
+    """
+    _check(samples)
+    cpu = samples[0].machine.gpu.name == "cpu"
+    base = start or UNCALIBRATED_CPU
+    sigma = _SIGMA_CPU if cpu else _SIGMA_GPU
+
+    def residuals(values: list[float]) -> list[float]:
+        tried = _scaled(base, values)
+        return [math.log(_predicted(sample, tried) / sample.tgs) for sample in samples]
+
+    fitted = fit(residuals, [1.0] * len(sigma), list(sigma.values()))
+    errors = {s.label: math.expm1(r) for s, r in zip(samples, fitted.residuals, strict=True)}
+    return Calibration(_stored(_scaled(base, fitted.values), name, samples, errors), errors)
+
+
+def _check(samples: Sequence[Sample]) -> None:
+    if not samples:
+        raise TgsError("no finished run to calibrate on", hint="tgsbench runs", exit_code=ExitCode.STORE)
+    gpus = sorted({sample.machine.gpu.name for sample in samples})
+    if len(gpus) > 1:
+        raise TgsError(
+            f"runs of different GPUs ({', '.join(gpus)}): constants belong to one GPU model",
+            hint="calibrate on the runs of each GPU alone",
+            exit_code=ExitCode.NOT_COMPARABLE,
+        )
+
+
+def _predicted(sample: Sample, constants: Constants) -> float:
+    work = replace(sample.work, kernel=_known_kernel(constants, sample.work.kernel))
+    machine = Machine(sample.machine.gpu, sample.machine.link, constants)
+    return work.tokens_per_gpu / step_time(work, sample.system, machine, constants).step_s
+
+
+def _known_kernel(constants: Constants, kernel: str) -> str:
+    names = [speed.kernel for speed in constants.attention]
+    return kernel if kernel in names else names[0]
+
+
+def _scaled(base: Constants, values: list[float]) -> Constants:
+    gemm, attention, stream, inside, across = values
+    return replace(
+        base,
+        gemm_share=base.gemm_share * gemm,
+        stream_share=base.stream_share * stream,
+        nvlink_share=base.nvlink_share * inside,
+        network_share=base.network_share * across,
+        attention=[
+            replace(
+                speed,
+                forward_tflops=speed.forward_tflops * attention,
+                backward_tflops=speed.backward_tflops * attention,
+            )
+            for speed in base.attention
+        ],
+    )
+
+
+def _stored(
+    found: Constants, name: str, samples: Sequence[Sample], errors: dict[str, float]
+) -> Constants:
+    sizes = [abs(error) for error in errors.values()]
+    runs = ", ".join(sample.label for sample in samples)
+    return replace(
+        found,
+        name=name,
+        gpus=[samples[0].machine.gpu.name],
+        carried_over="",
+        # Residuals of a fit on a handful of runs flatter it: never less than 5 %, more for fewer runs.
+        error_share=max(0.05, 2.0 * max(sizes), 0.2 / len(samples)),
+        fitted_on=f"{len(samples)} runs of this machine: {runs}",
+        residuals={"fitted_mean": sum(sizes) / len(sizes), "fitted_worst": max(sizes)},
+        sources=dict.fromkeys(
+            ("gemm_share", "attention", "stream_share", "nvlink_share", "network_share"), f"fitted on {runs}"
+        ),
+    )
+
+
+def constants_toml(constants: Constants) -> str:
+    """Constants as a TOML file of presets/constants."""
+    document = msgspec.to_builtins(constants)
+    attention = document.pop("attention")
+    tables = {key: document.pop(key) for key in ("residuals", "sources")}
+    lines = [f"{key} = {_value(value)}" for key, value in document.items()]
+    for name, table in tables.items():
+        if table:
+            lines += ["", f"[{name}]", *(f"{key} = {_value(value)}" for key, value in table.items())]
+    for speed in attention:
+        lines += ["", "[[attention]]", *(f"{key} = {_value(value)}" for key, value in speed.items())]
+    return "\n".join(lines) + "\n"
+
+
+def link_toml(link: Link) -> str:
+    """A link as a TOML file of presets/links."""
+    document = {key: value for key, value in msgspec.to_builtins(link).items() if value not in (None, "")}
+    return "\n".join(f"{key} = {_value(value)}" for key, value in document.items()) + "\n"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, float):
+        return repr(float(f"{value:.6g}"))
+    if isinstance(value, list):
+        return "[" + ", ".join(_value(item) for item in value) + "]"
+    return json.dumps(value, ensure_ascii=False)
