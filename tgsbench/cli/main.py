@@ -13,6 +13,7 @@ from tgsbench.errors import ExitCode, TgsError, nearest
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("tgsbench.cli.run", "Launch a preset and measure its TGS."),
+    "plan": ("tgsbench.cli.plan", "Forecast a preset: does it fit, how fast, what to change."),
     "presets": ("tgsbench.cli.presets", "List, show and validate presets."),
     "runs": ("tgsbench.cli.runs", "List and look after stored runs."),
     "show": ("tgsbench.cli.show", "Print one run's result."),

@@ -1,1 +1,6 @@
-"""Forecasts: does it fit, how fast will it be, what to change."""
+"""Does it fit, how fast will it be, what should change: answered without torch and without a GPU."""
+
+from tgsbench.planner.advice import advise
+from tgsbench.planner.plan import predict
+
+__all__ = ["advise", "predict"]

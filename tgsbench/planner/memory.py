@@ -17,6 +17,8 @@ CONTEXT_BYTES = int(0.5 * GIB)
 """CUDA context, cuBLAS and kernel images of one process."""
 COMMUNICATOR_BYTES = int(0.4 * GIB)
 """Channel buffers of one NCCL communicator across eight or more GPUs."""
+PROCESS_BYTES = int(0.7 * GIB)
+"""Python, torch and their libraries in one CPU rank."""
 REDUCE_BUCKET_BYTES = 2 * 500_000_000
 """DeepSpeed's reduce_bucket_size of 5e8 bf16 elements, allocated at the first backward."""
 
@@ -251,8 +253,9 @@ def _optimizer_extra(work: Work, system: System) -> dict[str, float]:
 def _with_overhead(work: Work, system: System, items: dict[str, float]) -> dict[str, float]:
     passing = sum(size for name, size in items.items() if name not in RESIDENT)
     communicators = 0 if work.world == 1 else 1 if work.sp == 1 else 2
+    overhead = float(CONTEXT_BYTES + communicators * COMMUNICATOR_BYTES)
     return items | {
-        "context_and_nccl": float(CONTEXT_BYTES + communicators * COMMUNICATOR_BYTES),
+        "context_and_nccl": float(PROCESS_BYTES) if work.on_cpu else overhead,
         "allocator": system.allocator_share * passing,
     }
 

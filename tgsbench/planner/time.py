@@ -200,7 +200,7 @@ def _micro_items(
         "offload": _activation_offload_s(work, machine, passes),
     }
     launches = system.kernel_ops * num_layers * (1.0 if work.checkpointing != "none" else 0.75)
-    items["host"] = max(0.0, launches * LAUNCH_S - sum(items.values())) if machine.gpu.name != "cpu" else 0.0
+    items["host"] = max(0.0, launches * LAUNCH_S - sum(items.values())) if not work.on_cpu else 0.0
     return items | {"gather_s": gather_s}
 
 

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from tgsbench.planner.memory import RESIDENT, MemoryPlan
 from tgsbench.schema.hardware import Gpu
+from tgsbench.schema.plan import Verdict
 from tgsbench.units import GIB
-
-Verdict = Literal["fits", "tight", "out of memory"]
 
 TIGHT_SHARE = 0.83
 """Of the card, as planned. Of the calibration rows planned above it, one in six ran 9 to 23 % slower than
 predicted, where the allocator frees and allocates again; of those below, none ran 9 % slower."""
 
+HOST_GIB_PER_GPU = 224.0
+"""Host memory that offloading may pin for each GPU: a DGX H100 has 2 TB for eight, less a tenth."""
+
+
+def host_fits(memory: MemoryPlan, ranks_per_node: int) -> bool:
+    """Would what is offloaded fit a usual node?"""
+    return memory.host_bytes <= HOST_GIB_PER_GPU * GIB * ranks_per_node
+
 
 def verdict_of(memory: MemoryPlan, gpu: Gpu) -> Verdict:
-    """Hold planned memory against the card."""
+    """Hold planned memory against the card; a CPU rank has none."""
+    if not gpu.memory_gib:
+        return "unknown"
     share = memory.peak.total / (gpu.memory_gib * GIB)
     if share > 1.0:
         return "out of memory"

@@ -59,6 +59,7 @@ class Work(Struct, frozen=True, kw_only=True):
     compute_bytes: int = 2
     fp8: bool = False
     kernel: str = "flash2"
+    on_cpu: bool = False
 
     @property
     def local_tokens(self) -> int:
@@ -95,7 +96,7 @@ ALPACA_ATTENDED_LEN = 140.0
 """Σ len² / Σ len over 5,000 Alpaca samples in the llama2_chat format under the Llama-2 vocabulary."""
 
 
-def work_of(preset: Preset, kernel: str) -> Work:
+def work_of(preset: Preset, kernel: str, *, on_cpu: bool = False) -> Work:
     """What a preset asks of each rank; `kernel` names the attention speed to plan with."""
     seq_len, engine = preset.workload.seq_len, preset.engine
     masked = preset.workload.document_mask
@@ -117,4 +118,5 @@ def work_of(preset: Preset, kernel: str) -> Work:
         loss_chunk_tokens=engine.loss_chunk_tokens,
         compute_bytes=2 if preset.training.compute_dtype == "bfloat16" else 4,
         kernel=kernel,
+        on_cpu=on_cpu,
     )

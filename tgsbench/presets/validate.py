@@ -17,7 +17,8 @@ def mesh_problems(preset: Preset) -> list[str]:
 
 def valid_sp(preset: Preset) -> list[int]:
     """Sequence-parallel sizes this preset's world, heads and length allow, ascending."""
-    return [sp for sp in _divisors(preset.world_size) if not _sp_reasons(preset, sp)]
+    common = math.gcd(preset.world_size, preset.model.num_query_heads)
+    return [sp for sp in _divisors(common) if not _sp_reasons(preset, sp)]
 
 
 def _positive(preset: Preset) -> list[str]:

@@ -1,0 +1,145 @@
+"""Single changes to a preset, tried one after another: what makes it fit, what makes it faster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from tgsbench.errors import TgsError
+from tgsbench.planner.machine import Machine
+from tgsbench.planner.plan import Estimate, estimate
+from tgsbench.planner.systems import SYSTEMS, System
+from tgsbench.presets.validate import mesh_problems, valid_sp
+from tgsbench.schema.plan import Advice
+from tgsbench.schema.preset import Preset
+from tgsbench.units import GIB, percent
+
+_MIN_GAIN = 0.02
+_MAX_FASTER = 3
+
+
+class Change(Struct, frozen=True):
+    """One change: assignments, the preset they make, what it costs in effort (lower is smaller)."""
+
+    sets: dict[str, Any]
+    preset: Preset
+    effort: int
+    what: str
+
+
+def advise(preset: Preset, system: System, machine: Machine, base: Estimate) -> list[Advice]:
+    """The smallest change that fits when the preset does not, then what would be at least 2 % faster."""
+    tried = [(change, _try(change, system, machine)) for change in changes(preset, base.memory.tensor_bytes)]
+    known = [(change, numbers) for change, numbers in tried if numbers is not None]
+    advice = []
+    if base.verdict in ("out of memory", "tight"):
+        advice += _remedies(base, known)
+    return advice + _faster(base, known, {tuple(a.change) for a in advice})
+
+
+def changes(preset: Preset, _tensor_bytes: float = 0.0) -> Iterator[Change]:
+    """Every single change worth a try, each a preset that breaks no rule."""
+    for sets, effort, what in _candidates(preset):
+        changed = assign(preset, sets)
+        if changed != preset and not mesh_problems(changed):
+            yield Change(sets, changed, effort, what)
+
+
+def assign(preset: Preset, sets: dict[str, Any]) -> Preset:
+    """A preset with dotted keys replaced."""
+    tables: dict[str, dict[str, Any]] = {}
+    for dotted, value in sets.items():
+        table, _, key = dotted.partition(".")
+        tables.setdefault(table, {})[key] = value
+    return replace(preset, **{t: replace(getattr(preset, t), **values) for t, values in tables.items()})
+
+
+def _candidates(preset: Preset) -> Iterator[tuple[dict[str, Any], int, str]]:
+    """(assignments, effort, what it does), from the smallest change to the largest."""
+    if preset.engine.loss_chunk_tokens == 0:
+        yield {"engine.loss_chunk_tokens": 2048}, 0, "the logits exist a chunk at a time"
+    for mode in ("full", "selective", "none"):
+        yield {"training.checkpointing": mode}, 1, f"{mode} activation checkpointing"
+    if preset.training.micro_batch > 1:
+        yield {"training.micro_batch": preset.training.micro_batch // 2}, 2, "half the micro-batch"
+    yield {"training.micro_batch": preset.training.micro_batch * 2}, 2, "twice the micro-batch"
+    for sp in valid_sp(preset):
+        distance = abs(sp.bit_length() - preset.parallel.sp.bit_length())
+        yield {"parallel.sp": sp}, 2 + distance, f"sequences over {sp} GPUs"
+    for kernel in ("flash3", "cudnn"):
+        yield {"engine.kernel": kernel}, 3, f"attention kernel {kernel}"
+    if preset.engine.name == "deepspeed":
+        yield {"engine.activation_offload": True}, 20, "checkpointed inputs in host memory"
+        yield {"engine.offload": "optimizer"}, 21, "optimizer states in host memory"
+        yield {"engine.offload": "all"}, 22, "optimizer states and parameters in host memory"
+    else:
+        offload = {"engine.name": "deepspeed", "engine.offload": "optimizer"}
+        yield offload, 23, "DeepSpeed with optimizer states in host memory"
+    for factor in (2, 4, 8):
+        more = preset.hardware.num_gpus * factor
+        yield {"hardware.num_gpus": more}, 30 + factor, f"{more} GPUs"
+
+
+def _try(change: Change, system: System, machine: Machine) -> Estimate | None:
+    """The changed preset's numbers; None where the change has no known speed."""
+    if "engine.name" in change.sets:
+        system = SYSTEMS[change.preset.engine.name]
+    try:
+        return estimate(change.preset, system, machine)
+    except TgsError:
+        return None
+
+
+def _remedies(base: Estimate, known: list[tuple[Change, Estimate]]) -> list[Advice]:
+    """The smallest change that fits; ties go to the faster one."""
+    fitting = [(change, numbers) for change, numbers in known if numbers.verdict == "fits"]
+    if base.verdict == "out of memory" and not fitting:
+        fitting = [(change, numbers) for change, numbers in known if numbers.verdict == "tight"]
+    if not fitting:
+        return []
+    change, numbers = min(fitting, key=lambda pair: (pair[0].effort, -(pair[1].tgs or 0.0)))
+    return [_advice(change, numbers, base, f"smallest change that fits: {change.what}")]
+
+
+def _faster(
+    base: Estimate, known: list[tuple[Change, Estimate]], said: set[tuple[str, ...]]
+) -> list[Advice]:
+    """Changes that fit and raise TGS, most first; more GPUs are no advice on speed."""
+    if base.tgs is None or base.verdict == "out of memory":
+        return []
+    better = [
+        (change, numbers)
+        for change, numbers in known
+        if numbers.verdict == "fits"
+        and "hardware.num_gpus" not in change.sets
+        and (numbers.tgs or 0.0) > base.tgs * (1 + _MIN_GAIN)
+    ]
+    better.sort(key=lambda pair: -(pair[1].tgs or 0.0))
+    advice = [_advice(c, n, base, f"{c.what}: {_gain(n, base)} faster") for c, n in better]
+    return [a for a in advice if tuple(a.change) not in said][:_MAX_FASTER]
+
+
+def _gain(numbers: Estimate, base: Estimate) -> str:
+    assert numbers.tgs is not None and base.tgs is not None
+    return percent(numbers.tgs / base.tgs - 1)
+
+
+def _advice(change: Change, numbers: Estimate, base: Estimate, why: str) -> Advice:
+    sets = [f"{key}={_text(value)}" for key, value in change.sets.items()]
+    ratio = numbers.tgs / base.tgs if numbers.tgs and base.tgs and base.verdict != "out of memory" else None
+    return Advice(
+        change=sets,
+        why=why,
+        tgs=numbers.tgs,
+        tgs_ratio=ratio,
+        total_gib=numbers.memory.peak.total / GIB,
+        verdict=numbers.verdict,
+    )
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()

@@ -1,0 +1,112 @@
+"""A predicted optimizer step as a Chrome trace, for the viewer that shows measured ones.
+
+Spans have the names of the trainer's own profiler spans where there are such, so that both open side by
+side: https://ui.perfetto.dev or chrome://tracing. Durations are the plan's; the order within a layer is
+the real one, and each layer takes what the plan gives it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from tgsbench.planner.plan import Estimate
+from tgsbench.planner.time import LayerTime, StepTime
+from tgsbench.profiling import spans as names
+
+_COMPUTE, _NETWORK = 1, 2
+Event = dict[str, Any]
+
+
+def chrome_trace(numbers: Estimate, name: str, max_micro_steps: int = 1) -> dict[str, Any]:
+    """Trace document of `max_micro_steps` micro-steps and the optimizer step; times in microseconds.
+
+    The number of micro-steps that an optimizer step really has, and its predicted length, are in `otherData`.
+    """
+    assert numbers.time is not None
+    events = [_named(_COMPUTE, "predicted: compute and all-to-all"), _named(_NETWORK, "predicted: FSDP traffic")]
+    shown = min(max_micro_steps, numbers.work.accumulation)
+    clock = 0.0
+    for index in range(shown):
+        spans = list(_micro_step(numbers, numbers.time, index))
+        for event in spans:
+            event["ts"] += clock
+        events += spans
+        clock = max(event["ts"] + event["dur"] for event in spans)
+    optimizer = numbers.time.items["optimizer"] + numbers.time.items["gather_step"]
+    events.append(_span(names.OPTIMIZER, clock, optimizer * 1e6, _COMPUTE))
+    return {
+        "traceEvents": events,
+        "displayTimeUnit": "ms",
+        "otherData": {
+            "predicted": name,
+            "micro_steps_shown": shown,
+            "micro_steps": numbers.work.accumulation,
+            "step_s": numbers.time.step_s,
+        },
+    }
+
+
+def _micro_step(numbers: Estimate, time: StepTime, index: int) -> Iterator[Event]:
+    """Forward, loss, backward of one micro-step, and the parameter traffic beside them."""
+    layers, passes = numbers.work.dims.num_layers, time.passes
+    per_micro = {key: 1e6 * s / numbers.work.accumulation for key, s in time.items.items()}
+    clock = 0.0
+    for layer in range(layers):
+        spans, clock = _layer(names.FORWARD, layer, passes.forward, clock)
+        yield from spans
+    forward_end = clock
+    loss = per_micro["head"] + per_micro["loss"]
+    yield _span(names.LOSS, clock, loss, _COMPUTE)
+    clock += loss
+    for layer in reversed(range(layers)):
+        if passes.recompute.total:
+            spans, clock = _layer(names.RECOMPUTE, layer, passes.recompute, clock)
+            yield from spans
+        spans, clock = _layer(names.BACKWARD, layer, passes.backward, clock, backward=True)
+        yield from spans
+    exposed = sum(
+        per_micro[key] for key in ("gather_exposed", "gather_copies", "stragglers", "host", "offload")
+    )
+    yield _span("waiting: traffic not hidden, copies, stragglers, launches", clock, exposed, _COMPUTE)
+    yield from _traffic(1e6 * time.gather_s, forward_end, clock + exposed)
+    yield _span(f"micro-step {index}", 0.0, clock + exposed, 0)
+
+
+def _traffic(gather: float, forward_end: float, end: float) -> Iterator[Event]:
+    """A third of the traffic beside the forward, two thirds beside the backward."""
+    if not gather:
+        return
+    yield _span("all-gather parameters", 0.0, min(gather / 3, end), _NETWORK)
+    start = max(forward_end, gather / 3)
+    yield _span("all-gather, reduce-scatter", start, max(0.0, min(2 * gather / 3, end - start)), _NETWORK)
+
+
+def _layer(
+    name: str, index: int, time: LayerTime, clock: float, *, backward: bool = False
+) -> tuple[list[Event], float]:
+    """Spans of one layer in the order they run, and when it ends."""
+    exchange = 1e6 * (time.exchange_node + time.exchange_network)
+    linear = 1e6 * (time.gemm + time.elementwise)
+    parts = [
+        ("projections", 0.25 * linear),
+        (names.A2A_PRE, 0.75 * exchange),
+        (names.ATTENTION, 1e6 * time.attention),
+        (names.A2A_POST, 0.25 * exchange),
+        ("projection and MLP", 0.75 * linear),
+    ]
+    total = sum(duration for _, duration in parts)
+    spans = [_span(f"{name} layer {index}", clock, total, _COMPUTE)]
+    for part, duration in reversed(parts) if backward else parts:
+        if duration:
+            spans.append(_span(part, clock, duration, _COMPUTE))
+        clock += duration
+    return spans, clock
+
+
+def _span(name: str, start: float, duration: float, thread: int) -> Event:
+    return {"ph": "X", "name": name, "cat": "predicted", "ts": start, "dur": duration, "pid": 0, "tid": thread}
+
+
+def _named(thread: int, name: str) -> Event:
+    return {"ph": "M", "name": "thread_name", "pid": 0, "tid": thread, "args": {"name": name}}

@@ -1,0 +1,200 @@
+"""Put memory, time, error bar and verdict of one preset together."""
+
+from __future__ import annotations
+
+import math
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from tgsbench.errors import ExitCode, TgsError
+from tgsbench.models.flops import tflops_by_convention
+from tgsbench.planner.machine import CPU, Machine, attention_speed, find_machine
+from tgsbench.planner.memory import MemoryPlan, memory_plan
+from tgsbench.planner.systems import System, find_system
+from tgsbench.planner.terms import term_sources
+from tgsbench.planner.time import StepTime, step_time
+from tgsbench.planner.verdict import breaking_item, verdict_of
+from tgsbench.planner.work import Work, work_of
+from tgsbench.schema.hardware import Constants
+from tgsbench.schema.plan import Plan, PlannedMemory, TgsRange, Verdict
+from tgsbench.schema.preset import Preset
+from tgsbench.units import GIB, gib, percent
+
+_ALIASES = {"sdpa": "flash2", "varlen": "flash2"}
+"""Kernels whose published speed is another's: torch's SDPA and varlen run FlashAttention 2."""
+_IN_STOCK_TORCH = ("cudnn", "flash2", "sdpa")
+_TIGHT_SHARE = 0.2
+"""Low end of the error bar of a tight plan: the slowest tight calibration rows lost 18 to 23 % of TGS."""
+_NETWORK_SHARE = 0.4
+"""Of what the network takes: datasheet rates may be off by that much; fitted ones by half of it."""
+
+
+class Estimate(Struct, frozen=True, kw_only=True):
+    """Numbers of one preset, before they are put into words; cheap enough for a search."""
+
+    work: Work
+    memory: MemoryPlan
+    verdict: Verdict
+    time: StepTime | None
+
+    @property
+    def tgs(self) -> float | None:
+        """Tokens per GPU per second; None without constants."""
+        return None if self.time is None else self.work.tokens_per_gpu / self.time.step_s
+
+
+def machine_of(preset: Preset, gpu: str = "", link: str = "") -> Machine:
+    """The machine a preset names, or another one."""
+    if preset.hardware.device == "cpu" and not gpu:
+        return find_machine("cpu", link)
+    name = gpu or preset.hardware.gpu
+    if not name:
+        raise TgsError(
+            f"{preset.name} names no GPU",
+            hint="add --gpu NAME; `tgsbench plan --list-gpus` lists them",
+            exit_code=ExitCode.UNKNOWN_HARDWARE,
+        )
+    return find_machine(name, link or preset.hardware.link)
+
+
+def estimate(preset: Preset, system: System, machine: Machine) -> Estimate:
+    """Memory, verdict and time of one preset."""
+    work = work_of(
+        preset, pick_kernel(preset, machine.constants), on_cpu=machine.gpu.name == CPU.name
+    )
+    memory = memory_plan(work, system)
+    time = None
+    if machine.constants is not None:
+        time = step_time(work, system, machine, machine.constants)
+    return Estimate(work=work, memory=memory, verdict=verdict_of(memory, machine.gpu), time=time)
+
+
+def pick_kernel(preset: Preset, constants: Constants | None) -> str:
+    """The attention kernel to plan with: the named one, or for `auto` the fastest in stock PyTorch."""
+    name = preset.engine.kernel
+    if constants is None:
+        return name
+    known = {speed.kernel for speed in constants.attention}
+    if name != "auto":
+        return name if name in known else _ALIASES.get(name, name)
+    allowed = [kernel for kernel in _IN_STOCK_TORCH if kernel in known] or sorted(known)
+    if preset.workload.document_mask:
+        allowed = [kernel for kernel in allowed if kernel != "cudnn"]
+    head_dim = preset.model.head_dim
+    return max(allowed, key=lambda kernel: attention_speed(constants, kernel, head_dim).forward_tflops)
+
+
+def predict(
+    preset: Preset, gpu: str = "", *, link: str = "", system: str = "", card_gib: float | None = None
+) -> Plan:
+    """Forecast one preset, without advice; a few hundred microseconds once the data files are read.
+
+    `gpu`, `link` and `system` replace what the preset names; `card_gib` is the memory of a CPU rank.
+    Raises TgsError for hardware nobody has described.
+    """
+    machine = machine_of(preset, gpu, link)
+    if card_gib is not None:
+        machine = Machine(replace(machine.gpu, memory_gib=card_gib), machine.link, machine.constants)
+    found = find_system(system or preset.engine.name)
+    return assemble(preset, found, machine, estimate(preset, found, machine))
+
+
+def assemble(preset: Preset, system: System, machine: Machine, numbers: Estimate) -> Plan:
+    """Turn numbers into the document that is printed and stored."""
+    work, time, tgs = numbers.work, numbers.time, numbers.tgs
+    items = {name: size / GIB for name, size in numbers.memory.peak.items.items()}
+    times = {} if time is None else {name: s for name, s in time.items.items() if s > 0}
+    on_cpu = machine.gpu.name == CPU.name
+    tflops = {}
+    if tgs is not None:
+        tflops = tflops_by_convention(preset.model, work.attended_len, work.checkpointing, tgs)
+    bar, why = error_bar(numbers, machine)
+    return Plan(
+        preset=preset.name,
+        gpu=machine.gpu.name,
+        link=machine.link.name,
+        num_gpus=work.world,
+        dp=preset.dp,
+        sp=work.sp,
+        seq_len=work.seq_len,
+        engine=system.name,
+        kernel=work.kernel,
+        checkpointing=work.checkpointing,
+        tokens_per_step=preset.tokens_per_step,
+        tgs=bar,
+        step_s=None if time is None else time.step_s,
+        time=times,
+        tflops=tflops,
+        mfu=tflops["model"] / machine.gpu.bf16_tflops if tflops and not on_cpu else None,
+        memory=_planned(numbers.memory, items, machine),
+        verdict=numbers.verdict,
+        reason=_reason(numbers, machine),
+        error_bar=why,
+        terms=term_sources(work, system, machine, times, items),
+        notes=_notes(preset, system, machine),
+    )
+
+
+def error_bar(numbers: Estimate, machine: Machine) -> tuple[TgsRange | None, str]:
+    """Low, predicted and high TGS, and what the bar is made of.
+
+    The constants' share is the 90th percentile of |error| on rows left out of their fit; what the network
+    takes is less certain; a tight memory only ever costs.
+    """
+    tgs, time, constants = numbers.tgs, numbers.time, machine.constants
+    if tgs is None or time is None or constants is None:
+        return None, ""
+    network = time.items["gather_exposed"] + time.items["all_to_all_network"]
+    fitted = machine.link.all_to_all_gb_per_s is not None
+    network_share = _NETWORK_SHARE * (0.5 if fitted else 1.0) * network / time.step_s
+    share = math.hypot(constants.error_share, network_share)
+    tight = _TIGHT_SHARE if numbers.verdict in ("tight", "out of memory") else 0.0
+    parts = [f"constants ±{percent(constants.error_share)}"]
+    parts += [f"network ±{percent(network_share)}"] if network_share > 0.005 else []
+    parts += [f"tight memory -{percent(tight)}"] if tight else []
+    low = tgs * max(0.0, 1 - math.hypot(share, tight))
+    return TgsRange(predicted=tgs, low=low, high=tgs * (1 + share)), ", ".join(parts)
+
+
+def _planned(memory: MemoryPlan, items: dict[str, float], machine: Machine) -> PlannedMemory:
+    return PlannedMemory(
+        total_gib=sum(items.values()),
+        items=items,
+        at=memory.peak.name,
+        moments={name: size / GIB for name, size in memory.moments.items()},
+        tensors_gib=memory.tensor_bytes / GIB,
+        card_gib=machine.gpu.memory_gib or None,
+        host_gib=memory.host_bytes / GIB,
+    )
+
+
+def _reason(numbers: Estimate, machine: Machine) -> str:
+    total, card = numbers.memory.peak.total, machine.gpu.memory_gib * GIB
+    if not card:
+        return f"{gib(total)} a rank at the peak ({numbers.memory.peak.name})"
+    largest = breaking_item(numbers.memory).replace("_", " ")
+    at = numbers.memory.peak.name
+    text = f"{gib(total)} of {gib(card)} ({percent(total / card)}) at the peak ({at})"
+    if numbers.verdict == "fits":
+        return text
+    return f"{text}; the largest item is {largest}"
+
+
+def _notes(preset: Preset, system: System, machine: Machine) -> list[str]:
+    notes = []
+    constants = machine.constants
+    if constants is None:
+        notes.append(
+            f"no constants are known for {machine.gpu.name}: memory is planned, time is not; "
+            "fit them on runs of yours: tgsbench plan --calibrate RUN..."
+        )
+    elif constants.carried_over:
+        notes.append(f"constants of {machine.gpu.name} are carried over: {constants.carried_over}")
+    if preset.parallel.sp > 1 and not system.sequence_parallel:
+        notes.append(f"{system.name} has no sequence parallelism: sp={preset.parallel.sp} cannot run on it")
+    if preset.workload.document_mask:
+        notes.append("attention length under the document mask: that of Alpaca samples, 140 tokens")
+    if preset.engine.compile or preset.engine.liger:
+        notes.append("fused kernels: traffic by formula, no row to check it on")
+    return notes

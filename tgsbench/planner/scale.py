@@ -1,0 +1,67 @@
+"""How TGS and memory change with the number of GPUs, at the preset's length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from tgsbench.errors import ExitCode, TgsError
+from tgsbench.planner.machine import Machine
+from tgsbench.planner.plan import Estimate, error_bar, estimate
+from tgsbench.planner.systems import System
+from tgsbench.presets.validate import valid_sp
+from tgsbench.schema.plan import TgsRange, Verdict
+from tgsbench.schema.preset import Preset
+from tgsbench.units import GIB
+
+
+class ScalePoint(Struct, frozen=True, kw_only=True):
+    """One number of GPUs."""
+
+    num_gpus: int
+    sp: int
+    dp: int
+    tgs: TgsRange | None
+    efficiency: float | None
+    """TGS over that of the first number of GPUs that fits."""
+    total_gib: float
+    verdict: Verdict
+    network_share: float
+    """Of the step: all-to-alls across nodes and parameter traffic that nothing hides."""
+
+
+def scale(preset: Preset, system: System, machine: Machine, num_gpus: Sequence[int]) -> list[ScalePoint]:
+    """Plan the preset on each number of GPUs; sp stays, or becomes the largest that the GPUs allow.
+
+    Raises TgsError for numbers that no sp divides.
+    """
+    points = [_estimate(preset, system, machine, n) for n in num_gpus]
+    first = next((n.tgs for _, n in points if n.verdict != "out of memory"), None)
+    return [_point(changed, numbers, machine, first) for changed, numbers in points]
+
+
+def _estimate(preset: Preset, system: System, machine: Machine, num_gpus: int) -> tuple[Preset, Estimate]:
+    if num_gpus < 1:
+        raise TgsError(f"--scale {num_gpus}: GPUs must be at least 1", exit_code=ExitCode.USAGE)
+    changed = replace(preset, hardware=replace(preset.hardware, num_gpus=num_gpus))
+    allowed = [sp for sp in valid_sp(changed) if sp <= preset.parallel.sp]
+    changed = replace(changed, parallel=replace(preset.parallel, sp=max(allowed)))
+    return changed, estimate(changed, system, machine)
+
+
+def _point(preset: Preset, numbers: Estimate, machine: Machine, first: float | None) -> ScalePoint:
+    time = numbers.time
+    network = 0.0 if time is None else time.items["gather_exposed"] + time.items["all_to_all_network"]
+    fits = numbers.verdict != "out of memory"
+    return ScalePoint(
+        num_gpus=preset.world_size,
+        sp=preset.parallel.sp,
+        dp=preset.dp,
+        tgs=error_bar(numbers, machine)[0],
+        efficiency=numbers.tgs / first if numbers.tgs and first and fits else None,
+        total_gib=numbers.memory.peak.total / GIB,
+        verdict=numbers.verdict,
+        network_share=network / time.step_s if time else 0.0,
+    )

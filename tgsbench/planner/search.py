@@ -1,0 +1,196 @@
+"""Rank every feasible way to train a model, and find the longest sequence that fits."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from tgsbench.errors import ExitCode, TgsError
+from tgsbench.planner.machine import Machine
+from tgsbench.planner.memory import memory_plan
+from tgsbench.planner.plan import Estimate, estimate
+from tgsbench.planner.systems import SYSTEMS
+from tgsbench.planner.verdict import host_fits, verdict_of
+from tgsbench.planner.work import work_of
+from tgsbench.presets.validate import mesh_problems, valid_sp
+from tgsbench.schema.plan import Verdict
+from tgsbench.schema.preset import EngineOptions, Preset, Training
+from tgsbench.units import GIB
+
+_MODES = ("full", "selective", "none")
+_MICRO_BATCHES = (1, 2, 4, 8)
+_STAGES = ((3, "none"), (3, "optimizer"), (3, "all"), (2, "none"), (2, "optimizer"), (1, "none"))
+_OPTIONS: tuple[dict[str, Any], ...] = (
+    {"name": "fsdp2"},
+    *(
+        {"name": "deepspeed", "zero_stage": stage, "offload": where, "activation_offload": away, "tiled_mlp": tiled}
+        for stage, where in _STAGES
+        for away in (False, True)
+        for tiled in (False, True)
+    ),
+)
+"""Engine switches that change what fits."""
+MAX_SEQ_LEN = 2**30
+"""Lengths beyond are not searched: no model has positions for them."""
+
+
+class Candidate(Struct, frozen=True, kw_only=True):
+    """One way to train, ranked by predicted TGS."""
+
+    engine: str
+    zero_stage: int
+    offload: str
+    """Optimizer states, or everything, in host memory."""
+    activation_offload: bool
+    tiled_mlp: bool
+    sp: int
+    dp: int
+    micro_batch: int
+    checkpointing: str
+    tgs: float
+    step_s: float
+    total_gib: float
+    host_gib: float
+    verdict: Verdict
+    change: list[str]
+    """Assignments for --set."""
+
+
+class Found(Struct, frozen=True, kw_only=True):
+    """What a search looked at and what fits, fastest first."""
+
+    num_tried: int
+    candidates: list[Candidate]
+
+
+class Longest(Struct, frozen=True, kw_only=True):
+    """The longest sequence that fits, and how."""
+
+    seq_len: int
+    best: Candidate
+
+
+def search(preset: Preset, machine: Machine) -> Found:
+    """Try every (engine, offload, sp, micro-batch, checkpointing) on the preset's model, length and GPUs.
+
+    Raises TgsError when the hardware has no constants to rank by.
+    """
+    if machine.constants is None:
+        raise TgsError(
+            f"no constants are known for {machine.gpu.name}: nothing to rank by",
+            hint="tgsbench plan --calibrate RUN..., on runs made with this hardware",
+            exit_code=ExitCode.UNKNOWN_HARDWARE,
+        )
+    num_tried, fitting = 0, []
+    for variant in variants(preset):
+        num_tried += 1
+        if _fits(variant, machine):
+            fitting.append(_candidate(variant, _numbers(variant, machine)))
+    fitting.sort(key=lambda candidate: (-candidate.tgs, candidate.total_gib))
+    return Found(num_tried=num_tried, candidates=fitting)
+
+
+def variants(preset: Preset) -> Iterator[Preset]:
+    """Every variant of a preset that breaks no rule."""
+    plain = replace(preset.engine, offload="none", zero_stage=3, activation_offload=False, tiled_mlp=False)
+    engines = [replace(plain, **options) for options in _OPTIONS]
+    meshes = [replace(preset.parallel, sp=sp) for sp in valid_sp(preset)]
+    trainings = [
+        replace(preset.training, micro_batch=micro_batch, checkpointing=mode)
+        for micro_batch in _micro_batches(preset)
+        for mode in _MODES
+    ]
+    for engine, parallel in itertools.product(engines, meshes):
+        # What a mode or a micro-batch breaks no rule can see, so the rules are asked once a mesh.
+        first = replace(preset, engine=engine, parallel=parallel)
+        if mesh_problems(first):
+            continue
+        yield from (replace(first, training=training) for training in trainings if _sensible(engine, training))
+
+
+def _sensible(engine: EngineOptions, training: Training) -> bool:
+    """Without checkpoints there is nothing to offload."""
+    return not (engine.activation_offload and training.checkpointing == "none")
+
+
+def max_seq_len(preset: Preset, machine: Machine) -> Longest:
+    """The longest multiple of 1,024 tokens that some variant fits, and the fastest variant there.
+
+    Memory only grows with length, so a bisection finds it. Raises TgsError when not even 1,024 tokens fit.
+    """
+    low, high = 0, 1
+    while high * 1024 < MAX_SEQ_LEN and _fits_at(preset, machine, high * 1024):
+        low, high = high, high * 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if _fits_at(preset, machine, middle * 1024) else (low, middle)
+    if low == 0:
+        raise TgsError(
+            f"{preset.model.name} does not fit {preset.world_size} x {machine.gpu.name} at any length",
+            hint="use more GPUs: --num-gpus",
+            exit_code=ExitCode.DOES_NOT_FIT,
+        )
+    # The exact bound may divide by few sp only; the next lower multiple that does is what can be run.
+    at = replace(preset, workload=replace(preset.workload, seq_len=low * 1024))
+    return Longest(seq_len=low * 1024, best=search(at, machine).candidates[0])
+
+
+def _fits_at(preset: Preset, machine: Machine, seq_len: int) -> bool:
+    at = replace(preset, workload=replace(preset.workload, seq_len=seq_len))
+    leanest = (v for v in variants(at) if v.training.micro_batch == 1 and v.training.checkpointing == "full")
+    return any(_fits(variant, machine) for variant in leanest)
+
+
+def _fits(preset: Preset, machine: Machine) -> bool:
+    """On the card, and what is offloaded on a usual host."""
+    memory = memory_plan(work_of(preset, preset.engine.kernel), SYSTEMS[preset.engine.name])
+    ranks = min(preset.world_size, preset.hardware.gpus_per_node)
+    return verdict_of(memory, machine.gpu) != "out of memory" and host_fits(memory, ranks)
+
+
+def _micro_batches(preset: Preset) -> tuple[int, ...]:
+    return tuple(sorted({*_MICRO_BATCHES, preset.training.micro_batch}))
+
+
+def _numbers(preset: Preset, machine: Machine) -> Estimate:
+    return estimate(preset, SYSTEMS[preset.engine.name], machine)
+
+
+def _candidate(preset: Preset, numbers: Estimate) -> Candidate:
+    assert numbers.time is not None and numbers.tgs is not None
+    engine = preset.engine
+    return Candidate(
+        engine=engine.name,
+        zero_stage=engine.zero_stage,
+        offload=engine.offload,
+        activation_offload=engine.activation_offload,
+        tiled_mlp=engine.tiled_mlp,
+        sp=preset.parallel.sp,
+        dp=preset.dp,
+        micro_batch=preset.training.micro_batch,
+        checkpointing=preset.training.checkpointing,
+        tgs=numbers.tgs,
+        step_s=numbers.time.step_s,
+        total_gib=numbers.memory.peak.total / GIB,
+        host_gib=numbers.memory.host_bytes / GIB,
+        verdict=numbers.verdict,
+        change=_sets(preset, engine),
+    )
+
+
+def _sets(preset: Preset, engine: EngineOptions) -> list[str]:
+    sets = [
+        f"engine.name={engine.name}",
+        f"parallel.sp={preset.parallel.sp}",
+        f"training.micro_batch={preset.training.micro_batch}",
+        f"training.checkpointing={preset.training.checkpointing}",
+    ]
+    if engine.name == "deepspeed":
+        sets.append(f"engine.zero_stage={engine.zero_stage}")
+    sets += [f"engine.offload={engine.offload}"] if engine.offload != "none" else []
+    sets += ["engine.activation_offload=true"] if engine.activation_offload else []
+    return sets + (["engine.tiled_mlp=true"] if engine.tiled_mlp else [])

@@ -1,0 +1,25 @@
+"""What the planner expects of one rank's operator stream, to be held against a dry run."""
+
+from __future__ import annotations
+
+from tgsbench.planner.counts import head_product, layer_counts
+from tgsbench.planner.memory import memory_plan
+from tgsbench.planner.network import exchanged_bytes, gathered_bytes, shard_bytes
+from tgsbench.planner.systems import System
+from tgsbench.planner.work import Work
+from tgsbench.units import GIB
+
+
+def planned_stream(work: Work, system: System) -> dict[str, float]:
+    """FLOPs, collective bytes and live tensors of one micro-step; the keys of report.plan.dry_run_totals."""
+    counts, layers = layer_counts(work, system), work.dims.num_layers
+    again = counts.gemm_recompute.flops if work.checkpointing != "none" else 0.0
+    forwards = 2.0 if work.checkpointing == "full" else 1.0
+    return {
+        "product FLOPs": layers * (3 * counts.gemm.flops + again) + 3 * head_product(work).flops,
+        "attention FLOPs": layers * counts.attention_flops * (forwards + 2.5),
+        "all-to-all bytes": exchanged_bytes(work, system),
+        "all-gather bytes": gathered_bytes(work, system),
+        "reduce-scatter bytes": shard_bytes(work, system).scatter,
+        "peak GiB": memory_plan(work, system).tensor_bytes / GIB,
+    }

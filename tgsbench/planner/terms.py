@@ -1,0 +1,91 @@
+"""Where every number of a plan comes from: its formula, its constant, that constant's source."""
+
+from __future__ import annotations
+
+from tgsbench.planner.machine import Machine, attention_speed
+from tgsbench.planner.systems import System
+from tgsbench.planner.work import Work
+from tgsbench.schema.hardware import Constants
+from tgsbench.schema.plan import TermSource
+
+_ATTENTION = "2·S·(local tokens)·a·d FLOPs a layer over speed·S/(S + half length)"
+_TIME = {
+    "gemm": ("Σ products: 2mnk / (peak·gemm_share) + operand bytes / (bandwidth·stream_share)", "gemm_share"),
+    "attention_forward": (f"{_ATTENTION}, forward speed", "attention"),
+    "attention_recompute": (f"{_ATTENTION}, forward speed; full checkpointing only", "attention"),
+    "attention_backward": (f"{_ATTENTION}, 2.5 times the FLOPs at backward speed", "attention"),
+    "elementwise": ("bytes counted on the operator stream / (bandwidth·stream_share)", "stream_share"),
+    "all_to_all_node": ("bytes to ranks of the node / (NVLink·nvlink_share) + latency", "nvlink_share"),
+    "all_to_all_network": ("bytes to other nodes / network rate of one GPU + latency", "all_to_all"),
+    "gather_exposed": ("parameter and gradient traffic that compute does not hide", "gather"),
+    "gather_copies": ("bytes per parameter · gather_contention / (bandwidth·stream_share)", "gather_contention"),
+    "gather_step": ("traffic of ZeRO stages 1 and 2, once a step", "gather"),
+    "head": ("three products of 2·tokens·h·V", "gemm_share"),
+    "loss": ("bytes per token and vocabulary entry / (bandwidth·stream_share)", "stream_share"),
+    "optimizer": ("bytes per parameter of the shard / (bandwidth·stream_share)", "stream_share"),
+    "offload": ("checkpointed inputs over PCIe that compute does not hide", "host"),
+    "host": ("kernel launches of 5 µs that the GPU waits for", "launch"),
+    "stragglers": ("straggler_share · ln(GPUs / 8)", "straggler_share"),
+}
+_MEMORY = {
+    "parameters": "parameters / GPUs · {parameter_bytes} bytes",
+    "gradients": "parameters / GPUs · {gradient_bytes} bytes, where a micro-step leaves them",
+    "optimizer_states": "parameters / GPUs · {optimizer_bytes} bytes",
+    "gathered_layers": "weights of the layer in use and of the next, in the compute precision",
+    "gradient_buffers": "gradients of the layer before, being reduced",
+    "weight_gradients": "gradient of the down projection, before it is reduced",
+    "checkpoints": "L · (local tokens) · h, the layers' inputs",
+    "attention_saved": "L · (attention output + fp32 LSE), selective checkpointing",
+    "all_to_all_saved": "L · results of both all-to-alls, selective checkpointing",
+    "activations": "L · what autograd saves of a layer, no checkpointing",
+    "layer_activations": "what autograd saves of one recomputed layer, and the gradients on their way",
+    "all_to_all_buffers": "received q, k and v, and the output that came back",
+    "loss": "logits, final norm, the head's weight and its gradient",
+    "context_and_nccl": "0.5 GiB of CUDA context, 0.4 GiB per NCCL communicator; on a CPU 0.7 GiB of libraries",
+    "allocator": "{allocator_share} of what comes and goes: fragments",
+}
+
+
+def term_sources(
+    work: Work, system: System, machine: Machine, times: dict[str, float], items: dict[str, float]
+) -> dict[str, TermSource]:
+    """Formula, constant and source of every item of time and memory that a plan shows."""
+    sources = {f"memory.{name}": _memory(name, system) for name in items}
+    if machine.constants is not None:
+        sources |= {f"time.{name}": _time(name, work, machine, machine.constants) for name in times}
+    return sources
+
+
+def _memory(name: str, system: System) -> TermSource:
+    text = _MEMORY.get(name, name)
+    for field in ("parameter_bytes", "gradient_bytes", "optimizer_bytes", "allocator_share"):
+        text = text.replace("{" + field + "}", str(getattr(system, field)))
+    return TermSource(formula=text, source=f"planner/memory.py for system {system.name}")
+
+
+def _time(name: str, work: Work, machine: Machine, constants: Constants) -> TermSource:
+    formula, constant = _TIME[name]
+    value, source = _constant(constant, work, machine, constants)
+    return TermSource(formula=formula, constant=value, source=source)
+
+
+def _constant(name: str, work: Work, machine: Machine, constants: Constants) -> tuple[str, str]:
+    """A constant's value in words and its source."""
+    link = machine.link
+    source = constants.sources.get(name, f"presets/constants/{constants.name}.toml")
+    if name == "attention":
+        speed = attention_speed(constants, work.kernel, work.dims.head_dim)
+        value = f"{speed.kernel}: {speed.forward_tflops:.0f} forward, {speed.backward_tflops:.0f} backward TFLOPs"
+        return f"{value}, half length {speed.half_len:.0f}", speed.source
+    if name in ("gather", "all_to_all"):
+        fitted = getattr(link, f"{name}_gb_per_s")
+        if fitted is not None:
+            return f"{fitted:g} GB/s per GPU", f"presets/links/{link.name}.toml, fitted on {link.fitted_on}"
+        shares = f"{link.inter_node_gb_per_s:g} GB/s per GPU · {constants.network_share:g}"
+        return f"{shares}; inside a node NVLink · {constants.nvlink_share:g}", link.source
+    if name == "host":
+        return f"{machine.gpu.host_gb_per_s:g} GB/s", machine.gpu.source
+    if name == "launch":
+        return "5 µs a launch", "assumed: eager PyTorch takes 4 to 8 µs"
+    value = f"{name} = {getattr(constants, name):.4g}"
+    return value, source + (f" ({constants.carried_over})" if constants.carried_over else "")
