@@ -103,7 +103,10 @@ def published(title: str, rows: Sequence[Row], unplanned: Sequence[Unplanned]) -
         print(f"  {other.label:<48} not planned: {other.reason}")
     _summary("mean over rows with a TGS", [j.error for j in judged if j.error is not None])
     wrong = [j.label for j in judged if not j.verdict_right]
-    print(f"  memory verdicts: {len(judged) - len(wrong)} of {len(judged)} right" + (f", wrong: {wrong}" if wrong else ""))
+    print(
+        f"  memory verdicts: {len(judged) - len(wrong)} of {len(judged)} right"
+        + (f", wrong: {wrong}" if wrong else "")
+    )
     return [{field: getattr(j, field) for field in j.__struct_fields__} for j in judged]
 
 
@@ -190,7 +193,9 @@ def _targets(tables: dict[str, Any]) -> None:
     """The figures that were set out to be reached, beside the measured ones."""
     fitted = planner_fit.LINK_ROWS
     rows = {row["label"]: row["error"] for row in tables["xtuner"]}
-    first_model = [error for label, error in rows.items() if label.startswith(next(iter(rows)).rsplit("_", 1)[0])]
+    first_model = [
+        error for label, error in rows.items() if label.startswith(next(iter(rows)).rsplit("_", 1)[0])
+    ]
     others = [e for label, e in rows.items() if e not in first_model and label not in fitted]
     print("\nTargets")
     for name in ("leave-one-GPU-out", "leave-one-length-out"):

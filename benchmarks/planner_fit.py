@@ -40,6 +40,7 @@ SOURCES = {
     "stream_share": "assumed: stream benchmarks reach 0.85 to 0.9 of the datasheet's bandwidth",
     "nvlink_share": "assumed: nccl-tests' bus bandwidth of large collectives, 230 to 240 of 300 GB/s on A100",
     "network_share": "assumed: what large RDMA transfers reach of the cards' line rate",
+    "launch_us": "assumed: eager PyTorch takes 4 to 8 µs a launch",
     "attention": "benchmarks/data/attention_kernels.csv",
 }
 
@@ -350,9 +351,7 @@ def _files(
         worst = sorted(max(abs(values[i]) for values in left_out.values()) for i in inside)
         share = worst[math.ceil(0.9 * len(worst)) - 1]
         text = f"{len(inside)} rows of benchmarks/data/calibration.csv"
-        files[name] = replace(
-            files[name], residuals=residuals, error_share=share, fitted_on=text
-        )
+        files[name] = replace(files[name], residuals=residuals, error_share=share, fitted_on=text)
     return files | _carried(files)
 
 

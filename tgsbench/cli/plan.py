@@ -207,7 +207,9 @@ def _calibrate(names: tuple[str, ...], folder: Path | None, as_json: bool) -> No
     found, path = calibrate_on([run_dir.find(root, name) for name in names])
 
     def lines() -> list[str]:
-        errors = [f"  {label:<44} predicted {error:+.1%} of measured" for label, error in found.errors.items()]
+        errors = [
+            f"  {label:<44} predicted {error:+.1%} of measured" for label, error in found.errors.items()
+        ]
         bar = percent(found.constants.error_share)
         return [f"constants of {found.constants.name} written to {path}", *errors, f"error bar ±{bar}"]
 
@@ -220,7 +222,10 @@ def _list(gpus: bool, as_json: bool) -> None:
 
     def lines() -> list[str]:
         if not gpus:
-            return [f"{n:<24} {v.inter_node_gb_per_s:>7g} GB/s per GPU   {v.description}" for n, v in known.items()]
+            return [
+                f"{n:<24} {v.inter_node_gb_per_s:>7g} GB/s per GPU   {v.description}"
+                for n, v in known.items()
+            ]
         out = []
         for name, gpu in known.items():
             constants = fitted.get(name)

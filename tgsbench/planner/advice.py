@@ -105,9 +105,7 @@ def _remedies(base: Estimate, known: list[tuple[Change, Estimate]]) -> list[Advi
     return [_advice(change, numbers, base, f"smallest change that fits: {change.what}")]
 
 
-def _faster(
-    base: Estimate, known: list[tuple[Change, Estimate]], said: set[tuple[str, ...]]
-) -> list[Advice]:
+def _faster(base: Estimate, known: list[tuple[Change, Estimate]], said: set[tuple[str, ...]]) -> list[Advice]:
     """Changes that fit and raise TGS, most first; more GPUs are no advice on speed."""
     if base.tgs is None or base.verdict == "out of memory":
         return []

@@ -28,9 +28,15 @@ UNCALIBRATED_CPU = Constants(
     network_share=0.5,
     gather_contention=1.0,
     straggler_share=0.0,
+    launch_us=30.0,
     attention=[
         AttentionSpeed(
-            kernel="sdpa", head_dim=64, forward_tflops=0.03, backward_tflops=0.03, half_len=64.0, source="guess"
+            kernel="sdpa",
+            head_dim=64,
+            forward_tflops=0.03,
+            backward_tflops=0.03,
+            half_len=64.0,
+            source="guess",
         )
     ],
     error_share=0.5,
@@ -56,13 +62,13 @@ class Calibration(Struct, frozen=True):
     errors: dict[str, float]
 
 
-_SIGMA_GPU = {"gemm": 0.3, "attention": 0.3, "stream": 0.2, "inside": 0.4, "across": 0.6}
-_SIGMA_CPU = {"gemm": 3.0, "attention": 3.0, "stream": 1.0, "inside": 2.0, "across": 0.5}
+_SIGMA_GPU = {"gemm": 0.3, "attention": 0.3, "stream": 0.2, "inside": 0.4, "across": 0.6, "launch": 0.3}
+_SIGMA_CPU = {"gemm": 3.0, "attention": 3.0, "stream": 1.0, "inside": 2.0, "across": 0.5, "launch": 1.0}
 """How far, in e-folds, runs may pull each constant from where it starts."""
 
 
 def calibrate(samples: Sequence[Sample], start: Constants | None, name: str) -> Calibration:
-    """Fit five constants on runs of one GPU model; few runs move only what they determine.
+    """Fit six constants on runs of one GPU model; few runs move only what they determine.
 
     The start (shipped constants) is the prior, so one run scales what dominates it and leaves the rest.
     Raises TgsError without samples, or when they come from different GPU models.
@@ -105,13 +111,14 @@ def _known_kernel(constants: Constants, kernel: str) -> str:
 
 
 def _scaled(base: Constants, values: list[float]) -> Constants:
-    gemm, attention, stream, inside, across = values
+    gemm, attention, stream, inside, across, launch = values
     return replace(
         base,
         gemm_share=base.gemm_share * gemm,
         stream_share=base.stream_share * stream,
         nvlink_share=base.nvlink_share * inside,
         network_share=base.network_share * across,
+        launch_us=base.launch_us * launch,
         attention=[
             replace(
                 speed,
@@ -123,9 +130,7 @@ def _scaled(base: Constants, values: list[float]) -> Constants:
     )
 
 
-def _stored(
-    found: Constants, name: str, samples: Sequence[Sample], errors: dict[str, float]
-) -> Constants:
+def _stored(found: Constants, name: str, samples: Sequence[Sample], errors: dict[str, float]) -> Constants:
     sizes = [abs(error) for error in errors.values()]
     runs = ", ".join(sample.label for sample in samples)
     return replace(
@@ -134,11 +139,12 @@ def _stored(
         gpus=[samples[0].machine.gpu.name],
         carried_over="",
         # Residuals of a fit on a handful of runs flatter it: never less than 5 %, more for fewer runs.
-        error_share=max(0.05, 2.0 * max(sizes), 0.2 / len(samples)),
+        error_share=min(1.0, max(0.05, *sizes, 0.2 / len(samples))),
         fitted_on=f"{len(samples)} runs of this machine: {runs}",
         residuals={"fitted_mean": sum(sizes) / len(sizes), "fitted_worst": max(sizes)},
         sources=dict.fromkeys(
-            ("gemm_share", "attention", "stream_share", "nvlink_share", "network_share"), f"fitted on {runs}"
+            ("gemm_share", "attention", "stream_share", "nvlink_share", "network_share", "launch_us"),
+            f"fitted on {runs}",
         ),
     )
 

@@ -24,7 +24,10 @@ def chrome_trace(numbers: Estimate, name: str, max_micro_steps: int = 1) -> dict
     The number of micro-steps that an optimizer step really has, and its predicted length, are in `otherData`.
     """
     assert numbers.time is not None
-    events = [_named(_COMPUTE, "predicted: compute and all-to-all"), _named(_NETWORK, "predicted: FSDP traffic")]
+    events = [
+        _named(_COMPUTE, "predicted: compute and all-to-all"),
+        _named(_NETWORK, "predicted: FSDP traffic"),
+    ]
     shown = min(max_micro_steps, numbers.work.accumulation)
     clock = 0.0
     for index in range(shown):
@@ -105,7 +108,15 @@ def _layer(
 
 
 def _span(name: str, start: float, duration: float, thread: int) -> Event:
-    return {"ph": "X", "name": name, "cat": "predicted", "ts": start, "dur": duration, "pid": 0, "tid": thread}
+    return {
+        "ph": "X",
+        "name": name,
+        "cat": "predicted",
+        "ts": start,
+        "dur": duration,
+        "pid": 0,
+        "tid": thread,
+    }
 
 
 def _named(thread: int, name: str) -> Event:

@@ -25,7 +25,9 @@ class Fitted(Struct, frozen=True):
     residuals: list[float]
 
 
-def fit(residuals: Residuals, start: Sequence[float], prior_sigma: Sequence[float], rounds: int = 40) -> Fitted:
+def fit(
+    residuals: Residuals, start: Sequence[float], prior_sigma: Sequence[float], rounds: int = 40
+) -> Fitted:
     """Minimise Huber(residuals) + prior by Levenberg-Marquardt over the constants' logarithms.
 
     `prior_sigma` is how far, in e-folds, a constant may lie from its start at the cost of one row that is
@@ -35,9 +37,7 @@ def fit(residuals: Residuals, start: Sequence[float], prior_sigma: Sequence[floa
 
     def cost_rows(x: list[float]) -> list[float]:
         rows = [_huber(r) for r in residuals([math.exp(v) for v in x])]
-        return rows + [
-            0.02 * (v - o) / sigma for v, o, sigma in zip(x, origin, prior_sigma, strict=True)
-        ]
+        return rows + [0.02 * (v - o) / sigma for v, o, sigma in zip(x, origin, prior_sigma, strict=True)]
 
     x, damping = list(origin), 1e-2
     rows = cost_rows(x)

@@ -36,9 +36,7 @@ def shard_bytes(work: Work, system: System) -> ShardBytes:
     if work.zero_stage == 1:
         return ShardBytes(per_step=(2 * system.reduce_bytes + system.gather_bytes) * everything)
     if work.zero_stage == 2:
-        return ShardBytes(
-            scatter=system.reduce_bytes * everything, per_step=system.gather_bytes * everything
-        )
+        return ShardBytes(scatter=system.reduce_bytes * everything, per_step=system.gather_bytes * everything)
     # The head is the last of the forward and the first of the backward: it is gathered once. Tied to
     # the embedding it belongs to the root, which is kept for the backward too.
     backward = everything - d.embedding_weights - d.hidden if work.regather else 0.0
@@ -90,7 +88,9 @@ def exchange_s(num_bytes: float, work: Work, machine: Machine, constants: Consta
     """
     sp = work.sp
     inside_ranks = min(sp, work.gpus_per_node)
-    inside = num_bytes * (inside_ranks - 1) / sp / (machine.gpu.nvlink_gb_per_s * constants.nvlink_share * GIGA)
+    inside = (
+        num_bytes * (inside_ranks - 1) / sp / (machine.gpu.nvlink_gb_per_s * constants.nvlink_share * GIGA)
+    )
     if sp == inside_ranks:
         return Exchange(inside + NODE_LATENCY_S, 0.0)
     outside = num_bytes * (sp - inside_ranks) / sp / all_to_all_rate(machine, constants)

@@ -60,9 +60,7 @@ def machine_of(preset: Preset, gpu: str = "", link: str = "") -> Machine:
 
 def estimate(preset: Preset, system: System, machine: Machine) -> Estimate:
     """Memory, verdict and time of one preset."""
-    work = work_of(
-        preset, pick_kernel(preset, machine.constants), on_cpu=machine.gpu.name == CPU.name
-    )
+    work = work_of(preset, pick_kernel(preset, machine.constants), on_cpu=machine.gpu.name == CPU.name)
     memory = memory_plan(work, system)
     time = None
     if machine.constants is not None:

@@ -27,7 +27,13 @@ _STAGES = ((3, "none"), (3, "optimizer"), (3, "all"), (2, "none"), (2, "optimize
 _OPTIONS: tuple[dict[str, Any], ...] = (
     {"name": "fsdp2"},
     *(
-        {"name": "deepspeed", "zero_stage": stage, "offload": where, "activation_offload": away, "tiled_mlp": tiled}
+        {
+            "name": "deepspeed",
+            "zero_stage": stage,
+            "offload": where,
+            "activation_offload": away,
+            "tiled_mlp": tiled,
+        }
         for stage, where in _STAGES
         for away in (False, True)
         for tiled in (False, True)
@@ -109,7 +115,9 @@ def variants(preset: Preset) -> Iterator[Preset]:
         first = replace(preset, engine=engine, parallel=parallel)
         if mesh_problems(first):
             continue
-        yield from (replace(first, training=training) for training in trainings if _sensible(engine, training))
+        yield from (
+            replace(first, training=training) for training in trainings if _sensible(engine, training)
+        )
 
 
 def _sensible(engine: EngineOptions, training: Training) -> bool:

@@ -18,13 +18,16 @@ _TIME = {
     "all_to_all_node": ("bytes to ranks of the node / (NVLink·nvlink_share) + latency", "nvlink_share"),
     "all_to_all_network": ("bytes to other nodes / network rate of one GPU + latency", "all_to_all"),
     "gather_exposed": ("parameter and gradient traffic that compute does not hide", "gather"),
-    "gather_copies": ("bytes per parameter · gather_contention / (bandwidth·stream_share)", "gather_contention"),
+    "gather_copies": (
+        "bytes per parameter · gather_contention / (bandwidth·stream_share)",
+        "gather_contention",
+    ),
     "gather_step": ("traffic of ZeRO stages 1 and 2, once a step", "gather"),
     "head": ("three products of 2·tokens·h·V", "gemm_share"),
     "loss": ("bytes per token and vocabulary entry / (bandwidth·stream_share)", "stream_share"),
     "optimizer": ("bytes per parameter of the shard / (bandwidth·stream_share)", "stream_share"),
     "offload": ("checkpointed inputs over PCIe that compute does not hide", "host"),
-    "host": ("kernel launches of 5 µs that the GPU waits for", "launch"),
+    "host": ("kernel launches that the GPU waits for; on a CPU all of them", "launch_us"),
     "stragglers": ("straggler_share · ln(GPUs / 8)", "straggler_share"),
 }
 _MEMORY = {
@@ -75,7 +78,9 @@ def _constant(name: str, work: Work, machine: Machine, constants: Constants) -> 
     source = constants.sources.get(name, f"presets/constants/{constants.name}.toml")
     if name == "attention":
         speed = attention_speed(constants, work.kernel, work.dims.head_dim)
-        value = f"{speed.kernel}: {speed.forward_tflops:.0f} forward, {speed.backward_tflops:.0f} backward TFLOPs"
+        value = (
+            f"{speed.kernel}: {speed.forward_tflops:.0f} forward, {speed.backward_tflops:.0f} backward TFLOPs"
+        )
         return f"{value}, half length {speed.half_len:.0f}", speed.source
     if name in ("gather", "all_to_all"):
         fitted = getattr(link, f"{name}_gb_per_s")
@@ -85,7 +90,5 @@ def _constant(name: str, work: Work, machine: Machine, constants: Constants) -> 
         return f"{shares}; inside a node NVLink · {constants.nvlink_share:g}", link.source
     if name == "host":
         return f"{machine.gpu.host_gb_per_s:g} GB/s", machine.gpu.source
-    if name == "launch":
-        return "5 µs a launch", "assumed: eager PyTorch takes 4 to 8 µs"
     value = f"{name} = {getattr(constants, name):.4g}"
     return value, source + (f" ({constants.carried_over})" if constants.carried_over else "")

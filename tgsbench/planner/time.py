@@ -18,8 +18,6 @@ from tgsbench.planner.systems import System
 from tgsbench.planner.work import Work
 from tgsbench.schema.hardware import Constants
 
-LAUNCH_S = 5e-6
-"""One kernel launch from Python; eager PyTorch needs 4 to 8 µs."""
 CPU_ADAM_BYTES_PER_S = 12e9
 """Optimizer traffic one rank's share of host memory sustains when eight ranks share two sockets."""
 
@@ -160,9 +158,7 @@ def _mlp_share(work: Work) -> float:
     return d.mlp_matrices * d.hidden * d.intermediate / d.layer_weights
 
 
-def _exchange(
-    work: Work, machine: Machine, constants: Constants, counts: LayerCounts
-) -> tuple[float, float]:
+def _exchange(work: Work, machine: Machine, constants: Constants, counts: LayerCounts) -> tuple[float, float]:
     """Seconds of a layer's all-to-alls in one pass; three separate ones cost two latencies more."""
     if work.sp == 1:
         return 0.0, 0.0
@@ -199,9 +195,15 @@ def _micro_items(
         "loss": stream_s(logits, machine, constants),
         "offload": _activation_offload_s(work, machine, passes),
     }
-    launches = system.kernel_ops * num_layers * (1.0 if work.checkpointing != "none" else 0.75)
-    items["host"] = max(0.0, launches * LAUNCH_S - sum(items.values())) if not work.on_cpu else 0.0
+    items["host"] = _host_s(work, system, constants, sum(items.values()))
     return items | {"gather_s": gather_s}
+
+
+def _host_s(work: Work, system: System, constants: Constants, device_s: float) -> float:
+    """Kernel launches: a GPU runs behind them and waits only if it is faster, a CPU does both in turn."""
+    kernels = system.kernel_ops * work.dims.num_layers * (1.0 if work.checkpointing != "none" else 0.75)
+    launch_s = kernels * constants.launch_us * 1e-6
+    return launch_s if work.on_cpu else max(0.0, launch_s - device_s)
 
 
 def _head_s(head: Product, work: Work, machine: Machine, constants: Constants) -> float:

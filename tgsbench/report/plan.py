@@ -98,7 +98,10 @@ def search_lines(found: Found, top: int) -> list[str]:
     head = f"{found.num_tried:,} ways tried, {len(found.candidates):,} fit"
     if not found.candidates:
         return [head + ": use more GPUs, a shorter sequence, or GPUs with more memory"]
-    lines = [f"{head}; by predicted TGS:", _columns(("TGS", "GiB", "host", "sp", "dp", "b", "checkpoints", "engine"))]
+    lines = [
+        f"{head}; by predicted TGS:",
+        _columns(("TGS", "GiB", "host", "sp", "dp", "b", "checkpoints", "engine")),
+    ]
     return lines + [_candidate(c) for c in found.candidates[:top]]
 
 
@@ -136,7 +139,11 @@ def scale_lines(points: Sequence[ScalePoint]) -> list[str]:
         f"  {'GPUs':>6} {'sp':>4} {'dp':>5} {'TGS':>9} {'low':>9} {'high':>9} {'kept':>6} {'network':>8} {'GiB':>7}  verdict"
     ]
     for point in points:
-        tgs = [units.rate(v) for v in (point.tgs.predicted, point.tgs.low, point.tgs.high)] if point.tgs else ["-"] * 3
+        tgs = (
+            [units.rate(v) for v in (point.tgs.predicted, point.tgs.low, point.tgs.high)]
+            if point.tgs
+            else ["-"] * 3
+        )
         kept = f"{100 * point.efficiency:.0f} %" if point.efficiency is not None else "-"
         lines.append(
             f"  {point.num_gpus:>6} {point.sp:>4} {point.dp:>5} {tgs[0]:>9} {tgs[1]:>9} {tgs[2]:>9} {kept:>6}"
@@ -178,7 +185,9 @@ def dry_run_lines(run: DryRun, planned: dict[str, float]) -> list[str]:
     lines += ["", "FLOPs by operator"]
     lines += [f"  {name:<52} {flops:14.6g}" for name, flops in sorted(run.flops.items(), key=lambda i: -i[1])]
     lines += ["", "collectives"]
-    lines += [f"  {n:<20} {c.calls:6,} calls {units.size(c.num_bytes):>12}" for n, c in run.collectives.items()]
+    lines += [
+        f"  {n:<20} {c.calls:6,} calls {units.size(c.num_bytes):>12}" for n, c in run.collectives.items()
+    ]
     lines += ["", f"largest live tensors at the peak ({run.peak_bytes / GIB:.2f} GiB, in {run.peak_op})"]
     for block in run.largest[:12]:
         shape = " x ".join(map(str, block.shape))

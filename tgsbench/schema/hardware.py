@@ -72,6 +72,8 @@ class Constants(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How much longer copies and collectives of sharding take beside compute than by their bytes alone."""
     straggler_share: float
     """What a step takes longer for each e-fold of GPUs beyond one node of 8."""
+    launch_us: float = 5.0
+    """One kernel launch from Python: a GPU waits for the launches only when it is done before them."""
     fp8_gain: float = 1.0
     """How much faster than bf16 products run in FP8, casts included; published FP8 rows need it."""
     attention: list[AttentionSpeed]

@@ -143,7 +143,9 @@ def _storages(tensors: Iterable[Any]) -> set[int]:
 def _grouped(at_peak: dict[int, Block], resident: dict[str, set[int]]) -> dict[str, int]:
     sizes: Counter[str] = Counter()
     for key, block in at_peak.items():
-        group = next((name for name, keys in resident.items() if key in keys), "gradients_activations_buffers")
+        group = next(
+            (name for name, keys in resident.items() if key in keys), "gradients_activations_buffers"
+        )
         sizes[group] += block.num_bytes
     return dict(sizes)
 
