@@ -152,13 +152,13 @@ def attention_speeds(path: Path = KERNELS) -> Kernels:
         raw = list(csv.DictReader(file))
     curves = _curves(raw)
     ratio = _ampere_ratio(raw)
-    total, half = curves["ampere", "FA2", "fwd+bwd", 128]
+    total, _ = curves["ampere", "FA2", "fwd+bwd", 128]
     ampere = [
         _speed("flash2", d, *_split(asymptote, ratio), half_len)
         for d, (asymptote, half_len) in _of(curves, "ampere", "FA2", "fwd+bwd")
     ]
     forward, _ = curves["hopper", "FA2", "fwd", 128]
-    total, half = curves["hopper", "FA2", "fwd+bwd", 128]
+    total, _half = curves["hopper", "FA2", "fwd+bwd", 128]
     hopper_ratio = forward / _backward(total, forward)
     hopper = [
         _speed("flash2", d, *_split(asymptote, hopper_ratio), half_len)

@@ -148,7 +148,7 @@ def _batch(raw: dict[str, str]) -> tuple[int, int]:
 
 
 def shape_dims(raw: dict[str, str]) -> Dims:
-    """A row's dimensions; the parameter count tells a gated MLP from a plain one, a tied head from its own."""
+    """A row's dimensions; the parameter count tells a gated MLP from a plain one, a tied head too."""
     layers, hidden, inter = int(raw["layers"]), int(raw["hidden"]), int(raw["intermediate"])
     heads, vocab = int(raw["heads"]), int(raw["vocab"])
     kv_heads = int(raw.get("kv_heads") or heads)

@@ -52,7 +52,7 @@ def find_link(name: str, gpu: Gpu) -> Link:
         return links[name]
     raise TgsError(
         f"no interconnect called {name!r}; {nearest(name, links)}",
-        hint="describe yours in ./presets/links/NAME.toml: name, inter_node_gb_per_s (per GPU, one way), source",
+        hint="describe yours in ./presets/links/NAME.toml: name, inter_node_gb_per_s (per GPU), source",
         exit_code=ExitCode.UNKNOWN_HARDWARE,
     )
 
@@ -81,7 +81,7 @@ def attention_speed(constants: Constants, kernel: str, head_dim: int) -> Attenti
     if not rows:
         known = sorted({row.kernel for row in constants.attention})
         raise TgsError(
-            f"no speed of attention kernel {kernel!r} is known for {constants.name}; known: {', '.join(known)}",
+            f"no speed of attention kernel {kernel!r} on {constants.name}; known: {', '.join(known)}",
             hint="choose one of them with --set engine.kernel=NAME",
             exit_code=ExitCode.UNKNOWN_HARDWARE,
         )

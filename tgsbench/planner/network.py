@@ -12,7 +12,7 @@ from tgsbench.schema.hardware import Constants
 
 GIGA = 1e9
 NODE_LATENCY_S = 15e-6
-"""Launch of one collective and its first hop; NCCL's own small-message figure inside a node is 10 to 20 µs."""
+"""Launch of one collective and its first hop; NCCL's small-message figure inside a node is 10 to 20 µs."""
 HOP_LATENCY_S = 3e-6
 """Each further node of a ring or pair of an all-to-all."""
 

@@ -44,7 +44,7 @@ _MEMORY = {
     "layer_activations": "what autograd saves of one recomputed layer, and the gradients on their way",
     "all_to_all_buffers": "received q, k and v, and the output that came back",
     "loss": "logits, final norm, the head's weight and its gradient",
-    "context_and_nccl": "0.5 GiB of CUDA context, 0.4 GiB per NCCL communicator; on a CPU 0.7 GiB of libraries",
+    "context_and_nccl": "0.5 GiB of CUDA context, 0.4 GiB per NCCL communicator; on a CPU 0.7 GiB of code",
     "allocator": "{allocator_share} of what comes and goes: fragments",
 }
 

@@ -259,5 +259,5 @@ def _step_items(work: Work, system: System, machine: Machine, constants: Constan
 
 
 def _straggling(work: Work, constants: Constants) -> float:
-    """A synchronous step waits for the slowest rank; what that costs grows with the logarithm of the ranks."""
+    """A synchronous step waits for the slowest rank; it costs more with the logarithm of the ranks."""
     return constants.straggler_share * math.log(work.world / 8) if work.world > 8 else 0.0

@@ -71,7 +71,8 @@ def _time(plan: Plan) -> list[str]:
         constant = f"; {term.constant}" if term and term.constant else ""
         share = units.percent(seconds / plan.step_s)
         lines.append(
-            f"  {name:<20} {units.duration(seconds):>9}  {share:>7}   {_formula(plan, 'time', name)}{constant}"
+            f"  {name:<20} {units.duration(seconds):>9}  {share:>7}   "
+            f"{_formula(plan, 'time', name)}{constant}"
         )
     lines.append(f"  {'total':<20} {units.duration(plan.step_s):>9}")
     return lines
@@ -136,7 +137,8 @@ def _columns(values: Sequence[object]) -> str:
 def scale_lines(points: Sequence[ScalePoint]) -> list[str]:
     """A table and a bar chart of TGS over the number of GPUs."""
     lines = [
-        f"  {'GPUs':>6} {'sp':>4} {'dp':>5} {'TGS':>9} {'low':>9} {'high':>9} {'kept':>6} {'network':>8} {'GiB':>7}  verdict"
+        f"  {'GPUs':>6} {'sp':>4} {'dp':>5} {'TGS':>9} {'low':>9} {'high':>9} {'kept':>6}"
+        f" {'network':>8} {'GiB':>7}  verdict"
     ]
     for point in points:
         tgs = (
@@ -149,7 +151,7 @@ def scale_lines(points: Sequence[ScalePoint]) -> list[str]:
             f"  {point.num_gpus:>6} {point.sp:>4} {point.dp:>5} {tgs[0]:>9} {tgs[1]:>9} {tgs[2]:>9} {kept:>6}"
             f" {100 * point.network_share:>6.1f} % {point.total_gib:>7.1f}  {point.verdict}"
         )
-    return lines + ["", *_bars(points)]
+    return [*lines, "", *_bars(points)]
 
 
 def _bars(points: Sequence[ScalePoint]) -> list[str]:

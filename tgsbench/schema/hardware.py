@@ -34,7 +34,7 @@ class Link(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     inter_node_gb_per_s: float
     """One direction, per GPU, as the network cards' datasheet has it."""
     gather_gb_per_s: float | None = None
-    """Fitted: bytes per second that one GPU receives in a parameter all-gather across nodes; None: derived."""
+    """Fitted: rate at which one GPU receives in a parameter all-gather across nodes; None: derived."""
     all_to_all_gb_per_s: float | None = None
     """Fitted: bytes per second that one GPU sends to other nodes in an all-to-all; None: derived."""
     fitted_on: str = ""

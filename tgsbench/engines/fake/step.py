@@ -83,7 +83,7 @@ def _flash(q: Tensor, k: Tensor, v: Tensor, scale: float, _docs: Documents | Non
 
 
 def _steady(engine: Fsdp2Engine, preset: Preset, stream: OperatorStream) -> tuple[Phase, Phase]:
-    """The second micro-step, with what the first optimizer step leaves behind, and the second optimizer step."""
+    """The second micro-step, with what the first optimizer step leaves behind, and the second one."""
     batch = _batch(preset)
     engine.forward_backward(batch, 1)
     if preset.accumulation > 1:

@@ -66,7 +66,7 @@ class OperatorStream(TorchDispatchMode):
     """Sees every local operator under a FakeTensorMode; DTensor operators are seen as their local parts."""
 
     def __init__(self, fake: FakeTensorMode) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._fake = fake
         self._live: dict[int, Block] = {}
         self._now = 0
@@ -144,11 +144,11 @@ def watch_resizes(stream: OperatorStream) -> Iterator[None]:
         stream.resized(self)
         return result
 
-    torch.UntypedStorage.resize_ = resize  # type: ignore[method-assign]
+    torch.UntypedStorage.resize_ = resize  # type: ignore[method-assign,assignment]
     try:
         yield
     finally:
-        torch.UntypedStorage.resize_ = original  # type: ignore[method-assign]
+        torch.UntypedStorage.resize_ = original  # type: ignore[method-assign,assignment]
 
 
 def _sizes(tree: Any) -> list[int]:
