@@ -144,11 +144,11 @@ def watch_resizes(stream: OperatorStream) -> Iterator[None]:
         stream.resized(self)
         return result
 
-    torch.UntypedStorage.resize_ = resize  # type: ignore[method-assign,assignment]
+    torch.UntypedStorage.resize_ = resize  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
-        torch.UntypedStorage.resize_ = original  # type: ignore[method-assign,assignment]
+        torch.UntypedStorage.resize_ = original  # type: ignore[method-assign]
 
 
 def _sizes(tree: Any) -> list[int]:
