@@ -23,6 +23,7 @@ from tgsbench.metrics.result import step_tgs
 from tgsbench.models.flops import tflops_by_convention
 from tgsbench.parallel.kernel_timing import cuda_seconds
 from tgsbench.parallel.mesh import build_mesh
+from tgsbench.planner.plan import predict
 from tgsbench.presets.catalog import find_gpu, load_references
 from tgsbench.schema.events import Depth
 from tgsbench.schema.preset import Preset
@@ -148,11 +149,9 @@ def _peak(device: torch.device) -> tuple[int, int]:
 
 
 def forecast(preset: Preset) -> dict[str, Any] | None:
-    """The planner's figures for this GPU; None without a planner or for hardware it does not know."""
+    """The planner's figures for this GPU; None for hardware that it does not know."""
     gpu = find_gpu(torch.cuda.get_device_name(0)) if torch.cuda.is_available() else None
-    with suppress(ModuleNotFoundError, TgsError):
-        from tgsbench.planner.plan import predict
-
+    with suppress(TgsError):
         plan: dict[str, Any] = msgspec.to_builtins(predict(preset, gpu.name if gpu else ""))
         return plan
     return None
@@ -213,8 +212,6 @@ def _scaled(preset: Preset) -> dict[str, Any] | None:
     if not rows or rows[0].tgs is None or here is None:
         return None
     with suppress(TgsError, KeyError, TypeError):
-        from tgsbench.planner.plan import predict
-
         there = msgspec.to_builtins(predict(presets.resolve(preset.name).preset))
         factor = here["tgs"]["predicted"] / there["tgs"]["predicted"]
         return {"tgs": rows[0].tgs, "gpu": rows[0].gpu, "factor": factor, "scaled_tgs": rows[0].tgs * factor}

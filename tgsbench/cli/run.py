@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import shlex
 import sys
 from pathlib import Path
@@ -103,13 +102,14 @@ def run(
 
 def _forecast(preset: Preset) -> dict[str, object] | None:
     """The planner's figures for this machine's GPU; None where the hardware is not described."""
+    from tgsbench.planner.plan import predict
+
     gpus = preflight.this_machine().gpus
     gpu = presets.find_gpu(gpus[0].name) if gpus else None
     try:
-        predict = importlib.import_module("tgsbench.planner.plan").predict
         plan: dict[str, object] = msgspec.to_builtins(predict(preset, gpu.name if gpu else ""))
-    except (TgsError, ModuleNotFoundError) as error:
-        diagnostics.warn(f"no forecast: {error}")
+    except TgsError as error:
+        diagnostics.warn(f"no forecast: {error.msg}", error.hint)
         return None
     return plan
 

@@ -153,7 +153,7 @@ def layer_activations(work: Work, system: System) -> dict[str, float]:
         attention = unit(work, heads + 2 * kv_heads * d.head_dim)
     else:
         attention = received
-    mlp = unit(work, _tiled(work, d.intermediate)) * (4.0 if d.mlp_matrices == 3 else 2.0)
+    mlp = unit(work, _tiled(work, d.intermediate)) * (system.mlp_units if d.mlp_matrices == 3 else 2.0)
     return {
         "activations": norm + mlp + unit(work, heads) + _lse(work) + (attention if work.sp == 1 else 0.0),
         "all_to_all_buffers": attention + returned if work.sp > 1 else 0.0,
@@ -201,7 +201,7 @@ def _layer_working_set(work: Work, system: System) -> dict[str, float]:
         activations -= attention
         # What came back from attention is copied once into the layout that the projection takes.
         exchanged -= received - (unit(work, d.query_heads * d.head_dim) if work.sp > 1 else 0.0)
-    gradients = 2.0 * mlp + unit(work, d.hidden)
+    gradients = system.mlp_gradients * mlp + unit(work, d.hidden)
     return {
         "layer_activations": activations + gradients,
         "all_to_all_buffers": exchanged,

@@ -33,6 +33,10 @@ FUSED = Traffic(hidden=(20.0, 36.0), rotary=(4.0, 4.0), mlp=(6.0, 10.0))
 """One kernel each for norm, rotary embedding and gated activation, in and out in bf16."""
 
 
+OWN = Traffic(hidden=(20.0, 36.0), rotary=(10.0, 10.0), mlp=(10.0, 20.0))
+"""This project's torch code: norms in one kernel, rotary embedding and gated activation in a few each."""
+
+
 class System(Struct, frozen=True, kw_only=True):
     """One training system."""
 
@@ -58,6 +62,10 @@ class System(Struct, frozen=True, kw_only=True):
     """Per entry of whole logits at their peak: fp32 logits, log-softmax and its gradient."""
     norm_units: float = 8.0
     """What a layer's two norms save, in U(h): input in fp32, normed and scaled value each."""
+    mlp_units: float = 4.0
+    """What a gated MLP saves, in U(i): gate, up, activation, product."""
+    mlp_gradients: float = 2.0
+    """Gradients of width i that are alive at once in its backward, in U(i)."""
     sequence_parallel: bool = True
     early_stop: bool = False
     """Recomputation of a layer stops at the last tensor that the backward needs: no down projection."""
@@ -82,8 +90,13 @@ FSDP2 = System(
     optimizer_bytes=8,
     copy_bytes=32.0,
     early_stop=True,
+    norm_units=3.0,
+    mlp_units=3.0,
+    mlp_gradients=1.0,
+    traffic=OWN,
 )
-"""This project's engine: fp32 shards, bf16 gathers, fp32 reduce-scatter, expandable segments."""
+"""This project's engine: fp32 shards, bf16 gathers, fp32 reduce-scatter, expandable segments, norms that
+keep their input alone and a SwiGLU that keeps gate and up."""
 
 DEEPSPEED = System(
     name="deepspeed",
