@@ -8,6 +8,8 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 from tgsbench.metrics.result import step_tgs
@@ -22,6 +24,7 @@ NUM_RECENT = 3
 """Steps kept unmerged, to find a straggler in."""
 GPU_HISTORY = 60
 """GPU samples kept per rank: one minute at the one a second that ranks write."""
+_RANK = attrgetter("rank")
 
 
 class RankState:
@@ -83,6 +86,14 @@ class PendingStep:
         self.loss_sum = 0.0
 
 
+def _by_rank(events: list[Any]) -> Iterable[tuple[int, list[Any]]]:
+    """Neighbours of one rank together; a piece of one file is one group, found three times as fast."""
+    ranks = [event.rank for event in events]
+    if not ranks or ranks.count(ranks[0]) == len(ranks):
+        return [(ranks[0], events)] if ranks else []
+    return [(rank, list(group)) for rank, group in groupby(events, key=_RANK)]
+
+
 @dataclass
 class LiveRun:
     """Everything folded from a run's events so far; `fold` is the only way in."""
@@ -123,7 +134,6 @@ class LiveRun:
             ev.Phase: self._phase,
             ev.Data: self._data,
             ev.Kernel: self._kernel,
-            ev.Step: self._step,
             ev.Depth: lambda _state, _event: None,  # an emulated rank has no steps to show
             ev.Gpu: self._gpu,
             ev.Heartbeat: self._heartbeat,
@@ -138,19 +148,44 @@ class LiveRun:
 
         `now` is the reader's monotonic clock in seconds, NaN when the events are not live.
         """
-        handlers, ranks, world = self._handlers, self.ranks, self.world
-        num = 0
+        for rank, own in _by_rank(list(events)):
+            self.num_events += len(own)
+            if 0 <= rank < self.world:
+                self._fold_rank(self.ranks[rank], own, now)
+            else:
+                for event in own:
+                    self._elsewhere(event)
+
+    def _fold_rank(self, state: RankState, events: list[Any], now: float) -> None:
+        """Fold one rank's events.
+
+        Steps are taken in here and not in a handler: a call for each would make a million of them 0.2 s
+        slower. Holding the events and adding them up when a step closes costs 1.5 times as much, since
+        they fall out of the cache.
+        """
+        rank, pending, handlers, step_type = state.rank, self.pending, self._handlers, ev.Step
+        newest = None
         for event in events:
-            num += 1
-            rank = event.rank
-            if not 0 <= rank < world:
-                self._elsewhere(event)
+            if type(event) is not step_type:
+                handlers[type(event)](state, event)
                 continue
-            state = ranks[rank]
-            state.last_t = event.t
-            state.seen_at = now
-            handlers[type(event)](state, event)
-        self.num_events += num
+            row = pending.get(event.step) or self._open(event)
+            if row is None or row.step_s[rank] == row.step_s[rank]:  # not NaN: it has reported already
+                self.num_ignored += 1
+                continue
+            newest = event
+            row.step_s[rank] = event.step_s
+            row.data_s[rank] = event.data_s
+            row.mem_peak[rank] = event.mem_peak
+            row.tokens += event.tokens
+            row.labels += event.labels
+            row.loss_sum += event.loss_sum
+            row.num_missing -= 1
+            if not row.num_missing:
+                self._close_through(event.step)
+        state.last_t, state.seen_at = events[-1].t, now
+        if newest is not None:
+            state.step, state.newest = newest.step, newest
 
     def _elsewhere(self, event: Any) -> None:
         """Warnings of a node's supervisor (ranks below 0) are kept; ranks beyond the world are not ours."""
@@ -183,24 +218,6 @@ class LiveRun:
             return statistics.median(self.step_samples)
         return statistics.median(self.step_s.y) if self.step_s.y else math.nan
 
-    def _step(self, state: RankState, event: ev.Step) -> None:
-        step, rank = event.step, state.rank
-        row = self.pending.get(step) or self._open(event)
-        # Holding the events and adding them up later costs 1.5 times as much: they fall out of the cache.
-        if row is None or row.step_s[rank] == row.step_s[rank]:  # not NaN: this rank has reported already
-            self.num_ignored += 1
-            return
-        state.step, state.newest = step, event
-        row.step_s[rank] = event.step_s
-        row.data_s[rank] = event.data_s
-        row.mem_peak[rank] = event.mem_peak
-        row.tokens += event.tokens
-        row.labels += event.labels
-        row.loss_sum += event.loss_sum
-        row.num_missing -= 1
-        if not row.num_missing:
-            self._close_through(step)
-
     def _open(self, event: ev.Step) -> PendingStep | None:
         if event.step <= self.last_closed_step or event.step < 0:
             return None
@@ -211,8 +228,10 @@ class LiveRun:
 
     def _close_through(self, step: int) -> None:
         """Close `step` and all older ones: ranks report in order, so nothing more comes for those."""
-        for old in sorted(s for s in self.pending if s <= step):
-            row = self.pending.pop(old)
+        pending = self.pending
+        oldest = next(iter(pending), step) == step  # nearly always: steps open in their order
+        for old in [step] if oldest else sorted(s for s in pending if s <= step):
+            row = pending.pop(old)
             self.recent.append(StepRow(old, old, row.step_s[:], row.data_s[:], row.mem_peak[:]))
             self.grid.add(StepRow(old, old, row.step_s, row.data_s, row.mem_peak))
             if row.num_missing:

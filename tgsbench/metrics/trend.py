@@ -102,11 +102,11 @@ class StepGrid:
 
 def _absorb(row: StepRow, later: StepRow) -> None:
     row.last_step = later.last_step
-    for mine, others in (
-        (row.step_s, later.step_s),
-        (row.data_s, later.data_s),
-        (row.mem_peak, later.mem_peak),
-    ):
-        for rank, value in enumerate(others):
-            if value > mine[rank] or mine[rank] != mine[rank]:
-                mine[rank] = value
+    row.step_s = _largest(row.step_s, later.step_s)
+    row.data_s = _largest(row.data_s, later.data_s)
+    row.mem_peak = _largest(row.mem_peak, later.mem_peak)
+
+
+def _largest(ours: array[float], theirs: array[float]) -> array[float]:
+    """The larger of each pair; what one lacks (NaN) the other fills in."""
+    return array("d", [b if b > a or a != a else a for a, b in zip(ours, theirs, strict=True)])

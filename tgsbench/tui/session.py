@@ -154,7 +154,6 @@ class Session:
                 self.message = _sentence(error)
                 return False
             if self.feed.caught_up:
-                self._look_at_status()
                 return False
         return True
 
@@ -166,12 +165,11 @@ class Session:
             self.view = RunView(self.view.plan, LiveRun(self.manifest.world_size))
             self.feed = fresh
 
-    def refresh_status(self) -> None:
-        """Look at the run's status now, whenever it was looked at last."""
-        self._status_at = -1e9
-        self._look_at_status()
+    def look_at_status(self) -> None:
+        """How the run stands, at most once a second; in a worker thread, as `pump`.
 
-    def _look_at_status(self) -> None:
+        Slow once for a long run whose launcher died without a result: that is made from all its events.
+        """
         now = time.monotonic()
         if self.is_replay or now - self._status_at < STATUS_PERIOD_S or self.result is not None:
             return

@@ -45,6 +45,8 @@ REPAINT_PERIOD_S = 0.1
 LIVE_POLL_S = 0.5
 """Two looks a second at the event files: a step that lasts less is seen with its neighbour."""
 REPLAY_POLL_S = 0.1
+CATCH_UP_S = 0.6
+"""Time between repaints while a long run is read: each takes the interpreter from the reading."""
 NOTHING_OPEN = (
     "No run is open.\n\n"
     "  1   choose a preset and press r to run it\n"
@@ -148,12 +150,16 @@ class LiveScreen(ModeScreen):
         worker = get_current_worker()
         poll_s = REPLAY_POLL_S if session.is_replay else LIVE_POLL_S
         while not worker.is_cancelled:
-            more = session.pump()
+            more = session.pump(CATCH_UP_S)
             self.post_message(Folded(session))
-            if session.is_over and not more:
+            if more:
+                continue
+            session.look_at_status()
+            if session.is_over:
+                session.pump()
+                self.post_message(Folded(session))
                 return
-            if not more:
-                time.sleep(poll_s)
+            time.sleep(poll_s)
 
     @on(Folded)
     def _on_folded(self, message: Folded) -> None:

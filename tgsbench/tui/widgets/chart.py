@@ -7,26 +7,23 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from rich.segment import Segment
-from rich.style import Style
 from textual import events
 from textual.binding import BindingType
+from textual.geometry import Size
 from textual.strip import Strip
 from textual.widget import Widget
 
-from tgsbench.report.braille import Run
 from tgsbench.report.chart import Chart, draw
 from tgsbench.tui.actions import bindings
 
 EMPTY = Chart([])
+ROLES = ("axis", "main", "rank", "reference", "spread", "title", "cursor")
 
 
 class ChartView(Widget, can_focus=True):
     """One chart under a title; h and l move the cursor over its points once it is focused."""
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = {
-        "chart--axis", "chart--main", "chart--rank", "chart--reference", "chart--spread", "chart--title",
-        "chart--cursor",
-    }  # fmt: skip
+    COMPONENT_CLASSES: ClassVar[set[str]] = {f"chart--{role}" for role in ROLES}
     BINDINGS: ClassVar[list[BindingType]] = bindings("chart")
 
     def __init__(self, title: str, *, figure: str = "", id: str | None = None) -> None:
@@ -38,49 +35,51 @@ class ChartView(Widget, can_focus=True):
         self._legend = ""
         self._cursor: int | None = None
         """Index of the point under the cursor; None: the newest."""
-        self._rows: list[list[Run]] = []
-        self._drawn: tuple[object, ...] = ()
+        self._strips: list[Strip] = []
+        self._drawn_size = Size(0, 0)
 
     def show(self, chart: Chart, legend: str = "") -> None:
         """Render another chart; repaints only when something changed."""
         if (chart, legend) != (self._chart, self._legend):
             self._chart, self._legend = chart, legend
-            self.refresh()
+            self._redraw()
+
+    def _redraw(self) -> None:
+        self._strips.clear()
+        self.refresh()
+
+    def notify_style_update(self) -> None:
+        """Another theme: other colours."""
+        super().notify_style_update()
+        self._strips.clear()
 
     def render_line(self, y: int) -> Strip:
-        """One line of the widget."""
-        width = self.size.width
-        if y == 0:
-            return self._title_strip(width)
-        rows = self._draw()
-        if y - 1 >= len(rows):
-            return Strip.blank(width, self.rich_style)
-        segments = [Segment(run.text, self._style(run.role)) for run in rows[y - 1]]
-        return Strip(segments).adjust_cell_length(width, self.rich_style)
+        """One line of the widget, from strips made once per change: styles cost more than dots."""
+        if len(self._strips) != self.size.height or self._drawn_size != self.size:
+            self._strips, self._drawn_size = self._draw(), self.size
+        return self._strips[y] if y < len(self._strips) else Strip.blank(self.size.width, self.rich_style)
 
-    def _draw(self) -> list[list[Run]]:
-        ascii_only = bool(getattr(self.app, "ascii_only", False))
-        key = (id(self._chart), self.size, self._cursor, ascii_only)
-        if key != self._drawn:
-            self._rows = draw(
-                self._chart, self.size.width, self.size.height - 1,
-                ascii_only=ascii_only, cursor_x=self._cursor_x(),
-            )  # fmt: skip
-            self._drawn = key
-        return self._rows
+    def _draw(self) -> list[Strip]:
+        width, height = self.size
+        style = {name: self.get_component_rich_style(f"chart--{name}") for name in ROLES}
+        base = self.rich_style
+        rows = draw(
+            self._chart,
+            width,
+            height - 1,
+            ascii_only=bool(getattr(self.app, "ascii_only", False)),
+            cursor_x=self._cursor_x(),
+        )
+        strips = [Strip([Segment(self._title_text(width), style["title"])])]
+        for row in rows:
+            segments = [Segment(run.text, style.get(run.role, base)) for run in row]
+            strips.append(Strip(segments).adjust_cell_length(width, base))
+        return strips[:height]
 
-    def _title_strip(self, width: int) -> Strip:
+    def _title_text(self, width: int) -> str:
         marker = ">" if self.has_focus else " "
         reading = self._reading() if self.has_focus else self._legend
-        title = f"{marker}{self.title}"
-        room = width - len(title) - 2
-        text = f"{title}  {reading[:room]}" if room > 0 else title[:width]
-        style = self._style("title")
-        return Strip([Segment(text.ljust(width)[:width], style)])
-
-    def _style(self, role: str) -> Style:
-        name = f"chart--{role}" if f"chart--{role}" in self.COMPONENT_CLASSES else "chart--main"
-        return self.get_component_rich_style(name)
+        return f"{marker}{self.title}  {reading}".ljust(width)[:width]
 
     def _reading(self) -> str:
         if not self._chart.lines or not self._chart.lines[0].x:
@@ -106,7 +105,7 @@ class ChartView(Widget, can_focus=True):
             current = num - 1 if self._cursor is None else self._cursor
             target = to(current, num)
             self._cursor = None if target is None or target >= num - 1 else max(0, target)
-            self.refresh()
+            self._redraw()
 
     def action_left(self) -> None:
         """One point back."""
@@ -126,11 +125,11 @@ class ChartView(Widget, can_focus=True):
 
     def on_focus(self) -> None:
         """Show the cursor."""
-        self.refresh()
+        self._redraw()
 
     def on_blur(self) -> None:
         """Hide the cursor."""
-        self.refresh()
+        self._redraw()
 
     def on_click(self, event: events.Click) -> None:
         """Put the cursor where the mouse is."""
@@ -139,4 +138,4 @@ class ChartView(Widget, can_focus=True):
         x = list(self._chart.lines[0].x)
         share = event.x / max(1, self.size.width - 1)
         self._cursor = min(len(x) - 1, bisect_left(x, x[0] + share * (x[-1] - x[0])))
-        self.refresh()
+        self._redraw()

@@ -7,7 +7,9 @@ from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.reactive import reactive
 from textual.widget import Widget
-from textual.widgets import Digits, Static
+from textual.widgets import Digits
+
+from tgsbench.tui.widgets.line import Line
 
 
 class Figure(Widget, can_focus=True):
@@ -47,23 +49,15 @@ class BigFigure(Vertical, can_focus=True):
 
     def compose(self) -> ComposeResult:
         """Title, digits, two lines below."""
-        yield Static("  TGS  tokens/GPU/s", id="big-title", markup=False)
+        yield Line("  TGS  tokens/GPU/s", id="big-title")
         yield Digits("-", id="big-digits")
-        yield Static("", id="big-interval", markup=False)
+        yield Line("", id="big-interval")
 
     def show(self, value: str, title: str, interval: str) -> None:
         """Render the figure; Textual repaints only what changed."""
-        _update(self.query_one("#big-digits", Digits), value)
+        digits = self.query_one("#big-digits", Digits)
+        if digits.value != value:
+            digits.update(value)
         marker = "> " if self.has_focus else "  "
-        _set_text(self.query_one("#big-title", Static), marker + title)
-        _set_text(self.query_one("#big-interval", Static), f"  {interval}")
-
-
-def _update(digits: Digits, value: str) -> None:
-    if digits.value != value:
-        digits.update(value)
-
-
-def _set_text(static: Static, text: str) -> None:
-    if static.content != text:
-        static.update(text)
+        self.query_one("#big-title", Line).show(marker + title)
+        self.query_one("#big-interval", Line).show(f"  {interval}")

@@ -36,6 +36,7 @@ class HeatView(Widget, can_focus=True):
         self._map = Heatmap([], [])
         self._metric = ""
         self._title = ""
+        self._styles: dict[str, Style] = {}
 
     @property
     def room(self) -> tuple[int, int]:
@@ -52,7 +53,7 @@ class HeatView(Widget, can_focus=True):
         """One line of the widget."""
         width = self.size.width
         segments = self._segments(y)
-        return Strip(segments).adjust_cell_length(width, self.rich_style)
+        return Strip(segments).adjust_cell_length(width, self._style("axis"))
 
     def _segments(self, y: int) -> list[Segment]:
         rows = self._map.rows
@@ -91,7 +92,7 @@ class HeatView(Widget, can_focus=True):
         if row.last_step > row.first_step:
             steps += f"–{row.last_step}"
         label = Segment(steps.rjust(GUTTER - 1)[: GUTTER - 1] + " ", self._style("axis"))
-        return [label, *(self._cell(cell) for cell in row.cells)]
+        return [label, *_joined([self._cell(cell) for cell in row.cells])]
 
     def _cell(self, cell: Cell) -> Segment:
         width = self._cell_width
@@ -110,8 +111,16 @@ class HeatView(Widget, can_focus=True):
             segments.append(Segment(f"{name}  ", self._style("axis")))
         return segments
 
+    def notify_style_update(self) -> None:
+        """Another theme: other colours."""
+        super().notify_style_update()
+        self._styles.clear()
+
     def _style(self, name: str) -> Style:
-        return self.get_component_rich_style(f"heat--{name}")
+        """The style of a part, looked up once: a lookup costs more than the cells of a line."""
+        if name not in self._styles:
+            self._styles[name] = self.get_component_rich_style(f"heat--{name}")
+        return self._styles[name]
 
     def on_focus(self) -> None:
         """Show the marker."""
@@ -120,3 +129,14 @@ class HeatView(Widget, can_focus=True):
     def on_blur(self) -> None:
         """Hide the marker."""
         self.refresh()
+
+
+def _joined(segments: list[Segment]) -> list[Segment]:
+    """Neighbours of one style as one segment: 64 ranks in step are one write to the terminal, not 64."""
+    joined: list[Segment] = []
+    for segment in segments:
+        if joined and joined[-1].style == segment.style:
+            joined[-1] = Segment(joined[-1].text + segment.text, segment.style)
+        else:
+            joined.append(segment)
+    return joined

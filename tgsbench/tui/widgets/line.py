@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 from rich.text import Text
-from textual.widgets import Static
+from textual.widget import Widget
 
 
-class Line(Static):
-    """A line of text from anywhere: shown as it is, never read as markup."""
+class Line(Widget):
+    """Text from anywhere, shown as it is, never read as markup; an empty one takes no room.
+
+    Changing it repaints this widget alone. A Static would lay out the whole screen again, which was half of
+    what following a run cost.
+    """
 
     def __init__(self, text: str | Text = "", *, id: str | None = None, classes: str | None = None) -> None:
-        super().__init__(Text(text) if isinstance(text, str) else text, id=id, classes=classes, markup=False)
-        self._shown: str | Text = text
+        super().__init__(id=id, classes=classes)
+        self._text = text
         self.display = bool(text)
 
+    @property
+    def text(self) -> str:
+        """What it says."""
+        return str(self._text)
+
+    def render(self) -> Text:
+        """The text."""
+        return Text(self._text) if isinstance(self._text, str) else self._text
+
     def show(self, text: str | Text) -> None:
-        """Replace the text; an empty one hides the line."""
-        if text != self._shown:
-            self._shown = text
-            self.update(Text(text) if isinstance(text, str) else text)
-        self.display = bool(text)
+        """Replace the text."""
+        if text == self._text:
+            return
+        grows = str(text).count("\n") != self.text.count("\n")
+        self._text = text
+        if self.display != bool(text):
+            self.display = bool(text)
+        self.refresh(layout=grows)
