@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tgsbench.trainer.emitter import Emitter
 
 from benchmarks.gpu_rank import Rank, single_rank_group
 from tgsbench.events.emitter import Emitter

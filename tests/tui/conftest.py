@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 import tgsbench
+from tgsbench import presets
 from tgsbench.launch.preflight import Machine
 from tgsbench.store.run_dir import RunDir
 from tgsbench.system.doctor import Check
@@ -16,6 +17,7 @@ CHECKS = [
     Check("GPUs", "warning", "none", "CPU presets and rehearsals run without one"),
     Check("gloo", "failure", "two ranks cannot talk", "look at the firewall of the loopback interface"),
 ]
+NUM_PRESETS = len(presets.list_presets())
 SIZES = [(80, 24), (120, 40)]
 
 

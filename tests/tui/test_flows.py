@@ -4,7 +4,7 @@ import base64
 
 import pytest
 
-from tests.tui.conftest import shows, text_of, until, welcome
+from tests.tui.conftest import NUM_PRESETS, shows, text_of, until, welcome
 from tgsbench.presets import resolve
 from tgsbench.tui import session
 from tgsbench.tui.app import TgsApp
@@ -24,17 +24,17 @@ def copied(monkeypatch):
 
 async def test_search_narrows_the_presets_as_you_type(app):
     async with app.run_test(size=(120, 40)) as pilot:
-        await shows(pilot, "22 of 22 presets")
+        await shows(pilot, f"{NUM_PRESETS} of {NUM_PRESETS} presets")
         await pilot.press("slash", *"yi 8k")
-        screen = await shows(pilot, "2 of 22 presets", "yi_34b_8k", "yi_34b_128k")
+        screen = await shows(pilot, f"2 of {NUM_PRESETS} presets", "yi_34b_8k", "yi_34b_128k")
         assert "llama2_7b_8k" not in screen
         await pilot.press("escape")
-        await shows(pilot, "22 of 22 presets")
+        await shows(pilot, f"{NUM_PRESETS} of {NUM_PRESETS} presets")
 
 
 async def test_the_detail_shows_both_published_rows_and_the_command(app):
     async with app.run_test(size=(120, 40)) as pilot:
-        await shows(pilot, "22 of 22")
+        await shows(pilot, f"{NUM_PRESETS} of {NUM_PRESETS}")
         await pilot.press("slash", *"llama2_7b_32k", "enter")
         await shows(pilot, "xtuner", "2,234", "llamafactory", "2,045", "tgsbench run --preset llama2_7b_32k")
 
@@ -45,7 +45,7 @@ async def test_the_form_shows_the_command_lines_own_error_while_typing(app):
     with pytest.raises(TgsError) as refused:
         resolve("llama2_7b_32k", ["parallel.sp=6"])
     async with app.run_test(size=(120, 40)) as pilot:
-        await shows(pilot, "22 of 22")
+        await shows(pilot, f"{NUM_PRESETS} of {NUM_PRESETS}")
         await pilot.press("slash", *"llama2_7b_32k", "enter", "e")
         await shows(pilot, "Edit llama2_7b_32k")
         await pilot.press("tab", "tab", "backspace", "6")
@@ -61,7 +61,7 @@ async def test_the_form_shows_the_command_lines_own_error_while_typing(app):
 
 async def test_a_preset_saved_from_the_form_is_listed_and_holds_only_what_changed(app, tmp_path):
     async with app.run_test(size=(120, 40)) as pilot:
-        await shows(pilot, "22 of 22")
+        await shows(pilot, f"{NUM_PRESETS} of {NUM_PRESETS}")
         await pilot.press("slash", *"tiny_cpu", "enter", "e")
         await shows(pilot, "Edit tiny_cpu")
         await pilot.press("tab", "tab", "tab", "tab", "end", "backspace", "backspace", "5")
@@ -87,7 +87,7 @@ async def test_a_taken_or_impossible_name_is_refused(app, tmp_path):
 
 async def test_a_preset_that_does_not_fit_offers_what_would_work(app):
     async with app.run_test(size=(80, 24)) as pilot:
-        await shows(pilot, "22 of 22")
+        await shows(pilot, f"{NUM_PRESETS} of {NUM_PRESETS}")
         await pilot.press("r")
         await shows(pilot, "does not fit this machine", "32 GPUs", "Rehearse")
         await pilot.press("escape")
@@ -103,7 +103,7 @@ async def test_the_first_start_offers_three_ways_and_plays_the_recording(runs_ro
         await shows(pilot, "REPLAY", "SIMULATED, not a measurement")
     second = TgsApp(runs_root=runs_root)
     async with second.run_test(size=(80, 24)) as pilot:
-        await shows(pilot, "22 of 22")
+        await shows(pilot, f"{NUM_PRESETS} of {NUM_PRESETS}")
         assert not isinstance(second.screen, Choice)
 
 
@@ -113,7 +113,7 @@ async def test_the_welcome_can_lead_to_what_fits(runs_root, tmp_path):
     async with app.run_test(size=(80, 24)) as pilot:
         await shows(pilot, "Three ways")
         await pilot.press("j", "enter")
-        await shows(pilot, "1 of 22 presets", "tiny_cpu")
+        await shows(pilot, f"1 of {NUM_PRESETS} presets", "tiny_cpu")
 
 
 @pytest.fixture
@@ -301,7 +301,7 @@ async def test_the_doctor_lists_checks(app):
 async def test_the_palette_finds_actions_presets_and_runs(app, add_run):
     add_run("[bold]odd[bold]")
     async with app.run_test(size=(100, 30)) as pilot:
-        await shows(pilot, "22 of 22")
+        await shows(pilot, f"{NUM_PRESETS} of {NUM_PRESETS}")
         await pilot.press("ctrl+p", *"rehearse")
         await shows(pilot, "Presets: Rehearse")
         await pilot.press("escape", "ctrl+p", *"yi_34b_8k")
@@ -316,7 +316,7 @@ async def test_the_palette_finds_actions_presets_and_runs(app, add_run):
 
 async def test_help_lists_the_keys_of_the_screen(app):
     async with app.run_test(size=(120, 40)) as pilot:
-        await shows(pilot, "22 of 22")
+        await shows(pilot, f"{NUM_PRESETS} of {NUM_PRESETS}")
         await pilot.press("f1")
         await shows(pilot, "Run the chosen preset.", "Everywhere")
         assert isinstance(app.screen, Reading)
@@ -335,7 +335,7 @@ async def test_a_theme_is_remembered(runs_root):
 
 async def test_the_screen_is_exported_as_svg(app, runs_root):
     async with app.run_test(size=(80, 24)) as pilot:
-        await shows(pilot, "22 of 22")
+        await shows(pilot, f"{NUM_PRESETS} of {NUM_PRESETS}")
         await pilot.press("f4")
         await until(pilot, lambda: list(runs_root.glob("*.svg")))
     assert "<svg" in next(runs_root.glob("*.svg")).read_text()
@@ -345,7 +345,7 @@ async def test_the_clipboard_is_reached_by_osc_52(app):
     written = []
     async with app.run_test(size=(80, 24)) as pilot:
         app._driver.write = written.append
-        await shows(pilot, "22 of 22")
+        await shows(pilot, f"{NUM_PRESETS} of {NUM_PRESETS}")
         await pilot.press("y")
         await pilot.pause()
     sent = "".join(written)
@@ -356,6 +356,6 @@ async def test_the_clipboard_is_reached_by_osc_52(app):
 
 async def test_q_leaves(app):
     async with app.run_test(size=(80, 24)) as pilot:
-        await shows(pilot, "22 of 22")
+        await shows(pilot, f"{NUM_PRESETS} of {NUM_PRESETS}")
         await pilot.press("q")
     assert app.return_code == 0

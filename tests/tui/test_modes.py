@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.tui.conftest import SIZES, shows, text_of
+from tests.tui.conftest import NUM_PRESETS, SIZES, shows, text_of
 from tgsbench.tui import session
 from tgsbench.tui.app import TgsApp
 from tgsbench.tui.ascii import to_ascii
@@ -79,7 +79,7 @@ async def test_without_colour_the_chosen_row_is_reversed(runs_root, monkeypatch)
     monkeypatch.setenv("NO_COLOR", "1")
     app = TgsApp(runs_root=runs_root)
     async with app.run_test(size=(80, 24)) as pilot:
-        await shows(pilot, "22 of 22")
+        await shows(pilot, f"{NUM_PRESETS} of {NUM_PRESETS}")
         chosen = [s for segments in strips(app) for s in segments if "llama2_70b_8k" in s.text]
         assert any(s.style.reverse for s in chosen)
 

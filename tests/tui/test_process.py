@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tests.tui.conftest import shows, text_of, until, welcome
+from tests.tui.conftest import NUM_PRESETS, shows, text_of, until, welcome
 from tgsbench.presets import resolve
 from tgsbench.store import results, run_dir
 from tgsbench.tui import session
@@ -34,7 +34,7 @@ def real_machine(monkeypatch, tmp_path):
 async def test_tiny_cpu_is_chosen_run_and_watched_to_its_end_by_keys(real_machine, runs_root):
     app = TgsApp(runs_root=runs_root)
     async with app.run_test(size=(120, 40)) as pilot:
-        await shows(pilot, "of 22")
+        await shows(pilot, f"of {NUM_PRESETS}")
         await pilot.press("slash", *"tiny_cpu", "enter", "r")
         await shows(pilot, "[3 Live]", "▶ running")
         await until(pilot, lambda: "✓ ok" in text_of(app), "the end of the run", PATIENCE)
@@ -151,9 +151,9 @@ def test_in_a_real_terminal_from_start_to_a_stored_result(terminal, runs_root, t
     window = terminal("tui", "--output", str(runs_root))
     window.shows("Three ways")
     window.keys("G", "Enter")  # look around
-    window.shows("of 22 presets", "e Edit", without="Three ways")
+    window.shows(f"of {NUM_PRESETS} presets", "e Edit", without="Three ways")
     window.keys("/", *"tiny_cpu", "Enter")
-    window.shows("1 of 22 presets")
+    window.shows(f"1 of {NUM_PRESETS} presets")
     window.keys("r")
     window.shows("[3 Live]", "running")
     window.shows("✓ ok", "n = 10")

@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 
-from tests.tui.conftest import shows, text_of
+from tests.tui.conftest import NUM_PRESETS, shows, text_of
 from tgsbench.tui.actions import ACTIONS, RESERVED_KEYS, bindings, check_keymap, of_scope
 from tgsbench.tui.app import TgsApp
 from tgsbench.tui.screens.compare import CompareScreen
@@ -90,9 +90,9 @@ async def test_a_remapped_key_works_and_shows_in_footer_and_help(runs_root, tmp_
     settings.write_text('welcomed = true\n[keys]\n"presets.search" = "ctrl+f"\n')
     app = TgsApp(runs_root=runs_root)
     async with app.run_test(size=(120, 40)) as pilot:
-        await shows(pilot, "22 of 22", "^f Search")
+        await shows(pilot, f"{NUM_PRESETS} of {NUM_PRESETS}", "^f Search")
         await pilot.press("ctrl+f", *"yi")
-        await shows(pilot, "4 of 22")
+        await shows(pilot, f"4 of {NUM_PRESETS}")
         await pilot.press("escape", "f1")
         await shows(pilot, "ctrl+f")
 

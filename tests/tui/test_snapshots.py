@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tui.conftest import SIZES, shows, text_of, until, welcome
+from tests.tui.conftest import NUM_PRESETS, SIZES, shows, text_of, until, welcome
 from tgsbench.tui import session
 from tgsbench.tui.app import TgsApp
 
@@ -47,7 +47,7 @@ def size(request):
 @pytest.mark.asyncio
 async def test_presets(app, size, matches):
     async with app.run_test(size=size) as pilot:
-        await shows(pilot, "22 of 22")
+        await shows(pilot, f"{NUM_PRESETS} of {NUM_PRESETS}")
         await pilot.press(*"jjjjjjj")
         await shows(pilot, "llama2_7b_128k")
         await settle(pilot)
@@ -57,7 +57,7 @@ async def test_presets(app, size, matches):
 @pytest.mark.asyncio
 async def test_form(app, size, matches):
     async with app.run_test(size=size) as pilot:
-        await shows(pilot, "22 of 22")
+        await shows(pilot, f"{NUM_PRESETS} of {NUM_PRESETS}")
         app.edit_preset("llama2_7b_32k")
         await shows(pilot, "Edit llama2_7b_32k")
         await pilot.press("tab", "tab", "backspace", "6")
@@ -145,7 +145,7 @@ async def test_doctor(app, size, matches):
 @pytest.mark.asyncio
 async def test_help(app, size, matches):
     async with app.run_test(size=size) as pilot:
-        await shows(pilot, "22 of 22")
+        await shows(pilot, f"{NUM_PRESETS} of {NUM_PRESETS}")
         await pilot.press("f1")
         await shows(pilot, "Keys")
         await settle(pilot)
