@@ -31,7 +31,17 @@ from tgsbench.trainer.loop import Stepper
 from tgsbench.trainer.pulse import Pulse
 from tgsbench.workload import PackedDataset, prepare
 
-_VERSIONED = ("torch", "transformers", "datasets", "deepspeed", "flash-attn", "liger-kernel", "tgsbench")
+_VERSIONED = (
+    "torch",
+    "transformers",
+    "datasets",
+    "deepspeed",
+    "flash-attn",
+    "flash-attn-3",
+    "flash-attn-4",
+    "liger-kernel",
+    "tgsbench",
+)
 
 
 def run_rank(run_dir: Path, rank: int, emitter: Emitter) -> None:
