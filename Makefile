@@ -52,7 +52,7 @@ check: $(STAMP)  ## ruff, mypy --strict, import-linter
 	$(BIN)/lint-imports
 
 test: $(STAMP)  ## all tests that run on a CPU
-	$(BIN)/python -m pytest -n 2 -m "not gpu and not peers and not cluster" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not gpu and not peers and not cluster" $(PYTEST_ARGS)
 
 test-cluster: $(STAMP)  ## jobs on a real Slurm, two network-namespace hosts (root; apt-get install slurm-wlm munge iproute2)
 	$(BIN)/python -m pytest -m cluster $(PYTEST_ARGS)

@@ -21,7 +21,7 @@ from tgsbench.errors import ExitCode, TgsError
 _MAX_LINE = 64 * 1024
 """Longer lines are no step of any known log."""
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
-_NUMBER = r"([-+]?\d[\d,]*\.?\d*(?:[eE][-+]?\d+)?)"
+_NUMBER = r"([-+]?\d[\d,]{0,24}\.?\d{0,24}(?:[eE][-+]?\d{1,2})?)"
 _GIB_OF = {"GiB": 1.0, "MiB": 1 / 1024, "GB": 1e9 / 2**30, "MB": 1e6 / 2**30}
 
 
@@ -76,15 +76,15 @@ def llamafactory_steps(text: str, num_gpus: int, seq_len: int = 0) -> list[Logge
     Its `throughput` is global, cumulative and includes warm-up: t = total_tokens / throughput, so a step's
     time is the difference of two rows. The first row has no difference; the last (no loss) is dropped.
     """
-    rows = [row for row in _json_lines(text) if _is_number(row.get("throughput")) and "loss" in row]
-    clock = [(row, float(row["total_tokens"]), row["total_tokens"] / row["throughput"]) for row in rows]
+    rows = [row for row in _json_lines(text) if "loss" in row]
+    clock = [(row, *counted) for row in rows if (counted := _llamafactory_clock(row)) is not None]
     steps = []
     for (_, tokens_before, t_before), (row, tokens, t) in pairwise(clock):
         step_s, done = t - t_before, tokens - tokens_before
         if step_s > 0 and done > 0:
             steps.append(
                 LoggedStep(
-                    iteration=int(row["current_steps"]),
+                    iteration=int(_number(row.get("current_steps")) or 0),
                     tgs=done / step_s / max(1, num_gpus),
                     step_s=step_s,
                     tokens_all_gpus=done,
@@ -142,10 +142,20 @@ _READERS: dict[str, _Reader] = {
     "megatron": _megatron_steps,
 }
 
-_XTUNER = re.compile(rf"Iter\(train\)\s*\[\s*(\d+)/\d+\].*?\btime: {_NUMBER}.*?tokens_per_sec: {_NUMBER}")
-_TITAN = re.compile(rf"\bstep:\s*(\d+)\b.*?\b(?:tps|wps):\s*{_NUMBER}")
+_XTUNER = re.compile(
+    rf"Iter\(train\)\s*\[\s*(\d{1, 15})/\d+\].*?\btime: {_NUMBER}.*?tokens_per_sec: {_NUMBER}"
+)
+_TITAN = re.compile(rf"\bstep:\s*(\d{1, 15})\b.*?\b(?:tps|wps):\s*{_NUMBER}")
 _TITAN_MEMORY = re.compile(rf"memory:\s*{_NUMBER}\s*(GiB|MiB|GB|MB)")
-_MEGATRON = re.compile(rf"\biteration\s+(\d+)/.*?elapsed time per iteration \(ms\):\s*{_NUMBER}")
+_MEGATRON = re.compile(rf"\biteration\s+(\d{1, 15})/.*?elapsed time per iteration \(ms\):\s*{_NUMBER}")
+
+
+def _llamafactory_clock(row: dict[str, Any]) -> tuple[float, float] | None:
+    """Tokens and seconds since the run began."""
+    tokens, throughput = _number(row.get("total_tokens")), _number(row.get("throughput"))
+    if tokens is None or not throughput or not math.isfinite(tokens / throughput):
+        return None
+    return tokens, tokens / throughput
 
 
 def _xtuner_scalar(row: dict[str, Any]) -> LoggedStep | None:
@@ -202,14 +212,14 @@ def _float(text: str) -> float:
     return float(text.replace(",", ""))
 
 
-def _is_number(value: object) -> bool:
-    return _number(value) is not None and bool(value)
-
-
 def _number(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 # --- CSV ------------------------------------------------------------------------------------------

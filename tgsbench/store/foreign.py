@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from tgsbench import units
+from tgsbench.confined import read_regular
 from tgsbench.errors import ExitCode, TgsError, nearest
 from tgsbench.metrics import foreign_logs, stats
 from tgsbench.metrics.convention import Identified, identify
@@ -54,13 +55,11 @@ class Foreign(Struct, kw_only=True):
 def read_text(path: Path) -> str:
     """A foreign log's text; undecodable bytes are replaced."""
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise TgsError(
-                f"{path}: larger than 64 MiB", hint="cut out the steps", exit_code=ExitCode.BAD_INPUT
-            )
-        return path.read_bytes().decode("utf-8", "replace")
+        return read_regular(path, _MAX_BYTES, follow=True).decode("utf-8", "replace")
     except OSError as error:
-        raise TgsError(f"{path}: {error.strerror}", exit_code=ExitCode.BAD_INPUT) from error
+        raise TgsError(
+            f"{path}: {error.strerror}", hint="cut out the steps", exit_code=ExitCode.BAD_INPUT
+        ) from error
 
 
 def from_log(text: str, context: Context) -> Foreign:
@@ -114,7 +113,7 @@ def save(root: Path, foreign: Foreign) -> Path:
 def load(path: Path) -> Foreign:
     """Read one stored row."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Foreign)
+        return msgspec.json.decode(read_regular(path, _MAX_BYTES), type=Foreign)
     except OSError as error:
         raise TgsError(f"{path}: {error.strerror}", exit_code=ExitCode.STORE) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
