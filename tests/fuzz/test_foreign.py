@@ -37,7 +37,8 @@ XTUNER = {
     "iter": 3,
     "step": 3,
 }
-CSV = b"tgs,tflops,mfu,model,seq_len,gpu,num_gpus,sp,mem_gib\n3000,180,0.5,llama2_7b,32k,A100-SXM4-80GB,8,1,60\n"
+HEADER = b"tgs,tflops,mfu,model,seq_len,gpu,num_gpus,sp,mem_gib\n"
+CSV = HEADER + b"3000,180,0.5,llama2_7b,32k,A100-SXM4-80GB,8,1,60\n"
 
 samples = st.sampled_from(
     [path.read_bytes()[:6000] for path in sorted(LOGS.rglob("*")) if path.is_file()] or [b"x"]

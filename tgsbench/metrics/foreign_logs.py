@@ -22,6 +22,7 @@ _MAX_LINE = 64 * 1024
 """Longer lines are no step of any known log."""
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _NUMBER = r"([-+]?\d[\d,]{0,24}\.?\d{0,24}(?:[eE][-+]?\d{1,2})?)"
+_INDEX = r"(\d{1,15})"
 _GIB_OF = {"GiB": 1.0, "MiB": 1 / 1024, "GB": 1e9 / 2**30, "MB": 1e6 / 2**30}
 
 
@@ -142,12 +143,10 @@ _READERS: dict[str, _Reader] = {
     "megatron": _megatron_steps,
 }
 
-_XTUNER = re.compile(
-    rf"Iter\(train\)\s*\[\s*(\d{1, 15})/\d+\].*?\btime: {_NUMBER}.*?tokens_per_sec: {_NUMBER}"
-)
-_TITAN = re.compile(rf"\bstep:\s*(\d{1, 15})\b.*?\b(?:tps|wps):\s*{_NUMBER}")
+_XTUNER = re.compile(rf"Iter\(train\)\s*\[\s*{_INDEX}/\d+\].*?\btime: {_NUMBER}.*?tokens_per_sec: {_NUMBER}")
+_TITAN = re.compile(rf"\bstep:\s*{_INDEX}\b.*?\b(?:tps|wps):\s*{_NUMBER}")
 _TITAN_MEMORY = re.compile(rf"memory:\s*{_NUMBER}\s*(GiB|MiB|GB|MB)")
-_MEGATRON = re.compile(rf"\biteration\s+(\d{1, 15})/.*?elapsed time per iteration \(ms\):\s*{_NUMBER}")
+_MEGATRON = re.compile(rf"\biteration\s+{_INDEX}/.*?elapsed time per iteration \(ms\):\s*{_NUMBER}")
 
 
 def _llamafactory_clock(row: dict[str, Any]) -> tuple[float, float] | None:
