@@ -20,6 +20,8 @@ from tgsbench.errors import ExitCode, TgsError
 
 _MAX_LINE = 64 * 1024
 """Longer lines are no step of any known log."""
+_MAX_TEXT_LINE = 4 * 1024
+"""The same for lines that patterns search: they are quadratic, a hostile 64 KiB line took a minute."""
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _NUMBER = r"([-+]?\d[\d,]{0,24}\.?\d{0,24}(?:[eE][-+]?\d{1,2})?)"
 _INDEX = r"(\d{1,15})"
@@ -186,7 +188,7 @@ def _xtuner_line(match: re.Match[str], line: str) -> LoggedStep:
 
 def _lines(text: str) -> Iterator[str]:
     for line in text.splitlines():
-        if len(line) <= _MAX_LINE:
+        if len(line) <= _MAX_TEXT_LINE:
             yield _ANSI.sub("", line)
 
 
