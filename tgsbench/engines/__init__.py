@@ -24,4 +24,11 @@ def build(preset: Preset, mesh: SequenceMesh, device: torch.device, note: Callab
         from tgsbench.engines.fsdp2 import Fsdp2Engine
 
         return Fsdp2Engine(preset, mesh, device)
+    if preset.engine.name == "deepspeed":
+        from tgsbench.engines.deepspeed.setup import prepare
+
+        prepare(device, note)  # before the next import, which fixes DeepSpeed's accelerator
+        from tgsbench.engines.deepspeed.engine import DeepSpeedEngine
+
+        return DeepSpeedEngine(preset, mesh, device, note)
     raise TgsError(f"engine {preset.engine.name!r} does not run inside ranks", exit_code=ExitCode.UNSUPPORTED)

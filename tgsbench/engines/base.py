@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -37,6 +38,13 @@ class Engine(Protocol):
 
         Gradients are those of Σ loss / num_labels, with num_labels counted over all ranks and all
         micro-steps of the optimizer step.
+        """
+        ...
+
+    def gradients(self) -> Iterator[tuple[str, Tensor]]:
+        """Whole gradients by plain parameter name, between the last micro-step and optimizer_step.
+
+        Gathers one parameter at a time: every rank must iterate to the end.
         """
         ...
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from tgsbench.engines.base import Batch
-from tgsbench.models.build import CausalLM, build_meta, materialise
+from tgsbench.models.build import CausalLM, build_meta, materialise, plain_name
 from tgsbench.parallel import attention, kernels
 from tgsbench.parallel.checkpointing import wrap_layer
 from tgsbench.parallel.kernel_timing import probe_of
@@ -47,6 +48,12 @@ class Fsdp2Engine:
             (loss_sum * (self.mesh.world / num_labels)).backward()
         return loss_sum.detach()
 
+    def gradients(self) -> Iterator[tuple[str, Tensor]]:
+        """Whole gradients by plain parameter name."""
+        for name, parameter in self.model.named_parameters():
+            if parameter.grad is not None:
+                yield plain_name(name), _whole(parameter.grad)
+
     def optimizer_step(self, lr: float) -> Tensor:
         """Clip to clip_norm, AdamW, clear."""
         with span(spans.OPTIMIZER):
@@ -55,7 +62,11 @@ class Fsdp2Engine:
             norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm, foreach=True)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
-        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+        return _whole(norm)
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def _sharded_model(preset: Preset, mesh: SequenceMesh, device: torch.device) -> CausalLM:

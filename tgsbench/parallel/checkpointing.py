@@ -30,8 +30,10 @@ _ATTENTION_OPS = (
     "flash_attn_3::_flash_attn_forward",  # flash-attn 3, dense and varlen
     "flash_attn_3::fwd",  # its builds before custom ops
     "tgsbench::flash4_forward",  # flash-attn 4, which registers no op of its own
+    "deepspeed::dim_zero_all_to_all",  # ALST
 )
-"""Forward ops whose output and LSE a selective checkpoint keeps; those that this build lacks are skipped."""
+"""Forward ops whose results a selective checkpoint keeps: attention's output and LSE, ALST's all-to-all.
+Those that this build lacks are skipped."""
 
 Contexts = tuple[AbstractContextManager[Any], AbstractContextManager[Any]]
 

@@ -1,0 +1,135 @@
+"""DeepSpeed's own Ulysses (`UlyssesSPAttentionHF`), counted, with its traps guarded."""
+
+from __future__ import annotations
+
+import functools
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import deepspeed.comm
+import torch
+from deepspeed.runtime.sequence_parallel import ulysses_sp
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import LlamaConfig
+
+from tgsbench.parallel.attention import NAME
+from tgsbench.parallel.loss import IGNORE_INDEX, LossHead
+from tgsbench.parallel.tracing import span
+from tgsbench.parallel.ulysses import COUNTER
+from tgsbench.profiling import spans
+from tgsbench.schema.preset import Preset
+
+
+def register(config: LlamaConfig, preset: Preset) -> Any:
+    """Put ALST around our attention function; returns its `mpu` for `deepspeed.initialize`.
+
+    ALST replaces the named entry of transformers' table for the whole process. The entry is our own
+    NAME, whose kernel knows document boundaries, so "sdpa" and the others stay as they are.
+    """
+    _count_all_to_alls()
+    ulysses_sp.dist = PositionsOnce(deepspeed.comm)
+    return ulysses_sp.UlyssesSPAttentionHF.register_with_transformers(
+        model_name_or_path=SimpleNamespace(config=config),
+        core_attn_implementation=NAME,
+        sequence_parallel_size=preset.parallel.sp,
+        micro_batch_size=preset.training.micro_batch,
+        seq_length=preset.workload.seq_len,
+        seq_length_is_variable=False,
+    )
+
+
+def _count_all_to_alls() -> None:
+    """Count what ALST's operator sends, inside it, so that saved results count nothing."""
+    send = deepspeed.comm.all_to_all_single
+
+    @functools.wraps(send)
+    def counted(output: Tensor, tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+        COUNTER.calls += 1
+        COUNTER.num_bytes += tensor.numel() * tensor.element_size()
+        # [p, s, B, heads, d] before attention, [p, s, B, h/p] after it.
+        with span(spans.A2A_PRE if tensor.dim() == 5 else spans.A2A_POST):
+            return send(output, tensor, *args, **kwargs)
+
+    deepspeed.comm.all_to_all_single = counted
+
+
+class PositionsOnce:
+    """`deepspeed.comm` for ALST, whose layers each all-gather the same `position_ids`.
+
+    A tensor that was just gathered is not gathered again: one gather for a micro-step instead of one for
+    every layer and recomputation (120 to 270 µs each on gloo). All ranks see the same tensors in the same
+    order, so they skip the same gathers.
+    """
+
+    def __init__(self, comm: Any) -> None:
+        self._comm = comm
+        self._tensor: Tensor | None = None
+        self._gathered: list[Tensor] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._comm, name)
+
+    def all_gather(self, outputs: list[Tensor], tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Gather `tensor` into `outputs`, from memory when it is the one gathered last."""
+        if tensor is self._tensor:
+            for output, gathered in zip(outputs, self._gathered, strict=True):
+                output.copy_(gathered)
+            return None
+        work = self._comm.all_gather(outputs, tensor, *args, **kwargs)
+        if not kwargs.get("async_op"):
+            self._tensor, self._gathered = tensor, list(outputs)
+        return work
+
+
+def tile_mlps(model: nn.Module) -> None:
+    """Make every MLP run in tiles of about h tokens (ALST's `TiledMLP`), without patching its class."""
+    for layer in model.modules():
+        if hasattr(layer, "gate_proj") and hasattr(layer, "down_proj"):
+            layer.forward = functools.partial(_tiled_mlp, layer, layer.forward)
+
+
+def _tiled_mlp(mlp: Any, whole: Any, x: Tensor) -> Tensor:
+    tiles = num_tiles(x.shape[0] * x.shape[1], x.shape[2])
+    weights = [mlp.down_proj.weight, mlp.gate_proj.weight, mlp.up_proj.weight]
+    # compute_params=None raises TypeError in DeepSpeed 0.19, so the weights are always named.
+    tiled: Tensor = ulysses_sp.TiledMLP.apply(lambda _, part: whole(part), mlp, x, tiles, weights)
+    return tiled
+
+
+def num_tiles(tokens: int, tile: int) -> int:
+    """Into how many tiles of at most `tile` tokens TiledMLP is told to cut, such that torch.chunk obeys.
+
+    Five tokens asked for in four chunks come in three, and TiledMLP, which waits for the fourth, then
+    never releases the weights' gradients.
+    """
+    size = math.ceil(tokens / math.ceil(tokens / tile))
+    return math.ceil(tokens / size)
+
+
+class TiledLossHead(LossHead):
+    """The loss head by ALST's `sequence_tiled_compute`: logits of one tile exist at once."""
+
+    def forward(self, hidden: Tensor, labels: Tensor) -> Tensor:
+        """Sum of token losses in fp32; hidden [B, s, h], labels [B, s] already shifted."""
+        shards = math.ceil(labels.shape[1] / self.chunk_tokens)
+        with span(spans.LOSS):
+            total: Tensor = ulysses_sp.sequence_tiled_compute(
+                self._tile,
+                labels.shape[1],
+                shards,
+                {"hidden": hidden, "labels": labels},
+                {},
+                "hidden",
+                compute_params=[self.weight],
+                output_unshard_dimension=0,
+                output_reduction="sum",
+            )
+        return total
+
+    def _tile(self, hidden: Tensor, labels: Tensor) -> Tensor:
+        logits = functional.linear(hidden, self.weight).float()
+        return functional.cross_entropy(
+            logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE_INDEX, reduction="sum"
+        )

@@ -1,0 +1,83 @@
+"""The DeepSpeed engine: ZeRO 1, 2 or 3, ALST or our fused all-to-all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import deepspeed
+import torch
+from torch import Tensor
+
+from tgsbench.engines.base import Batch
+from tgsbench.engines.deepspeed import alst, model, setup
+from tgsbench.engines.deepspeed.config import deepspeed_config
+from tgsbench.models.build import llama_config
+from tgsbench.parallel import attention, kernels
+from tgsbench.parallel.mesh import SequenceMesh
+from tgsbench.parallel.tracing import span
+from tgsbench.profiling import spans
+from tgsbench.schema.preset import Preset
+
+
+class DeepSpeedEngine:
+    """Owns DeepSpeed's engine; see `engines.base.Engine`. One per process."""
+
+    def __init__(self, preset: Preset, mesh: SequenceMesh, device: torch.device, note: setup.Note) -> None:
+        setup.claim_process()
+        self.device = device
+        self.mesh = mesh
+        self.kernel = kernels.choose(preset.engine.kernel, device, preset.workload.document_mask)
+        by_alst = preset.attention == "alst" and mesh.sp > 1
+        # Under ALST this is the kernel inside it and exchanges nothing itself.
+        group = None if by_alst or mesh.sp == 1 else mesh.sp_group
+        self.attention = attention.UlyssesAttention(self.kernel, group)
+        self.attention.register()
+        mpu = alst.register(llama_config(preset.model, preset.workload.seq_len, attention.NAME), preset) if by_alst else None
+        config = deepspeed_config(preset, by_alst)
+        note(f"building the model under ZeRO-{preset.engine.zero_stage}")
+        module = model.build(preset, device, config)
+        self.engine, *_ = deepspeed.initialize(
+            model=module, optimizer=_optimizer(module, preset), config=config, mpu=mpu
+        )
+        model.seed_weights(self.engine, device, preset.training.seed)
+        # DeepSpeed sums over all ranks and divides by world/sp where it knows of sp, by world elsewhere.
+        self._divisor = mesh.world // (mesh.sp if by_alst else 1)
+
+    def forward_backward(self, batch: Batch, num_labels: int) -> Tensor:
+        """Forward, loss, backward; gradients are reduced as the ZeRO stage says."""
+        self.attention.documents = batch.documents
+        with span(spans.FORWARD):
+            loss_sum: Tensor = self.engine(batch.input_ids, batch.position_ids, batch.labels)
+        with span(spans.BACKWARD):
+            self.engine.backward(loss_sum * (self._divisor / num_labels), scale_wrt_gas=False)
+        if not self.engine.is_gradient_accumulation_boundary():
+            self.engine.step()
+        return loss_sum.detach()
+
+    def gradients(self) -> Iterator[tuple[str, Tensor]]:
+        """Whole gradients by plain parameter name, once the last micro-step is done."""
+        return model.whole_gradients(self.engine.module)
+
+    def optimizer_step(self, lr: float) -> Tensor:
+        """Clip to clip_norm, AdamW, clear."""
+        with span(spans.OPTIMIZER):
+            for group in self.engine.optimizer.param_groups:
+                group["lr"] = lr
+            self.engine.step()
+        return torch.as_tensor(self.engine.get_global_grad_norm())
+
+
+def _optimizer(module: Any, preset: Preset) -> torch.optim.Optimizer:
+    training = preset.training
+    options = {
+        "lr": training.lr,
+        "betas": (training.beta1, training.beta2),
+        "weight_decay": training.weight_decay,
+    }
+    if preset.engine.offload == "none":
+        return torch.optim.AdamW(module.parameters(), fused=True, **options)
+    from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+    optimizer: torch.optim.Optimizer = DeepSpeedCPUAdam(module.parameters(), adamw_mode=True, **options)
+    return optimizer

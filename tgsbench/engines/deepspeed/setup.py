@@ -1,0 +1,82 @@
+"""Gets DeepSpeed ready in a rank: accelerator, op builds that can be seen, one engine per process."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tgsbench.errors import ExitCode, TgsError
+
+Note = Callable[[str], None]
+
+_built = False
+
+
+def claim_process() -> None:
+    """Refuse a second engine in one process.
+
+    ALST replaces an attention function for the whole process and fixes its head counts at the first
+    model, so a second one would be split wrongly (DeepSpeed issue 8291).
+    """
+    global _built
+    if _built:
+        raise TgsError(
+            "a process can hold one DeepSpeed engine: ALST patches transformers for the whole process",
+            hint="start another process for another model",
+            exit_code=ExitCode.UNSUPPORTED,
+        )
+    _built = True
+
+
+def prepare(device: torch.device, note: Note) -> None:
+    """Import DeepSpeed for this device and bind it to the process group that is already there.
+
+    Raises TgsError when it is not installed.
+    """
+    if device.type == "cpu":
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    note("importing DeepSpeed")
+    try:
+        import deepspeed
+        from deepspeed.ops import op_builder
+    except ImportError as error:
+        raise TgsError(
+            f"engine deepspeed cannot run here: {error}",
+            hint='pip install "tgsbench[deepspeed]"',
+            exit_code=ExitCode.MISSING_DEPENDENCY,
+        ) from error
+    _announce_builds(op_builder.builder.OpBuilder, note)
+    # DeepSpeed compiles it (30 s) when it first meets a CPU, but only inference's all-reduce calls it.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo")
+
+
+def _announce_builds(builder: Any, note: Note) -> None:
+    load = builder.jit_load
+
+    def announced(self: Any, verbose: bool = True) -> Any:
+        _say(self.name, note)
+        return load(self, verbose)
+
+    builder.jit_load = announced
+
+
+def _say(name: str, note: Note) -> None:
+    from torch.utils.cpp_extension import _get_build_directory
+
+    if (Path(_get_build_directory(name, verbose=False)) / f"{name}.so").exists():
+        note(f"loading DeepSpeed's {name} op")
+        return
+    missing = [tool for tool in ("g++", "ninja") if shutil.which(tool) is None]
+    if missing:
+        raise TgsError(
+            f"DeepSpeed must compile its {name} op and finds no {' and no '.join(missing)}",
+            hint="apt-get install g++ ninja-build, or set engine.offload=none",
+            exit_code=ExitCode.MISSING_DEPENDENCY,
+        )
+    note(f"compiling DeepSpeed's {name} op with g++ (about 30 s, once on this machine)")
