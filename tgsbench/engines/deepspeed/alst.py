@@ -9,6 +9,7 @@ from typing import Any
 
 import deepspeed.comm
 import torch
+import torch.distributed as dist
 from deepspeed.runtime.sequence_parallel import ulysses_sp
 from torch import Tensor, nn
 from torch.nn import functional
@@ -22,15 +23,16 @@ from tgsbench.profiling import spans
 from tgsbench.schema.preset import Preset
 
 
-def register(config: LlamaConfig, preset: Preset) -> Any:
-    """Put ALST around our attention function; returns its `mpu` for `deepspeed.initialize`.
+def register(config: LlamaConfig, preset: Preset) -> PositionsOnce:
+    """Put ALST around our attention function; returns what gathers its positions.
 
     ALST replaces the named entry of transformers' table for the whole process. The entry is our own
     NAME, whose kernel knows document boundaries, so "sdpa" and the others stay as they are.
     """
     _count_all_to_alls()
-    ulysses_sp.dist = PositionsOnce(deepspeed.comm)
-    return ulysses_sp.UlyssesSPAttentionHF.register_with_transformers(
+    positions = PositionsOnce(deepspeed.comm)
+    ulysses_sp.dist = positions
+    ulysses_sp.UlyssesSPAttentionHF.register_with_transformers(
         model_name_or_path=SimpleNamespace(config=config),
         core_attn_implementation=NAME,
         sequence_parallel_size=preset.parallel.sp,
@@ -38,6 +40,7 @@ def register(config: LlamaConfig, preset: Preset) -> Any:
         seq_length=preset.workload.seq_len,
         seq_length_is_variable=False,
     )
+    return positions
 
 
 def _count_all_to_alls() -> None:
@@ -56,31 +59,34 @@ def _count_all_to_alls() -> None:
 
 
 class PositionsOnce:
-    """`deepspeed.comm` for ALST, whose layers each all-gather the same `position_ids`.
+    """`deepspeed.comm` for ALST, whose every layer all-gathers the same `position_ids`.
 
-    A tensor that was just gathered is not gathered again: one gather for a micro-step instead of one for
-    every layer and recomputation (120 to 270 µs each on gloo). All ranks see the same tensors in the same
-    order, so they skip the same gathers.
+    They are gathered once, before the layers of a micro-step: 120 to 270 µs on gloo, saved for every layer
+    and its recomputation. Inside a layer only copies run, the same in a forward and in its recomputation,
+    as a selective checkpoint demands.
     """
 
     def __init__(self, comm: Any) -> None:
         self._comm = comm
-        self._tensor: Tensor | None = None
+        self._positions: Tensor | None = None
         self._gathered: list[Tensor] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._comm, name)
 
+    def gather(self, positions: Tensor, group: dist.ProcessGroup) -> None:
+        """Gather a micro-step's position_ids [B, s] from the ranks of its sequence."""
+        gathered = [torch.empty_like(positions) for _ in range(group.size())]
+        dist.all_gather(gathered, positions, group=group)
+        self._positions, self._gathered = positions, gathered
+
     def all_gather(self, outputs: list[Tensor], tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Gather `tensor` into `outputs`, from memory when it is the one gathered last."""
-        if tensor is self._tensor:
-            for output, gathered in zip(outputs, self._gathered, strict=True):
-                output.copy_(gathered)
-            return None
-        work = self._comm.all_gather(outputs, tensor, *args, **kwargs)
-        if not kwargs.get("async_op"):
-            self._tensor, self._gathered = tensor, list(outputs)
-        return work
+        """What ALST calls: copies for the positions gathered before, a collective for anything else."""
+        if tensor is not self._positions:
+            return self._comm.all_gather(outputs, tensor, *args, **kwargs)
+        for output, gathered in zip(outputs, self._gathered, strict=True):
+            output.copy_(gathered)
+        return None
 
 
 def tile_mlps(model: nn.Module) -> None:

@@ -11,17 +11,19 @@ _MAX_BUCKET = 500_000_000
 """DeepSpeed's own default, in elements; it allocates the bucket whole, so a small model gets less."""
 
 
-def deepspeed_config(preset: Preset, by_alst: bool) -> dict[str, Any]:
-    """What `deepspeed.initialize` is given; `by_alst` when DeepSpeed itself knows of the sp groups."""
-    sp = preset.parallel.sp if by_alst else 1
-    replicas = preset.world_size // sp
-    config: dict[str, Any] = {
+def deepspeed_config(preset: Preset) -> dict[str, Any]:
+    """What `deepspeed.initialize` is given.
+
+    Nothing here speaks of sequence parallelism: told of it, DeepSpeed 0.19.8 divides gradients by world/sp
+    in ZeRO 1 and 2 and by world in ZeRO 3. Not told, it divides by world in all three.
+    """
+    return {
         "train_micro_batch_size_per_gpu": preset.training.micro_batch,
         "gradient_accumulation_steps": preset.accumulation,
-        "train_batch_size": preset.training.micro_batch * preset.accumulation * replicas,
+        "train_batch_size": preset.training.micro_batch * preset.accumulation * preset.world_size,
         "gradient_clipping": preset.training.clip_norm,
         "bf16": {"enabled": preset.training.compute_dtype == "bfloat16"},
-        # fp32, as fsdp2 reduces and as ALST's sp groups do by default; DeepSpeed's own default is bf16.
+        # As fsdp2 reduces, and as ALST does by default; DeepSpeed's own default is bf16.
         "communication_data_type": "fp32",
         "data_types": {"grad_accum_dtype": "fp32"},
         "zero_optimization": zero_config(preset),
@@ -29,10 +31,6 @@ def deepspeed_config(preset: Preset, by_alst: bool) -> dict[str, Any]:
         "steps_per_print": 2**31,
         "wall_clock_breakdown": False,
     }
-    if by_alst:
-        config["sequence_parallel_size"] = sp
-        config["seq_parallel_communication_data_type"] = "fp32"
-    return config
 
 
 def zero_config(preset: Preset) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from tgsbench.engines.deepspeed import alst, model, setup
 from tgsbench.engines.deepspeed.config import deepspeed_config
 from tgsbench.models.build import llama_config
 from tgsbench.parallel import attention, kernels
+from tgsbench.parallel.kernel_timing import probe_of
 from tgsbench.parallel.mesh import SequenceMesh
 from tgsbench.parallel.tracing import span
 from tgsbench.profiling import spans
@@ -27,30 +29,33 @@ class DeepSpeedEngine:
         setup.claim_process()
         self.device = device
         self.mesh = mesh
-        self.kernel = kernels.choose(preset.engine.kernel, device, preset.workload.document_mask)
+        self.kernel = kernels.choose(
+            preset.engine.kernel, device, preset.workload.document_mask, probe_of(preset)
+        )
         by_alst = preset.attention == "alst" and mesh.sp > 1
-        # Under ALST this is the kernel inside it and exchanges nothing itself.
+        # Under ALST ours is the kernel inside it and exchanges nothing itself.
         group = None if by_alst or mesh.sp == 1 else mesh.sp_group
         self.attention = attention.UlyssesAttention(self.kernel, group)
         self.attention.register()
-        mpu = alst.register(llama_config(preset.model, preset.workload.seq_len, attention.NAME), preset) if by_alst else None
-        config = deepspeed_config(preset, by_alst)
+        self._positions = _alst(preset) if by_alst else None
+        config = deepspeed_config(preset)
         note(f"building the model under ZeRO-{preset.engine.zero_stage}")
         module = model.build(preset, device, config)
+        self.kernel = dataclasses.replace(self.kernel, reason=f"{self.kernel.reason}; {module.fused}")
         self.engine, *_ = deepspeed.initialize(
-            model=module, optimizer=_optimizer(module, preset), config=config, mpu=mpu
+            model=module, optimizer=_optimizer(module, preset), config=config
         )
-        model.seed_weights(self.engine, device, preset.training.seed)
-        # DeepSpeed sums over all ranks and divides by world/sp where it knows of sp, by world elsewhere.
-        self._divisor = mesh.world // (mesh.sp if by_alst else 1)
+        model.seed_masters(self.engine, device, preset.training.seed)
 
     def forward_backward(self, batch: Batch, num_labels: int) -> Tensor:
-        """Forward, loss, backward; gradients are reduced as the ZeRO stage says."""
+        """Forward, loss, backward; ZeRO averages over ranks, hence the factor `world`."""
         self.attention.documents = batch.documents
+        if self._positions is not None:
+            self._positions.gather(batch.position_ids, self.mesh.sp_group)
         with span(spans.FORWARD):
             loss_sum: Tensor = self.engine(batch.input_ids, batch.position_ids, batch.labels)
         with span(spans.BACKWARD):
-            self.engine.backward(loss_sum * (self._divisor / num_labels), scale_wrt_gas=False)
+            self.engine.backward(loss_sum * (self.mesh.world / num_labels), scale_wrt_gas=False)
         if not self.engine.is_gradient_accumulation_boundary():
             self.engine.step()
         return loss_sum.detach()
@@ -66,6 +71,10 @@ class DeepSpeedEngine:
                 group["lr"] = lr
             self.engine.step()
         return torch.as_tensor(self.engine.get_global_grad_norm())
+
+
+def _alst(preset: Preset) -> alst.PositionsOnce:
+    return alst.register(llama_config(preset.model, preset.workload.seq_len, attention.NAME), preset)
 
 
 def _optimizer(module: Any, preset: Preset) -> torch.optim.Optimizer:

@@ -6,9 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import deepspeed
+import msgspec
 import torch
-from deepspeed.utils import safe_get_full_grad, safe_set_full_fp32_param
+import torch.distributed as dist
+from deepspeed.utils import safe_get_full_grad, safe_set_full_fp32_param, safe_set_local_fp32_param
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers.initialization import no_init_weights
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
@@ -16,51 +19,76 @@ from tgsbench.engines.deepspeed.alst import TiledLossHead, tile_mlps
 from tgsbench.models.build import CausalLM, build_meta, draw, llama_config, materialise, plain_name
 from tgsbench.parallel.attention import NAME
 from tgsbench.parallel.checkpointing import wrap_layer
-from tgsbench.schema.preset import Preset
+from tgsbench.parallel.offload import HostStash
+from tgsbench.schema.preset import EngineOptions, Preset
 
 
 def build(preset: Preset, device: torch.device, zero: dict[str, Any]) -> CausalLM:
     """The model, checkpointed and tiled as the preset says; under ZeRO-3 every rank keeps only its part."""
-    model = _partitioned(preset, zero) if preset.engine.zero_stage == 3 else _whole(preset, device)
+    # ALST's tiling instead of ours: it goes through the linear layers, whose weights ZeRO-3 gathers for them.
+    options = msgspec.structs.replace(preset.engine, tiled_mlp=False)
+    if options.zero_stage == 3:
+        model = _partitioned(preset, options, zero)
+        seed_parts(model, device, preset.training.seed)
+    else:
+        model = _whole(preset, options, device)
     if preset.engine.tiled_loss:
         model.head.__class__ = TiledLossHead
     if preset.engine.tiled_mlp:
         tile_mlps(model)
+    stash = HostStash(preset.model.hidden_size, device) if options.activation_offload else None
     layers = model.model.layers
     for index, layer in enumerate(layers):
-        layers[index] = wrap_layer(layer, preset.training.checkpointing)
+        layers[index] = wrap_layer(layer, preset.training.checkpointing, stash)
     return model
 
 
-def _whole(preset: Preset, device: torch.device) -> CausalLM:
-    model = build_meta(preset.model, preset.workload.seq_len, NAME, preset.engine.loss_chunk_tokens)
+def _whole(preset: Preset, options: EngineOptions, device: torch.device) -> CausalLM:
+    model = build_meta(preset.model, preset.workload.seq_len, NAME, options.loss_chunk_tokens, options)
     materialise(model, device, preset.training.seed)
     return model
 
 
-def _partitioned(preset: Preset, zero: dict[str, Any]) -> CausalLM:
-    dtype = getattr(torch, preset.training.compute_dtype)
+def _partitioned(preset: Preset, options: EngineOptions, zero: dict[str, Any]) -> CausalLM:
     config = llama_config(preset.model, preset.workload.seq_len, NAME)
-    with no_init_weights(), deepspeed.zero.Init(config_dict_or_path=zero, dtype=dtype):
-        return CausalLM(config, preset.engine.loss_chunk_tokens)
+    # Its dtype argument is left out: on a CPU zero.Init takes any that is named for bf16 (0.19.8).
+    with no_init_weights(), deepspeed.zero.Init(config_dict_or_path=zero):
+        return CausalLM(config, options.loss_chunk_tokens, options)
 
 
-def seed_weights(engine: Any, device: torch.device, seed: int) -> None:
-    """Set every fp32 master weight, and the weights made from it, to its seeded value.
-
-    Done after `deepspeed.initialize`: masters made from bf16 weights would differ from those of fsdp2 by
-    a rounding. Every rank draws whole parameters one at a time; no collective runs.
-    """
+def seed_parts(model: CausalLM, device: torch.device, seed: int) -> None:
+    """Give a model made under zero.Init its seeded weights: this rank's part of each, no collective."""
     with torch.no_grad():
-        for name, parameter in engine.module.named_parameters():
-            shape = getattr(parameter, "ds_shape", parameter.shape)
-            safe_set_full_fp32_param(parameter, initial_value(plain_name(name), shape, seed, device))
-    restore_rotary(engine.module, device)
+        for name, parameter in model.named_parameters():
+            whole = initial_value(plain_name(name), parameter.ds_shape, seed, device)
+            parameter.ds_tensor.copy_(_part(whole, parameter.ds_tensor.numel()))
+    restore_rotary(model, device)
+
+
+def seed_masters(engine: Any, device: torch.device, seed: int) -> None:
+    """Set the fp32 master weights to the seeded values themselves.
+
+    DeepSpeed makes them from the bf16 weights, which differ by a rounding from the masters of fsdp2.
+    """
+    for name, parameter in engine.module.named_parameters():
+        shape = getattr(parameter, "ds_shape", parameter.shape)
+        whole = initial_value(plain_name(name), shape, seed, device)
+        if hasattr(parameter, "ds_tensor"):
+            safe_set_local_fp32_param(parameter, _part(whole, parameter.ds_tensor.numel()))
+        else:
+            safe_set_full_fp32_param(parameter, whole)
 
 
 def initial_value(name: str, shape: torch.Size, seed: int, device: torch.device) -> Tensor:
     """A parameter's whole seeded value in fp32."""
     return torch.ones(shape, device=device) if len(shape) == 1 else draw(name, shape, seed, device)
+
+
+def _part(whole: Tensor, numel: int) -> Tensor:
+    """This rank's part of a parameter as ZeRO-3 cuts it: flat, equal parts, the last one padded."""
+    start = dist.get_rank() * numel
+    part = whole.flatten()[start : start + numel]
+    return functional.pad(part, (0, numel - len(part)))
 
 
 def restore_rotary(model: CausalLM, device: torch.device) -> None:
