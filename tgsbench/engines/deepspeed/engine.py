@@ -79,7 +79,7 @@ def _alst(preset: Preset) -> alst.PositionsOnce:
 
 def _optimizer(module: Any, preset: Preset) -> torch.optim.Optimizer:
     training = preset.training
-    options = {
+    options: dict[str, Any] = {
         "lr": training.lr,
         "betas": (training.beta1, training.beta2),
         "weight_decay": training.weight_decay,

@@ -60,8 +60,9 @@ def seed_parts(model: CausalLM, device: torch.device, seed: int) -> None:
     """Give a model made under zero.Init its seeded weights: this rank's part of each, no collective."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            whole = initial_value(plain_name(name), parameter.ds_shape, seed, device)
-            parameter.ds_tensor.copy_(_part(whole, parameter.ds_tensor.numel()))
+            zero: Any = parameter  # what zero.Init hangs on a parameter has no types
+            whole = initial_value(plain_name(name), zero.ds_shape, seed, device)
+            zero.ds_tensor.copy_(_part(whole, zero.ds_tensor.numel()))
     restore_rotary(model, device)
 
 

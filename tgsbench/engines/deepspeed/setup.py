@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,9 @@ def prepare(device: torch.device, note: Note) -> None:
     """
     if device.type == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"
+    # DeepSpeed 0.19 calls names of torch.distributed that 2.13 renamed, hundreds of times a step, and each
+    # call would print two lines into the rank's log.
+    warnings.filterwarnings("ignore", message="`torch.distributed", category=FutureWarning)
     note("importing DeepSpeed")
     try:
         import deepspeed
