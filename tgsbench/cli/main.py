@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "replay": ("tgsbench.cli.replay", "Play a stored run again; without one, a recording."),
     "slurm": ("tgsbench.cli.slurm", "A preset's sbatch script; submit it, follow or cancel the job."),
     "doctor": ("tgsbench.cli.doctor", "Check this machine: versions, GPUs, links, limits, ranks that talk."),
+    "engines": ("tgsbench.cli.engines", "The engines: can each run here, and what installs the others."),
     "compare": ("tgsbench.cli.compare", "Compare runs, forecasts, published and imported rows."),
     "import": ("tgsbench.cli.import_", "Read another tool's log or table as a row."),
     "convention": ("tgsbench.cli.convention", "Find the FLOPs convention behind somebody's TFLOPs."),

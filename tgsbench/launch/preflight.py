@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 
 import psutil
 from msgspec import Struct
 
+from tgsbench.engines import environments, registry
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.models.spec import num_parameters
 from tgsbench.schema.preset import Preset
 from tgsbench.system.gpus import GpuInfo, list_gpus
 from tgsbench.units import GIB, gib
-
-_NEEDED = {
-    "fsdp2": (("torch", "train"), ("transformers", "train"), ("numpy", "train")),
-    "deepspeed": (
-        ("torch", "train"),
-        ("transformers", "train"),
-        ("numpy", "train"),
-        ("deepspeed", "deepspeed"),
-    ),
-}
 
 
 class Machine(Struct, frozen=True):
@@ -52,13 +42,14 @@ def check(preset: Preset, machine: Machine, num_local_ranks: int) -> None:
 
 def check_packages(preset: Preset) -> None:
     """Raise TgsError when a package that the engine needs is not installed."""
-    needed = _NEEDED.get(preset.engine.name, ())
-    missing = [(name, extra) for name, extra in needed if importlib.util.find_spec(name) is None]
+    name = preset.engine.name
+    if registry.find_engine(name).kind == "external":
+        environments.require(name)
+    missing = registry.missing_packages(name)
     if missing:
-        extras = ",".join(dict.fromkeys(extra for _, extra in missing))
         raise TgsError(
-            f"engine {preset.engine.name} needs {', '.join(name for name, _ in missing)}",
-            hint=f'pip install "tgsbench[{extras}]"',
+            f"engine {name} needs {', '.join(package.module for package in missing)}",
+            hint=registry.install_command(missing),
             exit_code=ExitCode.MISSING_DEPENDENCY,
         )
 

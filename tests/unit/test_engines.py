@@ -1,0 +1,122 @@
+"""The engine registry: what is there, what is missing, what installs it."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+
+import msgspec
+import pytest
+from click.testing import CliRunner
+
+from tgsbench.cli.engines import engines
+from tgsbench.engines import environments, registry
+from tgsbench.errors import ExitCode, TgsError
+
+
+@pytest.fixture(autouse=True)
+def _own_folders(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+
+
+def a_python(tmp_path, versions: dict[str, str]):
+    """A stand-in interpreter that answers with these versions."""
+    path = tmp_path / "python"
+    path.write_text(f"#!/bin/sh\nprintf '%s' '{msgspec.json.encode(versions).decode()}'\n")
+    path.chmod(0o755)
+    return path
+
+
+def without(monkeypatch, *names: str) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda n, *a: None if n in names else found(n, *a))
+
+
+def test_every_engine_of_the_schema_is_registered():
+    from tgsbench.schema.preset import EngineOptions
+
+    names = next(f for f in msgspec.inspect.type_info(EngineOptions).fields if f.name == "name").type.values
+    assert set(names) == set(registry.ENGINES)
+
+
+def test_a_missing_package_names_the_extra_that_installs_it(monkeypatch):
+    without(monkeypatch, "deepspeed")
+    state = registry.state("deepspeed")
+    assert not state.available
+    assert state.missing == ["package deepspeed"]
+    assert state.install == 'pip install "tgsbench[deepspeed]"'
+
+
+def test_several_missing_packages_are_installed_by_one_command(monkeypatch):
+    without(monkeypatch, "deepspeed", "torch")
+    assert registry.state("deepspeed").install == 'pip install "tgsbench[train,deepspeed]"'
+
+
+def test_an_external_system_without_environment_names_the_setup_command():
+    state = registry.state("llamafactory")
+    assert not state.available
+    assert state.install == "tgsbench engines setup llamafactory"
+    with pytest.raises(TgsError) as caught:
+        environments.require("llamafactory")
+    assert caught.value.exit_code == ExitCode.MISSING_DEPENDENCY
+    assert "engines setup llamafactory" in caught.value.hint
+
+
+def test_a_named_interpreter_is_kept_and_asked(tmp_path):
+    versions = {"python": "3.11.7", "xtuner": "0.2.0", "torch": "2.6", "transformers": "4.48.0"}
+    environments.name_python("llamafactory", a_python(tmp_path, {}))
+    environments.name_python("xtuner", a_python(tmp_path, versions))
+    state = registry.state("xtuner")
+    assert state.versions == versions
+    assert [m.split(" in ")[0] for m in state.missing] == ["package mmengine", "package deepspeed"]
+    assert environments.named_python("llamafactory") == environments.named_python("xtuner")
+
+
+def test_a_complete_environment_can_run(tmp_path):
+    versions = dict.fromkeys(("python", *environments.RECIPES["llamafactory"].needs), "1")
+    environments.name_python("llamafactory", a_python(tmp_path, versions))
+    assert registry.state("llamafactory").available
+    assert environments.require("llamafactory").python == str(tmp_path / "python")
+
+
+def test_an_interpreter_that_is_none_is_refused(tmp_path):
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\necho hello\n")
+    broken.chmod(0o755)
+    environments.name_python("xtuner", broken)
+    assert "no Python that answers" in registry.state("xtuner").missing[0]
+    with pytest.raises(TgsError, match="no such interpreter"):
+        environments.name_python("xtuner", tmp_path / "nowhere")
+
+
+def test_versions_are_read_from_another_interpreter():
+    versions = environments.ask_versions(sys.executable, ("msgspec", "no-such-package"))
+    assert versions["msgspec"] and versions["no-such-package"] == ""
+
+
+def test_the_command_lists_engines_as_json():
+    done = CliRunner().invoke(engines, ["--json"])
+    rows = msgspec.json.decode(done.output, type=list[registry.EngineState])
+    assert [row.name for row in rows] == list(registry.ENGINES)
+
+
+def test_setup_dry_run_prints_the_two_commands(tmp_path):
+    done = CliRunner().invoke(engines, ["setup", "llamafactory", "--dry-run"])
+    first, second = done.output.splitlines()
+    assert first.startswith("python -m venv ") and "llamafactory-0.9.5" in first
+    assert "llamafactory==0.9.5" in second
+    assert not (tmp_path / "cache").exists()
+
+
+def test_an_unknown_system_names_the_nearest_one():
+    done = CliRunner().invoke(engines, ["setup", "xtunr"])
+    assert isinstance(done.exception, TgsError)
+    assert "nearest: xtuner" in done.exception.msg
+
+
+def test_the_registry_imports_no_torch():
+    code = "import sys\nfrom tgsbench.engines import registry\n"
+    code += "registry.states(); sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,59 @@
+"""`tgsbench engines`: which engines can run here, and what installs the others."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import click
+
+from tgsbench.cli import diagnostics, output
+from tgsbench.engines import environments, registry
+from tgsbench.engines.registry import EngineState
+
+
+@click.group(invoke_without_command=True)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
+@click.pass_context
+def engines(ctx: click.Context, as_json: bool) -> None:
+    """List the engines: can each run here, what is missing, what installs it."""
+    if ctx.invoked_subcommand is not None:
+        return
+    found = registry.states()
+    if as_json:
+        output.json(found)
+        return
+    for state in found:
+        for line in _lines(state):
+            output.line(line)
+
+
+@engines.command()
+@click.argument("system", metavar="llamafactory|xtuner")
+@click.option(
+    "--python", type=click.Path(path_type=Path), help="Keep this interpreter instead of making one."
+)
+@click.option("--dry-run", is_flag=True, help="Print what would be done.")
+def setup(system: str, python: Path | None, dry_run: bool) -> None:
+    """Make an environment with another system, or keep the one that --python names."""
+    environments.find_recipe(system)
+    if python is not None and not dry_run:
+        environments.name_python(system, python)
+    elif python is None and dry_run:
+        output.line(f"python -m venv {shlex.quote(str(environments.environment_dir(system)))}")
+        output.line(shlex.join(environments.install_argv(system)))
+        return
+    elif python is None:
+        environments.make(system, diagnostics.note)
+    for line in _lines(registry.state(system)):
+        output.line(line)
+
+
+def _lines(state: EngineState) -> list[str]:
+    verdict = f"can run here ({', '.join(state.devices)})" if state.available else "cannot run here"
+    lines = [f"{state.name:<13} {verdict}: {state.what}"]
+    details = [", ".join(f"{name} {version}" for name, version in state.versions.items())]
+    details += [f"missing: {what}" for what in state.missing]
+    details += [f"install: {state.install}" if state.install else ""]
+    details += [f"limit: {limit}" for limit in state.limits]
+    return lines + [f"{'':<13}   {detail}" for detail in details if detail]
