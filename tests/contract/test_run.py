@@ -155,3 +155,27 @@ def test_ctrl_c_leaves_no_rank_and_keeps_what_was_measured(tmp_path):
     assert row["status"] == "cancelled"
     assert row["tgs"] > 0
     assert os.listdir(next(events.iterdir()) / "events") != []
+
+
+def test_profiled_steps_are_steps_of_their_own_and_the_capture_is_taken_in(tmp_path):
+    document = tgsbench_json(
+        tmp_path, "run", "--preset", "tiny_cpu", "--json", "--steps", "3", "--profile", "timeline", *SMALL
+    )
+    assert document["tgs"]["n"] == 3
+    assert document["integrity"]["tokens_seen"] == 3 * 512
+    profile = document["profile"]
+    assert profile["num_steps"] == 3
+    assert profile["over_measured"] > 0
+    assert [trace["rank"] for trace in profile["traces"]] == [0, 1]
+    assert [trace["steps"] for trace in profile["traces"]] == [[6, 7], [6, 7]]
+    assert all(trace["num_bytes"] > 10_000 for trace in profile["traces"])
+    (run,) = (tmp_path / "runs").iterdir()
+    assert len(list((run / "profile").glob("*.pt.trace.json.gz"))) == 2
+    assert not (run / "staging").exists()
+
+
+def test_an_unknown_recipe_is_refused_before_anything_starts(tmp_path):
+    done = tgsbench(tmp_path, "run", "--preset", "tiny_cpu", "--headless", "--profile", "hotspot")
+    assert done.returncode == 4
+    assert "nearest: hotspots" in done.stderr
+    assert not (tmp_path / "runs").exists()

@@ -27,6 +27,7 @@ from tgsbench.metrics.observe import Observed, StepTotal
 from tgsbench.metrics.result import attended_len, step_tgs
 from tgsbench.metrics.stragglers import suspects
 from tgsbench.models.flops import flops_per_token
+from tgsbench.profiling.recipes import load_recipe, num_profile_steps
 from tgsbench.schema.events import Depth, Event, Phase, Step, Warn
 from tgsbench.schema.preset import Preset
 
@@ -63,6 +64,8 @@ class _Fold:
     def __init__(self, preset: Preset) -> None:
         self.preset = preset
         self.observed = Observed()
+        recipe = preset.profile and load_recipe(preset.profile)
+        self._num_profiled = num_profile_steps(recipe) if recipe else 0
         self._live = LiveRun(preset.world_size)
         self._named: set[int] = set()
 
@@ -121,8 +124,8 @@ class _Fold:
 
     @property
     def num_steps(self) -> int:
-        """Warm-up and measured steps."""
-        return self.preset.measure.warmup + self.preset.measure.steps
+        """Warm-up, measured and profiled steps."""
+        return self.preset.measure.warmup + self.preset.measure.steps + self._num_profiled
 
 
 class PlainProgress:

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import click
-import msgspec
 
 from tgsbench import presets
 from tgsbench.cli import diagnostics, output
@@ -18,6 +17,7 @@ from tgsbench.launch import local, preflight
 from tgsbench.launch import nodes as several
 from tgsbench.launch.command import ONE_NODE, Node
 from tgsbench.launch.rehearse import rehearsal_on
+from tgsbench.profiling.recipes import load_recipe
 from tgsbench.report.summary import summary_lines
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Result
@@ -93,30 +93,20 @@ def run(
         sys.exit(local.EXIT_CODES[result.status])
     preflight.check(preset, preflight.this_machine(), 1 if emulate else preset.world_size)
     run_folder = run_dir.create(root, preset, run_name)
-    local.prepare_run(run_folder, preset, _forecast(preset) if emulate else None, emulated=emulate)
+    manifest = local.prepare_run(run_folder, preset, emulated=emulate)
+    if emulate and manifest.prediction is None:
+        diagnostics.warn("no forecast, so no time for communication", "tgsbench plan says why")
     if not in_terminal:
         result = run_headless(run_folder, preset, as_json)
         sys.exit(_exit_code(result, run_folder))
     _open_live_view(run_folder)
 
 
-def _forecast(preset: Preset) -> dict[str, object] | None:
-    """The planner's figures for this machine's GPU; None where the hardware is not described."""
-    from tgsbench.planner.plan import predict
-
-    gpus = preflight.this_machine().gpus
-    gpu = presets.find_gpu(gpus[0].name) if gpus else None
-    try:
-        plan: dict[str, object] = msgspec.to_builtins(predict(preset, gpu.name if gpu else ""))
-    except TgsError as error:
-        diagnostics.warn(f"no forecast: {error.msg}", error.hint)
-        return None
-    return plan
-
-
 def resolve_for_run(name: str, assignments: list[str], rehearse: bool) -> Preset:
     """The preset to run, shrunken if this is a rehearsal."""
     preset = presets.resolve(Path(name) if name.endswith(".toml") else name, assignments).preset
+    if preset.profile:
+        load_recipe(preset.profile)
     if not rehearse:
         return preset
     return rehearsal_on(preset, preflight.this_machine())

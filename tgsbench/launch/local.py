@@ -10,10 +10,12 @@ from pathlib import Path
 
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.launch.command import ONE_NODE, Node, agent_argv, as_script, rank_environment
+from tgsbench.launch.forecast import forecast
 from tgsbench.launch.process import Child
 from tgsbench.launch.watch import OnEvents, StopSignals, Watch
 from tgsbench.launch.witness import Witness
-from tgsbench.schema.events import Event
+from tgsbench.profiling.collect import collect
+from tgsbench.schema.events import Event, Trace
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Manifest, Outcome, Result
 from tgsbench.store import results, run_dir
@@ -28,7 +30,6 @@ _OTHERS_S = 30.0
 def prepare_run(
     run: RunDir,
     preset: Preset,
-    prediction: dict[str, object] | None = None,
     node: Node = ONE_NODE,
     hosts: tuple[str, ...] = (),
     emulated: bool = False,
@@ -47,7 +48,7 @@ def prepare_run(
         nodes=list(hosts),
         rehearsal_of=preset.rehearsal_of,
         emulated=emulated,
-        prediction=prediction,
+        prediction=forecast(preset)[0],
     )
     try:
         run_dir.write_atomic(run.path / "command.sh", as_script(argv).encode())
@@ -133,7 +134,7 @@ def _conclude(run: RunDir, outcome: Outcome, node: Node) -> Result:
         if node.node_rank:
             return _first_nodes_result(run, outcome)
         missing = _wait_for(run, [run_dir.numbered("outcome.json", n) for n in range(1, node.nnodes)])
-        result = results.store_result(run)
+        result = results.store_result(run, _collect_traces(run))
         if missing:
             result.warnings.append(f"no word from {len(missing)} of {node.nnodes} nodes at the end")
         return result
@@ -143,6 +144,13 @@ def _conclude(run: RunDir, outcome: Outcome, node: Node) -> Result:
     result = results.build_result(run, outcome)
     result.warnings.append(f"this result is not stored: {reason}")
     return result
+
+
+def _collect_traces(run: RunDir) -> list[str]:
+    """Take captured traces in; returns what went wrong, the run's result is whole either way."""
+    if not (run.path / "staging").is_dir():
+        return []
+    return collect(run.path, [event for event in run.events() if isinstance(event, Trace)])
 
 
 def _cut_off(node: Node) -> str:

@@ -45,6 +45,7 @@ def finalize(
         result.warnings.append(
             f"sp {result.sp} crosses machines ({', '.join(result.hosts)}): its all-to-alls use the network"
         )
+    result.profile = _capture(observed, manifest.world_size, result.step_s)
     started = 1 if manifest.emulated else manifest.world_size
     result.failure = root_cause(observed, outcome, launcher, started, stack_texts)
     result.status = _status(result, outcome)
@@ -195,6 +196,30 @@ def _memory(steps: list[StepTotal], observed: Observed, device: str) -> Memory:
         kind="cuda" if device == "cuda" else "rss",
         by_rank_gib=[observed.mem_peak_by_rank[rank] / GIB for rank in ranks],
     )
+
+
+def _capture(observed: Observed, world_size: int, measured: StepTime) -> dict[str, Any] | None:
+    """What the capture cost: profiled steps against measured ones, sizes, export times."""
+    steps = observed.complete("profile", world_size)
+    if not steps:
+        return None
+    profiled_s = stats.median([s.step_s for s in steps])
+    ratio = profiled_s / measured.median if profiled_s and measured.median else None
+    return {
+        "num_steps": len(steps),
+        "step_s": profiled_s,
+        "over_measured": ratio,
+        "traces": [
+            {
+                "rank": t.rank,
+                "file": t.path,
+                "num_bytes": t.num_bytes,
+                "export_s": t.export_s,
+                "steps": t.steps,
+            }
+            for t in observed.traces
+        ],
+    }
 
 
 def _packing(observed: Observed) -> Packing:

@@ -19,9 +19,11 @@ def summary_lines(result: Result) -> list[str]:
         ("TFLOPs", _tflops(result)),
         ("step", _step(result)),
         ("memory", _memory(result)),
+        ("predicted", _predicted(result)),
         ("loss", _loss(result)),
         ("packing", _packing(result)),
         ("integrity", _integrity(result)),
+        ("profile", _profile(result)),
         *((f"vs {ref.source.partition(':')[0]}", _reference(ref)) for ref in result.references),
         *(("warning", warning) for warning in result.warnings),
     ]
@@ -110,6 +112,22 @@ def _memory(result: Result) -> str:
     return f"{result.mem.peak_gib:.2f} GiB {kind}, largest rank"
 
 
+def _predicted(result: Result) -> str:
+    """The planner's forecast beside what was measured."""
+    plan = result.prediction or {}
+    tgs, memory = plan.get("tgs") or {}, plan.get("memory") or {}
+    parts = []
+    if tgs.get("predicted"):
+        parts.append(
+            f"TGS {units.rate(tgs['predicted'])} ({units.rate(tgs['low'])} to {units.rate(tgs['high'])})"
+        )
+        if result.tgs.median is not None:
+            parts[-1] += f", measured {result.tgs.median / tgs['predicted']:.2f} of it"
+    if memory.get("total_gib"):
+        parts.append(f"memory {memory['total_gib']:.2f} GiB")
+    return "; ".join(parts)
+
+
 def _loss(result: Result) -> str:
     if result.loss.first is None or result.loss.last is None:
         return ""
@@ -137,6 +155,17 @@ def _integrity(result: Result) -> str:
         f"ok: {integrity.tokens_seen:,} distinct tokens, {integrity.a2a_calls:,} all-to-alls, "
         f"{units.size(integrity.a2a_bytes)}, as predicted"
     )
+
+
+def _profile(result: Result) -> str:
+    if result.profile is None:
+        return ""
+    traces = result.profile["traces"]
+    size = units.size(sum(trace["num_bytes"] for trace in traces))
+    export_s = max((trace["export_s"] for trace in traces), default=0.0)
+    text = f"{len(traces)} traces, {size}, written in {units.duration(export_s)}"
+    ratio = result.profile["over_measured"]
+    return text + (f"; a profiled step takes {ratio:.2f} of a measured one" if ratio else "")
 
 
 def _reference(ref: ReferenceVerdict) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 
 from tgsbench.errors import TgsError
 from tgsbench.metrics.observe import observe
@@ -34,9 +35,10 @@ def build_result(run: RunDir, outcome: Outcome | None = None) -> Result:
     return result
 
 
-def store_result(run: RunDir) -> Result:
-    """Derive the result and write result.json."""
+def store_result(run: RunDir, warnings: Sequence[str] = ()) -> Result:
+    """Derive the result and write result.json, with what only the launcher noticed."""
     result = build_result(run)
+    result.warnings += warnings
     run.write("result.json", result)
     return result
 

@@ -79,5 +79,5 @@ def learning_rate(preset: Preset, step: int, num_steps: int) -> float:
     warmup = max(1, round(preset.training.lr_warmup_ratio * num_steps))
     if step < warmup:
         return preset.training.lr * (step + 1) / warmup
-    progress = (step - warmup) / max(1, num_steps - warmup)
+    progress = min(1.0, (step - warmup) / max(1, num_steps - warmup))
     return preset.training.lr * 0.5 * (1 + math.cos(math.pi * progress))

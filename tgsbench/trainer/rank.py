@@ -19,8 +19,11 @@ from tgsbench import engines, presets
 from tgsbench.engines.base import Engine
 from tgsbench.events.emitter import Emitter
 from tgsbench.parallel.mesh import SequenceMesh, build_mesh
-from tgsbench.schema.events import Hello, Kernel, Phase, PhaseName
+from tgsbench.profiling.capture import capture
+from tgsbench.profiling.recipes import load_recipe, num_profile_steps
+from tgsbench.schema.events import Hello, Kernel, Phase, PhaseName, Step
 from tgsbench.schema.preset import Preset
+from tgsbench.schema.recipe import Recipe
 from tgsbench.store.run_dir import RunDir
 from tgsbench.system.environment import host_name
 from tgsbench.system.gpus import GpuSampler
@@ -61,6 +64,7 @@ class _Rank:
         self.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         self.preset = preset
         self.emitter = emitter
+        self.recipe = load_recipe(preset.profile) if preset.profile else None
         self.device = pick_device(preset.hardware.device, self.local_rank)
 
     def run(self) -> None:
@@ -128,7 +132,7 @@ class _Rank:
     def _data(self) -> PackedDataset:
         """Pack once per host: the first local rank fills the cache, the others read it."""
         self._phase("data")
-        num_packs = self.preset.packs_per_step * self._num_steps()
+        num_packs = self.preset.packs_per_step * (self._num_steps() + self._num_profile_steps())
         first = self.local_rank == 0
         if not first:
             dist.barrier()
@@ -143,6 +147,9 @@ class _Rank:
 
     def _num_steps(self) -> int:
         return self.preset.measure.warmup + self.preset.measure.steps
+
+    def _num_profile_steps(self) -> int:
+        return num_profile_steps(self.recipe) if self.recipe else 0
 
     def _engine(self, mesh: SequenceMesh) -> Engine:
         self._phase("build")
@@ -161,6 +168,21 @@ class _Rank:
                 self._phase(phase)
             pulse.step = index
             self.emitter.emit(stepper.step(index, phase))
+        if self.recipe is not None:
+            self._profile(stepper, self.recipe)
+
+    def _profile(self, stepper: Stepper, recipe: Recipe) -> None:
+        """Capture in steps of their own: no measured step is a profiled one."""
+        self._phase("profile", f"capturing {recipe.name}")
+
+        def run_step(index: int) -> Step:
+            event = stepper.step(self._num_steps() + index, "profile")
+            self.emitter.emit(event)
+            return event
+
+        stem = f"{host_name()}_{self.rank:04d}"
+        for trace in capture(recipe, self.device, self.run_dir / "staging", stem, run_step):
+            self.emitter.emit(trace)
 
 
 def _loopback_store() -> dict[str, Any]:
