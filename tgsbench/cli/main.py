@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compare": ("tgsbench.cli.compare", "Compare runs, forecasts, published and imported rows."),
     "import": ("tgsbench.cli.import_", "Read another tool's log or table as a row."),
     "convention": ("tgsbench.cli.convention", "Find the FLOPs convention behind somebody's TFLOPs."),
+    "profile": ("tgsbench.cli.profile", "Where the step's time goes: analyse captured traces."),
     "supervise": ("tgsbench.cli.supervise", ""),
 }
 """Command -> module with a click command of the module's name, and its one-line help (empty: hidden)."""

@@ -1,0 +1,62 @@
+"""`tgsbench profile RUN|TRACE…`: where the step's time goes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from tgsbench.cli import output
+from tgsbench.errors import ExitCode, TgsError
+from tgsbench.report.profile import profile_lines
+from tgsbench.store import run_dir
+
+if TYPE_CHECKING:
+    from tgsbench.schema.hotspots import Profile
+
+
+@click.command()
+@click.argument("sources", nargs=-1, required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print the whole analysis as JSON.")
+@click.option("--processes", type=click.IntRange(1, 64), help="How many traces are read at once.")
+@click.option("--output", "folder", type=click.Path(path_type=Path, file_okay=False), help="Folder of runs.")
+def profile(sources: tuple[str, ...], as_json: bool, processes: int | None, folder: Path | None) -> None:
+    """Analyse captured traces: parts of the step, communication, kernels, findings.
+
+    SOURCES are runs, or traces (.json, .json.gz) and folders of them, from any program; without one, the
+    newest run.
+    """
+    found = analysed(sources or ("latest",), folder, processes)
+    if as_json:
+        output.json(found)
+        return
+    for line in profile_lines(found):
+        output.line(line)
+
+
+def analysed(sources: tuple[str, ...], folder: Path | None, processes: int | None = None) -> Profile:
+    """The profile of runs' or loose traces; TgsError when there is none or a package is missing."""
+    try:
+        from tgsbench.profiling import analyse
+    except ModuleNotFoundError as error:
+        raise TgsError(
+            f"{error.name} is not installed",
+            hint="pip install 'tgsbench[profile]'",
+            exit_code=ExitCode.MISSING_DEPENDENCY,
+        ) from error
+    paths = [path for source in sources for path in _traces(source, folder)]
+    return analyse.analyse(paths, ", ".join(sources), processes)
+
+
+def _traces(source: str, folder: Path | None) -> list[Path]:
+    from tgsbench.profiling import analyse
+
+    path = Path(source)
+    if path.is_file():
+        return [path]
+    if path.is_dir() and not (path / "run.json").exists():
+        return analyse.trace_files(path)
+    if path.suffix in (".json", ".gz"):
+        raise TgsError(f"{source}: there is no such file", exit_code=ExitCode.BAD_INPUT)
+    return analyse.trace_files(run_dir.find(run_dir.runs_root(folder), source).path / "profile")
