@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from tgsbench import presets
 from tgsbench.errors import ExitCode, TgsError, nearest
 from tgsbench.schema.preset import Preset
@@ -20,7 +22,15 @@ _FORECAST = ("predicted", "plan")
 _PUBLISHED = "published"
 
 
-def resolve(root: Path, word: str, predict: Predict | None = None) -> list[Row]:
+def forecast(preset: Preset, gpu: str = "") -> dict[str, Any]:
+    """The planner's forecast for a preset, on its own GPU or another one."""
+    from tgsbench.planner.plan import predict
+
+    plan: dict[str, Any] = msgspec.to_builtins(predict(preset, gpu))
+    return plan
+
+
+def resolve(root: Path, word: str, predict: Predict = forecast) -> list[Row]:
     """Rows that a word names.
 
     `SYSTEM:PRESET` (xtuner:llama2_7b_32k) and `published:PRESET` are published rows, `predicted:PRESET` or a
@@ -58,7 +68,7 @@ def published(preset_name: str, system: str = _PUBLISHED) -> list[Row]:
     return [rows.from_reference(row, preset) for row in chosen]
 
 
-def _of_preset(prefix: str, name: str, predict: Predict | None) -> list[Row]:
+def _of_preset(prefix: str, name: str, predict: Predict) -> list[Row]:
     if prefix in _FORECAST:
         return [_forecast(name, predict)]
     systems = {row.system for found in presets.load_references().values() for row in found}
@@ -71,14 +81,8 @@ def _of_preset(prefix: str, name: str, predict: Predict | None) -> list[Row]:
     return published(name, prefix)
 
 
-def _forecast(name: str, predict: Predict | None) -> Row:
+def _forecast(name: str, predict: Predict) -> Row:
     preset = presets.resolve(name).preset
-    if predict is None:
-        raise TgsError(
-            f"{name} is a preset and no run; its forecast needs the planner",
-            hint=f"published:{name} names the published rows",
-            exit_code=ExitCode.UNSUPPORTED,
-        )
     return rows.from_prediction(preset, predict(preset))
 
 

@@ -121,9 +121,9 @@ def from_reference(row: ReferenceRow, preset: Preset, label: str = "") -> Row:
 
 def from_prediction(preset: Preset, prediction: dict[str, Any], label: str = "") -> Row:
     """The planner's forecast for a preset, as `tgsbench plan --json` writes it."""
-    tgs = prediction.get("tgs", {})
+    tgs = prediction.get("tgs") or {}
     low, high = tgs.get("low"), tgs.get("high")
-    memory = prediction.get("memory", {})
+    memory = prediction.get("memory") or {}
     return Row(
         label=label or f"predicted:{preset.name}",
         kind="predicted",
@@ -131,7 +131,7 @@ def from_prediction(preset: Preset, prediction: dict[str, Any], label: str = "")
         preset=preset.name,
         model=preset.model.name,
         num_parameters=num_parameters(preset.model),
-        gpu=preset.hardware.gpu or preset.hardware.device,
+        gpu=prediction.get("gpu") or preset.hardware.gpu or preset.hardware.device,
         num_gpus=preset.world_size,
         seq_len=preset.workload.seq_len,
         sp=preset.parallel.sp,
@@ -147,6 +147,8 @@ def from_prediction(preset: Preset, prediction: dict[str, Any], label: str = "")
         mem_peak_gib=memory.get("total_gib"),
         mem_kind="cuda",
         source="tgsbench plan",
+        status="oom" if prediction.get("verdict") == "out of memory" else "ok",
+        reason=str(prediction.get("reason") or ""),
     )
 
 

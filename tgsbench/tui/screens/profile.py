@@ -12,8 +12,9 @@ from textual.containers import Grid, Vertical
 
 from tgsbench.errors import TgsError
 from tgsbench.schema.hotspots import Profile
+from tgsbench.store import profiles
 from tgsbench.store.run_dir import RunDir
-from tgsbench.tui import profile_rows, profiles
+from tgsbench.tui import profile_rows
 from tgsbench.tui.actions import bindings
 from tgsbench.tui.screens.base import ModeScreen
 from tgsbench.tui.widgets.line import Line

@@ -1,4 +1,4 @@
-"""Where the profile screen gets its analysis from."""
+"""The analysis of a run's traces, where one was stored."""
 
 from __future__ import annotations
 

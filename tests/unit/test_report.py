@@ -1,0 +1,182 @@
+"""Reports: the page's tables from data, every format, and strings that try to break out."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import xml.etree.ElementTree as ET
+
+import msgspec
+import pytest
+from click.testing import CliRunner
+
+from tests.unit.stored import a_preset, store_run
+from tgsbench.cli.report import report as command
+from tgsbench.errors import TgsError
+from tgsbench.presets import load_references
+from tgsbench.report import collect, page, plain, svg
+from tgsbench.report.document import Report
+from tgsbench.report.markup import join, tag
+from tgsbench.schema.hotspots import Finding, Profile
+from tgsbench.store import foreign
+
+HOSTILE = "<script>alert(1)<"
+
+
+def parsed(html: str) -> ET.Element:
+    """The page is well-formed XML once the doctype is gone: no tag was left open by any string."""
+    return ET.fromstring(html.removeprefix("<!doctype html>\n"))
+
+
+def table_rows(html: str) -> list[list[str]]:
+    return [["".join(cell.itertext()) for cell in row] for row in parsed(html).iter("tr")]
+
+
+@pytest.fixture
+def hostile(tmp_path):
+    run = store_run(tmp_path, HOSTILE, created_unix=1.0)
+    profile = Profile(shares={"gemm": 0.7, "all_to_all": 0.2996, "data": 0.0004})
+    profile.findings = [Finding(code="x", text="<img src=x onerror=alert(1)>")]
+    (run.path / "profile").mkdir()
+    (run.path / "profile" / "hotspots.json").write_bytes(msgspec.json.encode(profile))
+    return run
+
+
+def test_the_published_report_holds_the_reference_pages_three_tables():
+    found = collect.published()
+    assert [t.model for t in found.tables] == ["Llama2-7B", "Yi-34B-200K", "Llama2-70B"]
+    assert sum(len(t.entries) for t in found.tables) == 14
+    references = load_references()
+    for table in found.tables:
+        for entry in table.entries:
+            want = {row.system: (row.tgs, row.status) for row in references[entry.config]}
+            assert {s: (row.tgs, row.status) for s, row in entry.published.items()} == want
+            assert entry.predicted is not None and entry.predicted.tgs
+
+
+def test_the_published_page_shows_each_figure_and_out_of_memory_where_it_was():
+    rows = {row[0]: row for row in table_rows(page.render(collect.published()))}
+    assert rows["llama2_7b_8k"][1:9] == [
+        "8 x A100-SXM4-80GB", "8k", "1", "3,028", "185.3 xtuner", "44.7 %", "2,685", "39.7 %",
+    ]  # fmt: skip
+    assert rows["llama2_70b_32k"][4:8] == ["300.9", "239.6 xtuner", "52.2 %", "OOM"]
+
+
+def test_a_page_needs_nothing_from_outside_and_runs_nothing(hostile):
+    for found in (collect.published(), collect.of_words(hostile.path.parent, [HOSTILE])):
+        html = page.render(found)
+        elements = {element.tag for element in parsed(html).iter()}
+        assert not elements & {"script", "link", "img", "iframe", "object", "foreignObject", "a"}
+        attributes = {name for element in parsed(html).iter() for name in element.attrib}
+        assert not {n for n in attributes if n in ("src", "href", "style") or n.startswith("on")}
+        assert "url(" not in html and "@import" not in html
+        assert "default-src 'none'" in html
+        assert "prefers-color-scheme: dark" in html and "@media print" in html
+
+
+def test_a_run_named_script_shows_as_text(hostile):
+    html = page.render(collect.of_words(hostile.path.parent, [HOSTILE]))
+    assert "<script" not in html and "<img" not in html
+    text = "".join(parsed(html).itertext())
+    assert f"Run {HOSTILE}" in text and "<img src=x onerror=alert(1)>" in text
+    assert any(HOSTILE in cell for row in table_rows(html) for cell in row)
+
+
+def test_markdown_escapes_what_would_be_markup(hostile):
+    text = plain.markdown(collect.of_words(hostile.path.parent, [HOSTILE]))
+    outside_code = "\n".join(line for line in text.splitlines() if not line.startswith("    "))
+    assert "<" not in outside_code
+    cells = re.split(r"(?<!\\)\|", next(line for line in outside_code.splitlines() if "| &lt;script" in line))
+    assert cells[0] == cells[-1] == ""
+
+
+def test_a_pipe_in_a_name_does_not_add_a_column():
+    row = plain._md_row(["a|b", "c\nd"])
+    assert row == "| a\\|b | c d |"
+
+
+def test_csv_holds_every_row_unrounded_and_no_formula():
+    rows = list(csv.DictReader(io.StringIO(plain.csv_text(collect.published()))))
+    published = sum(map(len, load_references().values()))
+    assert len(rows) == published + 14
+    row = next(r for r in rows if r["label"] == "xtuner:llama2_70b_1M")
+    assert (row["tgs"], row["status"], row["num_gpus"]) == ("21.8", "ok", "64")
+    assert plain._csv_cell("=cmd|' /C calc'!A0").startswith("'")
+    assert plain._csv_cell(-1.5) == -1.5
+
+
+def test_a_measured_run_stands_beside_published_and_predicted(tmp_path):
+    store_run(tmp_path, "mine")
+    found = collect.of_words(tmp_path, ["mine"])
+    (entry,) = found.tables[0].entries
+    assert entry.predicted is not None and set(entry.published) == {"xtuner", "llamafactory"}
+    assert {c.b.system: c.verdict for c in entry.against} == {"xtuner": "better", "llamafactory": "better"}
+    html = page.render(found)
+    assert "mine against xtuner:llama2_7b_32k: better: 1.030x" in html
+    assert found.runs[0].environment["torch"] == "2.13.0"
+    assert found.runs[0].environment["GPUs"] == "8 x NVIDIA A100-SXM4-80GB"
+
+
+def test_a_rehearsal_stands_apart_and_beside_nothing_published(tmp_path):
+    from tgsbench.launch.rehearse import rehearsal
+
+    small = rehearsal(a_preset(), 2)
+    store_run(tmp_path, "small", small, device="cpu", rehearsal_of=small.rehearsal_of)
+    (table,) = collect.of_words(tmp_path, ["small"]).tables
+    assert table.model == "Llama2-7B (rehearsal)"
+    assert table.entries[0].published == {} and table.entries[0].against == []
+
+
+def test_a_run_that_failed_is_reported_as_what_it_is(tmp_path):
+    store_run(tmp_path, "dead", status="oom", samples=[])
+    found = collect.of_words(tmp_path, ["dead", "llama2_7b_1M"])
+    assert "OOM" in {cell for row in table_rows(page.render(found)) for cell in row}
+    assert "| OOM |" in plain.markdown(found)
+
+
+def test_an_imported_row_is_part_of_a_report(tmp_path):
+    context = foreign.Context(
+        name="other", model=a_preset().model, seq_len=32768, gpu="A100-SXM4-80GB", num_gpus=8
+    )
+    (row,) = foreign.from_csv("name,tgs\nother,2000\n", context, {})
+    foreign.save(tmp_path, row)
+    (table,) = collect.of_words(tmp_path, [f"foreign:{row.row.label}"]).tables
+    assert table.entries[0].measured.tgs == 2000
+
+
+def test_the_command_writes_the_page_and_prints_each_format(tmp_path):
+    store_run(tmp_path / "runs", "mine")
+    run, where = CliRunner(), ["--output", str(tmp_path / "runs")]
+    done = run.invoke(command, ["mine", "--html", str(tmp_path / "r.html"), *where])
+    assert done.exit_code == 0 and parsed((tmp_path / "r.html").read_text()) is not None
+    document = json.loads(run.invoke(command, ["mine", "--json", *where]).stdout)
+    assert msgspec.convert(document, Report, strict=False).tables[0].entries[0].measured.label == "mine"
+    assert run.invoke(command, ["mine", "--csv", *where]).stdout.startswith("config,model,")
+    assert run.invoke(command, ["mine", *where]).stdout.startswith("# ")
+
+
+def test_a_report_on_nothing_says_what_to_name():
+    done = CliRunner().invoke(command, [])
+    assert isinstance(done.exception, TgsError) and "--published" in done.exception.msg
+
+
+def test_elements_escape_text_and_attributes():
+    assert tag("p", 'a<b & "c"', title='x"y<') == '<p title="x&quot;y&lt;">a&lt;b &amp; &quot;c&quot;</p>'
+    assert join("<", tag("br")) == "&lt;<br/>"
+
+
+@pytest.mark.parametrize("values", [(1e-9, 5e12), (3.0, 3.0), (0.02, 0.021)])
+def test_line_charts_stay_inside_their_box(values):
+    line = svg.Series("a", 0, [(1024.0, values[0]), (2048.0, values[1])])
+    chart = ET.fromstring(svg.lines("t", [line], str, "y"))
+    for circle in chart.iter("circle"):
+        if circle.get("cx") != "6":
+            assert 0 <= float(circle.get("cx")) <= svg.WIDTH and 0 <= float(circle.get("cy")) <= 250
+
+
+def test_small_shares_are_summed_up_not_dropped():
+    chart = svg.shares("t", {"gemm": 0.9, "a": 0.004, "b": 0.004, "idle": 0.092})
+    texts = [text.text for text in ET.fromstring(chart).iter("text")]
+    assert "rest" in texts and "0.8 %" in texts

@@ -1,0 +1,218 @@
+"""Runs and published rows -> a report; reads the store, writes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tgsbench import presets
+from tgsbench.errors import ExitCode, TgsError
+from tgsbench.planner.machine import CPU
+from tgsbench.report.document import (
+    Entry,
+    Report,
+    RunSection,
+    brand,
+    conventions,
+    judged,
+    tables_of,
+)
+from tgsbench.report.summary import summary_lines
+from tgsbench.schema.hotspots import TITLES
+from tgsbench.schema.preset import Preset
+from tgsbench.schema.run import Result
+from tgsbench.store import operands, profiles, results, rows
+from tgsbench.store.rows import Row
+from tgsbench.store.run_dir import RunDir
+
+_FOREIGN = "imported"
+
+
+def of_words(root: Path, words: Sequence[str], title: str = "") -> Report:
+    """A report on runs, presets, published and imported rows, as `compare` names them.
+
+    Raises TgsError naming what would have been known.
+    """
+    found = [row for word in words for row in operands.resolve(root, word)]
+    sections, entries = [], []
+    for row in dict.fromkeys(_key(row) for row in found):
+        item = next(r for r in found if _key(r) == row)
+        entries.append(_entry(item))
+        if item.kind == "run":
+            sections.append(section(RunDir(Path(item.source))))
+    named = ", ".join(words) if len(words) <= 3 else f"{len(words)} rows"
+    return _report(title or f"Long-sequence training speed: {named}", entries, sections)
+
+
+def published() -> Report:
+    """The published rows alone: XTuner against LLaMA-Factory, with the planner's forecasts beside them."""
+    references = presets.load_references()
+    entries = [
+        _of_preset(presets.resolve(name).preset) for name in presets.list_presets() if name in references
+    ]
+    title = "Published training speed on long sequences: XTuner against LLaMA-Factory"
+    return _report(title, entries, [])
+
+
+def section(run: RunDir) -> RunSection:
+    """What is said of one run alone."""
+    result = results.load_result(run)
+    hotspots, findings = _hotspots(run)
+    return RunSection(
+        name=run.run_id,
+        status=result.status,
+        lines=summary_lines(result),
+        environment=environment_facts(result),
+        step_tgs=list(result.tgs.samples),
+        mem_by_rank_gib=result.mem.by_rank_gib,
+        mem_kind=result.mem.kind,
+        tflops=dict(result.tflops),
+        claimed={str(k): str(v) for k, v in (result.claimed or {}).items()},
+        hotspots=hotspots,
+        findings=findings,
+    )
+
+
+def environment_facts(result: Result) -> dict[str, str]:
+    """Hardware and software that a run was made on, for people."""
+    env = result.environment
+    gpus = env.get("gpus") or []
+    facts = {
+        "GPUs": _counted(gpus) if result.device != "cpu" else "",
+        "ranks": f"{result.world_size} (dp {result.dp} x sp {result.sp})",
+        "machines": ", ".join(result.hosts),
+        "CPU": f"{env.get('cpu', '')}, {env.get('num_cores', '?')} cores",
+        "memory": f"{env.get('memory_gib', '?')} GiB",
+        "platform": str(env.get("platform", "")),
+        "Python": str(env.get("python", "")),
+        "tgsbench": str(env.get("tgsbench", "")),
+        "attention": result.attention,
+    }
+    versions: Any = env.get("versions") or env.get("packages") or {}
+    if isinstance(versions, dict):
+        facts |= {str(name): str(version) for name, version in versions.items() if name != "python"}
+    return {name: value for name, value in facts.items() if value}
+
+
+def _key(row: Row) -> tuple[str, str, str]:
+    return row.kind, row.label, row.source
+
+
+def _entry(row: Row) -> Entry:
+    """The table row that a comparison row belongs to."""
+    if row.kind == "run":
+        return _of_run(row)
+    if row.kind == "foreign":
+        return _of_foreign(row)
+    return _of_preset(presets.resolve(row.preset).preset)
+
+
+def _of_preset(preset: Preset) -> Entry:
+    return Entry(
+        config=preset.name,
+        model=preset.model,
+        gpu=preset.hardware.gpu or preset.hardware.device,
+        num_gpus=preset.world_size,
+        seq_len=preset.workload.seq_len,
+        sp=preset.parallel.sp,
+        published=_published(preset),
+        predicted=_predicted(preset, None, ""),
+    )
+
+
+def _of_run(row: Row) -> Entry:
+    run = RunDir(Path(row.source))
+    preset, result = run.preset(), results.load_result(run)
+    entry = Entry(
+        config=preset.name,
+        model=preset.model,
+        gpu=row.gpu,
+        num_gpus=row.num_gpus,
+        seq_len=row.seq_len,
+        sp=row.sp,
+        rehearsal_of=row.rehearsal_of,
+        published={} if row.rehearsal_of else _published(preset),
+        predicted=_predicted(preset, result.prediction, result.device),
+        measured=row,
+    )
+    return judged(entry)
+
+
+def _of_foreign(row: Row) -> Entry:
+    """An imported row; its shape is known only by the model's name."""
+    shapes = [presets.load_model(name) for name in presets.catalog.files("presets", "models")]
+    model = next((shape for shape in shapes if shape.name == row.model), None)
+    if model is None:
+        raise TgsError(
+            f"{row.label}: model {row.model!r} is none of presets/models", exit_code=ExitCode.BAD_INPUT
+        )
+    return Entry(
+        config=_FOREIGN,
+        model=model,
+        gpu=row.gpu,
+        num_gpus=row.num_gpus,
+        seq_len=row.seq_len,
+        sp=row.sp,
+        measured=row,
+    )
+
+
+def _published(preset: Preset) -> dict[str, Row]:
+    found = presets.load_references().get(preset.name, [])
+    return {row.system: rows.from_reference(row, preset) for row in found}
+
+
+def _predicted(preset: Preset, stored: dict[str, Any] | None, device: str) -> Row | None:
+    """The forecast kept with a run, or a new one for its GPU; None for hardware nobody described."""
+    if stored is None:
+        gpu = presets.find_gpu(device) if device else None
+        try:
+            stored = operands.forecast(preset, gpu.name if gpu else "")
+        except TgsError:
+            return None
+    if not stored.get("tgs") and stored.get("gpu") == CPU.name:
+        return None
+    return rows.from_prediction(preset, stored)
+
+
+def _hotspots(run: RunDir) -> tuple[dict[str, float], list[str]]:
+    profile = profiles.stored_profile(run)
+    if profile is None:
+        return {}, []
+    shares = sorted(profile.shares.items(), key=lambda item: -item[1])
+    named = {TITLES.get(name, name): share for name, share in shares if share > 0}
+    return named, [finding.text for finding in profile.findings]
+
+
+def _counted(names: list[str]) -> str:
+    return ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
+
+
+def _report(title: str, entries: list[Entry], sections: list[RunSection]) -> Report:
+    tables = tables_of(entries)
+    published_rows = [row for e in entries for row in e.published.values()]
+    sources = list(
+        dict.fromkeys(f"{brand(row.system)}, {row.preset}: {row.source}" for row in published_rows)
+    )
+    odd = [f"{row.label}: {row.reason}" for row in published_rows if row.reason and row.status == "ok"]
+    notes = (
+        ["predicted: tgsbench plan, for engine fsdp2 unless the run names another"]
+        if any(e.predicted for e in entries)
+        else []
+    )
+    return Report(
+        title=title,
+        tables=tables,
+        runs=sections,
+        conventions=conventions(),
+        sources=sources,
+        notes=notes + list(dict.fromkeys(odd)),
+    )
+
+
+def as_json(report: Report) -> bytes:
+    """The report as one JSON document."""
+    return msgspec.json.format(msgspec.json.encode(report), indent=2)

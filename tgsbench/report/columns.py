@@ -1,0 +1,110 @@
+"""Columns of a report's tables: published, predicted and measured figures side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from tgsbench import units
+from tgsbench.report.document import Entry, Table, brand, model_mfu
+from tgsbench.store.rows import Row
+
+
+class Column(NamedTuple):
+    """One column: its title and what it shows of a row."""
+
+    title: str
+    cell: Callable[[Entry], str]
+
+
+def columns_of(table: Table) -> list[Column]:
+    """Columns that have something to say for at least one row of the table."""
+    columns = [Column("config", _config), Column("GPUs", _gpus), Column("length", _length)]
+    columns.append(Column("sp", lambda e: str(e.sp)))
+    for system in table.systems:
+        columns += _published(system)
+    columns += [Column("predicted TGS", lambda e: _tgs(e.predicted))]
+    columns += [Column("predicted range", lambda e: _interval(e.predicted))]
+    columns += [Column("predicted memory", lambda e: _memory(e.predicted))]
+    columns += _MEASURED
+    always = {"config", "GPUs", "length", "sp"}
+    return [c for c in columns if c.title in always or any(c.cell(entry) for entry in table.entries)]
+
+
+def _published(system: str) -> list[Column]:
+    name = brand(system)
+
+    def row(entry: Entry) -> Row | None:
+        return entry.published.get(system)
+
+    return [
+        Column(f"{name} TGS", lambda e: _tgs(row(e))),
+        Column(f"{name} TFLOPs", lambda e: _tflops(row(e))),
+        Column(f"{name} MFU", lambda e: _mfu(row(e), e)),
+    ]
+
+
+def _verdicts(entry: Entry) -> str:
+    found = []
+    for item in entry.against:
+        ratio = f" {item.ratio.value:.3f}x" if item.ratio is not None else ""
+        found.append(f"{brand(item.b.system)}: {item.verdict}{ratio}")
+    return "; ".join(found)
+
+
+_MEASURED = [
+    Column("engine", lambda e: e.measured.system if e.measured else ""),
+    Column("measured TGS", lambda e: _tgs(e.measured)),
+    Column("95 % interval", lambda e: _interval(e.measured)),
+    Column("TFLOPs", lambda e: _tflops(e.measured)),
+    Column("MFU", lambda e: _mfu(e.measured, e)),
+    Column("memory", lambda e: _memory(e.measured)),
+    Column("against published", _verdicts),
+    Column("run", lambda e: e.measured.label if e.measured else ""),
+]
+
+
+def _config(entry: Entry) -> str:
+    return f"{entry.config} (rehearsal)" if entry.rehearsal_of else entry.config
+
+
+def _gpus(entry: Entry) -> str:
+    return f"{entry.num_gpus} x {entry.gpu}"
+
+
+def _length(entry: Entry) -> str:
+    return units.length(entry.seq_len)
+
+
+def _tgs(row: Row | None) -> str:
+    if row is None:
+        return ""
+    if row.status == "oom":
+        return "OOM"
+    return units.rate(row.tgs) if row.tgs else (row.status if row.kind != "predicted" else "")
+
+
+def _interval(row: Row | None) -> str:
+    if row is None or row.ci95 is None or row.status == "oom":
+        return ""
+    return f"{units.rate(row.ci95[0])} to {units.rate(row.ci95[1])}"
+
+
+def _tflops(row: Row | None) -> str:
+    """In the tables' own convention where the row has it, else the first, named."""
+    if row is None or not row.tflops:
+        return ""
+    name = "xtuner" if "xtuner" in row.tflops else next(iter(row.tflops))
+    return f"{units.rate(row.tflops[name])} {name}"
+
+
+def _mfu(row: Row | None, entry: Entry) -> str:
+    mfu = model_mfu(row, entry.model) if row is not None else None
+    return units.percent(mfu) if mfu is not None else ""
+
+
+def _memory(row: Row | None) -> str:
+    if row is None or not row.mem_peak_gib:
+        return ""
+    resident = " resident" if row.mem_kind == "rss" else ""
+    return f"{row.mem_peak_gib:.1f} GiB{resident}"

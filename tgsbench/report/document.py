@@ -1,0 +1,130 @@
+"""What a report says, before it has a format: tables by model, series for charts, one section a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from tgsbench.models.flops import FORMULAS, flops_per_token
+from tgsbench.models.spec import num_parameters
+from tgsbench.presets.catalog import find_gpu
+from tgsbench.schema.preset import ModelShape
+from tgsbench.schema.run import SCHEMA_VERSION
+from tgsbench.store.compare import Comparison, compare
+from tgsbench.store.rows import Row
+
+TGS = "real tokens / (GPUs x wall seconds), over whole optimizer steps, median, warm-up excluded"
+MFU = "model TFLOPs / dense bf16 peak of the GPU"
+_BRANDS = {"xtuner": "XTuner", "llamafactory": "LLaMA-Factory"}
+
+
+class Entry(Struct, kw_only=True):
+    """One row of a table: a preset, what was published for it, forecast, and measured."""
+
+    config: str
+    """Name of the preset."""
+    model: ModelShape
+    gpu: str
+    num_gpus: int
+    seq_len: int
+    sp: int
+    rehearsal_of: str = ""
+    published: dict[str, Row] = {}
+    """By system."""
+    predicted: Row | None = None
+    measured: Row | None = None
+    against: list[Comparison] = []
+    """The measured row against each published one."""
+
+    @property
+    def label(self) -> str:
+        """What charts call it: the length, and the run where it is one of several."""
+        return self.measured.label if self.measured else self.config
+
+
+class Table(Struct, kw_only=True):
+    """All rows of one model, shortest sequence first."""
+
+    model: str
+    num_parameters: int
+    entries: list[Entry]
+    systems: list[str]
+    """Systems with a published row in it."""
+
+
+class RunSection(Struct, kw_only=True):
+    """What is said of one run alone."""
+
+    name: str
+    status: str
+    lines: list[str]
+    """The summary, as `tgsbench show` prints it."""
+    environment: dict[str, str]
+    step_tgs: list[float] = []
+    mem_by_rank_gib: list[float] = []
+    mem_kind: str = ""
+    tflops: dict[str, float] = {}
+    claimed: dict[str, str] = {}
+    """An external system's own figures."""
+    hotspots: dict[str, float] = {}
+    """Share of the step by part, largest first; empty without a profile."""
+    findings: list[str] = []
+
+
+class Report(Struct, kw_only=True):
+    """Everything that a report shows, in any format."""
+
+    schema_version: int = SCHEMA_VERSION
+    title: str
+    tables: list[Table]
+    runs: list[RunSection] = []
+    conventions: dict[str, str] = {}
+    """Figure -> how it is defined."""
+    sources: list[str] = []
+    notes: list[str] = []
+
+
+def brand(system: str) -> str:
+    """A system's name as its makers write it."""
+    return _BRANDS.get(system, system)
+
+
+def tables_of(entries: Sequence[Entry]) -> list[Table]:
+    """Group entries by model, smallest first; shrunken models of rehearsals stand apart."""
+    groups: dict[tuple[int, str], list[Entry]] = {}
+    for entry in entries:
+        title = f"{entry.model.name} (rehearsal)" if entry.rehearsal_of else entry.model.name
+        groups.setdefault((num_parameters(entry.model), title), []).append(entry)
+    tables = []
+    for (count, title), members in sorted(groups.items()):
+        members.sort(key=lambda e: (e.seq_len, e.num_gpus, e.label))
+        systems = list(dict.fromkeys(name for entry in members for name in entry.published))
+        tables.append(Table(model=title, num_parameters=count, entries=members, systems=systems))
+    return tables
+
+
+def judged(entry: Entry) -> Entry:
+    """The entry with its measured row compared with every published one."""
+    if entry.measured is not None:
+        entry.against = [compare(entry.measured, row) for row in entry.published.values()]
+    return entry
+
+
+def model_mfu(row: Row, model: ModelShape) -> float | None:
+    """MFU of any row in the `model` convention, from its TGS alone; None without a known GPU peak.
+
+    With a document mask the attended length is not known from the row, so there is none either.
+    """
+    if row.mfu is not None:
+        return row.mfu
+    gpu = find_gpu(row.gpu) if row.gpu else None
+    if row.tgs is None or gpu is None or row.document_mask:
+        return None
+    return row.tgs * flops_per_token("model", model, float(row.seq_len), "none") / 1e12 / gpu.bf16_tflops
+
+
+def conventions() -> dict[str, str]:
+    """Definition of every figure that a report may show."""
+    shown = {"TGS": TGS, "MFU": MFU}
+    return shown | {f"TFLOPs ({name})": formula for name, formula in FORMULAS.items()}

@@ -1,0 +1,112 @@
+"""A report as Markdown and as CSV; strings from files cannot break out of a cell."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator, Sequence
+
+from tgsbench.report.columns import columns_of
+from tgsbench.report.comparison import verdict_text
+from tgsbench.report.document import Entry, Report, Table, model_mfu
+from tgsbench.store.rows import Row
+
+_ESCAPED = str.maketrans({c: f"\\{c}" for c in "\\`*[]|~#"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"})
+_UNDERSCORE = re.compile(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
+"""Inside a word an underscore is no emphasis."""
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+
+def markdown(report: Report) -> str:
+    """Tables, comparisons, run summaries and definitions as GitHub Markdown."""
+    return "\n".join(_markdown(report)) + "\n"
+
+
+def _markdown(report: Report) -> Iterator[str]:
+    yield f"# {_md(report.title)}"
+    for table in report.tables:
+        yield from ("", f"## {_md(table.model)}", "", *_md_table(table))
+    found = [item for table in report.tables for entry in table.entries for item in entry.against]
+    if found:
+        yield from ("", "## Against the published rows", "")
+    for item in found:
+        because = f" ({'; '.join(item.reasons[:3])})" if item.reasons else ""
+        yield f"- {_md(f'{item.a.label} against {item.b.label}: {verdict_text(item)}{because}')}"
+    for section in report.runs:
+        yield from (
+            "",
+            f"## Run {_md(section.name)}",
+            "",
+            *(f"    {_one_line(line)}" for line in section.lines),
+        )
+        if section.hotspots:
+            yield from ("", "Shares of the step:", "")
+            yield from (f"- {_md(name)}: {100 * share:.1f} %" for name, share in section.hotspots.items())
+        yield from ("", "Environment:", "")
+        yield from (f"- {_md(name)}: {_md(text)}" for name, text in section.environment.items())
+    yield from ("", "## What each figure means", "")
+    yield from (f"- {_md(name)}: {_md(text)}" for name, text in report.conventions.items())
+    for title, items in (("Sources", report.sources), ("Notes", report.notes)):
+        if items:
+            yield from ("", f"## {title}", "", *(f"- {_md(item)}" for item in items))
+
+
+def _md_table(table: Table) -> Iterator[str]:
+    columns = columns_of(table)
+    yield _md_row([column.title for column in columns])
+    yield _md_row(["---", "---", *["---:"] * (len(columns) - 2)], raw=True)
+    for entry in table.entries:
+        yield _md_row([column.cell(entry) for column in columns])
+
+
+def _md_row(cells: Sequence[str], raw: bool = False) -> str:
+    return "| " + " | ".join(cell if raw else _md(cell) for cell in cells) + " |"
+
+
+def _md(text: str) -> str:
+    """Text that Markdown shows as it is, on one line."""
+    return _UNDERSCORE.sub(r"\\_", _one_line(text).translate(_ESCAPED))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split("\n")).replace("\r", " ")
+
+
+# --- CSV ------------------------------------------------------------------------------------------
+
+_FIELDS = (
+    "config", "model", "gpu", "num_gpus", "seq_len", "sp", "kind", "system", "label", "status", "tgs",
+    "tgs_low", "tgs_high", "n", "tflops_xtuner", "tflops_model", "mfu", "mem_gib", "document_mask",
+    "checkpointing", "source",
+)  # fmt: skip
+
+
+def csv_text(report: Report) -> str:
+    """One line for each published, predicted and measured row, figures unrounded."""
+    sink = io.StringIO()
+    writer = csv.writer(sink, lineterminator="\n")
+    writer.writerow(_FIELDS)
+    for table in report.tables:
+        for entry in table.entries:
+            rows = [*entry.published.values(), entry.predicted, entry.measured]
+            writer.writerows(_csv_row(entry, row) for row in rows if row is not None)
+    return sink.getvalue()
+
+
+def _csv_row(entry: Entry, row: Row) -> list[object]:
+    low, high = row.ci95 or (None, None)
+    cells: list[object] = [
+        entry.config, entry.model.name, row.gpu, row.num_gpus, row.seq_len, row.sp, row.kind, row.system,
+        row.label, row.status, row.tgs, low, high, len(row.samples) or None, row.tflops.get("xtuner"),
+        row.tflops.get("model"), model_mfu(row, entry.model), row.mem_peak_gib, row.document_mask,
+        row.checkpointing, row.source,
+    ]  # fmt: skip
+    return [_csv_cell(cell) for cell in cells]
+
+
+def _csv_cell(cell: object) -> object:
+    """A string that a spreadsheet would run as a formula gets an apostrophe before it."""
+    if isinstance(cell, str) and cell.startswith(_FORMULA_STARTS):
+        return f"'{cell}"
+    return cell
