@@ -57,6 +57,11 @@ test: $(STAMP)  ## all tests that run on a CPU
 test-cluster: $(STAMP)  ## jobs on a real Slurm, two network-namespace hosts (root; apt-get install slurm-wlm munge iproute2)
 	$(BIN)/python -m pytest -m cluster $(PYTEST_ARGS)
 
+# Ratios from alternating runs; each alone, since two at once would measure each other.
+BENCHMARKS := startup overhead loss_memory packing merge_ranks planner_accuracy tui
+bench: $(STAMP)  ## every benchmark that runs on a CPU, one after the other
+	for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
+
 gpu-check:  ## prove speed, memory and kernels on one GPU in 8 minutes; no network, see gpu-wheels
 	@if ls wheels/*.whl >/dev/null 2>&1; then $(PYTHON) -m pip install --quiet --no-index --no-deps \
 		--no-warn-conflicts --upgrade --target .gpu-site wheels/*.whl; fi
@@ -66,4 +71,4 @@ gpu-wheels:  ## fill wheels/ with what a GPU machine without network may lack (G
 	PYTHON=$(PYTHON) sh benchmarks/gpu_wheels.sh $(GPU_PYTHON) $(GPU_PACKAGES) $(GPU_EXTRA)
 
 clean:  ## remove the environment and caches
-	rm -rf $(VENV) .gpu-site wheels .mypy_cache .ruff_cache .pytest_cache dist
+	rm -rf $(VENV) .peers .gpu-site wheels .mypy_cache .ruff_cache .pytest_cache dist

@@ -16,6 +16,7 @@ from tgsbench.errors import ExitCode, TgsError
 from tgsbench.launch import local, preflight
 from tgsbench.launch import nodes as several
 from tgsbench.launch.command import ONE_NODE, Node
+from tgsbench.launch.forecast import forecast_note
 from tgsbench.launch.rehearse import rehearsal_on
 from tgsbench.profiling.recipes import load_recipe
 from tgsbench.report.summary import summary_lines
@@ -134,6 +135,8 @@ def run_headless(run_folder: RunDir, preset: Preset, as_json: bool, node: Node =
     """Supervise the run from this process, with progress on the right stream."""
     with progress_for(preset, to_stderr=as_json) as progress:
         progress.narrate(f"run {run_folder.path}")
+        if note := forecast_note(preset, run_folder.manifest().prediction):
+            progress.narrate(note)
         result = local.supervise(run_folder, progress.update, node)
     try:
         print_result(result, as_json)

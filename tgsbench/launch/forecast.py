@@ -6,11 +6,29 @@ from typing import Any
 
 import msgspec
 
-from tgsbench import presets
+from tgsbench import presets, units
 from tgsbench.errors import TgsError
 from tgsbench.planner import predict
 from tgsbench.schema.preset import Preset
 from tgsbench.system.gpus import list_gpus
+
+_LONG_S = 3600.0
+
+
+def forecast_note(preset: Preset, prediction: dict[str, Any] | None) -> str:
+    """What to know before a run of more than an hour: how long, and how the same speed is had sooner."""
+    step_s = (prediction or {}).get("step_s")
+    total_s = (step_s or 0.0) * (preset.measure.warmup + preset.measure.steps)
+    if total_s < _LONG_S:
+        return ""
+    sooner = ""
+    if preset.accumulation > 1:
+        share = units.duration(total_s / preset.accumulation)
+        sooner = (
+            f"; with --set training.accumulation=1 the same micro-steps take {share}, "
+            "one optimizer step for each"
+        )
+    return f"forecast: {units.duration(total_s)} for {preset.measure.steps} measured steps{sooner}"
 
 
 def forecast(preset: Preset) -> tuple[dict[str, Any] | None, str]:
