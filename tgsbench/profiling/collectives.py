@@ -176,8 +176,21 @@ def on_host(table: Table) -> Calls:
         num_bytes = largest_tensor_bytes(
             host.shapes.get(row if launch is None else launch) or host.shapes.get(row)
         )
-        calls.add(kind, group, begin, waiting.until(int(host.end[row])), num_bytes, size, by)
+        if group:
+            calls.ranks.setdefault(group, _members(table, group))
+        members = len(calls.ranks.get(group, [])) or size
+        calls.add(kind, group, begin, waiting.until(int(host.end[row])), num_bytes, members, by)
     return calls
+
+
+def _members(table: Table, label: str) -> list[int]:
+    """Ranks of a mesh dimension's group; a dimension of the world's size has none of its own."""
+    distributed = table.head.distributed
+    groups = distributed.pg_config if distributed is not None else []
+    for group in groups:
+        if group_label(group.pg_desc, group.pg_name) == label:
+            return list(group.ranks)
+    return next((list(group.ranks) for group in groups if group.pg_desc == "default_pg"), [])
 
 
 class _Waiting:

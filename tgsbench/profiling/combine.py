@@ -7,7 +7,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from tgsbench.profiling.findings import findings
 from tgsbench.profiling.hotspots import RankTrace
+from tgsbench.profiling.skew import skews
 from tgsbench.schema.hotspots import PARTS, Collective, HotOp, Profile, RankProfile
 
 NUM_TOP = 40
@@ -21,7 +23,8 @@ def combine(found: Sequence[RankTrace], source: str) -> Profile:
     step_ms = _mean([rank.step_ms for rank in ranks])
     parts_ms = _means(rank.parts_ms for rank in ranks)
     whole = sum(parts_ms.values())
-    return Profile(
+    waits, unmatched = skews(found, step_ms)
+    profile = Profile(
         source=source,
         device="cuda" if any(rank.device == "cuda" for rank in ranks) else "cpu",
         device_name=next((rank.device_name for rank in ranks if rank.device_name), ""),
@@ -35,9 +38,12 @@ def combine(found: Sequence[RankTrace], source: str) -> Profile:
         recompute_ms=_means(rank.recompute_ms for rank in ranks),
         collectives=_collectives(ranks),
         top=_top(ranks),
-        caveats=caveats(found, world_size),
+        skew=waits,
+        caveats=caveats(found, world_size) + unmatched,
         ranks=ranks,
     )
+    profile.findings = findings(profile)
+    return profile
 
 
 def caveats(found: Sequence[RankTrace], world_size: int) -> list[str]:

@@ -83,6 +83,8 @@ for _tag in "BEiICbneSTpFstfPNODVvRcM()":  # all phases of the trace event forma
     _event |= _passed_over(_tag)
 _QUICK: Final = msgspec.json.Decoder(list[_event])
 _LENIENT: Final = msgspec.json.Decoder(_event, strict=False)
+_WHOLE_QUICK: Final = msgspec.json.Decoder(list[dict[str, Any]])
+_WHOLE_ONE: Final = msgspec.json.Decoder(dict[str, Any])
 _NOT_QUICK: Final = (msgspec.DecodeError, UnicodeDecodeError)
 
 
@@ -115,8 +117,12 @@ class Head(Struct):
 class TraceReader:
     """One pass over one trace; `head` is known from the first chunk on, the counts at the end."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, whole_events: bool = False) -> None:
+        """`whole_events`: events come as dictionaries with all that the file says."""
         self.path = path
+        self._quick: msgspec.json.Decoder[Any]
+        self._one: msgspec.json.Decoder[Any]
+        self._quick, self._one = (_WHOLE_QUICK, _WHOLE_ONE) if whole_events else (_QUICK, _LENIENT)
         self.head = Head()
         self.num_bytes = 0
         """Decompressed."""
@@ -167,7 +173,7 @@ class TraceReader:
         buffer[0], buffer[end] = ord("["), ord("]")
         try:
             with memoryview(buffer) as view:
-                return end, _QUICK.decode(view[: end + 1])
+                return end, self._quick.decode(view[: end + 1])
         except _NOT_QUICK:
             return end, None
         finally:
@@ -183,7 +189,7 @@ class TraceReader:
         events = []
         for item in items:
             try:
-                events.append(_LENIENT.decode(msgspec.json.encode(item)))
+                events.append(self._one.decode(msgspec.json.encode(item)))
             except (ValueError, OverflowError):
                 self.num_broken += 1
         return events
