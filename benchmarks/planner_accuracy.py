@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from benchmarks import planner_fit
 from benchmarks.planner_rows import CALIBRATION, LLAMA_FACTORY, XTUNER, Row, Unplanned, read_rows
-from tgsbench.planner.machine import Machine, attention_speed, find_constants
+from tgsbench.planner.machine import Machine, find_constants
 from tgsbench.planner.memory import memory_plan
 from tgsbench.planner.time import StepTime, step_time
 from tgsbench.planner.verdict import verdict_of
@@ -133,16 +133,14 @@ def judge(row: Row, found: Constants) -> Judged:
 
 
 def _kernel(row: Row, found: Constants) -> str:
-    try:
-        attention_speed(found, row.work.kernel, row.work.dims.head_dim)
-    except LookupError:
-        return found.attention[0].kernel
-    return row.work.kernel
+    """The row's kernel, or the first with a known speed."""
+    known = [speed.kernel for speed in found.attention]
+    return row.work.kernel if row.work.kernel in known else known[0]
 
 
 def cause(row: Row, work: Any, machine: Machine, time: StepTime, error: float, verdict: str) -> str:
     """What a row's error can be laid at, from the prediction's own terms; never a model's name."""
-    if row.label in planner_fit.LINK_ROWS and row.system.name == "xtuner":
+    if row.label in planner_fit.LINK_ROWS.values() and row.system.name == "xtuner":
         return "the network's constants are fitted on this row"
     top = sorted(time.items.items(), key=lambda item: -item[1])[:2]
     terms = ", ".join(f"{name} {100 * seconds / time.step_s:.0f} %" for name, seconds in top)
@@ -164,7 +162,7 @@ def _implied(row: Row, work: Any, machine: Machine, error: float) -> str:
     now = getattr(row.link, key)
     if now is None:
         return "network-bound, with the datasheet's figure for the network"
-    implied = planner_fit._solve_rate(row.link, key, replace(row, work=work), machine.constants)
+    implied = planner_fit.solve_rate(row.link, key, replace(row, work=work), machine.constants)
     what = "gathers" if gathers else "all-to-all"
     return f"network-bound: {what} at {now:.1f} GB/s; the row as published needs {getattr(implied, key):.1f}"
 
@@ -191,7 +189,7 @@ def _summary(name: str, values: Sequence[float]) -> None:
 
 def _targets(tables: dict[str, Any]) -> None:
     """The figures that were set out to be reached, beside the measured ones."""
-    fitted = planner_fit.LINK_ROWS
+    fitted = planner_fit.LINK_ROWS.values()
     rows = {row["label"]: row["error"] for row in tables["xtuner"]}
     first_model = [
         error for label, error in rows.items() if label.startswith(next(iter(rows)).rsplit("_", 1)[0])
@@ -200,7 +198,7 @@ def _targets(tables: dict[str, Any]) -> None:
     print("\nTargets")
     for name in ("leave-one-GPU-out", "leave-one-length-out"):
         _summary(f"{name} (<= 6 %)", list(tables["calibration"][name].values()))
-    _summary("five Llama2-7B rows (<= 6 %)", first_model)
+    _summary(f"{len(first_model)} rows of the first model (<= 6 %)", first_model)
     _summary("other rows (<= 10 %)", others)
     right = [row["verdict_right"] for key in ("xtuner", "llamafactory") for row in tables[key]]
     print(f"  memory verdicts right: {sum(right)} of {len(right)}")

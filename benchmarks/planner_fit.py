@@ -17,7 +17,7 @@ from pathlib import Path
 from msgspec import Struct
 from msgspec.structs import replace
 
-from benchmarks.planner_rows import CALIBRATION, KERNELS, XTUNER, Row, read_rows
+from benchmarks.planner_rows import CALIBRATION, KERNELS, XTUNER, Row, link_rows, read_rows
 from tgsbench.planner.calibrate import constants_toml, link_toml
 from tgsbench.planner.fit import fit, solve
 from tgsbench.planner.machine import Machine
@@ -29,8 +29,8 @@ from tgsbench.schema.hardware import AttentionSpeed, Constants, Gpu, Link
 PRESETS = Path(__file__).resolve().parents[1] / "presets"
 FAMILIES = {"ampere": ("A100-SXM4-80GB", "A100-SXM4-40GB"), "hopper": ("H100-SXM5-80GB",)}
 """Constants files that are measured, and the GPUs they hold for."""
-LINK_ROWS = ("yi_34b_8k", "llama2_7b_1M")
-"""The two rows that the unpublished network of the reference cluster may be fitted on."""
+LINK_ROWS = link_rows()
+"""Constant of the reference cluster's unpublished network -> the one row that it may be fitted on."""
 STREAM_SHARE, NVLINK_SHARE, NETWORK_SHARE = 0.85, 0.8, 0.85
 SOURCES = {
     "gemm_share": "fitted on benchmarks/data/calibration.csv",
@@ -243,17 +243,17 @@ def fit_link(found: Constants, rows: Sequence[Row]) -> Link:
         inter_node_gb_per_s=25.0,
         gather_gb_per_s=12.0,
         all_to_all_gb_per_s=1.5,
-        fitted_on=" and ".join(LINK_ROWS) + " of benchmarks/data/xtuner_speed_benchmark.csv",
+        fitted_on=" and ".join(LINK_ROWS.values()) + " of benchmarks/data/xtuner_speed_benchmark.csv",
         source="benchmarks/planner_fit.py; the card's figure is the datasheet default, and unknown here",
     )
-    gather_row, exchange_row = (next(r for r in rows if r.label == name) for name in LINK_ROWS)
+    by_label = {row.label: row for row in rows}
     for _ in range(4):
-        link = _solve_rate(link, "gather_gb_per_s", gather_row, found)
-        link = _solve_rate(link, "all_to_all_gb_per_s", exchange_row, found)
+        for constant, label in LINK_ROWS.items():
+            link = solve_rate(link, constant, by_label[label], found)
     return link
 
 
-def _solve_rate(link: Link, key: str, row: Row, found: Constants) -> Link:
+def solve_rate(link: Link, key: str, row: Row, found: Constants) -> Link:
     """Bisect one rate so that the row comes out as published."""
     low, high = 0.05, 500.0
     for _ in range(60):

@@ -29,6 +29,12 @@ XTUNER = DATA / "xtuner_speed_benchmark.csv"
 LLAMA_FACTORY = DATA / "llamafactory_speed_benchmark.csv"
 
 
+def link_rows() -> dict[str, str]:
+    """Constants of the reference cluster's network and the row each may be fitted on (data/link_rows.csv)."""
+    with (DATA / "link_rows.csv").open(encoding="utf-8", newline="") as file:
+        return {raw["constant"]: raw["row"] for raw in csv.DictReader(file)}
+
+
 class Row(Struct, frozen=True, kw_only=True):
     """One published row that the planner can be asked about."""
 

@@ -1,0 +1,344 @@
+"""The planner's laws: items add up, more GPUs never cost memory, length costs speed, sp computes nothing new."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from tgsbench import presets
+from tgsbench.errors import ExitCode, TgsError
+from tgsbench.planner import predict
+from tgsbench.planner.counts import attention_flops, layer_counts, products
+from tgsbench.planner.machine import Machine, attention_speed, find_constants, find_link, find_machine
+from tgsbench.planner.memory import COMMUNICATOR_BYTES, memory_plan
+from tgsbench.planner.network import exchange_s, exchanged_bytes, gathered_bytes
+from tgsbench.planner.plan import estimate, machine_of
+from tgsbench.planner.systems import SYSTEMS, find_system
+from tgsbench.planner.time import step_time
+from tgsbench.planner.work import Dims, Work
+from tgsbench.presets import catalog
+from tgsbench.units import GIB
+
+ROOT = Path(__file__).resolve().parents[2]
+SETTINGS = settings(max_examples=150, deadline=None)
+GPUS = tuple(catalog.load_gpus())
+MODES = ("full", "selective", "none")
+
+
+def dims(layers: int, heads: int, kv_heads: int, head_dim: int, vocab: int, *, tied: bool = False) -> Dims:
+    hidden, inter = heads * head_dim, heads * head_dim * 3
+    weights = layers * hidden * ((2 * heads + 2 * kv_heads) * head_dim + 3 * inter)
+    return Dims(
+        num_layers=layers,
+        hidden=hidden,
+        intermediate=inter,
+        query_heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        vocab=vocab,
+        tied=tied,
+        num_parameters=weights + (1 if tied else 2) * vocab * hidden + (2 * layers + 1) * hidden,
+    )
+
+
+@st.composite
+def works(draw: st.DrawFn, sp: int | None = None) -> Work:
+    """Any model, mesh and mode that is possible."""
+    kv_heads = draw(st.sampled_from((1, 2, 4, 8, 16)))
+    heads = kv_heads * draw(st.sampled_from((1, 2, 4, 8)))
+    ways = sp or draw(st.sampled_from([n for n in (1, 2, 4, 8, 16, 32, 64) if n <= heads]))
+    shape = dims(
+        draw(st.integers(1, 96)),
+        heads,
+        kv_heads,
+        draw(st.sampled_from((64, 128))),
+        draw(st.sampled_from((512, 32_000, 128_256))),
+        tied=draw(st.booleans()),
+    )
+    seq_len = ways * 1024 * draw(st.sampled_from((1, 4, 16, 64)))
+    return Work(
+        dims=shape,
+        seq_len=seq_len,
+        attended_len=float(seq_len),
+        sp=ways,
+        world=ways * draw(st.sampled_from((1, 2, 4, 8, 64))),
+        micro_batch=draw(st.sampled_from((1, 2, 8))),
+        accumulation=draw(st.sampled_from((1, 2, ways))),
+        checkpointing=draw(st.sampled_from(MODES)),
+        zero_stage=draw(st.sampled_from((1, 2, 3))),
+        offload=draw(st.sampled_from(("none", "optimizer", "all"))),
+        activation_offload=draw(st.booleans()),
+        tiled_mlp=draw(st.booleans()),
+        fused_ops=draw(st.booleans()),
+        loss_chunk_tokens=draw(st.sampled_from((0, 2048))),
+    )
+
+
+systems = st.sampled_from(sorted(SYSTEMS)).map(SYSTEMS.__getitem__)
+
+
+def reference_machine(gpu: str = "A100-SXM4-80GB", link: str = "") -> Machine:
+    return find_machine(gpu, link)
+
+
+# What a plan says
+
+
+PLANNED = [(name, "") for name in catalog.list_presets()]
+PLANNED += [("llama2_70b_128k", gpu) for gpu in GPUS]
+
+
+@pytest.mark.parametrize(("name", "gpu"), PLANNED)
+def test_items_add_up_to_the_totals(name, gpu):
+    plan = predict(presets.resolve(name, []).preset, gpu)
+    assert plan.memory.total_gib == pytest.approx(math.fsum(plan.memory.items.values()))
+    assert plan.memory.total_gib == pytest.approx(max(plan.memory.moments.values()))
+    assert plan.memory.moments[plan.memory.at] == pytest.approx(plan.memory.total_gib)
+    overhead = plan.memory.items["context_and_nccl"] + plan.memory.items["allocator"]
+    assert plan.memory.tensors_gib + overhead == pytest.approx(plan.memory.total_gib)
+    assert all(size >= 0 for size in plan.memory.items.values())
+    if plan.tgs is None:
+        assert (plan.step_s, plan.time, plan.tflops, plan.mfu) == (None, {}, {}, None)
+        assert any("no constants" in note for note in plan.notes)
+        return
+    assert plan.step_s == pytest.approx(math.fsum(plan.time.values()))
+    assert plan.tgs.predicted == pytest.approx(plan.tokens_per_step / plan.num_gpus / plan.step_s)
+    assert plan.tgs.low < plan.tgs.predicted < plan.tgs.high
+    assert all(seconds > 0 for seconds in plan.time.values())
+
+
+@pytest.mark.parametrize("name", ["llama2_7b_8k", "llama2_70b_1M", "llama3_8b_512k"])
+def test_json_has_every_field_and_every_item_says_where_it_comes_from(name):
+    plan = msgspec.json.decode(msgspec.json.encode(predict(presets.resolve(name, []).preset)))
+    assert plan["tgs"].keys() == {"predicted", "low", "high"}
+    assert {"step_s", "time", "tflops", "mfu", "memory", "verdict", "advice"} <= plan.keys()
+    assert {"total_gib", "items", "host_gib"} <= plan["memory"].keys()
+    assert {"xtuner", "model", "palm", "hardware"} <= plan["tflops"].keys()
+    peak = catalog.load_gpus()[plan["gpu"]].bf16_tflops
+    assert plan["mfu"] == pytest.approx(plan["tflops"]["model"] / peak)
+    named = {f"memory.{item}" for item in plan["memory"]["items"]}
+    named |= {f"time.{item}" for item in plan["time"]}
+    assert plan["terms"].keys() == named
+    for item, term in plan["terms"].items():
+        assert term["formula"] and term["source"], item
+        assert "{" not in term["formula"], item
+        assert not item.startswith("time.") or term["constant"], item
+
+
+def test_selective_checkpointing_names_what_it_keeps():
+    plan = predict(presets.resolve("llama2_70b_128k", ["training.checkpointing=selective"]).preset)
+    layers, tokens, heads = 80, 131072 // 8, 64
+    assert plan.memory.at == "backward of the second last layer"
+    kept = (layers - 1) * tokens * heads * (128 * 2 + 4) / GIB
+    assert plan.memory.items["attention_saved"] == pytest.approx(kept)
+    assert plan.memory.items["all_to_all_saved"] > 0
+    assert "attention_recompute" not in plan.time
+
+
+def test_offloading_needs_host_memory():
+    sets = ["engine.name=deepspeed", "engine.offload=optimizer"]
+    plan = predict(presets.resolve("llama2_70b_8k", sets).preset)
+    shard = 68_976_648_192 / 32
+    assert plan.memory.host_gib == pytest.approx(8 * (12 + 2) * shard / GIB)
+    assert plan.memory.items["optimizer_states"] == 0
+    assert predict(presets.resolve("llama2_70b_8k", []).preset).memory.host_gib == 0
+
+
+# Laws
+
+
+@SETTINGS
+@given(works(), systems)
+def test_more_gpus_never_need_more_memory_per_gpu(work, system):
+    """But for the first communicator, which a second GPU brings."""
+    if work.sp == 1 and not system.sequence_parallel:
+        work = replace(work, zero_stage=3)
+    more = replace(work, world=work.world * 2)
+    extra = COMMUNICATOR_BYTES if work.world == 1 else 0.0
+    slack = extra
+    if work.world == 1:
+        # On one GPU FSDP holds one layer's low-precision weights, on several the next one's too.
+        slack += work.compute_bytes * work.dims.layer_weights * (1 + system.allocator_share)
+    assert memory_plan(more, system).peak.total <= memory_plan(work, system).peak.total * (1 + 1e-9) + slack
+
+
+@SETTINGS
+@given(works(), systems, st.sampled_from(GPUS), st.sampled_from(("", "reference_a100")))
+def test_tgs_falls_as_length_grows_at_equal_tokens(work, system, gpu, link):
+    machine = reference_machine(gpu, link)
+    assume(machine.constants is not None)
+    work = replace(work, micro_batch=work.micro_batch * 2, kernel="flash2")
+    longer = replace(
+        work,
+        micro_batch=work.micro_batch // 2,
+        seq_len=work.seq_len * 2,
+        attended_len=work.attended_len * 2,
+    )
+    short_s = step_time(work, system, machine, machine.constants).step_s
+    long_s = step_time(longer, system, machine, machine.constants).step_s
+    assert longer.tokens_per_gpu == work.tokens_per_gpu
+    # Where parameter traffic takes all the time, more arithmetic hides behind it and costs nothing.
+    assert long_s >= short_s * (1 - 1e-12)
+
+
+@pytest.mark.parametrize("name", catalog.list_presets())
+@pytest.mark.parametrize("link", ["", "reference_a100"])
+def test_tgs_falls_as_length_grows_once_compute_hides_the_traffic(name, link):
+    """Longer sequences first spread the traffic over more tokens, then only cost: it never rises again."""
+    base = presets.resolve(name, []).preset
+    machine, system = machine_of(base, link=link), find_system(base.engine.name)
+    if machine.constants is None:
+        pytest.skip("no constants for a CPU")
+    speeds = []
+    for exponent in range(12, 25):
+        at = replace(base, workload=replace(base.workload, seq_len=2**exponent))
+        speeds.append(estimate(at, system, machine).tgs)
+    best = speeds.index(max(speeds))
+    assert 2 ** (12 + best) <= max(65_536, 16_384 * base.parallel.sp)
+    assert all(a > b for a, b in zip(speeds[best:], speeds[best + 1 :], strict=False))
+    assert all(a < b for a, b in zip(speeds[:best], speeds[1 : best + 1], strict=True))
+
+
+@SETTINGS
+@given(works(sp=1), st.sampled_from((2, 4, 8)))
+def test_sp_changes_no_model_flops(work, sp):
+    split = replace(work, sp=sp, world=work.world * sp)
+    system = SYSTEMS["fsdp2"]
+    for part in (work, split):
+        assert part.local_tokens * part.sp == work.local_tokens
+    whole, each = layer_counts(work, system), layer_counts(split, system)
+    assert each.gemm.flops * sp == pytest.approx(whole.gemm.flops)
+    assert each.gemm_recompute.flops * sp == pytest.approx(whole.gemm_recompute.flops)
+    assert attention_flops(split) * sp == pytest.approx(attention_flops(work))
+
+
+@SETTINGS
+@given(works(), systems, st.sampled_from(GPUS))
+def test_every_figure_is_finite_and_positive(work, system, gpu):
+    machine = reference_machine(gpu)
+    assume(machine.constants is not None)
+    time, memory = step_time(work, system, machine, machine.constants), memory_plan(work, system)
+    assert 0 < time.step_s < math.inf
+    assert all(0 <= seconds < math.inf for seconds in time.items.values())
+    assert all(0 <= size < math.inf for size in memory.peak.items.values())
+    assert memory.host_bytes >= 0
+    assert math.fsum(memory.peak.items.values()) == pytest.approx(memory.peak.total)
+
+
+@SETTINGS
+@given(works(), systems)
+def test_saving_more_never_needs_less_memory(work, system):
+    """Full keeps least; leaving the memory of tiled MLPs aside, none keeps at least as much as full."""
+    work = replace(work, activation_offload=False)
+    full, none = (memory_plan(replace(work, checkpointing=mode), system) for mode in ("full", "none"))
+    if work.dims.num_layers > 1:
+        assert none.moments["loss"] >= full.moments["loss"]
+
+
+# Hand-computed figures
+
+
+def test_flops_of_a_layer_by_hand():
+    work = Work(dims=dims(2, 4, 2, 64, 512), seq_len=1024, attended_len=1024.0)
+    h, i, tokens = 256, 768, 1024
+    weights = h * h * 2 + 2 * h * 128 + 3 * h * i
+    assert products(work, [(h, h)]).flops == 2 * tokens * h * h
+    assert layer_counts(work, SYSTEMS["deepspeed"]).gemm.flops == 2 * tokens * weights
+    # Q·Kᵀ and P·V, half of the square: 2 products · 2 FLOPs · S²/2 · 4 heads · 64.
+    assert attention_flops(work) == 2 * 1024 * 1024 * 4 * 64
+
+
+def test_bytes_of_the_collectives_by_hand():
+    base = dims(2, 8, 2, 64, 512)
+    work = Work(dims=base, seq_len=4096, attended_len=4096.0, sp=4, world=8, checkpointing="full")
+    tokens, width = 1024, 64 * 2
+    # q at 8 heads, k and v repeated from 2 to sp = 4, the output at 8: three passes, two layers.
+    one_pass = tokens * width * (8 + 2 * 4 + 8)
+    assert exchanged_bytes(work, SYSTEMS["fsdp2"]) == 2 * 3 * one_pass
+    assert exchanged_bytes(replace(work, checkpointing="selective"), SYSTEMS["fsdp2"]) == 2 * 2 * one_pass
+    # Everything for the forward; embedding, head and final norm are not gathered again.
+    again = base.num_parameters - base.embedding_weights - base.hidden
+    assert gathered_bytes(work, SYSTEMS["fsdp2"]) == 2 * (base.num_parameters + again)
+
+
+def test_an_exchange_inside_a_node_never_waits_for_the_network():
+    machine = reference_machine()
+    work = Work(dims=dims(2, 16, 16, 64, 512), seq_len=8192, attended_len=8192.0, sp=8, world=64)
+    inside = exchange_s(1e9, work, machine, machine.constants)
+    assert (inside.network_s, inside.node_s > 0) == (0.0, True)
+    across = exchange_s(1e9, replace(work, sp=16), machine, machine.constants)
+    # Half of the buffer goes to the other node at 25 · 0.85 GB/s.
+    assert across.network_s == pytest.approx(0.5e9 / (25e9 * machine.constants.network_share), rel=1e-3)
+
+
+# Bad input
+
+
+def test_an_unknown_gpu_is_no_guess():
+    with pytest.raises(TgsError) as caught:
+        find_machine("A100-SXM4-81GB")
+    assert caught.value.exit_code == ExitCode.UNKNOWN_HARDWARE
+    assert all(name in caught.value.msg for name in GPUS)
+    assert "presets/hardware/NAME.toml" in caught.value.hint
+
+
+def test_an_unknown_link_names_the_nearest():
+    with pytest.raises(TgsError, match="reference_a100"):
+        find_link("referense_a100", catalog.load_gpus()["A100-SXM4-80GB"])
+
+
+def test_a_gpu_without_constants_has_memory_and_no_time(tmp_path, monkeypatch):
+    catalog.load_gpus.cache_clear()
+    (tmp_path / "presets" / "hardware").mkdir(parents=True)
+    (tmp_path / "presets" / "hardware" / "X900.toml").write_text(
+        'name = "X900"\nmatches = ["X900"]\nbf16_tflops = 1000.0\nmemory_gib = 100.0\n'
+        "memory_gb_per_s = 4000.0\nnvlink_gb_per_s = 450.0\ninter_node_gb_per_s = 50.0\n"
+        'source = "datasheet"\n'
+    )
+    monkeypatch.chdir(tmp_path)
+    plan = predict(presets.resolve("llama2_7b_8k", []).preset, "X900")
+    assert plan.tgs is None
+    assert plan.memory.total_gib > 0
+    assert any("--calibrate" in note for note in plan.notes)
+    catalog.load_gpus.cache_clear()
+
+
+def test_an_attention_kernel_without_figures_is_named():
+    constants = find_constants("A100-SXM4-80GB")
+    with pytest.raises(TgsError, match="flash2"):
+        attention_speed(constants, "flash3", 128)
+
+
+@pytest.mark.parametrize(("head_dim", "low", "high"), [(32, 64, 64), (96, 64, 128), (256, 128, 128)])
+def test_attention_speed_between_and_beyond_measured_head_dimensions(head_dim, low, high):
+    constants = find_constants("A100-SXM4-80GB")
+    speed = attention_speed(constants, "flash2", head_dim)
+    edges = [attention_speed(constants, "flash2", d).forward_tflops for d in (low, high)]
+    assert speed.forward_tflops <= max(edges)
+    assert speed.forward_tflops > min(edges) * (0.4 if head_dim < low else 0.99)
+
+
+def test_an_unknown_system_names_the_nearest():
+    with pytest.raises(TgsError, match="deepspeed"):
+        find_system("deepsped")
+
+
+def test_no_model_or_preset_is_named_in_the_code():
+    names = {*catalog.list_presets(), *catalog.files("presets", "models")}
+    names |= {catalog.load_model(name).name for name in catalog.files("presets", "models")}
+    names |= {re.split(r"_\d+[kM]$", name)[0] for name in names} - {"tiny_cpu"}
+    files = [*(ROOT / "tgsbench" / "planner").glob("*.py"), *(ROOT / "benchmarks").glob("planner_*.py")]
+    files += [ROOT / "tgsbench" / "report" / "plan.py", ROOT / "tgsbench" / "cli" / "plan.py"]
+    found = []
+    for path in files:
+        if path.name != "planner_stream.py":  # its cases are presets, and nothing is computed from their names
+            text = path.read_text("utf-8").lower()
+            found += [(path.name, name) for name in names if name.lower() in text]
+    assert found == []

@@ -1,0 +1,201 @@
+"""Searches, the longest sequence, scaling, advice, and the trace of a predicted step."""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+import pytest
+from msgspec.structs import replace
+
+from tgsbench import presets
+from tgsbench.errors import ExitCode, TgsError
+from tgsbench.planner.advice import advise, assign
+from tgsbench.planner.chrome import chrome_trace
+from tgsbench.planner.machine import Machine
+from tgsbench.planner.plan import estimate, machine_of, predict
+from tgsbench.planner.scale import scale
+from tgsbench.planner.search import max_seq_len, search, variants
+from tgsbench.planner.systems import SYSTEMS, find_system
+from tgsbench.presets.validate import mesh_problems
+from tgsbench.profiling import spans
+from tgsbench.report import plan as report
+
+
+def preset(name: str = "llama2_70b_128k", *sets: str):
+    return presets.resolve(name, list(sets)).preset
+
+
+def planned(asked):
+    return estimate(asked, find_system(asked.engine.name), machine_of(asked))
+
+
+@pytest.fixture(scope="module")
+def found():
+    asked = preset()
+    return asked, search(asked, machine_of(asked))
+
+
+def test_candidates_fit_and_are_ranked(found):
+    _, result = found
+    speeds = [candidate.tgs for candidate in result.candidates]
+    assert 0 < len(speeds) < result.num_tried
+    assert speeds == sorted(speeds, reverse=True)
+    assert {c.verdict for c in result.candidates} <= {"fits", "tight"}
+    assert {c.engine for c in result.candidates} == {"fsdp2", "deepspeed"}
+    assert all(c.dp * c.sp == 32 for c in result.candidates)
+
+
+def test_a_candidates_changes_make_the_plan_it_shows(found):
+    asked, result = found
+    for candidate in result.candidates[:: max(1, len(result.candidates) // 12)]:
+        plan = predict(preset(asked.name, *candidate.change))
+        assert plan.tgs.predicted == pytest.approx(candidate.tgs)
+        assert plan.memory.total_gib == pytest.approx(candidate.total_gib)
+        assert (plan.sp, plan.checkpointing) == (candidate.sp, candidate.checkpointing)
+
+
+def test_a_search_tries_thousands(found):
+    asked, _ = found
+    assert search(replace(asked, hardware=replace(asked.hardware, num_gpus=64)), machine_of(asked)).num_tried > 1000
+
+
+def test_no_variant_breaks_a_rule():
+    assert all(not mesh_problems(variant) for variant in variants(preset("llama3_8b_8k")))
+
+
+def test_a_search_without_constants_says_how_to_get_them():
+    asked = preset()
+    machine = machine_of(asked)
+    with pytest.raises(TgsError, match="nothing to rank by") as caught:
+        search(asked, Machine(machine.gpu, machine.link, None))
+    assert "--calibrate" in caught.value.hint
+
+
+def test_the_longest_sequence_fits_and_the_next_does_not():
+    asked = preset("llama2_7b_8k")
+    machine = machine_of(asked)
+    longest = max_seq_len(asked, machine)
+    assert longest.seq_len % 1024 == 0
+    assert longest.best.verdict in ("fits", "tight")
+
+    def fits(seq_len):
+        at = replace(asked, workload=replace(asked.workload, seq_len=seq_len))
+        return bool(search(at, machine).candidates)
+
+    assert fits(longest.seq_len)
+    assert not fits(longest.seq_len + 1024)
+
+
+def test_a_model_that_fits_at_no_length_is_an_error():
+    asked = preset("llama2_70b_8k", "hardware.num_gpus=1", "hardware.gpus_per_node=1", "model.num_layers=2000")
+    with pytest.raises(TgsError, match="at any length") as caught:
+        max_seq_len(asked, machine_of(asked))
+    assert caught.value.exit_code == ExitCode.DOES_NOT_FIT
+
+
+# Scaling
+
+
+def test_scaling_costs_speed_and_saves_memory():
+    asked = preset("llama2_70b_8k")
+    points = scale(asked, SYSTEMS["fsdp2"], machine_of(asked), [8, 16, 32, 64, 512, 4096])
+    memory = [point.total_gib for point in points]
+    speeds = [point.tgs.predicted for point in points]
+    assert memory == sorted(memory, reverse=True)
+    assert speeds == sorted(speeds, reverse=True)
+    fitting = [point for point in points if point.verdict != "out of memory"]
+    assert fitting[0].efficiency == pytest.approx(1.0)
+    assert all(point.efficiency < 1 for point in fitting[1:])
+    assert all(point.sp * point.dp == point.num_gpus for point in points)
+
+
+def test_a_slower_interconnect_scales_worse():
+    asked = preset("llama2_70b_8k")
+    slow, fast = (
+        scale(asked, SYSTEMS["fsdp2"], machine_of(asked, link=link), [64])[0] for link in ("ethernet100", "xdr800")
+    )
+    assert slow.tgs.predicted < fast.tgs.predicted
+    assert slow.network_share > fast.network_share
+
+
+def test_the_plot_has_a_bar_for_each_number_of_gpus():
+    asked = preset("llama2_70b_8k")
+    points = scale(asked, SYSTEMS["fsdp2"], machine_of(asked), [8, 64])
+    text = "\n".join(report.scale_lines(points))
+    assert "out of memory" in text
+    assert text.count("█") > 10
+    assert text.count("░") > 10
+
+
+# Advice
+
+
+def test_advice_for_what_does_not_fit_is_one_change_that_fits():
+    asked = preset("llama2_7b_8k", "training.checkpointing=none", "training.micro_batch=8")
+    base = planned(asked)
+    assert base.verdict == "out of memory"
+    advice = advise(asked, find_system("fsdp2"), machine_of(asked), base)
+    assert advice[0].verdict == "fits"
+    assert len(advice[0].change) == 1
+    assert "smallest change that fits" in advice[0].why
+    again = predict(preset("llama2_7b_8k", "training.checkpointing=none", "training.micro_batch=8", *advice[0].change))
+    assert again.verdict == "fits"
+    assert again.memory.total_gib == pytest.approx(advice[0].total_gib)
+
+
+def test_the_verdict_names_the_term_that_breaks_it():
+    assert "largest item is activations" in predict(preset("llama2_7b_32k", "training.checkpointing=none")).reason
+    big = predict(preset("llama2_70b_8k", "hardware.num_gpus=8"))
+    assert (big.verdict, "model states" in big.reason) == ("out of memory", True)
+    logits = predict(preset("llama2_7b_32k", "engine.loss_chunk_tokens=0", "workload.seq_len=512k"))
+    assert (logits.memory.at, "largest item is loss" in logits.reason) == ("loss", True)
+
+
+def test_advice_on_speed_is_faster():
+    asked = preset("llama2_70b_128k")
+    base = planned(asked)
+    advice = advise(asked, find_system("fsdp2"), machine_of(asked), base)
+    assert advice
+    for item in advice:
+        assert item.tgs_ratio == pytest.approx(item.tgs / base.tgs)
+        assert predict(preset("llama2_70b_128k", *item.change)).tgs.predicted == pytest.approx(item.tgs)
+
+
+def test_assign_replaces_dotted_keys():
+    changed = assign(preset(), {"engine.name": "deepspeed", "engine.offload": "all", "parallel.sp": 16})
+    assert (changed.engine.name, changed.engine.offload, changed.parallel.sp) == ("deepspeed", "all", 16)
+
+
+# The trace
+
+
+@pytest.mark.parametrize("mode", ["full", "selective", "none"])
+def test_a_trace_takes_as_long_as_the_plan(mode):
+    asked = preset("llama2_7b_128k", f"training.checkpointing={mode}")
+    numbers = planned(asked)
+    document = json.loads(msgspec.json.encode(chrome_trace(numbers, asked.name, numbers.work.accumulation)))
+    events = [event for event in document["traceEvents"] if event["ph"] == "X"]
+    assert all(event["dur"] >= 0 and event["ts"] >= 0 for event in events)
+    end_us = max(event["ts"] + event["dur"] for event in events)
+    assert end_us == pytest.approx(1e6 * numbers.time.step_s, rel=1e-6)
+    names = {event["name"] for event in events}
+    assert {spans.ATTENTION, spans.A2A_PRE, spans.A2A_POST, spans.OPTIMIZER, spans.LOSS} <= names
+    recomputed = any(name.startswith(spans.RECOMPUTE) for name in names)
+    assert recomputed == (mode != "none")
+    micro_steps = [event for event in events if event["name"].startswith("micro-step")]
+    assert len(micro_steps) == numbers.work.accumulation == document["otherData"]["micro_steps"]
+
+
+def test_spans_of_a_track_do_not_overlap_but_nest():
+    asked = preset("llama2_70b_256k")
+    document = chrome_trace(planned(asked), asked.name)
+    for track in (1, 2):
+        open_until: list[float] = []
+        found = [e for e in document["traceEvents"] if e["ph"] == "X" and e["tid"] == track]
+        for event in sorted(found, key=lambda e: (e["ts"], -e["dur"])):
+            end = event["ts"] + event["dur"]
+            while open_until and open_until[-1] <= event["ts"] * (1 + 1e-9):
+                open_until.pop()
+            assert not open_until or end <= open_until[-1] * (1 + 1e-9)
+            open_until.append(end)
