@@ -75,9 +75,14 @@ def main() -> int:
 
 def _row(case: tuple[str, ...]) -> dict[str, Any]:
     row = compare(case[0], case[1:])
-    cells = "  ".join(f"{100 * row['error'][n]:+11.2f}" if n in row["error"] else f"{'-':>11}" for n in BOUNDS)
+    cells = "  ".join(
+        f"{100 * row['error'][n]:+11.2f}" if n in row["error"] else f"{'-':>11}" for n in BOUNDS
+    )
     mark = "  OUTSIDE: " + ", ".join(row["outside"]) if row["outside"] else ""
-    print(f"{row['case']:<78} {cells}  {row['stream']['peak GiB']:8.2f}  {row['trace_s']:7.1f}{mark}", flush=True)
+    print(
+        f"{row['case']:<78} {cells}  {row['stream']['peak GiB']:8.2f}  {row['trace_s']:7.1f}{mark}",
+        flush=True,
+    )
     return row
 
 

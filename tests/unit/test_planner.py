@@ -1,7 +1,8 @@
-"""The planner's laws: items add up, more GPUs never cost memory, length costs speed, sp computes nothing new."""
+"""The planner's laws: items add up, more GPUs never cost memory, length costs speed, sp adds no FLOPs."""
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from pathlib import Path
@@ -202,8 +203,8 @@ def test_tgs_falls_as_length_grows_once_compute_hides_the_traffic(name, link):
         speeds.append(estimate(at, system, machine).tgs)
     best = speeds.index(max(speeds))
     assert 2 ** (12 + best) <= max(65_536, 16_384 * base.parallel.sp)
-    assert all(a > b for a, b in zip(speeds[best:], speeds[best + 1 :], strict=False))
-    assert all(a < b for a, b in zip(speeds[:best], speeds[1 : best + 1], strict=True))
+    assert all(a > b for a, b in itertools.pairwise(speeds[best:]))
+    assert all(a < b for a, b in itertools.pairwise(speeds[: best + 1]))
 
 
 @SETTINGS
@@ -338,7 +339,8 @@ def test_no_model_or_preset_is_named_in_the_code():
     files += [ROOT / "tgsbench" / "report" / "plan.py", ROOT / "tgsbench" / "cli" / "plan.py"]
     found = []
     for path in files:
-        if path.name != "planner_stream.py":  # its cases are presets, and nothing is computed from their names
+        # The stream benchmark's cases are presets; nothing is computed from their names.
+        if path.name != "planner_stream.py":
             text = path.read_text("utf-8").lower()
             found += [(path.name, name) for name in names if name.lower() in text]
     assert found == []

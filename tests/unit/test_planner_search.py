@@ -57,7 +57,10 @@ def test_a_candidates_changes_make_the_plan_it_shows(found):
 
 def test_a_search_tries_thousands(found):
     asked, _ = found
-    assert search(replace(asked, hardware=replace(asked.hardware, num_gpus=64)), machine_of(asked)).num_tried > 1000
+    assert (
+        search(replace(asked, hardware=replace(asked.hardware, num_gpus=64)), machine_of(asked)).num_tried
+        > 1000
+    )
 
 
 def test_no_variant_breaks_a_rule():
@@ -88,7 +91,9 @@ def test_the_longest_sequence_fits_and_the_next_does_not():
 
 
 def test_a_model_that_fits_at_no_length_is_an_error():
-    asked = preset("llama2_70b_8k", "hardware.num_gpus=1", "hardware.gpus_per_node=1", "model.num_layers=2000")
+    asked = preset(
+        "llama2_70b_8k", "hardware.num_gpus=1", "hardware.gpus_per_node=1", "model.num_layers=2000"
+    )
     with pytest.raises(TgsError, match="at any length") as caught:
         max_seq_len(asked, machine_of(asked))
     assert caught.value.exit_code == ExitCode.DOES_NOT_FIT
@@ -113,7 +118,8 @@ def test_scaling_costs_speed_and_saves_memory():
 def test_a_slower_interconnect_scales_worse():
     asked = preset("llama2_70b_8k")
     slow, fast = (
-        scale(asked, SYSTEMS["fsdp2"], machine_of(asked, link=link), [64])[0] for link in ("ethernet100", "xdr800")
+        scale(asked, SYSTEMS["fsdp2"], machine_of(asked, link=link), [64])[0]
+        for link in ("ethernet100", "xdr800")
     )
     assert slow.tgs.predicted < fast.tgs.predicted
     assert slow.network_share > fast.network_share
@@ -139,13 +145,18 @@ def test_advice_for_what_does_not_fit_is_one_change_that_fits():
     assert advice[0].verdict == "fits"
     assert len(advice[0].change) == 1
     assert "smallest change that fits" in advice[0].why
-    again = predict(preset("llama2_7b_8k", "training.checkpointing=none", "training.micro_batch=8", *advice[0].change))
+    again = predict(
+        preset("llama2_7b_8k", "training.checkpointing=none", "training.micro_batch=8", *advice[0].change)
+    )
     assert again.verdict == "fits"
     assert again.memory.total_gib == pytest.approx(advice[0].total_gib)
 
 
 def test_the_verdict_names_the_term_that_breaks_it():
-    assert "largest item is activations" in predict(preset("llama2_7b_32k", "training.checkpointing=none")).reason
+    assert (
+        "largest item is activations"
+        in predict(preset("llama2_7b_32k", "training.checkpointing=none")).reason
+    )
     big = predict(preset("llama2_70b_8k", "hardware.num_gpus=8"))
     assert (big.verdict, "model states" in big.reason) == ("out of memory", True)
     logits = predict(preset("llama2_7b_32k", "engine.loss_chunk_tokens=0", "workload.seq_len=512k"))
