@@ -20,6 +20,7 @@ from tgsbench.planner.stream import planned_stream
 from tgsbench.planner.systems import find_system
 from tgsbench.report.plan import dry_run_totals
 
+_WHOLE = ("engine.activation_offload=false", "engine.tiled_mlp=false")
 CASES: tuple[tuple[str, ...], ...] = (
     ("llama2_70b_1M",),
     ("llama2_70b_8k",),
@@ -28,14 +29,19 @@ CASES: tuple[tuple[str, ...], ...] = (
     ("llama2_7b_8k",),
     ("llama2_7b_1M",),
     ("llama3_8b_512k",),
+    ("llama3_1b_1M", "workload.seq_len=64k"),
+    ("llama3_1b_1M", "workload.seq_len=256k"),
     ("llama3_1b_1M",),
     ("llama2_7b_4l_32k", "training.checkpointing=full"),
     ("llama2_7b_4l_32k", "training.checkpointing=selective"),
     ("llama2_7b_4l_32k", "training.checkpointing=none", "workload.seq_len=8k"),
     ("llama2_7b_4l_128k", "training.checkpointing=selective"),
     ("llama2_7b_4l_128k", "training.checkpointing=none"),
+    ("llama3_8b_4l_512k",),
     ("llama3_8b_4l_512k", "training.checkpointing=selective", "hardware.num_gpus=16", "parallel.sp=16"),
-    ("llama3_8b_4l_512k", "training.checkpointing=none", "hardware.num_gpus=16", "parallel.sp=16"),
+    ("llama3_8b_512k", "engine.tiled_mlp=true", "model.num_layers=6"),
+    ("llama3_8b_512k", "engine.activation_offload=true", "model.num_layers=6"),
+    ("llama3_8b_4l_512k", *_WHOLE, "training.checkpointing=none", "hardware.num_gpus=16", "parallel.sp=16"),
     ("llama3_8b_4l_512k", "hardware.num_gpus=32", "parallel.sp=32"),
     ("llama3_1b_8k", "training.checkpointing=selective"),
     ("llama3_1b_8k", "training.checkpointing=none", "training.micro_batch=2"),

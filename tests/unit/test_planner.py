@@ -269,6 +269,28 @@ def test_bytes_of_the_collectives_by_hand():
     assert gathered_bytes(work, SYSTEMS["fsdp2"]) == 2 * (base.num_parameters + again)
 
 
+def test_a_tiled_mlp_computes_gate_and_up_once_more_and_keeps_its_input_alone():
+    base = dims(4, 32, 8, 64, 512)
+    whole = Work(dims=base, seq_len=65_536, attended_len=65_536.0, world=1)
+    tiled = replace(whole, tiled_mlp=True)
+    mlp = 2 * whole.local_tokens * base.mlp_matrices * base.hidden * base.intermediate
+    own, alst = (layer_counts(tiled, SYSTEMS[name]) for name in ("fsdp2", "deepspeed"))
+    assert own.gemm_tiled.flops == pytest.approx(mlp * 2 / 3)
+    assert alst.gemm_tiled.flops == pytest.approx(mlp)
+    # Its recomputation runs the down projection too: a function's inputs are saved when it has run.
+    assert own.gemm_recompute.flops == layer_counts(whole, SYSTEMS["fsdp2"]).gemm.flops
+    assert memory_plan(tiled, SYSTEMS["fsdp2"]).peak.total < memory_plan(whole, SYSTEMS["fsdp2"]).peak.total
+
+
+def test_offloaded_inputs_come_back_two_at_a_time():
+    work = Work(
+        dims=dims(32, 32, 8, 64, 512), seq_len=65_536, attended_len=65_536.0, world=1, activation_offload=True
+    )
+    peak = memory_plan(work, SYSTEMS["fsdp2"]).peak
+    assert peak.name == "backward of the second layer"
+    assert peak.items["checkpoints"] == 2 * 65_536 * 32 * 64 * 2
+
+
 def test_an_exchange_inside_a_node_never_waits_for_the_network():
     machine = reference_machine()
     work = Work(dims=dims(2, 16, 16, 64, 512), seq_len=8192, attended_len=8192.0, sp=8, world=64)

@@ -6,6 +6,7 @@ bandwidth instead: 4 GiB a layer at 50 GB/s are 86 ms, beside seconds of attenti
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +39,8 @@ class HostStash:
         self._cuda = device.type == "cuda"
         self._stream = torch.cuda.Stream(device) if self._cuda else None
         self._slots: list[_Slot | None] = []
+        self.on_host: Callable[[Tensor], None] = lambda _: None
+        """Told of each new host buffer: where fake tensors stand for a GPU's, host and device look alike."""
         self._free: dict[tuple[torch.Size, torch.dtype], list[Tensor]] = {}
 
     def hooks(self) -> AbstractContextManager[Any]:
@@ -49,13 +52,16 @@ class HostStash:
         if tensor.ndim != 3 or tensor.shape[-1] != self._hidden_size:
             return tensor
         buffers = self._free.setdefault((tensor.shape, tensor.dtype), [])
-        host = (
-            buffers.pop() if buffers else torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=self._cuda)
-        )
+        host = buffers.pop() if buffers else self._pinned(tensor)
         with self._beside(tensor):
             host.copy_(tensor, non_blocking=self._cuda)
         self._slots.append(_Slot(host, tensor.device))
         return len(self._slots) - 1
+
+    def _pinned(self, tensor: Tensor) -> Tensor:
+        host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=self._cuda)
+        self.on_host(host)
+        return host
 
     def _unpack(self, packed: Tensor | int) -> Tensor:
         if isinstance(packed, Tensor):

@@ -21,6 +21,8 @@ class LayerCounts(Struct, frozen=True, kw_only=True):
     gemm: Product
     """Forward; the backward is twice that, operand for operand."""
     gemm_recompute: Product
+    gemm_tiled: Product
+    """What the backward of a tiled MLP computes again, and the traffic of its fp32 sums over tiles."""
     attention_flops: float
     """Forward; the backward is 2.5 times that (FlashAttention's convention)."""
     elementwise_forward: float
@@ -39,13 +41,14 @@ def layer_counts(work: Work, system: System) -> LayerCounts:
     forward = _elementwise(work, system, traffic, 0)
     gemm = products(work, _matrices(work))
     again = gemm
-    if system.early_stop:
+    if system.early_stop and not work.tiled_mlp:
         again = products(work, _matrices(work)[:-1])
     recompute = forward - (6.0 * work.local_tokens * work.dims.hidden if system.early_stop else 0.0)
     send_in, send_out = exchange_bytes(work, system)
     return LayerCounts(
         gemm=gemm,
         gemm_recompute=again,
+        gemm_tiled=_tiled_again(work, system),
         attention_flops=attention_flops(work),
         elementwise_forward=forward,
         elementwise_backward=_elementwise(work, system, traffic, 1),
@@ -71,6 +74,27 @@ def products(work: Work, matrices: list[tuple[int, int]]) -> Product:
     weights = sum(n * k for n, k in matrices)
     edges = sum(n + k for n, k in matrices)
     return Product(2.0 * rows * weights, float(work.compute_bytes) * (rows * edges + weights))
+
+
+def tile_tokens(work: Work, system: System) -> int:
+    """Tokens of the MLP that are live at once."""
+    if not work.tiled_mlp:
+        return work.local_tokens
+    return min(work.local_tokens, system.mlp_tile_tokens or work.dims.hidden)
+
+
+_SUM_BYTES = 10.0
+"""Per weight and tile: the bf16 gradient of the tile is read, the fp32 sum read and written."""
+
+
+def _tiled_again(work: Work, system: System) -> Product:
+    if not work.tiled_mlp:
+        return Product(0.0, 0.0)
+    matrices = work.dims.mlp_matrices
+    mlp = products(work, _matrices(work)[-matrices:])
+    tiles = -(-work.local_tokens // tile_tokens(work, system))
+    sums = _SUM_BYTES * tiles * matrices * work.dims.hidden * work.dims.intermediate
+    return Product(system.mlp_tile_again * mlp.flops, system.mlp_tile_again * mlp.num_bytes + sums)
 
 
 def head_product(work: Work) -> Product:

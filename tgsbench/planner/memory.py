@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from tgsbench.planner.counts import exchange_bytes
+from tgsbench.planner.counts import exchange_bytes, tile_tokens
 from tgsbench.planner.systems import System
 from tgsbench.planner.work import Work
 from tgsbench.units import GIB
@@ -70,14 +70,17 @@ def _moments(work: Work, system: System) -> list[tuple[str, dict[str, float]]]:
     """The moments that can be the peak: the loss, both ends of the backward, the optimizer step."""
     before, after = _gradients(work, system)
     states = _states(work, system)
-    saved, layers = _saved(work, system), work.dims.num_layers
-    lean = {name: size / layers for name, size in saved.items()}
-    second = {name: size * (layers - 1) / layers for name, size in saved.items()}
+    layers = work.dims.num_layers
+    saved, second, two, first = (_saved(work, system, n) for n in (layers, layers - 1, 2, 1))
     head_scatter = 0.0 if work.dims.tied else _scatter(work, system, work.dims.embedding_weights)
     layer_scatter = _scatter(work, system, work.dims.layer_weights)
-    grown = max(before, after * 2 / (layers + 2))
     working = _layer_working_set(work, system)
-    return [
+
+    def grown(behind: int) -> float:
+        """Gradients held while the layer with `behind` layers after it runs."""
+        return max(before, after * _share_behind(work, behind))
+
+    moments = [
         ("loss", states | {"gradients": before} | saved | _loss(work, system)),
         (
             "backward of the last layer",
@@ -85,14 +88,19 @@ def _moments(work: Work, system: System) -> list[tuple[str, dict[str, float]]]:
         ),
         (
             "backward of the second last layer",
-            states | {"gradients": grown} | second | working | {"gradient_buffers": layer_scatter},
+            states | {"gradients": grown(1)} | second | working | {"gradient_buffers": layer_scatter},
         ),
         (
             "backward of the first layer",
-            states | {"gradients": after} | lean | working | {"gradient_buffers": layer_scatter},
+            states | {"gradients": grown(layers - 1)} | first | working | {"gradient_buffers": layer_scatter},
         ),
         ("optimizer step", states | {"gradients": after} | _optimizer_extra(work, system)),
     ]
+    if work.activation_offload and layers > 1:
+        # Inputs come back two at a time down to the last one, while gradients grow.
+        back = states | {"gradients": grown(layers - 2)} | two | working | {"gradient_buffers": layer_scatter}
+        moments.append(("backward of the second layer", back))
+    return moments
 
 
 def _states(work: Work, system: System) -> dict[str, float]:
@@ -114,6 +122,16 @@ def _gradients(work: Work, system: System) -> tuple[float, float]:
         return 0.0, 0.0
     kept = work.accumulation > 1 or system.gradients_resident
     return (whole if kept else 0.0), whole
+
+
+def _share_behind(work: Work, behind: int) -> float:
+    """Of all parameters, those whose gradients are there: the head's and those of the layers behind.
+
+    The embedding's come last; tied to the head they are added there.
+    """
+    d = work.dims
+    head = 0 if d.tied else d.embedding_weights
+    return min(1.0, (head + behind * d.layer_weights) / d.num_parameters)
 
 
 def _scatter(work: Work, system: System, weights: int) -> float:
@@ -153,23 +171,30 @@ def layer_activations(work: Work, system: System) -> dict[str, float]:
         attention = unit(work, heads + 2 * kv_heads * d.head_dim)
     else:
         attention = received
-    mlp = unit(work, _tiled(work, d.intermediate)) * (system.mlp_units if d.mlp_matrices == 3 else 2.0)
+    mlp = 0.0  # a tiled MLP keeps its input alone, which the norm gave
+    if not work.tiled_mlp:
+        mlp = unit(work, d.intermediate) * (system.mlp_units if d.mlp_matrices == 3 else 2.0)
     return {
         "activations": norm + mlp + unit(work, heads) + _lse(work) + (attention if work.sp == 1 else 0.0),
         "all_to_all_buffers": attention + returned if work.sp > 1 else 0.0,
     }
 
 
-def _tiled(work: Work, width: float) -> float:
-    """Width that is live at once when the MLP runs in tiles of `hidden` tokens (ALST's rule)."""
+def _mlp_gradients(work: Work, system: System) -> float:
+    """What is live in the MLP's backward beside what it kept.
+
+    In tiles: six tensors of a tile's width, the fp32 sums of the weights' gradients, the input's gradient.
+    """
+    d = work.dims
     if not work.tiled_mlp:
-        return width
-    return width * min(1.0, work.dims.hidden / work.local_tokens)
+        return system.mlp_gradients * unit(work, d.intermediate)
+    tile = float(tile_tokens(work, system) * d.intermediate * work.compute_bytes)
+    sums = 4.0 * d.mlp_matrices * d.hidden * d.intermediate
+    return 6.0 * tile + sums + unit(work, d.hidden)
 
 
-def _saved(work: Work, system: System) -> dict[str, float]:
-    """What all layers keep from the forward to the backward."""
-    layers = work.dims.num_layers
+def _saved(work: Work, system: System, layers: int) -> dict[str, float]:
+    """What this many layers keep from the forward to the backward."""
     if work.checkpointing == "none":
         return {name: size * layers for name, size in layer_activations(work, system).items()}
     inputs = unit(work, work.dims.hidden) * layers
@@ -193,7 +218,6 @@ def _layer_working_set(work: Work, system: System) -> dict[str, float]:
     d = work.dims
     recomputed = layer_activations(work, system)
     activations, exchanged = recomputed["activations"], recomputed["all_to_all_buffers"]
-    mlp = unit(work, _tiled(work, d.intermediate))
     if work.checkpointing == "none":
         activations, exchanged = 0.0, 0.0
     elif work.checkpointing == "selective":
@@ -201,7 +225,7 @@ def _layer_working_set(work: Work, system: System) -> dict[str, float]:
         activations -= attention
         # What came back from attention is copied once into the layout that the projection takes.
         exchanged -= received - (unit(work, d.query_heads * d.head_dim) if work.sp > 1 else 0.0)
-    gradients = system.mlp_gradients * mlp + unit(work, d.hidden)
+    gradients = _mlp_gradients(work, system) + unit(work, d.hidden)
     return {
         "layer_activations": activations + gradients,
         "all_to_all_buffers": exchanged,

@@ -15,8 +15,9 @@ def planned_stream(work: Work, system: System) -> dict[str, float]:
     counts, layers = layer_counts(work, system), work.dims.num_layers
     again = counts.gemm_recompute.flops if work.checkpointing != "none" else 0.0
     forwards = 2.0 if work.checkpointing == "full" else 1.0
+    layer = 3 * counts.gemm.flops + counts.gemm_tiled.flops + again
     return {
-        "product FLOPs": layers * (3 * counts.gemm.flops + again) + 3 * head_product(work).flops,
+        "product FLOPs": layers * layer + 3 * head_product(work).flops,
         "attention FLOPs": layers * counts.attention_flops * (forwards + 2.5),
         "all-to-all bytes": exchanged_bytes(work, system),
         "all-gather bytes": gathered_bytes(work, system),

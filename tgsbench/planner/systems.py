@@ -67,6 +67,10 @@ class System(Struct, frozen=True, kw_only=True):
     mlp_gradients: float = 2.0
     """Gradients of width i that are alive at once in its backward, in U(i)."""
     sequence_parallel: bool = True
+    mlp_tile_tokens: int = 0
+    """Tokens of one tile of a tiled MLP; 0: as many as the hidden size (ALST's rule)."""
+    mlp_tile_again: float = 1.0
+    """Share of the MLP's products that a tiled MLP's backward computes again."""
     early_stop: bool = False
     """Recomputation of a layer stops at the last tensor that the backward needs: no down projection."""
     live_parameters: int = 0
@@ -93,6 +97,8 @@ FSDP2 = System(
     norm_units=3.0,
     mlp_units=3.0,
     mlp_gradients=1.0,
+    mlp_tile_tokens=8192,
+    mlp_tile_again=2 / 3,
     traffic=OWN,
 )
 """This project's engine: fp32 shards, bf16 gathers, fp32 reduce-scatter, expandable segments, norms that

@@ -142,20 +142,13 @@ def _backward(
     counts: LayerCounts,
     forward: LayerTime,
 ) -> LayerTime:
-    again = product_s(counts.gemm, work, machine, constants) if work.tiled_mlp else 0.0
     return LayerTime(
-        gemm=2.0 * forward.gemm + again * _mlp_share(work),
+        gemm=2.0 * forward.gemm + product_s(counts.gemm_tiled, work, machine, constants),
         attention=attention_s(work, system, constants, counts.attention_flops)[1],
         elementwise=stream_s(counts.elementwise_backward, machine, constants),
         exchange_node=forward.exchange_node,
         exchange_network=forward.exchange_network,
     )
-
-
-def _mlp_share(work: Work) -> float:
-    """Share of a layer's products in the MLP, which tiling runs forward once more in the backward."""
-    d = work.dims
-    return d.mlp_matrices * d.hidden * d.intermediate / d.layer_weights
 
 
 def _exchange(work: Work, machine: Machine, constants: Constants, counts: LayerCounts) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -18,9 +19,11 @@ from tgsbench.engines.base import Batch
 from tgsbench.engines.fake.stream import Block, OperatorStream, Phase, watch_resizes
 from tgsbench.engines.fsdp2 import Fsdp2Engine
 from tgsbench.errors import ExitCode, TgsError
+from tgsbench.models.fused import FusedNorm
 from tgsbench.parallel.documents import Documents
 from tgsbench.parallel.kernels import Kernel
 from tgsbench.parallel.mesh import build_mesh
+from tgsbench.parallel.offload import OffloadedCheckpoint
 from tgsbench.schema.dry_run import DryRun, LiveBlock, Traffic
 from tgsbench.schema.preset import Preset
 
@@ -44,6 +47,7 @@ def dry_run(preset: Preset) -> DryRun:
         with fake, watch_resizes(stream), stream:
             engine = Fsdp2Engine(_with_cpu_kernel(preset), mesh, torch.device("cpu"))
             engine.attention.kernel = Kernel("flash", str(torch.__version__), _flash)
+            _stand_for_cuda(engine, stream)
             micro, optimizer = _steady(engine, preset, stream)
             result = _result(preset, engine, micro, optimizer)
     finally:
@@ -80,6 +84,34 @@ def _flash(q: Tensor, k: Tensor, v: Tensor, scale: float, _docs: Documents | Non
     out = torch.ops.aten._scaled_dot_product_flash_attention(*heads, 0.0, True, False, scale=scale)
     attended: Tensor = out[0]
     return attended.transpose(1, 2)
+
+
+def _stand_for_cuda(engine: Fsdp2Engine, stream: OperatorStream) -> None:
+    """Norms as the one kernel that CUDA has, and host buffers that are not counted as the GPU's."""
+    for module in engine.model.modules():
+        if isinstance(module, FusedNorm):
+            module.forward = functools.partial(_cuda_norm, module)  # type: ignore[method-assign]
+        elif isinstance(module, OffloadedCheckpoint):
+            module.stash.on_host = stream.on_host
+
+
+def _cuda_norm(norm: FusedNorm, hidden_states: Tensor) -> Tensor:
+    normed: Tensor = _OneKernelNorm.apply(hidden_states, norm.weight.to(hidden_states.dtype))  # type: ignore[no-untyped-call]
+    return normed
+
+
+class _OneKernelNorm(torch.autograd.Function):
+    """RMSNorm as CUDA runs it: one kernel a pass, no fp32 copy of the input, 1/rms kept in fp32."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight, x.new_empty(x.shape[:-1], dtype=torch.float32))
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        _, weight, _ = ctx.saved_tensors
+        return grads[0].clone(), torch.empty_like(weight)
 
 
 def _steady(engine: Fsdp2Engine, preset: Preset, stream: OperatorStream) -> tuple[Phase, Phase]:

@@ -115,7 +115,8 @@ class OperatorStream(TorchDispatchMode):
         known = self._live.get(key)
         if known is None:
             weakref.finalize(storage, self._drop, key)
-        self._set(key, Block(size, name, tuple(tensor.shape)) if known is None else known, size)
+        if known is None or known.op != "host":
+            self._set(key, Block(size, name, tuple(tensor.shape)) if known is None else known, size)
 
     def _set(self, key: int, block: Block, size: int) -> None:
         before = self._live[key].num_bytes if key in self._live else 0
@@ -129,6 +130,12 @@ class OperatorStream(TorchDispatchMode):
         block = self._live.pop(key, None)
         if block is not None:
             self._now -= block.num_bytes
+
+    def on_host(self, tensor: Tensor) -> None:
+        """A tensor that a GPU's host would hold: it is no part of the live memory."""
+        key = tensor.untyped_storage()._cdata
+        block = self._live[key]
+        self._set(key, Block(0, "host", block.shape), 0)
 
     def resized(self, storage: torch.UntypedStorage) -> None:
         """Account for FSDP, which frees gathered parameters by resizing their storage to nothing."""

@@ -1,0 +1,44 @@
+"""The plan beside one rank's operators on fake tensors: the same FLOPs, the same traffic, the same peak."""
+
+from __future__ import annotations
+
+import pytest
+
+from tgsbench import presets
+from tgsbench.errors import ExitCode, TgsError
+from tgsbench.launch.dry import dry_run
+from tgsbench.planner.plan import estimate, machine_of
+from tgsbench.planner.stream import planned_stream
+from tgsbench.planner.systems import SYSTEMS
+from tgsbench.report.plan import dry_run_totals
+
+SMALL = ("model.num_layers=4", "model.vocab_size=32000")
+
+
+@pytest.mark.parametrize(
+    ("name", "sets"),
+    [
+        ("llama2_70b_128k", ("training.checkpointing=full",)),
+        ("llama3_8b_512k", ("training.checkpointing=selective", "hardware.num_gpus=16", "parallel.sp=16")),
+        ("llama2_7b_8k", ("training.checkpointing=none", "training.micro_batch=2")),
+        ("llama3_8b_4l_512k", ("workload.seq_len=64k",)),
+    ],
+)
+def test_flops_and_traffic_within_2_percent_and_peak_within_5(name, sets):
+    preset = presets.resolve(name, [*SMALL, *sets]).preset
+    run = dry_run(preset)
+    planned = planned_stream(estimate(preset, SYSTEMS["fsdp2"], machine_of(preset)).work, SYSTEMS["fsdp2"])
+    measured = dry_run_totals(run)
+    peak = measured.pop("peak GiB")
+    assert planned.pop("peak GiB") == pytest.approx(peak, rel=0.05)
+    assert planned == pytest.approx(measured, rel=0.02)
+    assert run.world_size == preset.world_size
+    assert sum(group for group in run.at_peak.values()) == run.peak_bytes
+
+
+@pytest.mark.parametrize("sets", [["engine.name=deepspeed"], ["workload.document_mask=true"]])
+def test_what_cannot_be_traced_is_refused_with_the_remedy(sets):
+    with pytest.raises(TgsError, match="--trace") as caught:
+        dry_run(presets.resolve("llama2_7b_8k", sets).preset)
+    assert caught.value.exit_code == ExitCode.UNSUPPORTED
+    assert "--set" in caught.value.hint
