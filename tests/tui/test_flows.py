@@ -1,6 +1,7 @@
 """Every flow by keys alone."""
 
 import base64
+import json
 
 import pytest
 
@@ -359,3 +360,15 @@ async def test_q_leaves(app):
         await shows(pilot, f"{NUM_PRESETS} of {NUM_PRESETS}")
         await pilot.press("q")
     assert app.return_code == 0
+
+
+@pytest.mark.asyncio
+async def test_the_live_view_shows_what_was_predicted_beside_what_is_measured(runs_root, add_run):
+    run = add_run("forecast")
+    manifest = json.loads((run.path / "run.json").read_text())
+    manifest["prediction"] = {"tgs": {"predicted": 900.0, "low": 800.0, "high": 1000.0}}
+    (run.path / "run.json").write_text(json.dumps(manifest))
+    app = TgsApp(runs_root=runs_root, opens=session.follow(run))
+    async with app.run_test(size=(120, 40)) as pilot:
+        text = await shows(pilot, "predicted 900.0 (800.0 to 1,000), measured 1.02×")
+        assert "xtuner published 948.6 │ predicted" in text

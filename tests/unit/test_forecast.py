@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from click.testing import CliRunner
 
+from tests.unit.stored import store_run
 from tgsbench import presets
+from tgsbench.cli.compare import compare
 from tgsbench.launch import forecast as forecasting
 from tgsbench.launch.forecast import forecast, forecast_note
+from tgsbench.report.forecast import forecast_text
 from tgsbench.system.gpus import GpuInfo
 
 
@@ -37,3 +41,29 @@ def test_a_long_run_says_how_the_same_speed_is_had_sooner():
 @pytest.mark.parametrize("prediction", [None, {}, {"step_s": None}, {"step_s": 1.0}])
 def test_a_short_run_or_one_without_forecast_says_nothing(prediction):
     assert forecast_note(presets.resolve("tiny_cpu").preset, prediction) == ""
+
+
+KEPT = {
+    "tgs": {"predicted": 2000.0, "low": 1800.0, "high": 2200.0},
+    "memory": {"total_gib": 50.3},
+    "tflops": {},
+    "gpu": "A100-SXM4-80GB",
+}
+
+
+def test_predicted_beside_measured_in_words():
+    assert forecast_text(KEPT) == "TGS 2,000 (1,800 to 2,200); memory 50.30 GiB"
+    assert "measured 1.10 of it" in forecast_text(KEPT, 2200.0)
+    assert forecast_text({"tgs": None, "memory": {"total_gib": 1.0}}, 5.0) == "memory 1.00 GiB"
+    assert forecast_text(None) == forecast_text({}) == ""
+
+
+def test_compare_says_what_was_predicted_and_takes_a_runs_own_forecast_as_a_row(tmp_path, capsys):
+    store_run(tmp_path, "mine", prediction=KEPT)
+    store_run(tmp_path, "without")
+    done = CliRunner().invoke(compare, ["mine", "predicted:mine", "--output", str(tmp_path)])
+    assert "mine: predicted TGS 2,000 (1,800 to 2,200), measured 1.15 of it" in done.output
+    assert "predicted:mine against mine" in done.output
+    assert "0.869x" in done.output
+    refused = CliRunner().invoke(compare, ["mine", "predicted:without", "--output", str(tmp_path)])
+    assert "without keeps no forecast" in refused.exception.msg

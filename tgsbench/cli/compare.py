@@ -35,8 +35,9 @@ def compare(
 ) -> None:
     """Compare runs, forecasts, published and imported rows with the first of them (or --baseline).
 
-    A row is a run (name, part of it, folder, latest), xtuner:PRESET, published:PRESET, predicted:PRESET or
-    foreign:NAME. What differs comes first; where rows are not comparable, no ratio is given.
+    A row is a run (name, part of it, folder, latest), xtuner:PRESET, published:PRESET, predicted:PRESET,
+    predicted:RUN (the forecast that the run keeps) or foreign:NAME. What differs comes first; where rows are
+    not comparable, no ratio is given.
     """
     margin = _margin(fail_on)
     root = run_dir.runs_root(folder)
@@ -62,6 +63,8 @@ def finish(rows: list[Row], base: Row | None, force: bool, margin: float | None,
 def _print(rows: list[Row], comparisons: list[Comparison]) -> None:
     for line in text.table(rows):
         output.line(line.rstrip())
+    for line in text.forecast_lines(rows):
+        output.line(line)
     for found in comparisons:
         output.line()
         for line in text.lines(found):

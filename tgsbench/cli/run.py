@@ -19,6 +19,7 @@ from tgsbench.launch.command import ONE_NODE, Node
 from tgsbench.launch.forecast import forecast_note
 from tgsbench.launch.rehearse import rehearsal_on
 from tgsbench.profiling.recipes import load_recipe
+from tgsbench.report.forecast import forecast_text
 from tgsbench.report.summary import summary_lines
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Result
@@ -135,6 +136,8 @@ def run_headless(run_folder: RunDir, preset: Preset, as_json: bool, node: Node =
     """Supervise the run from this process, with progress on the right stream."""
     with progress_for(preset, to_stderr=as_json) as progress:
         progress.narrate(f"run {run_folder.path}")
+        if text := forecast_text(run_folder.manifest().prediction):
+            progress.narrate(f"predicted {text}")
         if note := forecast_note(preset, run_folder.manifest().prediction):
             progress.narrate(note)
         result = local.supervise(run_folder, progress.update, node)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from tgsbench import units
 from tgsbench.metrics.ratio import Ratio
+from tgsbench.report.forecast import forecast_text
 from tgsbench.store.compare import Comparison, Difference
 from tgsbench.store.rows import Row
 
@@ -19,6 +20,12 @@ def table(rows: Sequence[Row]) -> list[str]:
     return [
         "  ".join(_pad(text, w, i) for i, (text, w) in enumerate(zip(c, widths, strict=True))) for c in cells
     ]
+
+
+def forecast_lines(rows: Sequence[Row]) -> list[str]:
+    """Of each run that keeps a forecast: predicted beside measured."""
+    told = [(row.label, forecast_text(row.prediction, row.tgs)) for row in rows]
+    return [f"{label}: predicted {text}" for label, text in told if text]
 
 
 def row_cells(row: Row) -> tuple[str, ...]:

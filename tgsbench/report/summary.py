@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tgsbench import units
+from tgsbench.report.forecast import forecast_text
 from tgsbench.schema.run import ReferenceVerdict, Result
 
 
@@ -113,19 +114,7 @@ def _memory(result: Result) -> str:
 
 
 def _predicted(result: Result) -> str:
-    """The planner's forecast beside what was measured."""
-    plan = result.prediction or {}
-    tgs, memory = plan.get("tgs") or {}, plan.get("memory") or {}
-    parts = []
-    if tgs.get("predicted"):
-        parts.append(
-            f"TGS {units.rate(tgs['predicted'])} ({units.rate(tgs['low'])} to {units.rate(tgs['high'])})"
-        )
-        if result.tgs.median is not None:
-            parts[-1] += f", measured {result.tgs.median / tgs['predicted']:.2f} of it"
-    if memory.get("total_gib"):
-        parts.append(f"memory {memory['total_gib']:.2f} GiB")
-    return "; ".join(parts)
+    return forecast_text(result.prediction, result.tgs.median)
 
 
 def _loss(result: Result) -> str:

@@ -34,12 +34,15 @@ def resolve(root: Path, word: str, predict: Predict = forecast) -> list[Row]:
     """Rows that a word names.
 
     `SYSTEM:PRESET` (xtuner:llama2_7b_32k) and `published:PRESET` are published rows, `predicted:PRESET` or a
-    preset's name its forecast, `foreign:NAME` or a name an imported row, and anything else a run: its name, a
-    unique part of it, its folder, or `latest`. Raises TgsError naming what would have been known.
+    preset's name its forecast, `predicted:RUN` the one a run keeps, `foreign:NAME` or a name an imported row,
+    and anything else a run: its name, a unique part of it, its folder, or `latest`. Raises TgsError naming
+    what would have been known.
     """
     prefix, colon, name = word.partition(":")
     if colon and prefix == "foreign":
         return [_foreign(root, name)]
+    if colon and prefix in _FORECAST and name not in presets.list_presets():
+        return [_kept(_run(root, name))]
     if colon and not Path(word).exists():
         return _of_preset(prefix, name, predict)
     if word in foreign.names(root):
@@ -84,6 +87,19 @@ def _of_preset(prefix: str, name: str, predict: Predict) -> list[Row]:
 def _forecast(name: str, predict: Predict) -> Row:
     preset = presets.resolve(name).preset
     return rows.from_prediction(preset, predict(preset))
+
+
+def _kept(run: RunDir) -> Row:
+    """The forecast that a run keeps, for the device it ran on."""
+    result = results.load_result(run)
+    if not result.prediction:
+        raise TgsError(
+            f"{result.run_id} keeps no forecast",
+            hint=f"tgsbench compare {result.run_id} predicted:PRESET makes one now",
+            exit_code=ExitCode.STORE,
+        )
+    row = rows.from_prediction(run.preset(), result.prediction, f"predicted:{result.run_id}")
+    return msgspec.structs.replace(row, gpu=of_run(run).gpu)
 
 
 def _foreign(root: Path, name: str) -> Row:

@@ -53,6 +53,8 @@ class Row(Struct, frozen=True, kw_only=True):
     mfu: float | None = None
     mem_peak_gib: float | None = None
     mem_kind: str = ""
+    prediction: dict[str, Any] | None = None
+    """The planner's forecast that a run keeps, made before it."""
     source: str = ""
     reason: str = ""
     """Why there is no TGS."""
@@ -90,6 +92,7 @@ def from_result(result: Result, preset: Preset | None = None, label: str = "") -
         mfu=result.mfu,
         mem_peak_gib=result.mem.peak_gib,
         mem_kind=result.mem.kind,
+        prediction=result.prediction,
         source=result.run_dir,
         reason=result.failure.reason if result.failure else "",
     )

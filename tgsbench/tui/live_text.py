@@ -36,16 +36,31 @@ def status_text(status: str) -> str:
     return f"{STATUS_MARKS.get(status, '✗')} {status}"
 
 
-def verdict_text(verdict: ReferenceVerdict | None) -> str:
-    """The verdict in one line: word, ratio, whose figure, why."""
+def verdict_text(verdict: ReferenceVerdict | None, forecast: str = "") -> str:
+    """The verdict in one line: word, ratio, whose figure, the forecast if there is one, why."""
+    forecast = forecast and f" │ {forecast}"
     if verdict is None:
-        return "nothing published for this preset"
+        return f"nothing published for this preset{forecast}"
     system = verdict.source.partition(":")[0]
     published = units.rate(verdict.tgs) if verdict.tgs is not None else "out of memory"
     ratio = f" {verdict.ratio:.3f}×" if verdict.ratio is not None else ""
-    reasons = f": {'; '.join(verdict.reasons)}" if verdict.reasons else ""
+    reasons = "; ".join(verdict.reasons)
+    if reasons:
+        reasons = f" │ {reasons}" if forecast else f": {reasons}"
     mark = VERDICT_MARKS[verdict.verdict]
-    return f"{mark} {verdict.verdict}{ratio}, {system} published {published}{reasons}"
+    return f"{mark} {verdict.verdict}{ratio}, {system} published {published}{forecast}{reasons}"
+
+
+def live_forecast_text(session: Session, headline: Headline) -> str:
+    """The planner's TGS with its error bar, and the measured median over it."""
+    tgs = (session.manifest.prediction or {}).get("tgs") or {}
+    if not tgs.get("predicted"):
+        return ""
+    low, high = units.rate(tgs["low"]), units.rate(tgs["high"])
+    text = f"predicted {units.rate(tgs['predicted'])} ({low} to {high})"
+    if headline.tgs.median is None:
+        return text
+    return f"{text}, measured {headline.tgs.median / tgs['predicted']:.2f}×"
 
 
 def run_text(session: Session) -> str:

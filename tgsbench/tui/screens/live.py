@@ -202,7 +202,9 @@ class LiveScreen(ModeScreen):
         self.query_one(BigFigure).show(
             live_text.big_number(headline), "TGS  tokens/GPU/s", live_text.interval_text(headline)
         )
-        self.query_one("#verdict-line", Line).show("  " + live_text.verdict_text(headline.verdict))
+        forecast = live_text.live_forecast_text(session, headline)
+        verdict = live_text.verdict_text(headline.verdict, forecast)
+        self.query_one("#verdict-line", Line).show("  " + verdict)
         for name, (value, note) in live_text.figures(headline, self._convention, is_over=over).items():
             figure = self.query_one(f"#{name}", Figure)
             figure.value, figure.note = value, note
