@@ -16,6 +16,7 @@ from tgsbench.launch.dry import dry_run
 from tgsbench.planner import scale as scaling
 from tgsbench.planner.advice import advise
 from tgsbench.planner.chrome import chrome_trace
+from tgsbench.planner.limits import MAX_GPUS, check_sizes
 from tgsbench.planner.machine import Machine
 from tgsbench.planner.own_runs import calibrate_on
 from tgsbench.planner.plan import Estimate, assemble, estimate, machine_of
@@ -27,8 +28,6 @@ from tgsbench.report import plan as report
 from tgsbench.schema.preset import Preset
 from tgsbench.store import run_dir
 from tgsbench.units import GIB, percent
-
-_MAX_GPUS = 1_000_000
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -92,12 +91,20 @@ def plan(
         return
     if runs:
         raise TgsError(f"unexpected argument {runs[0]!r}", hint="RUNS belong to --calibrate")
+    if scale_to and (searching or longest):
+        raise TgsError("--scale plans one way for each number of GPUs: leave out --search and --max-seq-len")
+    scale_over = _gpu_counts(scale_to) if scale_to is not None else []
+    if model and scale_over and num_gpus is None:
+        num_gpus = scale_over[0]
+    if model and longest and not seq_len:
+        seq_len = "8k"  # only where a search over lengths starts
     preset = _preset(name, model, seq_len, num_gpus, gpu, sets)
     asked = _asked(preset, gpu, link, system_name, as_json)
     if searching or longest:
         _search(asked, longest, top)
-    elif scale_to:
-        _scale(asked, scale_to)
+    elif scale_over:
+        free_sp = model is not None and not any(text.startswith("parallel.sp") for text in sets)
+        _scale(asked, scale_over, free_sp)
     elif tracing:
         _trace(asked)
     else:
@@ -115,26 +122,24 @@ def _preset(
     """The preset, or the reference settings with a model, a length and a number of GPUs."""
     if (name is None) == (model is None):
         raise TgsError("name what to plan: either --preset NAME or --model NAME", hint="tgsbench presets")
-    if num_gpus is not None and not 1 <= num_gpus <= _MAX_GPUS:
-        raise TgsError(f"--num-gpus {num_gpus}: must be 1 to {_MAX_GPUS:,}", exit_code=ExitCode.BAD_PRESET)
+    if num_gpus is not None and not 1 <= num_gpus <= MAX_GPUS:
+        raise TgsError(f"--num-gpus {num_gpus}: must be 1 to {MAX_GPUS:,}", exit_code=ExitCode.BAD_PRESET)
     assignments = [f"workload.seq_len={seq_len}"] if seq_len else []
     assignments += [f"hardware.num_gpus={num_gpus}"] if num_gpus is not None else []
     if name is not None:
         source: str | Path = Path(name) if name.endswith(".toml") else name
         return presets.resolve(source, [*assignments, *sets]).preset
     if not seq_len or num_gpus is None or not gpu:
-        raise TgsError("--model needs --seq-len, --num-gpus and --gpu", hint="or name a --preset")
+        given = {"--seq-len": seq_len, "--num-gpus": num_gpus, "--gpu": gpu}
+        missing = ", ".join(option for option, value in given.items() if not value)
+        raise TgsError(f"--model also needs {missing}", hint="or name a --preset")
     shown = f"{model}_{seq_len}"
     return presets.resolve("_reference", [f"model={model}", f"name={shown}", *assignments, *sets]).preset
 
 
 def _asked(preset: Preset, gpu: str, link: str, system: str, as_json: bool) -> Asked:
     """Find the machine; a CPU rank's memory is its share of this machine's."""
-    if preset.workload.seq_len > 2**34:
-        raise TgsError(
-            f"workload.seq_len={preset.workload.seq_len:,}: no model has positions for more than 16G tokens",
-            exit_code=ExitCode.BAD_PRESET,
-        )
+    check_sizes(preset)
     machine = machine_of(preset, gpu, link)
     if machine.gpu.name == "cpu":
         share = psutil.virtual_memory().total / GIB / preset.world_size
@@ -184,14 +189,18 @@ def _search(asked: Asked, longest: bool, top: int) -> None:
         )
 
 
-def _scale(asked: Asked, text: str) -> None:
+def _gpu_counts(text: str) -> list[int]:
     try:
         numbers = [int(part) for part in text.split(",")]
     except ValueError as error:
         raise TgsError(f"--scale {text}: write numbers of GPUs such as 8,16,32") from error
-    if any(not 1 <= n <= _MAX_GPUS for n in numbers):
-        raise TgsError(f"--scale {text}: numbers of GPUs must be 1 to {_MAX_GPUS:,}")
-    points = scaling.scale(asked.preset, asked.system, asked.machine, numbers)
+    if any(not 1 <= n <= MAX_GPUS for n in numbers):
+        raise TgsError(f"--scale {text}: numbers of GPUs must be 1 to {MAX_GPUS:,}")
+    return numbers
+
+
+def _scale(asked: Asked, numbers: list[int], free_sp: bool) -> None:
+    points = scaling.scale(asked.preset, asked.system, asked.machine, numbers, free_sp=free_sp)
     _print(asked.as_json, points, lambda: report.scale_lines(points))
 
 

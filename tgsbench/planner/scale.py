@@ -32,23 +32,38 @@ class ScalePoint(Struct, frozen=True, kw_only=True):
     """Of the step: all-to-alls across nodes and parameter traffic that nothing hides."""
 
 
-def scale(preset: Preset, system: System, machine: Machine, num_gpus: Sequence[int]) -> list[ScalePoint]:
+def scale(
+    preset: Preset, system: System, machine: Machine, num_gpus: Sequence[int], *, free_sp: bool = False
+) -> list[ScalePoint]:
     """Plan the preset on each number of GPUs; sp stays, or becomes the largest that the GPUs allow.
 
-    Raises TgsError for numbers that no sp divides.
+    With `free_sp` it is the fastest that fits each number, or the one that needs least memory. Raises
+    TgsError for numbers that no sp divides.
     """
-    points = [_estimate(preset, system, machine, n) for n in num_gpus]
+    points = [_estimate(preset, system, machine, n, free_sp) for n in num_gpus]
     first = next((n.tgs for _, n in points if n.verdict != "out of memory"), None)
     return [_point(changed, numbers, machine, first) for changed, numbers in points]
 
 
-def _estimate(preset: Preset, system: System, machine: Machine, num_gpus: int) -> tuple[Preset, Estimate]:
+def _estimate(
+    preset: Preset, system: System, machine: Machine, num_gpus: int, free_sp: bool
+) -> tuple[Preset, Estimate]:
     if num_gpus < 1:
         raise TgsError(f"--scale {num_gpus}: GPUs must be at least 1", exit_code=ExitCode.USAGE)
     changed = replace(preset, hardware=replace(preset.hardware, num_gpus=num_gpus))
-    allowed = [sp for sp in valid_sp(changed) if sp <= preset.parallel.sp]
-    changed = replace(changed, parallel=replace(preset.parallel, sp=max(allowed)))
-    return changed, estimate(changed, system, machine)
+    allowed = valid_sp(changed)
+    if not free_sp or not system.sequence_parallel:
+        allowed = [max(sp for sp in allowed if sp <= preset.parallel.sp)]
+    meshes = [replace(changed, parallel=replace(preset.parallel, sp=sp)) for sp in allowed]
+    return min(((mesh, estimate(mesh, system, machine)) for mesh in meshes), key=_rank)
+
+
+def _rank(point: tuple[Preset, Estimate]) -> tuple[bool, float]:
+    """What fits before what does not; then by speed, or by memory where nothing fits."""
+    numbers = point[1]
+    if numbers.verdict == "out of memory" or numbers.tgs is None:
+        return True, numbers.memory.peak.total
+    return False, -numbers.tgs
 
 
 def _point(preset: Preset, numbers: Estimate, machine: Machine, first: float | None) -> ScalePoint:

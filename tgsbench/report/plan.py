@@ -29,7 +29,7 @@ def plan_lines(plan: Plan) -> list[str]:
         "",
         *_time(plan),
     ]
-    return lines + _advice(plan.advice)
+    return lines + _sources(plan) + _advice(plan.advice)
 
 
 def range_text(tgs: TgsRange | None) -> str:
@@ -76,6 +76,18 @@ def _time(plan: Plan) -> list[str]:
         )
     lines.append(f"  {'total':<20} {units.duration(plan.step_s):>9}")
     return lines
+
+
+def _sources(plan: Plan) -> list[str]:
+    """Each constant's source once, with the items that it is used in."""
+    used: dict[str, list[str]] = {}
+    for key in plan.terms:
+        kind, _, name = key.partition(".")
+        if kind == "time":
+            used.setdefault(plan.terms[key].source, []).append(name)
+    return ["", "where the constants come from"] * bool(used) + [
+        f"  {', '.join(names)}: {source}" for source, names in used.items()
+    ]
 
 
 def _formula(plan: Plan, kind: str, name: str) -> str:
@@ -165,7 +177,8 @@ def _bars(points: Sequence[ScalePoint]) -> list[str]:
             bar = "░" if out else "█"
             text = "out of memory" if out else units.rate(point.tgs.predicted)
             lines.append(f"  {point.num_gpus:>6}  {bar * _width(point.tgs.predicted, best)} {text}")
-        lines.append(f"  {'':>6}  {'▁' * _width(point.total_gib, most)} {point.total_gib:.1f} GiB")
+        count = "" if point.tgs and best else point.num_gpus
+        lines.append(f"  {count:>6}  {'▁' * _width(point.total_gib, most)} {point.total_gib:.1f} GiB")
     return lines
 
 
