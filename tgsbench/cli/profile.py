@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     metavar="OUT.json",
     help="Write all ranks on one time line, for Perfetto or chrome://tracing.",
 )
+@click.option("--again", is_flag=True, help="Analyse a run's traces anew, though it was done before.")
 @click.option("--processes", type=click.IntRange(1, 64), help="How many traces are read at once.")
 @click.option("--output", "folder", type=click.Path(path_type=Path, file_okay=False), help="Folder of runs.")
 def profile(
@@ -36,6 +37,7 @@ def profile(
     as_json: bool,
     against: str | None,
     perfetto: Path | None,
+    again: bool,
     processes: int | None,
     folder: Path | None,
 ) -> None:
@@ -48,7 +50,7 @@ def profile(
     if perfetto is not None:
         _merge(sources, folder, perfetto)
         return
-    found = analysed(sources, folder, processes)
+    found = analysed(sources, folder, processes, again)
     if against is None:
         _print(found, profile_lines(found), as_json)
         return
@@ -67,6 +69,7 @@ def _print(document: Profile | ProfileDiff, lines: list[str], as_json: bool) -> 
 
 
 def _merge(sources: tuple[str, ...], folder: Path | None, out: Path) -> None:
+    require_analysis()
     from tgsbench.profiling import perfetto
 
     paths = trace_paths(sources, folder)
@@ -74,32 +77,50 @@ def _merge(sources: tuple[str, ...], folder: Path | None, out: Path) -> None:
     diagnostics.note(f"{out}: {count:,} events of {len(paths)} traces; open it in https://ui.perfetto.dev")
 
 
-def analysed(sources: tuple[str, ...], folder: Path | None, processes: int | None = None) -> Profile:
-    """The profile of runs' or loose traces; TgsError when there is none or a package is missing."""
+def analysed(
+    sources: tuple[str, ...], folder: Path | None, processes: int | None = None, again: bool = False
+) -> Profile:
+    """The profile of a run or of loose traces; TgsError when there is none or a package is missing."""
+    require_analysis()
+    from tgsbench.profiling import analyse, stored
+
+    if len(sources) == 1 and (run := _run(sources[0], folder)) is not None:
+        return stored.run_profile(run, again, processes)
+    return analyse.analyse(trace_paths(sources, folder), ", ".join(sources), processes)
+
+
+def require_analysis() -> None:
+    """Raise TgsError with the remedy when the analysis' packages are missing."""
     try:
-        from tgsbench.profiling import analyse
+        import numpy  # noqa: F401
     except ModuleNotFoundError as error:
         raise TgsError(
             f"{error.name} is not installed",
             hint="pip install 'tgsbench[profile]'",
             exit_code=ExitCode.MISSING_DEPENDENCY,
         ) from error
-    return analyse.analyse(trace_paths(sources, folder), ", ".join(sources), processes)
 
 
 def trace_paths(sources: tuple[str, ...], folder: Path | None) -> list[Path]:
     """The traces of runs, folders and files; TgsError when one has none."""
-    return [path for source in sources for path in _traces(source, folder)]
+    from tgsbench.profiling.analyse import trace_files
+    from tgsbench.profiling.collect import profile_dir
+
+    paths: list[Path] = []
+    for source in sources:
+        run = _run(source, folder)
+        if run is not None:
+            paths += trace_files(profile_dir(run.path))
+        else:
+            paths += [Path(source)] if Path(source).is_file() else trace_files(Path(source))
+    return paths
 
 
-def _traces(source: str, folder: Path | None) -> list[Path]:
-    from tgsbench.profiling import analyse
-
+def _run(source: str, folder: Path | None) -> run_dir.RunDir | None:
+    """The run that is meant; None: a file or folder of traces."""
     path = Path(source)
-    if path.is_file():
-        return [path]
-    if path.is_dir() and not (path / "run.json").exists():
-        return analyse.trace_files(path)
+    if path.is_file() or (path.is_dir() and not (path / "run.json").exists()):
+        return None
     if path.suffix in (".json", ".gz"):
         raise TgsError(f"{source}: there is no such file", exit_code=ExitCode.BAD_INPUT)
-    return analyse.trace_files(run_dir.find(run_dir.runs_root(folder), source).path / "profile")
+    return run_dir.find(run_dir.runs_root(folder), source)

@@ -143,6 +143,8 @@ def run_headless(run_folder: RunDir, preset: Preset, as_json: bool, node: Node =
         result = local.supervise(run_folder, progress.update, node)
     try:
         print_result(result, as_json)
+        if result.profile is not None and not as_json:
+            _print_hotspots(run_folder)
     except BrokenPipeError:
         output.drop()
     report_failure(result, run_folder)
@@ -156,6 +158,23 @@ def print_result(result: Result, as_json: bool) -> None:
         return
     for line in summary_lines(result):
         output.line(line)
+
+
+def _print_hotspots(run_folder: RunDir) -> None:
+    """Where the profiled steps' time went; a trace that cannot be analysed leaves the result as it is."""
+    from tgsbench.cli.profile import require_analysis
+    from tgsbench.report.profile import shares_line
+
+    try:
+        require_analysis()
+        from tgsbench.profiling.stored import run_profile
+
+        profile = run_profile(run_folder)
+    except TgsError as error:
+        diagnostics.warn(error.msg, error.hint)
+        return
+    output.line(f"{'hotspots':<11} {shares_line(profile)}")
+    diagnostics.note(f"tgsbench profile {run_folder.run_id} tells more")
 
 
 def report_failure(result: Result, run_folder: RunDir) -> None:

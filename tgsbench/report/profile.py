@@ -31,17 +31,28 @@ def _headline(profile: Profile) -> str:
 def _parts(profile: Profile) -> list[str]:
     present = [p for p in PARTS if profile.shares.get(p, 0) > 0 or profile.comm_ms.get(p, 0) > 0]
     present.sort(key=lambda part: -profile.shares.get(part, 0.0))
-    lines = [f"{'part of the step':<24}{'share':>8}{'a step':>10}{'exposed':>10}{'hidden':>10}"]
+    lines = [f"{'part of the step':<24}{'share':>8}{'a step':>12}{'exposed':>12}{'hidden':>12}"]
     for part in present:
         row = f"{TITLES[part]:<24}{units.percent(profile.shares.get(part, 0.0), 1):>8}"
-        row += f"{_ms(profile.parts_ms.get(part, 0.0)):>10}"
+        row += f"{_ms(profile.parts_ms.get(part, 0.0)):>12}"
         if part in COLLECTIVES:
-            row += f"{_ms(profile.exposed_ms.get(part, 0.0)):>10}{_ms(profile.hidden_ms.get(part, 0.0)):>10}"
+            row += f"{_ms(profile.exposed_ms.get(part, 0.0)):>12}{_ms(profile.hidden_ms.get(part, 0.0)):>12}"
         lines.append(row)
     if profile.recompute_ms:
         inner = sorted(profile.recompute_ms.items(), key=lambda pair: -pair[1])
         lines.append("recompute is " + ", ".join(f"{TITLES[k]} {_ms(v)}" for k, v in inner if v > 0))
     return lines
+
+
+def shares_line(profile: Profile, num_parts: int = 6) -> str:
+    """The largest parts of the step in one line, attention and all-to-all always among them."""
+    shares = dict(profile.shares)
+    attention = shares.pop("attention_fwd", 0.0) + shares.pop("attention_bwd", 0.0)
+    named = {"attention": attention, **{TITLES[part]: share for part, share in shares.items()}}
+    ranked = sorted(named, key=lambda name: -named[name])
+    chosen = [name for name in ranked[:num_parts] if named[name] > 0]
+    chosen += [name for name in ("attention", TITLES["all_to_all"]) if name not in chosen and named.get(name)]
+    return ", ".join(f"{name} {units.percent(named[name])}" for name in chosen)
 
 
 _COLLECTIVE_HEAD = ("collective", "group", "calls", "bytes", "in flight", "exposed", "bus GB/s", "found by")

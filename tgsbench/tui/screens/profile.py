@@ -14,7 +14,7 @@ from tgsbench.errors import TgsError
 from tgsbench.schema.hotspots import Profile
 from tgsbench.store import profiles
 from tgsbench.store.run_dir import RunDir
-from tgsbench.tui import profile_rows
+from tgsbench.tui import analyses, profile_rows
 from tgsbench.tui.actions import bindings
 from tgsbench.tui.screens.base import ModeScreen
 from tgsbench.tui.widgets.line import Line
@@ -110,7 +110,7 @@ class ProfileScreen(ModeScreen):
     @work(thread=True, exclusive=True, group="profile", exit_on_error=False)
     def _load(self, run: RunDir) -> None:
         try:
-            found = profiles.stored_profile(run)
+            found = profiles.stored_profile(run) or analyses.made(run)
         except TgsError as error:
             self.app.call_from_thread(self._say, f"{error.msg}\n{error.hint}")
             return
