@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from tgsbench.profiling import names, spans
+from tgsbench.profiling import names
 from tgsbench.profiling.scopes import Place, Scopes
 from tgsbench.profiling.shapes import item_bytes, largest_tensor_bytes
 from tgsbench.profiling.tables import CommCall, Host, Table
@@ -96,6 +96,8 @@ class _Around:
             record = host.comm_calls.get(above)
             if record is not None and record.collective:
                 return record.collective, record, "launch"
+            if not text and name in names.EXCHANGES:
+                text, by = "all_to_all", "annotation"
             if not text and names.is_communication(name) and name != "record_param_comms":
                 text, by = name, "annotation" if host.is_annotation[above] else "op"
         return text, call, by
@@ -225,7 +227,7 @@ class _Context:
     def __init__(self, host: Host) -> None:
         self._host = host
         self._spans = {
-            "sp": self._sorted(lambda name: name in (spans.A2A_PRE, spans.A2A_POST)),
+            "sp": self._sorted(lambda name: name in names.EXCHANGES),
             "fsdp": self._sorted(lambda name: _FSDP.match(name) is not None),
         }
 

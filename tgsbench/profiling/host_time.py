@@ -15,7 +15,7 @@ from tgsbench.profiling import collectives, shares
 from tgsbench.profiling import intervals as iv
 from tgsbench.profiling.collectives import Calls
 from tgsbench.profiling.intervals import Intervals
-from tgsbench.profiling.scopes import CODE, IS_COLLECTIVE, NONE, RECOMPUTE, Scopes, Thread
+from tgsbench.profiling.scopes import IS_COLLECTIVE, NONE, RECOMPUTE, Scopes, Thread
 from tgsbench.profiling.tables import Table
 from tgsbench.profiling.windows import Window
 from tgsbench.schema.hotspots import PARTS
@@ -57,11 +57,7 @@ def analyse(table: Table, scopes: Scopes, window: Window) -> HostTime:
 
 def _codes(thread: Thread) -> tuple[np.ndarray, np.ndarray]:
     """Part of each operator, and for recomputed ones the part they would be."""
-    region = thread.region
-    opened = (region != NONE) & ~(
-        (region == CODE["all_to_all"]) & ~thread.frame & ~IS_COLLECTIVE[thread.kind]
-    )
-    inner = np.where(opened, region, thread.kind)
+    inner = np.where(thread.region != NONE, thread.region, thread.kind)
     again = thread.recompute & ~IS_COLLECTIVE[inner]
     return np.where(again, RECOMPUTE, inner), inner
 

@@ -14,14 +14,14 @@ from tgsbench.profiling import spans
 
 SPAN_KINDS: Final = {
     spans.ATTENTION: "attention_fwd",
-    spans.A2A_PRE: "all_to_all",
-    spans.A2A_POST: "all_to_all",
     spans.LOSS: "loss",
     spans.OPTIMIZER: "optimizer",
     spans.RECOMPUTE: "recompute",
     spans.DATA: "data",
 }
-"""Our own spans; those of forward, backward and MLP say nothing about the kind."""
+"""Our own spans; those of forward, backward and MLP say nothing about the kind, those of all-to-all hold
+copies as well: only what communicates in them is all-to-all."""
+EXCHANGES: Final = (spans.A2A_PRE, spans.A2A_POST)
 
 
 def _any(*parts: str) -> re.Pattern[str]:
