@@ -81,7 +81,7 @@ def _moments(work: Work, system: System) -> list[tuple[str, dict[str, float]]]:
         return max(before, after * _share_behind(work, behind))
 
     moments = [
-        ("loss", states | {"gradients": before} | saved | _loss(work, system)),
+        ("loss", states | {"gradients": before} | _kept_at_loss(work, saved) | _loss(work, system)),
         (
             "backward of the last layer",
             states | {"gradients": before} | saved | working | {"gradient_buffers": head_scatter},
@@ -93,6 +93,10 @@ def _moments(work: Work, system: System) -> list[tuple[str, dict[str, float]]]:
         (
             "backward of the first layer",
             states | {"gradients": grown(layers - 1)} | first | working | {"gradient_buffers": layer_scatter},
+        ),
+        (
+            "backward of the embedding",
+            states | {"gradients": grown(layers), "gradient_buffers": layer_scatter} | _embedding(work),
         ),
         ("optimizer step", states | {"gradients": after} | _optimizer_extra(work, system)),
     ]
@@ -122,6 +126,12 @@ def _gradients(work: Work, system: System) -> tuple[float, float]:
         return 0.0, 0.0
     kept = work.accumulation > 1 or system.gradients_resident
     return (whole if kept else 0.0), whole
+
+
+def _embedding(work: Work) -> dict[str, float]:
+    """The embedding gathered and its gradient; tied to the head also the head's part and their sum."""
+    copies = 4 if work.dims.tied else 2
+    return {"weight_gradients": float(copies * work.compute_bytes * work.dims.embedding_weights)}
 
 
 def _share_behind(work: Work, behind: int) -> float:
@@ -207,6 +217,11 @@ def _saved(work: Work, system: System, layers: int) -> dict[str, float]:
     return saved
 
 
+def _kept_at_loss(work: Work, saved: dict[str, float]) -> dict[str, float]:
+    """Offloaded inputs are all on the host when the forward ends."""
+    return saved | {"checkpoints": 0.0} if work.activation_offload and "checkpoints" in saved else saved
+
+
 def _attention_saved(work: Work, system: System) -> tuple[float, float]:
     """Per layer under selective checkpointing: output and LSE, and the results of both all-to-alls."""
     heads = work.dims.query_heads * work.dims.head_dim
@@ -218,17 +233,18 @@ def _layer_working_set(work: Work, system: System) -> dict[str, float]:
     d = work.dims
     recomputed = layer_activations(work, system)
     activations, exchanged = recomputed["activations"], recomputed["all_to_all_buffers"]
-    if work.checkpointing == "none":
-        activations, exchanged = 0.0, 0.0
-    elif work.checkpointing == "selective":
+    if system.norm_keeps_checkpoint:
+        activations -= unit(work, d.hidden)
+    if work.checkpointing == "selective":
         attention, received = _attention_saved(work, system)
         activations -= attention
         # What came back from attention is copied once into the layout that the projection takes.
         exchanged -= received - (unit(work, d.query_heads * d.head_dim) if work.sp > 1 else 0.0)
     gradients = _mlp_gradients(work, system) + unit(work, d.hidden)
-    return {
-        "layer_activations": activations + gradients,
-        "all_to_all_buffers": exchanged,
+    made = {"layer_activations": activations + gradients, "all_to_all_buffers": exchanged}
+    if work.checkpointing == "none":  # nothing is made again: it is among what all layers keep
+        made = {"layer_activations": gradients}
+    return made | {
         "gathered_layers": _gathered(work, system),
         "weight_gradients": float(work.compute_bytes * d.hidden * d.intermediate),
     }
@@ -250,14 +266,15 @@ def _loss(work: Work, system: System) -> dict[str, float]:
     """Logits and what surrounds them: the final norm, the head's weight, its gradient."""
     d = work.dims
     head = float(d.embedding_weights)
-    around = unit(work, d.hidden) * 5.0
+    around = unit(work, d.hidden) * (3.0 if system.norm_keeps_checkpoint else 5.0)
     whole = system.whole_logits or work.loss_chunk_tokens == 0
     if whole:
         logits, weights = system.logits_bytes * work.local_tokens * d.vocab, work.compute_bytes * head
     else:
         chunk = min(work.loss_chunk_tokens, work.local_tokens)
         logits = float(4 + work.compute_bytes) * chunk * d.vocab
-        weights = (3 * work.compute_bytes + 4) * head
+        # The head gathered, its gradient's fp32 sum and the chunk's; an embedding of its own is there too.
+        weights = ((2 if d.tied else 3) * work.compute_bytes + 4) * head
     gathered = min(system.live_parameters, d.num_parameters) * work.compute_bytes
     return {
         "loss": logits + weights + around,

@@ -62,6 +62,8 @@ class System(Struct, frozen=True, kw_only=True):
     """Per entry of whole logits at their peak: fp32 logits, log-softmax and its gradient."""
     norm_units: float = 8.0
     """What a layer's two norms save, in U(h): input in fp32, normed and scaled value each."""
+    norm_keeps_checkpoint: bool = False
+    """One of these is the layer's input itself, which a checkpoint keeps anyway."""
     mlp_units: float = 4.0
     """What a gated MLP saves, in U(i): gate, up, activation, product."""
     mlp_gradients: float = 2.0
@@ -94,7 +96,8 @@ FSDP2 = System(
     optimizer_bytes=8,
     copy_bytes=32.0,
     early_stop=True,
-    norm_units=3.0,
+    norm_units=4.0,
+    norm_keeps_checkpoint=True,
     mlp_units=3.0,
     mlp_gradients=1.0,
     mlp_tile_tokens=8192,
