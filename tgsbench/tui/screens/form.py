@@ -9,6 +9,7 @@ from textual import on
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal, VerticalScroll
+from textual.css.query import NoMatches
 from textual.screen import ModalScreen
 from textual.widgets import Footer, Input, Label, Select, Static
 
@@ -115,6 +116,8 @@ class PresetForm(ModalScreen[None]):
             preset = presets.resolve(self.base, self.assignments).preset
         except TgsError as error:
             self._show(f"✗ {error.msg}", "")
+            return
+        except NoMatches:  # a change that arrives while the app closes: the fields are gone already
             return
         dp, sp = preset.dp, preset.parallel.sp
         mesh = f"✓ dp {dp} · sp {sp} = {preset.world_size}, {preset.tokens_per_step:,} tokens per step"
