@@ -167,17 +167,18 @@ def big_run(repeats: int, folder: Path) -> dict[str, object]:
     files = list(run.events_dir.iterdir())
     num_events = sum(file.read_bytes().count(b"\n") for file in files)
     last = f"step {scenario.total_steps}/{scenario.total_steps}".encode()
-    opened, peaks = [], []
+    opened, peaks, cpu = [], [], []
     for _ in range(repeats):
         window = Terminal("-m", "tgsbench", "attach", str(run.path))
         opened.append(window.until(last))
+        cpu.append(window.cpu_s())
         window.read(0.5)
         peaks.append(window.peak_mb())
         window.close()
     size = sum(file.stat().st_size for file in files)
     return {
         "num_events": num_events, "size_mb": size / 1e6, "opened_s": spread(opened),
-        "peak_rss_mb": max(peaks),
+        "opened_processor_s": spread(cpu), "peak_rss_mb": max(peaks),
     }  # fmt: skip
 
 

@@ -6,9 +6,10 @@ import pytest
 from tgsbench import presets
 from tgsbench.events.simulate import Scenario, rank_events
 from tgsbench.metrics.explain import TEXTS, explain
-from tgsbench.metrics.live import MAX_NOTES, MAX_PENDING_STEPS, LiveRun
+from tgsbench.metrics.live import MAX_NOTES, LiveRun
 from tgsbench.metrics.live_view import Plan, RunView
 from tgsbench.metrics.observe import observe
+from tgsbench.metrics.pending import MAX_PENDING_STEPS
 from tgsbench.metrics.result import throughput
 from tgsbench.metrics.stragglers import find_silent, find_stragglers, slow_ratios
 from tgsbench.metrics.trend import GRID_CAPACITY, StepGrid, StepRow, Trend

@@ -51,7 +51,8 @@ class Merge:
         before = self.live.num_events
         now_s = time.monotonic() if now_s is None else now_s
         for piece in self._tail.pieces(_PIECE_BYTES):
-            self.live.fold(piece, now_s)
+            self.live.take(piece, now_s)
+        self.live.close_steps()
         return self.live.num_events - before
 
     def suspects(self, now_s: float | None = None) -> list[Suspect]:

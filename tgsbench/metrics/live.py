@@ -12,12 +12,11 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Any
 
+from tgsbench.metrics.pending import ClosedStep, PendingSteps
 from tgsbench.metrics.result import step_tgs
 from tgsbench.metrics.trend import StepGrid, StepRow, Trend
 from tgsbench.schema import events as ev
 
-MAX_PENDING_STEPS = 512
-"""Steps that may wait for a rank; beyond it the oldest is taken as it is."""
 MAX_NOTES = 200
 """Warnings and errors kept; later ones are counted."""
 NUM_RECENT = 3
@@ -72,20 +71,6 @@ class Note:
     traceback: str = ""
 
 
-class PendingStep:
-    """A step that some rank has not reported yet; a rank that has not holds NaN."""
-
-    __slots__ = ("data_s", "labels", "loss_sum", "mem_peak", "num_missing", "phase", "step_s", "tokens")
-
-    def __init__(self, world: int, phase: str) -> None:
-        missing = array("d", [math.nan]) * world
-        self.step_s, self.data_s, self.mem_peak = missing, missing[:], missing[:]
-        self.phase = phase
-        self.num_missing = world
-        self.tokens = self.labels = 0
-        self.loss_sum = 0.0
-
-
 def _by_rank(events: list[Any]) -> Iterable[tuple[int, list[Any]]]:
     """Neighbours of one rank together; a piece of one file is one group, found three times as fast."""
     ranks = [event.rank for event in events]
@@ -100,7 +85,7 @@ class LiveRun:
 
     world: int
     ranks: list[RankState] = field(init=False)
-    pending: dict[int, PendingStep] = field(default_factory=dict)
+    pending: PendingSteps = field(init=False)
     grid: StepGrid = field(default_factory=StepGrid)
     recent: deque[StepRow] = field(default_factory=lambda: deque(maxlen=NUM_RECENT))
     """The newest closed steps as they are; rows of the grid come to stand for several steps."""
@@ -119,8 +104,8 @@ class LiveRun:
     num_partial: int = 0
     """Steps given up on because a rank never reported them."""
     num_events: int = 0
-    num_ignored: int = 0
-    """Duplicates, steps that are already closed, and events of ranks outside the world."""
+    num_foreign: int = 0
+    """Events of ranks outside the world."""
     notes: deque[Note] = field(default_factory=lambda: deque(maxlen=MAX_NOTES))
     num_notes: int = 0
     data: ev.Data | None = None
@@ -129,6 +114,7 @@ class LiveRun:
 
     def __post_init__(self) -> None:
         self.ranks = [RankState(rank) for rank in range(self.world)]
+        self.pending = PendingSteps(self.world)
         self._handlers: dict[type[Any], Callable[[RankState, Any], None]] = {
             ev.Hello: self._hello,
             ev.Phase: self._phase,
@@ -148,6 +134,11 @@ class LiveRun:
 
         `now` is the reader's monotonic clock in seconds, NaN when the events are not live.
         """
+        self.take(events, now)
+        self.close_steps()
+
+    def take(self, events: Iterable[Any], now: float = math.nan) -> None:
+        """As `fold`, but steps stay open until `close_steps`: once a round over 64 files, not once a file."""
         for rank, own in _by_rank(list(events)):
             self.num_events += len(own)
             if 0 <= rank < self.world:
@@ -156,43 +147,36 @@ class LiveRun:
                 for event in own:
                     self._elsewhere(event)
 
-    def _fold_rank(self, state: RankState, events: list[Any], now: float) -> None:
-        """Fold one rank's events.
+    def close_steps(self) -> None:
+        """Take steps that every rank has passed into histories and figures."""
+        for closed in self.pending.close():
+            self._close(closed)
 
-        Steps are taken in here and not in a handler: a call for each would make a million of them 0.2 s
-        slower. Holding the events and adding them up when a step closes costs 1.5 times as much, since
-        they fall out of the cache.
-        """
-        rank, pending, handlers, step_type = state.rank, self.pending, self._handlers, ev.Step
-        newest = None
-        for event in events:
-            if type(event) is not step_type:
-                handlers[type(event)](state, event)
-                continue
-            row = pending.get(event.step) or self._open(event)
-            if row is None or row.step_s[rank] == row.step_s[rank]:  # not NaN: it has reported already
-                self.num_ignored += 1
-                continue
-            newest = event
-            row.step_s[rank] = event.step_s
-            row.data_s[rank] = event.data_s
-            row.mem_peak[rank] = event.mem_peak
-            row.tokens += event.tokens
-            row.labels += event.labels
-            row.loss_sum += event.loss_sum
-            row.num_missing -= 1
-            if not row.num_missing:
-                self._close_through(event.step)
+    def _fold_rank(self, state: RankState, events: list[Any], now: float) -> None:
+        """Fold one rank's events; its steps go in together."""
+        step_type, handlers = ev.Step, self._handlers
+        steps = [event for event in events if type(event) is step_type]
+        if len(steps) < len(events):
+            for event in events:
+                if type(event) is not step_type:
+                    handlers[type(event)](state, event)
         state.last_t, state.seen_at = events[-1].t, now
-        if newest is not None:
-            state.step, state.newest = newest.step, newest
+        if steps:
+            self.pending.add(state.rank, steps)
+            if steps[-1].step > state.step:
+                state.step, state.newest = steps[-1].step, steps[-1]
 
     def _elsewhere(self, event: Any) -> None:
         """Warnings of a node's supervisor (ranks below 0) are kept; ranks beyond the world are not ours."""
         if event.rank < 0 and isinstance(event, ev.Warn):
             self._note(Note(event.rank, event.t, "warning", event.code, event.msg, event.hint))
         else:
-            self.num_ignored += 1
+            self.num_foreign += 1
+
+    @property
+    def num_ignored(self) -> int:
+        """Duplicates, steps that are already closed, and events of ranks outside the world."""
+        return self.num_foreign + self.pending.num_ignored
 
     @property
     def front_step(self) -> int:
@@ -218,44 +202,31 @@ class LiveRun:
             return statistics.median(self.step_samples)
         return statistics.median(self.step_s.y) if self.step_s.y else math.nan
 
-    def _open(self, event: ev.Step) -> PendingStep | None:
-        if event.step <= self.last_closed_step or event.step < 0:
-            return None
-        if len(self.pending) >= MAX_PENDING_STEPS:
-            self._close_through(min(self.pending))
-        row = self.pending[event.step] = PendingStep(self.world, event.phase)
-        return row
+    def _close(self, closed: ClosedStep) -> None:
+        """Add a step that is over to the histories, and to trends and samples when all ranks reported it."""
+        self.recent.append(closed.row)
+        self.grid.add(closed.row)
+        self.last_closed_step = closed.step
+        if closed.is_complete:
+            self._measure(closed)
+        else:
+            self.num_partial += 1
 
-    def _close_through(self, step: int) -> None:
-        """Close `step` and all older ones: ranks report in order, so nothing more comes for those."""
-        pending = self.pending
-        oldest = next(iter(pending), step) == step  # nearly always: steps open in their order
-        for old in [step] if oldest else sorted(s for s in pending if s <= step):
-            row = pending.pop(old)
-            self.recent.append(StepRow(old, old, row.step_s[:], row.data_s[:], row.mem_peak[:]))
-            self.grid.add(StepRow(old, old, row.step_s, row.data_s, row.mem_peak))
-            if row.num_missing:
-                self.num_partial += 1
-            else:
-                self._measure(old, row)
-        self.last_closed_step = max(self.last_closed_step, step)
-
-    def _measure(self, step: int, row: PendingStep) -> None:
-        """Add a step that all ranks reported to the trends and samples."""
-        slowest = max(row.step_s)
+    def _measure(self, closed: ClosedStep) -> None:
+        step, (fastest, slowest), (least, most) = closed.step, closed.step_s, closed.mem_peak
         self.num_complete += 1
-        self.step_s.add(step, slowest, min(row.step_s), slowest)
-        self.mem_peak.add(step, max(row.mem_peak), min(row.mem_peak))
-        if row.labels:
-            self.loss.add(step, row.loss_sum / row.labels)
-        tgs = step_tgs(row.tokens, self.world, slowest)
+        self.step_s.add(step, slowest, fastest, slowest)
+        self.mem_peak.add(step, most, least)
+        if closed.labels:
+            self.loss.add(step, closed.loss_sum / closed.labels)
+        tgs = step_tgs(closed.tokens, self.world, slowest)
         if tgs is None:
             return
         self.tgs.add(step, tgs)
-        if row.phase == "measure":
+        if closed.phase == "measure":
             self.tgs_samples.append(tgs)
             self.step_samples.append(slowest)
-            self.measured_tokens += row.tokens
+            self.measured_tokens += closed.tokens
             self.measured_s += slowest
 
     def _hello(self, state: RankState, event: ev.Hello) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from array import array
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 TREND_CAPACITY = 512
 """Points a trend keeps; a terminal shows at most about 400 dot columns."""
@@ -57,7 +58,7 @@ class Trend:
         self.stride *= 2
 
 
-@dataclass
+@dataclass(frozen=True)
 class StepRow:
     """What every rank saw of one step, or the largest of several steps once rows were merged.
 
@@ -71,42 +72,54 @@ class StepRow:
     mem_peak: array[float]
 
 
-@dataclass
 class StepGrid:
     """Rank × step history; merged rows keep the largest value, so that a straggler is never averaged away."""
 
-    capacity: int = GRID_CAPACITY
-    stride: int = 1
-    """Steps that one row stands for."""
-    rows: list[StepRow] = field(default_factory=list)
+    def __init__(self, capacity: int = GRID_CAPACITY) -> None:
+        self.capacity = capacity
+        self.stride = 1
+        """Steps that one row stands for."""
+        self._whole: list[StepRow] = []
+        self._open: list[StepRow] = []
+        """Steps that will make the next row; merged at once, which is twice as fast as one by one."""
+
+    @property
+    def rows(self) -> list[StepRow]:
+        """All rows, oldest first; the newest may stand for fewer steps."""
+        return [*self._whole, _merged(self._open)] if self._open else self._whole
 
     def add(self, row: StepRow) -> None:
         """Append one finished step."""
-        if self.rows and self._num_steps(self.rows[-1]) < self.stride:
-            _absorb(self.rows[-1], row)
-            return
-        if len(self.rows) >= self.capacity:
+        if not self._open and len(self._whole) >= self.capacity:
             self._halve()
-        self.rows.append(row)
+        self._open.append(row)
+        if row.last_step - self._open[0].first_step + 1 >= self.stride:
+            self._whole.append(_merged(self._open))
+            self._open = []
 
     def _halve(self) -> None:
-        for i in range(0, len(self.rows) - 1, 2):
-            _absorb(self.rows[i], self.rows[i + 1])
-        self.rows = self.rows[::2]
+        whole = self._whole
+        self._whole = [_merged(whole[i : i + 2]) for i in range(0, len(whole), 2)]
         self.stride *= 2
 
-    @staticmethod
-    def _num_steps(row: StepRow) -> int:
-        return row.last_step - row.first_step + 1
+
+def _merged(rows: Sequence[StepRow]) -> StepRow:
+    if len(rows) == 1:
+        return rows[0]
+    return StepRow(
+        rows[0].first_step,
+        rows[-1].last_step,
+        _largest([row.step_s for row in rows]),
+        _largest([row.data_s for row in rows]),
+        _largest([row.mem_peak for row in rows]),
+    )
 
 
-def _absorb(row: StepRow, later: StepRow) -> None:
-    row.last_step = later.last_step
-    row.step_s = _largest(row.step_s, later.step_s)
-    row.data_s = _largest(row.data_s, later.data_s)
-    row.mem_peak = _largest(row.mem_peak, later.mem_peak)
-
-
-def _largest(ours: array[float], theirs: array[float]) -> array[float]:
-    """The larger of each pair; what one lacks (NaN) the other fills in."""
-    return array("d", [b if b > a or a != a else a for a, b in zip(ours, theirs, strict=True)])
+def _largest(values: Sequence[array[float]]) -> array[float]:
+    """The largest of each column; what some rows lack (NaN) the others fill in."""
+    if math.isnan(sum(map(sum, values))):  # max() with a NaN depends on their order
+        return array(
+            "d",
+            [max((v for v in column if v == v), default=math.nan) for column in zip(*values, strict=True)],
+        )
+    return array("d", map(max, zip(*values, strict=True)))

@@ -17,6 +17,8 @@ PHASES: tuple[PhaseName, ...] = ("init", "data", "build", "warmup", "measure", "
 
 
 class _Event(Struct, tag_field="type", kw_only=True):
+    """Kinds that come by the thousand and hold only numbers and texts are hidden from the cycle collector."""
+
     v: int = PROTOCOL_VERSION
     t: float = 0.0
     rank: int = 0
@@ -37,7 +39,7 @@ class Hello(_Event, tag="hello"):
     versions: dict[str, str] = field(default_factory=dict)
 
 
-class Phase(_Event, tag="phase"):
+class Phase(_Event, tag="phase", gc=False):
     """The rank entered a phase; `note` says what it is doing (such as "building cpu_adam")."""
 
     phase: str
@@ -69,7 +71,7 @@ class Kernel(_Event, tag="kernel"):
     reason: str = ""
 
 
-class Step(_Event, tag="step"):
+class Step(_Event, tag="step", gc=False):
     """One optimizer step as one rank saw it."""
 
     step: int
@@ -99,7 +101,7 @@ class Step(_Event, tag="step"):
     """The same over the whole packs, reported by the first rank of each sp group only."""
 
 
-class Depth(_Event, tag="depth"):
+class Depth(_Event, tag="depth", gc=False):
     """One micro-step and one optimizer step of an emulated rank with its first `num_layers` layers."""
 
     num_layers: int
@@ -119,7 +121,7 @@ class Depth(_Event, tag="depth"):
     a2a_bytes: int = 0
 
 
-class Gpu(_Event, tag="gpu"):
+class Gpu(_Event, tag="gpu", gc=False):
     """One sample of a GPU's state; at most one a second."""
 
     util: float = 0.0
@@ -130,7 +132,7 @@ class Gpu(_Event, tag="gpu"):
     """Why clocks are held down, or empty."""
 
 
-class Heartbeat(_Event, tag="heartbeat"):
+class Heartbeat(_Event, tag="heartbeat", gc=False):
     """The rank is alive (written by a thread, so also while it is stuck in a collective)."""
 
     step: int = 0

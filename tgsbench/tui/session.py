@@ -149,7 +149,9 @@ class Session:
             try:
                 for piece in self.feed.pieces():
                     with self.lock:
-                        self.view.live.fold(piece, time.monotonic())
+                        self.view.live.take(piece, time.monotonic())
+                with self.lock:
+                    self.view.live.close_steps()
             except TgsError as error:
                 self.message = _sentence(error)
                 return False
