@@ -12,6 +12,8 @@ from tgsbench import presets
 from tgsbench.cli import diagnostics, output
 from tgsbench.cli.progress import progress_for
 from tgsbench.cli.terminal import require_terminal
+from tgsbench.engines import environments
+from tgsbench.engines.external import support
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.launch import local, preflight
 from tgsbench.launch import nodes as several
@@ -32,6 +34,11 @@ from tgsbench.store.run_dir import RunDir
 @click.option("--headless", is_flag=True, help="Print progress here instead of opening the live view.")
 @click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON document: result.json.")
 @click.option("--engine", help="fsdp2 or deepspeed (or an external one: see `tgsbench engines`).")
+@click.option(
+    "--python",
+    type=click.Path(path_type=Path),
+    help="Keep this interpreter for an external --engine; run it there.",
+)
 @click.option("--steps", type=int, help="Measured optimizer steps.")
 @click.option("--warmup", type=int, help="Optimizer steps run first and dropped.")
 @click.option("--nproc", type=int, help="Number of ranks (GPUs) to use instead of the preset's.")
@@ -58,6 +65,7 @@ def run(
     headless: bool,
     as_json: bool,
     engine: str | None,
+    python: Path | None,
     steps: int | None,
     warmup: int | None,
     nproc: int | None,
@@ -84,6 +92,10 @@ def run(
         require_terminal(f"tgsbench run --preset {name} --headless")
     assignments = [*sets, *(f"{key}={value}" for key, value in flags.items() if value is not None)]
     preset = resolve_for_run(name, assignments, rehearse)
+    if python is not None:
+        environments.name_python(preset.engine.name, python)
+    if preset.is_external and (emulate or nodes or node_rank is not None):
+        support.refuse(preset, "--emulate-rank" if emulate else "--nodes")
     root = run_dir.runs_root(output)
     if nodes or node_rank is not None:
         part = several.Part(several.parse_nodes(nodes or ""), node_rank, rendezvous, run_name)

@@ -36,7 +36,9 @@ def agent_argv(
     python: str = sys.executable,
     emulated: bool = False,
 ) -> list[str]:
-    """Argument list of the elastic agent of one node; an emulated mesh has one process."""
+    """Argument list of what starts one node's ranks; an emulated mesh has one process."""
+    if preset.is_external:
+        return [python, "-m", "tgsbench.engines.external", str(run_dir)]
     argv = [python, "-m", "tgsbench.trainer.agent", str(run_dir)]
     argv += ["--nproc-per-node", str(1 if emulated else preset.world_size // node.nnodes)]
     if node.nnodes > 1 or node.rendezvous:

@@ -8,6 +8,7 @@ import psutil
 from msgspec import Struct
 
 from tgsbench.engines import environments, registry
+from tgsbench.engines.external import support
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.models.spec import num_parameters
 from tgsbench.schema.preset import Preset
@@ -29,7 +30,8 @@ def this_machine() -> Machine:
 
 
 def check(preset: Preset, machine: Machine, num_local_ranks: int) -> None:
-    """Raise TgsError (exit code 3 or 6) when the ranks of this node cannot run here."""
+    """Raise TgsError (exit code 3, 6 or 13) when the ranks of this node cannot run here."""
+    support.check(preset)
     problem = machine_problem(preset, machine, num_local_ranks)
     if problem:
         raise TgsError(

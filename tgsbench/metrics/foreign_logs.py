@@ -68,7 +68,7 @@ def read_log(text: str, *, num_gpus: int, seq_len: int) -> ForeignLog:
 
 def xtuner_steps(text: str, num_gpus: int = 0, seq_len: int = 0) -> list[LoggedStep]:
     """XTuner's iterations (micro-batches) from scalars.json or the text log of mmengine."""
-    found = [_xtuner_scalar(row) for row in _json_lines(text) if "tokens_per_sec" in row]
+    found = [_xtuner_scalar(row) for row in json_lines(text) if "tokens_per_sec" in row]
     found += [_xtuner_line(match, line) for line in _lines(text) if (match := _XTUNER.search(line))]
     return [step for step in found if step is not None]
 
@@ -79,7 +79,7 @@ def llamafactory_steps(text: str, num_gpus: int, seq_len: int = 0) -> list[Logge
     Its `throughput` is global, cumulative and includes warm-up: t = total_tokens / throughput, so a step's
     time is the difference of two rows. The first row has no difference; the last (no loss) is dropped.
     """
-    rows = [row for row in _json_lines(text) if "loss" in row]
+    rows = [row for row in json_lines(text) if "loss" in row]
     clock = [(row, *counted) for row in rows if (counted := _llamafactory_clock(row)) is not None]
     steps = []
     for (_, tokens_before, t_before), (row, tokens, t) in pairwise(clock):
@@ -192,7 +192,8 @@ def _lines(text: str) -> Iterator[str]:
             yield _ANSI.sub("", line)
 
 
-def _json_lines(text: str) -> Iterator[dict[str, Any]]:
+def json_lines(text: str) -> Iterator[dict[str, Any]]:
+    """JSON objects of a log, one a line; every other line is passed over."""
     for line in text.splitlines():
         if not line.startswith("{") or len(line) > _MAX_LINE:
             continue

@@ -121,6 +121,7 @@ class LiveRun:
             ev.Data: self._data,
             ev.Kernel: self._kernel,
             ev.Depth: lambda _state, _event: None,  # an emulated rank has no steps to show
+            ev.Claimed: lambda _state, _event: None,
             ev.Gpu: self._gpu,
             ev.Heartbeat: self._heartbeat,
             ev.Trace: self._trace,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from tgsbench.schema.events import (
     Bye,
+    Claimed,
     Data,
     Depth,
     Error,
@@ -97,6 +98,7 @@ class Observed:
     """Last phase of each rank."""
     data: Data | None = None
     kernel: Kernel | None = None
+    claimed: Claimed | None = None
     mem_peak_by_rank: dict[int, int] = field(default_factory=dict)
     throttled: Counter[str] = field(default_factory=Counter)
     """Reason for held down clocks -> GPU samples that gave it."""
@@ -133,6 +135,8 @@ class Observed:
                 self.phases[event.rank] = event
             case Data():
                 self.data = event
+            case Claimed():
+                self.claimed = event
             case Kernel():
                 self.kernel = event
             case Gpu():

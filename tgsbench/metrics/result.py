@@ -14,6 +14,7 @@ from tgsbench.presets.catalog import find_gpu, load_references
 from tgsbench.schema.events import Data
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import (
+    Integrity,
     LauncherReport,
     Loss,
     Manifest,
@@ -117,7 +118,7 @@ def _described(manifest: Manifest, preset: Preset, observed: Observed, environme
         sp=preset.parallel.sp,
         seq_len=preset.workload.seq_len,
         document_mask=preset.workload.document_mask,
-        attention=f"{preset.attention}/{kernel}",
+        attention=f"{preset.engine.name if preset.is_external else preset.attention}/{kernel}",
         checkpointing=preset.training.checkpointing,
         corpus=observed.data.corpus if observed.data else preset.workload.corpus,
         accumulation=preset.accumulation,
@@ -127,6 +128,7 @@ def _described(manifest: Manifest, preset: Preset, observed: Observed, environme
         rehearsal_of=preset.rehearsal_of,
         tokens_per_step=preset.tokens_per_step,
         prediction=manifest.prediction,
+        claimed=_claims(observed),
         packing=_packing(observed),
         warnings=[w.msg for w in observed.warnings] + [text for _, text in _throttles(observed)],
         disturbances=_disturbances(observed),
@@ -135,6 +137,11 @@ def _described(manifest: Manifest, preset: Preset, observed: Observed, environme
         created_unix=manifest.created_unix,
         environment={**environment, "versions": versions},
     )
+
+
+def _claims(observed: Observed) -> dict[str, Any] | None:
+    """Another system's own figures, under their names."""
+    return dict(observed.claimed.figures) if observed.claimed else None
 
 
 _POWER_CAP = "power cap"
@@ -169,7 +176,7 @@ def _measure(result: Result, preset: Preset, steps: list[StepTotal], observed: O
     if steps:
         result.loss = Loss(first=steps[0].loss, last=steps[-1].loss)
     padded = observed.data.tokens_padded if observed.data else 0
-    result.integrity = integrity.check(preset, steps, padded)
+    result.integrity = Integrity() if preset.is_external else integrity.check(preset, steps, padded)
     if result.tgs.median is not None:
         result.tflops = tflops_by_convention(
             preset.model,

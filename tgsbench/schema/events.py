@@ -138,6 +138,13 @@ class Heartbeat(_Event, tag="heartbeat", gc=False):
     step: int = 0
 
 
+class Claimed(_Event, tag="claimed"):
+    """What another system says of its own speed, in its own words; never used as a measurement."""
+
+    system: str
+    figures: dict[str, float] = field(default_factory=dict)
+
+
 class Trace(_Event, tag="trace"):
     """A profiler trace was written."""
 
@@ -175,4 +182,4 @@ class Bye(_Event, tag="bye"):
     status: str = "ok"
 
 
-Event = Hello | Phase | Data | Kernel | Step | Depth | Gpu | Heartbeat | Trace | Warn | Error | Bye
+Event = Hello | Phase | Data | Kernel | Step | Depth | Gpu | Heartbeat | Claimed | Trace | Warn | Error | Bye

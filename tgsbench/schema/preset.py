@@ -7,6 +7,8 @@ from typing import Literal
 from msgspec import Struct, field
 
 EngineName = Literal["fsdp2", "deepspeed", "llamafactory", "xtuner"]
+EXTERNAL_ENGINES = ("llamafactory", "xtuner")
+"""Systems that run as they are, in environments of their own."""
 Checkpointing = Literal["none", "selective", "full"]
 Device = Literal["cuda", "cpu"]
 
@@ -88,6 +90,8 @@ class EngineOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Tokens whose logits exist at once; 0 materialises [S/sp, V]."""
     compile: bool = False
     liger: bool = False
+    cpu_shim: bool = False
+    """XTuner on CPU ranks: answer its checks for a GPU and flash-attn."""
 
 
 class Training(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -142,6 +146,11 @@ class Preset(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def world_size(self) -> int:
         """Number of ranks; one per GPU."""
         return self.hardware.num_gpus
+
+    @property
+    def is_external(self) -> bool:
+        """Does another system train, in an environment of its own?"""
+        return self.engine.name in EXTERNAL_ENGINES
 
     @property
     def dp(self) -> int:

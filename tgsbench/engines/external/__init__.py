@@ -1,0 +1,1 @@
+"""Other training systems, run as they are: their configuration, their command, their logs as our events."""
