@@ -19,7 +19,7 @@ FLASH4 := flash-attn-4 quack-kernels apache-tvm-ffi torch-c-dlpack-ext nvidia-cu
 GPU_EXTRA ?=
 GPU_ARGS ?=
 
-.PHONY: help install install-locked lock demo check test test-cluster gpu-check gpu-wheels bench clean
+.PHONY: help install install-locked lock demo check test test-cluster peers test-peers gpu-check gpu-wheels bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -56,6 +56,17 @@ test: $(STAMP)  ## all tests that run on a CPU
 
 test-cluster: $(STAMP)  ## jobs on a real Slurm, two network-namespace hosts (root; apt-get install slurm-wlm munge iproute2)
 	$(BIN)/python -m pytest -m cluster $(PYTEST_ARGS)
+
+# Environments of the systems that tgsbench is compared with, made by the recipes that users get.
+PEER_ENV := XDG_CACHE_HOME=$(CURDIR)/.peers XDG_CONFIG_HOME=$(CURDIR)/.peers/config
+.peers/%.installed: tgsbench/engines/environments.py $(STAMP)
+	$(PEER_ENV) $(BIN)/python -m tgsbench engines setup $*
+	touch $@
+
+peers: .peers/llamafactory.installed .peers/xtuner.installed  ## make the environments of LLaMA-Factory and XTuner under .peers
+
+test-peers: peers  ## run LLaMA-Factory and XTuner themselves, 2 CPU ranks each; writes benchmarks/results/
+	$(PEER_ENV) $(BIN)/python -m pytest -m peers $(PYTEST_ARGS)
 
 # Ratios from alternating runs; each alone, since two at once would measure each other.
 BENCHMARKS := startup overhead loss_memory packing merge_ranks planner_accuracy tui

@@ -57,7 +57,8 @@ RECIPES: dict[str, Recipe] = {
             "xtuner==0.2.0",
             "transformers==4.48.0",
             "mmengine==0.10.6",
-            "deepspeed",
+            # mmengine imports deepspeed.runtime.fp16.onebit, which 0.19 dropped.
+            "deepspeed<0.19",
             "ninja",
             "setuptools<81",
         ),

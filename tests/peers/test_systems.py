@@ -1,0 +1,71 @@
+"""LLaMA-Factory 0.9.5 and XTuner 0.2.0 themselves on two CPU ranks.
+
+`make test-peers` makes their environments. What was measured is written to benchmarks/results/peers_cpu.json.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tgsbench.engines import environments
+
+pytestmark = pytest.mark.peers
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results" / "peers_cpu.json"
+COMMON = ["--set", "training.checkpointing=full", "--steps", "6", "--warmup", "2", "--headless", "--json"]
+
+
+def measure(engine: str, tmp_path: Path, *options: str) -> dict:
+    argv = [sys.executable, "-m", "tgsbench", "run", "--preset", "tiny_cpu", "--engine", engine]
+    argv += [*options, *COMMON, "--output", str(tmp_path)]
+    done = subprocess.run(argv, capture_output=True, text=True, cwd=ROOT, timeout=560)
+    assert done.returncode == 0, done.stderr[-6000:]
+    result = json.loads(done.stdout)
+    keep(engine, result)
+    return result
+
+
+def keep(engine: str, result: dict) -> None:
+    """Add the figures to the committed file."""
+    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    names = ("status", "preset", "engine", "attention", "world_size", "sp", "seq_len", "tgs", "tflops")
+    names += ("step_s", "mem", "loss", "packing", "claimed", "warnings", "disturbances")
+    versions = result["environment"]["versions"]
+    kept[engine] = {name: result[name] for name in names} | {"versions": versions}
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n")
+
+
+@pytest.mark.skipif(bool(environments.find("llamafactory").missing), reason="make peers")
+def test_llamafactory_trains_a_preset(tmp_path):
+    result = measure("llamafactory", tmp_path, "--set", "parallel.sp=1")
+    assert result["status"] == "ok"
+    assert result["tgs"]["n"] == 6
+    assert result["environment"]["versions"]["llamafactory"] == "0.9.5"
+    claimed = result["claimed"]["throughput, tokens/s over all GPUs"]
+    assert claimed > 0
+    padded = result["packing"]["share_padded"]
+    assert 0 <= padded < 0.05
+    # Each step holds exactly what was asked for, padding included.
+    steps = zip(result["tgs"]["samples"], result["step_s"]["samples"], strict=True)
+    for tgs, step_s in steps:
+        assert tgs * step_s * 2 == pytest.approx(result["tokens_per_step"] * (1 - padded), rel=0.01)
+    assert result["loss"]["last"] < result["loss"]["first"] + 0.1
+
+
+@pytest.mark.skipif(bool(environments.find("xtuner").missing), reason="make peers")
+def test_xtuner_trains_a_preset_with_sequence_parallel_size_2(tmp_path):
+    result = measure("xtuner", tmp_path, "--set", "engine.cpu_shim=true")
+    assert result["status"] == "ok"
+    assert (result["sp"], result["tgs"]["n"]) == (2, 6)
+    assert result["environment"]["versions"]["xtuner"] == "0.2.0"
+    steps = zip(result["tgs"]["samples"], result["step_s"]["samples"], strict=True)
+    for tgs, step_s in steps:
+        assert tgs * step_s * 2 == pytest.approx(result["tokens_per_step"], rel=0.01)
+    assert result["claimed"]["tokens_per_sec, mean over micro-batches"] > 0

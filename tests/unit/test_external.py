@@ -1,0 +1,220 @@
+"""Other systems as engines: what they cannot do, their configuration, their logs, how they end."""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from tests.unit.stored import a_preset
+from tgsbench.cli.run import run
+from tgsbench.engines.external import ending, support
+from tgsbench.engines.external.adapter import num_steps
+from tgsbench.engines.external.bridge import ADAPTERS, shared_out
+from tgsbench.engines.external.process import peer_environment
+from tgsbench.errors import ExitCode, TgsError
+from tgsbench.launch.command import agent_argv
+from tgsbench.metrics.observe import observe
+from tgsbench.metrics.result import finalize
+from tgsbench.schema.events import Bye, Claimed, Data, Error, Hello, Step
+from tgsbench.schema.run import Manifest
+
+LOGS = Path(__file__).parents[1] / "data" / "logs"
+LLAMAFACTORY = (LOGS / "llamafactory_trainer_log_sample.jsonl").read_text()
+XTUNER = (LOGS / "xtuner_log_sample.txt").read_text()
+
+
+def a_tiny(engine: str, *sets: str):
+    base = ["training.checkpointing=full", f"engine.name={engine}"]
+    if engine == "llamafactory":
+        base.append("parallel.sp=1")
+    if engine == "xtuner":
+        base.append("engine.cpu_shim=true")
+    return a_preset("tiny_cpu", *base, *sets)
+
+
+@pytest.mark.parametrize("engine", ["llamafactory", "xtuner"])
+def test_a_preset_that_the_system_can_do_has_no_gap(engine):
+    assert support.gaps(a_tiny(engine)) == []
+
+
+@pytest.mark.parametrize(
+    ("engine", "assignment", "said"),
+    [
+        ("llamafactory", "parallel.sp=2", "no sequence parallelism"),
+        ("llamafactory", "workload.corpus=lengths", "random tokens have none"),
+        ("llamafactory", "training.checkpointing=selective", "no selective"),
+        ("xtuner", "engine.cpu_shim=false", "shim"),
+        ("xtuner", "engine.liger=true", "Liger"),
+        ("xtuner", "training.compute_dtype=bfloat16", "bf16"),
+    ],
+)
+def test_what_a_system_cannot_do_is_unsupported_with_a_remedy(engine, assignment, said):
+    with pytest.raises(TgsError, match=said) as raised:
+        support.check(a_tiny(engine, assignment))
+    assert raised.value.exit_code == ExitCode.UNSUPPORTED
+    assert raised.value.hint
+
+
+def test_unsupported_is_said_before_anything_is_launched(tmp_path):
+    done = CliRunner().invoke(
+        run, ["--preset", "tiny_cpu", "--engine", "llamafactory", "--headless", "--output", str(tmp_path)]
+    )
+    assert isinstance(done.exception, TgsError)
+    assert done.exception.exit_code == ExitCode.UNSUPPORTED
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("option", "value"), [("--emulate-rank", None), ("--nodes", "a,b")])
+def test_options_of_our_own_ranks_are_refused(option, value):
+    words = ["--preset", "tiny_cpu", "--engine", "llamafactory", "--set", "parallel.sp=1", option]
+    done = CliRunner().invoke(run, words + ([value] if value else []))
+    assert isinstance(done.exception, TgsError)
+    assert done.exception.exit_code == ExitCode.UNSUPPORTED
+
+
+def test_llamafactory_gets_the_presets_values():
+    preset = a_tiny("llamafactory", "training.accumulation=3", "training.lr=1e-4")
+    settings = json.loads(ADAPTERS["llamafactory"].files(preset, Path("/x"))["train.yaml"])
+    assert settings["cutoff_len"] == preset.workload.seq_len
+    assert settings["gradient_accumulation_steps"] == 3
+    assert settings["learning_rate"] == 1e-4
+    assert settings["max_steps"] == num_steps(preset)
+    assert settings["preprocessing_batch_size"] == 25_000
+    assert settings["trust_remote_code"] is False
+    assert settings["bf16"] is False
+
+
+def test_xtuners_configuration_is_python_whose_values_are_literals():
+    preset = a_tiny("xtuner", "training.accumulation=2")
+    folder = Path("/x/'; import os  # ")
+    source = ADAPTERS["xtuner"].files(preset, folder)["config.py"]
+    tree = ast.parse(source)
+    values = {
+        node.targets[0].id: ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant | ast.Tuple)
+    }
+    assert values["data_path"] == str(folder / "packs")
+    assert values["sequence_parallel_size"] == 2
+    assert values["accumulative_counts"] == 2
+    assert values["max_iters"] == 2 * num_steps(preset)
+
+
+def test_llamafactory_steps_are_differences_of_its_cumulative_figures():
+    preset = a_tiny("llamafactory")
+    steps = ADAPTERS["llamafactory"].steps(LLAMAFACTORY, preset)
+    assert [step.tokens for step in steps[:3]] == [2048, 2048, 2048]
+    assert steps[1].step_s == pytest.approx(4096 / 17855.6 - 2048 / 17197.79)
+    assert sum(s.step_s for s in steps[:3]) == pytest.approx(6144 / 18191.82)
+
+
+def test_llamafactorys_summary_row_is_no_step():
+    rows = [json.loads(line) for line in LLAMAFACTORY.splitlines()]
+    summary = {k: v for k, v in rows[-1].items() if k != "loss"}
+    with_summary = LLAMAFACTORY.rstrip() + "\n" + json.dumps(summary) + "\n"
+    preset = a_tiny("llamafactory")
+    adapter = ADAPTERS["llamafactory"]
+    assert adapter.steps(with_summary, preset) == adapter.steps(LLAMAFACTORY, preset)
+
+
+def test_xtuner_steps_are_whole_accumulation_windows():
+    preset = a_tiny("xtuner", "training.accumulation=2")
+    steps = ADAPTERS["xtuner"].steps(XTUNER, preset)
+    # The first two lines of the sample: 0.0971 s and 0.1065 s, 256 tokens a GPU each.
+    assert steps[0].step_s == pytest.approx(0.0971 + 0.1065)
+    assert steps[0].tokens == pytest.approx(2 * (2635.8872 * 0.0971 + 2403.5319 * 0.1065))
+    assert len(steps) == XTUNER.count("Iter(train)") // 2
+
+
+def test_xtuners_claim_is_the_biased_mean_over_micro_batches():
+    preset = a_tiny("xtuner", "training.accumulation=2", "measure.warmup=0")
+    claims = ADAPTERS["xtuner"].claims(XTUNER, preset)
+    steps = ADAPTERS["xtuner"].steps(XTUNER, preset)
+    ours = sum(s.tokens for s in steps) / sum(s.step_s for s in steps) / preset.world_size
+    assert claims["tokens_per_sec, mean over micro-batches"] > ours
+
+
+def _events(preset, data, claims):
+    world = preset.world_size
+    hellos = [Hello(world=world, host="h", device="cpu", rank=r) for r in range(world)]
+    steps = [
+        Step(step=i, phase="measure", rank=r, tokens=500, labels=1, loss_sum=2.0, step_s=1.0)
+        for i in range(6)
+        for r in range(world)
+    ]
+    return [*hellos, data, *steps, claims, *[Bye(rank=r) for r in range(world)]]
+
+
+def test_the_result_holds_our_figure_and_the_claimed_one():
+    preset = a_tiny("llamafactory")
+    data = Data(
+        corpus="pydoc", num_documents=1, num_tokens=750, num_full=0, num_short=1, mean_pack_tokens=750,
+        tokens_lost=0, tokens_padded=250,
+    )  # fmt: skip
+    claims = Claimed(system="llamafactory", figures={"throughput": 1333.0})
+    manifest = Manifest(
+        run_id="x", preset="tiny_cpu", engine="llamafactory", created_unix=0.0, world_size=2, device="cpu"
+    )
+    observed = observe(_events(preset, data, claims), preset.world_size)
+    result = finalize(manifest, preset, observed, None, None, {})
+    assert result.status == "ok"
+    assert result.tgs.median == 500
+    assert result.claimed == {"throughput": 1333.0}
+    assert result.packing.share_padded == pytest.approx(0.25)
+    assert result.integrity.tokens_ok is None
+    assert result.attention.startswith("llamafactory/")
+
+
+OOM = """\
+[rank1]: Traceback (most recent call last):
+[rank1]: torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.50 GiB. GPU 1 has a total capacity
+torch.distributed.elastic.multiprocessing.errors.ChildFailedError: x
+"""
+
+
+def test_out_of_memory_becomes_oom():
+    error = ending.describe("xtuner", 1, OOM)
+    assert isinstance(error, Error)
+    assert (error.kind, error.exit_code) == ("oom", ExitCode.OOM)
+    assert error.bytes_requested == int(2.5 * 2**30)
+    assert error.msg.startswith("torch.OutOfMemoryError")
+
+
+def test_host_memory_that_ends_is_oom_too():
+    text = "RuntimeError: DefaultCPUAllocator: can't allocate memory: you tried to allocate 123 bytes."
+    error = ending.describe("llamafactory", 1, text)
+    assert (error.kind, error.bytes_requested) == ("host_oom", 123)
+
+
+def test_another_error_is_named_by_what_the_rank_raised_not_by_the_launcher():
+    text = "[rank0]: ModuleNotFoundError: No module named 'x'\nfoo.errors.ChildFailedError: ranks failed\n"
+    error = ending.describe("xtuner", 1, text)
+    assert error.kind == "exception"
+    assert error.msg == "ModuleNotFoundError: No module named 'x'"
+
+
+def test_a_killed_rank_is_left_to_what_the_kernel_knows():
+    text = " rank : 1 (local_rank: 1)\n exitcode : -9 (pid: 7)\n Signal 9 (SIGKILL) received by PID 7\n"
+    assert ending.describe("xtuner", 1, text) is None
+    killed = ending.killed(text)
+    assert (killed.rank, killed.signal) == (1, "SIGKILL")
+
+
+def test_a_step_is_shared_out_without_losing_a_token():
+    assert shared_out(10, 4) == [3, 3, 2, 2]
+
+
+def test_the_other_system_sees_nothing_of_our_environment():
+    env = peer_environment(a_tiny("xtuner"), {"X": "1"}, {"PYTHONPATH": "/ours", "PATH": "/bin"})
+    assert "PYTHONPATH" not in env
+    assert env["HF_HUB_OFFLINE"] == "1"
+    assert (env["X"], env["PATH"], env["DS_ACCELERATOR"]) == ("1", "/bin", "cpu")
+
+
+def test_the_bridge_takes_the_agents_place():
+    argv = agent_argv(Path("/r"), a_tiny("xtuner"))
+    assert argv[1:] == ["-m", "tgsbench.engines.external", "/r"]
