@@ -72,8 +72,9 @@ def _candidates(preset: Preset) -> Iterator[tuple[dict[str, Any], int, str]]:
         yield {"parallel.sp": sp}, 2 + distance, f"sequences over {sp} GPUs"
     for kernel in ("flash3", "cudnn"):
         yield {"engine.kernel": kernel}, 3, f"attention kernel {kernel}"
+    yield {"engine.tiled_mlp": True}, 4, "the MLP in tiles of the sequence"
+    yield {"engine.activation_offload": True}, 20, "checkpointed inputs in host memory"
     if preset.engine.name == "deepspeed":
-        yield {"engine.activation_offload": True}, 20, "checkpointed inputs in host memory"
         yield {"engine.offload": "optimizer"}, 21, "optimizer states in host memory"
         yield {"engine.offload": "all"}, 22, "optimizer states and parameters in host memory"
     else:

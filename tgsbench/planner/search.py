@@ -22,10 +22,14 @@ from tgsbench.schema.preset import EngineOptions, Preset, Training
 from tgsbench.units import GIB
 
 _MODES = ("full", "selective", "none")
-_MICRO_BATCHES = (1, 2, 4, 8)
+_MICRO_BATCHES = (1, 2, 4, 8, 16)
 _STAGES = ((3, "none"), (3, "optimizer"), (3, "all"), (2, "none"), (2, "optimizer"), (1, "none"))
 _OPTIONS: tuple[dict[str, Any], ...] = (
-    {"name": "fsdp2"},
+    *(
+        {"name": "fsdp2", "activation_offload": away, "tiled_mlp": tiled}
+        for away in (False, True)
+        for tiled in (False, True)
+    ),
     *(
         {
             "name": "deepspeed",
