@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 from pathlib import Path
 
 import click
 
 from tgsbench.cli import diagnostics, output
+from tgsbench.engines import registry
 from tgsbench.errors import ExitCode, TgsError
+from tgsbench.launch import rounds
 from tgsbench.report import comparison as text
 from tgsbench.store import operands, run_dir
 from tgsbench.store.compare import Comparison, Row
@@ -23,6 +26,11 @@ _FAIL_ON = re.compile(r"^worse(?::(\d+(?:\.\d+)?)\s*%?)?$")
 @click.option("--baseline", metavar="ROW", help="Compare with this row instead of the first.")
 @click.option("--force", is_flag=True, help="Print ratios of rows that are not comparable, marked.")
 @click.option("--fail-on", metavar="worse[:5%]", help="Exit code 15 when a row is worse (by more than that).")
+@click.option("--engines", metavar="A,B,…", help="Run these engines in turns on the preset that is named.")
+@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="With --engines: override a value.")
+@click.option("--rehearse", is_flag=True, help="With --engines: shrink the preset to this machine.")
+@click.option("--within", default=2.0, show_default=True, help="With --engines: interval wanted, ± percent.")
+@click.option("--budget", default=900.0, show_default=True, help="With --engines: seconds to spend at most.")
 @click.option("--output", "folder", type=click.Path(path_type=Path, file_okay=False), help="Folder of runs.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def compare(
@@ -30,17 +38,28 @@ def compare(
     baseline: str | None,
     force: bool,
     fail_on: str | None,
+    engines: str | None,
+    sets: tuple[str, ...],
+    rehearse: bool,
+    within: float,
+    budget: float,
     folder: Path | None,
     as_json: bool,
 ) -> None:
     """Compare runs, forecasts, published and imported rows with the first of them (or --baseline).
 
-    A row is a run (name, part of it, folder, latest), xtuner:PRESET, published:PRESET, predicted:PRESET,
-    predicted:RUN (the forecast that the run keeps) or foreign:NAME. What differs comes first; where rows are
-    not comparable, no ratio is given.
+    A row is a run (name, part of it, folder, latest), xtuner:PRESET, published:PRESET, predicted:PRESET or
+    foreign:NAME. What differs comes first; where rows are not comparable, no ratio is given. With --engines
+    the first word is the preset that they run in turns.
     """
     margin = _margin(fail_on)
     root = run_dir.runs_root(folder)
+    if engines is None and (sets or rehearse):
+        raise TgsError("--set and --rehearse are for --engines", hint="tgsbench compare PRESET --engines A,B")
+    if engines is not None:
+        limits = rounds.Limits(within=within / 100, budget_s=budget)
+        _finish_engines(words, engines, list(sets), rehearse, limits, root, force, margin, baseline, as_json)
+        return
     rows = [row for word in words for row in operands.resolve(root, word)]
     base = operands.resolve(root, baseline)[0] if baseline else None
     finish(rows, base, force, margin, as_json)
@@ -53,11 +72,62 @@ def finish(rows: list[Row], base: Row | None, force: bool, margin: float | None,
     if base is None or not rows:
         raise TgsError("compare needs two rows", hint="tgsbench compare RUN xtuner:llama2_7b_32k")
     comparisons = [compare_rows(row, base, force=force) for row in rows]
-    if as_json:
-        output.json({"rows": [base, *rows], "comparisons": comparisons})
-    else:
-        _print([base, *rows], comparisons)
+    _show([base, *rows], comparisons, as_json)
     sys.exit(_exit_code(comparisons, margin))
+
+
+def _finish_engines(
+    words: tuple[str, ...],
+    engines: str,
+    sets: list[str],
+    rehearse: bool,
+    limits: rounds.Limits,
+    root: Path,
+    force: bool,
+    margin: float | None,
+    baseline: str | None,
+    as_json: bool,
+) -> None:
+    """Run engines in turns, then compare each with the first (or --baseline), and the other words' rows."""
+    names = list(dict.fromkeys(name.strip() for name in engines.split(",") if name.strip()))
+    if not words or len(names) < 2:
+        raise TgsError(
+            "--engines needs a preset and two engines",
+            hint="tgsbench compare tiny_cpu --engines fsdp2,deepspeed",
+        )
+    for name in names:
+        registry.find_engine(name)
+    others = [row for word in words[1:] for row in operands.resolve(root, word)]
+    found = rounds.contenders(words[0], sets, names, rehearse)
+    if baseline in names:
+        found.sort(key=lambda contender: contender.engine != baseline)
+        baseline = None
+    _say_absent(found)
+    diagnostics.note(rounds.run_rounds(found, root, limits, diagnostics.note, f"compare:{int(time.time())}"))
+    rows = [rounds.as_row(contender) for contender in found]
+    if baseline is not None:
+        base = operands.resolve(root, baseline)[0]
+        finish([*rows, *others], base, force, margin, as_json)
+    comparisons = [rounds.comparison(contender, found[0], force) for contender in found[1:]]
+    comparisons += [compare_rows(rows[0], row, force=force) for row in others]
+    _show([*rows, *others], comparisons, as_json)
+    sys.exit(_exit_code(comparisons, margin))
+
+
+def _say_absent(found: list[rounds.Contender]) -> None:
+    """What cannot run is said before anything is started; with fewer than two left nothing is."""
+    absent = [contender for contender in found if not contender.runs_on]
+    for contender in absent:
+        diagnostics.warn(f"{contender.engine} does not take part: {contender.reason}")
+    if len(found) - len(absent) < 2:
+        raise TgsError("fewer than two engines can run this preset here", exit_code=ExitCode.UNSUPPORTED)
+
+
+def _show(rows: list[Row], comparisons: list[Comparison], as_json: bool) -> None:
+    if as_json:
+        output.json({"rows": rows, "comparisons": comparisons})
+    else:
+        _print(rows, comparisons)
 
 
 def _print(rows: list[Row], comparisons: list[Comparison]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from tgsbench import units
@@ -18,6 +19,7 @@ __all__ = [
     "Difference",
     "Row",
     "compare",
+    "compare_pairs",
     "differences",
     "from_prediction",
     "from_reference",
@@ -80,6 +82,20 @@ def compare(a: Row, b: Row, *, force: bool = False) -> Comparison:
         forced=bool(reasons) and ratio is not None,
         notes=_notes(a, b, found),
     )
+
+
+def compare_pairs(a: Row, b: Row, pairs: Sequence[tuple[float, float]], *, force: bool = False) -> Comparison:
+    """Compare rows whose runs alternated: the ratio is that of runs side by side, so drift cancels."""
+    found = compare(a, b, force=force)
+    if found.ratio is None or not pairs:
+        return found
+    p_value = ratios.mann_whitney(a.samples, b.samples)
+    ratio = msgspec.structs.replace(ratios.of_pairs(pairs), p_value=p_value)
+    verdict = found.verdict if found.reasons else ratios.verdict(ratio)
+    notes = [
+        note for note in found.notes if "too few for a 95" not in note and "without an interval" not in note
+    ]
+    return msgspec.structs.replace(found, ratio=ratio, verdict=verdict, notes=notes)
 
 
 def differences(a: Row, b: Row) -> list[Difference]:
