@@ -20,13 +20,13 @@ from msgspec.structs import replace
 
 from benchmarks import planner_fit
 from benchmarks.planner_rows import CALIBRATION, LLAMA_FACTORY, XTUNER, Row, Unplanned, read_rows
+from tgsbench.errors import TgsError
 from tgsbench.planner.machine import Machine, find_constants
 from tgsbench.planner.memory import memory_plan
+from tgsbench.planner.systems import find_system
 from tgsbench.planner.time import StepTime, step_time
 from tgsbench.planner.verdict import verdict_of
 from tgsbench.schema.hardware import Constants
-
-LINK = "reference_a100"
 
 
 class Judged(Struct, frozen=True, kw_only=True):
@@ -53,12 +53,17 @@ def main() -> None:
     args = parser.parse_args()
     tables: dict[str, Any] = {}
     if args.files:
-        for path in args.files:
-            tables[str(path)] = published(str(path), *read_rows(path, args.system, args.link))
+        try:
+            if args.system:
+                find_system(args.system)
+            for path in args.files:
+                tables[str(path)] = published(str(path), *read_rows(path, args.system, args.link))
+        except TgsError as error:
+            sys.exit(f"error: {error.msg}")
     else:
         tables["calibration"] = calibration()
-        tables["xtuner"] = published("XTuner rows", *read_rows(XTUNER, link=LINK))
-        tables["llamafactory"] = published("LLaMA-Factory rows", *read_rows(LLAMA_FACTORY, link=LINK))
+        tables["xtuner"] = published("XTuner rows", *read_rows(XTUNER))
+        tables["llamafactory"] = published("LLaMA-Factory rows", *read_rows(LLAMA_FACTORY))
         _targets(tables)
     if args.json:
         args.json.write_text(json.dumps(tables, indent=1) + "\n", "utf-8")
@@ -157,7 +162,8 @@ def cause(row: Row, work: Any, machine: Machine, time: StepTime, error: float, v
 def _implied(row: Row, work: Any, machine: Machine, error: float) -> str:
     """The network rate at which the row would come out as published."""
     assert row.tgs is not None and machine.constants is not None
-    gathers = step_time(work, row.system, machine, machine.constants).items["gather_exposed"] > 0.1
+    items = step_time(work, row.system, machine, machine.constants).items
+    gathers = items["gather_exposed"] > items["all_to_all_network"]
     key = "gather_gb_per_s" if gathers else "all_to_all_gb_per_s"
     now = getattr(row.link, key)
     if now is None:

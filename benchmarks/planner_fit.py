@@ -45,6 +45,10 @@ SOURCES = {
 }
 
 
+COUNTED_TRAFFIC = Traffic(hidden=(20.0, 24.0), rotary=(0.0, 0.0), mlp=(8.0, 12.0))
+"""Of the calibration rows' stack by its kernels' operands; what it really moves is fitted as a multiple."""
+
+
 class Parameters(Struct, frozen=True, kw_only=True):
     """What the calibration rows determine: hardware first, then their stack."""
 
@@ -68,7 +72,7 @@ def family(gpu: Gpu) -> str:
 
 def stack(parameters: Parameters) -> System:
     """The calibration rows' stack with its fitted element-wise traffic and attention speed."""
-    t, base = parameters.stack_traffic, LLM_FOUNDRY.traffic
+    t, base = parameters.stack_traffic, COUNTED_TRAFFIC
     traffic = Traffic(
         hidden=(base.hidden[0] * t, base.hidden[1] * t),
         rotary=base.rotary,

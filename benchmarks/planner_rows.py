@@ -15,7 +15,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from tgsbench import presets, units
-from tgsbench.errors import TgsError
+from tgsbench.errors import ExitCode, TgsError
 from tgsbench.planner.systems import SYSTEMS, System
 from tgsbench.planner.work import Dims, Work, work_of
 from tgsbench.presets import catalog
@@ -25,6 +25,8 @@ from tgsbench.schema.preset import Checkpointing, Preset
 DATA = Path(__file__).parent / "data"
 CALIBRATION = DATA / "calibration.csv"
 KERNELS = DATA / "attention_kernels.csv"
+REFERENCE_LINK, REFERENCE_GPU = "reference_a100", "A100-SXM4-80GB"
+"""The cluster of the two speed tables."""
 XTUNER = DATA / "xtuner_speed_benchmark.csv"
 LLAMA_FACTORY = DATA / "llamafactory_speed_benchmark.csv"
 
@@ -57,8 +59,11 @@ class Unplanned(Struct, frozen=True):
 
 def read_rows(path: Path, system: str = "", link: str = "") -> tuple[list[Row], list[Unplanned]]:
     """Every row of a CSV file of either layout; `system` and `link` replace what the rows imply."""
-    with path.open(encoding="utf-8", newline="") as file:
-        raw_rows = list(csv.DictReader(file))
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            raw_rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise TgsError(f"{path}: {error}", exit_code=ExitCode.BAD_INPUT) from error
     rows: list[Row] = []
     unplanned: list[Unplanned] = []
     for index, raw in enumerate(raw_rows):
@@ -67,6 +72,7 @@ def read_rows(path: Path, system: str = "", link: str = "") -> tuple[list[Row], 
             rows.append(_row(raw, label, system, link))
         except (ValueError, KeyError, TgsError) as error:
             reason = error.msg if isinstance(error, TgsError) else str(error)
+            reason = f"no column {reason}" if isinstance(error, KeyError) else reason
             unplanned.append(Unplanned(label, reason.split("\n")[0]))
     return rows, unplanned
 
@@ -93,6 +99,7 @@ def _shape_row(raw: dict[str, str], label: str, system: str, link: str) -> Row:
         dims=dims,
         seq_len=seq_len,
         attended_len=float(seq_len),
+        kernel=_named_kernel(note),
         sp=_sequence_parallel(parallelism),
         world=int(raw["gpus"]),
         micro_batch=micro_batch,
@@ -109,9 +116,28 @@ def _shape_row(raw: dict[str, str], label: str, system: str, link: str) -> Row:
         system=found,
         gpu=gpu,
         link=_row_link(link, gpu),
-        tgs=_number(raw.get("tgs", "")),
+        tgs=_tgs(raw),
         note=note,
     )
+
+
+_KERNELS = {"flash3": r"flash-?\s?att\w*-?\s?3|\bFA-?3\b", "cudnn": r"cudnn|transformer.?engine|\bTE\b"}
+
+
+def _named_kernel(note: str) -> str:
+    """The attention kernel that a note names, or FlashAttention 2."""
+    return next((name for name, words in _KERNELS.items() if re.search(words, note, re.IGNORECASE)), "flash2")
+
+
+def _tgs(raw: dict[str, str]) -> float | None:
+    """Published TGS; None when the row says that it ran out of memory, ValueError when it says nothing."""
+    text = raw.get("tgs") or ""
+    if raw.get("status", "").lower() == "oom" or text.strip().lower().startswith(("oom", "out of mem")):
+        return None
+    value = _number(text)
+    if value is None:
+        raise ValueError(f"no TGS in the row: {text!r}")
+    return value
 
 
 def _refuse_other_parallelism(text: str) -> None:
@@ -183,7 +209,10 @@ def shape_dims(raw: dict[str, str]) -> Dims:
 
 
 def _speed_row(raw: dict[str, str], label: str, system: str, link: str) -> Row:
-    """A row of the speed layout; the LLaMA-Factory table has a status and no sp column."""
+    """A row of the speed layout; the LLaMA-Factory table has a status and no sp column.
+
+    Both tables come from one cluster, so its network is theirs unless another is named.
+    """
     found = system or ("xtuner" if "sp" in raw else "llamafactory")
     sp = int(raw.get("sp") or 1)
     preset = _named_preset(raw, sp)
@@ -193,8 +222,8 @@ def _speed_row(raw: dict[str, str], label: str, system: str, link: str) -> Row:
         work=work_of(preset, "flash2"),
         system=SYSTEMS[found],
         gpu=gpu,
-        link=_row_link(link, gpu),
-        tgs=None if raw.get("status") == "oom" else _number(raw.get("tgs", "")),
+        link=_row_link(link or (REFERENCE_LINK if gpu.name == REFERENCE_GPU else ""), gpu),
+        tgs=_tgs(raw),
     )
 
 
@@ -220,15 +249,17 @@ def find_row_gpu(text: str) -> Gpu:
     exact = catalog.find_gpu(text)
     if exact is not None:
         return exact
-    words = set(re.findall(r"[a-z0-9]+", text.lower()))
-    matching = [
-        gpu
-        for name, gpu in catalog.load_gpus().items()
-        if words and words <= set(re.findall(r"[a-z0-9]+", name.lower()))
-    ]
+    words = set(re.findall(r"[a-z0-9]+", text.lower())) - {"nvidia", "gpu", "hbm2e", "hbm3", "hbm3e"}
+    matching = [gpu for name, gpu in catalog.load_gpus().items() if words and _says(name.lower(), words)]
     if not matching:
         raise ValueError(f"unknown GPU {text!r}")
     return min(matching, key=lambda gpu: "SXM" not in gpu.name)
+
+
+def _says(name: str, words: set[str]) -> bool:
+    """Does each word begin a part of the name? "sxm" begins sxm5, "80g" begins 80gb."""
+    parts = re.findall(r"[a-z0-9]+", name)
+    return all(any(part.startswith(word) for part in parts) for word in words)
 
 
 def _row_link(name: str, gpu: Gpu) -> Link:

@@ -162,10 +162,11 @@ LLM_FOUNDRY = System(
     allocator_share=0.06,
     logits_bytes=4.0,
     norm_units=4.0,
-    traffic=Traffic(hidden=(20.0, 24.0), rotary=(0.0, 0.0), mlp=(8.0, 12.0), logits=12.0),
-    attention_share=0.527,
+    traffic=Traffic(hidden=(44.84, 53.81), rotary=(0.0, 0.0), mlp=(17.94, 26.91), logits=19.16),
+    attention_share=0.5252,
 )
-"""The stack of the calibration rows: FSDP, fused LayerNorm, GELU, attention that computes masked blocks."""
+"""The stack of the calibration rows: FSDP, fused LayerNorm, GELU, attention that computes masked blocks.
+Its traffic and attention share are fitted on those rows (benchmarks/planner_fit.py)."""
 
 SYSTEMS = {system.name: system for system in (FSDP2, DEEPSPEED, XTUNER, LLAMA_FACTORY, LLM_FOUNDRY)}
 

@@ -16,7 +16,10 @@ _TIME = {
     "attention_backward": (f"{_ATTENTION}, 2.5 times the FLOPs at backward speed", "attention"),
     "elementwise": ("bytes counted on the operator stream / (bandwidth·stream_share)", "stream_share"),
     "all_to_all_node": ("bytes to ranks of the node / (NVLink·nvlink_share) + latency", "nvlink_share"),
-    "all_to_all_network": ("bytes to other nodes / network rate of one GPU + latency", "all_to_all"),
+    "all_to_all_network": (
+        "bytes to other nodes / network rate of one GPU + latency, times 1 + share of hidden gathers",
+        "all_to_all",
+    ),
     "gather_exposed": ("parameter and gradient traffic that compute does not hide", "gather"),
     "gather_copies": (
         "bytes per parameter · gather_contention / (bandwidth·stream_share)",

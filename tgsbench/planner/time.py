@@ -188,8 +188,20 @@ def _micro_items(
         "loss": stream_s(logits, machine, constants),
         "offload": _activation_offload_s(work, machine, passes),
     }
+    items["all_to_all_network"] += _shared_cards_s(items, gather_s)
     items["host"] = _host_s(work, system, constants, sum(items.values()))
     return items | {"gather_s": gather_s}
+
+
+def _shared_cards_s(items: dict[str, float], gather_s: float) -> float:
+    """How much longer all-to-alls between nodes take because hidden gathers pass the same cards.
+
+    Gathers spread over the time they hide in take that share of the cards from an exchange that comes
+    meanwhile: x / (1 - g) instead of x, to first order x·g more; never more than what is hidden.
+    """
+    across, hidden = items["all_to_all_network"], gather_s - items["gather_exposed"]
+    busy = sum(items.values())
+    return across * min(1.0, hidden / busy) if across else 0.0
 
 
 def _host_s(work: Work, system: System, constants: Constants, device_s: float) -> float:

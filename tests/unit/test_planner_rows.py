@@ -1,0 +1,110 @@
+"""Published rows that are not in the project: what is planned, what is not and why."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks import planner_accuracy, planner_fit
+from benchmarks.planner_rows import CALIBRATION, LLAMA_FACTORY, XTUNER, find_row_gpu, link_rows, read_rows
+from tgsbench.errors import TgsError
+from tgsbench.planner.machine import find_constants
+from tgsbench.planner.systems import SYSTEMS
+
+SHAPE = (
+    "source_repo,model,params_b,layers,hidden,intermediate,heads,kv_heads,vocab,gpu,gpus,seq_len,"
+    "global_batch_tokens_or_microbatch,parallelism,activation_ckpt,tgs,note\n"
+)
+ROW = "a/b,Llama3-8B,8.03,32,4096,14336,32,8,128256,{gpu},16,{length},micro 1,{how},{mode},{tgs},{note}\n"
+GIVEN = {"gpu": "h100_80gb", "length": "8192", "how": "FSDP", "mode": "yes", "tgs": "5000", "note": ""}
+
+
+def read(tmp_path, **changes):
+    path = tmp_path / "rows.csv"
+    path.write_text(SHAPE + ROW.format(**(GIVEN | changes)))
+    return read_rows(path)
+
+
+def test_a_row_of_any_model_is_planned(tmp_path):
+    (row,), unplanned = read(tmp_path, how="FSDP ulysses 8", length="128k", note="FlashAttention-3")
+    assert unplanned == []
+    assert (row.work.sp, row.work.seq_len, row.work.world) == (8, 131_072, 16)
+    assert (row.work.dims.kv_heads, row.work.dims.mlp_matrices, row.work.kernel) == (8, 3, "flash3")
+    assert (row.gpu.name, row.tgs) == ("H100-SXM5-80GB", 5000.0)
+    judged = planner_accuracy.judge(row, find_constants(row.gpu.name))
+    assert judged.predicted > 0
+    assert judged.error == pytest.approx(judged.predicted / 5000.0 - 1)
+    assert judged.cause
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"gpu": "MI300"}, "unknown GPU"),
+        ({"how": "TP 8"}, "sharded data"),
+        ({"tgs": ""}, "no TGS"),
+        ({"length": "many"}, "length"),
+    ],
+)
+def test_a_row_that_cannot_be_planned_says_why(tmp_path, changes, why):
+    rows, (unplanned,) = read(tmp_path, **changes)
+    assert rows == []
+    assert why in unplanned.reason
+
+
+def test_out_of_memory_is_no_missing_figure(tmp_path):
+    (row,), _ = read(tmp_path, tgs="OOM")
+    assert row.tgs is None
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("a100_80gb", "A100-SXM4-80GB"),
+        ("NVIDIA H100 80GB HBM3", "H100-SXM5-80GB"),
+        ("H100 SXM", "H100-SXM5-80GB"),
+        ("h200", "H200-SXM-141GB"),
+    ],
+)
+def test_gpus_by_the_words_of_a_table(text, name):
+    assert find_row_gpu(text).name == name
+
+
+@pytest.mark.parametrize("content", [b"\x00\xff", None])
+def test_a_file_that_cannot_be_read_is_a_clear_error(tmp_path, content):
+    path = tmp_path / "rows.csv"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(TgsError, match=r"rows\.csv"):
+        read_rows(path)
+
+
+def test_shipped_constants_are_those_of_the_fit():
+    """What anyone's rows are judged with is what the calibration rows gave."""
+    kernels = planner_fit.attention_speeds()
+    rows, _ = read_rows(CALIBRATION)
+    parameters = planner_fit.fit_parameters(rows, kernels)
+    stack = planner_fit.stack(parameters)
+    shipped = SYSTEMS["llm_foundry"]
+    assert shipped.attention_share == pytest.approx(stack.attention_share, rel=2e-3)
+    assert shipped.traffic.hidden == pytest.approx(stack.traffic.hidden, rel=2e-3)
+    assert shipped.traffic.logits == pytest.approx(stack.traffic.logits, rel=2e-3)
+    for name, gpus in planner_fit.FAMILIES.items():
+        found = find_constants(gpus[0])
+        assert found.gemm_share == pytest.approx(getattr(parameters, f"gemm_share_{name}"), rel=2e-3)
+    by_label = {row.label: row for row in read_rows(XTUNER)[0]}
+    link = planner_fit.fit_link(find_constants("A100-SXM4-80GB"), list(by_label.values()))
+    fitted = by_label[next(iter(link_rows().values()))].link
+    assert fitted.gather_gb_per_s == pytest.approx(link.gather_gb_per_s, rel=5e-3)
+    assert fitted.all_to_all_gb_per_s == pytest.approx(link.all_to_all_gb_per_s, rel=5e-3)
+
+
+@pytest.mark.parametrize("path", [XTUNER, LLAMA_FACTORY])
+def test_what_ran_fits_and_what_went_out_of_memory_does_not(path):
+    rows, unplanned = read_rows(path)
+    assert not unplanned
+    wrong = [
+        row.label
+        for row in rows
+        if not planner_accuracy.judge(row, find_constants(row.gpu.name)).verdict_right
+    ]
+    assert wrong == []
