@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("tgsbench.cli.doctor", "Check this machine: versions, GPUs, links, limits, ranks that talk."),
     "engines": ("tgsbench.cli.engines", "The engines: can each run here, and what installs the others."),
     "compare": ("tgsbench.cli.compare", "Compare runs, forecasts, published and imported rows."),
+    "sweep": ("tgsbench.cli.sweep", "Run a grid of presets, resumable; search the longest sequence."),
     "report": ("tgsbench.cli.report", "Runs beside published and predicted figures: page, table, CSV, JSON."),
     "import": ("tgsbench.cli.import_", "Read another tool's log or table as a row."),
     "convention": ("tgsbench.cli.convention", "Find the FLOPs convention behind somebody's TFLOPs."),

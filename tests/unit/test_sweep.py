@@ -1,0 +1,182 @@
+"""Grids of presets: the spec, what is skipped, resuming, and the search for the longest sequence."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from tests.unit.stored import a_preset, a_result, store_run
+from tgsbench.cli.sweep import sweep as command
+from tgsbench.errors import ExitCode, TgsError
+from tgsbench.launch import longest, sweep
+from tgsbench.schema.run import Failure
+
+SPEC = """
+preset = "tiny_cpu"
+[set]
+"measure.steps" = 2
+[grid]
+sp = [1, 2, 3]
+checkpointing = ["full", "none"]
+"""
+
+
+@pytest.fixture
+def spec(tmp_path):
+    path = tmp_path / "grid.toml"
+    path.write_text(SPEC)
+    return path
+
+
+def a_runner(log, status="ok"):
+    def run(preset, root, name, tag):
+        log.append(name)
+        failure = None if status == "ok" else Failure(kind=status, reason="why")
+        samples = [100.0] if status == "ok" else []
+        store_run(root, name, preset, samples=samples, status=status, failure=failure)
+        return a_result(preset, name, samples=samples, status=status, failure=failure)
+
+    return run
+
+
+def test_every_cell_is_a_point_and_what_breaks_a_rule_is_skipped_with_the_reason(spec):
+    found = sweep.points(sweep.read_spec(spec))
+    assert len(found) == 6
+    skipped = [p for p in found if p.skipped]
+    assert [p.values["parallel.sp"] for p in skipped] == ["3", "3"]
+    assert "not divisible by 3" in skipped[0].skipped
+    assert found[-2:] == skipped
+
+
+def test_fixed_values_reach_every_point(spec):
+    found = sweep.points(sweep.read_spec(spec))
+    assert {p.preset.measure.steps for p in found if p.preset} == {2}
+
+
+def test_what_the_planner_says_cannot_fit_is_skipped(spec, monkeypatch):
+    def forecast(preset, gpu=""):
+        verdict = "out of memory" if preset.parallel.sp == 1 else "fits"
+        return {"verdict": verdict, "reason": "logits", "tgs": {"predicted": 5.0}, "step_s": 1.0}
+
+    monkeypatch.setattr(sweep.operands, "forecast", forecast)
+    found = sweep.points(sweep.read_spec(spec))
+    assert {p.skipped for p in found if p.values["parallel.sp"] == "1"} == {"planned out of memory: logits"}
+
+
+def test_the_fastest_forecast_runs_first(spec, monkeypatch):
+    def forecast(preset, gpu=""):
+        tgs = 10.0 * preset.parallel.sp + (preset.training.checkpointing == "none")
+        return {"verdict": "fits", "tgs": {"predicted": tgs}, "step_s": 1.0}
+
+    monkeypatch.setattr(sweep.operands, "forecast", forecast)
+    order = [p.predicted_tgs for p in sweep.points(sweep.read_spec(spec)) if not p.skipped]
+    assert order == [21.0, 20.0, 11.0, 10.0]
+
+
+def test_a_sweep_that_is_started_again_runs_only_what_is_missing(spec, tmp_path):
+    plan, log = sweep.read_spec(spec), []
+    runs = tmp_path / "runs"
+    found = sweep.points(plan)
+    assert sweep.run_points(plan, found[:2], runs, lambda _: None, a_runner(log))
+    assert len(log) == 2
+    assert sweep.run_points(plan, sweep.points(plan), runs, lambda _: None, a_runner(log))
+    assert len(log) == 4
+    assert len(set(log)) == 4
+
+
+def test_a_failed_point_is_a_stored_result_and_is_not_run_again(spec, tmp_path):
+    plan, log = sweep.read_spec(spec), []
+    sweep.run_points(plan, sweep.points(plan), tmp_path, lambda _: None, a_runner(log, "oom"))
+    found = sweep.points(plan)
+    sweep.run_points(plan, found, tmp_path, lambda _: None, a_runner(log, "oom"))
+    assert len(log) == 4
+    assert [p.result.status for p in found if not p.skipped] == ["oom"] * 4
+
+
+def test_an_interrupted_point_ends_the_sweep_and_is_made_again(spec, tmp_path):
+    plan, log = sweep.read_spec(spec), []
+    stopped = a_runner(log, "cancelled")
+    assert not sweep.run_points(plan, sweep.points(plan), tmp_path, lambda _: None, stopped)
+    assert len(log) == 1
+    assert sweep.run_points(plan, sweep.points(plan), tmp_path, lambda _: None, a_runner(log))
+    assert log[1] == f"{log[0]}-2"
+
+
+def test_the_time_left_is_told_after_the_first_run(spec, tmp_path):
+    plan, said = sweep.read_spec(spec), []
+    sweep.run_points(plan, sweep.points(plan), tmp_path, said.append, a_runner([]))
+    heads = [line for line in said if line[0].isdigit()]
+    assert "left" not in heads[0]
+    assert all("left" in line for line in heads[1:])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('preset = "tiny_cpu"\ngird = 1', "nearest: grid"),
+        ("grid = { sp = [1] }", "preset: missing"),
+        ('preset = "tiny_cpu"\ngrid = { sp = 1 }', "list"),
+        ('preset = "tiny_cpu"\nname = "../x"', "letters"),
+    ],
+)
+def test_a_wrong_spec_names_the_key(tmp_path, text, said):
+    path = tmp_path / "s.toml"
+    path.write_text(text)
+    with pytest.raises(TgsError, match=said):
+        sweep.read_spec(path)
+
+
+def test_dry_run_starts_nothing(spec, tmp_path):
+    done = CliRunner().invoke(command, [str(spec), "--dry-run", "--json", "--output", str(tmp_path / "r")])
+    assert done.exit_code == 0, done.output
+    rows = json.loads(done.stdout)
+    assert sorted(row["status"] for row in rows) == ["skipped"] * 2 + ["to run"] * 4
+    assert not (tmp_path / "r").exists()
+
+
+def fits_up_to(longest_that_fits, log):
+    preset = a_preset("tiny_cpu")
+
+    def attempt(length):
+        log.append(length)
+        ok = length <= longest_that_fits
+        failure = None if ok else Failure(kind="oom", reason="x")
+        status = "ok" if ok else "oom"
+        return a_result(preset, "x", samples=[1.0] * ok, status=status, failure=failure)
+
+    return attempt
+
+
+@pytest.mark.parametrize("fitting", [1024, 1025, 5000, 65536, 100_000, 999_999])
+@pytest.mark.parametrize("start", [1024, 32768, 524288])
+def test_bisection_finds_the_longest_length_to_one_granule(fitting, start):
+    log: list[int] = []
+    found = longest.bisect(fits_up_to(fitting, log), start, 1 << 20, 1024)
+    assert found.seq_len == fitting // 1024 * 1024
+    assert found.too_long == found.seq_len + 1024
+    assert len(log) == len(set(log)) <= 22
+
+
+def test_a_limit_that_trains_ends_the_search():
+    found = longest.bisect(fits_up_to(1 << 30, []), 32768, 262_144, 1024)
+    assert (found.seq_len, found.too_long) == (262_144, None)
+
+
+def test_a_model_that_never_fits_has_no_longest_length():
+    found = longest.bisect(fits_up_to(0, []), 32768, 262_144, 1024)
+    assert found.seq_len is None
+    assert found.too_long == 1024
+
+
+def test_a_crash_is_not_taken_for_too_long():
+    preset = a_preset("tiny_cpu")
+    failure = Failure(kind="exception", reason="boom")
+
+    def attempt(length):
+        return a_result(preset, "x", samples=[], status="crashed", failure=failure)
+
+    with pytest.raises(TgsError, match="boom") as raised:
+        longest.bisect(attempt, 1024, 4096, 1024)
+    assert raised.value.exit_code == ExitCode.CRASHED

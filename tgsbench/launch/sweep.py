@@ -1,0 +1,240 @@
+"""A grid of presets: what the planner rules out is skipped, every other end is a stored result."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import re
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from tgsbench import presets, units
+from tgsbench.errors import ExitCode, TgsError, nearest
+from tgsbench.launch import local, preflight
+from tgsbench.launch.rehearse import rehearsal_on
+from tgsbench.presets.catalog import read_toml
+from tgsbench.schema.preset import Preset
+from tgsbench.schema.run import Result
+from tgsbench.store import operands, results, run_dir
+from tgsbench.store.run_dir import RunDir
+
+SHORT = {
+    "sp": "parallel.sp",
+    "seq_len": "workload.seq_len",
+    "length": "workload.seq_len",
+    "checkpointing": "training.checkpointing",
+    "engine": "engine.name",
+    "micro_batch": "training.micro_batch",
+    "accumulation": "training.accumulation",
+    "num_gpus": "hardware.num_gpus",
+    "document_mask": "workload.document_mask",
+}
+"""Names that a spec may use for a preset's keys."""
+MAX_POINTS = 10_000
+_SAFE_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,60}$")
+_KEYS = ("name", "preset", "rehearse", "set", "grid")
+_UNFINISHED = ("running", "cancelled", "preempted")
+"""Statuses of a run that has to be made again; a launcher that was killed leaves failure kind `vanished`."""
+
+Say = Callable[[str], None]
+Run = Callable[[Preset, Path, str, str], Result]
+
+
+class Spec(Struct, frozen=True, kw_only=True):
+    """SPEC.toml: a preset, fixed values, and the values that are crossed."""
+
+    name: str
+    preset: str
+    rehearse: bool = False
+    fixed: list[str] = []
+    grid: dict[str, list[Any]] = {}
+
+
+class Point(Struct, kw_only=True):
+    """One cell of the grid."""
+
+    values: dict[str, str]
+    preset: Preset | None = None
+    digest: str = ""
+    predicted_tgs: float | None = None
+    predicted_s: float | None = None
+    """Forecast of the whole run."""
+    skipped: str = ""
+    """Why it is not run."""
+    result: Result | None = None
+
+    @property
+    def label(self) -> str:
+        """The values that make it this point."""
+        return " ".join(f"{key.rpartition('.')[2]}={value}" for key, value in self.values.items()) or "-"
+
+
+def read_spec(path: Path) -> Spec:
+    """Read SPEC.toml; TgsError names the key that is wrong."""
+    document = read_toml(path)
+    unknown = [key for key in document if key not in _KEYS]
+    if unknown:
+        raise _bad(path, f"{unknown[0]}: unknown key; {nearest(unknown[0], _KEYS)}")
+    name, grid, fixed = document.get("name", path.stem), document.get("grid", {}), document.get("set", {})
+    if not isinstance(name, str) or not _SAFE_NAME.match(name) or ".." in name:
+        raise _bad(path, f"name {name!r} may hold letters, digits, '_', '.', '-' only")
+    if not isinstance(document.get("preset"), str):
+        raise _bad(path, 'preset: missing; preset = "tiny_cpu"')
+    if not isinstance(grid, dict) or not isinstance(fixed, dict):
+        raise _bad(path, "set and grid are tables")
+    lists = {key: value for key, value in _flat(grid).items() if isinstance(value, list) and value}
+    if len(lists) != len(_flat(grid)):
+        raise _bad(path, "every value of grid is a list that is not empty: sp = [1, 2]")
+    assignments = [f"{SHORT.get(key, key)}={_text(value)}" for key, value in _flat(fixed).items()]
+    named = {SHORT.get(key, key): value for key, value in lists.items()}
+    return Spec(
+        name=name,
+        preset=document["preset"],
+        rehearse=bool(document.get("rehearse")),
+        fixed=assignments,
+        grid=named,
+    )
+
+
+def points(spec: Spec) -> list[Point]:
+    """Every cell of the grid, planned: what cannot run says why, the rest comes fastest first."""
+    cells = list(itertools.islice(itertools.product(*spec.grid.values()), MAX_POINTS + 1))
+    if len(cells) > MAX_POINTS:
+        raise TgsError(f"the grid has more than {MAX_POINTS:,} points", hint="cross fewer values")
+    found = [_point(spec, dict(zip(spec.grid, map(_text, cell), strict=True))) for cell in cells]
+    seen: dict[str, Point] = {}
+    for point in found:
+        first = seen.setdefault(point.digest, point) if point.digest else point
+        if first is not point:
+            point.skipped = f"the same as {first.label}"
+    return sorted(found, key=lambda p: (bool(p.skipped), -(p.predicted_tgs or 0.0)))
+
+
+def run_points(spec: Spec, found: Sequence[Point], root: Path, say: Say, run: Run | None = None) -> bool:
+    """Run what has no stored result yet; returns False when it was interrupted."""
+    todo = [point for point in found if not point.skipped]
+    clock = Clock(todo)
+    for index, point in enumerate(todo, start=1):
+        assert point.preset is not None
+        point.result, name = stored(root, spec.name, point.digest)
+        if point.result is not None:
+            say(f"{index}/{len(todo)}  {point.label}: stored already, {point.result.status}")
+            continue
+        say(f"{index}/{len(todo)}  {point.label}{clock.left(todo[index - 1 :])}")
+        begin_s = time.monotonic()
+        point.result = (run or run_named)(point.preset, root, name, f"sweep:{spec.name}")
+        clock.took(point, time.monotonic() - begin_s)
+        say(f"      {told(point.result)}")
+        if point.result.status in _UNFINISHED:
+            return False
+    return True
+
+
+def stored(root: Path, sweep: str, digest: str) -> tuple[Result | None, str]:
+    """The finished run of a point, and the name that its next attempt takes."""
+    for attempt in itertools.count(1):
+        name = f"{sweep}-{digest}" + (f"-{attempt}" if attempt > 1 else "")
+        if not (root / name).exists():
+            return None, name
+        run = RunDir(root / name)
+        if not (run.path / "run.json").exists():
+            continue
+        result = results.load_result(run)
+        vanished = result.failure is not None and result.failure.kind == "vanished"
+        if result.status not in _UNFINISHED and not vanished:
+            return result, name
+        if result.status == "running":
+            raise TgsError(
+                f"{run.path} is running now", hint="wait for it, or stop it first", exit_code=ExitCode.STORE
+            )
+    raise AssertionError("unreachable")
+
+
+def run_named(preset: Preset, root: Path, name: str, tag: str) -> Result:
+    """One stored run of this name."""
+    run = run_dir.create(root, preset, name)
+    manifest = local.prepare_run(run, preset)
+    manifest.tags = [tag]
+    run.write("run.json", manifest)
+    return local.supervise(run, lambda events: None)
+
+
+def told(result: Result) -> str:
+    """One line about how a run ended."""
+    if result.status == "ok" and result.tgs.median is not None:
+        return f"ok, TGS {units.rate(result.tgs.median)}"
+    return f"{result.status}: {result.failure.reason if result.failure else ''}"
+
+
+class Clock:
+    """How long the rest will take: the forecasts scaled by what runs took, else their mean."""
+
+    def __init__(self, todo: Sequence[Point]) -> None:
+        self._foreseen = all(point.predicted_s for point in todo)
+        self._took: list[tuple[float, float]] = []
+
+    def took(self, point: Point, seconds: float) -> None:
+        """One run is over."""
+        self._took.append((seconds, (point.predicted_s or 1.0) if self._foreseen else 1.0))
+
+    def left(self, rest: Sequence[Point]) -> str:
+        """Text with the time left, empty before the first run is over."""
+        if not self._took:
+            return ""
+        factor = sum(s for s, _ in self._took) / sum(weight for _, weight in self._took)
+        weights = sum((p.predicted_s or 1.0) if self._foreseen else 1.0 for p in rest)
+        return f"  ({units.duration(factor * weights)} left)"
+
+
+def _point(spec: Spec, values: dict[str, str]) -> Point:
+    point = Point(values=values)
+    machine = preflight.this_machine()
+    try:
+        assignments = [*spec.fixed, *(f"{key}={value}" for key, value in values.items())]
+        preset = presets.resolve(spec.preset, assignments).preset
+        preset = rehearsal_on(preset, machine) if spec.rehearse else preset
+        point.preset, point.digest = preset, digest_of(preset)
+        preflight.check(preset, machine, preset.world_size)
+        _forecast(point, preset)
+    except TgsError as error:
+        point.skipped = " ".join(error.msg.split())
+    return point
+
+
+def _forecast(point: Point, preset: Preset) -> None:
+    """Predicted speed and duration; a point that the planner says cannot fit is skipped."""
+    try:
+        plan = operands.forecast(preset)
+    except TgsError:
+        return
+    point.predicted_tgs = (plan.get("tgs") or {}).get("predicted")
+    if plan.get("step_s"):
+        point.predicted_s = plan["step_s"] * (preset.measure.steps + preset.measure.warmup)
+    if plan.get("verdict") == "out of memory":
+        point.skipped = f"planned out of memory: {plan.get('reason') or ''}".strip()
+
+
+def digest_of(preset: Preset) -> str:
+    """Ten digits that two different presets do not share."""
+    return hashlib.sha256(presets.to_toml(preset).encode()).hexdigest()[:10]
+
+
+def _flat(table: dict[str, Any], at: str = "") -> dict[str, Any]:
+    """Nested tables as dotted keys, so that `grid.parallel.sp` and `"parallel.sp"` say the same."""
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        found |= _flat(value, f"{at}{key}.") if isinstance(value, dict) else {f"{at}{key}": value}
+    return found
+
+
+def _text(value: Any) -> str:
+    return msgspec.json.encode(value).decode() if isinstance(value, bool | list) else str(value)
+
+
+def _bad(path: Path, why: str) -> TgsError:
+    return TgsError(f"{path}: {why}", exit_code=ExitCode.BAD_PRESET)
