@@ -181,9 +181,13 @@ def test_assign_replaces_dotted_keys():
 # The trace
 
 
-@pytest.mark.parametrize("mode", ["full", "selective", "none"])
-def test_a_trace_takes_as_long_as_the_plan(mode):
-    asked = preset("llama2_7b_128k", f"training.checkpointing={mode}")
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [(n, m) for n in ("llama2_7b_128k", "llama2_70b_256k") for m in ("full", "selective", "none")],
+)
+def test_a_trace_takes_as_long_as_the_plan(name, mode):
+    """With all-to-alls inside a node, and across nodes where hidden gathers share the cards."""
+    asked = preset(name, f"training.checkpointing={mode}")
     numbers = planned(asked)
     document = json.loads(msgspec.json.encode(chrome_trace(numbers, asked.name, numbers.work.accumulation)))
     events = [event for event in document["traceEvents"] if event["ph"] == "X"]

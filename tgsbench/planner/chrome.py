@@ -71,6 +71,9 @@ def _micro_step(numbers: Estimate, time: StepTime, index: int) -> Iterator[Event
     exposed = sum(
         per_micro[key] for key in ("gather_exposed", "gather_copies", "stragglers", "host", "offload")
     )
+    exchanged = (passes.forward, passes.recompute, passes.backward)
+    across = 1e6 * layers * sum(part.exchange_network for part in exchanged)
+    exposed += max(0.0, per_micro["all_to_all_network"] - across)  # cards shared with hidden gathers
     yield _span("waiting: traffic not hidden, copies, stragglers, launches", clock, exposed, _COMPUTE)
     yield from _traffic(1e6 * time.gather_s, forward_end, clock + exposed)
     yield _span(f"micro-step {index}", 0.0, clock + exposed, 0)
