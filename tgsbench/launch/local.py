@@ -83,11 +83,13 @@ def supervise(run: RunDir, on_events: OnEvents, node: Node = ONE_NODE) -> Result
 
 def _sign(run: RunDir) -> None:
     """Say in run.json which process supervises the run."""
-    manifest = run.manifest()
-    manifest.host, manifest.supervisor_pid = os.uname().nodename, os.getpid()
-    manifest.supervisor_identity = process_identity(os.getpid())
+
+    def sign(manifest: Manifest) -> None:
+        manifest.host, manifest.supervisor_pid = os.uname().nodename, os.getpid()
+        manifest.supervisor_identity = process_identity(os.getpid())
+
     try:
-        run.write("run.json", manifest)
+        run.change_manifest(sign)
     except OSError as error:
         raise run_dir.unwritable(run.path, error) from error
 

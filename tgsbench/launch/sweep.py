@@ -202,8 +202,17 @@ def _point(spec: Spec, values: dict[str, str]) -> Point:
         preflight.check(preset, machine, preset.world_size)
         _forecast(point, preset)
     except TgsError as error:
-        point.skipped = " ".join(error.msg.split())
+        point.skipped = _shortened(error)
     return point
+
+
+def _shortened(error: TgsError) -> str:
+    """The first of several problems, and how many more there are."""
+    head, *problems = error.msg.splitlines()
+    if not problems:
+        return head
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return problems[0].strip() + more
 
 
 def _forecast(point: Point, preset: Preset) -> None:

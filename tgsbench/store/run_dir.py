@@ -9,7 +9,7 @@ import re
 import secrets
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -138,6 +138,14 @@ class RunDir:
         """Every event written so far."""
         return RunTail(self.events_dir).read_all()
 
+    def change_manifest(self, change: Callable[[Manifest], None]) -> Manifest:
+        """Change run.json while nobody else does: two processes that write at once lose nothing."""
+        with _alone(self.path / ".manifest.lock"):
+            manifest = self.manifest()
+            change(manifest)
+            self.write("run.json", manifest)
+        return manifest
+
     def write(self, name: str, document: Any) -> None:
         """Write one JSON document by rename, so that no reader ever sees half of it."""
         data = msgspec.json.format(msgspec.json.encode(document), indent=2)
@@ -181,8 +189,7 @@ def create(root: Path, preset: Preset, name: str = "", exist_ok: bool = False) -
 
     Raises TgsError when the folder cannot be written or the name could leave it.
     """
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
-    run_id = name or f"{stamp}-{preset.name}-{secrets.token_hex(2)}"
+    run_id = name or _free_name(root, preset.name)
     if not _SAFE_NAME.match(run_id) or ".." in run_id:
         raise TgsError(
             f"run name {run_id!r} may hold letters, digits, '_', '.', '-' only", exit_code=ExitCode.STORE
@@ -200,6 +207,14 @@ def create(root: Path, preset: Preset, name: str = "", exist_ok: bool = False) -
     except OSError as error:
         raise unwritable(run.path, error) from error
     return run
+
+
+def _free_name(root: Path, preset_name: str) -> str:
+    """Time, preset, and a tag that no run of this second has: four hex digits meet after 300 runs."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+    while (root / (run_id := f"{stamp}-{preset_name}-{secrets.token_hex(2)}")).exists():
+        continue
+    return run_id
 
 
 @contextlib.contextmanager
@@ -221,6 +236,18 @@ def claimed(run: RunDir, node_rank: int = 0) -> Iterator[None]:
                 hint="start a new run; `tgsbench show` prints this one",
                 exit_code=ExitCode.STORE,
             )
+        yield
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Wait for the lock of a file; a file system without locks is used without."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(fd, fcntl.LOCK_EX)
         yield
     finally:
         os.close(fd)
