@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -102,6 +103,33 @@ async def test_a_newer_event_protocol_is_a_message_with_its_remedy(runs_root, ad
     app = TgsApp(runs_root=runs_root, opens=session.follow(run))
     async with app.run_test(size=(200, 40)) as pilot:
         await shows(pilot, "event protocol 9", "upgrade tgsbench")
+
+
+ABSURD = {
+    "step_s": ("1e308", "5e-324", "-1", "0"),
+    "tokens": ("9223372036854775807", "1" + "0" * 400),
+    "mem_peak": ("-9223372036854775808", "1" + "0" * 400),
+    "step": ("9223372036854775000", "1" + "0" * 400),
+    "loss_sum": ("1e308",),
+    "util": ("1e300",),
+    "t": ("-1e308",),
+}
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(("key", "value"), [(k, v) for k, values in ABSURD.items() for v in values], ids=lambda text: text[:8])
+async def test_absurd_numbers_in_events_are_shown_or_skipped(runs_root, add_run, key, value):
+    run = add_run("absurd")
+    for file in run.events_dir.iterdir():
+        file.write_text(re.sub(rf'"{key}":[-\d.]+', f'"{key}":{value}', file.read_text()))
+    app = TgsApp(runs_root=runs_root, opens=session.follow(run))
+    async with app.run_test(size=(160, 40)) as pilot:
+        await until(pilot, lambda: app.session.is_over)
+        assert not app.session.message
+        for pane in "cruoa":
+            await pilot.press(pane)
+            await pilot.pause()
+        assert "step time by rank" in text_of(app)
 
 
 class FakeSupervisor:

@@ -140,3 +140,24 @@ def test_patience_is_two_steps_within_one_and_a_half_to_three_heartbeats(heartbe
 
 def test_more_ranks_are_looked_at_less_often_but_once_a_second():
     assert [poll_period_s(world) for world in (2, 64, 320, 1024, 100_000)] == [0.1, 0.1, 0.5, 1.0, 1.0]
+
+
+def test_ranks_whose_files_hold_fewer_steps_a_byte_lose_no_step(tmp_path):
+    """Rank 0 also writes samples: read by bytes alone, 3,000 of its steps lie behind the others'."""
+    site, num = Site(tmp_path, 2), 4000
+    for step in range(num):
+        done = [Step(step=step, step_s=STEP_S, tokens=1, labels=1) for _ in range(2)]
+        site.write(0, *(Gpu(util=50.0, power_w=400.0) for _ in range(4)), done[0])
+        site.write(1, done[1])
+    while not site.merge.caught_up or (site.merge.live.num_complete < num and site.merge.poll(0.0)):
+        site.merge.poll(0.0)
+    assert (site.merge.live.num_complete, site.merge.live.num_partial) == (num, 0)
+
+
+def test_a_rank_that_says_nothing_more_holds_the_others_up_only_so_long(tmp_path):
+    site, num = Site(tmp_path, 2), 3000
+    site.write(1, *(Step(step=step, step_s=STEP_S, tokens=1, labels=1) for step in range(num)))
+    for _ in range(100):
+        site.merge.poll(0.0)
+    assert site.merge.caught_up
+    assert site.merge.live.num_partial > num - 600

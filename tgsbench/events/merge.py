@@ -50,7 +50,7 @@ class Merge:
         """
         before = self.live.num_events
         now_s = time.monotonic() if now_s is None else now_s
-        for piece in self._tail.pieces(_PIECE_BYTES):
+        for piece in self._tail.pieces(_PIECE_BYTES, self.live.is_ahead):
             self.live.take(piece, now_s)
         self.live.close_steps()
         return self.live.num_events - before

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -39,7 +39,8 @@ class FileTail:
         """Lines of unknown type, damaged lines, duplicates and lines of another rank."""
         self.at_end = False
         """Whether the last read came to the end of what is written."""
-        self._rank = rank_of(path.name)
+        self.rank = rank_of(path.name)
+        """Whose file it is, as `rank_of` says."""
         self._position = 0
         self._torn = b""
         self._expected_seq = 0
@@ -76,7 +77,7 @@ class FileTail:
             return self._decode_each(lines)
         end = self._expected_seq + len(events)
         in_order = [event.seq for event in events] == list(range(self._expected_seq, end))
-        mine = self._rank is None or [event.rank for event in events].count(self._rank) == len(events)
+        mine = self.rank is None or [event.rank for event in events].count(self.rank) == len(events)
         known = [event.v for event in events].count(PROTOCOL_VERSION) == len(events)
         if not (in_order and mine and known) or self._ahead:
             return self._decode_each(lines)
@@ -133,7 +134,7 @@ class FileTail:
 
     def _is_mine(self, rank: int) -> bool:
         """Every line of rank00003.jsonl speaks for rank 3: figures of one rank never count twice."""
-        return self._rank is None or rank == self._rank
+        return self.rank is None or rank == self.rank
 
     def _is_new(self, seq: int) -> bool:
         """Remember which sequence numbers were seen, in constant memory while they arrive in order."""
@@ -176,10 +177,23 @@ class RunTail:
         """New events of all ranks, each rank's in its order, from at most `max_bytes` of each file."""
         return [event for events in self.pieces(max_bytes) for event in events]
 
-    def pieces(self, max_bytes: int = _CHUNK) -> Iterator[list[Event]]:
-        """As `poll`, file by file: folded at once, a piece is still in the processor's cache."""
+    def pieces(
+        self, max_bytes: int = _CHUNK, is_ahead: Callable[[int], bool] | None = None
+    ) -> Iterator[list[Event]]:
+        """As `poll`, file by file: folded at once, a piece is still in the processor's cache.
+
+        A file whose rank `is_ahead` waits while the others have something: of a rank that also writes
+        samples, the same bytes hold fewer steps. Where the others have nothing, waiting would not help.
+        """
         self._discover()
+        waiting, any_read = [], False
         for tail in self._files.values():
+            if is_ahead is not None and is_ahead(tail.rank or 0):
+                waiting.append(tail)
+            elif events := tail.read(max_bytes):
+                any_read = True
+                yield events
+        for tail in [] if any_read else waiting:
             if events := tail.read(max_bytes):
                 yield events
 

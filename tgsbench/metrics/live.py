@@ -12,7 +12,7 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Any
 
-from tgsbench.metrics.pending import ClosedStep, PendingSteps
+from tgsbench.metrics.pending import MAX_PENDING_STEPS, ClosedStep, PendingSteps
 from tgsbench.metrics.result import step_tgs
 from tgsbench.metrics.trend import StepGrid, StepRow, Trend
 from tgsbench.schema import events as ev
@@ -173,6 +173,10 @@ class LiveRun:
             self._note(Note(event.rank, event.t, "warning", event.code, event.msg, event.hint))
         else:
             self.num_foreign += 1
+
+    def is_ahead(self, rank: int) -> bool:
+        """Has the rank so many steps waiting for others that it had better be read more slowly?"""
+        return 0 <= rank < self.world and self.pending.num_waiting(rank) > MAX_PENDING_STEPS // 4
 
     @property
     def num_ignored(self) -> int:

@@ -78,6 +78,10 @@ class PendingSteps:
     def __len__(self) -> int:
         return len(self._phases)
 
+    def num_waiting(self, rank: int) -> int:
+        """Steps that the rank has reported and that are still open."""
+        return len(self._columns[rank].step_s)
+
     def add(self, rank: int, steps: list[Step]) -> None:
         """Take in some steps of one rank."""
         column = self._columns[rank]

@@ -78,6 +78,10 @@ def draw(
     return [*body, [_x_axis(chart, x_limits, gutter, columns)]]
 
 
+_LARGEST = 1e300
+"""Beyond it differences overflow: such a value is drawn at the edge and does not stretch the axis."""
+
+
 def _empty(columns: int, rows: int) -> list[list[Run]]:
     text = "no data yet"[: max(0, columns)]
     middle = max(0, rows // 2)
@@ -85,7 +89,8 @@ def _empty(columns: int, rows: int) -> list[list[Run]]:
 
 
 def _y_limits(chart: Chart) -> tuple[float, float] | None:
-    finite = [v for line in chart.lines for side in (line.y, line.low, line.high) for v in side if v - v == 0]
+    sides = (side for line in chart.lines for side in (line.y, line.low, line.high))
+    finite = [v for side in sides for v in side if -_LARGEST < v < _LARGEST]
     if not finite:
         return None
     finite += [v for band in chart.bands for v in (band.low, band.high)]
@@ -96,7 +101,8 @@ def _y_limits(chart: Chart) -> tuple[float, float] | None:
 
 def _x_limits(chart: Chart) -> tuple[float, float]:
     values = [x for line in chart.lines for x in line.x]
-    return min(values), max(max(values), min(values) + 1)
+    low = min(values)
+    return low, max(max(values), low + max(1.0, abs(low) * 1e-9))  # low + 1 is low from 2^53 on
 
 
 def _draw_band(canvas: Canvas, band: Band, limits: tuple[float, float]) -> None:

@@ -6,14 +6,19 @@ Derived figures (TGS, TFLOPs, MFU) never appear here: `tgsbench.metrics` compute
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 
 PROTOCOL_VERSION = 1
 
 PhaseName = Literal["init", "data", "build", "warmup", "measure", "profile", "teardown"]
 PHASES: tuple[PhaseName, ...] = ("init", "data", "build", "warmup", "measure", "profile", "teardown")
+
+Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+"""What a rank counts: JSON has longer numbers, which no float holds; a line with one is a damaged line."""
+Seconds = Annotated[float, Meta(ge=0, le=1e9)]
+"""How long something took; 30 years at most, so that sums stay finite."""
 
 
 class _Event(Struct, tag_field="type", kw_only=True):
@@ -28,12 +33,12 @@ class _Event(Struct, tag_field="type", kw_only=True):
 class Hello(_Event, tag="hello"):
     """First event of a rank: who and where it is."""
 
-    world: int
+    world: Int64
     host: str
     device: str
     """Device name as the driver reports it, or "cpu"."""
-    pid: int = 0
-    local_rank: int = 0
+    pid: Int64 = 0
+    local_rank: Int64 = 0
     unix_t: float = 0.0
     """Wall clock at `t`, to line hosts up."""
     versions: dict[str, str] = field(default_factory=dict)
@@ -50,13 +55,13 @@ class Data(_Event, tag="data"):
     """What packing did, written by rank 0 only."""
 
     corpus: str
-    num_documents: int
-    num_tokens: int
-    num_full: int
-    num_short: int
+    num_documents: Int64
+    num_tokens: Int64
+    num_full: Int64
+    num_short: Int64
     mean_pack_tokens: float
-    tokens_lost: int
-    tokens_padded: int
+    tokens_lost: Int64
+    tokens_padded: Int64
     attended_len: float = 0.0
     """Σ len² / Σ len over documents: what attention sees per token under a document mask."""
     cached: bool = False
@@ -74,51 +79,51 @@ class Kernel(_Event, tag="kernel"):
 class Step(_Event, tag="step", gc=False):
     """One optimizer step as one rank saw it."""
 
-    step: int
+    step: Int64
     """Counts from 0 over warm-up, measured and profiled steps."""
     phase: str = "measure"
-    tokens: int = 0
+    tokens: Int64 = 0
     """Real tokens in this rank's shards."""
-    labels: int = 0
-    micro_steps: int = 1
-    step_s: float = 0.0
-    data_s: float = 0.0
+    labels: Int64 = 0
+    micro_steps: Int64 = 1
+    step_s: Seconds = 0.0
+    data_s: Seconds = 0.0
     loss_sum: float = 0.0
     """Sum of token losses over this rank's labels."""
     grad_norm: float = 0.0
-    mem_alloc: int = 0
-    mem_reserved: int = 0
-    mem_peak: int = 0
+    mem_alloc: Int64 = 0
+    mem_reserved: Int64 = 0
+    mem_peak: Int64 = 0
     """Bytes since the step began; CPU: resident set size."""
-    a2a_calls: int = 0
-    a2a_bytes: int = 0
+    a2a_calls: Int64 = 0
+    a2a_bytes: Int64 = 0
     """Bytes this rank handed to all-to-all, its own share included."""
-    pack_tokens: int = 0
+    pack_tokens: Int64 = 0
     """Real tokens of the whole packs, reported by the first rank of each sp group only."""
-    seen_checksum: int = 0
+    seen_checksum: Int64 = 0
     """Position-weighted sum over the tokens this rank was fed, modulo 2^61 − 1."""
-    pack_checksum: int = 0
+    pack_checksum: Int64 = 0
     """The same over the whole packs, reported by the first rank of each sp group only."""
 
 
 class Depth(_Event, tag="depth", gc=False):
     """One micro-step and one optimizer step of an emulated rank with its first `num_layers` layers."""
 
-    num_layers: int
-    built_layers: int
+    num_layers: Int64
+    built_layers: Int64
     """Layers that hold parameters and optimizer states meanwhile."""
-    index: int
+    index: Int64
     """Repetition; all depths take turns in each."""
-    micro_step_s: float
-    optimizer_s: float
-    local_tokens: int
+    micro_step_s: Seconds
+    optimizer_s: Seconds
+    local_tokens: Int64
     """Tokens of this rank in a micro-step."""
-    state_bytes_per_layer: int = 0
+    state_bytes_per_layer: Int64 = 0
     """This rank's shard of a layer's parameters and optimizer states."""
-    mem_peak: int = 0
-    mem_alloc: int = 0
-    a2a_calls: int = 0
-    a2a_bytes: int = 0
+    mem_peak: Int64 = 0
+    mem_alloc: Int64 = 0
+    a2a_calls: Int64 = 0
+    a2a_bytes: Int64 = 0
 
 
 class Gpu(_Event, tag="gpu", gc=False):
@@ -135,7 +140,7 @@ class Gpu(_Event, tag="gpu", gc=False):
 class Heartbeat(_Event, tag="heartbeat", gc=False):
     """The rank is alive (written by a thread, so also while it is stuck in a collective)."""
 
-    step: int = 0
+    step: Int64 = 0
 
 
 class Claimed(_Event, tag="claimed"):
@@ -150,8 +155,8 @@ class Trace(_Event, tag="trace"):
 
     path: str
     steps: list[int] = field(default_factory=list)
-    num_bytes: int = 0
-    export_s: float = 0.0
+    num_bytes: Int64 = 0
+    export_s: Seconds = 0.0
 
 
 class Warn(_Event, tag="warn"):

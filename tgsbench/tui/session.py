@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -33,8 +33,8 @@ FAST_FORWARD = 3600.0
 class Feed(Protocol):
     """A source of events."""
 
-    def pieces(self) -> Iterator[list[Event]]:
-        """What is new, in portions."""
+    def pieces(self, is_ahead: Callable[[int], bool]) -> Iterator[list[Event]]:
+        """What is new, in portions; a rank that is ahead of the others may wait."""
         ...
 
     @property
@@ -49,9 +49,9 @@ class FollowFeed:
     def __init__(self, events_dir: Path) -> None:
         self._tail = RunTail(events_dir)
 
-    def pieces(self) -> Iterator[list[Event]]:
+    def pieces(self, is_ahead: Callable[[int], bool]) -> Iterator[list[Event]]:
         """New events, a piece of each file."""
-        return self._tail.pieces(PIECE_BYTES)
+        return self._tail.pieces(PIECE_BYTES, is_ahead)
 
     @property
     def caught_up(self) -> bool:
@@ -76,7 +76,7 @@ class ReplayFeed:
         """Position to catch up to, seconds since the run's first event."""
         self._last = time.monotonic()
 
-    def pieces(self) -> Iterator[list[Event]]:
+    def pieces(self, is_ahead: Callable[[int], bool]) -> Iterator[list[Event]]:
         """What happened since the last call."""
         now = time.monotonic()
         if not self.paused:
@@ -147,7 +147,7 @@ class Session:
         deadline = time.monotonic() + budget_s
         while time.monotonic() < deadline:
             try:
-                for piece in self.feed.pieces():
+                for piece in self.feed.pieces(self.view.live.is_ahead):
                     with self.lock:
                         self.view.live.take(piece, time.monotonic())
                 with self.lock:
