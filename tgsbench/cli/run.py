@@ -5,12 +5,13 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
 from tgsbench import presets
 from tgsbench.cli import diagnostics, output
-from tgsbench.cli.progress import progress_for
+from tgsbench.cli.progress import RunProgress, progress_for
 from tgsbench.cli.terminal import require_terminal
 from tgsbench.engines import environments
 from tgsbench.engines.external import support
@@ -148,10 +149,8 @@ def run_headless(run_folder: RunDir, preset: Preset, as_json: bool, node: Node =
     """Supervise the run from this process, with progress on the right stream."""
     with progress_for(preset, to_stderr=as_json) as progress:
         progress.narrate(f"run {run_folder.path}")
-        if text := forecast_text(run_folder.manifest().prediction):
-            progress.narrate(f"predicted {text}")
-        if note := forecast_note(preset, run_folder.manifest().prediction):
-            progress.narrate(note)
+        if node.node_rank == 0:  # run.json is the first node's: another node may come before it is there
+            _say_forecast(progress, preset, run_folder.manifest().prediction)
         result = local.supervise(run_folder, progress.update, node)
     try:
         print_result(result, as_json)
@@ -161,6 +160,13 @@ def run_headless(run_folder: RunDir, preset: Preset, as_json: bool, node: Node =
         output.drop()
     report_failure(result, run_folder)
     return result
+
+
+def _say_forecast(progress: RunProgress, preset: Preset, prediction: dict[str, Any] | None) -> None:
+    if text := forecast_text(prediction):
+        progress.narrate(f"predicted {text}")
+    if note := forecast_note(preset, prediction):
+        progress.narrate(note)
 
 
 def print_result(result: Result, as_json: bool) -> None:

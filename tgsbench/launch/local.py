@@ -95,7 +95,8 @@ def _sign(run: RunDir) -> None:
 
 
 def _start(run: RunDir, preset: Preset, node: Node) -> Child:
-    emulated = run.manifest().emulated
+    # A later node may start before the first has written run.json; an emulated rank needs one machine.
+    emulated = node.nnodes == 1 and run.manifest().emulated
     argv = agent_argv(run.path.resolve(), preset, node, emulated=emulated)
     # An emulated rank on a CPU gets the threads that it would have among the others.
     nproc = preset.world_size // node.nnodes
