@@ -88,3 +88,10 @@ def test_missing_all_to_alls_and_impossible_times_are_said():
     assert "all-to-alls" in problems
     assert "too noisy" in problems
     assert "no forecast" in problems
+
+
+def test_a_forecast_without_time_counts_as_no_forecast_of_communication():
+    memory_only = {"tgs": None, "time": {}, "memory": {"tensors_gib": 4.0}}
+    assert any("communication counts as 0" in text for text in _projected(_events(), memory_only).problems)
+    known = {"time": COMMUNICATION}
+    assert not any("counts as 0" in text for text in _projected(_events(), known).problems)

@@ -109,7 +109,7 @@ def run(
     preflight.check(preset, preflight.this_machine(), 1 if emulate else preset.world_size)
     run_folder = run_dir.create(root, preset, run_name)
     manifest = local.prepare_run(run_folder, preset, emulated=emulate)
-    if emulate and manifest.prediction is None:
+    if emulate and not (manifest.prediction or {}).get("time"):
         diagnostics.warn("no forecast, so no time for communication", "tgsbench plan says why")
     if not in_terminal:
         result = run_headless(run_folder, preset, as_json)

@@ -156,8 +156,8 @@ def _problems(
         wanted = calls * depth // share, num_bytes * depth // share
         if any((e.a2a_calls, e.a2a_bytes) != wanted for e in events):
             problems.append(f"{depth} layers did not make the {wanted[0]} all-to-alls that they must")
-    if prediction is None and preset.world_size > 1:
-        problems.append("no forecast for this hardware: communication counts as 0")
+    if not (prediction or {}).get("time") and preset.world_size > 1:
+        problems.append("no forecast of time for this hardware: communication counts as 0")
     if any(line.micro_layer_s <= 0 for line in _lines(by_depth)):
         problems.append("a repetition was slower with fewer layers: the machine is too noisy or busy")
     return problems

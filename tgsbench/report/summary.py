@@ -59,8 +59,9 @@ def _emulated(result: Result) -> list[tuple[str, str]]:
         ("measured", f"{units.duration(emulated.compute_s)} of computation in a step of all layers"),
         (
             "modelled",
-            f"{units.duration(emulated.communication_s)} of communication, {share} of the step"
-            + (f": {parts}" if parts else ""),
+            f"{units.duration(emulated.communication_s)} of communication, {share} of the step: {parts}"
+            if parts
+            else "no communication",
         ),
         (
             "projected",
