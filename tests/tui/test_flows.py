@@ -2,6 +2,7 @@
 
 import base64
 import json
+import sys
 
 import pytest
 
@@ -372,3 +373,40 @@ async def test_the_live_view_shows_what_was_predicted_beside_what_is_measured(ru
     async with app.run_test(size=(120, 40)) as pilot:
         text = await shows(pilot, "predicted 900.0 (800.0 to 1,000), measured 1.02×")
         assert "xtuner published 948.6 │ predicted" in text
+
+
+SERVER = (
+    "import sys, time; print('made 8 files', flush=True);"
+    "print('open http://127.0.0.1:6123/#pytorch_profiler', file=sys.stderr, flush=True); time.sleep(600)"
+)
+
+
+@pytest.fixture
+def traced(runs_root, add_run):
+    run = add_run("traced")
+    (run.path / "profile" / "rank00000.pt.trace.json.gz").write_bytes(b"")
+    return TgsApp(runs_root=runs_root, opens=session.follow(run))
+
+
+async def test_t_starts_tensorboard_shows_its_address_and_it_ends_with_the_ui(traced, monkeypatch):
+    monkeypatch.setattr("tgsbench.tui.tensorboard.command", lambda run: [sys.executable, "-c", SERVER])
+    async with traced.run_test(size=(80, 24)) as pilot:
+        await pilot.press("4")
+        await shows(pilot, "[Shares]")
+        await pilot.press("t")
+        await shows(pilot, "TensorBoard: http://127.0.0.1:6123/#pytorch_profiler")
+        server = traced.tensorboard
+        assert server.is_alive
+        await pilot.press("t")
+        assert traced.tensorboard is server
+    assert not server.is_alive
+
+
+async def test_a_tensorboard_that_does_not_start_says_why(traced, monkeypatch):
+    refusal = "import sys; sys.exit('error: no command called tensorboard')"
+    monkeypatch.setattr("tgsbench.tui.tensorboard.command", lambda run: [sys.executable, "-c", refusal])
+    async with traced.run_test(size=(120, 40)) as pilot:
+        await pilot.press("4")
+        await shows(pilot, "[Shares]")
+        await pilot.press("t")
+        await shows(pilot, "TensorBoard did not start: no command called tensorboard")

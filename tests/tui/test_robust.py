@@ -117,7 +117,9 @@ ABSURD = {
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize(("key", "value"), [(k, v) for k, values in ABSURD.items() for v in values], ids=lambda text: text[:8])
+@pytest.mark.parametrize(
+    ("key", "value"), [(k, v) for k, values in ABSURD.items() for v in values], ids=lambda text: text[:8]
+)
 async def test_absurd_numbers_in_events_are_shown_or_skipped(runs_root, add_run, key, value):
     run = add_run("absurd")
     for file in run.events_dir.iterdir():

@@ -26,6 +26,7 @@ from tgsbench.tui.config import UiConfig, load_config, save_config
 from tgsbench.tui.messages import SessionOpened
 from tgsbench.tui.screens import dialogs
 from tgsbench.tui.session import Session
+from tgsbench.tui.tensorboard import TensorBoard
 
 
 def _screen(module: str, name: str) -> Callable[[], Screen[Any]]:
@@ -74,6 +75,7 @@ class TgsApp(App[int]):
         if self.no_color:
             self._extra_filters.append(NoColor())
         self.profile_run: RunDir | None = None
+        self.tensorboard: TensorBoard | None = None
 
     def get_line_filters(self) -> Sequence[LineFilter]:
         """Textual's filters; NO_COLOR leaves no colour at all, not even grey."""
@@ -158,9 +160,17 @@ class TgsApp(App[int]):
         self.profile_run = run
         self.switch_mode("profile")
 
-    def start_tensorboard(self, run: RunDir) -> None:
-        """Start TensorBoard on a run's traces, on loopback; it ends with the UI."""
-        self.notify(f"tgsbench tensorboard {run.path}")
+    def start_tensorboard(self, run: RunDir) -> TensorBoard:
+        """Start TensorBoard on a run's traces, on loopback, in place of an earlier one; ends with the UI."""
+        if self.tensorboard is not None:
+            self.tensorboard.close()
+        self.tensorboard = TensorBoard(run)
+        return self.tensorboard
+
+    def on_unmount(self) -> None:
+        """Nothing that was started for looking at outlives the UI; runs do."""
+        if self.tensorboard is not None:
+            self.tensorboard.close()
 
     def _try(self, work: Callable[[], None]) -> None:
         """Do it, or say why it cannot be done."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import ClassVar
 
 import msgspec
@@ -75,6 +76,8 @@ class ProfileScreen(ModeScreen):
         self._rank: int | None = None
         """None: all ranks together."""
         self._pane = "shares"
+        self._server_run = ""
+        """Folder of the run that TensorBoard shows, or is about to; empty: none."""
 
     def compose_body(self) -> ComposeResult:
         """One line, panes; a text instead while there is nothing."""
@@ -197,7 +200,31 @@ class ProfileScreen(ModeScreen):
         if self._run is None or not profiles.has_traces(self._run):
             self.notify("this run has no traces to show in TensorBoard")
             return
-        self.tgs.start_tensorboard(self._run)
+        if self._server_run == str(self._run.path):
+            self.notify("it is up already, or coming up: see the line above the tables")
+            return
+        self._server_run = str(self._run.path)
+        self._serve(self._run)
+
+    @work(thread=True, exclusive=True, group="tensorboard", exit_on_error=False)
+    def _serve(self, run: RunDir) -> None:
+        say = self._say_server
+        self.app.call_from_thread(say, f"starting TensorBoard on {run.run_id} …")
+        try:
+            server = self.tgs.start_tensorboard(run)
+            address = server.address()
+        except (TgsError, OSError) as error:
+            self._server_run = ""
+            self.app.call_from_thread(say, f"✗ {error.msg if isinstance(error, TgsError) else error}")
+            return
+        self.app.call_from_thread(say, f"TensorBoard: {address}   (this machine only; ends with the UI)")
+        server.drain()
+        self._server_run = ""
+        with contextlib.suppress(RuntimeError):  # the UI is ending, the server with it
+            self.app.call_from_thread(say, "TensorBoard has ended; t starts it again")
+
+    def _say_server(self, text: str) -> None:
+        self.query_one("#profile-server", Line).show(f" {text}")
 
 
 SHARE_EXPLAINS = {"share": "profile_share", "exposed": "profile_exposed", "hidden": "profile_hidden"}
