@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "sweep": ("tgsbench.cli.sweep", "Run a grid of presets, resumable; search the longest sequence."),
     "report": ("tgsbench.cli.report", "Runs beside published and predicted figures: page, table, CSV, JSON."),
     "import": ("tgsbench.cli.import_", "Read another tool's log or table as a row."),
+    "export": ("tgsbench.cli.export", "Runs as JSON lines, Parquet, MLflow, W&B offline or TensorBoard."),
     "convention": ("tgsbench.cli.convention", "Find the FLOPs convention behind somebody's TFLOPs."),
     "profile": ("tgsbench.cli.profile", "Where the step's time goes: analyse captured traces."),
     "supervise": ("tgsbench.cli.supervise", ""),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sys
@@ -19,6 +20,8 @@ from tgsbench.schema.events import Event, Trace
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Manifest, Outcome, Result
 from tgsbench.store import results, run_dir
+from tgsbench.store.export import tensorboard_log
+from tgsbench.store.export.series import series_of
 from tgsbench.store.run_dir import RunDir
 from tgsbench.system.environment import describe_environment, host_name
 from tgsbench.system.lifetime import process_identity
@@ -138,6 +141,7 @@ def _conclude(run: RunDir, outcome: Outcome, node: Node) -> Result:
             return _first_nodes_result(run, outcome)
         missing = _wait_for(run, [run_dir.numbered("outcome.json", n) for n in range(1, node.nnodes)])
         result = results.store_result(run, _collect_traces(run))
+        _log_for_tensorboard(run)
         if missing:
             result.warnings.append(f"no word from {len(missing)} of {node.nnodes} nodes at the end")
         return result
@@ -147,6 +151,14 @@ def _conclude(run: RunDir, outcome: Outcome, node: Node) -> Result:
     result = results.build_result(run, outcome)
     result.warnings.append(f"this result is not stored: {reason}")
     return result
+
+
+def _log_for_tensorboard(run: RunDir) -> None:
+    """Scalars and hparams beside the result, where tensorboard is installed; without them nothing is lost."""
+    if not tensorboard_log.is_installed():
+        return
+    with contextlib.suppress(OSError, ImportError, TgsError):
+        tensorboard_log.write(series_of(run), run.path / tensorboard_log.FOLDER)
 
 
 def _collect_traces(run: RunDir) -> list[str]:
