@@ -13,9 +13,7 @@ import msgspec
 from tgsbench import units
 from tgsbench.cli import diagnostics, output
 from tgsbench.errors import TgsError
-from tgsbench.launch import detached
 from tgsbench.schema.run import Manifest
-from tgsbench.store import archive as archives
 from tgsbench.store import index, prune, run_dir
 from tgsbench.store.index import Summary
 from tgsbench.store.run_dir import RunDir
@@ -106,6 +104,8 @@ def prune_runs(
         tagged=tagged,
         now_unix=time.time(),
     )
+    from tgsbench.launch import detached
+
     for summary in chosen:
         if yes:
             detached.discard(RunDir(root / summary.run_id))
@@ -131,6 +131,8 @@ def archive_runs(
         found |= {run_id: RunDir(root / run_id) for run_id in tagged}
     if not found:
         raise TgsError("no run to archive", hint="tgsbench runs archive FILE.tar.gz latest")
+    from tgsbench.store import archive as archives
+
     sums = archives.pack(list(found.values()), file)
     output.line(f"{file}: {len(found)} runs, {len(sums.members)} files, {units.size(file.stat().st_size)}")
 
@@ -141,6 +143,8 @@ def archive_runs(
 @click.pass_context
 def restore_runs(ctx: click.Context, file: Path, folder: Path | None) -> None:
     """Bring the runs of an archive back; nothing appears unless every checksum holds."""
+    from tgsbench.store import archive as archives
+
     for name in archives.unpack(file, _root(ctx, folder)):
         output.line(name)
 
@@ -162,15 +166,10 @@ def _row(root: Path, summary: Summary) -> dict[str, object]:
 def _table(found: Sequence[Summary]) -> list[str]:
     """Aligned lines; rich takes 3 s for a table of 10,000 rows."""
     cells = [_HEAD, *map(_cells, found)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return ["  ".join(_aligned(row, widths)).rstrip() for row in cells]
-
-
-def _aligned(row: Sequence[str], widths: Sequence[int]) -> list[str]:
-    return [
-        cell.rjust(width) if column in _RIGHT else cell.ljust(width if column < len(widths) - 1 else 0)
-        for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-    ]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)][:-1]
+    columns = [f"{{:{'>' if i in _RIGHT else '<'}{width}}}" for i, width in enumerate(widths)]
+    line = "  ".join([*columns, "{}"]).format
+    return [line(*row).rstrip() for row in cells]
 
 
 def _cells(summary: Summary) -> tuple[str, ...]:
