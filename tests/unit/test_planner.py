@@ -150,6 +150,10 @@ def test_offloading_needs_host_memory():
     assert plan.memory.host_gib == pytest.approx(8 * (12 + 2) * shard / GIB)
     assert plan.memory.items["optimizer_states"] == 0
     assert predict(presets.resolve("llama2_70b_8k", []).preset).memory.host_gib == 0
+    assert not any("host memory" in note for note in plan.notes)
+    long = ["engine.activation_offload=true", "workload.seq_len=32M"]
+    notes = predict(presets.resolve("llama2_70b_1M", long).preset).notes
+    assert any("host memory a node: more than a usual node has (1792.00 GiB)" in n for n in notes), notes
 
 
 # Laws

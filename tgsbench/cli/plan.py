@@ -217,7 +217,7 @@ def _calibrate(names: tuple[str, ...], folder: Path | None, as_json: bool) -> No
 
     def lines() -> list[str]:
         errors = [
-            f"  {label:<44} predicted {error:+.1%} of measured" for label, error in found.errors.items()
+            f"  {label:<44} predicted {error:+.1%} against measured" for label, error in found.errors.items()
         ]
         bar = percent(found.constants.error_share)
         return [f"constants of {found.constants.name} written to {path}", *errors, f"error bar ±{bar}"]

@@ -13,6 +13,7 @@ from tgsbench.errors import TgsError
 from tgsbench.planner.machine import Machine
 from tgsbench.planner.plan import Estimate, estimate
 from tgsbench.planner.systems import SYSTEMS, System
+from tgsbench.planner.verdict import host_fits
 from tgsbench.presets.validate import mesh_problems, valid_sp
 from tgsbench.schema.plan import Advice
 from tgsbench.schema.preset import Preset
@@ -86,13 +87,15 @@ def _candidates(preset: Preset) -> Iterator[tuple[dict[str, Any], int, str]]:
 
 
 def _try(change: Change, system: System, machine: Machine) -> Estimate | None:
-    """The changed preset's numbers; None where the change has no known speed."""
+    """The changed preset's numbers; None where the change has no known speed or overfills a usual host."""
     if "engine.name" in change.sets:
         system = SYSTEMS[change.preset.engine.name]
     try:
-        return estimate(change.preset, system, machine)
+        numbers = estimate(change.preset, system, machine)
     except TgsError:
         return None
+    ranks = min(numbers.work.world, numbers.work.gpus_per_node)
+    return numbers if host_fits(numbers.memory, ranks) else None
 
 
 def _remedies(base: Estimate, known: list[tuple[Change, Estimate]]) -> list[Advice]:

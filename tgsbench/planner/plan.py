@@ -14,7 +14,7 @@ from tgsbench.planner.memory import MemoryPlan, memory_plan
 from tgsbench.planner.systems import System, find_system
 from tgsbench.planner.terms import term_sources
 from tgsbench.planner.time import StepTime, step_time
-from tgsbench.planner.verdict import breaking_item, verdict_of
+from tgsbench.planner.verdict import HOST_GIB_PER_GPU, breaking_item, host_fits, verdict_of
 from tgsbench.planner.work import Work, work_of
 from tgsbench.schema.hardware import Constants
 from tgsbench.schema.plan import Plan, PlannedMemory, TgsRange, Verdict
@@ -130,7 +130,7 @@ def assemble(preset: Preset, system: System, machine: Machine, numbers: Estimate
         reason=_reason(numbers, machine),
         error_bar=why,
         terms=term_sources(work, system, machine, times, items),
-        notes=_notes(preset, system, machine),
+        notes=_notes(preset, system, machine) + _host_note(numbers),
     )
 
 
@@ -177,6 +177,19 @@ def _reason(numbers: Estimate, machine: Machine) -> str:
     if numbers.verdict == "fits":
         return text
     return f"{text}; the largest item is {largest}"
+
+
+def _host_note(numbers: Estimate) -> list[str]:
+    """Host memory is no part of the verdict, for the node's is not known: a usual one's is said."""
+    work, memory = numbers.work, numbers.memory
+    ranks = min(work.world, work.gpus_per_node)
+    if host_fits(memory, ranks):
+        return []
+    usual = gib(HOST_GIB_PER_GPU * GIB * ranks)
+    return [
+        f"offloading pins {gib(memory.host_bytes)} of host memory a node: "
+        f"more than a usual node has ({usual})"
+    ]
 
 
 def _notes(preset: Preset, system: System, machine: Machine) -> list[str]:
