@@ -19,6 +19,7 @@ from tgsbench.errors import ExitCode, TgsError
 from tgsbench.launch.command import agent_argv
 from tgsbench.metrics.observe import observe
 from tgsbench.metrics.result import finalize
+from tgsbench.report.summary import summary_lines
 from tgsbench.schema.events import Bye, Claimed, Data, Error, Hello, Step
 from tgsbench.schema.run import Manifest
 
@@ -167,6 +168,8 @@ def test_the_result_holds_our_figure_and_the_claimed_one():
     assert result.packing.share_padded == pytest.approx(0.25)
     assert result.integrity.tokens_ok is None
     assert result.attention.startswith("llamafactory/")
+    shown = "\n".join(summary_lines(result))
+    assert "1,333 (throughput), as llamafactory counts" in shown
 
 
 OOM = """\

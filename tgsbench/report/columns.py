@@ -40,7 +40,7 @@ def _published(system: str) -> list[Column]:
     return [
         Column(f"{name} TGS", lambda e: _tgs(row(e))),
         Column(f"{name} TFLOPs", lambda e: _tflops(row(e))),
-        Column(f"{name} MFU", lambda e: _mfu(row(e), e)),
+        Column(f"{name} MFU (model)", lambda e: _mfu(row(e), e)),
     ]
 
 
@@ -57,7 +57,7 @@ _MEASURED = [
     Column("measured TGS", lambda e: _tgs(e.measured)),
     Column("95 % interval", lambda e: _interval(e.measured)),
     Column("TFLOPs", lambda e: _tflops(e.measured)),
-    Column("MFU", lambda e: _mfu(e.measured, e)),
+    Column("MFU (model)", lambda e: _mfu(e.measured, e)),
     Column("memory", lambda e: _memory(e.measured)),
     Column("against published", _verdicts),
     Column("run", lambda e: e.measured.label if e.measured else ""),

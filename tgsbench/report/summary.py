@@ -17,6 +17,7 @@ def summary_lines(result: Result) -> list[str]:
         ("mesh", f"{result.world_size} ranks on {result.device}: dp {result.dp} x sp {result.sp}"),
         ("TGS", tgs_text(result) if result.emulated is None else ""),
         *_emulated(result),
+        ("claimed", _claimed(result)),
         ("TFLOPs", _tflops(result)),
         ("step", _step(result)),
         ("memory", _memory(result)),
@@ -99,6 +100,13 @@ def _tflops(result: Result) -> str:
         else "no MFU: no peak known for this device"
     )
     return f"{figures} ({mfu})"
+
+
+def _claimed(result: Result) -> str:
+    """Another system's own figures, in its words."""
+    figures = (result.claimed or {}).items()
+    told = [f"{value:,.6g} ({name})" for name, value in figures if isinstance(value, int | float)]
+    return f"{'; '.join(told)}, as {result.engine} counts" if told else ""
 
 
 def _step(result: Result) -> str:
