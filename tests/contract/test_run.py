@@ -52,6 +52,12 @@ def test_the_result_measures_what_it_says(finished):
     assert document["tokens_per_step"] == 512
 
 
+def test_tensorboard_gets_its_file_after_the_run(finished):
+    pytest.importorskip("tensorboard")
+    home, document, _ = finished
+    assert len(list((home / document["run_dir"] / "tensorboard").glob("events.out.tfevents.*"))) == 1
+
+
 def test_integrity_counts_distinct_tokens_and_all_to_alls(finished):
     integrity = finished[1]["integrity"]
     assert integrity["tokens_ok"]
@@ -63,7 +69,7 @@ def test_integrity_counts_distinct_tokens_and_all_to_alls(finished):
 
 def test_tgs_follows_from_the_events(finished):
     home, document, _ = finished
-    (run,) = (home / "runs").iterdir()
+    (run,) = (path for path in (home / "runs").iterdir() if path.is_dir())
     steps: dict[int, list[dict]] = {}
     for path in (run / "events").iterdir():
         for line in path.read_text().splitlines():
@@ -87,7 +93,7 @@ def test_runs_and_show_find_it_again(finished):
 
 def test_a_lost_result_is_rebuilt_from_the_events(finished):
     home, document, _ = finished
-    (run,) = (home / "runs").iterdir()
+    (run,) = (path for path in (home / "runs").iterdir() if path.is_dir())
     stored = (run / "result.json").rename(run / "result.kept")
     rebuilt = tgsbench_json(home, "show", "latest", "--json")
     stored.rename(run / "result.json")

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import ast
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 from click.testing import CliRunner
 
@@ -221,3 +225,26 @@ def test_the_other_system_sees_nothing_of_our_environment():
 def test_the_bridge_takes_the_agents_place():
     argv = agent_argv(Path("/r"), a_tiny("xtuner"))
     assert argv[1:] == ["-m", "tgsbench.engines.external", "/r"]
+
+
+def test_a_tied_program_ends_when_its_parent_is_killed(tmp_path):
+    told = tmp_path / "pid"
+    inner = f"import os, time; open({str(told)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    outer = (
+        "import subprocess, sys\nfrom tgsbench.system.lifetime import tied\n"
+        f"subprocess.Popen(tied([sys.executable, '-c', {inner!r}])).wait()"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", outer])
+    wait_until(lambda: told.exists() and told.read_text())
+    child = psutil.Process(int(told.read_text()))
+    parent.kill()
+    parent.wait()
+    child.wait(timeout=20)
+    assert not child.is_running()
+
+
+def wait_until(condition, timeout_s: float = 30) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.02)

@@ -39,3 +39,14 @@ def process_identity(pid: int) -> str:
     if fields[0] in ("Z", "X"):
         return ""
     return f"{boot}/{pid}/{fields[_START_FIELD]}"
+
+
+def tied(argv: list[str]) -> list[str]:
+    """The command that runs `argv` and lets it end (SIGTERM) when this process does, even by SIGKILL."""
+    return [sys.executable, "-I", str(Path(__file__).resolve()), str(os.getpid()), *argv]
+
+
+if __name__ == "__main__":
+    # The request outlives execve (prctl(2)), so a program that knows nothing of it is tied all the same.
+    die_with_parent(signal.SIGTERM, int(sys.argv[1]))
+    os.execvp(sys.argv[2], sys.argv[2:])

@@ -39,7 +39,7 @@ from tgsbench.schema.run import LauncherReport
 from tgsbench.store.run_dir import RunDir
 from tgsbench.system.environment import host_name
 from tgsbench.system.gpus import list_gpus
-from tgsbench.system.lifetime import die_with_parent
+from tgsbench.system.lifetime import die_with_parent, tied
 from tgsbench.units import GIB
 
 ADAPTERS: dict[str, Adapter] = {"llamafactory": LlamaFactory(), "xtuner": XTuner()}
@@ -139,7 +139,7 @@ class Bridge:
 
     def _follow(self, python: str) -> int:
         self._phase("build")
-        child = Child(self._argv(python), self._env(), self._log)
+        child = Child(tied(self._argv(python)), self._env(), self._log)
         try:
             while child.poll() is None and not self._stop.asked:
                 self._watch(child)

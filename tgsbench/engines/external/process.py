@@ -12,6 +12,7 @@ from tgsbench.engines.external import ending
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.launch.process import Child
 from tgsbench.schema.preset import Preset
+from tgsbench.system.lifetime import tied
 
 PEER = Path(__file__).parent / "peer"
 """Scripts that run over there."""
@@ -37,7 +38,7 @@ class Peer:
         Raises TgsError with what it raised.
         """
         begin = self._log.stat().st_size if self._log.exists() else 0
-        child = Child([self._python, "-u", str(PEER / name), *args], self._env, self._log)
+        child = Child(tied([self._python, "-u", str(PEER / name), *args]), self._env, self._log)
         try:
             while child.poll() is None and not self._stop.asked:
                 time.sleep(0.1)
