@@ -72,6 +72,10 @@ async def test_a_preset_saved_from_the_form_is_listed_and_holds_only_what_change
         await pilot.press(*"mine", "ctrl+s")
         saved = tmp_path / "config" / "tgsbench" / "presets" / "mine.toml"
         await until(pilot, saved.exists)
+        await pilot.press("escape")
+        await shows(pilot, f"of {NUM_PRESETS + 1} presets")
+        await pilot.press("slash", "escape")
+        await shows(pilot, f"{NUM_PRESETS + 1} of {NUM_PRESETS + 1} presets", "  mine ")
     assert saved.read_text() == 'extends = "tiny_cpu"\n\n[measure]\nsteps = 5\n'
     assert resolve("mine").preset.measure.steps == 5
 
@@ -410,3 +414,28 @@ async def test_a_tensorboard_that_does_not_start_says_why(traced, monkeypatch):
         await shows(pilot, "[Shares]")
         await pilot.press("t")
         await shows(pilot, "TensorBoard did not start: no command called tensorboard")
+
+
+async def test_long_log_lines_scroll_sideways_by_keys(runs_root, add_run):
+    run = add_run("wordy")
+    (run.log_dir / "rank00000.log").write_text("x" * 200 + " the end\n")
+    app = TgsApp(runs_root=runs_root, opens=session.follow(run))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await shows(pilot, "n = 24")
+        await pilot.press("o")
+        await shows(pilot, "xxxx")
+        await pilot.press("l", "l", "l", "l")
+        await shows(pilot, "the end")
+        await pilot.press("h", "h", "h", "h")
+        await shows(pilot, "1 xxxx")
+
+
+async def test_a_supervisors_warning_names_no_rank(runs_root, add_run):
+    run = add_run("warned")
+    line = '{"type":"warn","code":"disturbed_cpu","msg":"busy","hint":"","v":1,"t":1,"rank":-2,"seq":0}'
+    (run.events_dir / "node00001.jsonl").write_text(line + "\n")
+    app = TgsApp(runs_root=runs_root, opens=session.follow(run))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await shows(pilot, "n = 24")
+        await pilot.press("a")
+        await shows(pilot, "warning: supervisor of node 1: disturbed_cpu")

@@ -157,6 +157,8 @@ ACTIONS: tuple[Action, ...] = (
     _motion("log.bottom", "G,end", "Bottom (follows)"),
     _motion("log.page_down", "ctrl+d,pagedown", "Page down"),
     _motion("log.page_up", "ctrl+u,pageup", "Page up"),
+    _motion("log.left", "h,left", "Left"),
+    _motion("log.right", "l,right", "Right, where lines are longer"),
     _motion("log.filter", "slash", "Filter lines"),
     _motion("log.next_match", "n", "Next error or match"),
     _motion("log.previous_match", "N", "Error or match before"),

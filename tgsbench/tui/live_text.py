@@ -89,6 +89,8 @@ def phase_text(headline: Headline, width: int, *, is_over: bool) -> str:
     if len(full) + len(progress) + 3 > width:
         full = f"{bar(headline.steps_done, headline.total_steps, 16)} {headline.phase or 'starting'}"
     note = f" ({headline.phase_note})" if headline.phase_note else ""
+    if at < 0 and not is_over:
+        full = "starting: ranks import torch, some seconds"
     text = f"{full}{note}"
     return text[: max(0, width - len(progress) - 2)].ljust(max(0, width - len(progress) - 1)) + progress
 
@@ -246,6 +248,13 @@ def replay_text(session: Session) -> str:
     return f"REPLAY {mark}  {bar(at, whole, 24)} {units.duration(at)} of {units.duration(whole)}"
 
 
+def _who(live: LiveRun, rank: int) -> str:
+    """Whose note it is; below rank 0 are the nodes' supervisors."""
+    if rank < 0:
+        return f"supervisor of node {-1 - rank}"
+    return f"rank {rank} ({live.ranks[rank].host})"
+
+
 def note_lines(live: LiveRun) -> list[str]:
     """Warnings and errors, oldest first, tracebacks and remedies below them."""
     lines = []
@@ -253,8 +262,7 @@ def note_lines(live: LiveRun) -> list[str]:
     if hidden:
         lines.append(f"({hidden} older notes are in the event files)")
     for note in live.notes:
-        host = live.ranks[note.rank].host
-        lines.append(f"{note.severity}: rank {note.rank} ({host}): {note.title}: {note.msg}")
+        lines.append(f"{note.severity}: {_who(live, note.rank)}: {note.title}: {note.msg}")
         if note.hint:
             lines.append(f"    try: {note.hint}")
         lines += [f"    {line}" for line in note.traceback.splitlines()]

@@ -42,14 +42,14 @@ def entries(preset: Preset) -> list[Entry]:
     return [
         Entry("engine.name", "engine", preset.engine.name, get_args(EngineName)),
         Entry("hardware.num_gpus", "GPUs", str(preset.hardware.num_gpus), hint="ranks, one per GPU"),
-        Entry("parallel.sp", "sp", str(preset.parallel.sp), hint=f"sequence parallel; valid: {sps}"),
+        Entry("parallel.sp", "sp", str(preset.parallel.sp), hint=f"one of {sps}"),
         Entry("workload.seq_len", "length", units.length(preset.workload.seq_len), hint="8192, 8k, 1M"),
         Entry("measure.steps", "steps", str(preset.measure.steps), hint="measured optimizer steps"),
-        Entry("measure.warmup", "warm-up", str(preset.measure.warmup), hint="steps run first and dropped"),
+        Entry("measure.warmup", "warm-up", str(preset.measure.warmup), hint="steps dropped before"),
         Entry(
             "training.checkpointing", "checkpointing", preset.training.checkpointing, get_args(Checkpointing)
         ),
-        Entry("profile", "capture", preset.profile, recipes, hint="profiler recipe after the measured steps"),
+        Entry("profile", "capture", preset.profile, recipes, hint="steps profiled at the end"),
     ]
 
 
@@ -120,7 +120,7 @@ class PresetForm(ModalScreen[None]):
         except NoMatches:  # a change that arrives while the app closes: the fields are gone already
             return
         dp, sp = preset.dp, preset.parallel.sp
-        mesh = f"✓ dp {dp} · sp {sp} = {preset.world_size}, {preset.tokens_per_step:,} tokens per step"
+        mesh = f"✓ dp {dp} · sp {sp} = {preset.world_size} ranks, {preset.tokens_per_step:,} tokens per step"
         self._show("", f"{mesh}\n{command_line(preset, self.assignments, base=self.base)}")
 
     def _show(self, problem: str, command: str) -> None:

@@ -67,13 +67,13 @@ class PresetsScreen(ModeScreen):
         self.query_one(ListTable).focus()
 
     def on_screen_resume(self) -> None:
-        """Runs may have ended meanwhile."""
+        """Runs may have ended meanwhile, a preset may have been saved in the form."""
         if self._machine is not None:
-            self._load_best()
+            self._load()
 
     @work(thread=True, exclusive=True, group="presets")
     def _load(self) -> None:
-        machine = preflight.this_machine()
+        machine = self._machine or preflight.this_machine()
         rows = preset_rows.read_rows(machine)
         self.app.call_from_thread(self._show_rows, machine, rows)
 

@@ -78,8 +78,8 @@ class ChartView(Widget, can_focus=True):
 
     def _title_text(self, width: int) -> str:
         marker = ">" if self.has_focus else " "
-        reading = self._reading() if self.has_focus else self._legend
-        return f"{marker}{self.title}  {reading}".ljust(width)[:width]
+        parts = [self.title, self._reading() if self.has_focus else "", self._legend]
+        return (marker + "  ".join(part for part in parts if part)).ljust(width)[:width]
 
     def _reading(self) -> str:
         if not self._chart.lines or not self._chart.lines[0].x:

@@ -10,6 +10,7 @@ from textual.widget import Widget
 from textual.widgets import Digits
 
 from tgsbench.tui.widgets.line import Line
+from tgsbench.tui.widgets.segments import seven_segment
 
 
 class Figure(Widget, can_focus=True):
@@ -50,13 +51,18 @@ class BigFigure(Vertical, can_focus=True):
     def compose(self) -> ComposeResult:
         """Title, digits, two lines below."""
         yield Line("  TGS  tokens/GPU/s", id="big-title")
-        yield Digits("-", id="big-digits")
+        if getattr(self.app, "ascii_only", False):
+            yield Line(seven_segment("-"), id="big-digits")
+        else:
+            yield Digits("-", id="big-digits")
         yield Line("", id="big-interval")
 
     def show(self, value: str, title: str, interval: str) -> None:
         """Render the figure; Textual repaints only what changed."""
-        digits = self.query_one("#big-digits", Digits)
-        if digits.value != value:
+        digits = self.query_one("#big-digits")
+        if isinstance(digits, Line):
+            digits.show(seven_segment(value))
+        elif isinstance(digits, Digits) and digits.value != value:
             digits.update(value)
         marker = "> " if self.has_focus else "  "
         self.query_one("#big-title", Line).show(marker + title)

@@ -149,6 +149,14 @@ class LogView(ScrollView, can_focus=True):
         """Half a page up."""
         self._go(self._cursor - max(1, self.size.height // 2))
 
+    def action_left(self) -> None:
+        """Half a screen to the left."""
+        self.scroll_relative(x=-max(1, self.size.width // 2), animate=False)
+
+    def action_right(self) -> None:
+        """Half a screen to the right, where lines are longer than that."""
+        self.scroll_relative(x=max(1, self.size.width // 2), animate=False)
+
     def action_filter(self) -> None:
         """Ask the screen for the filter line."""
         self.post_message(self.FilterWanted())
