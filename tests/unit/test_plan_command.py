@@ -48,10 +48,11 @@ def test_bad_input_says_what_is_wrong_and_what_would_do(words, code, said, tmp_p
 
 def test_every_constant_in_the_output_has_a_source():
     text = run("--preset", "llama2_70b_1M").output
-    sources = text.split("where the constants come from")[1]
+    sources = text.split("source of its constant")[1]
     for constant in ("gemm", "attention_forward", "all_to_all_network", "stragglers", "elementwise"):
         assert constant in sources
     assert "benchmarks/data/calibration.csv" in sources
+    assert max(len(line) for line in sources.splitlines()) <= 110
 
 
 def test_the_longest_sequence_of_a_model_needs_no_length():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 from tgsbench import units
@@ -12,6 +13,7 @@ from tgsbench.schema.plan import Advice, Plan, TgsRange
 from tgsbench.units import GIB
 
 _BAR = 40
+_WIDTH = 110
 
 
 def plan_lines(plan: Plan) -> list[str]:
@@ -68,26 +70,26 @@ def _time(plan: Plan) -> list[str]:
     lines = ["time of one optimizer step"]
     for name, seconds in sorted(plan.time.items(), key=lambda item: -item[1]):
         term = plan.terms.get(f"time.{name}")
-        constant = f"; {term.constant}" if term and term.constant else ""
-        share = units.percent(seconds / plan.step_s)
         lines.append(
-            f"  {name:<20} {units.duration(seconds):>9}  {share:>7}   "
-            f"{_formula(plan, 'time', name)}{constant}"
+            f"  {name:<20} {units.duration(seconds):>9}  {_share(seconds / plan.step_s):>7}   "
+            f"{term.constant if term else ''}"
         )
     lines.append(f"  {'total':<20} {units.duration(plan.step_s):>9}")
     return lines
 
 
+def _share(share: float) -> str:
+    return units.percent(share) if share >= 0.001 else "<0.1 %"
+
+
 def _sources(plan: Plan) -> list[str]:
-    """Each constant's source once, with the items that it is used in."""
-    used: dict[str, list[str]] = {}
-    for key in plan.terms:
-        kind, _, name = key.partition(".")
-        if kind == "time":
-            used.setdefault(plan.terms[key].source, []).append(name)
-    return ["", "where the constants come from"] * bool(used) + [
-        f"  {', '.join(names)}: {source}" for source, names in used.items()
-    ]
+    """Formula of every term of the step, and the source of its constant."""
+    lines = []
+    for name, _ in sorted(plan.time.items(), key=lambda item: -item[1]):
+        if term := plan.terms.get(f"time.{name}"):
+            text = f"{name}: {term.formula}; {term.source}"
+            lines += textwrap.wrap(text, _WIDTH, initial_indent="  ", subsequent_indent="      ")
+    return ["", "formula of each term; source of its constant", *lines] if lines else []
 
 
 def _formula(plan: Plan, kind: str, name: str) -> str:
