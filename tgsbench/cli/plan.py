@@ -7,18 +7,15 @@ from typing import Any
 
 import click
 import msgspec
-import psutil
 
 from tgsbench import presets
 from tgsbench.cli import diagnostics, output
 from tgsbench.errors import ExitCode, TgsError
-from tgsbench.launch.dry import dry_run
 from tgsbench.planner import scale as scaling
 from tgsbench.planner.advice import advise
 from tgsbench.planner.chrome import chrome_trace
 from tgsbench.planner.limits import MAX_GPUS, check_sizes
 from tgsbench.planner.machine import Machine
-from tgsbench.planner.own_runs import calibrate_on
 from tgsbench.planner.plan import Estimate, assemble, estimate, machine_of
 from tgsbench.planner.search import max_seq_len, search
 from tgsbench.planner.stream import planned_stream
@@ -26,7 +23,6 @@ from tgsbench.planner.systems import System, find_system
 from tgsbench.presets import catalog
 from tgsbench.report import plan as report
 from tgsbench.schema.preset import Preset
-from tgsbench.store import run_dir
 from tgsbench.units import GIB, percent
 
 
@@ -142,6 +138,8 @@ def _asked(preset: Preset, gpu: str, link: str, system: str, as_json: bool) -> A
     check_sizes(preset)
     machine = machine_of(preset, gpu, link)
     if machine.gpu.name == "cpu":
+        import psutil
+
         share = psutil.virtual_memory().total / GIB / preset.world_size
         machine = Machine(
             msgspec.structs.replace(machine.gpu, memory_gib=share), machine.link, machine.constants
@@ -205,6 +203,9 @@ def _scale(asked: Asked, numbers: list[int], free_sp: bool) -> None:
 
 
 def _trace(asked: Asked) -> None:
+    # Here, as in _calibrate and _asked: what most plans do not use is half of the command's start.
+    from tgsbench.launch.dry import dry_run
+
     run = dry_run(asked.preset)
     planned = planned_stream(estimate(asked.preset, asked.system, asked.machine).work, asked.system)
     document = {"stream": run, "totals": report.dry_run_totals(run), "planned": planned}
@@ -212,6 +213,9 @@ def _trace(asked: Asked) -> None:
 
 
 def _calibrate(names: tuple[str, ...], folder: Path | None, as_json: bool) -> None:
+    from tgsbench.planner.own_runs import calibrate_on
+    from tgsbench.store import run_dir
+
     root = run_dir.runs_root(folder)
     found, path = calibrate_on([run_dir.find(root, name) for name in names])
 
