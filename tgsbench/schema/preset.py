@@ -82,6 +82,8 @@ class EngineOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """ZeRO offload to host memory: optimizer states, or optimizer states and parameters."""
     activation_offload: bool = False
     """Keep the layers' checkpointed inputs in pinned host memory."""
+    data_adapter: bool = False
+    """Deal and shard packs by DeepSpeed's UlyssesSPDataLoaderAdapter."""
     tiled_mlp: bool = False
     """Run the MLP in tiles of about h tokens (ALST's TiledMLP)."""
     tiled_loss: bool = False

@@ -12,7 +12,7 @@ from tgsbench.engines.base import Batch
 from tgsbench.parallel.documents import documents
 from tgsbench.parallel.mesh import SequenceMesh
 from tgsbench.schema.preset import Preset
-from tgsbench.workload import PackedDataset, Shard, checksum, shard
+from tgsbench.workload import Pack, PackedDataset, Shard, checksum, shard
 
 
 @dataclass
@@ -50,34 +50,49 @@ class Batches:
             self._stack([row.input_ids for row in rows]),
             self._stack([row.labels for row in rows]),
             self._stack([row.position_ids for row in rows]),
-            documents(_joined(rows), self._device) if self._preset.workload.document_mask else None,
+            documents(joined_borders(rows), self._device) if self._preset.workload.document_mask else None,
         )
 
     def _indices(self, step: int, micro_step: int) -> range:
+        return self._packs_of(step * self._preset.accumulation + micro_step)
+
+    def _packs_of(self, micro: int) -> range:
+        """Packs of this rank's dp group in micro-step `micro`, counted from the run's first."""
         size = self._preset.training.micro_batch
-        micro = step * self._preset.accumulation + micro_step
         first = (micro * self._mesh.dp + self._mesh.dp_rank) * size
         return range(first, first + size)
 
     def _shard(self, index: int, fed: Fed) -> Shard:
         pack = self._data.pack(index)
         part = shard(pack, self._mesh.sp_rank, self._mesh.sp, self._preset.workload.document_mask)
-        local = len(part.input_ids)
-        offset = self._mesh.sp_rank * local
-        fed.tokens += min(local, max(0, pack.num_tokens - offset))
-        fed.labels += int(np.count_nonzero(part.labels >= 0))
-        fed.seen_checksum = (fed.seen_checksum + checksum(part.input_ids, offset)) % _MODULUS
+        self._count(part.input_ids, part.labels, pack, fed)
+        return part
+
+    def _count(self, tokens: np.ndarray, labels: np.ndarray, pack: Pack, fed: Fed) -> None:
+        """Add this rank's shard (tokens and labels [s]) of a pack to `fed`."""
+        offset = self._mesh.sp_rank * len(tokens)
+        fed.tokens += min(len(tokens), max(0, pack.num_tokens - offset))
+        fed.labels += int(np.count_nonzero(labels >= 0))
+        fed.seen_checksum = (fed.seen_checksum + checksum(tokens, offset)) % _MODULUS
         if self._mesh.sp_rank == 0:
             fed.pack_tokens += pack.num_tokens
             fed.pack_checksum = (fed.pack_checksum + checksum(pack.tokens, 0)) % _MODULUS
-        return part
 
     def _stack(self, rows: list[np.ndarray]) -> Tensor:
         return torch.from_numpy(np.stack(rows)).to(self._device, torch.int64)
 
 
-def _joined(rows: list[Shard]) -> Tensor:
+def joined_borders(rows: list[Shard]) -> Tensor:
     """Boundaries of several packs laid end to end."""
     length = int(rows[0].cu_seqlens[-1])
     parts = [row.cu_seqlens[:-1] + i * length for i, row in enumerate(rows)]
     return torch.from_numpy(np.concatenate([*parts, [len(rows) * length]]).astype(np.int32))
+
+
+def deal(preset: Preset, mesh: SequenceMesh, data: PackedDataset, device: torch.device) -> Batches:
+    """What a rank trains on: packs read and cut by itself, or dealt by DeepSpeed's adapter if asked for."""
+    if not preset.engine.data_adapter:
+        return Batches(preset, mesh, data, device)
+    from tgsbench.engines.deepspeed.data import AdapterBatches
+
+    return AdapterBatches(preset, mesh, data, device)

@@ -27,7 +27,7 @@ from tgsbench.schema.recipe import Recipe
 from tgsbench.store.run_dir import RunDir
 from tgsbench.system.environment import host_name
 from tgsbench.system.gpus import GpuSampler
-from tgsbench.trainer.batches import Batches
+from tgsbench.trainer.batches import deal
 from tgsbench.trainer.device import device_name, pick_device
 from tgsbench.trainer.emulate import emulate_rank
 from tgsbench.trainer.loop import Stepper
@@ -159,7 +159,7 @@ class _Rank:
         return engine
 
     def _train(self, mesh: SequenceMesh, data: PackedDataset, engine: Engine, pulse: Pulse) -> None:
-        batches = Batches(self.preset, mesh, data, self.device)
+        batches = deal(self.preset, mesh, data, self.device)
         stepper = Stepper(self.preset, engine, batches, self._num_steps(), self.device)
         warmup = self.preset.measure.warmup
         for index in range(self._num_steps()):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import LlamaConfig
 
+from tgsbench.engines.deepspeed.tiles import num_tiles
 from tgsbench.parallel.attention import NAME
 from tgsbench.parallel.loss import IGNORE_INDEX, LossHead
 from tgsbench.parallel.tracing import span
@@ -82,11 +83,16 @@ class PositionsOnce:
 
     def all_gather(self, outputs: list[Tensor], tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
         """What ALST calls: copies for the positions gathered before, a collective for anything else."""
-        if tensor is not self._positions:
+        if not self._is_gathered(tensor):
             return self._comm.all_gather(outputs, tensor, *args, **kwargs)
         for output, gathered in zip(outputs, self._gathered, strict=True):
             output.copy_(gathered)
         return None
+
+    def _is_gathered(self, tensor: Tensor) -> bool:
+        """ZeRO-3's hooks pass inputs through an autograd function: another object, the same memory."""
+        known = self._positions
+        return known is not None and known.data_ptr() == tensor.data_ptr() and known.shape == tensor.shape
 
 
 def tile_mlps(model: nn.Module) -> None:
@@ -102,16 +108,6 @@ def _tiled_mlp(mlp: Any, whole: Any, x: Tensor) -> Tensor:
     # compute_params=None raises TypeError in DeepSpeed 0.19, so the weights are always named.
     tiled: Tensor = ulysses_sp.TiledMLP.apply(lambda _, part: whole(part), mlp, x, tiles, weights)
     return tiled
-
-
-def num_tiles(tokens: int, tile: int) -> int:
-    """Into how many tiles of at most `tile` tokens TiledMLP is told to cut, such that torch.chunk obeys.
-
-    Five tokens asked for in four chunks come in three, and TiledMLP, which waits for the fourth, then
-    never releases the weights' gradients.
-    """
-    size = math.ceil(tokens / math.ceil(tokens / tile))
-    return math.ceil(tokens / size)
 
 
 class TiledLossHead(LossHead):
