@@ -14,13 +14,14 @@ from pathlib import Path
 
 os.environ["DS_ACCELERATOR"] = "cpu"
 
-import deepspeed  # noqa: F401 - before the forks
 import torch
 import torch.distributed as dist
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from tests.dist.deepspeed_cases import CASES, ds_preset
 from tests.dist.parity_worker import make_batch
+import tgsbench.engines.deepspeed.data
+import tgsbench.engines.deepspeed.engine  # noqa: F401 - all that a rank needs is imported before the forks
 from tgsbench import engines
 from tgsbench.parallel.mesh import build_mesh
 from tgsbench.parallel.ulysses import COUNTER
