@@ -19,7 +19,7 @@ FLASH4 := flash-attn-4 quack-kernels apache-tvm-ffi torch-c-dlpack-ext nvidia-cu
 GPU_EXTRA ?=
 GPU_ARGS ?=
 
-.PHONY: help install install-locked lock demo check test test-cluster peers test-peers gpu-check gpu-wheels bench clean
+.PHONY: help install install-locked lock demo check test test-cluster peers test-peers gpu-check gpu-wheels bench screenshots clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -72,6 +72,9 @@ test-peers: peers  ## run LLaMA-Factory and XTuner themselves, 2 CPU ranks each;
 BENCHMARKS := startup overhead loss_memory packing merge_ranks planner_accuracy planner_stream emulated_rank tui
 bench: $(STAMP)  ## every benchmark that runs on a CPU, one after the other
 	for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
+
+screenshots: $(STAMP)  ## pictures of the terminal UI's screens from the recorded run, into docs/screens/
+	$(BIN)/python -m benchmarks.make_screens
 
 gpu-check:  ## prove speed, memory and kernels on one GPU in 8 minutes; no network, see gpu-wheels
 	@if ls wheels/*.whl >/dev/null 2>&1; then $(PYTHON) -m pip install --quiet --no-index --no-deps \

@@ -59,7 +59,9 @@ def size(num_bytes: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Print a duration: 0.0421 -> "42 ms", 75 -> "1:15", 7500 -> "2:05:00"."""
+    """Print a duration: 2.8e-5 -> "28 µs", 0.0421 -> "42.1 ms", 75 -> "1:15", 7500 -> "2:05:00"."""
+    if 0 < seconds < 1e-4:
+        return f"{seconds * 1e6:.3g} µs"
     if seconds < 1:
         return f"{seconds * 1000:.3g} ms"
     if seconds < 60:

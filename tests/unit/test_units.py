@@ -29,5 +29,7 @@ def test_printed_lengths_read_back(tokens):
 
 def test_rates_keep_the_figures_that_matter():
     assert [units.rate(v) for v in (3028.3, 216.8, 21.84, 0.512)] == ["3,028", "216.8", "21.84", "0.512"]
+    assert units.duration(2.82e-5) == "28.2 µs"
+    assert units.duration(0) == "0 ms"
     assert units.duration(0.0421) == "42.1 ms"
     assert units.duration(7500) == "2:05:00"

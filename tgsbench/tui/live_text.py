@@ -83,6 +83,8 @@ def mesh_text(preset: Preset) -> str:
 def phase_text(headline: Headline, width: int, *, is_over: bool) -> str:
     """Phases with the present one marked, step and time left; shorter where there is no room."""
     at = PHASES.index(headline.phase) if headline.phase in PHASES else -1
+    if is_over and at == len(PHASES) - 1:
+        at += 1
     names = [_phase_mark(index, at) + name for index, name in enumerate(PHASES)]
     progress = progress_text(headline, is_over=is_over)
     full = " ".join(names)

@@ -20,6 +20,9 @@ from tgsbench.schema.reference import ReferenceRow
 from tgsbench.schema.run import Result
 from tgsbench.tui.widgets.table import HEADING, Row
 
+SIMULATED = "simulated"
+"""Device of made-up runs: they count as nobody's best."""
+
 
 @dataclass(frozen=True)
 class PresetRow:
@@ -76,6 +79,8 @@ def best_results(results: Iterable[Result]) -> dict[str, Result]:
     best: dict[str, Result] = {}
     for result in results:
         if result.status != "ok" or result.tgs.median is None or result.rehearsal_of:
+            continue
+        if result.device == SIMULATED:
             continue
         known = best.get(result.preset)
         if known is None or (known.tgs.median or 0.0) < result.tgs.median:
@@ -182,12 +187,16 @@ def _facts(preset: Preset) -> list[tuple[str, str]]:
 def _published(references: Sequence[ReferenceRow]) -> Text:
     if not references:
         return Text("\nnothing published for it\n", "dim")
-    text = Text("\npublished      ", "bold").append(f"{'TGS':>9} {'TFLOPs':>8}  on\n", "not bold dim")
+    wheres = {f"{row.num_gpus} × {row.gpu}" for row in references}
+    shared = f"on {wheres.pop()}\n" if len(wheres) == 1 else "on different GPUs\n"
+    text = Text("\npublished ", "bold").append(shared, "not bold")
+    text.append(f"  {'':<13}{'TGS':>9} {'TFLOPs':>8}\n", "not bold dim")
     for row in references:
         tgs = units.rate(row.tgs) if row.tgs is not None else row.status
         tflops = units.rate(row.tflops) if row.tflops is not None else "-"
-        line = f"  {row.system:<13}{tgs:>9} {tflops:>8}  {row.num_gpus} × {row.gpu}\n"
-        text.append(line, "not bold")
+        text.append(f"  {row.system:<13}{tgs:>9} {tflops:>8}\n", "not bold")
+        if wheres:
+            text.append(f"    {row.num_gpus} × {row.gpu}\n", "not bold dim")
         if row.note:
             text.append(f"    {row.note}\n", "not bold dim")
     return text

@@ -31,7 +31,7 @@ SHARE_COLUMNS = (
     ("hidden", "hidden", 8),
 )
 KERNEL_COLUMNS = (
-    ("name", "kernel or operator", 34),
+    ("name", "kernel or operator", 30),
     ("total", "a step", 8),
     ("share", "share", 6),
     ("calls", "calls", 7),

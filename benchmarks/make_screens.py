@@ -1,0 +1,149 @@
+"""Makes the pictures of the terminal UI's screens: python -m benchmarks.make_screens writes docs/screens/.
+
+Every figure comes from the recorded (simulated) run that ships with the package, or from copies of it with
+other settings; machine and doctor are made up, so that the pictures are the same everywhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from unittest.mock import patch
+
+import msgspec
+from textual.pilot import Pilot
+
+from tgsbench.launch.preflight import Machine
+from tgsbench.store.run_dir import RunDir
+from tgsbench.system.doctor import Check
+from tgsbench.tui import recorded, session
+from tgsbench.tui.app import TgsApp
+
+FOLDER = Path(__file__).resolve().parent.parent / "docs" / "screens"
+SIZE = (120, 36)
+WIDE = (200, 60)
+CHECKS = [
+    Check("python", "ok", "3.11.7"),
+    Check("torch", "ok", "2.13.0+cpu (CPU build)"),
+    Check("GPUs", "warning", "none", "CPU presets, rehearsals and plans run without one"),
+    Check("ranks talk", "ok", "2 ranks over gloo: 0.87 GB/s each way, all-to-all"),
+    Check("disk", "ok", "44.4 GiB free for runs"),
+    Check("hub", "failure", "cannot be reached", "--set workload.corpus=pydoc needs no network"),
+]
+_FONTS = re.compile(r"@font-face\s*\{.*?\}", re.S)
+"""Textual's pictures fetch a font from elsewhere; a picture of ours asks nobody for anything."""
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One picture: what is open, which keys lead there, which words tell that it is there."""
+
+    name: str
+    keys: tuple[str, ...]
+    words: str
+    opens_run: bool = False
+    focus: str = ""
+    size: tuple[int, int] = SIZE
+
+
+SHOTS = (
+    Shot("presets", tuple("jjjjjjj"), "llamafactory"),
+    Shot("form", ("slash", *"llama2_7b_128k", "enter", "e", "tab", "tab", "backspace", "6"), "nearest"),
+    Shot("live", ("G", "h"), "n = 24", opens_run=True),
+    Shot("ranks", ("r",), "over the median rank:", opens_run=True),
+    Shot("explain", ("question_mark",), "formula", opens_run=True, focus="#big"),
+    Shot("live-wide", ("r",), "log of rank 0", opens_run=True, size=WIDE),
+    Shot("profile", ("4",), "ranks traced", opens_run=True),
+    Shot("kernels", ("4", "right_square_bracket"), "flash_bwd_dq", opens_run=True),
+    Shot("runs", ("2", "space", "space"), "2 marked"),
+    Shot("compare", ("2", "j", "space", "space", "c"), "verdict"),
+    Shot("doctor", ("5",), "want attention"),
+)
+
+
+def copy_run(root: Path, name: str, **changes: object) -> None:
+    """The recording under another name, its result changed."""
+    run = RunDir(root / name)
+    shutil.copytree(recorded.recording(), run.path)
+    result = msgspec.json.decode((run.path / "result.json").read_bytes())
+    (run.path / "result.json").write_bytes(msgspec.json.encode(result | changes | {"run_id": name}))
+
+
+def make_runs(root: Path) -> None:
+    """Three runs for the list and the comparison."""
+    noon, day = 1_780_315_200, 86_400
+    copy_run(root, "20260601T120000-llama2_7b_128k-aa01", created_unix=noon)
+    copy_run(
+        root, "20260602T120000-llama2_7b_128k-bb02",
+        checkpointing="selective", engine="deepspeed", created_unix=noon + day,
+    )  # fmt: skip
+    failure = {"kind": "oom", "reason": "CUDA out of memory on rank 7"}
+    copy_run(
+        root, "20260603T120000-llama2_7b_128k-cc03",
+        created_unix=noon + 2 * day, status="oom", failure=failure, tgs={"median": None, "n": 0},
+    )  # fmt: skip
+
+
+async def until(pilot: Pilot[int], app: TgsApp, words: str) -> None:
+    """Wait until the screen says `words` and does not change any more."""
+    before = ""
+    for _ in range(400):
+        await pilot.pause(0.1)
+        shown = "\n".join(strip.text for strip in app.screen._compositor.render_strips())
+        if words in shown and shown == before:
+            return
+        before = shown
+    raise TimeoutError(f"{words!r} never came:\n{before}")
+
+
+async def shoot(shot: Shot, root: Path) -> str:
+    """One picture as SVG."""
+    opens = session.follow(RunDir(recorded.recording())) if shot.opens_run else None
+    app = TgsApp(runs_root=root, opens=opens)
+    async with app.run_test(size=shot.size) as pilot:
+        await until(pilot, app, "n = 24" if shot.opens_run else "presets, ")
+        if shot.focus:
+            app.screen.query_one(shot.focus).focus()
+        for key in shot.keys:
+            await pilot.press(key)
+            await pilot.pause(0.3 if key in ("2", "e", "enter") else 0.02)
+        await until(pilot, app, shot.words)
+        return _FONTS.sub("", app.export_screenshot(title=f"tgsbench: {shot.name}"))
+
+
+async def all_shots(root: Path, take: Callable[[Shot, Path], Awaitable[str]] = shoot) -> None:
+    """Every picture into FOLDER."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for shot in SHOTS:
+        path = FOLDER / f"{shot.name}.svg"
+        path.write_text(await take(shot, root), "utf-8")
+        print(f"{path.relative_to(FOLDER.parent.parent)}  {path.stat().st_size / 1000:.0f} kB")
+
+
+def main() -> None:
+    """Make the pictures in a world of their own: no settings, presets or runs of the user."""
+    with tempfile.TemporaryDirectory() as temporary:
+        home = Path(temporary)
+        os.environ.update(XDG_CONFIG_HOME=str(home / "config"), TZ="UTC", TERM="xterm-256color")
+        os.environ.pop("NO_COLOR", None)
+        (home / "config" / "tgsbench").mkdir(parents=True)
+        (home / "config" / "tgsbench" / "tui.toml").write_text("welcomed = true\n")
+        os.chdir(home)
+        root = Path("runs")
+        make_runs(root)
+        machine = Machine([], 2, 16 << 30)
+        with (
+            patch("tgsbench.launch.preflight.this_machine", lambda: machine),
+            patch("tgsbench.system.doctor.run_checks", lambda runs_root: CHECKS),
+        ):
+            asyncio.run(all_shots(root))
+
+
+if __name__ == "__main__":
+    main()
