@@ -2,11 +2,13 @@
 
 import base64
 import json
+import shutil
 import sys
 
 import pytest
 
 from tests.tui.conftest import NUM_PRESETS, shows, text_of, until, welcome
+from tgsbench.events.simulate import Scenario, write_events
 from tgsbench.presets import resolve
 from tgsbench.tui import session
 from tgsbench.tui.app import TgsApp
@@ -439,3 +441,44 @@ async def test_a_supervisors_warning_names_no_rank(runs_root, add_run):
         await shows(pilot, "n = 24")
         await pilot.press("a")
         await shows(pilot, "warning: supervisor of node 1: disturbed_cpu")
+
+
+async def test_a_theme_is_chosen_by_keys(app):
+    async with app.run_test(size=(80, 24)) as pilot:
+        await shows(pilot, f"{NUM_PRESETS} of {NUM_PRESETS}")
+        await pilot.press("f3", *"gruvbox")
+        await shows(pilot, "gruvbox")
+        await pilot.press("enter")
+        await until(pilot, lambda: app.theme == "gruvbox")
+
+
+async def test_the_mouse_goes_to_a_mode_and_a_row(app, add_run):
+    add_run("one")
+    add_run("two")
+    async with app.run_test(size=(120, 40)) as pilot:
+        await shows(pilot, f"{NUM_PRESETS} of {NUM_PRESETS}")
+        await pilot.click(".mode-bar", offset=(text_of(app).splitlines()[0].index("2 Runs"), 0))
+        await shows(pilot, "2 of 2 runs")
+        row = next(y for y, line in enumerate(text_of(app).splitlines()) if "  one" in line)
+        await pilot.click(offset=(30, row))
+        await pilot.click(offset=(30, row))
+        await shows(pilot, "[3 Live]", "n = 24")
+
+
+@pytest.mark.parametrize("size", [(80, 24), (200, 60)])
+async def test_a_straggler_among_64_ranks_stands_out_without_colour(runs_root, add_run, size):
+    run = add_run("many")
+    scenario = Scenario(world=64, steps=12, straggler=37, gpu_period_s=0, heartbeat_s=0)
+    shutil.rmtree(run.events_dir)
+    write_events(run.path, scenario)
+    manifest = json.loads((run.path / "run.json").read_text())
+    (run.path / "run.json").write_text(json.dumps(manifest | {"world_size": 64}))
+    app = TgsApp(runs_root=runs_root, opens=session.follow(run))
+    async with app.run_test(size=size) as pilot:
+        await shows(pilot, "rank 37 (node04) is slow: 1.18")
+        await pilot.press("r")
+        screen = await shows(pilot, "over the median rank:", "x")
+        view = app.screen.query_one("#heat")
+        rows = [view.render_line(y).text for y in range(2, 10)]
+        marked = {row.index("x") for row in rows if "x" in row}
+        assert len(marked) == 1, screen

@@ -156,8 +156,9 @@ def alert_text(session: Session) -> str:
         return f"! {session.message}"
     if session.result is not None and session.result.failure is not None:
         failure = session.result.failure
-        who = "" if failure.rank is None else f" rank {failure.rank} ({failure.host}):"
-        return f"✗ {session.result.status}:{who} {failure.reason}"
+        rank = f"rank {failure.rank}"
+        who = "" if failure.rank is None else f" {rank} ({failure.host}):"
+        return f"✗ {session.result.status}:{who} {failure.reason.removeprefix(f'{rank} ')}"
     if session.result is not None and session.result.integrity.problems:
         return f"✗ INVALID, do not use this number: {session.result.integrity.problems[0]}"
     return "  ".join(_live_alerts(session)[:3])
