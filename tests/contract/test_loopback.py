@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import socket
 import subprocess
 import sys
 import time
+import urllib.request
 
 import psutil
 import pytest
@@ -46,6 +48,10 @@ def test_the_web_ui_listens_on_the_loopback_address_only(tmp_path):
             time.sleep(0.1)
         assert {ip for ip, _ in found} <= LOOPBACK
         assert port in {number for _, number in found}
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30) as answer:
+            page = answer.read().decode()
+        assert "textual.js" in page
+        assert not re.findall(r'(?:href|src)="https?://(?!127\.0\.0\.1)', page), "nothing from elsewhere"
     finally:
         server.terminate()
         server.wait(timeout=30)

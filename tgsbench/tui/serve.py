@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -10,10 +11,17 @@ from aiohttp import web
 from textual_serve.server import Server
 
 HOST = "127.0.0.1"
+_ELSEWHERE = re.compile(r"<link[^>]*href=\"https?://(?!127\.0\.0\.1)[^>]*>")
 
 
 class LoopbackServer(Server):  # type: ignore[misc]
     """Refuses websockets that another site's page opens: whoever holds one can start training runs."""
+
+    async def handle_index(self, request: web.Request) -> web.Response:
+        """The page without its link to a font elsewhere: it works offline and tells nobody."""
+        page: web.Response = await super().handle_index(request)
+        page.text = _ELSEWHERE.sub("", page.text or "")
+        return page
 
     async def handle_websocket(self, request: web.Request) -> web.WebSocketResponse:
         """As textual-serve, after a look at who asks."""
