@@ -22,6 +22,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "replay": ("tgsbench.cli.replay", "Play a stored run again; without one, a recording."),
     "slurm": ("tgsbench.cli.slurm", "A preset's sbatch script; submit it, follow or cancel the job."),
     "doctor": ("tgsbench.cli.doctor", "Check this machine: versions, GPUs, links, limits, ranks that talk."),
+    "verify": (
+        "tgsbench.cli.verify",
+        "Prove that a preset computes the right thing before a number is trusted.",
+    ),
     "engines": ("tgsbench.cli.engines", "The engines: can each run here, and what installs the others."),
     "compare": ("tgsbench.cli.compare", "Compare runs, forecasts, published and imported rows."),
     "sweep": ("tgsbench.cli.sweep", "Run a grid of presets, resumable; search the longest sequence."),

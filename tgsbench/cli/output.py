@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from tgsbench.confined import printable
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def line(text: str = "") -> None:
@@ -21,6 +24,14 @@ def json(document: Any) -> None:
     """Print one JSON document."""
     encoded = msgspec.json.format(msgspec.json.encode(document), indent=2)
     line(encoded.decode())
+
+
+def table(rows: Table) -> None:
+    """Print a table, as wide as the terminal or $COLUMNS; its cells are printable already."""
+    from rich.console import Console
+
+    Console(file=sys.stdout, highlight=False).print(rows)
+    sys.stdout.flush()
 
 
 def drop() -> None:

@@ -22,9 +22,15 @@ def rehearsal(preset: Preset, num_ranks: int, device: Device = "cpu") -> Preset:
     `rehearsal_of` and never compared with published rows.
     """
     world = max(n for n in (1, 2, 4, 8) if n <= max(1, min(num_ranks, preset.world_size)))
-    sp = min(world, preset.parallel.sp)
+    return shrunken(preset, min(world, preset.parallel.sp), world, device)
+
+
+def shrunken(
+    preset: Preset, sp: int, world: int, device: Device = "cpu", local_seq_len: int = _LOCAL_SEQ_LEN
+) -> Preset:
+    """The preset's shape on `world` ranks at `sp`, with at most `local_seq_len` tokens of a sequence each."""
     model = _small_model(preset.model, sp, preset.parallel.sp)
-    seq_len = min(preset.workload.seq_len, sp * _LOCAL_SEQ_LEN)
+    seq_len = min(preset.workload.seq_len, sp * local_seq_len)
     replace = msgspec.structs.replace
     small = replace(
         preset,
@@ -57,10 +63,8 @@ def _corpus(preset: Preset) -> str:
 
 def _small_model(shape: ModelShape, sp: int, real_sp: int) -> ModelShape:
     """Same query:KV ratio and MLP ratio; KV heads stay fewer than sp where they were."""
-    ratio = shape.num_query_heads // shape.num_kv_heads
-    kv_heads = 1 if shape.num_kv_heads < real_sp else sp
-    if kv_heads == 1 and ratio % sp:
-        ratio = math.lcm(ratio, sp)
+    kv_heads = max(1, sp // 2) if shape.num_kv_heads < real_sp else sp
+    ratio = math.lcm(shape.num_query_heads // shape.num_kv_heads, sp // kv_heads)
     heads = kv_heads * ratio
     hidden = heads * _HEAD_DIM
     intermediate = -(-hidden * shape.intermediate_size // shape.hidden_size // 32) * 32

@@ -39,6 +39,8 @@ class Manifest(Struct, kw_only=True):
     rehearsal_of: str = ""
     emulated: bool = False
     """One process runs one rank of the mesh; see Emulation."""
+    testifies: bool = False
+    """The ranks gather evidence for `tgsbench verify` instead of measuring; see schema.verify."""
     prediction: dict[str, Any] | None = None
     """The planner's forecast made before launch."""
     tags: list[str] = []

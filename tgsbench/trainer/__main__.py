@@ -15,9 +15,9 @@ from tgsbench.system.lifetime import die_with_parent
 from tgsbench.trainer import faults, signals
 
 
-def main() -> None:
+def main(run_dir: Path) -> None:
     """Set the process up before anything heavy is imported, then train."""
-    run_dir, rank = Path(sys.argv[1]), int(os.environ["RANK"])
+    rank = int(os.environ["RANK"])
     die_with_parent(signal.SIGKILL, int(os.environ.get("TGSBENCH_AGENT_PID", "0")))
     try:
         _redirect_output(run_dir / "log" / f"rank{rank:05d}.log")
@@ -60,4 +60,4 @@ def _redirect_output(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]))

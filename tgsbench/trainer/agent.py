@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -45,15 +45,19 @@ def main(argv: list[str] | None = None) -> int:
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     report = LauncherReport(node_rank=args.node_rank)
     with _rendezvous_of(args) as config:
-        code = _launch(config, args.run_dir, report)
+        words = ("-u", "-m", "tgsbench.trainer", str(args.run_dir))
+        code = launch(config, report, sys.executable, *words)
     report.ended_unix = time.time()
-    _write(args.run_dir / f"launcher{args.node_rank or ''}.json", report)
+    write_report(args.run_dir / f"launcher{args.node_rank or ''}.json", report)
     return code
 
 
-def _launch(config: LaunchConfig, run_dir: Path, report: LauncherReport) -> int:
+def launch(
+    config: LaunchConfig, report: LauncherReport, entrypoint: str | Callable[..., object], *args: object
+) -> int:
+    """Run ranks of a program or a function to their end; how each of them ended goes into the report."""
     try:
-        elastic_launch(config, sys.executable)("-u", "-m", "tgsbench.trainer", str(run_dir))
+        elastic_launch(config, entrypoint)(*args)
     except ChildFailedError as error:
         report.exits = [
             RankExit(
@@ -90,31 +94,39 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 @contextlib.contextmanager
 def _rendezvous_of(args: argparse.Namespace) -> Iterator[LaunchConfig]:
-    config = LaunchConfig(
-        min_nodes=args.nnodes,
-        max_nodes=args.nnodes,
-        nproc_per_node=args.nproc_per_node,
-        run_id=args.rendezvous_id or uuid.uuid4().hex,
-        role="rank",
-        rdzv_backend="c10d",
-        rdzv_endpoint=args.rendezvous,
-        rdzv_configs={"is_host": args.node_rank == 0},
-        max_restarts=0,
-        monitor_interval=0.1,
-        start_method="spawn",
-        local_addr=args.local_addr or None,
-    )
-    if hasattr(config, "shutdown_timeout"):
-        config.shutdown_timeout = _SHUTDOWN_S
+    config = launch_config(args.nproc_per_node, args.nnodes)
+    config.run_id = args.rendezvous_id or config.run_id
+    config.rdzv_endpoint = args.rendezvous
+    config.rdzv_configs["is_host"] = args.node_rank == 0
+    config.local_addr = args.local_addr or None
     if args.nnodes > 1 or args.rendezvous:
         yield config
         return
-    with _loopback_only(config):
+    with loopback_only(config):
         yield config
 
 
+def launch_config(nproc_per_node: int, nnodes: int = 1, start_method: str = "spawn") -> LaunchConfig:
+    """How the elastic agent starts and watches ranks, but for where they meet."""
+    config = LaunchConfig(
+        min_nodes=nnodes,
+        max_nodes=nnodes,
+        nproc_per_node=nproc_per_node,
+        run_id=uuid.uuid4().hex,
+        role="rank",
+        rdzv_backend="c10d",
+        rdzv_configs={"is_host": True},
+        max_restarts=0,
+        monitor_interval=0.1,
+        start_method=start_method,
+    )
+    if hasattr(config, "shutdown_timeout"):
+        config.shutdown_timeout = _SHUTDOWN_S
+    return config
+
+
 @contextlib.contextmanager
-def _loopback_only(config: LaunchConfig) -> Iterator[None]:
+def loopback_only(config: LaunchConfig) -> Iterator[None]:
     """Meet through a private file and a store on the loopback address.
 
     torch's own TCPStore listens on every interface and takes commands from anyone; and a port that is
@@ -147,7 +159,8 @@ def _signal_name(exit_code: int) -> str:
     return signal.Signals(-exit_code).name if exit_code < 0 else ""
 
 
-def _write(path: Path, report: LauncherReport) -> None:
+def write_report(path: Path, report: LauncherReport) -> None:
+    """Write launcher.json by rename; a disk that takes nothing is told of on stderr."""
     temporary = path.with_suffix(".tmp")
     try:
         temporary.write_bytes(msgspec.json.encode(report))

@@ -45,7 +45,7 @@ class Batches:
 
     def batch(self, step: int, micro_step: int, fed: Fed) -> Batch:
         """This rank's shard of one micro-step; what it holds is added to `fed`."""
-        rows = [self._shard(index, fed) for index in self._indices(step, micro_step)]
+        rows = [self._shard(index, fed) for index in self.indices(step, micro_step)]
         return Batch(
             self._stack([row.input_ids for row in rows]),
             self._stack([row.labels for row in rows]),
@@ -53,7 +53,8 @@ class Batches:
             documents(joined_borders(rows), self._device) if self._preset.workload.document_mask else None,
         )
 
-    def _indices(self, step: int, micro_step: int) -> range:
+    def indices(self, step: int, micro_step: int) -> range:
+        """Packs of this rank's dp group in one micro-step, counted from the run's first."""
         return self._packs_of(step * self._preset.accumulation + micro_step)
 
     def _packs_of(self, micro: int) -> range:

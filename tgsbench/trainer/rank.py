@@ -7,6 +7,7 @@ import os
 import platform
 import time
 import tomllib
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from tgsbench.trainer.device import device_name, pick_device
 from tgsbench.trainer.emulate import emulate_rank
 from tgsbench.trainer.loop import Stepper
 from tgsbench.trainer.pulse import Pulse
+from tgsbench.trainer.testify import testify
 from tgsbench.workload import PackedDataset, prepare
 
 _VERSIONED = (
@@ -51,10 +53,13 @@ def run_rank(run_dir: Path, rank: int, emitter: Emitter) -> None:
     """Train as run_dir/preset.toml says and report; errors are the caller's to tell."""
     preset = presets.from_document(tomllib.loads((run_dir / "preset.toml").read_text("utf-8")))
     life = _Rank(run_dir, rank, preset, emitter)
-    if RunDir(run_dir).manifest().emulated:
+    manifest = RunDir(run_dir).manifest()
+    if manifest.emulated:
         life.emulate()
+    elif manifest.testifies:
+        life.run(life.testify)
     else:
-        life.run()
+        life.run(life.train)
 
 
 class _Rank:
@@ -67,7 +72,8 @@ class _Rank:
         self.recipe = load_recipe(preset.profile) if preset.profile else None
         self.device = pick_device(preset.hardware.device, self.local_rank)
 
-    def run(self) -> None:
+    def run(self, work: Callable[[SequenceMesh, PackedDataset, Engine, Pulse], None]) -> None:
+        """Come up, do the work with the engine, leave."""
         self._hello()
         self._phase("init")
         pulse = Pulse(self.emitter, self.preset.measure.heartbeat_s, self._sampler())
@@ -76,7 +82,7 @@ class _Rank:
             mesh = self._init_distributed()
             data = self._data()
             engine = self._engine(mesh)
-            self._train(mesh, data, engine, pulse)
+            work(mesh, data, engine, pulse)
         finally:
             pulse.stop()
         self._phase("teardown")
@@ -158,7 +164,21 @@ class _Rank:
         self.emitter.emit(Kernel(name=kernel.name, version=kernel.version, reason=kernel.reason))
         return engine
 
-    def _train(self, mesh: SequenceMesh, data: PackedDataset, engine: Engine, pulse: Pulse) -> None:
+    def testify(self, mesh: SequenceMesh, data: PackedDataset, engine: Engine, pulse: Pulse) -> None:
+        """Take the steps that `tgsbench verify` asks for and write down what was seen."""
+        self._phase("measure")
+        testify(
+            self.run_dir,
+            self.preset,
+            mesh,
+            data,
+            engine,
+            self.emitter.emit,
+            lambda note: self._phase("measure", note),
+        )
+
+    def train(self, mesh: SequenceMesh, data: PackedDataset, engine: Engine, pulse: Pulse) -> None:
+        """Warm up, measure, profile."""
         batches = deal(self.preset, mesh, data, self.device)
         stepper = Stepper(self.preset, engine, batches, self._num_steps(), self.device)
         warmup = self.preset.measure.warmup

@@ -34,7 +34,7 @@ class AdapterBatches(Batches):
     def batch(self, step: int, micro_step: int, fed: Fed) -> Batch:
         """The adapter's next shard; micro-steps must be asked for in order."""
         dealt = next(self._adapter)
-        indices = self._indices(step, micro_step)
+        indices = self.indices(step, micro_step)
         for row, index in enumerate(indices):
             tokens, labels = dealt["input_ids"][row].numpy(), dealt["shift_labels"][row].numpy()
             self._count(tokens, labels, self._data.pack(index), fed)

@@ -1,0 +1,52 @@
+"""`tgsbench verify`: proof that a preset trains what one rank trains, before a number is trusted."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from tgsbench import presets
+from tgsbench.cli import diagnostics, output
+from tgsbench.errors import ExitCode
+from tgsbench.launch import verify as proving
+from tgsbench.report.verify import table, verdict
+from tgsbench.schema.preset import Preset
+
+
+@click.command()
+@click.option("--preset", "name", required=True, help="Name of a preset, or path of a .toml file.")
+@click.option(
+    "--engine",
+    "engines",
+    multiple=True,
+    help="fsdp2 or deepspeed; several are verified one by one and compared (default: the preset's, "
+    "compared with the other one if that is installed).",
+)
+@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override any value of the preset.")
+@click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON document.")
+def verify(name: str, engines: tuple[str, ...], sets: tuple[str, ...], as_json: bool) -> None:
+    """Prove on a shrunken model that a preset computes the right thing.
+
+    Runs on CPU ranks, whatever the preset's GPUs. Exit code 16 when a check fails.
+    """
+    wanted = [_small(name, sets, engine) for engine in dict.fromkeys(engines)] or [_small(name, sets)]
+    peer = "" if engines else proving.peer_of(wanted[0])
+    compared = _small(name, sets, peer) if peer else None
+    for preset in wanted:
+        proving.require(preset)
+    diagnostics.note(f"{wanted[0].rehearsal_of}, shrunken: {proving.describe(wanted[0])}")
+    found = proving.verify(wanted, compared, diagnostics.note)
+    if as_json:
+        output.json(found)
+    else:
+        output.table(table(found))
+        output.line(verdict(found))
+    sys.exit(ExitCode.OK if found.passed else ExitCode.VERIFY_FAILED)
+
+
+def _small(name: str, sets: tuple[str, ...], engine: str = "") -> Preset:
+    assignments = [*sets, f"engine.name={engine}"] if engine else list(sets)
+    path = Path(name) if name.endswith(".toml") else name
+    return proving.small_preset(presets.resolve(path, assignments).preset)

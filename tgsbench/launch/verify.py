@@ -1,0 +1,245 @@
+"""`tgsbench verify`: run a shrunken preset several times on CPU ranks and judge what its ranks saw.
+
+Each engine runs three times, always in fresh processes: on the shrunken mesh, on one rank (the yardstick of
+its loss and gradients), and on the mesh once more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from tgsbench.engines import registry
+from tgsbench.errors import ExitCode, TgsError
+from tgsbench.launch import preflight
+from tgsbench.launch.rehearse import shrunken
+from tgsbench.launch.testify import Say, Seen, gather
+from tgsbench.launch.watch import StopSignals
+from tgsbench.metrics import proof
+from tgsbench.schema.preset import EXTERNAL_ENGINES, Preset
+from tgsbench.schema.verify import Check, CheckName, Verification
+
+NUM_STEPS = 20
+_LOCAL_SEQ_LEN = 256
+_CHUNK_TOKENS = 96
+"""Does not divide 256: the loss has several chunks, the last one shorter."""
+_OF_ONE_ENGINE: tuple[CheckName, ...] = ("parity", "labels", "tokens", "all_to_all", "mask", "determinism")
+MESH, ALONE, AGAIN = "mesh", "one-rank", "again"
+
+
+def small_preset(preset: Preset) -> Preset:
+    """The preset's shape on few CPU ranks in fp32: sp > 1, dp > 1 and KV heads fewer than sp where they were.
+
+    Fewer KV heads than sp become 2 at sp 4, since copies of a single head cannot be put in a wrong order.
+    Documents have Alpaca's lengths, so that a short pack holds several.
+    """
+    sp = min(preset.parallel.sp, 4 if preset.model.num_kv_heads < preset.parallel.sp else 2)
+    small = shrunken(preset, sp, sp * min(2, preset.dp), local_seq_len=_LOCAL_SEQ_LEN)
+    training = small.training
+    return replace(
+        small,
+        profile="",
+        workload=replace(small.workload, corpus="lengths"),
+        engine=replace(small.engine, loss_chunk_tokens=min(small.engine.loss_chunk_tokens, _CHUNK_TOKENS)),
+        training=replace(training, compute_dtype="float32", micro_batch=min(2, training.micro_batch)),
+        measure=replace(small.measure, steps=NUM_STEPS, warmup=0),
+    )
+
+
+def one_rank(small: Preset) -> Preset:
+    """The same training on one rank: it accumulates what the others share."""
+    return replace(
+        small,
+        hardware=replace(small.hardware, num_gpus=1, gpus_per_node=1),
+        parallel=replace(small.parallel, sp=1),
+        engine=replace(small.engine, data_adapter=False),
+        training=replace(small.training, accumulation=small.accumulation * small.dp),
+    )
+
+
+def require(small: Preset) -> None:
+    """Raise TgsError when this machine, or the engine, cannot do what verifying takes."""
+    name = small.engine.name
+    if name in EXTERNAL_ENGINES:
+        raise TgsError(
+            f"engine {name} runs as it is, in an environment of its own: verify cannot look into its ranks",
+            hint="--engine fsdp2 or --engine deepspeed",
+            exit_code=ExitCode.UNSUPPORTED,
+        )
+    preflight.check_packages(small)
+    problem = preflight.machine_problem(small, preflight.this_machine(), small.world_size)
+    if problem:
+        raise TgsError(
+            f"verifying {small.name} does not fit this machine: {problem}",
+            hint="free some memory; a smaller parallel.sp takes fewer ranks",
+            exit_code=ExitCode.DOES_NOT_FIT,
+        )
+
+
+def peer_of(preset: Preset) -> str:
+    """The other native engine if it is installed, else nothing."""
+    other = "deepspeed" if preset.engine.name == "fsdp2" else "fsdp2"
+    return "" if registry.missing_packages(other) else other
+
+
+def verify(wanted: Sequence[Preset], peer: Preset | None, say: Say) -> Verification:
+    """Verify each shrunken preset, one an engine, and compare every pair; `peer` is compared only.
+
+    Raises TgsError when interrupted, or when a rank refuses to start at all.
+    """
+    begin_s = time.monotonic()
+    small = wanted[0]
+    on_mesh: dict[str, Seen] = {}
+    checks: list[Check] = []
+    with _folder() as folder, StopSignals() as stop:
+        for preset in wanted:
+            seen = gather(folder, _runs_of(preset), stop, _announced(preset, say))
+            on_mesh[preset.engine.name] = seen[_name(preset, MESH)]
+            checks += _told(_engine_checks(preset, seen), say)
+        if peer is not None:
+            name = _name(peer, MESH)
+            on_mesh[peer.engine.name] = gather(folder, [{name: peer}], stop, _announced(peer, say))[name]
+        checks += _told(_pair_checks(on_mesh), say)
+    counts = {status: sum(c.status == status for c in checks) for status in ("passed", "failed", "skipped")}
+    return Verification(
+        preset=small.rehearsal_of,
+        engines=[preset.engine.name for preset in wanted],
+        passed=not counts["failed"],
+        num_passed=counts["passed"],
+        num_failed=counts["failed"],
+        num_skipped=counts["skipped"],
+        checks=checks,
+        what=describe(small),
+        world_size=small.world_size,
+        dp=small.dp,
+        sp=small.parallel.sp,
+        seq_len=small.workload.seq_len,
+        num_steps=small.measure.steps,
+        document_mask=small.workload.document_mask,
+        wall_s=time.monotonic() - begin_s,
+        versions=next(iter(on_mesh.values())).versions,
+    )
+
+
+def describe(small: Preset) -> str:
+    """The shrunken model and mesh in one line."""
+    model = small.model
+    mask = "document mask" if small.workload.document_mask else "no document mask"
+    return (
+        f"{model.num_layers} layers, {model.num_query_heads}:{model.num_kv_heads} heads, "
+        f"length {small.workload.seq_len}, sp {small.parallel.sp} x dp {small.dp} on CPU ranks, fp32, "
+        f"checkpointing {small.training.checkpointing}, {mask}"
+    )
+
+
+def _name(preset: Preset, purpose: str) -> str:
+    return f"{preset.engine.name}-{purpose}"
+
+
+def _runs_of(preset: Preset) -> list[dict[str, Preset]]:
+    """Two processes side by side: the second run shares nothing with the first, not even a hash seed."""
+    first = {_name(preset, MESH): preset}
+    if preset.world_size > 1:
+        first[_name(preset, ALONE)] = one_rank(preset)
+    return [first, {_name(preset, AGAIN): preset}]
+
+
+def _announced(preset: Preset, say: Say) -> Say:
+    say(f"{preset.engine.name}: importing torch and the engine")
+    return say
+
+
+def _told(checks: list[Check], say: Say) -> list[Check]:
+    """The same checks, each said in one line."""
+    for check in checks:
+        say(f"  {check.status}: {check.name} {check.measured}".rstrip())
+    return checks
+
+
+def _engine_checks(preset: Preset, seen: dict[str, Seen]) -> list[Check]:
+    """All checks that need one engine alone."""
+    name, mesh = preset.engine.name, seen[_name(preset, MESH)]
+    if mesh.problem:
+        return [proof.not_run(check, name, mesh.problem) for check in _OF_ONE_ENGINE]
+    return [
+        _parity(preset, mesh, seen.get(_name(preset, ALONE))),
+        proof.labels(preset, mesh.ranks),
+        proof.tokens(preset, mesh.ranks),
+        proof.all_to_alls(preset, mesh.ranks),
+        proof.mask(preset, mesh.ranks),
+        _determinism(preset, mesh, seen[_name(preset, AGAIN)]),
+    ]
+
+
+def _parity(preset: Preset, mesh: Seen, alone: Seen | None) -> Check:
+    if alone is None:
+        return proof.skipped("parity", preset.engine.name, "one rank in this preset: nothing is shared out")
+    if alone.problem:
+        return proof.not_run("parity", preset.engine.name, alone.problem)
+    differences = gradient_differences(mesh.gradients, alone.gradients)
+    return proof.parity(preset, differences, alone.ranks, mesh.ranks)
+
+
+def _determinism(preset: Preset, mesh: Seen, again: Seen) -> Check:
+    if again.problem:
+        return proof.not_run("determinism", preset.engine.name, again.problem)
+    differences = gradient_differences(again.gradients, mesh.gradients)
+    return proof.determinism(preset, differences, mesh.ranks, again.ranks)
+
+
+def _pair_checks(on_mesh: dict[str, Seen]) -> list[Check]:
+    """Every pair of engines; one engine alone has nothing to be compared with."""
+    if len(on_mesh) == 1:
+        (name,) = on_mesh
+        other = "deepspeed" if name == "fsdp2" else "fsdp2"
+        return [proof.skipped("engines", name, f"one engine ran; --engine {name} --engine {other} compares")]
+    return [_pair(on_mesh, *pair) for pair in itertools.combinations(on_mesh, 2)]
+
+
+def _pair(on_mesh: dict[str, Seen], first: str, second: str) -> Check:
+    pair = f"{first} : {second}"
+    problem = on_mesh[first].problem or on_mesh[second].problem
+    if problem:
+        return proof.not_run("engines", pair, problem)
+    return proof.engines(pair, on_mesh[first].ranks, on_mesh[second].ranks)
+
+
+def gradient_differences(path: Path, reference: Path) -> dict[str, float]:
+    """Relative norm of the difference of each gradient; infinite for one that is missing on a side."""
+    import numpy as np
+
+    with np.load(path, allow_pickle=False) as ours, np.load(reference, allow_pickle=False) as theirs:
+        differences = dict.fromkeys(set(ours.files) ^ set(theirs.files), math.inf)
+        for name in sorted(set(ours.files) & set(theirs.files)):
+            a, b = (np.asarray(file[name], np.float64) for file in (ours, theirs))
+            if a.shape != b.shape:
+                differences[name] = math.inf
+                continue
+            gap, norm = float(np.linalg.norm(a - b)), float(np.linalg.norm(b))
+            differences[name] = gap / norm if norm else (math.inf if gap else 0.0)
+    return differences
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[Path]:
+    """A folder for the runs' events, logs and gradients, gone afterwards."""
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="tgsbench-verify-"))
+    except OSError as error:
+        raise TgsError(
+            f"cannot write {tempfile.gettempdir()}: {error.strerror}",
+            hint="set TMPDIR to a folder with room",
+            exit_code=ExitCode.STORE,
+        ) from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

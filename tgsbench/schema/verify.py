@@ -1,0 +1,105 @@
+"""What ranks saw for `tgsbench verify`, and the document that it prints."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct, field
+
+SCHEMA_VERSION = 1
+
+Status = Literal["passed", "failed", "skipped"]
+CheckName = Literal["parity", "engines", "labels", "tokens", "all_to_all", "mask", "determinism"]
+
+
+class Cut(Struct, kw_only=True):
+    """One shard of one pack: as it reached the model, or as the packed data demand it."""
+
+    where: str
+    """Such as "rank 1, step 0, micro-step 2", or "pack 3, shard 1 of 2"."""
+    tokens: str
+    """Digest of the token ids."""
+    labels: str
+    """Digest of the targets."""
+    num_tokens: int
+    """Real tokens; padding counts only in what ranks saw, which cannot tell it apart."""
+    num_labels: int
+    border: int
+    """Target of the last position, the first token of the next shard; negative for none."""
+    is_inner: bool = False
+    """Demanded cuts only: does another shard of the pack follow?"""
+
+
+class Leak(Struct, kw_only=True):
+    """One rank's sums of token losses before and after one document was changed."""
+
+    document: str
+    """Which one, such as "document 2 of pack 5"; one for each row of the micro-batch."""
+    others: float
+    others_after: float
+    own: float
+    """Of the changed document itself, which must move."""
+    own_after: float
+
+
+class Testimony(Struct, kw_only=True):
+    """What one rank saw in one run; written by the rank itself."""
+
+    schema_version: int = SCHEMA_VERSION
+    rank: int
+    loss_sums: list[float] = []
+    """This rank's share of each optimizer step's loss."""
+    grad_norms: list[float] = []
+    num_labels: list[int] = []
+    """Labels by which each step's loss is divided, over all ranks."""
+    all_to_alls: list[tuple[int, int]] = []
+    """Calls and bytes of each step, counted at the process group."""
+    cuts: list[Cut] = []
+    demanded: list[Cut] = []
+    """Rank 0 only: what the packed data demand of all ranks together."""
+    leak: Leak | None = None
+    """None where no pack holds two documents."""
+
+
+class Check(Struct, kw_only=True):
+    """One check of one engine."""
+
+    name: CheckName
+    engine: str
+    status: Status
+    measured: str = ""
+    """The figure for people."""
+    bound: str = ""
+    value: float | None = None
+    """The figure; None where none was measured."""
+    limit: float | None = None
+    """What `value` must not exceed (counts: must equal)."""
+    worst: str = ""
+    """Where it is worst: a parameter, a step, a shard, a document."""
+    note: str = ""
+    """What else must be said, such as why it was skipped."""
+
+
+class Verification(Struct, kw_only=True):
+    """The document of `tgsbench verify --json`."""
+
+    schema_version: int = SCHEMA_VERSION
+    preset: str
+    engines: list[str]
+    passed: bool
+    """No check failed; one that was skipped proves nothing and says why."""
+    num_passed: int
+    num_failed: int
+    num_skipped: int
+    checks: list[Check]
+    what: str
+    """The shrunken model and mesh that were run."""
+    world_size: int
+    dp: int
+    sp: int
+    seq_len: int
+    num_steps: int
+    device: str = "cpu"
+    document_mask: bool = False
+    wall_s: float = 0.0
+    versions: dict[str, str] = field(default_factory=dict)

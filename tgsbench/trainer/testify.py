@@ -1,0 +1,163 @@
+"""What a rank does for `tgsbench verify`: optimizer steps as they are measured, under a witness's eyes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor
+
+from tgsbench.engines.base import Batch, Engine
+from tgsbench.parallel.mesh import SequenceMesh
+from tgsbench.schema.events import Step
+from tgsbench.schema.preset import Preset
+from tgsbench.schema.verify import Leak, Testimony
+from tgsbench.store.run_dir import RunDir
+from tgsbench.trainer.batches import Batches, Fed, deal
+from tgsbench.trainer.loop import Stepper
+from tgsbench.trainer.witness import ModelWitness, NetworkMeter, demanded
+from tgsbench.workload import IGNORE_INDEX, Pack, PackedDataset
+
+FOLDER = "testimony"
+GRADIENTS = "gradients.npz"
+
+Note = Callable[[str], None]
+OnStep = Callable[[Step], None]
+
+
+def testify(
+    run_dir: Path,
+    preset: Preset,
+    mesh: SequenceMesh,
+    data: PackedDataset,
+    engine: Engine,
+    on_step: OnStep,
+    note: Note,
+) -> None:
+    """Train measure.steps steps, change one document, and write down what was seen.
+
+    Writes testimony/rankNNNNN.json and, on rank 0, the whole gradients of the first step.
+    """
+    num_steps = preset.measure.steps
+    network, witness = NetworkMeter(), ModelWitness(mesh.rank)
+    tapped = _Tapped(engine, lambda: _keep_gradients(engine, run_dir, mesh.rank))
+    batches = deal(preset, mesh, data, engine.device)
+    stepper = Stepper(preset, tapped, batches, num_steps, engine.device)
+    seen = Testimony(rank=mesh.rank)
+    note(f"{num_steps} optimizer steps: losses, gradients, tokens, labels, all-to-alls")
+    for index in range(num_steps):
+        witness.begin_step(index)
+        network.take()
+        step = stepper.step(index, "measure")
+        seen.all_to_alls.append(network.take())
+        seen.loss_sums.append(step.loss_sum)
+        seen.grad_norms.append(step.grad_norm)
+        seen.num_labels.append(batches.num_labels(index))
+        on_step(step)
+    witness.close()
+    seen.cuts = witness.cuts
+    if mesh.rank == 0:
+        seen.demanded = demanded(preset, data, num_steps)
+    note("document mask: one document is changed")
+    seen.leak = _leak(preset, mesh, data, engine)
+    RunDir(run_dir).write(f"{FOLDER}/rank{mesh.rank:05d}.json", msgspec.to_builtins(seen))
+
+
+class _Tapped:
+    """The engine, with a look at its gradients before the first optimizer step."""
+
+    def __init__(self, engine: Engine, on_gradients: Callable[[], None]) -> None:
+        self.kernel, self.device = engine.kernel, engine.device
+        self._engine = engine
+        self._on_gradients: Callable[[], None] | None = on_gradients
+
+    def forward_backward(self, batch: Batch, num_labels: int) -> Tensor:
+        return self._engine.forward_backward(batch, num_labels)
+
+    def gradients(self) -> Iterator[tuple[str, Tensor]]:
+        return self._engine.gradients()
+
+    def optimizer_step(self, lr: float) -> Tensor:
+        if self._on_gradients is not None:
+            self._on_gradients()
+            self._on_gradients = None
+        return self._engine.optimizer_step(lr)
+
+
+def _keep_gradients(engine: Engine, run_dir: Path, rank: int) -> None:
+    kept = {name: g.float().cpu().numpy() for name, g in engine.gradients() if rank == 0}
+    if rank == 0:
+        np.savez(run_dir / GRADIENTS, allow_pickle=False, **kept)
+
+
+def _leak(preset: Preset, mesh: SequenceMesh, data: PackedDataset, engine: Engine) -> Leak | None:
+    """Losses before and after a change of one document per row; the mask is turned on for it.
+
+    Packs are read by our own code here: DeepSpeed's adapter deals them in order and only once.
+    """
+    workload = msgspec.structs.replace(preset.workload, document_mask=True)
+    masked = msgspec.structs.replace(preset, workload=workload)
+    packed = dataclasses.replace(data, document_mask=True)
+    step = _step_with_documents(masked, packed)
+    if step is None:
+        return None
+    dealt = Batches(masked, mesh, packed, engine.device)
+    batch = dealt.batch(step, 0, Fed())
+    rows = [_Row(packed, index) for index in dealt.indices(step, 0)]
+    here = slice(mesh.sp_rank * batch.labels.shape[1], (mesh.sp_rank + 1) * batch.labels.shape[1])
+    inside = torch.from_numpy(np.stack([row.inside[here] for row in rows])).to(engine.device)
+    changed = torch.where(inside, (batch.input_ids + 1) % preset.model.vocab_size, batch.input_ids)
+    losses = [
+        _loss(preset, engine, dataclasses.replace(batch, input_ids=ids, labels=labels))
+        for labels in (_kept(batch.labels, ~inside), _kept(batch.labels, inside))
+        for ids in (batch.input_ids, changed)
+    ]
+    document = "; ".join(row.name for row in rows)
+    return Leak(
+        document=document, others=losses[0], others_after=losses[1], own=losses[2], own_after=losses[3]
+    )
+
+
+def _kept(labels: Tensor, where: Tensor) -> Tensor:
+    return torch.where(where, labels, torch.full_like(labels, IGNORE_INDEX))
+
+
+def _loss(preset: Preset, engine: Engine, batch: Batch) -> float:
+    """This rank's loss of one micro-step; a whole optimizer step at lr 0 leaves the weights as they are."""
+    losses = [engine.forward_backward(batch, 1) for _ in range(preset.accumulation)]
+    engine.optimizer_step(0.0)
+    return float(losses[0])
+
+
+class _Row:
+    """One pack and the document in it that is changed: the longest but the last, with others after it."""
+
+    def __init__(self, data: PackedDataset, index: int) -> None:
+        pack = data.pack(index)
+        borders = [*pack.doc_starts.tolist(), pack.num_tokens]
+        number = int(np.argmax(np.diff(borders)[:-1]))
+        position = np.arange(len(pack.tokens))
+        self.inside = (position >= borders[number]) & (position < borders[number + 1])
+        self.name = f"document {number + 1} of pack {index}"
+
+
+def _step_with_documents(preset: Preset, data: PackedDataset) -> int | None:
+    """First step in whose first micro-step every pack holds labelled documents besides the one changed."""
+    first = preset.dp * preset.training.micro_batch
+    for step in range(preset.measure.steps):
+        begin = step * preset.packs_per_step
+        if all(_is_fit(data, index) for index in range(begin, begin + first)):
+            return step
+    return None
+
+
+def _is_fit(data: PackedDataset, index: int) -> bool:
+    pack: Pack = data.pack(index)
+    if len(pack.doc_starts) < 2:
+        return False
+    inside = _Row(data, index).inside
+    return bool((pack.labels[inside] >= 0).any() and (pack.labels[~inside] >= 0).any())
