@@ -38,7 +38,7 @@ def testify(
     on_step: OnStep,
     note: Note,
 ) -> None:
-    """Train measure.steps steps, change one document, and write down what was seen.
+    """Train `measure.steps` optimizer steps, change one document, and write down what was seen.
 
     Writes testimony/rankNNNNN.json and, on rank 0, the whole gradients of the first step.
     """
@@ -111,8 +111,9 @@ def _leak(preset: Preset, mesh: SequenceMesh, data: PackedDataset, engine: Engin
     here = slice(mesh.sp_rank * batch.labels.shape[1], (mesh.sp_rank + 1) * batch.labels.shape[1])
     inside = torch.from_numpy(np.stack([row.inside[here] for row in rows])).to(engine.device)
     changed = torch.where(inside, (batch.input_ids + 1) % preset.model.vocab_size, batch.input_ids)
+    probe = _Probe(engine, preset.accumulation)
     losses = [
-        _loss(preset, engine, dataclasses.replace(batch, input_ids=ids, labels=labels))
+        probe.loss(dataclasses.replace(batch, input_ids=ids, labels=labels))
         for labels in (_kept(batch.labels, ~inside), _kept(batch.labels, inside))
         for ids in (batch.input_ids, changed)
     ]
@@ -126,11 +127,21 @@ def _kept(labels: Tensor, where: Tensor) -> Tensor:
     return torch.where(where, labels, torch.full_like(labels, IGNORE_INDEX))
 
 
-def _loss(preset: Preset, engine: Engine, batch: Batch) -> float:
-    """This rank's loss of one micro-step; a whole optimizer step at lr 0 leaves the weights as they are."""
-    losses = [engine.forward_backward(batch, 1) for _ in range(preset.accumulation)]
-    engine.optimizer_step(0.0)
-    return float(losses[0])
+class _Probe:
+    """Asks for losses and leaves the weights as they are: every optimizer step has lr 0."""
+
+    def __init__(self, engine: Engine, accumulation: int) -> None:
+        self._engine = engine
+        self._accumulation = accumulation
+        self._num_done = 0
+
+    def loss(self, batch: Batch) -> float:
+        """This rank's loss of one micro-step."""
+        loss = float(self._engine.forward_backward(batch, 1))
+        self._num_done += 1
+        if self._num_done % self._accumulation == 0:
+            self._engine.optimizer_step(0.0)
+        return loss
 
 
 class _Row:
