@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from tgsbench.metrics.integrity import expected_all_to_alls
 from tgsbench.schema.preset import Preset
-from tgsbench.schema.verify import Check, CheckName, Cut, Testimony
+from tgsbench.schema.verify import Check, CheckName, Cut, Evidence
 from tgsbench.units import size
 
 PARITY = 2e-6
@@ -19,10 +19,10 @@ LEAK = 1e-6
 REACHES = 1e-5
 """Least relative change of the changed document's own loss: without it nothing was tested."""
 
-Testimonies = Sequence[Testimony]
+Ranks = Sequence[Evidence]
 
 
-def step_losses(ranks: Testimonies) -> list[float]:
+def step_losses(ranks: Ranks) -> list[float]:
     """Label-weighted mean loss of each optimizer step over all ranks."""
     return [
         sum(sums) / max(1, labels)
@@ -30,7 +30,7 @@ def step_losses(ranks: Testimonies) -> list[float]:
     ]
 
 
-def parity(preset: Preset, differences: Mapping[str, float], alone: Testimonies, many: Testimonies) -> Check:
+def parity(preset: Preset, differences: Mapping[str, float], alone: Ranks, many: Ranks) -> Check:
     """Loss and gradients of the first optimizer step on the mesh against one rank.
 
     `differences`: relative norm of the difference of each parameter's gradient.
@@ -45,7 +45,7 @@ def parity(preset: Preset, differences: Mapping[str, float], alone: Testimonies,
     return check
 
 
-def engines(pair: str, first: Testimonies, second: Testimonies) -> Check:
+def engines(pair: str, first: Ranks, second: Ranks) -> Check:
     """Losses of two engines on the same mesh, step for step."""
     losses = list(zip(step_losses(first), step_losses(second), strict=True))
     measured = {f"step {i}: {a:.7g} and {b:.7g}": _relative(a, b) for i, (a, b) in enumerate(losses)}
@@ -54,7 +54,7 @@ def engines(pair: str, first: Testimonies, second: Testimonies) -> Check:
     return check
 
 
-def labels(preset: Preset, ranks: Testimonies) -> Check:
+def labels(preset: Preset, ranks: Ranks) -> Check:
     """Targets that reached the loss against those that the packed data hold, at shard borders above all."""
     demanded, seen = ranks[0].demanded, _seen(ranks)
     by_tokens = {cut.tokens: cut for cut in demanded}
@@ -64,13 +64,13 @@ def labels(preset: Preset, ranks: Testimonies) -> Check:
     fed = {(cut.tokens, cut.border) for cut in seen}
     lost = [cut.where for cut in inner if (cut.tokens, cut.border) not in fed]
     wrong = [cut.where for cut in seen if _differs(cut, by_tokens.get(cut.tokens))]
-    check = _counted("labels", preset, num_seen, num_demanded, "labels", [*lost, *wrong])
+    check = _counted("labels", preset, num_seen, num_demanded, [*lost, *wrong])
     borders = f"{len(inner) - len(lost)} of {len(inner)} targets at shard borders kept"
     check.note = borders if preset.parallel.sp > 1 else "sp is 1: there are no shard borders"
     return check
 
 
-def tokens(preset: Preset, ranks: Testimonies) -> Check:
+def tokens(preset: Preset, ranks: Ranks) -> Check:
     """Distinct tokens that reached the model against those of the packs."""
     demanded, seen = ranks[0].demanded, _seen(ranks)
     first: dict[str, str] = {}
@@ -85,10 +85,10 @@ def tokens(preset: Preset, ranks: Testimonies) -> Check:
     wrong += [f"{cut.where} reached no rank" for cut in demanded if cut.tokens not in first]
     distinct = sum(cut.num_tokens for cut in demanded if cut.tokens in first)
     total = sum(cut.num_tokens for cut in demanded)
-    return _counted("tokens", preset, distinct, total, "distinct tokens", wrong)
+    return _counted("tokens", preset, distinct, total, wrong)
 
 
-def all_to_alls(preset: Preset, ranks: Testimonies) -> Check:
+def all_to_alls(preset: Preset, ranks: Ranks) -> Check:
     """All-to-alls that the process groups were asked for in each step, on each rank, against the shapes."""
     calls, num_bytes = expected_all_to_alls(preset)
     wrong = [
@@ -111,7 +111,7 @@ def all_to_alls(preset: Preset, ranks: Testimonies) -> Check:
     )
 
 
-def mask(preset: Preset, ranks: Testimonies) -> Check:
+def mask(preset: Preset, ranks: Ranks) -> Check:
     """Does a change in one document move another one's loss?"""
     leaks = {rank.rank: rank.leak for rank in ranks if rank.leak is not None}
     if not leaks:
@@ -131,9 +131,7 @@ def mask(preset: Preset, ranks: Testimonies) -> Check:
     return check
 
 
-def determinism(
-    preset: Preset, differences: Mapping[str, float], first: Testimonies, again: Testimonies
-) -> Check:
+def determinism(preset: Preset, differences: Mapping[str, float], first: Ranks, again: Ranks) -> Check:
     """The same preset twice, in processes of their own: equal bit for bit."""
     measured = {f"gradient of {name}": difference for name, difference in differences.items()}
     for what in ("loss_sums", "grad_norms"):
@@ -155,7 +153,7 @@ def not_run(name: CheckName, engine: str, why: str) -> Check:
     return Check(name=name, engine=engine, status="failed", measured="not run", note=why)
 
 
-def _seen(ranks: Testimonies) -> list[Cut]:
+def _seen(ranks: Ranks) -> list[Cut]:
     return [cut for rank in ranks for cut in rank.cuts]
 
 
@@ -189,15 +187,13 @@ def _order(value: float) -> float:
     return math.inf if math.isnan(value) else value
 
 
-def _counted(
-    name: CheckName, preset: Preset, value: int, limit: int, what: str, wrong: Sequence[str]
-) -> Check:
+def _counted(name: CheckName, preset: Preset, value: int, limit: int, wrong: Sequence[str]) -> Check:
     """Passed when the counts agree and nothing is wrong in detail."""
     return Check(
         name=name,
         engine=preset.engine.name,
         status="passed" if value == limit and not wrong else "failed",
-        measured=f"{value:,} {what}",
+        measured=f"{value:,}",
         bound=f"= {limit:,}",
         value=value,
         limit=limit,

@@ -42,7 +42,7 @@ class Leak(Struct, kw_only=True):
     own_after: float
 
 
-class Testimony(Struct, kw_only=True):
+class Evidence(Struct, kw_only=True):
     """What one rank saw in one run; written by the rank itself."""
 
     schema_version: int = SCHEMA_VERSION

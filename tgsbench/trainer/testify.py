@@ -15,14 +15,14 @@ from tgsbench.engines.base import Batch, Engine
 from tgsbench.parallel.mesh import SequenceMesh
 from tgsbench.schema.events import Step
 from tgsbench.schema.preset import Preset
-from tgsbench.schema.verify import Leak, Testimony
+from tgsbench.schema.verify import Evidence, Leak
 from tgsbench.store.run_dir import RunDir
 from tgsbench.trainer.batches import Batches, Fed, deal
 from tgsbench.trainer.loop import Stepper
 from tgsbench.trainer.witness import ModelWitness, NetworkMeter, demanded
 from tgsbench.workload import IGNORE_INDEX, Pack, PackedDataset
 
-FOLDER = "testimony"
+FOLDER = "evidence"
 GRADIENTS = "gradients.npz"
 
 Note = Callable[[str], None]
@@ -40,15 +40,16 @@ def testify(
 ) -> None:
     """Train `measure.steps` optimizer steps, change one document, and write down what was seen.
 
-    Writes testimony/rankNNNNN.json and, on rank 0, the whole gradients of the first step.
+    Writes evidence/rankNNNNN.json and, on rank 0, the whole gradients of the first step.
     """
     num_steps = preset.measure.steps
     network, witness = NetworkMeter(), ModelWitness(mesh.rank)
     tapped = _Tapped(engine, lambda: _keep_gradients(engine, run_dir, mesh.rank))
     batches = deal(preset, mesh, data, engine.device)
     stepper = Stepper(preset, tapped, batches, num_steps, engine.device)
-    seen = Testimony(rank=mesh.rank)
-    note(f"{num_steps} optimizer steps: losses, gradients, tokens, labels, all-to-alls")
+    seen = Evidence(rank=mesh.rank)
+    steps = "one optimizer step" if num_steps == 1 else f"{num_steps} optimizer steps"
+    note(f"{steps}: losses, gradients, tokens, labels, all-to-alls")
     for index in range(num_steps):
         witness.begin_step(index)
         network.take()

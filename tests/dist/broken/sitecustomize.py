@@ -1,0 +1,122 @@
+"""Loaded by every Python that has this folder on PYTHONPATH: breaks the build that `verify` looks at.
+
+TGSBENCH_TEST_BUILD names the faults, comma-separated. The product knows nothing of it: functions are
+replaced in the process that the ranks are forks of.
+"""
+
+import os
+import sys
+
+
+def labels_shifted_inside_the_shard():
+    """The last position of each shard loses its target to the next rank."""
+    from tgsbench.trainer import batches
+
+    shard = batches.shard
+
+    def broken(*args):
+        part = shard(*args)
+        part.labels[-1] = -100
+        return part
+
+    batches.shard = broken
+
+
+def targets_two_ahead():
+    """As many labels as before, each one position late, on one rank and on many alike."""
+    from tgsbench.workload import packs
+
+    read = packs.PackedDataset.pack
+
+    def broken(self, index):
+        pack = read(self, index)
+        pack.labels[:] = [*pack.labels[1:], pack.labels[0]]
+        return pack
+
+    packs.PackedDataset.pack = broken
+
+
+def kv_heads_wrongly_repeated():
+    """0 1 0 1 instead of 0 0 1 1."""
+    from tgsbench.parallel import ulysses
+
+    by_rank = ulysses._by_rank
+
+    def broken(x, p):
+        return by_rank(x.repeat(1, 1, p // x.shape[2], 1) if x.shape[2] < p else x, p)
+
+    ulysses._by_rank = broken
+
+
+def sp_silently_1():
+    """Every rank trains on whole sequences."""
+    from tgsbench.trainer import rank
+
+    build_mesh = rank.build_mesh
+    rank.build_mesh = lambda device_type, sp: build_mesh(device_type, 1)
+
+
+def tokens_fed_twice():
+    """Every rank of a sequence trains on its first shard."""
+    from tgsbench.trainer import batches
+
+    shard = batches.shard
+    batches.shard = lambda pack, sp_rank, sp, mask: shard(pack, 0, sp, mask)
+
+
+def gradients_divided_by_dp():
+    """They are averaged over dp, though the labels of all dp groups were counted already."""
+    from tgsbench.engines.fsdp2 import Fsdp2Engine
+
+    step = Fsdp2Engine.forward_backward
+    Fsdp2Engine.forward_backward = lambda self, batch, labels: step(self, batch, labels * self.mesh.dp)
+
+
+def mask_ignored():
+    """Attention runs over the whole pack."""
+    from tgsbench.parallel import kernels
+
+    kernels._with_documents = lambda q, k, v, scale, docs: kernels._causal(q, k, v, scale)
+
+
+def all_to_alls_sent_again():
+    """Selective checkpointing saves no all-to-all's result."""
+    from tgsbench.parallel import checkpointing
+
+    checkpointing.ALL_TO_ALL = None
+
+
+def noise():
+    """Gradients differ in their last bits from run to run."""
+    from tgsbench.engines.fsdp2 import Fsdp2Engine
+
+    step = Fsdp2Engine.forward_backward
+    factor = 1 + 5e-7 * (1 + os.urandom(1)[0] / 256)
+    Fsdp2Engine.forward_backward = lambda self, batch, labels: step(self, batch, labels * factor)
+
+
+def learning_rate_halved():
+    """The optimizer of fsdp2 takes half the step it is told."""
+    from tgsbench.engines.fsdp2 import Fsdp2Engine
+
+    step = Fsdp2Engine.optimizer_step
+    Fsdp2Engine.optimizer_step = lambda self, lr: step(self, lr / 2)
+
+
+def one_rank_raises():
+    """A rank ends with an exception in its first step."""
+    from tgsbench.trainer import loop
+
+    step = loop.Stepper.step
+
+    def broken(self, index, phase):
+        if os.environ["RANK"] == "1":
+            raise ValueError("told to fail")
+        return step(self, index, phase)
+
+    loop.Stepper.step = broken
+
+
+if "tgsbench.trainer.forks" in sys.orig_argv:
+    for name in filter(None, os.environ.get("TGSBENCH_TEST_BUILD", "").split(",")):
+        globals()[name]()
