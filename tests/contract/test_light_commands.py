@@ -16,6 +16,7 @@ HEAVY = ("torch", "transformers", "textual", "deepspeed", "datasets", "numpy")
     "args",
     [
         ["presets"], ["presets", "show", "tiny_cpu"], ["runs"], ["run", "--help"], ["doctor", "--help"],
+        ["verify", "--help"], ["verify", "--preset", "tiny_cpu", "--engine", "xtuner"],
         ["run", "--preset", "llama2_70b_8k", "--nodes", "a,b,c,d,e,f,g,h"],
         ["slurm", "--preset", "llama2_70b_1M"],
     ],
@@ -68,6 +69,9 @@ def test_show_origin_says_where_values_come_from(tmp_path):
         (["run", "--preset", "tiny_cpu", "--headless", "--engine", "fsdp3"], 4, ["none of fsdp2, deepspeed"]),
         (["run", "--headless"], 2, ["--preset"]),
         (["rnu"], 2, ["nearest: run"]),
+        (["verify", "--preset", "lama2_70b_1M"], 4, ["nearest: llama2_70b_1M"]),
+        (["verify", "--preset", "tiny_cpu", "--engine", "fsdp3"], 4, ["none of fsdp2, deepspeed"]),
+        (["verify", "--preset", "tiny_cpu", "--engine", "xtuner"], 13, ["--engine fsdp2"]),
         (["show", "nothing"], 7, ["no run called 'nothing'"]),
         (["presets", "show", "../../etc/passwd"], 4, ["may hold letters"]),
     ],
@@ -91,13 +95,14 @@ def test_validate_reports_every_problem(tmp_path):
     assert "parallel.sp" in done.stderr
 
 
-def test_missing_torch_is_said_with_the_command_that_installs_it(tmp_path):
+@pytest.mark.parametrize("args", [["run", "--headless"], ["verify"]])
+def test_missing_torch_is_said_with_the_command_that_installs_it(tmp_path, args):
     code = (
         "import importlib.util, sys\n"
         "find = importlib.util.find_spec\n"
         "importlib.util.find_spec = lambda name, *a: None if name == 'torch' else find(name, *a)\n"
         "from tgsbench.cli import main\n"
-        "sys.argv = ['tgsbench', 'run', '--preset', 'tiny_cpu', '--headless']\nmain.main()"
+        f"sys.argv = ['tgsbench', *{args!r}, '--preset', 'tiny_cpu']\nmain.main()"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True

@@ -78,13 +78,16 @@ def test_narration_names_what_is_being_done_and_stdout_holds_the_document_alone(
 
 
 TINY = ("--preset", "tiny_cpu", "--engine", "fsdp2")
-LARGE = ("--preset", "llama2_70b_1M", "--engine", "fsdp2")
+FEW_KV = (
+    *TINY, "--set", "model.num_kv_heads=2", "--set", "hardware.num_gpus=4", "--set", "parallel.sp=4",
+    "--set", "training.accumulation=1",
+)  # fmt: skip
 DP = ("--preset", "llama2_7b_8k", "--engine", "fsdp2")
 
 BUILDS = {
     "labels_shifted_inside_the_shard": (TINY, {"labels", "parity"}),
     "targets_two_ahead": (TINY, {"labels"}),
-    "kv_heads_wrongly_repeated": (LARGE, {"parity"}),
+    "kv_heads_wrongly_repeated": (FEW_KV, {"parity"}),
     "sp_silently_1": (TINY, {"parity", "labels", "tokens", "all_to_all"}),
     "tokens_fed_twice": (TINY, {"parity", "labels", "tokens"}),
     "gradients_divided_by_dp": (DP, {"parity"}),

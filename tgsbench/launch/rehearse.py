@@ -26,10 +26,15 @@ def rehearsal(preset: Preset, num_ranks: int, device: Device = "cpu") -> Preset:
 
 
 def shrunken(
-    preset: Preset, sp: int, world: int, device: Device = "cpu", local_seq_len: int = _LOCAL_SEQ_LEN
+    preset: Preset,
+    sp: int,
+    world: int,
+    device: Device = "cpu",
+    local_seq_len: int = _LOCAL_SEQ_LEN,
+    head_dim: int = _HEAD_DIM,
 ) -> Preset:
     """The preset's shape on `world` ranks at `sp`, with at most `local_seq_len` tokens of a sequence each."""
-    model = _small_model(preset.model, sp, preset.parallel.sp)
+    model = _small_model(preset.model, sp, preset.parallel.sp, head_dim)
     seq_len = min(preset.workload.seq_len, sp * local_seq_len)
     replace = msgspec.structs.replace
     small = replace(
@@ -61,12 +66,12 @@ def _corpus(preset: Preset) -> str:
     return "pydoc" if preset.workload.corpus == "alpaca" else preset.workload.corpus
 
 
-def _small_model(shape: ModelShape, sp: int, real_sp: int) -> ModelShape:
+def _small_model(shape: ModelShape, sp: int, real_sp: int, head_dim: int) -> ModelShape:
     """Same query:KV ratio and MLP ratio; KV heads stay fewer than sp where they were."""
     kv_heads = max(1, sp // 2) if shape.num_kv_heads < real_sp else sp
     ratio = math.lcm(shape.num_query_heads // shape.num_kv_heads, sp // kv_heads)
     heads = kv_heads * ratio
-    hidden = heads * _HEAD_DIM
+    hidden = heads * head_dim
     intermediate = -(-hidden * shape.intermediate_size // shape.hidden_size // 32) * 32
     return msgspec.structs.replace(
         shape,
@@ -75,6 +80,6 @@ def _small_model(shape: ModelShape, sp: int, real_sp: int) -> ModelShape:
         intermediate_size=intermediate,
         num_query_heads=heads,
         num_kv_heads=kv_heads,
-        head_dim=_HEAD_DIM,
+        head_dim=head_dim,
         vocab_size=min(shape.vocab_size, 2048),
     )

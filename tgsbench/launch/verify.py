@@ -28,11 +28,12 @@ from tgsbench.schema.preset import EXTERNAL_ENGINES, Preset
 from tgsbench.schema.verify import Check, CheckName, Verification
 
 NUM_STEPS = 20
-_LOCAL_SEQ_LEN = 256
+_SEQ_LEN = 512
+_HEAD_DIM = 16
 _VOCAB_SIZE = 512
 """At 2,048, which a rehearsal keeps, the loss would take most of a step."""
 _CHUNK_TOKENS = 96
-"""Does not divide 256: the loss has several chunks, the last one shorter."""
+"""Divides no shard of 512, 256 or 128 tokens: the loss has several chunks, the last one shorter."""
 _OF_ONE_ENGINE: tuple[CheckName, ...] = ("parity", "labels", "tokens", "all_to_all", "mask", "determinism")
 MESH, ALONE, AGAIN = "mesh", "one-rank", "again"
 
@@ -44,7 +45,7 @@ def small_preset(preset: Preset) -> Preset:
     Documents have Alpaca's lengths, so that a short pack holds several.
     """
     sp = min(preset.parallel.sp, 4 if preset.model.num_kv_heads < preset.parallel.sp else 2)
-    small = shrunken(preset, sp, sp * min(2, preset.dp), local_seq_len=_LOCAL_SEQ_LEN)
+    small = shrunken(preset, sp, sp * min(2, preset.dp), "cpu", _SEQ_LEN // sp, _HEAD_DIM)
     training = small.training
     return replace(
         small,
