@@ -86,12 +86,14 @@ DP = ("--preset", "llama2_7b_8k", "--engine", "fsdp2")
 
 BUILDS = {
     "labels_shifted_inside_the_shard": (TINY, {"labels", "parity"}),
-    "targets_two_ahead": (TINY, {"labels"}),
     "kv_heads_wrongly_repeated": (FEW_KV, {"parity"}),
     "sp_silently_1": (TINY, {"parity", "labels", "tokens", "all_to_all"}),
     "tokens_fed_twice": (TINY, {"parity", "labels", "tokens"}),
     "gradients_divided_by_dp": (DP, {"parity"}),
-    "mask_ignored,all_to_alls_sent_again,noise": (TINY, {"mask", "all_to_all", "determinism"}),
+    "targets_two_ahead,mask_ignored,all_to_alls_sent_again,noise": (
+        TINY,
+        {"labels", "mask", "all_to_all", "determinism"},
+    ),
 }
 """Faults of a build, what is verified, the checks that must fail and no other."""
 
