@@ -7,6 +7,7 @@ import math
 import pytest
 
 from tgsbench import presets
+from tgsbench.cli.verify import peer
 from tgsbench.launch.verify import one_rank, small_preset
 from tgsbench.metrics import proof
 from tgsbench.presets.validate import mesh_problems
@@ -102,3 +103,10 @@ def test_every_preset_is_shrunken_with_what_could_go_wrong_kept(name):
         assert 1 < small.model.num_kv_heads < small.parallel.sp
     ratio = full.model.num_query_heads // full.model.num_kv_heads
     assert (small.model.num_query_heads // small.model.num_kv_heads) % ratio == 0
+
+
+def test_the_other_engine_is_left_out_where_it_cannot_do_what_the_preset_asks(capsys):
+    pytest.importorskip("deepspeed")
+    assert peer("tiny_cpu", (), PRESET).engine.name == "deepspeed"
+    assert peer("tiny_cpu", ("engine.compile=true",), PRESET) is None
+    assert "not compared with deepspeed" in capsys.readouterr().err

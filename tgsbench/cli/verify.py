@@ -9,7 +9,7 @@ import click
 
 from tgsbench import presets
 from tgsbench.cli import diagnostics, output
-from tgsbench.errors import ExitCode
+from tgsbench.errors import ExitCode, TgsError
 from tgsbench.launch import verify as proving
 from tgsbench.report.verify import table, verdict
 from tgsbench.schema.preset import Preset
@@ -32,8 +32,7 @@ def verify(name: str, engines: tuple[str, ...], sets: tuple[str, ...], as_json: 
     Runs on CPU ranks, whatever the preset's GPUs. Exit code 16 when a check fails.
     """
     wanted = [_small(name, sets, engine) for engine in dict.fromkeys(engines)] or [_small(name, sets)]
-    peer = "" if engines else proving.peer_of(wanted[0])
-    compared = _small(name, sets, peer) if peer else None
+    compared = None if engines else peer(name, sets, wanted[0])
     for preset in wanted:
         proving.require(preset)
     diagnostics.note(f"{wanted[0].rehearsal_of}, shrunken: {proving.describe(wanted[0])}")
@@ -44,6 +43,18 @@ def verify(name: str, engines: tuple[str, ...], sets: tuple[str, ...], as_json: 
         output.table(table(found))
         output.line(verdict(found))
     sys.exit(ExitCode.OK if found.passed else ExitCode.VERIFY_FAILED)
+
+
+def peer(name: str, sets: tuple[str, ...], first: Preset) -> Preset | None:
+    """The preset by the other engine, where that is installed and can do what the preset asks."""
+    other = proving.peer_of(first)
+    if not other:
+        return None
+    try:
+        return _small(name, sets, other)
+    except TgsError as error:
+        diagnostics.warn(f"not compared with {other}, which cannot do this: {error.msg}")
+        return None
 
 
 def _small(name: str, sets: tuple[str, ...], engine: str = "") -> Preset:
