@@ -87,7 +87,8 @@ def run_rounds(
     for index in range(MAX_ROUNDS):
         spent_s = time.monotonic() - begin_s
         if index and spent_s + longest_s > limits.budget_s:
-            return f"the budget of {limits.budget_s:.0f} s is spent after {index} rounds"
+            rounds = "1 round" if index == 1 else f"{index} rounds"
+            return f"another round does not fit into the budget of {limits.budget_s:.0f} s after {rounds}"
         for engine in order(engines, index):
             assert engine.preset is not None
             result = (run or run_once)(engine.preset, root, tag)
