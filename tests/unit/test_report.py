@@ -108,6 +108,14 @@ def test_csv_holds_every_row_unrounded_and_no_formula():
     assert plain._csv_cell(-1.5) == -1.5
 
 
+def test_bars_of_runs_of_one_setting_are_told_apart_by_their_names(tmp_path):
+    for name in ("first", "second", "20261125T045434-llama2_7b_32k-720c"):
+        store_run(tmp_path, name)
+    html = page.render(collect.of_words(tmp_path, ["first", "second", "720c"]))
+    labels = ["".join(text.itertext()) for text in parsed(html).iter() if text.tag.endswith("text")]
+    assert {"32k fsdp2 first", "32k fsdp2 second", "32k fsdp2 …2_7b_32k-720c"} <= set(labels)
+
+
 def test_a_measured_run_stands_beside_published_and_predicted(tmp_path):
     store_run(tmp_path, "mine")
     found = collect.of_words(tmp_path, ["mine"])

@@ -100,7 +100,7 @@ def _tflops(row: Row | None) -> str:
 
 def _mfu(row: Row | None, entry: Entry) -> str:
     mfu = model_mfu(row, entry.model) if row is not None else None
-    return units.percent(mfu) if mfu is not None else ""
+    return units.percent(mfu, 1) if mfu is not None else ""
 
 
 def _memory(row: Row | None) -> str:
