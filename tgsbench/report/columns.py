@@ -60,8 +60,14 @@ _MEASURED = [
     Column("MFU (model)", lambda e: _mfu(e.measured, e)),
     Column("memory", lambda e: _memory(e.measured)),
     Column("against published", _verdicts),
-    Column("run", lambda e: e.measured.label if e.measured else ""),
+    Column("run", lambda e: _run(e.measured)),
 ]
+
+
+def _run(row: Row | None) -> str:
+    if row is None:
+        return ""
+    return f"{row.label} (disturbed machine)" if row.disturbances else row.label
 
 
 def _config(entry: Entry) -> str:
