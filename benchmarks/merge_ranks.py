@@ -123,7 +123,7 @@ def main() -> None:
             writer = subprocess.Popen([*own, *more])
             print(json.dumps(follow(Path(name), world, args.seconds)), flush=True)
             writer.wait()
-    for world, steps in ((64, 1_000), (64, 10_000), (1024, 100), (1024, 1_000)):
+    for world, steps in ((64, 1_000), (64, 10_000), (1024, 1_000), (1024, 4_000)):
         print(json.dumps(history(world, steps)), flush=True)
 
 

@@ -19,7 +19,15 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from benchmarks import planner_fit
-from benchmarks.planner_rows import CALIBRATION, LLAMA_FACTORY, XTUNER, Row, Unplanned, read_rows
+from benchmarks.planner_rows import (
+    CALIBRATION,
+    LLAMA_FACTORY,
+    XTUNER,
+    Row,
+    Unplanned,
+    assumptions,
+    read_rows,
+)
 from tgsbench.errors import TgsError
 from tgsbench.planner.machine import Machine, find_constants
 from tgsbench.planner.memory import memory_plan
@@ -58,8 +66,10 @@ def main() -> None:
                 find_system(args.system)
             for path in args.files:
                 tables[str(path)] = published(str(path), *read_rows(path, args.system, args.link))
+                for note in assumptions(path):
+                    print(f"  assumed: {note}")
         except TgsError as error:
-            sys.exit(f"error: {error.msg}")
+            sys.exit(f"error: {error.msg}" + (f"\n  try: {error.hint}" if error.hint else ""))
     else:
         tables["calibration"] = calibration()
         tables["xtuner"] = published("XTuner rows", *read_rows(XTUNER))
@@ -169,8 +179,10 @@ def _implied(row: Row, work: Any, machine: Machine, error: float) -> str:
     if now is None:
         return "network-bound, with the datasheet's figure for the network"
     implied = planner_fit.solve_rate(row.link, key, replace(row, work=work), machine.constants)
-    what = "gathers" if gathers else "all-to-all"
-    return f"network-bound: {what} at {now:.1f} GB/s; the row as published needs {getattr(implied, key):.1f}"
+    what, needed = "gathers" if gathers else "all-to-all", getattr(implied, key)
+    if needed > 0.99 * planner_fit.FASTEST_GB_PER_S:
+        return f"network-bound: {what} at {now:.1f} GB/s; no rate of the network makes the row as fast"
+    return f"network-bound: {what} at {now:.1f} GB/s; the row as published needs {needed:.1f}"
 
 
 def _print_row(row: Judged) -> None:

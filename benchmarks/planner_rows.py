@@ -58,12 +58,18 @@ class Unplanned(Struct, frozen=True):
 
 
 def read_rows(path: Path, system: str = "", link: str = "") -> tuple[list[Row], list[Unplanned]]:
-    """Every row of a CSV file of either layout; `system` and `link` replace what the rows imply."""
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            raw_rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise TgsError(f"{path}: {error}", exit_code=ExitCode.BAD_INPUT) from error
+    """Every row of a CSV file of either layout; `system` and `link` replace what the rows imply.
+
+    Raises TgsError for a file that is no table, or one without a column that neither layout can spare.
+    """
+    header, raw_rows = _table(path)
+    missing = _needed(header) - set(header)
+    if missing:
+        raise TgsError(
+            f"{path}: no column {', '.join(sorted(missing))}; its columns: {', '.join(header) or 'none'}",
+            hint="see benchmarks/data/calibration.csv and xtuner_speed_benchmark.csv for the two layouts",
+            exit_code=ExitCode.BAD_INPUT,
+        )
     rows: list[Row] = []
     unplanned: list[Unplanned] = []
     for index, raw in enumerate(raw_rows):
@@ -75,6 +81,40 @@ def read_rows(path: Path, system: str = "", link: str = "") -> tuple[list[Row], 
             reason = f"no column {reason}" if isinstance(error, KeyError) else reason
             unplanned.append(Unplanned(label, reason.split("\n")[0]))
     return rows, unplanned
+
+
+def assumptions(path: Path) -> list[str]:
+    """What is taken for granted because the table has no column for it."""
+    header, _ = _table(path)
+    assumed = _SPEED_ASSUMED if "preset" in header else _SHAPE_ASSUMED
+    return [f"no column {name}: {what}" for name, what in assumed.items() if name not in header]
+
+
+_SHAPE_ASSUMED = {
+    "global_batch_tokens_or_microbatch": "micro-batch 1, accumulation 1",
+    "parallelism": "sharded data parallelism, sp 1",
+    "activation_ckpt": "no checkpointing",
+}
+_SPEED_ASSUMED = {"sp": "sp 1 in every row, a system without sequence parallelism"}
+
+
+def _needed(header: list[str]) -> set[str]:
+    """Columns without which no row of the table's layout can be planned."""
+    if "preset" in header:
+        return {"num_gpus", "tgs"}
+    return {"layers", "hidden", "heads", "intermediate", "vocab", "gpu", "gpus", "seq_len", "tgs"}
+
+
+def _table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """A CSV file's column names and rows; the cells of a short row are empty."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, restval="")
+            return list(reader.fieldnames or []), list(reader)
+    except OSError as error:
+        raise TgsError(f"{path}: {error.strerror}", exit_code=ExitCode.BAD_INPUT) from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise TgsError(f"{path}: {error}", exit_code=ExitCode.BAD_INPUT) from error
 
 
 def _label(raw: dict[str, str], index: int) -> str:
@@ -101,7 +141,7 @@ def _shape_row(raw: dict[str, str], label: str, system: str, link: str) -> Row:
         attended_len=float(seq_len),
         kernel=_named_kernel(note),
         sp=_sequence_parallel(parallelism),
-        world=int(raw["gpus"]),
+        world=_count(raw, "gpus"),
         micro_batch=micro_batch,
         accumulation=accumulation,
         checkpointing=_checkpointing(raw.get("activation_ckpt", "")),
@@ -175,16 +215,16 @@ def _batch(raw: dict[str, str]) -> tuple[int, int]:
     if not number:
         return 1, 1
     value = int(number[1].replace(",", ""))
-    per_gpu = value / (int(raw["gpus"]) * units.parse_length(raw["seq_len"]))
+    per_gpu = value / (_count(raw, "gpus") * units.parse_length(raw["seq_len"]))
     return (max(1, round(per_gpu)), 1) if "token" in text else (value, 1)
 
 
 def shape_dims(raw: dict[str, str]) -> Dims:
     """A row's dimensions; the parameter count tells a gated MLP from a plain one, a tied head too."""
-    layers, hidden, inter = int(raw["layers"]), int(raw["hidden"]), int(raw["intermediate"])
-    heads, vocab = int(raw["heads"]), int(raw["vocab"])
-    kv_heads = int(raw.get("kv_heads") or heads)
-    head_dim = int(raw.get("head_dim") or hidden // heads)
+    layers, hidden, inter = (_count(raw, name) for name in ("layers", "hidden", "intermediate"))
+    heads, vocab = _count(raw, "heads"), _count(raw, "vocab")
+    kv_heads = _count(raw, "kv_heads") if raw.get("kv_heads") else heads
+    head_dim = _count(raw, "head_dim") if raw.get("head_dim") else hidden // heads
     billions = _number(raw.get("params_b", ""))
     attention = hidden * head_dim * (2 * heads + 2 * kv_heads)
 
@@ -214,7 +254,7 @@ def _speed_row(raw: dict[str, str], label: str, system: str, link: str) -> Row:
     Both tables come from one cluster, so its network is theirs unless another is named.
     """
     found = system or ("xtuner" if "sp" in raw else "llamafactory")
-    sp = int(raw.get("sp") or 1)
+    sp = _count(raw, "sp") if raw.get("sp") else 1
     preset = _named_preset(raw, sp)
     gpu = find_row_gpu(raw.get("gpu") or preset.hardware.gpu)
     return Row(
@@ -229,7 +269,7 @@ def _speed_row(raw: dict[str, str], label: str, system: str, link: str) -> Row:
 
 def _named_preset(raw: dict[str, str], sp: int) -> Preset:
     """The row's preset, or the reference settings with the row's model."""
-    sets = [f"parallel.sp={sp}", f"hardware.num_gpus={raw['num_gpus']}"]
+    sets = [f"parallel.sp={sp}", f"hardware.num_gpus={_count(raw, 'num_gpus')}"]
     if raw.get("seq_len"):
         sets.append(f"workload.seq_len={raw['seq_len']}")
     if raw["preset"] in catalog.list_presets():
@@ -266,6 +306,14 @@ def _row_link(name: str, gpu: Gpu) -> Link:
     from tgsbench.planner.machine import find_link
 
     return find_link(name, gpu)
+
+
+def _count(raw: dict[str, str], column: str) -> int:
+    """A positive whole number of a row; ValueError names its column."""
+    text = raw[column].replace(",", "").strip()
+    if not text.isdecimal() or int(text) == 0:
+        raise ValueError(f"{column}: {raw[column]!r} is no positive whole number")
+    return int(text)
 
 
 def _number(text: str) -> float | None:

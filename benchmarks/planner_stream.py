@@ -51,6 +51,8 @@ CASES: tuple[tuple[str, ...], ...] = (
     ("yi_34b_128k", "model.num_layers=6", "training.checkpointing=selective"),
     ("llama2_70b_128k", "model.num_layers=6", "training.checkpointing=selective"),
     ("llama2_70b_128k", "model.num_layers=4", "training.checkpointing=none"),
+    ("llama2_7b_8k", "model.num_layers=4", "training.compute_dtype=float32"),
+    ("tiny_cpu",),
 )
 BOUNDS = {
     "product FLOPs": 0.02,

@@ -74,3 +74,8 @@ def duration(seconds: float) -> str:
 def percent(fraction: float, decimals: int | None = None) -> str:
     """Print a fraction as a percentage: three significant digits, or `decimals` of them for columns."""
     return f"{100 * fraction:.3g} %" if decimals is None else f"{100 * fraction:.{decimals}f} %"
+
+
+def counted(number: int, noun: str) -> str:
+    """Print a number of things: 1 -> "1 run", 2 -> "2 runs"."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")

@@ -131,8 +131,8 @@ def test_a_requeued_job_is_a_second_run_and_the_first_keeps_its_status(user):
     wait_for(user.measures)
     follower = user.start("slurm", "--follow", job)
     user.site.call("scontrol", "requeue", job)
-    # Slurm holds a requeued job back for a while; begin at once instead of after two minutes.
-    wait_for(lambda: "Restarts=1" in user.site.call("scontrol", "show", "job", "-o", job))
+    # Slurm holds a requeued job back for two minutes, from when it has completed: begin at once then.
+    wait_for(lambda: "Reason=BeginTime" in user.site.call("scontrol", "show", "job", "-o", job))
     user.site.call("scontrol", "update", f"JobId={job}", "StartTime=now")
     wait_for(lambda: user.measures(2))
     user.call("slurm", "--cancel", job)

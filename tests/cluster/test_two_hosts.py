@@ -58,7 +58,7 @@ def test_a_sequence_group_over_two_hosts_is_said_in_the_result(hosts, tmp_path):
 
 
 def test_a_host_that_is_cut_off_in_the_middle_is_named(hosts, tmp_path):
-    both = _start(hosts, tmp_path, "--steps", "100000", "--set", "measure.stall_s=20")
+    both = _start(hosts, tmp_path, "--steps", "100000", "--set", "measure.stall_s=10")
     wait_for(lambda: _num_steps(tmp_path) >= 6, lambda: any(p.poll() is not None for p in both))
     hosts.cut("hostb")
     said = [process.communicate(timeout=300)[0] for process in both]

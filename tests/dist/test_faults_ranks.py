@@ -74,8 +74,13 @@ def test_out_of_memory_says_how_much_was_asked_for(tmp_path, do, asked, words):
     row = listed(tmp_path)
     assert row["status"] == "oom"
     assert words in row["reason"]
-    failure = shown(tmp_path)[0]["failure"]
+    document, text = shown(tmp_path)
+    failure = document["failure"]
     assert failure["bytes_requested"] == asked
+    planned = document["prediction"]["memory"]["total_gib"]
+    assert failure["forecast"].startswith(f"planned {planned:.2f} GiB a rank, ran out at ")
+    assert failure["forecast"].endswith("more than planned")
+    assert failure["forecast"] in text
     assert failure["bytes_in_use"] > 2**27
     assert failure["rank"] == 1
     assert "Traceback" in failure["traceback"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -81,3 +82,9 @@ def test_deep_nesting_and_endless_extension_end(tmp_path, monkeypatch):
             assert error.msg
         else:
             raise AssertionError(name)
+
+
+@pytest.mark.parametrize("key", ["engine.kernel", "description", "workload.file"])
+def test_bytes_of_the_command_line_that_are_no_text_are_refused(key):
+    with pytest.raises(TgsError, match="no UTF-8 text"):
+        presets.resolve("tiny_cpu", [f"{key}=\udcff"])

@@ -129,6 +129,15 @@ def test_a_failed_run_is_a_row_without_a_ratio():
     assert compare(failed, row()).reasons == ["mine has no TGS to compare: rank 3 raised"]
 
 
+def test_a_run_on_a_disturbed_machine_is_said_beside_the_ratio():
+    busy = row(disturbances=["other processes used 1.5 of 2 cores"], run_id="busy")
+    assert (
+        "busy: measured on a disturbed machine: other processes used 1.5 of 2 cores"
+        in compare(busy, row()).notes
+    )
+    assert not any("disturbed" in note for note in compare(row(run_id="quiet"), row()).notes)
+
+
 def test_an_invalid_runs_number_is_never_used():
     assert compare(row(status="invalid"), row()).verdict == "not comparable"
 

@@ -171,3 +171,9 @@ def test_prune_deletes_only_with_yes(tmp_path):
 def test_prune_without_a_condition_is_refused(tmp_path):
     with pytest.raises(TgsError, match="condition"):
         ask("prune", "--yes", root=tmp_path)
+
+
+def test_a_filter_that_lets_nothing_through_does_not_call_the_folder_empty(tmp_path):
+    some_runs(tmp_path)
+    assert ask("--tag", "nightly", root=tmp_path) == f"no run in {tmp_path} with tag nightly\n"
+    assert "start one" in ask(root=tmp_path / "empty")

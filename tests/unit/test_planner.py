@@ -337,6 +337,12 @@ def test_a_gpu_without_constants_has_memory_and_no_time(tmp_path, monkeypatch):
     catalog.load_gpus.cache_clear()
 
 
+def test_float32_on_a_gpu_has_memory_and_no_time():
+    plan = predict(presets.resolve("llama2_7b_8k", ["training.compute_dtype=float32"]).preset)
+    assert (plan.tgs, plan.verdict) == (None, "fits")
+    assert any("not for float32 products" in note for note in plan.notes)
+
+
 def test_an_attention_kernel_without_figures_is_named():
     constants = find_constants("A100-SXM4-80GB")
     with pytest.raises(TgsError, match="flash2"):

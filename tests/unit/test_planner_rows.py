@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import csv
+
 import pytest
 
 from benchmarks import planner_accuracy, planner_fit
-from benchmarks.planner_rows import CALIBRATION, LLAMA_FACTORY, XTUNER, find_row_gpu, link_rows, read_rows
+from benchmarks.planner_rows import (
+    CALIBRATION,
+    LLAMA_FACTORY,
+    XTUNER,
+    assumptions,
+    find_row_gpu,
+    link_rows,
+    read_rows,
+)
 from tgsbench.errors import TgsError
 from tgsbench.planner.machine import find_constants
 from tgsbench.planner.systems import SYSTEMS
@@ -14,8 +24,12 @@ SHAPE = (
     "source_repo,model,params_b,layers,hidden,intermediate,heads,kv_heads,vocab,gpu,gpus,seq_len,"
     "global_batch_tokens_or_microbatch,parallelism,activation_ckpt,tgs,note\n"
 )
-ROW = "a/b,Llama3-8B,8.03,32,4096,14336,32,8,128256,{gpu},16,{length},micro 1,{how},{mode},{tgs},{note}\n"
-GIVEN = {"gpu": "h100_80gb", "length": "8192", "how": "FSDP", "mode": "yes", "tgs": "5000", "note": ""}
+ROW = (
+    "a/b,Llama3-8B,8.03,32,4096,14336,{heads},8,128256,{gpu},{gpus},{length},"
+    "micro 1,{how},{mode},{tgs},{note}\n"
+)
+GIVEN = {"heads": "32", "gpu": "h100_80gb", "gpus": "16", "length": "8192"}
+GIVEN |= {"how": "FSDP", "mode": "yes", "tgs": "5000", "note": ""}
 
 
 def read(tmp_path, **changes):
@@ -43,6 +57,8 @@ def test_a_row_of_any_model_is_planned(tmp_path):
         ({"how": "TP 8"}, "sharded data"),
         ({"tgs": ""}, "no TGS"),
         ({"length": "many"}, "length"),
+        ({"heads": "0"}, "heads: '0' is no positive whole number"),
+        ({"gpus": "many"}, "gpus: 'many' is no positive whole number"),
     ],
 )
 def test_a_row_that_cannot_be_planned_says_why(tmp_path, changes, why):
@@ -76,6 +92,43 @@ def test_a_file_that_cannot_be_read_is_a_clear_error(tmp_path, content):
         path.write_bytes(content)
     with pytest.raises(TgsError, match=r"rows\.csv"):
         read_rows(path)
+
+
+def _without(path, column, tmp_path):
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    out = tmp_path / "rows.csv"
+    with out.open("w", newline="") as file:
+        names = [name for name in rows[0] if name != column]
+        writer = csv.DictWriter(file, names, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    return out
+
+
+@pytest.mark.parametrize(
+    ("path", "column"), [(XTUNER, "num_gpus"), (XTUNER, "tgs"), (CALIBRATION, "gpu"), (CALIBRATION, "layers")]
+)
+def test_a_table_without_a_needed_column_is_refused_and_names_it(tmp_path, path, column):
+    with pytest.raises(TgsError, match=rf"rows\.csv: no column {column};"):
+        read_rows(_without(path, column, tmp_path))
+
+
+def test_an_empty_table_is_refused(tmp_path):
+    (tmp_path / "rows.csv").write_text("")
+    with pytest.raises(TgsError, match="its columns: none"):
+        read_rows(tmp_path / "rows.csv")
+
+
+@pytest.mark.parametrize(
+    ("path", "column", "assumed"),
+    [(XTUNER, "sp", "sp 1"), (CALIBRATION, "activation_ckpt", "no checkpointing")],
+)
+def test_what_a_missing_column_makes_the_planner_assume_is_said(tmp_path, path, column, assumed):
+    assert assumptions(path) == []
+    (note,) = assumptions(_without(path, column, tmp_path))
+    assert f"no column {column}: " in note
+    assert assumed in note
 
 
 def test_shipped_constants_are_those_of_the_fit():

@@ -108,6 +108,21 @@ def test_csv_holds_every_row_unrounded_and_no_formula():
     assert plain._csv_cell(-1.5) == -1.5
 
 
+def test_bars_of_runs_of_one_setting_are_told_apart_by_their_names(tmp_path):
+    for name in ("first", "second", "20261125T045434-llama2_7b_32k-720c"):
+        store_run(tmp_path, name)
+    html = page.render(collect.of_words(tmp_path, ["first", "second", "720c"]))
+    labels = ["".join(text.itertext()) for text in parsed(html).iter() if text.tag.endswith("text")]
+    assert {"32k fsdp2 first", "32k fsdp2 second", "32k fsdp2 …2_7b_32k-720c"} <= set(labels)
+
+
+def test_a_run_on_a_disturbed_machine_is_marked_in_the_table(tmp_path):
+    store_run(tmp_path, "busy", disturbances=["other processes used 1.5 of 2 cores"])
+    store_run(tmp_path, "quiet")
+    cells = [row[-1] for row in table_rows(page.render(collect.of_words(tmp_path, ["busy", "quiet"])))]
+    assert cells == ["run", "busy (disturbed machine)", "quiet"]
+
+
 def test_a_measured_run_stands_beside_published_and_predicted(tmp_path):
     store_run(tmp_path, "mine")
     found = collect.of_words(tmp_path, ["mine"])

@@ -22,6 +22,7 @@ SMALL = ("model.num_layers=4", "model.vocab_size=32000")
         ("llama3_8b_512k", ("training.checkpointing=selective", "hardware.num_gpus=16", "parallel.sp=16")),
         ("llama2_7b_8k", ("training.checkpointing=none", "training.micro_batch=2")),
         ("llama3_8b_4l_512k", ("workload.seq_len=64k",)),
+        ("llama2_7b_8k", ("training.compute_dtype=float32", "workload.seq_len=2k")),
     ],
 )
 def test_flops_and_traffic_within_2_percent_and_peak_within_5(name, sets):

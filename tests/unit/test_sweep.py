@@ -55,6 +55,15 @@ def test_fixed_values_reach_every_point(spec):
     assert {p.preset.measure.steps for p in found if p.preset} == {2}
 
 
+def test_a_point_is_named_in_the_words_of_its_spec(tmp_path):
+    path = tmp_path / "grid.toml"
+    path.write_text(
+        'preset = "tiny_cpu"\ngrid = { engine = ["deepspeed"], "engine.zero_stage" = [3], length = ["1k"] }'
+    )
+    (point,) = sweep.points(sweep.read_spec(path))
+    assert point.label == "engine=deepspeed zero_stage=3 seq_len=1k"
+
+
 def test_what_the_planner_says_cannot_fit_is_skipped(spec, monkeypatch):
     def forecast(preset, gpu=""):
         verdict = "out of memory" if preset.parallel.sp == 1 else "fits"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import click
 
 from tgsbench import presets, units
@@ -29,8 +31,9 @@ def convention(
     as_json: bool,
 ) -> None:
     """Solve for the FLOPs convention behind somebody's TFLOPs, and say the speed in model terms."""
-    if tgs <= 0 or (tflops is None) == (mfu is None) or (tflops or mfu or 0) <= 0:
-        raise TgsError("say --tgs and one of --tflops and --mfu, all above 0")
+    given = [value for value in (tgs, tflops, mfu) if value is not None]
+    if len(given) != 2 or not all(0 < value < math.inf for value in given):
+        raise TgsError("say --tgs and one of --tflops and --mfu, all above 0 and finite")
     peak = known_gpu(gpu) if gpu else None
     stated = tflops if tflops is not None else _from_mfu(mfu or 0.0, peak)
     found = identify(presets.load_model(model), read_length(seq_len), tgs, stated, peak)

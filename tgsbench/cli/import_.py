@@ -50,9 +50,8 @@ def import_(
 
     The FLOPs convention of its TFLOPs is found by solving for it.
     """
-    stem = "pasted" if str(file) == "-" else file.stem
+    text, stem = (sys.stdin.read(), "pasted") if str(file) == "-" else (foreign.read_text(file), file.stem)
     context = _context(name or stem, preset_name, model, seq_len, gpu, num_gpus, sp, document_mask, warmup)
-    text = sys.stdin.read() if str(file) == "-" else foreign.read_text(file)
     found = _read(text, file, context)
     if not dry_run:
         for row in found:

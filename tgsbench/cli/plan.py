@@ -16,7 +16,7 @@ from tgsbench.planner.advice import advise
 from tgsbench.planner.chrome import chrome_trace
 from tgsbench.planner.limits import MAX_GPUS, check_sizes
 from tgsbench.planner.machine import Machine
-from tgsbench.planner.plan import Estimate, assemble, estimate, machine_of
+from tgsbench.planner.plan import Estimate, assemble, estimate, machine_of, why_no_time
 from tgsbench.planner.search import max_seq_len, search
 from tgsbench.planner.stream import planned_stream
 from tgsbench.planner.systems import System, find_system
@@ -159,11 +159,8 @@ def _plan(asked: Asked, chrome: Path | None) -> None:
 
 def _write_trace(asked: Asked, numbers: Estimate, path: Path) -> None:
     if numbers.time is None:
-        raise TgsError(
-            f"no constants are known for {asked.machine.gpu.name}: there is no time to draw",
-            hint="tgsbench plan --calibrate RUN...",
-            exit_code=ExitCode.UNKNOWN_HARDWARE,
-        )
+        why, remedy = why_no_time(asked.preset, asked.machine)
+        raise TgsError(f"{why}: there is no time to draw", hint=remedy, exit_code=ExitCode.UNKNOWN_HARDWARE)
     try:
         path.write_bytes(msgspec.json.encode(chrome_trace(numbers, asked.preset.name)))
     except OSError as error:

@@ -210,6 +210,8 @@ def report_failure(result: Result, run_folder: RunDir) -> None:
         else ""
     )
     diagnostics.error(f"{result.status}{where}: {failure.reason}", failure.hint)
+    if failure.forecast:
+        diagnostics.note(f"  {failure.forecast}")
     if failure.traceback:
         diagnostics.note(failure.traceback.rstrip())
     diagnostics.note(f"  logs: {run_folder.log_dir}")

@@ -43,6 +43,9 @@ def runs(
     found = [s for s in index.list_summaries(root) if _is_wanted(s, wanted, status)]
     if as_json:
         output.json([_row(root, summary) for summary in found])
+    elif not found and (wanted or status):
+        asked = [f"tag {wanted}"] * bool(wanted) + [f"status {status}"] * bool(status)
+        output.line(f"no run in {root} with {' and '.join(asked)}")
     elif not found:
         output.line(f"no runs in {root} yet; start one: tgsbench run --preset tiny_cpu --headless")
     else:
@@ -111,7 +114,7 @@ def prune_runs(
             detached.discard(RunDir(root / summary.run_id))
         output.line(f"{'deleted' if yes else 'would delete'}  {summary.run_id}  {summary.status}")
     if chosen and not yes:
-        diagnostics.note(f"{len(chosen)} runs; --yes deletes them")
+        diagnostics.note(f"{units.counted(len(chosen), 'run')}; --yes deletes them")
 
 
 @runs.command("archive")

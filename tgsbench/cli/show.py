@@ -29,7 +29,8 @@ def show(run: str, as_json: bool, folder: Path | None) -> None:
             else f" on rank {failure.rank}" + (f" ({failure.host})" if failure.host else "")
         )
         output.line(f"{result.status}{who}: {failure.reason}")
-        for text in (failure.hint and f"  try: {failure.hint}", failure.traceback.rstrip()):
+        hint = failure.hint and f"  try: {failure.hint}"
+        for text in (failure.forecast and f"  {failure.forecast}", hint, failure.traceback.rstrip()):
             if text:
                 output.line(text)
         output.line()

@@ -65,7 +65,7 @@ def _without_length(plan: Spec) -> Spec:
 
 def _say_plan(found: list[Point]) -> None:
     skipped = [point for point in found if point.skipped]
-    diagnostics.note(f"{len(found)} points, {len(found) - len(skipped)} to run")
+    diagnostics.note(f"{units.counted(len(found), 'point')}, {len(found) - len(skipped)} to run")
     for point in skipped:
         diagnostics.note(f"  skipped  {point.label}: {point.skipped}")
 

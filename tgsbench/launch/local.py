@@ -140,10 +140,9 @@ def _conclude(run: RunDir, outcome: Outcome, node: Node) -> Result:
         if node.node_rank:
             return _first_nodes_result(run, outcome)
         missing = _wait_for(run, [run_dir.numbered("outcome.json", n) for n in range(1, node.nnodes)])
-        result = results.store_result(run, _collect_traces(run))
+        lost = [f"no word from {len(missing)} of {node.nnodes} nodes at the end"] if missing else []
+        result = results.store_result(run, [*_collect_traces(run), *lost])
         _log_for_tensorboard(run)
-        if missing:
-            result.warnings.append(f"no word from {len(missing)} of {node.nnodes} nodes at the end")
         return result
     except OSError as error:
         reason = f"{run.path} cannot be written any more: {error.strerror}"

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from tgsbench import presets
+from tgsbench import presets, units
 from tgsbench.engines.external import support
 from tgsbench.errors import TgsError
 from tgsbench.launch import local, preflight
@@ -87,7 +87,8 @@ def run_rounds(
     for index in range(MAX_ROUNDS):
         spent_s = time.monotonic() - begin_s
         if index and spent_s + longest_s > limits.budget_s:
-            return f"the budget of {limits.budget_s:.0f} s is spent after {index} rounds"
+            done = units.counted(index, "round")
+            return f"another round does not fit into the budget of {limits.budget_s:.0f} s after {done}"
         for engine in order(engines, index):
             assert engine.preset is not None
             result = (run or run_once)(engine.preset, root, tag)

@@ -71,7 +71,7 @@ class Point(Struct, kw_only=True):
     @property
     def label(self) -> str:
         """The values that make it this point."""
-        return " ".join(f"{key.rpartition('.')[2]}={value}" for key, value in self.values.items()) or "-"
+        return " ".join(f"{_short(key)}={value}" for key, value in self.values.items()) or "-"
 
 
 def read_spec(path: Path) -> Spec:
@@ -231,6 +231,11 @@ def _forecast(point: Point, preset: Preset) -> None:
 def digest_of(preset: Preset) -> str:
     """Ten digits that two different presets do not share."""
     return hashlib.sha256(presets.to_toml(preset).encode()).hexdigest()[:10]
+
+
+def _short(key: str) -> str:
+    """What a spec may call a preset's key: engine, not the last part of engine.name."""
+    return next((short for short, whole in SHORT.items() if whole == key), key.rpartition(".")[2])
 
 
 def _flat(table: dict[str, Any], at: str = "") -> dict[str, Any]:

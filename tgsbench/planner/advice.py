@@ -34,15 +34,30 @@ class Change(Struct, frozen=True):
 
 def advise(preset: Preset, system: System, machine: Machine, base: Estimate) -> list[Advice]:
     """The smallest change that fits when the preset does not, then what would be at least 2 % faster."""
-    tried = [(change, _try(change, system, machine)) for change in changes(preset, base.memory.tensor_bytes)]
-    known = [(change, numbers) for change, numbers in tried if numbers is not None]
+    known = changed_estimates(preset, system, machine)
     advice = []
     if base.verdict in ("out of memory", "tight"):
         advice += _remedies(base, known)
     return advice + _faster(base, known, {tuple(a.change) for a in advice})
 
 
-def changes(preset: Preset, _tensor_bytes: float = 0.0) -> Iterator[Change]:
+def changed_estimates(preset: Preset, system: System, machine: Machine) -> list[tuple[Change, Estimate]]:
+    """Every single change with its numbers, where they are known and a usual host holds what it offloads."""
+    tried = [(change, _try(change, system, machine)) for change in changes(preset)]
+    return [(change, numbers) for change, numbers in tried if numbers is not None]
+
+
+def smallest(fitting: list[tuple[Change, Estimate]]) -> tuple[Change, Estimate]:
+    """The change of least effort; ties go to the faster one."""
+    return min(fitting, key=lambda pair: (pair[0].effort, -(pair[1].tgs or 0.0)))
+
+
+def assignments(change: Change) -> list[str]:
+    """A change as assignments for --set."""
+    return [f"{key}={_text(value)}" for key, value in change.sets.items()]
+
+
+def changes(preset: Preset) -> Iterator[Change]:
     """Every single change worth a try, each a preset that breaks no rule."""
     for sets, effort, what in _candidates(preset):
         changed = assign(preset, sets)
@@ -99,13 +114,13 @@ def _try(change: Change, system: System, machine: Machine) -> Estimate | None:
 
 
 def _remedies(base: Estimate, known: list[tuple[Change, Estimate]]) -> list[Advice]:
-    """The smallest change that fits; ties go to the faster one."""
+    """The smallest change that fits."""
     fitting = [(change, numbers) for change, numbers in known if numbers.verdict == "fits"]
     if base.verdict == "out of memory" and not fitting:
         fitting = [(change, numbers) for change, numbers in known if numbers.verdict == "tight"]
     if not fitting:
         return []
-    change, numbers = min(fitting, key=lambda pair: (pair[0].effort, -(pair[1].tgs or 0.0)))
+    change, numbers = smallest(fitting)
     return [_advice(change, numbers, base, f"smallest change that fits: {change.what}")]
 
 
@@ -131,10 +146,9 @@ def _gain(numbers: Estimate, base: Estimate) -> str:
 
 
 def _advice(change: Change, numbers: Estimate, base: Estimate, why: str) -> Advice:
-    sets = [f"{key}={_text(value)}" for key, value in change.sets.items()]
     ratio = numbers.tgs / base.tgs if numbers.tgs and base.tgs and base.verdict != "out of memory" else None
     return Advice(
-        change=sets,
+        change=assignments(change),
         why=why,
         tgs=numbers.tgs,
         tgs_ratio=ratio,

@@ -33,17 +33,19 @@ def shard_bytes(work: Work, system: System) -> ShardBytes:
         return ShardBytes()
     d = work.dims
     everything = float(d.num_parameters)
+    # Parameters travel in the compute precision, gradients never in a lower one.
+    gather_bytes, reduce_bytes = work.compute_bytes, max(system.reduce_bytes, work.compute_bytes)
     if work.zero_stage == 1:
-        return ShardBytes(per_step=(2 * system.reduce_bytes + system.gather_bytes) * everything)
+        return ShardBytes(per_step=(2 * reduce_bytes + gather_bytes) * everything)
     if work.zero_stage == 2:
-        return ShardBytes(scatter=system.reduce_bytes * everything, per_step=system.gather_bytes * everything)
+        return ShardBytes(scatter=reduce_bytes * everything, per_step=gather_bytes * everything)
     # The head is the last of the forward and the first of the backward: it is gathered once. Tied to
     # the embedding it belongs to the root, which is kept for the backward too.
     backward = everything - d.embedding_weights - d.hidden if work.regather else 0.0
     return ShardBytes(
-        gather_forward=system.gather_bytes * everything,
-        gather_backward=system.gather_bytes * backward,
-        scatter=system.reduce_bytes * everything,
+        gather_forward=gather_bytes * everything,
+        gather_backward=gather_bytes * backward,
+        scatter=reduce_bytes * everything,
     )
 
 

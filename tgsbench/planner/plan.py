@@ -55,7 +55,13 @@ def machine_of(preset: Preset, gpu: str = "", link: str = "") -> Machine:
             hint="add --gpu NAME; `tgsbench plan --list-gpus` lists them",
             exit_code=ExitCode.UNKNOWN_HARDWARE,
         )
-    return find_machine(name, link or preset.hardware.link)
+    found = find_machine(name, link or preset.hardware.link)
+    # Constants are shares of the bf16 peak; float32 products reach a sixteenth of it on an A100.
+    return replace(found, constants=None) if _in_float32(preset) else found
+
+
+def _in_float32(preset: Preset) -> bool:
+    return preset.training.compute_dtype == "float32"
 
 
 def estimate(preset: Preset, system: System, machine: Machine) -> Estimate:
@@ -192,14 +198,21 @@ def _host_note(numbers: Estimate) -> list[str]:
     ]
 
 
+def why_no_time(preset: Preset, machine: Machine) -> tuple[str, str]:
+    """What there are no constants for, and what would give some."""
+    if machine.gpu.name != CPU.name and _in_float32(preset):
+        why = f"constants of {machine.gpu.name} hold for bf16, not for float32 products"
+        return why, "--set training.compute_dtype=bfloat16"
+    why = f"no constants are known for {machine.gpu.name}"
+    return why, "tgsbench plan --calibrate RUN..., on runs made with this hardware"
+
+
 def _notes(preset: Preset, system: System, machine: Machine) -> list[str]:
     notes = []
     constants = machine.constants
     if constants is None:
-        notes.append(
-            f"no constants are known for {machine.gpu.name}: memory is planned, time is not; "
-            "fit them on runs of yours: tgsbench plan --calibrate RUN..."
-        )
+        why, remedy = why_no_time(preset, machine)
+        notes.append(f"{why}: memory is planned, time is not; try: {remedy}")
     elif constants.carried_over:
         notes.append(f"constants of {machine.gpu.name} are carried over: {constants.carried_over}")
     if preset.parallel.sp > 1 and not system.sequence_parallel:

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.planner.machine import Machine
 from tgsbench.planner.memory import memory_plan
-from tgsbench.planner.plan import Estimate, estimate
+from tgsbench.planner.plan import Estimate, estimate, why_no_time
 from tgsbench.planner.systems import SYSTEMS
 from tgsbench.planner.verdict import host_fits, verdict_of
 from tgsbench.planner.work import work_of
@@ -90,11 +90,8 @@ def search(preset: Preset, machine: Machine) -> Found:
     Raises TgsError when the hardware has no constants to rank by.
     """
     if machine.constants is None:
-        raise TgsError(
-            f"no constants are known for {machine.gpu.name}: nothing to rank by",
-            hint="tgsbench plan --calibrate RUN..., on runs made with this hardware",
-            exit_code=ExitCode.UNKNOWN_HARDWARE,
-        )
+        why, remedy = why_no_time(preset, machine)
+        raise TgsError(f"{why}: nothing to rank by", hint=remedy, exit_code=ExitCode.UNKNOWN_HARDWARE)
     num_tried, fitting = 0, []
     for variant in variants(preset):
         num_tried += 1

@@ -46,8 +46,8 @@ class System(Struct, frozen=True, kw_only=True):
     gradient_bytes: int
     optimizer_bytes: int
     """AdamW moments, and the fp32 master copy where parameters are kept in bf16."""
-    gather_bytes: int = 2
     reduce_bytes: int = 4
+    """Per gradient in a reduce-scatter, where the compute precision has no more."""
     copy_bytes: float = 26.0
     """Memory traffic per gathered parameter and micro-step: what collectives and their copies move."""
     optimizer_traffic: float = 40.0

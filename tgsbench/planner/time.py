@@ -256,7 +256,7 @@ def _step_items(work: Work, system: System, machine: Machine, constants: Constan
             "optimizer": stream_s(system.optimizer_traffic * shard, machine, constants),
             "gather_step": per_step,
         }
-    moved = (system.gradient_bytes + system.gather_bytes) * shard / (machine.gpu.host_gb_per_s * 1e9)
+    moved = (system.gradient_bytes + work.compute_bytes) * shard / (machine.gpu.host_gb_per_s * 1e9)
     return {
         "optimizer": system.optimizer_traffic * shard / CPU_ADAM_BYTES_PER_S + moved,
         "gather_step": per_step,

@@ -76,6 +76,8 @@ def to_toml(preset: Preset) -> str:
 
 def build(document: dict[str, Any], origins: Origins) -> tuple[Preset | None, list[str]]:
     """Type a merged document and check what types cannot say; returns all problems with origins."""
+    if torn := _not_text(document, origins):
+        return None, torn
     problems = _normalise(document, origins)
     try:
         preset = msgspec.convert(document, Preset)
@@ -206,6 +208,23 @@ def _not_finite(document: dict[str, Any], origins: Origins, at: str = "") -> lis
         elif isinstance(value, float) and not math.isfinite(value):
             problems.append(f"{at}{key}: {value} is not a finite number{_from(origins, at + key)}")
     return problems
+
+
+def _not_text(document: dict[str, Any], origins: Origins, at: str = "") -> list[str]:
+    """Keys and values that are no UTF-8, as bytes of a command line may be: no file could hold them."""
+    problems = []
+    for key, value in document.items():
+        if isinstance(value, dict):
+            problems += _not_text(value, origins, f"{at}{key}.")
+        if not _is_text(key) or not _is_text(value):
+            problems.append(f"{at}{ascii(key)[1:-1]}: {value!a} is no UTF-8 text{_from(origins, at + key)}")
+    return problems
+
+
+def _is_text(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(map(_is_text, value))
+    return not isinstance(value, str) or value.isascii() or not any("\ud800" <= c <= "\udfff" for c in value)
 
 
 def _value_problems(dotted: str, value: Any, hint: Any, where: str) -> list[str]:

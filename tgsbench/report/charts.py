@@ -63,10 +63,23 @@ def _tgs_bars(table: Table, picks: dict[str, _Pick]) -> Safe:
 
 
 def _group_label(entry: Entry, table: Table) -> str:
+    """Length, and what tells the entry from the table's others: GPUs, engine, the run itself."""
+    label = _setting(entry, table)
+    if [_setting(other, table) for other in table.entries].count(label) == 1:
+        return label
+    return f"{label} {_short(entry.label)}"
+
+
+def _setting(entry: Entry, table: Table) -> str:
     label = units.length(entry.seq_len)
     several = len({(e.num_gpus, e.gpu) for e in table.entries}) > 1
     engine = f" {entry.measured.system}" if entry.measured else ""
     return f"{label} x {entry.num_gpus}{engine}" if several else label + engine
+
+
+def _short(name: str) -> str:
+    """The end of a long run's name: names begin with the time and end with what is unique."""
+    return name if len(name) <= 14 else f"…{name[-13:]}"
 
 
 def _bar(series: int, row: Row) -> svg.Bar:

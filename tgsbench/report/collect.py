@@ -199,7 +199,10 @@ def _report(title: str, entries: list[Entry], sections: list[RunSection]) -> Rep
     )
     odd = [f"{row.label}: {row.reason}" for row in published_rows if row.reason and row.status == "ok"]
     notes = (
-        ["predicted: tgsbench plan, for engine fsdp2 unless the run names another"]
+        [
+            "predicted: tgsbench plan, for engine fsdp2 (unless the run names another) and the datasheet's"
+            " network; no forecast of the published systems, whose clusters' network is unknown"
+        ]
         if any(e.predicted for e in entries)
         else []
     )

@@ -60,8 +60,14 @@ _MEASURED = [
     Column("MFU (model)", lambda e: _mfu(e.measured, e)),
     Column("memory", lambda e: _memory(e.measured)),
     Column("against published", _verdicts),
-    Column("run", lambda e: e.measured.label if e.measured else ""),
+    Column("run", lambda e: _run(e.measured)),
 ]
+
+
+def _run(row: Row | None) -> str:
+    if row is None:
+        return ""
+    return f"{row.label} (disturbed machine)" if row.disturbances else row.label
 
 
 def _config(entry: Entry) -> str:
@@ -100,7 +106,7 @@ def _tflops(row: Row | None) -> str:
 
 def _mfu(row: Row | None, entry: Entry) -> str:
     mfu = model_mfu(row, entry.model) if row is not None else None
-    return units.percent(mfu) if mfu is not None else ""
+    return units.percent(mfu, 1) if mfu is not None else ""
 
 
 def _memory(row: Row | None) -> str:

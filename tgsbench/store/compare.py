@@ -140,6 +140,11 @@ def _notes(a: Row, b: Row, found: Sequence[Difference]) -> list[str]:
         if row.ci95 is None and len(row.samples) > 1
     ]
     notes += [f"{row.label}: ended early ({row.status})" for row in (a, b) if row.status in _EARLY]
+    notes += [
+        f"{row.label}: measured on a disturbed machine: {row.disturbances[-1]}"
+        for row in (a, b)
+        if row.disturbances
+    ]
     notes += [f"{row.label}: one figure without an interval" for row in (a, b) if _lacks_interval(row)]
     silent = sorted({what for row in (a, b) for what in _silent(row)})
     if silent:

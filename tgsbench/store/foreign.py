@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from pathlib import Path
 
@@ -57,9 +58,8 @@ def read_text(path: Path) -> str:
     try:
         return read_regular(path, _MAX_BYTES, follow=True).decode("utf-8", "replace")
     except OSError as error:
-        raise TgsError(
-            f"{path}: {error.strerror}", hint="cut out the steps", exit_code=ExitCode.BAD_INPUT
-        ) from error
+        hint = "cut out the steps" if error.errno == errno.EFBIG else ""
+        raise TgsError(f"{path}: {error.strerror}", hint=hint, exit_code=ExitCode.BAD_INPUT) from error
 
 
 def from_log(text: str, context: Context) -> Foreign:

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from tgsbench.errors import TgsError
 from tgsbench.metrics.observe import observe
 from tgsbench.metrics.result import finalize
+from tgsbench.presets.catalog import find_gpu
+from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Failure, Outcome, Result
 from tgsbench.store.run_dir import RunDir, age_s
 
@@ -31,8 +33,23 @@ def build_result(run: RunDir, outcome: Outcome | None = None) -> Result:
     )
     if result.failure is not None:
         result.failure.files = run.collected()
+        if result.status == "oom":
+            _explain_shortfall(result, run.preset())
     result.run_dir = str(run.path)
     return result
+
+
+def _explain_shortfall(result: Result, preset: Preset) -> None:
+    """Say beside an out-of-memory error what was planned, and the smallest change that should fit."""
+    from tgsbench.planner.shortfall import explain
+
+    failure, gpu = result.failure, find_gpu(result.device)
+    if failure is None or (gpu is None and result.device != "cpu"):
+        return
+    found = explain(preset, gpu.name if gpu else "", failure.bytes_in_use, failure.bytes_requested)
+    if found is not None:
+        failure.forecast = found.forecast
+        failure.hint = failure.hint or found.remedy
 
 
 def store_result(run: RunDir, warnings: Sequence[str] = ()) -> Result:

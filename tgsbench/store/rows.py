@@ -58,6 +58,8 @@ class Row(Struct, frozen=True, kw_only=True):
     source: str = ""
     reason: str = ""
     """Why there is no TGS."""
+    disturbances: list[str] = []
+    """What else used a run's machine while it measured."""
 
 
 def from_result(result: Result, preset: Preset | None = None, label: str = "") -> Row:
@@ -95,6 +97,7 @@ def from_result(result: Result, preset: Preset | None = None, label: str = "") -
         prediction=result.prediction,
         source=result.run_dir,
         reason=result.failure.reason if result.failure else "",
+        disturbances=list(result.disturbances),
     )
 
 
