@@ -55,7 +55,7 @@ class Columns:
     def append(self, **values: Any) -> None:
         """One chunk; every column, all of one length."""
         for name, dtype in self._dtypes.items():
-            self._pieces[name].append(np.asarray(values[name], dtype))
+            self._pieces[name].append(_array(values[name], dtype))
         self.num_rows += len(values[next(iter(self._dtypes))])
 
     def take(self, name: str) -> npt.NDArray[Any]:
@@ -183,7 +183,7 @@ class _Builder:
     _device_names: Numbered = field(default_factory=Numbered)
     _threads: Numbered = field(default_factory=Numbered)
     _streams: Numbered = field(default_factory=Numbered)
-    _wanted: dict[int, bool] = field(default_factory=dict)
+    _wanted: list[bool] = field(default_factory=list)
     _shapes: dict[int, Shapes] = field(default_factory=dict)
     _shape_cache: dict[Shapes, Shapes] = field(default_factory=dict)
     _host_comm: dict[int, CommCall] = field(default_factory=dict)
@@ -224,8 +224,8 @@ class _Builder:
 
     def _timed(self, members: list[Span]) -> tuple[list[Span], Ints, Ints]:
         """Start and end; members without a usable time are left out and counted."""
-        begin = np.array([event.ts for event in members]) - self.origin_us
-        dur = np.array([event.dur for event in members])
+        begin = _array([event.ts for event in members], np.float64) - self.origin_us
+        dur = _array([event.dur for event in members], np.float64)
         usable = (np.abs(begin) < _MAX_US) & (dur >= 0) & (dur < _MAX_US)
         if not usable.all():
             self.num_broken += int(len(members) - usable.sum())
@@ -237,7 +237,7 @@ class _Builder:
     def _add_host(self, members: list[Span], annotation: int) -> None:
         members, start, end = self._timed(members)
         numbers, threads = self._host_names, self._threads
-        name = [numbers[event.name] for event in members]
+        name = _array([numbers[event.name] for event in members], np.int32)
         self._keep_arguments(members, name)
         self._host.append(
             start=start,
@@ -249,19 +249,20 @@ class _Builder:
             is_annotation=np.full(len(members), bool(annotation)),
         )
 
-    def _keep_arguments(self, members: list[Span], name: list[int]) -> None:
+    def _keep_arguments(self, members: list[Span], name: Codes) -> None:
         wanted, first = self._wanted, self._host.num_rows
-        for text, number in list(self._host_names.items())[len(wanted) :]:
-            wanted[number] = text == "record_param_comms" or self.wants_shapes(text)
+        wanted += [
+            text == "record_param_comms" or self.wants_shapes(text)
+            for text in list(self._host_names)[len(wanted) :]
+        ]
         record = self._host_names.get("record_param_comms", -1)
-        for index, number in enumerate(name):
-            if wanted[number]:
-                args = members[index].args
-                if number == record:
-                    self._host_comm[first + index] = self._comm_call(args)
-                elif memoryview(args.dims).nbytes:
-                    shapes = Shapes(bytes(args.dims), bytes(args.types), bytes(args.concrete))
-                    self._shapes[first + index] = self._shape_cache.setdefault(shapes, shapes)
+        for index in np.flatnonzero(np.array(wanted, bool)[name]).tolist():
+            args = members[index].args
+            if name[index] == record:
+                self._host_comm[first + index] = self._comm_call(args)
+            elif memoryview(args.dims).nbytes:
+                shapes = Shapes(bytes(args.dims), bytes(args.types), bytes(args.concrete))
+                self._shapes[first + index] = self._shape_cache.setdefault(shapes, shapes)
 
     def _comm_call(self, args: Args) -> CommCall:
         call = CommCall(
@@ -319,6 +320,11 @@ class _Builder:
     def launches(self) -> Launches:
         """The launches' columns."""
         return Launches(**{name: self._launches.take(name) for name in list(self._launches._dtypes)})
+
+
+def _array(values: Any, dtype: Any) -> npt.NDArray[Any]:
+    """A list's numbers as an array: `fromiter` takes 17 ns a float where `array` takes 64."""
+    return values if isinstance(values, np.ndarray) else np.fromiter(values, dtype, len(values))
 
 
 def _origin(events: Iterable[Span]) -> float:
