@@ -5,10 +5,11 @@ About 35 bytes an event, so that a trace of 300 MB takes 45 MB. Names and thread
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -64,8 +65,7 @@ class Columns:
         return np.concatenate(pieces) if pieces else np.empty(0, self._dtypes[name])
 
 
-@dataclass(frozen=True)
-class Shapes:
+class Shapes(NamedTuple):
     """Arguments of one call as the trace writes them, JSON."""
 
     dims: bytes
@@ -73,8 +73,7 @@ class Shapes:
     concrete: bytes
 
 
-@dataclass(frozen=True)
-class CommCall:
+class CommCall(NamedTuple):
     """What NCCL's record says about one call."""
 
     collective: str
@@ -154,7 +153,7 @@ def read(path: Path, wants_shapes: Callable[[str], bool]) -> Table:
     reader = TraceReader(path)
     builder = _Builder(wants_shapes)
     for events in reader.chunks():
-        builder.add([event for event in events if type(event) is Span])
+        builder.add(events)
     if builder.origin_us is None:
         raise TgsError(
             f"{path}: holds no timed event",
@@ -201,16 +200,14 @@ class _Builder:
         )  # fmt: skip
         self._launches = Columns(correlation=np.int64, start=np.int64, thread=np.int32)
 
-    def add(self, events: list[Span]) -> None:
-        """One chunk of events with a duration."""
-        groups: dict[str, list[Span]] = {}
+    def add(self, events: list[Any]) -> None:
+        """One chunk of events; those without a duration are passed over."""
+        groups: defaultdict[str, list[Span]] = defaultdict(list)
         for event in events:
-            try:
+            if type(event) is Span:
                 groups[event.cat].append(event)
-            except KeyError:
-                groups[event.cat] = [event]
-        if self.origin_us is None and events:
-            self.origin_us = _origin(events)
+        if self.origin_us is None and groups:
+            self.origin_us = _origin([event for members in groups.values() for event in members])
         for category, members in groups.items():
             self._add(category.lower(), members)
 
@@ -327,6 +324,6 @@ def _array(values: Any, dtype: Any) -> npt.NDArray[Any]:
     return values if isinstance(values, np.ndarray) else np.fromiter(values, dtype, len(values))
 
 
-def _origin(events: Iterable[Span]) -> float:
+def _origin(events: Sequence[Span]) -> float:
     """The median time of some events: one absurd time among them does no harm."""
-    return float(np.median(np.array([event.ts for event in events])))
+    return sorted(event.ts for event in events)[len(events) // 2]
