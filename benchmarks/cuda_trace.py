@@ -167,11 +167,19 @@ def rotary() -> Op:
     return annotated("nn.Module: Rotary", *parts, *parts)
 
 
+FLASH_BACKWARD = Kernel(
+    "void pytorch_flash::flash_bwd_dq_dk_dv_loop_seqk_parallel_kernel<Flash_bwd_kernel_traits<64, 128, 8, 2, "
+    "4, 2, false, false, cutlass::bfloat16_t>, true, false>(pytorch_flash::Flash_bwd_params)",
+    4_100,
+)
+
+
 def attention() -> Op:
     q = (BF16, (1, TOKENS * SP, HEADS // SP, 128))
     flash = Kernel(
         "void pytorch_flash::flash_fwd_kernel<Flash_fwd_kernel_traits<128, 128, 64, 4, false, false, "
-        "cutlass::bfloat16_t>, false, true, false, false, true, true, false>(pytorch_flash::Flash_fwd_params)",
+        "cutlass::bfloat16_t>, false, true, false, false, true, true, false>"
+        "(pytorch_flash::Flash_fwd_params)",
         2_900,
     )
     forward = Op("aten::_flash_attention_forward", shaped(q, q, q, ("Scalar", ())), (flash,))
@@ -228,8 +236,9 @@ class _Step:
                 self._launch(part, number)
         self.host_us += self.noise.uniform(0.5, 2.5)
         tracked = f'"Sequence number": {sequence}, "Fwd thread id": 0, ' if sequence >= 0 else ""
-        self._span(self.rows, op.category, op.name, PID, self.thread, begin_us, self.host_us - begin_us,
-                   f'"External id": {number},"Record function id": 0, {tracked}{op.args}"Ev Idx": {number}')  # fmt: skip
+        args = f'"External id": {number},"Record function id": 0, {tracked}{op.args}"Ev Idx": {number}'
+        dur_us = self.host_us - begin_us
+        self._span(self.rows, op.category, op.name, PID, self.thread, begin_us, dur_us, args)
 
     def _launch(self, kernel: Kernel, external: int) -> None:
         if kernel.record:
@@ -275,9 +284,7 @@ class _Step:
         if node.startswith(("Mm", "Scaled")):
             kernel = Kernel("nvjet_tst_192x192_64x3_2x1_v_bz_coopB_NNT", 1_050, launch="cuLaunchKernelEx")
             if node.startswith("Scaled"):
-                kernel = Kernel("void pytorch_flash::flash_bwd_dq_dk_dv_loop_seqk_parallel_kernel<"
-                                "Flash_bwd_kernel_traits<128, 64, 128, 8, 2, 4, 2, false, false, "
-                                "cutlass::bfloat16_t>, true, false>(pytorch_flash::Flash_bwd_params)", 4_100)  # fmt: skip
+                kernel = FLASH_BACKWARD
             inner = (view("t"), Op("aten::mm", shaped(ROWS, ROWS), (kernel,)), view("t"))
         elif node.startswith(("View", "Slice", "Permute", "T")):
             inner = (view("view"),)
@@ -309,8 +316,8 @@ class _Step:
 def steps(seed: int) -> Iterator[str]:
     """One step's events after another, for ever; a comma and a line break between events."""
     step, number, forward = _Step(random.Random(seed)), 10, layer()
-    fused = Op("aten::_fused_adamw_", shaped(*[(FLOAT, (TOKENS, 64))] * 12), (
-        Kernel("void at::native::(anonymous namespace)::multi_tensor_apply_kernel<FusedAdamMathFunctor>", 900),))  # fmt: skip
+    adam = "void at::native::(anonymous namespace)::multi_tensor_apply_kernel<FusedAdamMathFunctor>"
+    fused = Op("aten::_fused_adamw_", shaped(*[(FLOAT, (TOKENS, 64))] * 12), (Kernel(adam, 900),))
     upload = Kernel("Memcpy HtoD (Pinned -> Device)", 60, category="gpu_memcpy", launch="cudaMemcpyAsync")
     while True:
         begin_us = step.host_us
@@ -332,8 +339,8 @@ def steps(seed: int) -> Iterator[str]:
         step.thread = MAIN
         step.run(annotated("Optimizer.step#AdamW.step", *[fused] * 8))
         step.host_us = max(step.host_us, *step.free_us.values()) + 20  # the loss is read
-        step._span(step.rows, "user_annotation", f"ProfilerStep#{number}", PID, MAIN, begin_us,
-                   step.host_us - begin_us, '"External id": 1,"Record function id": 0, "Ev Idx": 0')  # fmt: skip
+        args, dur_us = '"External id": 1,"Record function id": 0, "Ev Idx": 0', step.host_us - begin_us
+        step._span(step.rows, "user_annotation", f"ProfilerStep#{number}", PID, MAIN, begin_us, dur_us, args)
         yield ",\n".join([*step.rows, *step.device_rows])
         step.rows, step.device_rows, number = [], [], number + 1
 
@@ -346,7 +353,8 @@ def head(rank: int) -> str:
         for number, (name, size) in enumerate((("default_pg", FSDP), ("mesh_sp", SP), ("mesh_fsdp", FSDP)))
     )
     return (
-        '{\n  "schemaVersion": 1,\n  "deviceProperties": [\n    {"id": 0, "name": "NVIDIA H100 80GB HBM3"}\n  ],\n'
+        '{\n  "schemaVersion": 1,\n'
+        '  "deviceProperties": [\n    {"id": 0, "name": "NVIDIA H100 80GB HBM3"}\n  ],\n'
         '  "record_shapes": 1,\n'
         f'  "distributedInfo": {{"backend": "nccl", "rank": {rank}, "world_size": {FSDP}, "pg_count": 3, '
         f'"pg_config": [{groups}], "nccl_version": "2.27.5"}},\n  "host_name": "synthetic",\n'

@@ -104,9 +104,10 @@ def one_file(lines: Lines, python: Path, folder: Path, num_bytes: int, rounds: i
     ours, gzipped, peer = [], [], []
     for number in range(rounds):
         asks: list[tuple[list[Answer], Callable[[], Answer]]] = [
-            (ours, lambda: own(path)), (peer, lambda: ask([python, Path(__file__).with_name("trace_peer.py"), path])),
+            (ours, lambda: own(path)),
+            (peer, lambda: ask([python, ROOT / "benchmarks" / "trace_peer.py", path])),
             (gzipped, lambda: own(packed)),
-        ]  # fmt: skip
+        ]
         for answers, call in asks if number % 2 == 0 else reversed(asks):
             answers.append(call())
     compare(ours[0], peer[0])
@@ -115,8 +116,9 @@ def one_file(lines: Lines, python: Path, folder: Path, num_bytes: int, rounds: i
         f"one synthetic trace of {size_mb:.0f} MB, {events:,} events; {rounds} rounds, order alternating"
     )
     for name, answers in (("tgsbench", ours), ("tgsbench, gzip", gzipped), ("HTA 0.5.0", peer)):
-        lines.say(f"  {name:<15} {spread(answers, 'wall_s')} s, processor {spread(answers, 'cpu_s')} s, "
-                  f"{size_mb / median(answers, 'wall_s'):.0f} MB/s, peak {max(a['peak_mb'] for a in answers):.0f} MB")  # fmt: skip
+        rate, peak = size_mb / median(answers, "wall_s"), max(column(answers, "peak_mb"))
+        times = f"{spread(answers, 'wall_s')} s, processor {spread(answers, 'cpu_s')} s"
+        lines.say(f"  {name:<15} {times}, {rate:.0f} MB/s, peak {peak:.0f} MB")
     for what, key, bound in (("wall", "wall_s", ">= 15"), ("processor", "cpu_s", ">= 15")):
         pair = ratio(
             f"  {what} time", "HTA", "tgsbench", column(peer, key), column(ours, key), f"to reach: {bound}"
