@@ -69,7 +69,7 @@ test-peers: peers  ## run LLaMA-Factory and XTuner themselves, 2 CPU ranks each;
 	$(PEER_ENV) $(BIN)/python -m pytest -m peers $(PYTEST_ARGS)
 
 # Ratios from alternating runs; each alone, since two at once would measure each other.
-BENCHMARKS := startup overhead loss_memory packing merge_ranks planner_accuracy planner_stream emulated_rank tui
+BENCHMARKS := startup overhead loss_memory packing merge_ranks planner_accuracy planner_stream emulated_rank trace_analysis tui
 bench: $(STAMP)  ## every benchmark that runs on a CPU, one after the other
 	for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ import psutil
 import pytest
 
 from tests.contract.cli import SMALL, environment, tgsbench, tgsbench_json
+from tgsbench.profiling import spans
 
 pytestmark = pytest.mark.dist
 
@@ -178,6 +180,18 @@ def test_profiled_steps_are_steps_of_their_own_and_the_capture_is_taken_in(tmp_p
     (run,) = (tmp_path / "runs").iterdir()
     assert len(list((run / "profile").glob("*.pt.trace.json.gz"))) == 2
     assert not (run / "staging").exists()
+
+
+@pytest.mark.parametrize("engine", ["fsdp2", "deepspeed"])
+def test_both_engines_mark_the_same_parts(tmp_path, engine):
+    flags = ("--json", "--steps", "1", "--profile", "hotspots", "--engine", engine, *SMALL)
+    tgsbench_json(tmp_path, "run", "--preset", "tiny_cpu", *flags)
+    (trace,) = (tmp_path / "runs").glob("*/profile/*_0000*.gz")
+    events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
+    assert {event["name"] for event in events} >= set(spans.ALL)
+    found = tgsbench_json(tmp_path, "profile", "--json")
+    groups = {(c["name"], c["group"]) for c in found["collectives"]}
+    assert groups >= {("all_to_all", "sp"), ("all_gather", "fsdp"), ("reduce_scatter", "fsdp")}
 
 
 def test_an_unknown_recipe_is_refused_before_anything_starts(tmp_path):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from tests.profiling.made import nccl_step
+from tgsbench.profiling import analyse as analysing
 from tgsbench.profiling.analyse import analyse, trace_files
 
 GOLDEN = Path(__file__).parents[1] / "data" / "traces"
@@ -84,3 +86,15 @@ def test_parts_add_up_to_the_window(tmp_path):
 
 def test_processes_give_the_same_figures(golden):
     assert analyse(trace_files(GOLDEN), "golden", num_processes=2) == golden
+
+
+@pytest.mark.parametrize(("load", "wanted"), [(0.2, 4), (2.5, 2), (9.0, 1)])
+def test_only_free_cores_get_a_process(tmp_path, monkeypatch, load, wanted):
+    monkeypatch.setattr(analysing.os, "sched_getaffinity", lambda _: set(range(4)))
+    monkeypatch.setattr(analysing.os, "getloadavg", lambda: (load, 0.0, 0.0))
+    large, small = tmp_path / "large.json", tmp_path / "small.json"
+    large.touch()
+    os.truncate(large, 30 << 20)
+    small.touch()
+    assert analysing._worthwhile([large]) == wanted
+    assert analysing._worthwhile([small]) == 1

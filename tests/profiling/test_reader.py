@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -103,6 +104,16 @@ def test_bytes_that_are_no_utf8_do_no_harm(tmp_path):
     path = nccl_step().write(tmp_path / "a.json")
     path.write_bytes(path.read_bytes().replace(b"multi_tensor", b"multi\xff\x01tensor"))
     assert analyse_rank(path).profile.step_ms == 1.0
+
+
+def test_half_a_surrogate_pair_in_the_head_does_no_harm(tmp_path):
+    half = "\ud800"
+    job = {"backend": "nccl", "rank": half, "world_size": 2}
+    made = Made(deviceProperties=[{"name": half}], host_name=half, distributedInfo=job)
+    made.kernel("nvjet", 0, 50)
+    found = analyse([made.write(tmp_path / "a.json")], "x")
+    assert (found.device_name, found.ranks[0].worker, found.ranks[0].rank) == ("?", "?", 0)
+    msgspec.json.encode(found)
 
 
 BOUNDED = """

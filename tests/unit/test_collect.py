@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import gzip
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tgsbench.errors import TgsError
+from tgsbench.profiling import capture, staging
 from tgsbench.profiling import collect as collecting
 from tgsbench.profiling.collect import collect
 from tgsbench.profiling.recipes import load_recipe
@@ -91,3 +94,32 @@ def test_recipes_of_the_user_are_found_and_bad_ones_refused(tmp_path, monkeypatc
         load_recipe("bad")
     with pytest.raises(TgsError, match="nearest: hotspots"):
         load_recipe("hotspot")
+
+
+def test_an_export_that_a_full_disk_cut_short_is_taken_away_and_said(run, monkeypatch):
+    monkeypatch.setattr(staging.shutil, "disk_usage", lambda _: SimpleNamespace(free=4096))
+
+    def kineto(path):  # it raises nothing and leaves half a file
+        Path(f"{path}.tmp").write_bytes(b"x" * (3 << 20))
+
+    warning = capture._written(run / "staging" / "host_0002.json", kineto, [5], 0.0)
+    assert warning.code == "trace_lost"
+    assert "host_0002.json could not be written: the disk is full; the 3.0 MiB" in warning.msg
+    assert "--output DIR" in warning.hint
+    assert sorted(path.name for path in (run / "staging").iterdir()) == [t.path for t in TRACES]
+
+
+def test_an_export_that_fails_otherwise_says_why(run):
+    def refused(path):
+        raise PermissionError(13, "Permission denied")
+
+    warning = capture._written(run / "staging" / "host_0002.json", refused, [5], 0.0)
+    assert "Permission denied" in warning.msg
+
+
+def test_what_killed_ranks_left_half_written_goes(run):
+    (run / "staging" / ".host_0001.json.tmp").write_text("{")
+    (run / "staging" / ".host_0003.memory.pickle").write_text("")
+    staging.discard_partials(run / "staging")
+    assert sorted(path.name for path in (run / "staging").iterdir()) == [t.path for t in TRACES]
+    staging.discard_partials(run / "nowhere")

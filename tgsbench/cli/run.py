@@ -44,7 +44,13 @@ from tgsbench.store.run_dir import RunDir
 @click.option("--warmup", type=int, help="Optimizer steps run first and dropped.")
 @click.option("--nproc", type=int, help="Number of ranks (GPUs) to use instead of the preset's.")
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override any value of the preset.")
-@click.option("--profile", metavar="RECIPE", help="Capture profiler traces after the measured steps.")
+@click.option(
+    "--profile",
+    metavar="[RECIPE]",
+    is_flag=False,
+    flag_value="hotspots",
+    help="Capture profiler traces after the measured steps (hotspots).",
+)
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), help="Folder of runs (./runs).")
 @click.option("--rehearse", is_flag=True, help="Shrink the preset to what this machine can run.")
 @click.option(
@@ -154,7 +160,7 @@ def run_headless(run_folder: RunDir, preset: Preset, as_json: bool, node: Node =
         result = local.supervise(run_folder, progress.update, node)
     try:
         print_result(result, as_json)
-        if result.profile is not None and not as_json:
+        if result.profile is not None and result.profile["traces"] and not as_json:
             _print_hotspots(run_folder)
     except BrokenPipeError:
         output.drop()

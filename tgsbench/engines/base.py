@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tgsbench.parallel.documents import Documents
 from tgsbench.parallel.kernels import Kernel
+from tgsbench.parallel.tracing import Mark
 
 
 @dataclass(frozen=True)
@@ -50,4 +51,8 @@ class Engine(Protocol):
 
     def optimizer_step(self, lr: float) -> Tensor:
         """Clip, update, clear the gradients; returns the global gradient norm before clipping."""
+        ...
+
+    def marks(self) -> list[Mark]:
+        """Calls that a capture marks: the MLPs, what gathers parameters and scatters gradients."""
         ...

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
@@ -17,7 +18,7 @@ from tgsbench.parallel.checkpointing import wrap_layer
 from tgsbench.parallel.kernel_timing import probe_of
 from tgsbench.parallel.mesh import SequenceMesh
 from tgsbench.parallel.offload import HostStash
-from tgsbench.parallel.tracing import span
+from tgsbench.parallel.tracing import Mark, mlp_marks, span
 from tgsbench.profiling import spans
 from tgsbench.schema.preset import Preset
 
@@ -29,6 +30,7 @@ class Fsdp2Engine:
         self.device = device
         self.mesh = mesh
         self.clip_norm = preset.training.clip_norm
+        self.compiled = preset.engine.compile
         self.kernel = kernels.choose(
             preset.engine.kernel, device, preset.workload.document_mask, probe_of(preset)
         )
@@ -63,6 +65,12 @@ class Fsdp2Engine:
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
         return _whole(norm)
+
+    def marks(self) -> list[Mark]:
+        """FSDP's collectives by their names before and after torch 2.13; a compiled layer stays whole."""
+        gathers = [Mark(dist, f"all_gather_{end}", spans.SHARD_GATHER) for end in ("into_tensor", "single")]
+        scatters = [Mark(dist, f"reduce_scatter_{end}", spans.SHARD_SCATTER) for end in ("tensor", "single")]
+        return gathers + scatters + ([] if self.compiled else mlp_marks(self.model))
 
 
 def _whole(tensor: Tensor) -> Tensor:

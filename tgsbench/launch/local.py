@@ -16,6 +16,7 @@ from tgsbench.launch.process import Child
 from tgsbench.launch.watch import OnEvents, StopSignals, Watch
 from tgsbench.launch.witness import Witness
 from tgsbench.profiling.collect import collect
+from tgsbench.profiling.staging import discard_partials
 from tgsbench.schema.events import Event, Trace
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Manifest, Outcome, Result
@@ -136,6 +137,7 @@ def _unless_closed(on_events: OnEvents) -> OnEvents:
 def _conclude(run: RunDir, outcome: Outcome, node: Node) -> Result:
     """Store outcome and result; on a disk that takes nothing more the result is still returned."""
     try:
+        discard_partials(run.path / "staging")
         run.write(run_dir.numbered("outcome.json", node.node_rank), outcome)
         if node.node_rank:
             return _first_nodes_result(run, outcome)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,8 @@ from torch.profiler import ProfilerActivity, profile, schedule
 
 from tgsbench.parallel.tracing import set_capturing
 from tgsbench.profiling.recipes import num_profile_steps
-from tgsbench.schema.events import Step, Trace
+from tgsbench.profiling.staging import discard_partial
+from tgsbench.schema.events import Step, Trace, Warn
 from tgsbench.schema.recipe import Recipe
 
 _PROBE_SIDE = 1024
@@ -26,11 +28,12 @@ def capture(
     staging: Path,
     stem: str,
     run_step: Callable[[int], Step],
-) -> list[Trace]:
+) -> list[Trace | Warn]:
     """Run the recipe's steps and write this rank's trace, if the recipe wants this rank, as STEM.json.
 
     `run_step(i)` runs the i-th profiled step; every rank runs them all. The trace is plain JSON in a
-    staging folder: compressing is the parent's work (gzip in here cost 8.7 s for 361 MB).
+    staging folder: compressing is the parent's work (gzip in here cost 8.7 s for 361 MB). A trace that
+    cannot be written is taken away again, before any rank goes on: events need the room.
     """
     wanted = _wanted(recipe, device)
     profiler = _profiler(recipe, device) if wanted else None
@@ -45,9 +48,11 @@ def capture(
         if profiler is not None:
             profiler.step()
     set_capturing(False)
-    if profiler is None:
-        return []
-    return _export(profiler, recipe, device, staging, stem, steps[recipe.warmup_steps :])
+    written: list[Trace | Warn] = []
+    if profiler is not None:
+        written = _export(profiler, recipe, device, staging, stem, steps[recipe.warmup_steps :])
+    dist.barrier()
+    return written
 
 
 def _profiler(recipe: Recipe, device: torch.device) -> profile:
@@ -66,10 +71,11 @@ def _profiler(recipe: Recipe, device: torch.device) -> profile:
 
 def _export(
     profiler: profile, recipe: Recipe, device: torch.device, staging: Path, stem: str, steps: list[int]
-) -> list[Trace]:
+) -> list[Trace | Warn]:
     begin_s = time.perf_counter()
     profiler.stop()
-    staging.mkdir(exist_ok=True)
+    with contextlib.suppress(OSError):  # then the trace cannot be written, which is said
+        staging.mkdir(exist_ok=True)
     traces = [_written(staging / f"{stem}.json", profiler.export_chrome_trace, steps, begin_s)]
     if recipe.memory_snapshot and device.type == "cuda":
         snapshot = staging / f"{stem}.memory.pickle"
@@ -78,11 +84,24 @@ def _export(
     return traces
 
 
-def _written(path: Path, write: Callable[[str], object], steps: list[int], begin_s: float) -> Trace:
-    """Write under a temporary name, so that a file with the final name is whole."""
+def _written(path: Path, write: Callable[[str], object], steps: list[int], begin_s: float) -> Trace | Warn:
+    """Write under a temporary name, so that a file with the final name is whole.
+
+    On a full disk Kineto raises nothing: it leaves half a file under a name of its own.
+    """
     partial = path.with_name(f".{path.name}")
-    write(str(partial))
-    partial.replace(path)
+    try:
+        write(str(partial))
+        partial.replace(path)
+    except (OSError, RuntimeError) as error:
+        is_full, removed_mib = discard_partial(path)
+        why = "the disk is full" if is_full else getattr(error, "strerror", None) or str(error)
+        gone = f"the {removed_mib:,.1f} MiB that fitted are removed"
+        return Warn(
+            code="trace_lost",
+            msg=f"{path.name} could not be written: {why}; {gone}",
+            hint="choose a folder with room: --output DIR; or a recipe that records less",
+        )
     export_s = time.perf_counter() - begin_s
     return Trace(path=path.name, steps=steps, num_bytes=path.stat().st_size, export_s=export_s)
 

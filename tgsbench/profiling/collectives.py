@@ -148,7 +148,7 @@ def _bytes_of(call: CommCall | None) -> int | None:
 
 _GLOO: Final = re.compile(r"^(gloo|mpi|ucc):")
 _WAITS: Final = re.compile(r"^(tgsbench::all_to_all|_?c10d_functional::wait_tensor)$")
-_FSDP: Final = re.compile(r"^FSDP::|^fsdp::", re.I)
+_FSDP: Final = re.compile(r"^FSDP::|^fsdp::|^tgsbench::(all_gather|reduce_scatter)$", re.IGNORECASE)
 _COMPATIBLE: Final = {"all_reduce": ("all_reduce", "reduce_scatter")}
 """gloo's reduce-scatter runs as, and is annotated as, an all-reduce."""
 
@@ -175,9 +175,9 @@ def on_host(table: Table) -> Calls:
         if launch is not None:
             kind, by = names.collective_kind(host.names[host.name[launch]]), "op"
             group, begin = context.group_of(launch), int(host.start[launch])
-        num_bytes = largest_tensor_bytes(
-            host.shapes.get(row if launch is None else launch) or host.shapes.get(row)
-        )
+        # A list of tensors with no dimension says nothing at the launch: gloo's own record does.
+        launched = None if launch is None else largest_tensor_bytes(host.shapes.get(launch))
+        num_bytes = launched or largest_tensor_bytes(host.shapes.get(row))
         if group:
             calls.ranks.setdefault(group, _members(table, group))
         members = len(calls.ranks.get(group, [])) or size

@@ -120,6 +120,7 @@ _KINDS: Final = (
         _any(
             r"(?<!fb)gemm",
             r"gemv",
+            r"_[a-z]cudnn_",
             r"nvjet",
             r"xmma",
             r"split_?k",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from functools import lru_cache
 from typing import Any, Final
 
 from tgsbench.profiling.tables import Shapes
@@ -45,6 +46,7 @@ def item_bytes(dtype: str) -> int:
     return next((size for pattern, size in _ITEM_BYTES if pattern.search(dtype)), 0)
 
 
+@lru_cache(maxsize=1 << 14)
 def largest_tensor_bytes(shapes: Shapes | None) -> int | None:
     """Bytes of the largest tensor, or list of tensors, among a call's arguments."""
     dims, types = _decoded(shapes.dims if shapes else b""), _decoded(shapes.types if shapes else b"")
@@ -52,6 +54,7 @@ def largest_tensor_bytes(shapes: Shapes | None) -> int | None:
     return max((size for size in sizes if size), default=None)
 
 
+@lru_cache(maxsize=1 << 14)
 def flops(name: str, shapes: Shapes | None) -> float | None:
     """Operations of a product (2 m k n) or of attention; None: not to be told from the shapes.
 

@@ -10,6 +10,10 @@ A2A_PRE: Final = "tgsbench::all_to_all.pre"
 A2A_POST: Final = "tgsbench::all_to_all.post"
 """Head shards to sequence shards, after attention."""
 MLP: Final = "tgsbench::mlp"
+SHARD_GATHER: Final = "tgsbench::all_gather"
+"""FSDP's or ZeRO's parameters."""
+SHARD_SCATTER: Final = "tgsbench::reduce_scatter"
+"""FSDP's or ZeRO's gradients."""
 LOSS: Final = "tgsbench::loss"
 OPTIMIZER: Final = "tgsbench::optimizer"
 FORWARD: Final = "tgsbench::forward"
@@ -17,4 +21,7 @@ BACKWARD: Final = "tgsbench::backward"
 RECOMPUTE: Final = "tgsbench::recompute"
 DATA: Final = "tgsbench::data"
 
-ALL: Final = (ATTENTION, A2A_PRE, A2A_POST, MLP, LOSS, OPTIMIZER, FORWARD, BACKWARD, RECOMPUTE, DATA)
+ALL: Final = (
+    ATTENTION, A2A_PRE, A2A_POST, MLP, SHARD_GATHER, SHARD_SCATTER, LOSS, OPTIMIZER, FORWARD, BACKWARD,
+    RECOMPUTE, DATA,
+)  # fmt: skip

@@ -270,14 +270,19 @@ def _head(found: dict[str, Any]) -> Head:
     host = found.get("host_name")
     return Head(
         distributed=_converted(found.get("distributedInfo")),
-        device_name=str(device.get("name", "")) if isinstance(device, dict) else "",
+        device_name=_text(device.get("name")) if isinstance(device, dict) else "",
         base_ns=base_ns if isinstance(base_ns, int) else 0,
-        host=host if isinstance(host, str) else "",
+        host=_text(host),
     )
 
 
 def _converted(found: Any) -> Distributed | None:
     try:
         return msgspec.convert(found, Distributed | None, strict=False)
-    except msgspec.ValidationError:
+    except (msgspec.ValidationError, UnicodeEncodeError):
         return None
+
+
+def _text(found: Any) -> str:
+    """A string that can be written: half a surrogate pair cannot."""
+    return found.encode("utf-8", "replace").decode() if isinstance(found, str) else ""

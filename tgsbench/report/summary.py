@@ -161,7 +161,10 @@ def _profile(result: Result) -> str:
     traces = result.profile["traces"]
     size = units.size(sum(trace["num_bytes"] for trace in traces))
     export_s = max((trace["export_s"] for trace in traces), default=0.0)
-    text = f"{len(traces)} traces, {size}, written in {units.duration(export_s)}"
+    if not traces:
+        return "no trace was written"
+    count = f"{len(traces)} trace{'s' if len(traces) > 1 else ''}"
+    text = f"{count}, {size}, written in {units.duration(export_s)}"
     ratio = result.profile["over_measured"]
     return text + (f"; a profiled step takes {ratio:.2f} of a measured one" if ratio else "")
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager
 
 import torch
 
 from tgsbench.engines.base import Engine
-from tgsbench.parallel.tracing import span
+from tgsbench.parallel.tracing import marking, span
 from tgsbench.parallel.ulysses import COUNTER
 from tgsbench.profiling import spans
 from tgsbench.schema.events import Step
@@ -29,6 +30,10 @@ class Stepper:
         self._num_steps = num_steps
         self._device = device
         self._memory = MemoryMeter(device)
+
+    def marked(self) -> AbstractContextManager[None]:
+        """Inside, the engine's calls get their spans."""
+        return marking(self._engine.marks())
 
     def step(self, index: int, phase: str) -> Step:
         """Run optimizer step `index`; raises LossNotFinite when the loss is NaN or infinite."""

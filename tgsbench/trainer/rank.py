@@ -201,7 +201,9 @@ class _Rank:
             return event
 
         stem = f"{host_name()}_{self.rank:04d}"
-        for trace in capture(recipe, self.device, self.run_dir / "staging", stem, run_step):
+        with stepper.marked():
+            traces = capture(recipe, self.device, self.run_dir / "staging", stem, run_step)
+        for trace in traces:
             self.emitter.emit(trace)
 
 

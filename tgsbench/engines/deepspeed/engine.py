@@ -17,7 +17,7 @@ from tgsbench.models.build import llama_config
 from tgsbench.parallel import attention, kernels
 from tgsbench.parallel.kernel_timing import probe_of
 from tgsbench.parallel.mesh import SequenceMesh
-from tgsbench.parallel.tracing import span
+from tgsbench.parallel.tracing import Mark, mlp_marks, span
 from tgsbench.profiling import spans
 from tgsbench.schema.preset import Preset
 
@@ -71,6 +71,17 @@ class DeepSpeedEngine:
                 group["lr"] = lr
             self.engine.step()
         return torch.as_tensor(self.engine.get_global_grad_norm())
+
+    def marks(self) -> list[Mark]:
+        """DeepSpeed's collectives: ZeRO is the only user of those in its backend."""
+        backend = deepspeed.comm.comm.cdb
+        gathers = [Mark(backend, call, spans.SHARD_GATHER) for call in _GATHERS]
+        scatters = [Mark(backend, call, spans.SHARD_SCATTER) for call in _SCATTERS]
+        return gathers + scatters + mlp_marks(self.engine.module)
+
+
+_GATHERS = ("all_gather_into_tensor", "all_gather", "all_gather_base", "all_gather_coalesced")
+_SCATTERS = ("reduce_scatter_tensor", "reduce_scatter")
 
 
 def _alst(preset: Preset) -> alst.PositionsOnce:
