@@ -24,7 +24,7 @@ def rehearsal(preset: Preset, num_ranks: int, device: Device = "cpu") -> Preset:
     world = max(n for n in (1, 2, 4, 8) if n <= max(1, min(num_ranks, preset.world_size)))
     sp = min(world, preset.parallel.sp)
     model = _small_model(preset.model, sp, preset.parallel.sp)
-    seq_len = min(preset.workload.seq_len, sp * _LOCAL_SEQ_LEN)
+    seq_len = sp * max(1, min(preset.workload.seq_len // sp, _LOCAL_SEQ_LEN))
     replace = msgspec.structs.replace
     small = replace(
         preset,
