@@ -18,7 +18,8 @@ HEAVY = ("torch", "transformers", "textual", "deepspeed", "datasets", "numpy")
         ["presets"], ["presets", "show", "tiny_cpu"], ["runs"], ["run", "--help"], ["doctor", "--help"],
         ["verify", "--help"], ["verify", "--preset", "tiny_cpu", "--engine", "xtuner"],
         ["run", "--preset", "llama2_70b_8k", "--nodes", "a,b,c,d,e,f,g,h"],
-        ["slurm", "--preset", "llama2_70b_1M"],
+        ["slurm", "--preset", "llama2_70b_1M"], ["plan", "--preset", "llama2_70b_1M"], ["show", "latest"],
+        ["compare", "llama2_7b_8k", "published:llama2_7b_8k"],
     ],
 )  # fmt: skip
 def test_no_heavy_module_is_imported(tmp_path, args):

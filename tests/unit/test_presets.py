@@ -8,6 +8,7 @@ import pytest
 
 from tgsbench import presets
 from tgsbench.errors import ExitCode, TgsError
+from tgsbench.launch import preflight
 from tgsbench.presets.resolve import check
 
 REFERENCE_ROWS = [
@@ -136,3 +137,28 @@ def test_an_unknown_gpu_has_no_peak():
     assert presets.find_gpu("NVIDIA Imaginary 9000") is None
     assert presets.find_gpu("NVIDIA H100 80GB HBM3").bf16_tflops == 989.4
     assert all(gpu.source for gpu in presets.load_gpus().values())
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("rows = 5\nsystem = 'lab'", "rows"),
+        ("[[rows]]\npreset = 'tiny_cpu'", "system"),
+        ("system = 'lab'\n[[rows]]\nseq_len = '8k'", "rows[0]: preset: missing"),
+        ("system = 'lab'\n[[rows]]\npreset = 'tiny_cpu'", "rows[0]: '' is not a length"),
+        ("system = 'lab'\n[[rows]]\npreset = 'tiny_cpu'\nseq_len = '1k'\ntgs = 'fast'", "rows[0]: "),
+    ],
+)
+def test_damaged_published_rows_end_a_run_before_it_starts(tmp_path, text, words):
+    folder = tmp_path / "presets" / "references"
+    folder.mkdir(parents=True)
+    (folder / "lab.toml").write_text(text)
+    presets.load_references.cache_clear()
+    try:
+        with pytest.raises(TgsError) as caught:
+            preflight.check(presets.resolve("tiny_cpu").preset, preflight.this_machine(), 2)
+    finally:
+        presets.load_references.cache_clear()
+    assert "lab.toml" in caught.value.msg
+    assert words in caught.value.msg
+    assert caught.value.exit_code == ExitCode.BAD_PRESET

@@ -11,6 +11,7 @@ from tgsbench.engines import environments, registry
 from tgsbench.engines.external import support
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.models.spec import num_parameters
+from tgsbench.presets.catalog import load_gpus, load_references
 from tgsbench.schema.preset import Preset
 from tgsbench.system.gpus import GpuInfo, list_gpus
 from tgsbench.units import GIB, gib
@@ -30,8 +31,11 @@ def this_machine() -> Machine:
 
 
 def check(preset: Preset, machine: Machine, num_local_ranks: int) -> None:
-    """Raise TgsError (exit code 3, 6 or 13) when the ranks of this node cannot run here."""
+    """Raise TgsError (exit code 3, 4, 6 or 13) when the ranks of this node cannot run here."""
     support.check(preset)
+    # The result needs both tables at its end: a damaged file of the user's must not cost the run's hours.
+    load_references()
+    load_gpus()
     problem = machine_problem(preset, machine, num_local_ranks)
     if problem:
         raise TgsError(

@@ -35,7 +35,7 @@ def shrunken(
 ) -> Preset:
     """The preset's shape on `world` ranks at `sp`, with at most `local_seq_len` tokens of a sequence each."""
     model = _small_model(preset.model, sp, preset.parallel.sp, head_dim)
-    seq_len = min(preset.workload.seq_len, sp * local_seq_len)
+    seq_len = sp * max(1, min(preset.workload.seq_len // sp, local_seq_len))
     replace = msgspec.structs.replace
     small = replace(
         preset,

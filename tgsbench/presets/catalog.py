@@ -16,7 +16,7 @@ from tgsbench.confined import read_regular
 from tgsbench.errors import ExitCode, TgsError, nearest
 from tgsbench.schema.hardware import Constants, Gpu, Link
 from tgsbench.schema.preset import ModelShape
-from tgsbench.schema.reference import ReferenceRow
+from tgsbench.schema.reference import PublishedRows, ReferenceRow
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 T = TypeVar("T")
@@ -171,11 +171,22 @@ def load_references() -> dict[str, list[ReferenceRow]]:
     """Published rows by preset name, XTuner's first."""
     rows: dict[str, list[ReferenceRow]] = {}
     for path in reversed(files("presets", "references").values()):
-        document = read_toml(path)
-        for raw in document.get("rows", []):
-            row = dict(raw, system=document["system"], seq_len=units.parse_length(raw["seq_len"]))
-            rows.setdefault(row.pop("preset"), []).append(_convert(row, ReferenceRow, path))
+        published = _convert(read_toml(path), PublishedRows, path)
+        for index, raw in enumerate(published.rows):
+            row = {**raw, "system": published.system}
+            preset = row.pop("preset", None)
+            if not isinstance(preset, str):
+                raise TgsError(f"{path}: rows[{index}]: preset: missing", exit_code=ExitCode.BAD_PRESET)
+            rows.setdefault(preset, []).append(_reference_row(row, path, index))
     return rows
+
+
+def _reference_row(row: dict[str, Any], path: Path, index: int) -> ReferenceRow:
+    try:
+        row["seq_len"] = units.parse_length(row.get("seq_len", ""))
+        return msgspec.convert(row, ReferenceRow)
+    except ValueError as error:  # msgspec's ValidationError is one too
+        raise TgsError(f"{path}: rows[{index}]: {error}", exit_code=ExitCode.BAD_PRESET) from error
 
 
 def _convert(document: dict[str, Any], kind: type[T], path: Path) -> T:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import Struct
 
@@ -25,3 +25,10 @@ class ReferenceRow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     source: str
     note: str = ""
     """What is known to be odd about the row, such as TFLOPs that do not follow from its TGS."""
+
+
+class PublishedRows(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One file of presets/references: rows of one system, each naming its `preset` and its length as "8k"."""
+
+    system: str
+    rows: list[dict[str, Any]] = []
