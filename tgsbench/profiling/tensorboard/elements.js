@@ -86,7 +86,8 @@
   };
 
   Document.prototype.createElement = function (tag, is) {
-    const element = createElement.call(this, tag);
+    // Only elements with a dash in their name may hold a shadow today; the viewer's overlay holds one.
+    const element = createElement.call(this, tag === 'overlay' ? 'viewer-overlay' : tag);
     if (typeof is === 'string') element.setAttribute('is', is);
     upgrade(element);
     return element;
@@ -100,6 +101,25 @@
       return copy;
     };
   }
+
+  // The first shadow DOM is left in overlays alone; what marks the place of their content is a slot today.
+  Element.prototype.createShadowRoot = function () {
+    const root = this.attachShadow({ mode: 'open' });
+    const useSlots = () => {
+      for (const place of root.querySelectorAll('content')) place.replaceWith(document.createElement('slot'));
+    };
+    new MutationObserver(useSlots).observe(root, { childList: true });
+    return root;
+  };
+
+  // HTML imports put the running script there; the viewer's scripts run in the page itself.
+  Object.defineProperty(document, '_currentScript', { get: () => document.currentScript });
+
+  // A polyfill of the first shadow DOM hides nodes behind wrappers; here there are none to take off.
+  window.wrap = window.unwrap = (node) => node;
+
+  // Browsers renamed it; the viewer's keys look at it.
+  Object.defineProperty(Event.prototype, 'path', { get() { return this.composedPath(); } });
 
   window.CustomElements = {
     useNative: false, hasNative: false, ready: false, takeRecords, upgrade, upgradeAll, upgradeSubtree: upgradeAll,
