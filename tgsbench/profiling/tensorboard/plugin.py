@@ -7,8 +7,11 @@ because `Loader` lives in it, and so are extended too.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import logging
 import os
+import re
 import signal
 import sys
 from functools import cache
@@ -37,6 +40,7 @@ _THEIRS: Final = Path(torch_tb_profiler.__file__).parent / "static"
 _CHARTS: Final = "https://www.gstatic.com/charts/loader.js"
 _ELEMENTS: Final = "https://cdnjs.cloudflare.com/ajax/libs/webcomponentsjs/0.7.24/webcomponents.min.js"
 _VIEWER: Final = '<link rel="import" href="trace_viewer_full.html" onerror="onTraceViewerImportFail(event)">'
+_INLINE: Final = re.compile(r"<script>(.+?)</script>", re.S)
 _TENSOR_CORE_KERNELS: Final = (
     "nvjet", "tensorop", "wgmma", "gmma", "flash_fwd", "flash_bwd_dq", "FlashAttnFwd", "FlashAttnBwd",
     "FlashAttentionForward", "FlashAttentionBackward", "sdpa_sm", "fmha_cutlass",
@@ -106,6 +110,7 @@ def page(name: str) -> str:
     text = (_THEIRS / name).read_text("utf-8")
     if name == "index.html":
         return _replaced(text, _CHARTS, "charts.js")
+    # Imports of HTML are gone from browsers: the viewer stands in the page itself.
     viewer = (_THEIRS / "trace_viewer_full.html").read_text("utf-8")
     head = viewer[viewer.index("<template") : viewer.rindex("</head>")]
     return _replaced(_replaced(text, _ELEMENTS, "elements.js"), _VIEWER, head)
@@ -117,12 +122,25 @@ def _replaced(text: str, old: str, new: str) -> str:
     return text.replace(old, new)
 
 
+@cache
+def policy(name: str) -> str:
+    """What the browser lets a page do: run the scripts it came with, and ask this server for the rest."""
+    digests = (hashlib.sha256(text.encode()).digest() for text in _INLINE.findall(page(name)))
+    hashes = " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
+    return (
+        f"default-src 'self'; script-src 'self' 'unsafe-eval' {hashes}; "
+        "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:"
+    )
+
+
 def _serve(name: str) -> Any:
-    kind = "application/javascript" if name.endswith(".js") else "text/html"
+    is_script = name in _SCRIPTS
+    kind = "application/javascript" if is_script else "text/html"
+    headers = [*Plugin.headers, *([] if is_script else [("Content-Security-Policy", policy(name))])]
 
     @Request.application
     def serve(request: Request) -> Response:
-        return Response(page(name), content_type=f"{kind}; charset=utf-8", headers=Plugin.headers)
+        return Response(page(name), content_type=f"{kind}; charset=utf-8", headers=headers)
 
     return serve
 
