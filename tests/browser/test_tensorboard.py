@@ -1,10 +1,11 @@
-"""TensorBoard in a real browser without network: every view, its figures beside those of `tgsbench profile`."""
+"""TensorBoard in a browser without network: every view, its figures beside those of `tgsbench profile`."""
 
 from __future__ import annotations
 
 import gzip
 import importlib.util
 import json
+import re
 from urllib.parse import urlsplit
 
 import pytest
@@ -24,7 +25,7 @@ pytestmark = [
         importlib.util.find_spec("torch_tb_profiler") is None, reason="needs tgsbench[profile]"
     ),
 ]
-LATEST_US = 0.51
+HALF_US = 0.51
 """Half a microsecond: the plugin's tables show whole ones."""
 
 
@@ -61,8 +62,9 @@ def browser():
 def pages(browser, address):
     yield Pages(browser, address)
     port = urlsplit(address).port
-    asked = {(u.scheme, u.hostname, u.port) for url in requests(browser) if (u := urlsplit(url)).scheme != "data"}
-    assert asked - {("blob", None, None)} == {("http", "127.0.0.1", port)}
+    asked = {(url.scheme, url.hostname, url.port) for url in map(urlsplit, requests(browser))}
+    inside = {("data", None, None), ("blob", None, None), ("about", None, None)}
+    assert asked - inside == {("http", "127.0.0.1", port)}
     assert complaints(browser) == []
 
 
@@ -88,8 +90,8 @@ def test_overview_of_a_gpu_says_what_the_profile_says(pages, profiles):
 def test_overview_of_a_cpu_says_what_the_profile_says(pages, profiles):
     for number_of_rank, rank in profiles[TINY].items():
         pages.open(TINY, "Overview", f"golden_{number_of_rank:04d}")
-        step_us = pytest.approx(us(rank["step_ms"]), abs=LATEST_US)
-        wait(pages.driver, lambda: times(pages.row("Average Step Time")) == step_us, "the step time")
+        pages.text(f"{round(us(rank['step_ms'])):,}")  # the selector changes before the table does
+        assert times(pages.row("Average Step Time")) == pytest.approx(us(rank["step_ms"]), abs=HALF_US)
 
 
 def test_operators_have_device_time(pages, profiles):
@@ -98,13 +100,15 @@ def test_operators_have_device_time(pages, profiles):
     for name in ("aten::mm", "aten::_flash_attention_forward"):
         row = pages.row(name)
         assert number(row["Calls"]) == found[name]["calls"] * len(STEPS)
-        assert number(row["Device Self Duration (us)"]) == pytest.approx(us(found[name]["total_ms"]) * len(STEPS))
+        device_us = pytest.approx(us(found[name]["total_ms"]) * len(STEPS))
+        assert number(row["Device Self Duration (us)"]) == device_us
     assert pages.row("aten::mm")["Tensor Cores Eligible"] == "Yes"
 
 
 def test_kernels(pages, profiles):
     pages.open(SIMULATED, "GPU Kernel", "made_0001")
-    kernels = [op for op in profiles[SIMULATED][1]["top"] if op["source"] == "kernel" and op["kind"] != "memcpy"]
+    top = profiles[SIMULATED][1]["top"]
+    kernels = [op for op in top if op["source"] == "kernel" and op["kind"] != "memcpy"]
     assert len(kernels) == 5
     for kernel in kernels:
         row = pages.row(kernel["name"])
@@ -121,7 +125,7 @@ def collective(rank, name):
 def test_all_to_all_on_gpus_has_calls_bytes_and_times(pages, profiles, rank):
     pages.open(SIMULATED, "Distributed")
     pages.text("Communication Operations Stats")
-    pages.choose(5, f"made_{rank:04d}")
+    pages.choose(6, f"made_{rank:04d}")  # below run, view, workers, span and two steps
     for name in ("all_to_all", "all_gather"):
         wanted = collective(profiles[SIMULATED][rank], name)
         latency_us = pytest.approx(us(wanted["total_ms"]) * len(STEPS))
@@ -149,7 +153,7 @@ def test_all_to_all_on_cpus_has_calls_bytes_and_times(pages, profiles):
     assert number(row["Total Size (bytes)"]) == wanted["bytes"]
     # The profile counts from the launch to the end of the wait, gloo's annotation is a part of that.
     latency_us = number(row["Total Latency (us)"])
-    assert latency_us == pytest.approx(gloo_us(0, "gloo:all_to_all"), abs=LATEST_US)
+    assert latency_us == pytest.approx(gloo_us(0, "gloo:all_to_all"), abs=HALF_US)
     assert latency_us <= us(wanted["total_ms"])
 
 
@@ -168,7 +172,7 @@ def test_memory_peaks_where_the_trace_does(pages):
 
 def test_modules_are_called_as_often_as_in_the_trace(pages):
     pages.open(TINY, "Module", "golden_0000")
-    calls = [event["name"] for event in recorded_events() if event["cat"] == "python_function"]
+    calls = [event["name"] for event in recorded_events() if event.get("cat") == "python_function"]
     for name in ("FSDPCausalLM_0", "LlamaDecoderLayer_0"):
         assert number(pages.row(name)["Occurences"]) == calls.count(f"nn.Module: {name}")
     assert calls.count("nn.Module: LlamaDecoderLayer_0") == 1 + 1, "forward, and recomputed in the backward"
@@ -190,8 +194,7 @@ def test_the_trace_viewer_draws_the_step(pages, profiles, run, worker, rank):
     rank = profiles[run][rank]
     durations_ms = pages.until(SLICES, "the first step", f"ProfilerStep#{rank['steps'][0]}")
     assert max(durations_ms) == pytest.approx(rank["step_ms"], rel=1e-3)
-    heading = "document.querySelector('tr-ui-b-heading, tr-ui-heading').innerText"
-    assert "thread" in pages.until(f"return {heading}", "a track's name")
+    pages.text("100" if run == SIMULATED else "pt_gloo_runloop")  # a track's name
 
 
 def test_an_event_of_the_trace_is_selected_and_explained(pages):
@@ -200,7 +203,7 @@ def test_an_event_of_the_trace_is_selected_and_explained(pages):
     pages.until(SLICES, "the step", "ProfilerStep#3")
     select = """const view = document.querySelector('tr-ui-timeline-view');
     for (const event of view.model.getDescendantEvents()) if (event.title === 'tgsbench::backward') {
-      view.brushingStateController.changeSelectionFromRequestSelectionEvent(new tr.model.EventSet([event]));
+      view.brushingStateController.changeSelectionFromTimeline(new tr.model.EventSet([event]));
     } return true"""
     pages.until(select, "a selection")
     said = "return document.querySelector('tr-ui-a-analysis-view').innerText.includes('Wall Duration')"
@@ -211,21 +214,28 @@ def test_diff_of_two_ranks(pages):
     pages.click("DIFF")
     for box, option in enumerate((TINY, "golden_0000", "default", TINY, "golden_0001", "default")):
         pages.choose(box, option)
-    row = pages.row("aten::mm")
+    row = pages.row("aten::empty")
     assert number(row["Baseline Calls"]) == number(row["Exp Calls"]) > 0
-    assert number(row["Delta Calls"]) == 0
+    baseline, other = (number(row[f"{name} Host Duration (us)"]) for name in ("Baseline", "Exp"))
+    assert number(row["Delta Host Duration (us)"]) == pytest.approx(other - baseline)
     assert pages.charts() > 2
 
 
-def test_the_runs_scalars_stand_beside_the_traces(browser, address, home):
+CARD = """const card = document.querySelector('scalar-card');
+return card ? card.innerText.split(/\\s+/) : []"""
+
+
+@pytest.mark.parametrize("name", ["tgs", "tflops_model", "mfu", "mem_peak_gib"])
+def test_the_runs_scalars_stand_beside_the_traces(browser, address, home, name):
     series = series_of(RunDir(home / "runs" / SIMULATED))
-    last = [row for row in series.steps if row.phase == "measure"][-1].figures
-    for name in ("tgs", "tflops_model", "mfu", "mem_peak_gib"):
-        browser.get(f"{address.partition('#')[0]}?card={name}#timeseries&tagFilter=^measure/{name}$")
-        card = "const c = document.querySelector('scalar-card'); return c ? c.innerText : ''"
-        wanted = f"{last[name]:.4g}"
-        shown = wait(
-            browser, lambda w=wanted: w in (said := browser.execute_script(card)).replace(",", "") and said, wanted
-        )
-        assert f"/{name}" in shown
-        assert SIMULATED in shown
+    last = [row for row in series.steps if row.phase == "measure"][-1].figures[name]
+    browser.get("about:blank")
+    browser.get(f"{address.partition('#')[0]}?tagFilter=^measure/{name}$#timeseries")
+
+    def is_shown():
+        words = browser.execute_script(CARD)
+        figures = [float(word) for word in words if re.fullmatch(r"\d+\.\d+", word)]
+        is_there = any(figure == pytest.approx(last, abs=6e-5) for figure in figures)
+        return SIMULATED in words and f"/{name}" in words and is_there
+
+    wait(browser, is_shown, f"{last} on the card of {name}")

@@ -20,7 +20,7 @@ from tgsbench.profiling.shapes import item_bytes
 Event = dict[str, Any]
 
 OPERATORS: Final = ("cpu_op", "operator")
-RUNTIMES: Final = ("cuda_runtime", "cuda_driver", "hip_runtime", "hip_driver", "privateuse1_runtime", "runtime")
+RUNTIMES: Final = ("runtime", "cuda_runtime", "cuda_driver", "hip_runtime", "privateuse1_runtime")
 DEVICE: Final = ("kernel", "gpu_memcpy", "gpu_memset")
 UNSEEN: Final = "unseen"
 """A category that the plugin passes over."""
@@ -35,7 +35,7 @@ def legible(events: list[Event]) -> set[str]:
     """Change the events in place; returns the names that stand for collectives in them."""
     spans = [event for event in events if event.get("ph") == "X"]
     for number, span in enumerate(spans, 1):
-        span["cat"] = str(span.get("cat"))
+        span["cat"] = str(span.get("cat") or UNSEEN)
         span.setdefault("dur", 0)
         span.setdefault("args", {})[_ID] = _NO_OPERATOR if span["cat"] in DEVICE else number
     annotations = _link(spans)
@@ -44,10 +44,11 @@ def legible(events: list[Event]) -> set[str]:
 
 
 def _link(spans: list[Event]) -> dict[int, str]:
-    """Tie launches and kernels to operators; returns NCCL's annotation by the id of the operator around it."""
+    """Tie launches and kernels to operators; NCCL's annotations by the id of the operator around them."""
     kernels: dict[Any, list[Event]] = {}
     for span in spans:
         if span["cat"] in DEVICE:
+            span["args"].setdefault("device", 0)
             kernels.setdefault(span["args"].get("correlation"), []).append(span)
     annotations: dict[int, str] = {}
     for span, operator in _innermost(spans):

@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import multiprocessing
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from importlib import metadata
@@ -51,18 +52,22 @@ def serving(logdir: Path, port: int | None) -> Iterator[str]:
     # load_fast starts a process with a port of its own, to read scalars of which a run has few.
     board.configure(logdir=str(logdir), host=HOST, port=port, load_fast="false")
     try:
+        if port is not None:  # asked before the plugin starts its parsers
+            socket.create_server((HOST, port)).close()
         address = board.launch()
-    except program.TensorBoardServerException as error:
+    except (OSError, program.TensorBoardServerException) as error:
+        why = error.strerror if isinstance(error, OSError) else error.msg
         raise TgsError(
-            f"no port for TensorBoard: {error.msg}",
+            f"TensorBoard cannot listen on {HOST}:{port or 6006}: {why}",
             hint="another --port; without the option a free one is chosen",
         ) from error
     try:
         yield address
     finally:
-        for parser in multiprocessing.active_children():
-            parser.terminate()
-            parser.join()
+        while parsers := multiprocessing.active_children():
+            for parser in parsers:
+                parser.terminate()
+                parser.join()
 
 
 def until_interrupted() -> None:
