@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 
@@ -86,10 +87,10 @@ class Pages:
         wait(driver, lambda: not _is_loading(address), "the plugin to read its traces")
         driver.get("about:blank")  # a new fragment alone would not load the page again
         driver.get(address)
-        self._enter("plugin_entry.html")
+        self.enter("plugin_entry.html")
         self.until("return document.querySelectorAll('[aria-haspopup=listbox]').length >= 3", "the selectors")
 
-    def _enter(self, address: str) -> None:
+    def enter(self, address: str) -> None:
         """Go into the frame with this address."""
         script = "return [...document.querySelectorAll('iframe')].find((f) => f.src.includes(arguments[0]))"
         frame = wait(self.driver, lambda: self.driver.execute_script(script, address), f"a frame {address}")
@@ -140,6 +141,22 @@ class Pages:
             return dict(zip(next(heads), rows[at], strict=False))
 
         return dict(wait(self.driver, found, f"a row {first}"))
+
+    def scalars(self, address: str, tags: str, words: str) -> None:
+        """Show the cards of the scalars whose tags match, once they say `words`."""
+        self.driver.get("about:blank")
+        self.driver.get(f"{address.partition('#')[0]}?tagFilter={quote(tags)}#timeseries")
+        self.text(words)
+
+    def settle(self) -> None:
+        """Wait until two pictures in a row are the same: menus fade out, charts are drawn."""
+        before = [b""]
+
+        def is_still() -> bool:
+            before[:] = [self.driver.get_screenshot_as_png(), before[0]]
+            return before[0] == before[1]
+
+        wait(self.driver, is_still, "a picture that stays")
 
     def charts(self) -> int:
         """Shapes drawn by charts.js."""

@@ -90,9 +90,8 @@ def test_traces_that_cannot_be_read_are_named(tmp_path):
     (folder / "broken_0000.pt.trace.json").write_text('{"traceEvents": [{"name":')
     (folder / "empty_0001.pt.trace.json").write_text("")
     argv = [sys.executable, "-m", "tgsbench", "tensorboard", str(folder)]
-    server = subprocess.Popen(
-        argv, cwd=tmp_path, env=environment(tmp_path), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+    env, pipe = environment(tmp_path), subprocess.PIPE
+    server = subprocess.Popen(argv, cwd=tmp_path, env=env, text=True, stdout=pipe, stderr=pipe)
     assert server.stderr is not None
     said = "".join(server.stderr.readline() for _ in range(3))
     server.send_signal(signal.SIGINT)

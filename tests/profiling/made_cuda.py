@@ -39,8 +39,8 @@ class Cuda(Made):
         ids = {"External id": operator, "correlation": correlation}
         self.span("cuda_runtime", "cudaLaunchKernel", at, 2, MAIN, **ids)
         cat, stream = more.pop("cat", "kernel"), more.pop("stream", STREAM)
-        shape = {"grid": [264, 1, 1], "block": [256, 1, 1], "registers per thread": 168, "shared memory": 1024}
-        usage = {"blocks per SM": 2.0, "warps per SM": 16.0, "est. achieved occupancy %": 25}
+        shape = {"grid": [264, 1, 1], "block": [256, 1, 1], "registers per thread": 168}
+        usage = {"shared memory": 1024, "blocks per SM": 2.0, "est. achieved occupancy %": 25}
         self.span(cat, name, ts, dur, stream, **ids, **shape, **usage, device=0, stream=stream, **more)
 
     def collective(self, kind: str, kernel: str, host: float, ts: float, dur: float, elements: int) -> None:
