@@ -17,6 +17,7 @@ from tests.contract.cli import ROOT
 
 FOLDER = ROOT / "docs" / "screens"
 WIDTH, HEIGHT = 1600, 1150
+_HEIGHTS = {"distributed": 1500, "diff": 1900, "trace": 900}
 _COLOURS = 128
 """Enough for flat drawings; a picture of 60 kB instead of 200."""
 
@@ -64,12 +65,14 @@ def main() -> None:
         sources = make_sources(Path(temporary))
         with served(Path(temporary), *sources) as (address, _), chromium(WIDTH, HEIGHT) as driver:
             for name, (words, show) in VIEWS.items():
+                driver.set_window_size(WIDTH, _HEIGHTS.get(name, HEIGHT))
                 pages = Pages(driver, address)
                 show(pages)
                 if words:
                     pages.text(words)
                 pages.settle()
                 save(driver.get_screenshot_as_png(), name)
+            driver.set_window_size(WIDTH, HEIGHT)
             pages.scalars(address, "^measure/(tgs|step_s|mem_peak_gib|tflops_model)$", "/mem_peak_gib")
             pages.settle()
             save(driver.get_screenshot_as_png(), "scalars")
