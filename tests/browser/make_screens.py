@@ -17,7 +17,7 @@ from tests.contract.cli import ROOT
 
 FOLDER = ROOT / "docs" / "screens"
 WIDTH, HEIGHT = 1600, 1150
-_HEIGHTS = {"distributed": 1500, "diff": 1900, "trace": 900}
+_HEIGHTS = {"distributed": 1480, "diff": 1900, "trace": 900}
 _COLOURS = 128
 """Enough for flat drawings; a picture of 60 kB instead of 200."""
 

@@ -13,7 +13,7 @@ import pytest
 from tests.browser.board import SIMULATED, TINY, Pages, make_sources, number, served
 from tests.browser.chrome import chromium, complaints, needs_chromium, requests, wait
 from tests.contract.cli import tgsbench_json
-from tests.profiling.made_cuda import STEPS
+from tests.profiling.made_cuda import STEPS, cuda_rank
 from tgsbench.store.export.series import series_of
 from tgsbench.store.run_dir import RunDir
 
@@ -34,9 +34,22 @@ def home(tmp_path_factory):
     return tmp_path_factory.mktemp("board")
 
 
+MARKUP = '<img src=x onerror="window.isOwned = true"><b>name</b>'
+
+
 @pytest.fixture(scope="module")
 def sources(home):
     return make_sources(home, device="NVIDIA A100-SXM4-80GB")  # a GPU whose peak is known has an MFU
+
+
+@pytest.fixture(scope="module")
+def hostile(home):
+    """A folder with a trace whose names are markup."""
+    made = cuda_rank(0)
+    made.launch(made.operator(f"op {MARKUP}", 160, 10), 161, f"kernel {MARKUP}", 850, 100)
+    (home / "hostile").mkdir()
+    made.write(home / "hostile" / "made_0000.pt.trace.json")
+    return "hostile"
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +60,8 @@ def profiles(home, sources):
 
 
 @pytest.fixture(scope="module")
-def address(home, sources):
-    with served(home, *sources) as (address, _):
+def address(home, sources, hostile):
+    with served(home, *sources, hostile) as (address, _):
         yield address
 
 
@@ -177,6 +190,15 @@ def test_modules_are_called_as_often_as_in_the_trace(pages):
         assert number(pages.row(name)["Occurences"]) == calls.count(f"nn.Module: {name}")
     assert calls.count("nn.Module: LlamaDecoderLayer_0") == 1 + 1, "forward, and recomputed in the backward"
     pages.text("LlamaAttention_0")
+
+
+def test_names_in_a_trace_are_shown_and_not_run(pages, hostile):
+    for view, name in (("Operator", "op"), ("GPU Kernel", "kernel")):
+        pages.open(hostile, view)
+        pages.row(f"{name} {MARKUP}")
+        assert pages.charts() > 0
+        assert pages.driver.execute_script("return document.querySelector('img[src=x]')") is None
+        assert pages.driver.execute_script("return window.isOwned") is None
 
 
 SLICES = """const view = document.querySelector('tr-ui-timeline-view');

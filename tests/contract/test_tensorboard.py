@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import signal
 import socket
 import subprocess
@@ -100,6 +101,20 @@ def test_traces_that_cannot_be_read_are_named(tmp_path):
     assert said.count("warning: TensorBoard: Failed to parse") == 2
     assert "broken_0000" in said and "empty_0001" in said
     assert "Traceback" not in said + rest
+
+
+def test_the_terminal_ui_starts_the_same_command_and_ends_it(tmp_path):
+    from tgsbench.tui.tensorboard import TensorBoard
+
+    run = store_run(tmp_path / "runs", "traced")
+    shutil.copytree(TRACES, run.path / "profile")
+    server = TensorBoard(run)
+    try:
+        assert server.address().startswith("http://127.0.0.1:")
+        assert server.is_alive
+    finally:
+        server.close()
+    assert not server.is_alive
 
 
 def test_the_temporary_folder_holds_links_and_no_copies():

@@ -42,6 +42,7 @@ class Cuda(Made):
         shape = {"grid": [264, 1, 1], "block": [256, 1, 1], "registers per thread": 168}
         usage = {"shared memory": 1024, "blocks per SM": 2.0, "est. achieved occupancy %": 25}
         self.span(cat, name, ts, dur, stream, **ids, **shape, **usage, device=0, stream=stream, **more)
+        self.events[-1]["pid"] = 0  # the device's number
 
     def collective(self, kind: str, kernel: str, host: float, ts: float, dur: float, elements: int) -> None:
         """c10d's operator, NCCL's record in it, the annotation in that, the kernel with the record's id."""
