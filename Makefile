@@ -73,8 +73,9 @@ BENCHMARKS := startup overhead loss_memory packing merge_ranks planner_accuracy 
 bench: $(STAMP)  ## every benchmark that runs on a CPU, one after the other
 	for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
 
-screenshots: $(STAMP)  ## pictures of the terminal UI's screens from the recorded run, into docs/screens/
+screenshots: $(STAMP)  ## pictures of the terminal UI's screens and TensorBoard's views, into docs/screens/
 	$(BIN)/python -m benchmarks.make_screens
+	$(BIN)/python -m tests.browser.make_screens
 
 gpu-check:  ## prove speed, memory and kernels on one GPU in 8 minutes; no network, see gpu-wheels
 	@if ls wheels/*.whl >/dev/null 2>&1; then $(PYTHON) -m pip install --quiet --no-index --no-deps \

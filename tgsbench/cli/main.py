@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("tgsbench.cli.export", "Runs as JSON lines, Parquet, MLflow, W&B offline or TensorBoard."),
     "convention": ("tgsbench.cli.convention", "Find the FLOPs convention behind somebody's TFLOPs."),
     "profile": ("tgsbench.cli.profile", "Where the step's time goes: analyse captured traces."),
+    "tensorboard": ("tgsbench.cli.tensorboard", "Captured traces and scalars in TensorBoard, offline."),
     "supervise": ("tgsbench.cli.supervise", ""),
 }
 """Command -> module with a click command of the module's name, and its one-line help (empty: hidden)."""

@@ -84,7 +84,7 @@ def analysed(
     require_analysis()
     from tgsbench.profiling import analyse, stored
 
-    if len(sources) == 1 and (run := _run(sources[0], folder)) is not None:
+    if len(sources) == 1 and (run := find_run(sources[0], folder)) is not None:
         return stored.run_profile(run, again, processes)
     return analyse.analyse(trace_paths(sources, folder), ", ".join(sources), processes)
 
@@ -108,7 +108,7 @@ def trace_paths(sources: tuple[str, ...], folder: Path | None) -> list[Path]:
 
     paths: list[Path] = []
     for source in sources:
-        run = _run(source, folder)
+        run = find_run(source, folder)
         if run is not None:
             paths += trace_files(profile_dir(run.path))
         else:
@@ -116,7 +116,7 @@ def trace_paths(sources: tuple[str, ...], folder: Path | None) -> list[Path]:
     return paths
 
 
-def _run(source: str, folder: Path | None) -> run_dir.RunDir | None:
+def find_run(source: str, folder: Path | None) -> run_dir.RunDir | None:
     """The run that is meant; None: a file or folder of traces."""
     path = Path(source)
     if path.is_file() or (path.is_dir() and not (path / "run.json").exists()):

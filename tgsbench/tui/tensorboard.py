@@ -11,14 +11,15 @@ import sys
 
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.store.run_dir import RunDir
+from tgsbench.system.lifetime import tied
 
 _ADDRESS = re.compile(rb"http://(?:127\.0\.0\.1|localhost):\d+\S*")
 _PATIENCE_S = 5.0
 
 
 def command(run: RunDir) -> list[str]:
-    """What starts it."""
-    return [sys.executable, "-m", "tgsbench", "tensorboard", str(run.path)]
+    """What starts it: the same command as on the command line, which ends when the UI is killed, too."""
+    return tied([sys.executable, "-m", "tgsbench", "tensorboard", str(run.path)])
 
 
 class TensorBoard:

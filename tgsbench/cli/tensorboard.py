@@ -1,0 +1,73 @@
+"""`tgsbench tensorboard [RUN…]`: runs in TensorBoard, offline, on loopback."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from tgsbench import units
+from tgsbench.cli import diagnostics, output
+from tgsbench.cli.profile import find_run, trace_paths
+from tgsbench.errors import ExitCode, TgsError
+from tgsbench.store import profiles
+
+if TYPE_CHECKING:
+    from tgsbench.profiling.tensorboard.logdir import Shown
+
+_MUCH_MEMORY = 2 << 30
+
+
+@click.command()
+@click.argument("sources", nargs=-1, metavar="[RUN|TRACE ...]")
+@click.option(
+    "--port", type=click.IntRange(1, 65535), help="Port on 127.0.0.1; without it the first free from 6006 on."
+)
+@click.option("--output", "folder", type=click.Path(path_type=Path, file_okay=False), help="Folder of runs.")
+def tensorboard(sources: tuple[str, ...], port: int | None, folder: Path | None) -> None:
+    """Show captured traces and the run's scalars in TensorBoard; needs no network.
+
+    RUN is a run (name, part of it, folder, latest: the default), or a trace or folder of traces from any
+    program. Ctrl-C ends it, with exit code 0.
+    """
+    from tgsbench.profiling.tensorboard import logdir, server
+
+    server.require_packages()
+    shown = [_shown(source, folder) for source in sources or ("latest",)]
+    traces = [trace for one in shown for trace in one.traces]
+    if not traces:
+        raise TgsError(
+            "no traces: " + ", ".join(one.name for one in shown),
+            hint="capture some: tgsbench run --preset NAME --profile timeline",
+            exit_code=ExitCode.BAD_INPUT,
+        )
+    if (wanted := logdir.memory_bytes(traces)) > _MUCH_MEMORY:
+        diagnostics.warn(f"TensorBoard takes {units.size(wanted)} of memory to read the largest trace")
+    with tempfile.TemporaryDirectory(prefix="tgsbench-tensorboard-") as temporary:
+        logdir.lay_out(shown, Path(temporary))
+        with server.serving(Path(temporary), port) as address:
+            _say(address)
+            server.until_interrupted()
+
+
+def _shown(source: str, folder: Path | None) -> Shown:
+    from tgsbench.profiling.tensorboard.logdir import Shown
+
+    run = find_run(source, folder)
+    if run is None:
+        return Shown(Path(source).resolve().name, trace_paths((source,), folder))
+    if not profiles.has_traces(run):
+        diagnostics.note(f"{run.run_id}: no traces were captured, its scalars are shown")
+        return Shown(run.run_id, (), run)
+    return Shown(run.run_id, trace_paths((source,), folder), run)
+
+
+def _say(address: str) -> None:
+    output.line(f"{address}#pytorch_profiler")
+    if os.environ.get("SSH_CONNECTION"):
+        port = address.rstrip("/").rpartition(":")[2]
+        diagnostics.note(f"from another machine: ssh -L {port}:127.0.0.1:{port} THIS_HOST")
+    diagnostics.note("open it in a browser; ctrl-c ends it")
