@@ -115,9 +115,10 @@ def take_turns(step: Callable[[], float], other: Callable[[str], dict[str, Any]]
             assert other is not None, word
             reply(**other(word))
             continue
-        begin_s = time.perf_counter()
+        begin_s, begin_cpu_s = time.perf_counter(), time.process_time()
         losses = [step() for _ in range(int(word))]
-        reply(seconds=time.perf_counter() - begin_s, loss=losses[-1])
+        cpu_s = time.process_time() - begin_cpu_s
+        reply(seconds=time.perf_counter() - begin_s, cpu_seconds=cpu_s, loss=losses[-1])
 
 
 def _rank_env(rank: int, port: int) -> dict[str, str]:
