@@ -36,14 +36,16 @@ class Rank:
         mesh = build_mesh("cpu", preset.parallel.sp)
         data = prepare(preset, preset.packs_per_step * 4, lambda _: None)
         engine = engines.build(preset, mesh, device, lambda _: None)
-        self._stepper = Stepper(preset, engine, deal(preset, mesh, data, device), NUM_STEPS, device)
+        self._batches = deal(preset, mesh, data, device)
+        self._stepper = Stepper(preset, engine, self._batches, NUM_STEPS, device)
         self._index = 0
 
     def step(self) -> float:
-        """One optimizer step; this rank's sum of losses over its labels."""
+        """One optimizer step; the mean of all ranks' values is the mean loss of a label."""
+        num_labels = self._batches.num_labels(self._index)
         done = self._stepper.step(self._index, "measure")
         self._index += 1
-        return done.loss_sum / max(1, done.labels)
+        return done.loss_sum * dist.get_world_size() / num_labels
 
     def profiled(self, _word: str) -> dict[str, Any]:
         """A step under the profiler: its seconds, and those of attention and all-to-alls recomputed in it."""

@@ -1,8 +1,8 @@
 """bf16 matrix products on CPUs without bf16 instructions: the same operands, multiplied in fp32.
 
-oneDNN has bf16 kernels for AVX-512 and newer only; below, PyTorch falls back to loops that reach 1 to 17 GFLOPs
-where its fp32 product reaches 90 (Zen 3, one thread). bf16 values are exact in fp32 and sums were kept in fp32
-anyway, so only the speed changes, and a rounding or two is saved.
+oneDNN has bf16 kernels for AVX-512 and newer only; below, PyTorch falls back to loops that reach 1 to 17
+GFLOPs where its fp32 product reaches 90 (Zen 3, one thread). bf16 values are exact in fp32 and sums were kept
+in fp32 anyway, so only the speed changes, and a rounding or two is saved.
 """
 
 from __future__ import annotations

@@ -1,0 +1,233 @@
+"""A step of tgsbench against a step of its peers: `python -m benchmarks.step_time [--only alst,native,…]`.
+
+Two gloo ranks each, sp 2, one thread a rank. All systems of a row live at once and take turns (A B A B …), so
+that a busy machine slows them alike; who waits sleeps. A row's ratio is the median over its rounds.
+
+- alst, native: engines fsdp2 and `deepspeed` with native attention against the stock ALST recipe
+  (benchmarks/alst_rank.py): same shapes, seeded weights, packs, dtype, AdamW, accumulation 1 and no
+  checkpointing, as the tutorial's loop has it; the losses are printed and must agree. The bf16 rows are
+  the recipe's dtype; the fp32 rows are the control in which both sides run the very same matrix kernels.
+- xtuner: fsdp2 against XTuner 0.2.0's own training on the same packs, accumulation = sp and full
+  checkpointing, as its configurations have it (`make peers` makes its environment).
+- selective: full over selective checkpointing of fsdp2, and what a profiled step predicts for it: without
+  the attention and all-to-alls that a full checkpoint runs again, the step is that much shorter.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+from benchmarks.pairs import Ratio, ratio, store
+from benchmarks.turns import Ranks
+from tgsbench import presets
+from tgsbench.engines import environments
+from tgsbench.engines.external.process import Peer, peer_environment
+from tgsbench.engines.external.xtuner import XTuner
+
+ROOT = Path(__file__).resolve().parents[1]
+SECTIONS = ("alst", "native", "xtuner", "selective")
+LOSS_TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-3}
+"""Relative: the stock recipe rounds its logits to bf16, 8 bits of mantissa."""
+SHAPES = {
+    "h256 L2": ["model.num_layers=2"],
+    "h512 L1": [
+        "model.num_layers=1",
+        "model.hidden_size=512",
+        "model.intermediate_size=1376",
+        "model.head_dim=64",
+    ],
+}
+OURS = {
+    "fsdp2": ["engine.name=fsdp2"],
+    "native": ["engine.name=deepspeed", "engine.attention=native"],
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row: what is trained, and for how long."""
+
+    shape: str
+    seq_len: int
+    dtype: str
+    rounds: int
+    steps: int = 1
+    """Steps of a turn."""
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.shape}, {self.seq_len // 1024}k, {self.dtype}"
+
+    def sets(self, *more: str) -> list[str]:
+        """What is changed in the preset tiny_cpu."""
+        own = [f"workload.seq_len={self.seq_len}", f"training.compute_dtype={self.dtype}"]
+        return [*SHAPES[self.shape], *own, "measure.warmup=0", "measure.steps=256", *more]
+
+
+DTYPES = ("bfloat16", "float32")
+ALST_CASES = [
+    Case(shape, seq_len, dtype, rounds)
+    for dtype in DTYPES
+    for seq_len, rounds in ((2048, 5), (8192, 3))
+    for shape in SHAPES
+]
+XTUNER_CASES = [
+    Case(shape, seq_len, dtype, rounds)
+    for dtype in DTYPES
+    for shape, seq_len, rounds in (("h256 L2", 2048, 5), ("h512 L1", 2048, 5), ("h256 L2", 8192, 2))
+]
+SELECTIVE_CASES = [Case("h256 L2", 8192, "float32", 5), Case("h256 L2", 16384, "float32", 3)]
+
+
+def main() -> None:
+    """Run the chosen sections and print their ratios."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default=",".join(SECTIONS), help="sections, comma-separated")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    chosen = args.only.split(",")
+    if unknown := set(chosen) - set(SECTIONS):
+        parser.error(f"unknown section {sorted(unknown)}; there are {', '.join(SECTIONS)}")
+    ratios: list[Ratio] = []
+    if "alst" in chosen or "native" in chosen:
+        ratios += [r for case in ALST_CASES for r in against_alst(case, chosen)]
+    if "xtuner" in chosen:
+        ratios += [r for case in XTUNER_CASES for r in against_xtuner(case)]
+    if "selective" in chosen:
+        ratios += [r for case in SELECTIVE_CASES for r in selective(case)]
+    store(args.json, ratios)
+
+
+def against_alst(case: Case, chosen: list[str]) -> list[Ratio]:
+    """The stock recipe's step over ours; TGS are the inverse, since the tokens are the same."""
+    sets = case.sets("training.accumulation=1", "training.checkpointing=none")
+    names = [name for name, section in (("fsdp2", "alst"), ("native", "native")) if section in chosen]
+    with ExitStack() as stack:
+        systems = {"stock": stack.enter_context(_python("benchmarks.alst_rank", sets))}
+        for name in names:
+            systems[name] = stack.enter_context(_python("benchmarks.step_time_rank", [*sets, *OURS[name]]))
+        losses = {name: _loss(ranks.turn("1")) for name, ranks in systems.items()}
+        for name in names:
+            assert math.isclose(losses[name], losses["stock"], rel_tol=LOSS_TOLERANCE[case.dtype]), losses
+        times = _rounds(case, systems)
+    bound = {"fsdp2": "to reach: >= 2.0", "native": "to reach: >= 1.1"}
+    labels = {"fsdp2": "fsdp2", "native": "deepspeed native"}
+    _tell(case, times, f"first loss {', '.join(f'{n} {x:.4f}' for n, x in losses.items())}")
+    return [
+        ratio(case.name, "stock ALST", labels[name], times["stock"], times[name], bound[name])
+        for name in names
+    ]
+
+
+def against_xtuner(case: Case) -> list[Ratio]:
+    """XTuner's step over ours."""
+    sets = case.sets("training.checkpointing=full")
+    with ExitStack() as stack:
+        systems = {
+            "xtuner": stack.enter_context(_xtuner([*sets, "engine.name=xtuner", "engine.cpu_shim=true"])),
+            "fsdp2": stack.enter_context(_python("benchmarks.step_time_rank", [*sets, *OURS["fsdp2"]])),
+        }
+        for ranks in systems.values():
+            ranks.turn("1")
+        times = _rounds(case, systems)
+    _tell(case, times)
+    return [ratio(case.name, "XTuner", "fsdp2", times["xtuner"], times["fsdp2"], "to reach: >= 2.0")]
+
+
+def selective(case: Case) -> list[Ratio]:
+    """Full over selective, and the same as a profiled step of the full one predicts it."""
+    sets = case.sets("training.accumulation=1", *OURS["fsdp2"])
+    with ExitStack() as stack:
+        systems = {
+            mode: stack.enter_context(
+                _python("benchmarks.step_time_rank", [*sets, f"training.checkpointing={mode}"])
+            )
+            for mode in ("full", "selective")
+        }
+        for ranks in systems.values():
+            ranks.turn("1")
+        profiled = [systems["full"].turn("profile") for _ in range(2)]
+        times = _rounds(case, systems)
+    share = statistics.median(r["recomputed_attention"] / r["seconds"] for step in profiled for r in step)
+    predicted = 1 / (1 - share)
+    _tell(case, times, f"recomputed attention is {share:.1%} of a full step")
+    found = ratio(case.name, "full", "selective", times["full"], times["selective"], "")
+    found.bound = (
+        f"predicted {predicted:.3f}, off by {found.median / predicted - 1:+.1%}; to reach: within 10 %"
+    )
+    return [found]
+
+
+@contextmanager
+def _python(module: str, sets: list[str]) -> Iterator[Ranks]:
+    """Ranks of a module of this folder, in this environment."""
+    with tempfile.TemporaryDirectory() as folder:
+        env = dict(os.environ, PYTHONPATH=str(ROOT))
+        ranks = Ranks([sys.executable, "-m", module, json.dumps(sets)], Path(folder) / "log", env, ROOT)
+        with _closing(ranks):
+            yield ranks
+
+
+@contextmanager
+def _xtuner(sets: list[str]) -> Iterator[Ranks]:
+    """XTuner's ranks as `tgsbench run --engine xtuner` starts them, in its own environment."""
+    python = environments.require("xtuner").python
+    preset, adapter = presets.resolve("tiny_cpu", sets).preset, XTuner()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for file, text in adapter.files(preset, folder).items():
+            (folder / file).write_text(text, "utf-8")
+        env = peer_environment(preset, adapter.environment(preset), os.environ)
+        peer = Peer(python, env, folder / "prepare.log", SimpleNamespace(asked=False))
+        adapter.prepare(preset, folder, peer, lambda _: None)
+        argv = [python, "-m", "benchmarks.xtuner_rank", str(preset.accumulation)]
+        argv += [*adapter.program(preset), *adapter.arguments(preset, folder)]
+        ranks = Ranks(argv, folder / "log", env | {"PYTHONPATH": str(ROOT)}, folder)
+        with _closing(ranks):
+            yield ranks
+
+
+@contextmanager
+def _closing(ranks: Ranks) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        ranks.close()
+
+
+def _rounds(case: Case, systems: dict[str, Ranks]) -> dict[str, list[float]]:
+    """Seconds of a step of each system, round by round; every other round goes backwards."""
+    times: dict[str, list[float]] = {name: [] for name in systems}
+    for index in range(case.rounds):
+        for name in list(systems)[:: 1 if index % 2 == 0 else -1]:
+            times[name].append(systems[name].steps(case.steps))
+    return times
+
+
+def _loss(replies: list[dict[str, float]]) -> float:
+    return statistics.fmean(reply["loss"] for reply in replies)
+
+
+def _tell(case: Case, times: dict[str, list[float]], note: str = "") -> None:
+    medians = ", ".join(f"{name} {statistics.median(t):.3f} s" for name, t in times.items())
+    load = os.getloadavg()[0]
+    print(f"# {case.name}: {medians}; load {load:.1f}" + (f"; {note}" if note else ""), flush=True)
+
+
+if __name__ == "__main__":
+    started = time.monotonic()
+    main()
+    print(f"took {time.monotonic() - started:.0f} s")
