@@ -1,7 +1,9 @@
 """A step of tgsbench against a step of its peers: `python -m benchmarks.step_time [--only alst,native,…]`.
 
 Two gloo ranks each, sp 2, one thread a rank. All systems of a row live at once and take turns (A B A B …), so
-that a busy machine slows them alike; who waits sleeps. A row's ratio is the median over its rounds.
+that a busy machine slows them alike; who waits sleeps. A row's ratio is the median over its rounds. The ratio
+of processor time stands beside it: it counts no waiting, so it says on a busy machine what the wall clock
+cannot.
 
 - alst, native: engines fsdp2 and `deepspeed` with native attention against the stock ALST recipe
   (benchmarks/alst_rank.py): same shapes, seeded weights, packs, dtype, AdamW, accumulation 1 and no
@@ -38,6 +40,12 @@ from tgsbench.engines.external.xtuner import XTuner
 
 ROOT = Path(__file__).resolve().parents[1]
 SECTIONS = ("alst", "native", "xtuner", "selective")
+BOUNDS = {
+    "alst": "to reach: >= 2.0",
+    "native": "to reach: >= 1.1",
+    "xtuner": "to reach: >= 2.0",
+    "selective": "to reach: within 10 %",
+}
 LOSS_TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-3}
 """Relative: the stock recipe rounds its logits to bf16, 8 bits of mantissa."""
 _H512 = ("hidden_size=512", "intermediate_size=1376", "head_dim=64")
@@ -49,7 +57,7 @@ SHAPES = {
 """The preset's tiny shape but for these: 8 query and 4 KV heads, 2,048 tokens of vocabulary."""
 OURS = {
     "fsdp2": ["engine.name=fsdp2"],
-    "native": ["engine.name=deepspeed", "engine.attention=native"],
+    "deepspeed native": ["engine.name=deepspeed", "engine.attention=native"],
 }
 
 
@@ -112,37 +120,31 @@ def main() -> None:
 def against_alst(case: Case, chosen: list[str]) -> list[Ratio]:
     """The stock recipe's step over ours; TGS are the inverse, since the tokens are the same."""
     sets = case.sets("training.accumulation=1", "training.checkpointing=none")
-    names = [name for name, section in (("fsdp2", "alst"), ("native", "native")) if section in chosen]
+    names = [name for name in OURS if _section(name) in chosen]
     with ExitStack() as stack:
-        systems = {"stock": stack.enter_context(_python("benchmarks.alst_rank", sets))}
+        systems = {"stock ALST": stack.enter_context(_python("benchmarks.alst_rank", sets))}
         for name in names:
             systems[name] = stack.enter_context(_python("benchmarks.step_time_rank", [*sets, *OURS[name]]))
         losses = {name: _loss(ranks.turn("1")) for name, ranks in systems.items()}
-        for name in names:
-            assert math.isclose(losses[name], losses["stock"], rel_tol=LOSS_TOLERANCE[case.dtype]), losses
-        times = _rounds(case, systems)
-    bound = {"fsdp2": "to reach: >= 2.0", "native": "to reach: >= 1.1"}
-    labels = {"fsdp2": "fsdp2", "native": "deepspeed native"}
-    _tell(case, times, f"first loss {', '.join(f'{n} {x:.4f}' for n, x in losses.items())}")
-    return [
-        ratio(case.name, "stock ALST", labels[name], times["stock"], times[name], bound[name])
-        for name in names
-    ]
+        stock, tolerance = losses["stock ALST"], LOSS_TOLERANCE[case.dtype]
+        assert all(math.isclose(loss, stock, rel_tol=tolerance) for loss in losses.values()), losses
+        times = Times(case, systems)
+    times.tell(f"first loss {', '.join(f'{name} {loss:.4f}' for name, loss in losses.items())}")
+    return [times.over("stock ALST", name, BOUNDS[_section(name)]) for name in names]
 
 
 def against_xtuner(case: Case) -> list[Ratio]:
     """XTuner's step over ours."""
     sets = case.sets("training.checkpointing=full")
     with ExitStack() as stack:
-        systems = {
-            "xtuner": stack.enter_context(_xtuner([*sets, "engine.name=xtuner", "engine.cpu_shim=true"])),
-            "fsdp2": stack.enter_context(_python("benchmarks.step_time_rank", [*sets, *OURS["fsdp2"]])),
-        }
+        theirs = _xtuner([*sets, "engine.name=xtuner", "engine.cpu_shim=true"])
+        ours = _python("benchmarks.step_time_rank", [*sets, *OURS["fsdp2"]])
+        systems = {"XTuner": stack.enter_context(theirs), "fsdp2": stack.enter_context(ours)}
         for ranks in systems.values():
             ranks.turn("1")
-        times = _rounds(case, systems)
-    _tell(case, times)
-    return [ratio(case.name, "XTuner", "fsdp2", times["xtuner"], times["fsdp2"], "to reach: >= 2.0")]
+        times = Times(case, systems)
+    times.tell()
+    return [times.over("XTuner", "fsdp2", BOUNDS["xtuner"])]
 
 
 def selective(case: Case) -> list[Ratio]:
@@ -158,15 +160,14 @@ def selective(case: Case) -> list[Ratio]:
         for ranks in systems.values():
             ranks.turn("1")
         profiled = [systems["full"].turn("profile") for _ in range(2)]
-        times = _rounds(case, systems)
+        times = Times(case, systems)
     share = statistics.median(r["recomputed_attention"] / r["seconds"] for step in profiled for r in step)
-    predicted = 1 / (1 - share)
-    _tell(case, times, f"recomputed attention is {share:.1%} of a full step")
-    found = ratio(case.name, "full", "selective", times["full"], times["selective"], "")
-    found.bound = (
-        f"predicted {predicted:.3f}, off by {found.median / predicted - 1:+.1%}; to reach: within 10 %"
-    )
-    return [found]
+    times.tell(f"recomputed attention and its all-to-alls are {share:.1%} of a full step")
+    return [times.over("full", "selective", f"predicted {1 / (1 - share):.3f}, {BOUNDS['selective']}")]
+
+
+def _section(name: str) -> str:
+    return "alst" if name == "fsdp2" else "native"
 
 
 @contextmanager
@@ -206,23 +207,35 @@ def _closing(ranks: Ranks) -> Iterator[None]:
         ranks.close()
 
 
-def _rounds(case: Case, systems: dict[str, Ranks]) -> dict[str, list[float]]:
-    """Seconds of a step of each system, round by round; every other round goes backwards."""
-    times: dict[str, list[float]] = {name: [] for name in systems}
-    for index in range(case.rounds):
-        for name in list(systems)[:: 1 if index % 2 == 0 else -1]:
-            times[name].append(systems[name].steps(case.steps))
-    return times
+class Times:
+    """Seconds of a step of each system, round by round, on the wall and of the processors."""
+
+    def __init__(self, case: Case, systems: dict[str, Ranks]) -> None:
+        self._case = case
+        self.wall_s: dict[str, list[float]] = {name: [] for name in systems}
+        self.cpu_s: dict[str, list[float]] = {name: [] for name in systems}
+        for index in range(case.rounds):
+            # Every other round goes backwards, so that nobody always follows the same system.
+            for name in list(systems)[:: 1 if index % 2 == 0 else -1]:
+                wall_s, cpu_s = systems[name].steps(case.steps)
+                self.wall_s[name].append(wall_s)
+                self.cpu_s[name].append(cpu_s)
+
+    def over(self, a: str, b: str, bound: str) -> Ratio:
+        """a / b of the wall clock; the bound is printed beside it, and the ratio of processor time."""
+        cpu = statistics.median(x / y for x, y in zip(self.cpu_s[a], self.cpu_s[b], strict=True))
+        note = f"{cpu:.3f} in processor time; {bound}"
+        return ratio(self._case.name, a, b, self.wall_s[a], self.wall_s[b], note)
+
+    def tell(self, note: str = "") -> None:
+        """Medians, and the machine's load."""
+        medians = ", ".join(f"{name} {statistics.median(t):.3f} s" for name, t in self.wall_s.items())
+        told = f"# {self._case.name}: {medians}; load {os.getloadavg()[0]:.1f}"
+        print(f"{told}; {note}" if note else told, flush=True)
 
 
 def _loss(replies: list[dict[str, float]]) -> float:
     return statistics.fmean(reply["loss"] for reply in replies)
-
-
-def _tell(case: Case, times: dict[str, list[float]], note: str = "") -> None:
-    medians = ", ".join(f"{name} {statistics.median(t):.3f} s" for name, t in times.items())
-    load = os.getloadavg()[0]
-    print(f"# {case.name}: {medians}; load {load:.1f}" + (f"; {note}" if note else ""), flush=True)
 
 
 if __name__ == "__main__":

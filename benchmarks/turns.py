@@ -60,9 +60,11 @@ class Ranks:
             process.stdin.flush()
         return self._hear(_TURN_S)
 
-    def steps(self, count: int) -> float:
-        """Seconds of one step, mean over `count` of them, of the slower rank."""
-        return max(reply["seconds"] for reply in self.turn(str(count))) / count
+    def steps(self, count: int) -> tuple[float, float]:
+        """Of one step, mean over `count`: seconds of the slower rank, processor seconds of both together."""
+        found = self.turn(str(count))
+        cpu_s = sum(reply["cpu_seconds"] for reply in found)
+        return max(reply["seconds"] for reply in found) / count, cpu_s / count
 
     def _hear(self, timeout_s: float) -> list[dict[str, float]]:
         deadline_s = time.monotonic() + timeout_s
