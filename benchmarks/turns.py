@@ -31,9 +31,13 @@ class Ranks:
         self._processes: list[subprocess.Popen[bytes]] = []
         self._replies: list[int] = []
         port = _free_port()
-        for rank in range(NUM_RANKS):
-            self._start(argv, dict(env) | _rank_env(rank, port), cwd)
-        self._hear(_START_S)
+        try:
+            for rank in range(NUM_RANKS):
+                self._start(argv, dict(env) | _rank_env(rank, port), cwd)
+            self._hear(_START_S)
+        except BaseException:
+            self.close()
+            raise
 
     def _start(self, argv: Sequence[str], env: dict[str, str], cwd: Path) -> None:
         read, write = os.pipe()
