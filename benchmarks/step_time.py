@@ -37,6 +37,7 @@ from tgsbench import presets
 from tgsbench.engines import environments
 from tgsbench.engines.external.process import Peer, peer_environment
 from tgsbench.engines.external.xtuner import XTuner
+from tgsbench.system.lifetime import tied
 
 ROOT = Path(__file__).resolve().parents[1]
 SECTIONS = ("alst", "native", "xtuner", "selective")
@@ -175,7 +176,8 @@ def _python(module: str, sets: list[str]) -> Iterator[Ranks]:
     """Ranks of a module of this folder, in this environment."""
     with tempfile.TemporaryDirectory() as folder:
         env = dict(os.environ, PYTHONPATH=str(ROOT))
-        ranks = Ranks([sys.executable, "-m", module, json.dumps(sets)], Path(folder) / "log", env, ROOT)
+        argv = tied([sys.executable, "-m", module, json.dumps(sets)])
+        ranks = Ranks(argv, Path(folder) / "log", env, ROOT)
         with _closing(ranks):
             yield ranks
 
@@ -194,7 +196,7 @@ def _xtuner(sets: list[str]) -> Iterator[Ranks]:
         adapter.prepare(preset, folder, peer, lambda _: None)
         argv = [python, "-m", "benchmarks.xtuner_rank", str(preset.accumulation)]
         argv += [*adapter.program(preset), *adapter.arguments(preset, folder)]
-        ranks = Ranks(argv, folder / "log", env | {"PYTHONPATH": str(ROOT)}, folder)
+        ranks = Ranks(tied(argv), folder / "log", env | {"PYTHONPATH": str(ROOT)}, folder)
         with _closing(ranks):
             yield ranks
 

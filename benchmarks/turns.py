@@ -20,7 +20,7 @@ from typing import Any
 
 NUM_RANKS = 2
 _REPLY_FD = "TURNS_REPLY_FD"
-_START_S, _TURN_S = 240.0, 240.0
+_START_S, _TURN_S = 600.0, 600.0
 
 
 class Ranks:
