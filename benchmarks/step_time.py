@@ -175,7 +175,8 @@ def _section(name: str) -> str:
 def _python(module: str, sets: list[str]) -> Iterator[Ranks]:
     """Ranks of a module of this folder, in this environment."""
     with tempfile.TemporaryDirectory() as folder:
-        env = dict(os.environ, PYTHONPATH=str(ROOT))
+        # Ops that DeepSpeed compiles (a minute, once) must not mix with those of another environment's torch.
+        env = dict(os.environ, PYTHONPATH=str(ROOT), TORCH_EXTENSIONS_DIR=str(ROOT / ".peers" / "ops"))
         argv = tied([sys.executable, "-m", module, json.dumps(sets)])
         ranks = Ranks(argv, Path(folder) / "log", env, ROOT)
         with _closing(ranks):
