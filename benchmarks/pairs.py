@@ -32,7 +32,8 @@ class Ratio:
 def ratio(name: str, a: str, b: str, a_s: Sequence[float], b_s: Sequence[float], bound: str) -> Ratio:
     """Median of a_s[i] / b_s[i] and its quartiles."""
     ratios = [x / y for x, y in zip(a_s, b_s, strict=True)]
-    low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+    quartiles = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
+    low, middle, high = quartiles
     return Ratio(name, a, b, middle, low, high, len(ratios), bound)
 
 

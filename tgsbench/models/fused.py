@@ -12,7 +12,7 @@ import importlib.util
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from transformers import LlamaModel
 from transformers.models.llama import modeling_llama
@@ -20,6 +20,7 @@ from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.models.tiled_mlp import TILE_TOKENS, tiled_mlp
+from tgsbench.parallel.wide import WideLinear
 from tgsbench.schema.preset import EngineOptions
 
 _PLAIN_ROPE = modeling_llama.apply_rotary_pos_emb
@@ -43,6 +44,8 @@ def fuse(decoder: LlamaModel, engine: EngineOptions) -> str:
             module.__class__ = norm
         elif type(module) is LlamaMLP:
             module.__class__ = TiledMLP if engine.tiled_mlp else mlp
+        elif type(module) is nn.Linear and not engine.compile:
+            module.__class__ = WideLinear
     modeling_llama.apply_rotary_pos_emb = rope
     return f"norms, RoPE and SwiGLU by {source}" + (", the MLP tiled" if engine.tiled_mlp else "")
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tgsbench.parallel.tracing import span
+from tgsbench.parallel.wide import linear, widened
 from tgsbench.profiling import spans
 
 IGNORE_INDEX = -100
@@ -42,7 +43,7 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, chunk_t
     (128k tokens) would round away what the later chunks add.
     """
     if chunk_tokens == 0:
-        logits = functional.linear(hidden, weight).float()
+        logits = linear(hidden, weight).float()
         return functional.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="sum")
     return _ChunkedLoss.apply(hidden, weight, labels, chunk_tokens)  # type: ignore[no-any-return, no-untyped-call]
 
@@ -61,14 +62,15 @@ def liger_linear_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor) -
 class _ChunkedLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, chunk_tokens: int) -> Tensor:
-        needs_grad = hidden.requires_grad or weight.requires_grad
+        needs_grad, dtype = hidden.requires_grad or weight.requires_grad, weight.dtype
+        hidden, weight = widened(hidden), widened(weight)
         grad_hidden = torch.zeros_like(hidden) if needs_grad else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if needs_grad else None
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         for start in range(0, len(labels), chunk_tokens):
             piece = slice(start, start + chunk_tokens)
             total += _chunk(hidden[piece], weight, labels[piece], _row(grad_hidden, piece), grad_weight)
-        ctx.save_for_backward(grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype))
+        ctx.save_for_backward(*(None if g is None else g.to(dtype) for g in (grad_hidden, grad_weight)))
         return total
 
     @staticmethod

@@ -1,0 +1,90 @@
+"""bf16 products in fp32 where a CPU has no bf16 instructions: which tensors, and that only speed changes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional
+
+from tgsbench.models.build import build_meta
+from tgsbench.parallel import kernels, wide
+from tgsbench.parallel.loss import linear_cross_entropy
+from tgsbench.presets import resolve
+
+
+@pytest.fixture(params=[False, True], ids=["fallback", "instructions"])
+def cpu(request, monkeypatch) -> bool:
+    """A CPU without and one with bf16 instructions."""
+    monkeypatch.setattr(wide, "_has_bf16_products", lambda: request.param)
+    return request.param
+
+
+@pytest.fixture
+def old_cpu(monkeypatch) -> None:
+    monkeypatch.setattr(wide, "_has_bf16_products", lambda: False)
+
+
+def bf16(*shape: int) -> torch.Tensor:
+    return torch.randn(shape).bfloat16().requires_grad_()
+
+
+def test_only_bf16_on_a_cpu_without_bf16_instructions_is_widened(cpu):
+    assert wide.is_slow(torch.ones(2, dtype=torch.bfloat16)) is not cpu
+    assert not wide.is_slow(torch.ones(2))
+    assert not wide.is_slow(torch.ones(2, dtype=torch.bfloat16, device="meta"))
+
+
+def test_fake_tensors_that_stand_for_a_gpu_keep_their_operators(old_cpu):
+    with FakeTensorMode():
+        assert not wide.is_slow(torch.ones(2, dtype=torch.bfloat16))
+
+
+def test_a_linear_layer_is_the_fp32_product_rounded_once_forward_and_backward(old_cpu):
+    layer = nn.Linear(48, 80, bias=False).bfloat16()
+    layer.__class__ = wide.WideLinear
+    x, grad = bf16(2, 9, 48), torch.randn(2, 9, 80).bfloat16()
+    exact_x = x.detach().float().requires_grad_()
+    exact_weight = layer.weight.detach().float().requires_grad_()
+    exact = functional.linear(exact_x, exact_weight)
+    out = layer(x)
+    assert torch.equal(out, exact.bfloat16())
+    found = torch.autograd.grad(out, (x, layer.weight), grad)
+    wanted = torch.autograd.grad(exact, (exact_x, exact_weight), grad.float())
+    assert all(torch.equal(a, b.bfloat16()) for a, b in zip(found, wanted, strict=True))
+
+
+def test_only_bf16_tensors_are_kept_for_the_backward(old_cpu):
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        wide.linear(bf16(9, 48), bf16(80, 48))
+    assert [t.dtype for t in saved] == [torch.bfloat16] * 2
+
+
+def test_attention_returns_the_fp32_kernels_result_in_bf16(old_cpu):
+    q, k, v = bf16(1, 12, 4, 16), bf16(1, 12, 2, 16), bf16(1, 12, 2, 16)
+    exact = kernels.sdpa(q.float(), k.float(), v.float(), 0.25, None)
+    assert torch.equal(kernels.sdpa(q, k, v, 0.25, None), exact.bfloat16())
+
+
+@pytest.mark.parametrize("chunk_tokens", [0, 5])
+def test_the_loss_and_its_gradients_keep_their_dtypes_and_agree_with_fp32(old_cpu, chunk_tokens):
+    hidden, weight, labels = bf16(13, 32), bf16(64, 32), torch.randint(0, 64, (13,))
+    wides = [x.detach().float().requires_grad_() for x in (hidden, weight)]
+    loss = linear_cross_entropy(hidden, weight, labels, chunk_tokens)
+    exact = linear_cross_entropy(*wides, labels, chunk_tokens)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, exact, rtol=4e-3, atol=0)
+    grads = torch.autograd.grad(loss, (hidden, weight))
+    for grad, wanted in zip(grads, torch.autograd.grad(exact, wides), strict=True):
+        assert grad.dtype == torch.bfloat16
+        assert (grad.float() - wanted).norm() < 1e-2 * wanted.norm()
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_models_linear_layers_are_wide_unless_the_compiler_owns_them(compiled):
+    preset = resolve("tiny_cpu", [f"engine.compile={str(compiled).lower()}"]).preset
+    model = build_meta(preset.model, 64, "sdpa", 0, preset.engine)
+    kinds = {type(m) for m in model.modules() if isinstance(m, nn.Linear)}
+    assert kinds == ({nn.Linear} if compiled else {wide.WideLinear})
