@@ -19,7 +19,7 @@ FLASH4 := flash-attn-4 quack-kernels apache-tvm-ffi torch-c-dlpack-ext nvidia-cu
 GPU_EXTRA ?=
 GPU_ARGS ?=
 
-.PHONY: help install install-locked lock demo check test test-cluster peers test-peers gpu-check gpu-wheels bench screenshots clean
+.PHONY: help install install-locked lock demo check test test-cluster peers test-peers bench-peers gpu-check gpu-wheels bench screenshots clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -67,6 +67,9 @@ peers: .peers/llamafactory.installed .peers/xtuner.installed  ## make the enviro
 
 test-peers: peers  ## run LLaMA-Factory and XTuner themselves, 2 CPU ranks each; writes benchmarks/results/
 	$(PEER_ENV) $(BIN)/python -m pytest -m peers $(PYTEST_ARGS)
+
+bench-peers: .peers/xtuner.installed  ## a step against DeepSpeed's ALST recipe and XTuner, side by side; 15 minutes
+	$(PEER_ENV) $(BIN)/python -m benchmarks.step_time
 
 # Ratios from alternating runs; each alone, since two at once would measure each other.
 BENCHMARKS := startup overhead loss_memory packing merge_ranks planner_accuracy planner_stream emulated_rank trace_analysis tui

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tgsbench.engines.base import Batch, Engine
 from tgsbench.parallel.mesh import SequenceMesh
+from tgsbench.parallel.tracing import Mark
 from tgsbench.schema.events import Step
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.verify import Evidence, Leak
@@ -81,6 +82,9 @@ class _Tapped:
 
     def gradients(self) -> Iterator[tuple[str, Tensor]]:
         return self._engine.gradients()
+
+    def marks(self) -> list[Mark]:
+        return self._engine.marks()
 
     def optimizer_step(self, lr: float) -> Tensor:
         if self._on_gradients is not None:
