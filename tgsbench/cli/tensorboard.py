@@ -47,7 +47,7 @@ def tensorboard(sources: tuple[str, ...], port: int | None, folder: Path | None)
     if (wanted := logdir.memory_bytes(traces)) > _MUCH_MEMORY:
         diagnostics.warn(f"TensorBoard takes {units.size(wanted)} of memory to read the largest trace")
     with tempfile.TemporaryDirectory(prefix="tgsbench-tensorboard-") as temporary:
-        logdir.lay_out(shown, Path(temporary))
+        _lay_out(shown, Path(temporary))
         with server.serving(Path(temporary), port) as address:
             _say(address)
             server.until_interrupted()
@@ -57,12 +57,25 @@ def _shown(source: str, folder: Path | None) -> Shown:
     from tgsbench.profiling.tensorboard.logdir import Shown
 
     run = find_run(source, folder)
-    if run is None:
-        return Shown(Path(source).resolve().name, trace_paths((source,), folder))
-    if not profiles.has_traces(run):
-        diagnostics.note(f"{run.run_id}: no traces were captured, its scalars are shown")
-        return Shown(run.run_id, (), run)
-    return Shown(run.run_id, trace_paths((source,), folder), run)
+    name = Path(source).resolve().name if run is None else run.run_id
+    if run is not None and not profiles.has_traces(run):
+        diagnostics.note(f"{name}: no traces were captured, its scalars are shown")
+        return Shown(name, (), run)
+    # A FIFO among them would be waited for without end.
+    return Shown(name, [path for path in trace_paths((source,), folder) if path.is_file()], run)
+
+
+def _lay_out(shown: list[Shown], target: Path) -> None:
+    from tgsbench.profiling.tensorboard import logdir
+
+    try:
+        logdir.lay_out(shown, target)
+    except OSError as error:
+        raise TgsError(
+            f"cannot write {target}: {error.strerror}",
+            hint="set TMPDIR to a folder with room",
+            exit_code=ExitCode.STORE,
+        ) from error
 
 
 def _say(address: str) -> None:

@@ -69,8 +69,9 @@ def memory_bytes(traces: Sequence[Path]) -> int:
 
 def _plain_bytes(path: Path) -> int:
     """Size without compression, as a gzip file's last four bytes say it."""
-    if path.suffix != ".gz":
-        return path.stat().st_size
+    size = path.stat().st_size
+    if path.suffix != ".gz" or size < 4:
+        return size
     with path.open("rb") as file:
         file.seek(-4, 2)
         return int.from_bytes(file.read(4), "little")
