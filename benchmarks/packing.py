@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import venv
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +23,7 @@ import pyarrow as pa
 
 from benchmarks.packing_peer import BATCH_SIZE, SEQ_LEN
 from benchmarks.pairs import ratio, store
+from benchmarks.peer_venv import is_made, python_of
 from tgsbench.schema import events
 from tgsbench.workload import IGNORE_INDEX, PackedDataset
 from tgsbench.workload.documents import LABEL_BIT, Documents, epoch_order, gather, starts_of, tokens_of
@@ -32,7 +32,6 @@ from tgsbench.workload.packing import stock_bounds
 from tgsbench.workload.packs import count_labels
 
 ROOT = Path(__file__).resolve().parent.parent
-PEER = ROOT / ".peers" / "xtuner_packer"
 # XTuner asks for datasets >= 3.2; this is the release that tgsbench is tested with too.
 PEER_PACKAGES = ["datasets==5.2.0", "pillow", "requests"]
 OWN_RUNS = 5
@@ -85,16 +84,9 @@ class Round:
 
 def peer_environment() -> Path:
     """Python of the environment that holds XTuner's wheel; made at first use."""
-    python = PEER / "bin" / "python"
-    if not (PEER / ".installed").exists():
-        if sys.version_info >= (3, 13):
-            raise SystemExit("XTuner 0.2.0 needs Python below 3.13: run this benchmark with 3.11 or 3.12")
-        venv.create(PEER, with_pip=True, clear=True)
-        pip = [str(python), "-m", "pip", "install", "--quiet"]
-        subprocess.run([*pip, *PEER_PACKAGES], check=True)
-        subprocess.run([*pip, "--no-deps", "xtuner==0.2.0"], check=True)
-        (PEER / ".installed").touch()
-    return python
+    if sys.version_info >= (3, 13) and not is_made("xtuner_packer"):
+        raise SystemExit("XTuner 0.2.0 needs Python below 3.13: run this benchmark with 3.11 or 3.12")
+    return python_of("xtuner_packer", PEER_PACKAGES, ["--no-deps", "xtuner==0.2.0"])
 
 
 def write_documents(path: Path) -> int:

@@ -23,16 +23,15 @@ import subprocess
 import sys
 import tempfile
 import time
-import venv
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks import cuda_trace
 from benchmarks.pairs import ratio
+from benchmarks.peer_venv import python_of
 
 ROOT = Path(__file__).resolve().parent.parent
-PEER = ROOT / ".peers" / "hta"
 RESULTS = ROOT / "benchmarks" / "results" / "trace_analysis.txt"
 RANK_MB = 80
 PAIR_RANKS = 8
@@ -86,12 +85,7 @@ class Lines:
 
 def peer_environment() -> Path:
     """Python of the environment that holds HTA; made at first use."""
-    python = PEER / "bin" / "python"
-    if not (PEER / ".installed").exists():
-        venv.create(PEER, with_pip=True, clear=True)
-        subprocess.run([python, "-m", "pip", "install", "-q", "HolisticTraceAnalysis==0.5.0"], check=True)
-        (PEER / ".installed").touch()
-    return python
+    return python_of("hta", ["HolisticTraceAnalysis==0.5.0"])
 
 
 def one_file(lines: Lines, python: Path, folder: Path, num_bytes: int, rounds: int) -> None:
