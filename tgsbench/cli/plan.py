@@ -123,8 +123,7 @@ def _preset(
     assignments = [f"workload.seq_len={seq_len}"] if seq_len else []
     assignments += [f"hardware.num_gpus={num_gpus}"] if num_gpus is not None else []
     if name is not None:
-        source: str | Path = Path(name) if name.endswith(".toml") else name
-        return presets.resolve(source, [*assignments, *sets]).preset
+        return presets.resolve(presets.named(name), [*assignments, *sets]).preset
     if not seq_len or num_gpus is None or not gpu:
         given = {"--seq-len": seq_len, "--num-gpus": num_gpus, "--gpu": gpu}
         missing = ", ".join(option for option, value in given.items() if not value)

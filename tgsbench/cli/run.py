@@ -125,7 +125,7 @@ def run(
 
 def resolve_for_run(name: str, assignments: list[str], rehearse: bool) -> Preset:
     """The preset to run, shrunken if this is a rehearsal."""
-    preset = presets.resolve(Path(name) if name.endswith(".toml") else name, assignments).preset
+    preset = presets.resolve(presets.named(name), assignments).preset
     if preset.profile:
         load_recipe(preset.profile)
     if not rehearse:

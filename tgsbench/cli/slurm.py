@@ -69,7 +69,7 @@ def slurm(
     if follow is None:
         if name is None:
             raise TgsError("--preset is missing", hint="tgsbench slurm --preset llama2_70b_32k")
-        preset = presets.resolve(Path(name) if name.endswith(".toml") else name, sets).preset
+        preset = presets.resolve(presets.named(name), sets).preset
         asked = scheduler.Wishes(time=limit, nnodes=nnodes, **wishes)  # type: ignore[arg-type]
         text = scheduler.script(preset, nodes.preset_options(name, sets, False), asked, root, python)
         if not submit:

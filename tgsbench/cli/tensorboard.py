@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from tgsbench.cli import diagnostics, output
 from tgsbench.cli.profile import find_run, trace_paths
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.store import profiles
+from tgsbench.system.scratch import no_room, scratch_folder
 
 if TYPE_CHECKING:
     from tgsbench.profiling.tensorboard.logdir import Shown
@@ -46,9 +46,9 @@ def tensorboard(sources: tuple[str, ...], port: int | None, folder: Path | None)
         )
     if (wanted := logdir.memory_bytes(traces)) > _MUCH_MEMORY:
         diagnostics.warn(f"TensorBoard takes {units.size(wanted)} of memory to read the largest trace")
-    with tempfile.TemporaryDirectory(prefix="tgsbench-tensorboard-") as temporary:
-        _lay_out(shown, Path(temporary))
-        with server.serving(Path(temporary), port) as address:
+    with scratch_folder("tgsbench-tensorboard-") as temporary:
+        _lay_out(shown, temporary)
+        with server.serving(temporary, port) as address:
             _say(address)
             server.until_interrupted()
 
@@ -71,11 +71,7 @@ def _lay_out(shown: list[Shown], target: Path) -> None:
     try:
         logdir.lay_out(shown, target)
     except OSError as error:
-        raise TgsError(
-            f"cannot write {target}: {error.strerror}",
-            hint="set TMPDIR to a folder with room",
-            exit_code=ExitCode.STORE,
-        ) from error
+        raise no_room(target, error) from error
 
 
 def _say(address: str) -> None:

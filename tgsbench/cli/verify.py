@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import click
 
@@ -59,5 +58,4 @@ def peer(name: str, sets: tuple[str, ...], first: Preset) -> Preset | None:
 
 def _small(name: str, sets: tuple[str, ...], engine: str = "") -> Preset:
     assignments = [*sets, f"engine.name={engine}"] if engine else list(sets)
-    path = Path(name) if name.endswith(".toml") else name
-    return proving.small_preset(presets.resolve(path, assignments).preset)
+    return proving.small_preset(presets.resolve(presets.named(name), assignments).preset)

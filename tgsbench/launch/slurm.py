@@ -12,6 +12,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from tgsbench import units
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.launch.nodes import Placement, place
 from tgsbench.presets.catalog import load_references
@@ -233,7 +234,7 @@ def describe(job: Job) -> str:
     elif job.nodes:
         words.append(f"on {job.nodes}")
     if job.restarts:
-        words.append(f"after {job.restarts} requeue{'s' if job.restarts > 1 else ''}")
+        words.append(f"after {units.counted(job.restarts, 'requeue')}")
     if job.state in OVER and job.state != "COMPLETED":
         words += [f"({job.reason})"] * bool(job.reason)
     return " ".join(words)

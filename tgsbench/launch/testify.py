@@ -23,7 +23,7 @@ from tgsbench.metrics.observe import Observed, observe
 from tgsbench.schema.events import Event, Gpu, Heartbeat, Phase
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Manifest, Outcome
-from tgsbench.schema.verify import Evidence
+from tgsbench.schema.verify import EVIDENCE, GRADIENTS, Evidence, evidence_of
 from tgsbench.store import run_dir
 from tgsbench.store.run_dir import RunDir
 
@@ -66,7 +66,7 @@ def gather(folder: Path, side_by_side: Sequence[Runs], stop: StopSignals, say: S
 
 def _make(folder: Path, name: str, preset: Preset) -> RunDir:
     run = run_dir.create(folder, preset, name)
-    (run.path / "evidence").mkdir()
+    (run.path / EVIDENCE).mkdir()
     run.write(
         "run.json",
         Manifest(
@@ -139,9 +139,9 @@ def _read(run: RunDir, outcome: Outcome) -> Seen:
     versions = dict(hello.versions) if hello else {}
     if problem:
         return Seen(problem=problem, versions=versions)
-    paths = [run.path / "evidence" / f"rank{rank:05d}.json" for rank in range(world_size)]
+    paths = [run.path / evidence_of(rank) for rank in range(world_size)]
     ranks = [msgspec.json.decode(path.read_bytes(), type=Evidence) for path in paths]
-    return Seen(ranks=ranks, gradients=run.path / "gradients.npz", versions=versions)
+    return Seen(ranks=ranks, gradients=run.path / GRADIENTS, versions=versions)
 
 
 def _problem(run: RunDir, outcome: Outcome, observed: Observed, world_size: int) -> str:

@@ -6,13 +6,10 @@ its loss and gradients), and on the mesh once more.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
-import shutil
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -26,6 +23,7 @@ from tgsbench.launch.watch import StopSignals
 from tgsbench.metrics import proof
 from tgsbench.schema.preset import EXTERNAL_ENGINES, Preset
 from tgsbench.schema.verify import Check, CheckName, Verification
+from tgsbench.system.scratch import scratch_folder
 
 NUM_STEPS = 20
 _SEQ_LEN = 512
@@ -96,8 +94,12 @@ def require(small: Preset) -> None:
 
 def peer_of(preset: Preset) -> str:
     """The other native engine if it is installed, else nothing."""
-    other = "deepspeed" if preset.engine.name == "fsdp2" else "fsdp2"
+    other = _other(preset.engine.name)
     return "" if registry.missing_packages(other) else other
+
+
+def _other(engine: str) -> str:
+    return "deepspeed" if engine == "fsdp2" else "fsdp2"
 
 
 def verify(wanted: Sequence[Preset], peer: Preset | None, say: Say) -> Verification:
@@ -109,7 +111,7 @@ def verify(wanted: Sequence[Preset], peer: Preset | None, say: Say) -> Verificat
     small = wanted[0]
     on_mesh: dict[str, Seen] = {}
     checks: list[Check] = []
-    with _folder() as folder, StopSignals() as stop:
+    with scratch_folder("tgsbench-verify-") as folder, StopSignals() as stop:
         for preset in wanted:
             seen = gather(folder, _runs_of(preset), stop, _announced(preset, say))
             on_mesh[preset.engine.name] = seen[_name(preset, MESH)]
@@ -209,8 +211,8 @@ def _pair_checks(on_mesh: dict[str, Seen]) -> list[Check]:
     """Every pair of engines; one engine alone has nothing to be compared with."""
     if len(on_mesh) == 1:
         (name,) = on_mesh
-        other = "deepspeed" if name == "fsdp2" else "fsdp2"
-        return [proof.skipped("engines", name, f"one engine ran; --engine {name} --engine {other} compares")]
+        both = f"--engine {name} --engine {_other(name)}"
+        return [proof.skipped("engines", name, f"one engine ran; {both} compares")]
     return [_pair(on_mesh, *pair) for pair in itertools.combinations(on_mesh, 2)]
 
 
@@ -236,20 +238,3 @@ def gradient_differences(path: Path, reference: Path) -> dict[str, float]:
             gap, norm = float(np.linalg.norm(a - b)), float(np.linalg.norm(b))
             differences[name] = gap / norm if norm else (math.inf if gap else 0.0)
     return differences
-
-
-@contextlib.contextmanager
-def _folder() -> Iterator[Path]:
-    """A folder for the runs' events, logs and gradients, gone afterwards."""
-    try:
-        folder = Path(tempfile.mkdtemp(prefix="tgsbench-verify-"))
-    except OSError as error:
-        raise TgsError(
-            f"cannot write {tempfile.gettempdir()}: {error.strerror}",
-            hint="set TMPDIR to a folder with room",
-            exit_code=ExitCode.STORE,
-        ) from error
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

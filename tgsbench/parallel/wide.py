@@ -24,8 +24,7 @@ def _has_bf16_products() -> bool:
 def is_slow(x: Tensor) -> bool:
     """Would products of this tensor run in PyTorch's fallback? Fake tensors stand for a GPU's."""
     return (
-        not x.is_cuda
-        and x.dtype == torch.bfloat16
+        x.dtype == torch.bfloat16
         and x.device.type == "cpu"
         and not isinstance(x, FakeTensor)
         and not _has_bf16_products()

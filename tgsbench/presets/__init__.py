@@ -9,7 +9,7 @@ from tgsbench.presets.catalog import (
     preset_path,
     search_path,
 )
-from tgsbench.presets.resolve import Resolved, from_document, resolve, to_toml
+from tgsbench.presets.resolve import Resolved, from_document, named, resolve, to_toml
 
 __all__ = [
     "Resolved",
@@ -19,6 +19,7 @@ __all__ = [
     "load_gpus",
     "load_model",
     "load_references",
+    "named",
     "preset_path",
     "resolve",
     "search_path",

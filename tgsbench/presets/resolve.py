@@ -45,6 +45,11 @@ def resolve(name_or_path: str | Path, sets: Iterable[str] = ()) -> Resolved:
     return Resolved(preset, origins)
 
 
+def named(text: str) -> str | Path:
+    """What the command line calls a preset: its name, or the path of a .toml file."""
+    return Path(text) if text.endswith(".toml") else text
+
+
 def from_document(document: dict[str, Any], source: str = "preset") -> Preset:
     """Type and check a document that is complete, such as a run's own preset.toml."""
     preset, problems = build(document, {})
@@ -243,7 +248,7 @@ def _from(origins: Origins, dotted: str) -> str:
 
 
 def _problems_error(source: str, problems: list[str]) -> TgsError:
-    head = f"{source}: {len(problems)} problem{'s' if len(problems) > 1 else ''}"
+    head = f"{source}: {units.counted(len(problems), 'problem')}"
     return TgsError(
         "\n  ".join([head, *problems]),
         hint="`tgsbench presets show NAME --origin` shows every value and where it came from",

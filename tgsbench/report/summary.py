@@ -163,8 +163,7 @@ def _profile(result: Result) -> str:
     export_s = max((trace["export_s"] for trace in traces), default=0.0)
     if not traces:
         return "no trace was written"
-    count = f"{len(traces)} trace{'s' if len(traces) > 1 else ''}"
-    text = f"{count}, {size}, written in {units.duration(export_s)}"
+    text = f"{units.counted(len(traces), 'trace')}, {size}, written in {units.duration(export_s)}"
     ratio = result.profile["over_measured"]
     return text + (f"; a profiled step takes {ratio:.2f} of a measured one" if ratio else "")
 

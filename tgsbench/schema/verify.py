@@ -8,6 +8,11 @@ from msgspec import Struct, field
 
 SCHEMA_VERSION = 1
 
+EVIDENCE = "evidence"
+"""Folder of a run that holds what its ranks saw."""
+GRADIENTS = "gradients.npz"
+"""Whole gradients of the first step, beside it."""
+
 Status = Literal["passed", "failed", "skipped"]
 CheckName = Literal["parity", "engines", "labels", "tokens", "all_to_all", "mask", "determinism"]
 
@@ -59,6 +64,11 @@ class Evidence(Struct, kw_only=True):
     """Rank 0 only: what the packed data demand of all ranks together."""
     leak: Leak | None = None
     """None where no pack holds two documents."""
+
+
+def evidence_of(rank: int) -> str:
+    """A rank's evidence, in its run's folder."""
+    return f"{EVIDENCE}/rank{rank:05d}.json"
 
 
 class Check(Struct, kw_only=True):

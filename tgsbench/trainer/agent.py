@@ -39,10 +39,7 @@ LOOPBACK = "127.0.0.1"
 def main(argv: list[str] | None = None) -> int:
     """Run this node's ranks to their end and write launcher.json."""
     args = _parse(argv)
-    die_with_parent(signal.SIGTERM, args.parent_pid)
-    os.environ["TGSBENCH_AGENT_PID"] = str(os.getpid())
-    # Ranks inherit this until they listen: asked for its stack while it imports torch, one would die.
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    take_charge(args.parent_pid)
     report = LauncherReport(node_rank=args.node_rank)
     with _rendezvous_of(args) as config:
         words = ("-u", "-m", "tgsbench.trainer", str(args.run_dir))
@@ -50,6 +47,14 @@ def main(argv: list[str] | None = None) -> int:
     report.ended_unix = time.time()
     write_report(args.run_dir / f"launcher{args.node_rank or ''}.json", report)
     return code
+
+
+def take_charge(parent_pid: int) -> None:
+    """Make this process the one that its ranks end with, and that ends with `parent_pid`."""
+    die_with_parent(signal.SIGTERM, parent_pid)
+    os.environ["TGSBENCH_AGENT_PID"] = str(os.getpid())
+    # Ranks inherit this until they listen: asked for its stack while it imports torch, one would die.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 def launch(

@@ -9,14 +9,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import signal
 import sys
 import time
 from pathlib import Path
 
 from tgsbench.schema.run import LauncherReport
 from tgsbench.store.run_dir import RunDir
-from tgsbench.system.lifetime import die_with_parent
 from tgsbench.trainer import agent
 from tgsbench.trainer.__main__ import main as rank_main
 
@@ -27,9 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("run_dirs", nargs="+", type=Path)
     parser.add_argument("--parent-pid", type=int, default=0)
     args = parser.parse_args(argv)
-    die_with_parent(signal.SIGTERM, args.parent_pid)
-    os.environ["TGSBENCH_AGENT_PID"] = str(os.getpid())
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    agent.take_charge(args.parent_pid)
     _import_engine(RunDir(args.run_dirs[0]).preset().engine.name)
     return next((code for run_dir in args.run_dirs if (code := _run(run_dir))), 0)
 

@@ -16,15 +16,12 @@ from tgsbench.parallel.mesh import SequenceMesh
 from tgsbench.parallel.tracing import Mark
 from tgsbench.schema.events import Step
 from tgsbench.schema.preset import Preset
-from tgsbench.schema.verify import Evidence, Leak
+from tgsbench.schema.verify import GRADIENTS, Evidence, Leak, evidence_of
 from tgsbench.store.run_dir import RunDir
 from tgsbench.trainer.batches import Batches, Fed, deal
 from tgsbench.trainer.loop import Stepper
 from tgsbench.trainer.witness import ModelWitness, NetworkMeter, demanded
 from tgsbench.workload import IGNORE_INDEX, Pack, PackedDataset
-
-FOLDER = "evidence"
-GRADIENTS = "gradients.npz"
 
 Note = Callable[[str], None]
 OnStep = Callable[[Step], None]
@@ -66,7 +63,7 @@ def testify(
         seen.demanded = demanded(preset, data, num_steps)
     note("document mask: one document is changed")
     seen.leak = _leak(preset, mesh, data, engine)
-    RunDir(run_dir).write(f"{FOLDER}/rank{mesh.rank:05d}.json", msgspec.to_builtins(seen))
+    RunDir(run_dir).write(evidence_of(mesh.rank), msgspec.to_builtins(seen))
 
 
 class _Tapped:

@@ -31,8 +31,6 @@ from tgsbench.profiling import names
 from tgsbench.profiling.tensorboard import events
 from tgsbench.system.lifetime import die_with_parent
 
-VERSION: Final = "0.4.3"
-"""The one release that this module fits."""
 _MAX_PARSERS: Final = 4
 """Traces read at once: the parser of a 350 MB trace takes 2 GB of memory."""
 _OURS: Final = Path(__file__).parent
