@@ -17,14 +17,19 @@ from tgsbench.schema.run import Manifest, Outcome
 from tgsbench.system import isolation
 from tgsbench.system.isolation import CpuWatch, Isolation, Load
 
-BUSY = (
-    "import time\nend = time.process_time() + 1.5\nprint(flush=True)\nwhile time.process_time() < end: pass"
-)
+BUSY = """
+import sys, time
+end = time.process_time() + 1.5
+print(flush=True)
+while time.process_time() < end: pass
+print(flush=True)
+sys.stdin.read()
+"""
 
 
 def busy() -> subprocess.Popen[bytes]:
-    """A process that burns 1.5 s of CPU."""
-    process = subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE)
+    """A process that burns 1.5 s of CPU, says so, and stays until its stdin is closed."""
+    process = subprocess.Popen([sys.executable, "-c", BUSY], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     process.stdout.readline()
     return process
 
@@ -32,12 +37,14 @@ def busy() -> subprocess.Popen[bytes]:
 def test_cpu_time_of_a_stranger_is_foreign_and_that_of_the_family_is_not():
     stranger = busy()
     watch = CpuWatch(lambda: {psutil.Process().pid})
-    stranger.wait()
+    # Looked at while it lives: once it has ended, what it used is booked to this process, its parent.
+    stranger.stdout.readline()
     load = watch.look()
+    stranger.communicate()
     assert load.cores * load.seconds > 1.0
     own = busy()
     watch = CpuWatch(lambda: {psutil.Process().pid, own.pid, *(p.pid for p in psutil.Process().parents())})
-    own.wait()
+    own.communicate()
     mine = watch.look()
     # Its end is booked to this process, its parent: 1.5 s of CPU are missing from the foreign share.
     assert not any(f"(pid {own.pid})" in name for name in mine.named)
