@@ -1,6 +1,7 @@
 """Peak memory of the loss: chunked linear + cross-entropy against whole [tokens, V] logits.
 
 Each way runs alone in a fresh process; its peak resident set over what it held before is compared.
+In fp32: a CPU without bf16 units multiplies the logits' bf16 gradient at 0.2 GFLOPs, 200 times slower.
 `python -m benchmarks.loss_memory [--tokens 8192] [--json OUT]`.
 """
 
@@ -26,7 +27,7 @@ def main() -> None:
     if args.chunk is not None:
         print(_peak_bytes(args.tokens, args.chunk))
         return
-    peaks = {chunk: _in_process(args.tokens, chunk) for chunk in (0, 4096, 1024, 256)}
+    peaks = {chunk: _in_process(args.tokens, chunk) for chunk in (0, 4096, 2048, 512)}
     for chunk, peak in peaks.items():
         name = f"chunks of {chunk}" if chunk else "whole logits"
         print(f"{name:<15} {peak / 2**20:8.0f} MiB   {peaks[0] / peak:5.2f}x less")
@@ -44,8 +45,8 @@ def _peak_bytes(tokens: int, chunk: int) -> int:
 
     from tgsbench.parallel.loss import linear_cross_entropy
 
-    hidden = torch.randn(tokens, HIDDEN, dtype=torch.bfloat16, requires_grad=True)
-    weight = torch.randn(VOCAB, HIDDEN, dtype=torch.bfloat16, requires_grad=True)
+    hidden = torch.randn(tokens, HIDDEN, requires_grad=True)
+    weight = torch.randn(VOCAB, HIDDEN, requires_grad=True)
     labels = torch.randint(0, VOCAB, (tokens,))
     (hidden[:8] @ weight[:8].t()).sum().backward()  # load what a first matmul loads
     hidden.grad = weight.grad = None

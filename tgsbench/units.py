@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 
 _BINARY = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
-_LENGTH = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kKmMgG]?)i?\s*$")
+_LENGTH = re.compile(r"^\s*(-?\d+(?:\.\d+)?)\s*([kKmMgG]?)i?\s*$")
+
+_LONGEST = 2**50
+"""Tokens; up to here a float still holds every whole number."""
 
 GIB = 2**30
 
@@ -15,14 +18,11 @@ def parse_length(text: str | int) -> int:
 
     Raises ValueError when the text is no positive whole number of tokens.
     """
-    if isinstance(text, int) and not isinstance(text, bool):
-        value = float(text)
-    else:
-        match = _LENGTH.match(str(text))
-        if match is None:
-            raise ValueError(f"{text!r} is not a length; write tokens such as 8192, 8k, 128k or 1M")
-        value = float(match[1]) * _BINARY[match[2].lower()]
-    if value < 1 or value != int(value):
+    match = None if isinstance(text, bool) else _LENGTH.match(str(text))
+    if match is None:
+        raise ValueError(f"{text!r} is not a length; write tokens such as 8192, 8k, 128k or 1M")
+    value = float(match[1]) * _BINARY[match[2].lower()]
+    if not 1 <= value <= _LONGEST or value != int(value):
         raise ValueError(f"{text!r} is not a positive whole number of tokens")
     return int(value)
 

@@ -57,6 +57,12 @@ def test_every_preset_rehearses_with_its_shape(name):
     assert small.model.intermediate_size / small.model.hidden_size == pytest.approx(mlp, rel=0.15)
 
 
+def test_a_rehearsal_of_any_length_divides_by_its_sp():
+    sets = ["hardware.num_gpus=3", "parallel.sp=3", "model.num_query_heads=6", "model.num_kv_heads=6"]
+    odd = presets.resolve("tiny_cpu", [*sets, "workload.seq_len=9"]).preset
+    assert (rehearsal(odd, 2).parallel.sp, rehearsal(odd, 2).workload.seq_len) == (2, 8)
+
+
 def test_what_does_not_fit_says_what_is_needed_what_is_there_and_what_would_work():
     preset = presets.resolve("llama2_70b_1M").preset
     with pytest.raises(TgsError) as caught:

@@ -84,7 +84,8 @@ def _gpu_problem(preset: Preset, machine: Machine, num_local_ranks: int) -> str:
     found = f"{there} ({', '.join(names)})" if names else str(there or "none")
     nodes = -(-preset.world_size // preset.hardware.gpus_per_node)
     across = f" on {nodes} nodes" if nodes > 1 and num_local_ranks == preset.world_size else ""
-    return f"it needs {num_local_ranks} GPUs{kind}{across}, here are {found}"
+    what = "GPU" if num_local_ranks == 1 else "GPUs"
+    return f"it needs {num_local_ranks} {what}{kind}{across}, here are {found}"
 
 
 def _cpu_problem(preset: Preset, machine: Machine, num_local_ranks: int) -> str:

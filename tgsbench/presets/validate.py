@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 
-from tgsbench.schema.preset import Preset
+from tgsbench.schema.preset import Preset, Training
 
 
 def mesh_problems(preset: Preset) -> list[str]:
     """Every rule the preset breaks, each with the nearest values that would do."""
-    problems = _positive(preset)
+    problems = [*_positive(preset), *_training_problems(preset.training)]
     if problems:
         return problems
     return [*_sp_problems(preset), *_engine_problems(preset)]
@@ -57,6 +57,23 @@ def _positive(preset: Preset) -> list[str]:
     if not problems and heads % kv_heads:
         problems.append(f"model.num_kv_heads={kv_heads}: {heads} query heads are not divisible by it")
     return problems
+
+
+def _training_problems(training: Training) -> list[str]:
+    """What the optimizer would refuse only after the ranks have built the model, or take without a word."""
+    rules = {
+        "lr": (training.lr >= 0, "must not be negative"),
+        "beta1": (0 <= training.beta1 < 1, "must be at least 0 and below 1"),
+        "beta2": (0 <= training.beta2 < 1, "must be at least 0 and below 1"),
+        "weight_decay": (training.weight_decay >= 0, "must not be negative"),
+        "clip_norm": (training.clip_norm > 0, "must be above 0; a large one never clips"),
+        "lr_warmup_ratio": (0 <= training.lr_warmup_ratio <= 1, "must be from 0 to 1"),
+    }
+    return [
+        f"training.{key}={getattr(training, key)}: {rule}"
+        for key, (is_kept, rule) in rules.items()
+        if not is_kept
+    ]
 
 
 def _sp_reasons(preset: Preset, sp: int) -> list[str]:

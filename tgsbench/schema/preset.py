@@ -40,7 +40,7 @@ class Hardware(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     gpus_per_node: int = 8
     gpu: str = ""
     link: str = ""
-    """Interconnect between nodes, a key of presets/hardware; empty: the GPU's default."""
+    """Interconnect between nodes, a key of presets/links; empty: the GPU's default."""
 
 
 class Workload(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
