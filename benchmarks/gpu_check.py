@@ -44,7 +44,7 @@ def main() -> int:
     report: Json = json.loads(args.merge.read_text()) if args.merge else {"sections": {}}
     report["machine"], report["tiny"] = machine(), args.tiny
     if not args.tiny and not report["machine"]["gpu"]:
-        print("no GPU here; --tiny proves the code on a CPU", file=sys.stderr)
+        print("no GPU here; make gpu-check GPU_ARGS=--tiny proves the code on a CPU", file=sys.stderr)
         return 3
     run_all(args.sections.split(","), report, args.budget_s, args.tiny)
     for line in lines(report):
@@ -104,9 +104,13 @@ def machine() -> Json:
     """What the figures were measured on."""
     import platform
 
-    import torch
-    import transformers
-
+    try:
+        import torch
+        import transformers
+    except ImportError as error:
+        raise SystemExit(
+            f"{sys.executable} has no {error.name}; name the Python that has: make gpu-check PYTHON=…"
+        ) from error
     found: Json = {"gpu": "", "torch": str(torch.__version__), "transformers": transformers.__version__}
     found["python"] = platform.python_version()
     found["cuda"] = torch.version.cuda

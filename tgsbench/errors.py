@@ -13,7 +13,7 @@ class ExitCode(IntEnum):
     OK = 0
     """Everything asked for was done."""
     INTERNAL = 1
-    """A bug in tgsbench itself: the report address and the log are shown."""
+    """A bug in tgsbench itself: the message names a file with the traceback."""
     USAGE = 2
     """Wrong words on the command line, or no terminal for the TUI."""
     DOES_NOT_FIT = 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 
@@ -118,3 +119,29 @@ def test_a_runs_folder_that_is_a_file_is_a_clear_error(tmp_path):
     assert done.returncode == 7
     assert "--output DIR" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_bug_is_one_message_and_a_file_with_the_traceback(tmp_path):
+    code = (
+        "import sys\nfrom tgsbench.cli import main, presets\n"
+        "presets.catalog.list_presets = lambda: 1 / 0\n"
+        "sys.argv = ['tgsbench', 'presets']\nmain.main()"
+    )
+    env = dict(environment(tmp_path), TMPDIR=str(tmp_path))
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "a bug in tgsbench: ZeroDivisionError" in done.stderr
+    assert "Traceback" not in done.stderr
+    (kept,) = tmp_path.glob("tgsbench-bug-*.txt")
+    assert str(kept) in done.stderr
+    assert kept.read_text().startswith("tgsbench presets\n")
+    assert "Traceback" in kept.read_text()
+
+
+def test_ctrl_c_while_python_still_imports_shows_no_traceback(tmp_path):
+    (tmp_path / "click.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    env = environment(tmp_path)
+    env["PYTHONPATH"] = f"{tmp_path}:{env['PYTHONPATH']}"
+    argv = [sys.executable, "-m", "tgsbench", "presets"]
+    done = subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 
@@ -70,3 +71,9 @@ def test_the_result_is_named_after_gpu_and_date(tmp_path):
 def test_sections_run_at_tiny_sizes_on_a_cpu(name):
     found = gpu_check.section(name, tiny=True, timeout_s=120)
     assert "error" not in found, found
+
+
+def test_a_python_without_torch_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(SystemExit, match=r"has no torch; name the Python that has: make gpu-check PYTHON="):
+        gpu_check.machine()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from tgsbench.errors import ExitCode, TgsError
 from tgsbench.launch import preflight
 from tgsbench.launch.command import Node, agent_argv, as_script, rank_environment
 from tgsbench.launch.rehearse import rehearsal
+from tgsbench.launch.watch import StopSignals, held_signals
 from tgsbench.presets.validate import mesh_problems
 from tgsbench.system.gpus import GpuInfo
 
@@ -76,3 +79,11 @@ def test_a_cpu_preset_too_large_for_the_memory_is_refused():
     preset = presets.resolve("tiny_cpu", ["model=llama2_7b", "workload.seq_len=2k"]).preset
     assert "GiB of memory" in preflight.machine_problem(preset, NO_GPU, 2)
     assert preflight.machine_problem(presets.resolve("tiny_cpu").preset, NO_GPU, 2) == ""
+
+
+def test_a_ctrl_c_before_the_supervisor_listens_is_not_lost():
+    with held_signals():
+        os.kill(os.getpid(), signal.SIGINT)
+        with StopSignals() as stop:
+            assert stop.caught == signal.SIGINT
+    assert not {signal.SIGINT, signal.SIGTERM} & signal.pthread_sigmask(signal.SIG_BLOCK, [])

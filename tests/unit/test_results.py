@@ -5,7 +5,10 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from tests.unit.stored import store_run
 from tgsbench import presets
+from tgsbench.cli import run as run_command
+from tgsbench.errors import ExitCode
 from tgsbench.metrics import integrity, reference
 from tgsbench.metrics.failure import root_cause
 from tgsbench.metrics.observe import observe
@@ -180,3 +183,12 @@ def test_what_only_the_supervisor_knows_wins(status):
     stopped = result(events()[:-2], Outcome(status=status, reason="why"))
     assert stopped.status == status
     assert stopped.tgs.n == 8
+
+
+def test_a_result_that_could_not_be_stored_has_an_exit_code_of_its_own(tmp_path, capsys):
+    folder = store_run(tmp_path, "kept")
+    result = folder.result()
+    assert run_command._exit_code(result, folder) == ExitCode.OK
+    (folder.path / "result.json").unlink()
+    assert run_command._exit_code(result, folder) == ExitCode.STORE
+    assert "tgsbench show kept" in capsys.readouterr().err

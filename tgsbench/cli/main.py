@@ -102,3 +102,6 @@ def main() -> None:
     except BrokenPipeError:
         output.drop()
         sys.exit(ExitCode.OK)
+    except Exception as error:  # noqa: BLE001 - the last resort: no user is shown a traceback
+        diagnostics.bug(error)
+        sys.exit(ExitCode.INTERNAL)

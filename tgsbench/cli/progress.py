@@ -76,7 +76,8 @@ class _Fold:
         if isinstance(event, Phase) and event.rank == 0:
             return event.phase + (f": {event.note}" if event.note else "")
         if isinstance(event, Depth):
-            return f"{event.num_layers} layers: micro-step {units.duration(event.micro_step_s)}"
+            layers = "1 layer" if event.num_layers == 1 else f"{event.num_layers} layers"
+            return f"{layers}: micro-step {units.duration(event.micro_step_s)}"
         return ""
 
     def take(self, event: Event) -> StepTotal | None:

@@ -21,6 +21,7 @@ from tgsbench.launch import nodes as several
 from tgsbench.launch.command import ONE_NODE, Node
 from tgsbench.launch.forecast import forecast_note
 from tgsbench.launch.rehearse import rehearsal_on
+from tgsbench.launch.watch import held_signals
 from tgsbench.profiling.recipes import load_recipe
 from tgsbench.report.forecast import forecast_text
 from tgsbench.report.summary import summary_lines
@@ -113,13 +114,14 @@ def run(
         result = run_headless(several.prepare(part, preset, root), preset, as_json, part.node(preset))
         sys.exit(local.EXIT_CODES[result.status])
     preflight.check(preset, preflight.this_machine(), 1 if emulate else preset.world_size)
-    run_folder = run_dir.create(root, preset, run_name)
-    manifest = local.prepare_run(run_folder, preset, emulated=emulate)
-    if emulate and not (manifest.prediction or {}).get("time"):
-        diagnostics.warn("no forecast, so no time for communication", "tgsbench plan says why")
-    if not in_terminal:
-        result = run_headless(run_folder, preset, as_json)
-        sys.exit(_exit_code(result, run_folder))
+    with held_signals():
+        run_folder = run_dir.create(root, preset, run_name)
+        manifest = local.prepare_run(run_folder, preset, emulated=emulate)
+        if emulate and not (manifest.prediction or {}).get("time"):
+            diagnostics.warn("no forecast, so no time for communication", "tgsbench plan says why")
+        if not in_terminal:
+            result = run_headless(run_folder, preset, as_json)
+            sys.exit(_exit_code(result, run_folder))
     _open_live_view(run_folder)
 
 
@@ -227,7 +229,14 @@ def _exit_code(result: Result, run_folder: RunDir) -> int:
     if result.status == "refused":
         codes = [e.exit_code for e in run_folder.events() if hasattr(e, "exit_code")]
         return codes[0] if codes else ExitCode.BAD_DATA
-    return local.EXIT_CODES[result.status]
+    code = local.EXIT_CODES[result.status]
+    if code == ExitCode.OK and run_folder.result() is None:
+        diagnostics.error(
+            f"the result above is not stored: {run_folder.path} takes nothing more",
+            f"make room, then `tgsbench show {run_folder.run_id}` derives it from the events that were kept",
+        )
+        return ExitCode.STORE
+    return code
 
 
 def _open_live_view(run_folder: RunDir) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType, TracebackType
 
@@ -30,18 +31,33 @@ _FOLLOW_S = 20.0
 """How long ranks get to end by themselves once one has failed; the agent takes up to 5 s of it."""
 
 
+_STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@contextlib.contextmanager
+def held_signals() -> Iterator[None]:
+    """SIGINT, SIGTERM and SIGHUP wait for StopSignals: no run has a folder without a status.
+
+    No child may be started meanwhile, for it would inherit the mask.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class StopSignals:
     """Remembers SIGINT, SIGTERM or SIGHUP instead of dying, for as long as the run goes on."""
-
-    _CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def __init__(self) -> None:
         self.caught: signal.Signals | None = None
         self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> StopSignals:
-        for sig in self._CAUGHT:
+        for sig in _STOP:
             self._before[sig] = signal.signal(sig, self._catch)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP)
         return self
 
     def __exit__(

@@ -181,7 +181,8 @@ def _topology(facts: dict[str, Any]) -> Check:
 def _kernels(facts: dict[str, Any]) -> Check:
     kernels = facts.get("kernels", {})
     if not kernels:
-        return Check("attention", "failure", "no kernel imports", "reinstall torch")
+        remedy = "reinstall torch" if "torch" in facts else "see torch"
+        return Check("attention", "failure", "no kernel imports", remedy)
     found = ", ".join(f"{name} {version}".strip() for name, version in kernels.items())
     if facts.get("cuda_available") and not any(name.startswith("flash") for name in kernels):
         return Check("attention", "warning", found, 'pip install "tgsbench[gpu]" for flash-attn')
