@@ -108,13 +108,21 @@ def main() -> None:
     if unknown := set(chosen) - set(SECTIONS):
         parser.error(f"unknown section {sorted(unknown)}; there are {', '.join(SECTIONS)}")
     ratios: list[Ratio] = []
+    try:
+        for row in rows(chosen):
+            ratios += row
+    finally:  # a row that fails takes no finished one with it
+        store(args.json, ratios)
+
+
+def rows(chosen: list[str]) -> Iterator[list[Ratio]]:
+    """Every row of the chosen sections, measured when it is asked for."""
     if "alst" in chosen or "native" in chosen:
-        ratios += [r for case in PEER_CASES for r in against_alst(case, chosen)]
+        yield from (against_alst(case, chosen) for case in PEER_CASES)
     if "xtuner" in chosen:
-        ratios += [r for case in PEER_CASES for r in against_xtuner(case)]
+        yield from (against_xtuner(case) for case in PEER_CASES)
     if "selective" in chosen:
-        ratios += [r for case in SELECTIVE_CASES for r in selective(case)]
-    store(args.json, ratios)
+        yield from (selective(case) for case in SELECTIVE_CASES)
 
 
 def against_alst(case: Case, chosen: list[str]) -> list[Ratio]:
