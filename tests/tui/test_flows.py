@@ -6,6 +6,7 @@ import shutil
 import sys
 
 import pytest
+from textual import events
 
 from tests.tui.conftest import NUM_PRESETS, shows, text_of, until, welcome
 from tgsbench.events.simulate import Scenario, write_events
@@ -14,6 +15,7 @@ from tgsbench.tui import session
 from tgsbench.tui.app import TgsApp
 from tgsbench.tui.screens.dialogs import Choice, Reading
 from tgsbench.tui.widgets.log_view import LogView
+from tgsbench.tui.widgets.search import Search
 
 pytestmark = pytest.mark.asyncio
 
@@ -34,6 +36,14 @@ async def test_search_narrows_the_presets_as_you_type(app):
         assert "llama2_7b_8k" not in screen
         await pilot.press("escape")
         await shows(pilot, f"{NUM_PRESETS} of {NUM_PRESETS} presets")
+
+
+async def test_no_letter_of_a_search_is_lost_however_fast_it_is_typed(app):
+    async with app.run_test(size=(120, 40)) as pilot:
+        await shows(pilot, f"{NUM_PRESETS} of {NUM_PRESETS} presets")
+        for letter in "/a/b_c":
+            app.post_message(events.Key("slash" if letter == "/" else letter, letter))
+        await until(pilot, lambda: app.screen.query_one("#preset-search", Search).value == "a/b_c")
 
 
 async def test_the_detail_shows_both_published_rows_and_the_command(app):

@@ -47,6 +47,8 @@ class Action:
     """One sentence for help and palette."""
     in_footer: bool = False
     in_palette: bool = True
+    goes_before: bool = False
+    """Done before the next key is looked at: a line that is typed into gets every letter after its key."""
 
     @property
     def scope(self) -> Scope:
@@ -85,7 +87,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("app.screenshot_svg", "f4", "Export SVG", "Save this screen as an SVG picture."),
     Action("app.quit", "q", "Quit", "Leave; a run that is going on goes on.", True),
     # Presets
-    Action("presets.search", "slash", "Search", "Search presets as you type.", True),
+    Action("presets.search", "slash", "Search", "Search presets as you type.", True, goes_before=True),
     Action("presets.launch", "r", "Run", "Run the chosen preset.", True),
     Action("presets.edit", "e", "Edit", "Edit the chosen preset in a form.", True),
     Action("presets.rehearse", "s", "Rehearse", "Run it shrunken to what this machine holds.", True),
@@ -125,7 +127,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("profile.previous_rank", "comma", "Previous rank", "Look at the rank before."),
     Action("profile.copy", "y", "Copy JSON", "Copy the analysis as JSON.", True),
     # Runs
-    Action("runs.search", "slash", "Filter", "Filter as you type.", True),
+    Action("runs.search", "slash", "Filter", "Filter as you type.", True, goes_before=True),
     Action("runs.mark", "space,x", "Mark", "Mark for comparing.", True),
     Action("runs.compare", "c", "Compare", "Compare the marked runs side by side.", True),
     Action("runs.replay", "p", "Replay", "Play the run again.", True),
@@ -173,7 +175,12 @@ ACTIONS: tuple[Action, ...] = (
 def bindings(*scopes: Scope) -> list[BindingType]:
     """Textual bindings of some scopes, in the order of the table."""
     found = [action for scope in scopes for action in ACTIONS if action.scope == scope]
-    return [Binding(a.keys, a.method, a.label, show=a.in_footer, tooltip=a.help, id=a.name) for a in found]
+    return [
+        Binding(
+            a.keys, a.method, a.label, show=a.in_footer, tooltip=a.help, id=a.name, priority=a.goes_before
+        )
+        for a in found
+    ]
 
 
 def of_scope(scope: Scope) -> list[Action]:

@@ -338,9 +338,9 @@ class LiveScreen(ModeScreen):
 
     def on_log_view_filter_wanted(self) -> None:
         """Open the filter line."""
-        line = self.query_one("#log-filter", Input)
+        line = self.query_one("#log-filter", Search)
         line.display = True
-        line.focus()
+        line.take_keys()
 
     @on(Input.Changed, "#log-filter")
     def _filter_log(self, message: Input.Changed) -> None:

@@ -134,7 +134,13 @@ class PresetsScreen(ModeScreen):
 
     def action_search(self) -> None:
         """Go to the search line."""
-        self.query_one("#preset-search").focus()
+        self.query_one("#preset-search", Search).take_keys()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """In its own line the key is a letter like any other."""
+        if action == "search" and isinstance(self.focused, Search):
+            return None
+        return super().check_action(action, parameters)
 
     def action_launch(self) -> None:
         """Run the chosen preset, or say what would work instead."""

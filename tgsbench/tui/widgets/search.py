@@ -29,6 +29,10 @@ class Search(Input):
             """The line, for selectors."""
             return self.search
 
+    def take_keys(self) -> None:
+        """Take every key from the next one on: `focus` would do so only after the keys that wait already."""
+        self.screen.set_focus(self)
+
     def action_leave(self) -> None:
         """Clear it and leave."""
         self.value = ""
