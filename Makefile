@@ -68,7 +68,7 @@ peers: .peers/llamafactory.installed .peers/xtuner.installed  ## make the enviro
 test-peers: peers  ## run LLaMA-Factory and XTuner themselves, 2 CPU ranks each; writes benchmarks/results/
 	$(PEER_ENV) $(BIN)/python -m pytest -m peers $(PYTEST_ARGS)
 
-bench-peers: .peers/xtuner.installed  ## a step against DeepSpeed's ALST recipe and XTuner, side by side; 15 minutes
+bench-peers: .peers/xtuner.installed  ## a step against DeepSpeed's ALST recipe and XTuner, side by side; 35 minutes
 	$(PEER_ENV) $(BIN)/python -m benchmarks.step_time
 
 # Ratios from alternating runs; each alone, since two at once would measure each other.

@@ -14,8 +14,10 @@ from tgsbench.launch import preflight
 from tgsbench.launch.command import Node, agent_argv, as_script, rank_environment
 from tgsbench.launch.rehearse import rehearsal
 from tgsbench.launch.watch import StopSignals, held_signals
+from tgsbench.models.spec import num_parameters
 from tgsbench.presets.validate import mesh_problems
 from tgsbench.system.gpus import GpuInfo
+from tgsbench.units import GIB
 
 NO_GPU = preflight.Machine([], 2, 16 << 30)
 TWO_GPUS = preflight.Machine([GpuInfo(0, "NVIDIA H100 80GB HBM3", 79.6)] * 2, 16, 64 << 30)
@@ -73,6 +75,18 @@ def test_what_does_not_fit_says_what_is_needed_what_is_there_and_what_would_work
     assert caught.value.exit_code == ExitCode.DOES_NOT_FIT
     assert "needs 64 GPUs A100-SXM4-80GB on 8 nodes, here are 2 (NVIDIA H100 80GB HBM3)" in caught.value.msg
     assert "--rehearse" in caught.value.hint
+
+
+def test_states_that_no_gpu_here_can_hold_are_refused_before_anything_starts():
+    preset = presets.resolve("llama2_70b_8k", ["hardware.num_gpus=2", "parallel.sp=1"]).preset
+    with pytest.raises(TgsError) as caught:
+        preflight.check(preset, TWO_GPUS, 2)
+    assert caught.value.exit_code == ExitCode.DOES_NOT_FIT
+    whole = num_parameters(preset.model) * 12 / 2 / GIB
+    assert f"alone need {whole:,.2f} GiB on each GPU, the smallest here has 79.60 GiB" in caught.value.msg
+    assert preflight.machine_problem(preset, TWO_GPUS, 2, emulated=True) == ""
+    unnamed = preflight.Machine([GpuInfo(0, "")] * 2, 16, 64 << 30)
+    assert preflight.machine_problem(preset, unnamed, 2) == "", "unknown memory refuses nothing"
 
 
 def test_a_cpu_preset_too_large_for_the_memory_is_refused():

@@ -137,6 +137,16 @@ def test_a_wrong_spec_names_the_key(tmp_path, text, said):
         sweep.read_spec(path)
 
 
+@pytest.mark.parametrize("line", ["sp = [3, 5]", "warp = [1, 2]", "engine = ['fsdp3']"])
+def test_a_grid_without_a_single_preset_is_an_error_that_names_the_first(tmp_path, line):
+    path = tmp_path / "grid.toml"
+    path.write_text(f'preset = "tiny_cpu"\n[grid]\n{line}\n')
+    done = CliRunner().invoke(command, [str(path), "--dry-run"])
+    assert isinstance(done.exception, TgsError)
+    assert done.exception.exit_code == ExitCode.BAD_PRESET
+    assert line.split()[0] in done.exception.msg
+
+
 def test_dry_run_starts_nothing(spec, tmp_path):
     done = CliRunner().invoke(command, [str(spec), "--dry-run", "--json", "--output", str(tmp_path / "r")])
     assert done.exit_code == 0, done.output

@@ -113,7 +113,8 @@ def run(
             return
         result = run_headless(several.prepare(part, preset, root), preset, as_json, part.node(preset))
         sys.exit(local.EXIT_CODES[result.status])
-    preflight.check(preset, preflight.this_machine(), 1 if emulate else preset.world_size)
+    num_ranks = 1 if emulate else preset.world_size
+    preflight.check(preset, preflight.this_machine(), num_ranks, emulated=emulate)
     with held_signals():
         run_folder = run_dir.create(root, preset, run_name)
         manifest = local.prepare_run(run_folder, preset, emulated=emulate)

@@ -11,6 +11,7 @@ from tgsbench.engines import environments, registry
 from tgsbench.engines.external import support
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.models.spec import num_parameters
+from tgsbench.planner import states_bytes
 from tgsbench.presets.catalog import load_gpus, load_references
 from tgsbench.schema.preset import Preset
 from tgsbench.system.gpus import GpuInfo, list_gpus
@@ -30,13 +31,16 @@ def this_machine() -> Machine:
     return Machine(list_gpus(), len(os.sched_getaffinity(0)), psutil.virtual_memory().available)
 
 
-def check(preset: Preset, machine: Machine, num_local_ranks: int) -> None:
-    """Raise TgsError (exit code 3, 4, 6 or 13) when the ranks of this node cannot run here."""
+def check(preset: Preset, machine: Machine, num_local_ranks: int, *, emulated: bool = False) -> None:
+    """Raise TgsError (exit code 3, 4, 6 or 13) when the ranks of this node cannot run here.
+
+    An emulated rank takes as many layers as there is memory for.
+    """
     support.check(preset)
     # The result needs both tables at its end: a damaged file of the user's must not cost the run's hours.
     load_references()
     load_gpus()
-    problem = machine_problem(preset, machine, num_local_ranks)
+    problem = machine_problem(preset, machine, num_local_ranks, emulated=emulated)
     if problem:
         raise TgsError(
             f"{preset.name} does not fit this machine: {problem}",
@@ -60,10 +64,11 @@ def check_packages(preset: Preset) -> None:
         )
 
 
-def machine_problem(preset: Preset, machine: Machine, num_local_ranks: int) -> str:
+def machine_problem(preset: Preset, machine: Machine, num_local_ranks: int, *, emulated: bool = False) -> str:
     """What is needed and what is there, or an empty string when the ranks can start."""
     if preset.hardware.device == "cuda":
-        return _gpu_problem(preset, machine, num_local_ranks)
+        problem = _gpu_problem(preset, machine, num_local_ranks)
+        return problem or ("" if emulated else _gpu_memory_problem(preset, machine))
     return _cpu_problem(preset, machine, num_local_ranks)
 
 
@@ -86,6 +91,18 @@ def _gpu_problem(preset: Preset, machine: Machine, num_local_ranks: int) -> str:
     across = f" on {nodes} nodes" if nodes > 1 and num_local_ranks == preset.world_size else ""
     what = "GPU" if num_local_ranks == 1 else "GPUs"
     return f"it needs {num_local_ranks} {what}{kind}{across}, here are {found}"
+
+
+def _gpu_memory_problem(preset: Preset, machine: Machine) -> str:
+    """Only what cannot be: whether the activations fit too is a forecast, and a run may prove it wrong."""
+    known = [gpu.memory_gib for gpu in machine.gpus if gpu.memory_gib]
+    if preset.is_external or not known:
+        return ""
+    need = states_bytes(preset)
+    if need <= min(known) * GIB:
+        return ""
+    card = gib(min(known) * GIB)
+    return f"weights and optimizer states alone need {gib(need)} on each GPU, the smallest here has {card}"
 
 
 def _cpu_problem(preset: Preset, machine: Machine, num_local_ranks: int) -> str:

@@ -102,11 +102,17 @@ def read_spec(path: Path) -> Spec:
 
 
 def points(spec: Spec) -> list[Point]:
-    """Every cell of the grid, planned: what cannot run says why, the rest comes fastest first."""
+    """Every cell of the grid, planned: what cannot run says why, the rest comes fastest first.
+
+    Raises TgsError where no cell makes a preset, as with a key that there is not.
+    """
     cells = list(itertools.islice(itertools.product(*spec.grid.values()), MAX_POINTS + 1))
     if len(cells) > MAX_POINTS:
         raise TgsError(f"the grid has more than {MAX_POINTS:,} points", hint="cross fewer values")
     found = [_point(spec, dict(zip(spec.grid, map(_text, cell), strict=True))) for cell in cells]
+    if all(point.preset is None for point in found):
+        problem = f"no point makes a preset; {found[0].label}: {found[0].skipped}"
+        raise TgsError(problem, exit_code=ExitCode.BAD_PRESET)
     seen: dict[str, Point] = {}
     for point in found:
         first = seen.setdefault(point.digest, point) if point.digest else point

@@ -107,6 +107,11 @@ def _moments(work: Work, system: System) -> list[tuple[str, dict[str, float]]]:
     return moments
 
 
+def resident_bytes(work: Work, system: System) -> float:
+    """Bytes of parameters and optimizer states that one GPU holds all the time: less is not possible."""
+    return sum(_states(work, system).values())
+
+
 def _states(work: Work, system: System) -> dict[str, float]:
     """Parameters and optimizer states resident on the GPU, as the ZeRO stage shards and offloads them."""
     n, world = float(work.dims.num_parameters), work.world

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.models.flops import tflops_by_convention
 from tgsbench.planner.machine import CPU, Machine, attention_speed, find_machine
-from tgsbench.planner.memory import MemoryPlan, memory_plan
+from tgsbench.planner.memory import MemoryPlan, memory_plan, resident_bytes
 from tgsbench.planner.systems import System, find_system
 from tgsbench.planner.terms import term_sources
 from tgsbench.planner.time import StepTime, step_time
@@ -72,6 +72,12 @@ def estimate(preset: Preset, system: System, machine: Machine) -> Estimate:
     if machine.constants is not None:
         time = step_time(work, system, machine, machine.constants)
     return Estimate(work=work, memory=memory, verdict=verdict_of(memory, machine.gpu), time=time)
+
+
+def states_bytes(preset: Preset) -> float:
+    """Bytes of parameters and optimizer states on each GPU, whatever else a step needs."""
+    work = work_of(preset, preset.engine.kernel, on_cpu=preset.hardware.device == "cpu")
+    return resident_bytes(work, find_system(preset.engine.name))
 
 
 def pick_kernel(preset: Preset, constants: Constants | None) -> str:
