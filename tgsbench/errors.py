@@ -68,6 +68,8 @@ class TgsError(Exception):
 def nearest(word: str, known: Iterable[str], n: int = 3) -> str:
     """Say which known names are closest to a mistyped one, or list a few of them."""
     names = sorted(known)
+    if not names:
+        return "there are none"
     close = get_close_matches(word, names, n=n, cutoff=0.5)
     close = close or [name for name in names if word and word.lower() in name.lower()][:n]
     if close:

@@ -147,6 +147,13 @@ def test_an_unknown_gpu_is_not_taken_for_another():
     assert "GPU: Some New Card against A100-SXM4-80GB" in found.reasons
 
 
+def test_a_published_row_has_the_mfu_that_its_tgs_says_on_its_gpu():
+    # 2,234.2 tokens/s x 6 x (6.607e9 weights in products + 32 layers x 4,096 x 32,768) / 312 TFLOPs
+    assert published().mfu == pytest.approx(2234.2 * 6 * (6.607e9 + 32 * 4096 * 32768) / 312e12, rel=1e-3)
+    assert published(msgspec.structs.replace(XTUNER, gpu="Some New Card")).mfu is None
+    assert published(msgspec.structs.replace(XTUNER, document_mask=True)).mfu is None
+
+
 def test_published_rows_of_two_systems_compare_without_a_claim_of_significance():
     found = compare(published(), published(LLAMAFACTORY))
     assert found.ratio.value == pytest.approx(2234.2 / 2045.4)

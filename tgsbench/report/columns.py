@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from tgsbench import units
-from tgsbench.report.document import Entry, Table, brand, model_mfu
-from tgsbench.store.rows import Row
+from tgsbench.report.document import Entry, Table, brand
+from tgsbench.store.rows import Row, model_mfu
 
 
 class Column(NamedTuple):

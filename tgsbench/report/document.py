@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from tgsbench.models.flops import FORMULAS, flops_per_token
+from tgsbench.models.flops import FORMULAS
 from tgsbench.models.spec import num_parameters
-from tgsbench.presets.catalog import find_gpu
 from tgsbench.schema.preset import ModelShape
 from tgsbench.schema.run import SCHEMA_VERSION
 from tgsbench.store.compare import Comparison, compare
@@ -109,19 +108,6 @@ def judged(entry: Entry) -> Entry:
     if entry.measured is not None:
         entry.against = [compare(entry.measured, row) for row in entry.published.values()]
     return entry
-
-
-def model_mfu(row: Row, model: ModelShape) -> float | None:
-    """MFU of any row in the `model` convention, from its TGS alone; None without a known GPU peak.
-
-    With a document mask the attended length is not known from the row, so there is none either.
-    """
-    if row.mfu is not None:
-        return row.mfu
-    gpu = find_gpu(row.gpu) if row.gpu else None
-    if row.tgs is None or gpu is None or row.document_mask:
-        return None
-    return row.tgs * flops_per_token("model", model, float(row.seq_len), "none") / 1e12 / gpu.bf16_tflops
 
 
 def conventions() -> dict[str, str]:

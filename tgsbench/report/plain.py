@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 
 from tgsbench.report.columns import columns_of
 from tgsbench.report.comparison import verdict_text
-from tgsbench.report.document import Entry, Report, Table, model_mfu
-from tgsbench.store.rows import Row
+from tgsbench.report.document import Entry, Report, Table
+from tgsbench.store.rows import Row, model_mfu
 
 _ESCAPED = str.maketrans({c: f"\\{c}" for c in "\\`*[]|~#"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"})
 _UNDERSCORE = re.compile(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")

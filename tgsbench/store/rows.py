@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import msgspec
 from msgspec import Struct
 
 from tgsbench.metrics.ratio import Interval
+from tgsbench.models.flops import flops_per_token
 from tgsbench.models.spec import num_parameters
 from tgsbench.presets.catalog import find_gpu
-from tgsbench.schema.preset import Preset
+from tgsbench.schema.preset import ModelShape, Preset
 from tgsbench.schema.reference import ReferenceRow
 from tgsbench.schema.run import Result
 
@@ -103,7 +105,7 @@ def from_result(result: Result, preset: Preset | None = None, label: str = "") -
 
 def from_reference(row: ReferenceRow, preset: Preset, label: str = "") -> Row:
     """The row that somebody published for a preset."""
-    return Row(
+    found = Row(
         label=label or f"{row.system}:{preset.name}",
         kind="published",
         system=row.system,
@@ -123,6 +125,7 @@ def from_reference(row: ReferenceRow, preset: Preset, label: str = "") -> Row:
         source=row.source,
         reason="out of memory" if row.status == "oom" else row.note,
     )
+    return msgspec.structs.replace(found, mfu=model_mfu(found, preset.model))
 
 
 def from_prediction(preset: Preset, prediction: dict[str, Any], label: str = "") -> Row:
@@ -169,3 +172,16 @@ def _device_name(device: str, environment: dict[str, Any]) -> str:
 def _versions(environment: dict[str, Any]) -> dict[str, str]:
     found = environment.get("versions") or environment.get("packages") or {}
     return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
+
+
+def model_mfu(row: Row, model: ModelShape) -> float | None:
+    """MFU of any row in the `model` convention, from its TGS alone; None without a known GPU peak.
+
+    With a document mask the attended length is not known from the row, so there is none either.
+    """
+    if row.mfu is not None:
+        return row.mfu
+    gpu = find_gpu(row.gpu) if row.gpu else None
+    if row.tgs is None or gpu is None or row.document_mask:
+        return None
+    return row.tgs * flops_per_token("model", model, float(row.seq_len), "none") / 1e12 / gpu.bf16_tflops
