@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
+import threading
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +18,7 @@ from hypothesis import strategies as st
 from torch.utils.cpp_extension import _get_build_directory
 
 from tgsbench import presets
-from tgsbench.engines.deepspeed import setup
+from tgsbench.engines.deepspeed import ops, setup
 from tgsbench.engines.deepspeed.config import deepspeed_config
 from tgsbench.engines.deepspeed.tiles import num_tiles
 from tgsbench.errors import ExitCode, TgsError
@@ -68,6 +71,7 @@ def test_a_process_holds_one_engine(monkeypatch):
 def op(tmp_path, monkeypatch):
     """A builder of op "cpu_adam" whose build folder is empty, as on a fresh machine."""
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    monkeypatch.setattr(shutil, "which", lambda tool: f"/usr/bin/{tool}")
     built: list[str] = []
 
     class Builder:
@@ -76,26 +80,70 @@ def op(tmp_path, monkeypatch):
         def jit_load(self, verbose=True):
             built.append(self.name)
 
-    return SimpleNamespace(builder=Builder, built=built)
+        def deepspeed_src_path(self, part):
+            return f"/env/deepspeed/ops/{part}"
+
+    folder = Path(_get_build_directory("cpu_adam", verbose=False))
+    return SimpleNamespace(builder=Builder, built=built, folder=folder)
 
 
 def _load(op) -> list[str]:
     notes: list[str] = []
-    setup._announce_builds(op.builder, notes.append)
+    ops.announce_builds(op.builder, notes.append)
     op.builder().jit_load()
     return notes
 
 
-def test_the_first_build_of_an_op_is_announced_with_how_long_it_takes(op, monkeypatch):
-    monkeypatch.setattr(shutil, "which", lambda tool: f"/usr/bin/{tool}")
+def _build(op, sources="/env/deepspeed/ops/csrc"):
+    (op.folder / "build.ninja").write_text(f"build cpu_adam.o: compile {sources}/adam/cpu_adam.cpp\n")
+    (op.folder / "cpu_adam.so").write_bytes(b"")
+
+
+def test_the_first_build_of_an_op_is_announced_with_how_long_it_takes(op):
     notes = _load(op)
     assert len(notes) == 1 and "compiling" in notes[0] and "30 s" in notes[0]
     assert op.built == ["cpu_adam"]
 
 
 def test_an_op_built_before_is_loaded_and_the_note_says_so(op):
-    Path(_get_build_directory("cpu_adam", verbose=False), "cpu_adam.so").write_bytes(b"")
+    _build(op)
     assert _load(op) == ["loading DeepSpeed's cpu_adam op"]
+
+
+def test_an_op_of_another_environment_or_of_a_build_that_was_broken_off_is_compiled_again(op):
+    _build(op, "/other/deepspeed/ops/csrc")
+    assert "compiling" in _load(op)[0]
+    _build(op)
+    os.utime(op.folder / "cpu_adam.so", (1, 1))
+    assert "compiling" in _load(op)[0]
+
+
+def test_a_lock_that_somebody_left_is_named(op):
+    (op.folder / "lock").touch()
+    assert str(op.folder / "lock") in _load(op)[0]
+
+
+@pytest.mark.parametrize("at_work", [True, False])
+def test_a_long_build_is_told_while_its_compiler_lives_and_a_wait_is_not(op, monkeypatch, at_work):
+    monkeypatch.setattr(ops, "_TELL_S", 0.01)
+    told = threading.Event()
+    notes: list[str] = []
+
+    def note(text):
+        notes.append(text)
+        if "so far" in text:
+            told.set()
+
+    def compile_it(self, verbose=True):
+        with subprocess.Popen(["sleep", "60"]) if at_work else nullcontext() as compiler:
+            told.wait(30 if at_work else 0.2)
+            if compiler:
+                compiler.kill()
+
+    op.builder.jit_load = compile_it
+    ops.announce_builds(op.builder, note)
+    op.builder().jit_load()
+    assert told.is_set() == at_work, notes
 
 
 def test_without_a_compiler_the_error_names_it_and_the_way_out(op, monkeypatch):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tgsbench.errors import ExitCode, TgsError
@@ -10,12 +9,12 @@ from tgsbench.errors import ExitCode, TgsError
 if TYPE_CHECKING:
     import torch
 
-    from tgsbench.engines.base import Engine
+    from tgsbench.engines.base import Engine, Note
     from tgsbench.parallel.mesh import SequenceMesh
     from tgsbench.schema.preset import Preset
 
 
-def build(preset: Preset, mesh: SequenceMesh, device: torch.device, note: Callable[[str], None]) -> Engine:
+def build(preset: Preset, mesh: SequenceMesh, device: torch.device, note: Note) -> Engine:
     """Build the engine a preset names; `note` says what takes long, such as compiling an op.
 
     Raises TgsError when the engine is not one that runs inside our ranks, or lacks a package.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,6 +12,9 @@ from torch import Tensor
 from tgsbench.parallel.documents import Documents
 from tgsbench.parallel.kernels import Kernel
 from tgsbench.parallel.tracing import Mark
+
+Note = Callable[[str], None]
+"""Says what a start is busy with; shown as the note of its phase."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from msgspec.structs import replace
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from tgsbench.engines.base import Batch
+from tgsbench.engines.base import Batch, Note
 from tgsbench.engines.fsdp2 import Fsdp2Engine
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.models.spec import layer_parameters
@@ -33,7 +33,6 @@ _BUDGET_S = 60.0
 """Time after which no further repetition starts, once there are _LEAST of them."""
 _LEAST = 3
 
-Note = Callable[[str], None]
 Clock = Callable[[torch.device], float]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tgsbench.engines.base import Batch, Engine
+from tgsbench.engines.base import Batch, Engine, Note
 from tgsbench.parallel.mesh import SequenceMesh
 from tgsbench.parallel.tracing import Mark
 from tgsbench.schema.events import Step
@@ -23,7 +23,6 @@ from tgsbench.trainer.loop import Stepper
 from tgsbench.trainer.witness import ModelWitness, NetworkMeter, demanded
 from tgsbench.workload import IGNORE_INDEX, Pack, PackedDataset
 
-Note = Callable[[str], None]
 OnStep = Callable[[Step], None]
 
 

@@ -10,7 +10,7 @@ import deepspeed
 import torch
 from torch import Tensor
 
-from tgsbench.engines.base import Batch
+from tgsbench.engines.base import Batch, Note
 from tgsbench.engines.deepspeed import alst, model, setup
 from tgsbench.engines.deepspeed.config import deepspeed_config
 from tgsbench.models.build import llama_config
@@ -25,7 +25,7 @@ from tgsbench.schema.preset import Preset
 class DeepSpeedEngine:
     """Owns DeepSpeed's engine; see `engines.base.Engine`. One per process."""
 
-    def __init__(self, preset: Preset, mesh: SequenceMesh, device: torch.device, note: setup.Note) -> None:
+    def __init__(self, preset: Preset, mesh: SequenceMesh, device: torch.device, note: Note) -> None:
         setup.claim_process()
         self.device = device
         self.mesh = mesh

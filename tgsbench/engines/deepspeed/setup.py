@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 import warnings
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import torch
 
+from tgsbench.engines.base import Note
+from tgsbench.engines.deepspeed import ops
 from tgsbench.errors import ExitCode, TgsError
-
-Note = Callable[[str], None]
 
 _built = False
 
@@ -54,33 +50,7 @@ def prepare(device: torch.device, note: Note) -> None:
             hint='pip install "tgsbench[deepspeed]"',
             exit_code=ExitCode.MISSING_DEPENDENCY,
         ) from error
-    _announce_builds(op_builder.builder.OpBuilder, note)
+    ops.announce_builds(op_builder.builder.OpBuilder, note)
     # DeepSpeed compiles it (30 s) when it first meets a CPU, but only inference's all-reduce calls it.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo")
-
-
-def _announce_builds(builder: Any, note: Note) -> None:
-    load = builder.jit_load
-
-    def announced(self: Any, verbose: bool = True) -> Any:
-        _say(self.name, note)
-        return load(self, verbose)
-
-    builder.jit_load = announced
-
-
-def _say(name: str, note: Note) -> None:
-    from torch.utils.cpp_extension import _get_build_directory
-
-    if (Path(_get_build_directory(name, verbose=False)) / f"{name}.so").exists():
-        note(f"loading DeepSpeed's {name} op")
-        return
-    missing = [tool for tool in ("g++", "ninja") if shutil.which(tool) is None]
-    if missing:
-        raise TgsError(
-            f"DeepSpeed must compile its {name} op and finds no {' and no '.join(missing)}",
-            hint="apt-get install g++ ninja-build, or set engine.offload=none",
-            exit_code=ExitCode.MISSING_DEPENDENCY,
-        )
-    note(f"compiling DeepSpeed's {name} op with g++ (about 30 s, once on this machine)")
