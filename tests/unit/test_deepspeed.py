@@ -101,7 +101,7 @@ def _build(op, sources="/env/deepspeed/ops/csrc"):
 
 def test_the_first_build_of_an_op_is_announced_with_how_long_it_takes(op):
     notes = _load(op)
-    assert len(notes) == 1 and "compiling" in notes[0] and "30 s" in notes[0]
+    assert len(notes) == 1 and "compiling" in notes[0] and "minutes" in notes[0]
     assert op.built == ["cpu_adam"]
 
 

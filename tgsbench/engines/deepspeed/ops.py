@@ -50,7 +50,7 @@ def _what_it_takes(name: str, folder: Path, sources: Path) -> str:
             hint="apt-get install g++ ninja-build, or set engine.offload=none",
             exit_code=ExitCode.MISSING_DEPENDENCY,
         )
-    return f"compiling DeepSpeed's {name} op with g++ (30 s on a free core, once for this environment)"
+    return f"compiling DeepSpeed's {name} op with g++ (minutes on few cores, once for this environment)"
 
 
 def is_built(library: Path, sources: Path) -> bool:
