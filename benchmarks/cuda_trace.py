@@ -10,10 +10,11 @@ here was measured: it is a load for readers, and says nothing about a GPU.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from tempfile import TemporaryFile
 
 PID, MAIN, AUTOGRAD = 41_000, 41_000, 41_977
 COMPUTE, GATHER, EXCHANGE = 7, 24, 28
@@ -313,8 +314,8 @@ class _Step:
         )
 
 
-def steps(seed: int) -> Iterator[str]:
-    """One step's events after another, for ever; a comma and a line break between events."""
+def steps(seed: int) -> Iterator[tuple[str, str]]:
+    """Each step events of the host and of the device, for ever; a comma and a line break between events."""
     step, number, forward = _Step(random.Random(seed)), 10, layer()
     adam = "void at::native::(anonymous namespace)::multi_tensor_apply_kernel<FusedAdamMathFunctor>"
     fused = Op("aten::_fused_adamw_", shaped(*[(FLOAT, (TOKENS, 64))] * 12), (Kernel(adam, 900),))
@@ -341,7 +342,7 @@ def steps(seed: int) -> Iterator[str]:
         step.host_us = max(step.host_us, *step.free_us.values()) + 20  # the loss is read
         args, dur_us = '"External id": 1,"Record function id": 0, "Ev Idx": 0', step.host_us - begin_us
         step._span(step.rows, "user_annotation", f"ProfilerStep#{number}", PID, MAIN, begin_us, dur_us, args)
-        yield ",\n".join([*step.rows, *step.device_rows])
+        yield ",\n".join(step.rows), ",\n".join(step.device_rows)
         step.rows, step.device_rows, number = [], [], number + 1
 
 
@@ -367,17 +368,35 @@ TAIL = '\n  ],\n  "traceName": "synthetic"\n}\n'
 
 def write(path: Path, num_bytes: int, rank: int = 0) -> int:
     """Write whole steps until the trace has at least `num_bytes`; returns how many bytes it has."""
+    return next(growing(path, [num_bytes], rank))
+
+
+def growing(path: Path, sizes: Sequence[int], rank: int = 0) -> Iterator[int]:
+    """Write one trace that grows: at each size it is whole, and the bytes that it has are yielded."""
+    made, comma = steps(rank), ""
     with path.open("w", encoding="utf-8") as file:
+        end = file.write(head(rank))
+        for num_bytes in sizes:
+            file.seek(end)
+            while end < num_bytes:
+                end += file.write(comma + ",\n".join(next(made)))
+                comma = ",\n"
+            file.write(TAIL)
+            file.flush()
+            yield end + len(TAIL)
+
+
+def write_by_kind(path: Path, num_bytes: int, rank: int = 0) -> int:
+    """The same trace in the order of Kineto's files: all that the host did, then all of the device's."""
+    made, size = steps(rank), 0
+    with path.open("w", encoding="utf-8") as file, TemporaryFile("w+", encoding="utf-8") as device:
         file.write(head(rank))
-        _write_steps(file, num_bytes, rank)
+        while size < num_bytes:
+            host_rows, device_rows = next(made)
+            file.write((",\n" if size else "") + host_rows)
+            device.write(",\n" + device_rows)
+            size += len(host_rows) + len(device_rows)
+        device.seek(0)
+        shutil.copyfileobj(device, file, 1 << 20)
         file.write(TAIL)
     return path.stat().st_size
-
-
-def _write_steps(file: IO[str], num_bytes: int, seed: int) -> None:
-    written = 0
-    for text in steps(seed):
-        file.write((",\n" if written else "") + text)
-        written += len(text)
-        if written >= num_bytes:
-            return

@@ -62,13 +62,16 @@ class Place:
 
 
 class Scopes:
-    """The host side of one trace."""
+    """The host side of one stretch of a trace."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, codes: NameCodes, attention: Ints) -> None:
+        """`attention`: that of the stretch before."""
         self._host = host
-        self._names = _NameCodes(host.names)
+        self._names = codes
         self._threads: dict[int, Thread] = {}
-        self._attention = self._attention_sequences()
+        numbers, inside = self._makers()
+        self.attention = np.union1d(np.setdiff1d(attention, numbers), numbers[inside])
+        """Sequence numbers of the autograd nodes made in attention spans, up to the stretch's end."""
 
     def thread(self, number: int) -> Thread:
         """One thread's forest; built on first use."""
@@ -110,16 +113,18 @@ class Scopes:
                 position = int(forest.parent[position])
         return found
 
-    def _attention_sequences(self) -> Ints:
-        """Sequence numbers of the autograd nodes made in attention spans.
+    def _makers(self) -> tuple[Ints, Flags]:
+        """Sequence numbers of the autograd nodes made in the stretch; which were made in attention spans.
 
         All ops up to the one that makes a node carry its number: the last of them made it.
         """
         host, codes = self._host, self._names
         span = host.names.index(spans.ATTENTION) if spans.ATTENTION in host.names else -1
         if span < 0:
-            return np.empty(0, np.int64)
-        forward = np.flatnonzero((host.sequence >= 0) & ~codes.backward[host.name])
+            return np.empty(0, np.int64), np.empty(0, bool)
+        forward = np.flatnonzero(
+            (host.sequence >= 0) & ~codes.backward[host.name] & (host.start >= host.since)
+        )
         forward = forward[np.argsort(host.start[forward], kind="stable")][::-1]
         numbers, last = np.unique(host.sequence[forward], return_index=True)
         makers = forward[last]
@@ -130,7 +135,7 @@ class Scopes:
             index = np.searchsorted(host.start[order], host.start[makers], "right") - 1
             covered = (index >= 0) & (host.end[order[np.maximum(index, 0)]] >= host.end[makers])
             inside |= covered & (host.thread[makers] == number)
-        return np.asarray(numbers[inside], np.int64)
+        return np.asarray(numbers, np.int64), inside
 
     def _build(self, rows: Ints) -> Thread:
         host, codes = self._host, self._names
@@ -139,7 +144,7 @@ class Scopes:
         name, sequence = host.name[forest.rows], host.sequence[forest.rows]
         node = codes.node[name]
         opens = codes.region[name].copy()
-        opens[node & np.isin(sequence, self._attention)] = CODE["attention_bwd"]
+        opens[node & np.isin(sequence, self.attention)] = CODE["attention_bwd"]
         again = (opens == RECOMPUTE) | codes.reentrant[name]
         forward = (sequence >= 0) & ~codes.backward[name]
         forward &= sequence != np.where(forest.parent >= 0, sequence[forest.parent], -1)  # a node itself
@@ -172,7 +177,7 @@ def _inherit(
     return region, recompute
 
 
-class _NameCodes:
+class NameCodes:
     """What each host name stands for, by its number."""
 
     def __init__(self, host_names: list[str]) -> None:
