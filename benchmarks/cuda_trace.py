@@ -21,7 +21,8 @@ COMPUTE, GATHER, EXCHANGE = 7, 24, 28
 TOKENS, HIDDEN, MLP_HIDDEN, HEADS, VOCAB = 16_384, 4096, 11_008, 32, 32_000
 NUM_LAYERS = 32
 SP, FSDP = 8, 64
-_BASE_US = 4_458_676_522_690.0
+_EVALUATE = "autograd::engine::evaluate_function: "
+_BASE_US = 4_458_676_522_690
 """Since baseTimeNanoseconds: of the size that torch writes."""
 
 
@@ -209,9 +210,9 @@ class _Step:
     """Writes one step's events; times go on from step to step."""
 
     noise: random.Random
-    host_us: float = _BASE_US
+    host_us: float = 0.0
     free_us: dict[int, float] = field(
-        default_factory=lambda: dict.fromkeys((COMPUTE, GATHER, EXCHANGE), _BASE_US)
+        default_factory=lambda: dict.fromkeys((COMPUTE, GATHER, EXCHANGE), 0.0)
     )
     next_id: int = 1
     next_sequence: int = 1
@@ -228,11 +229,11 @@ class _Step:
             self.nodes.append((op.node, sequence))
             self._flow(self.rows, "s", sequence, begin_us, "fwdbwd", self.thread)
         self.host_us += self.noise.uniform(1.0, 3.0)
+        tracks = op.name.startswith(_EVALUATE) or not op.name.endswith("Backward0")  # no gradients in a node
         for part in op.inner:
             if isinstance(part, Op):
-                self.run(
-                    part, sequence if part.category == "cpu_op" and sequence >= 0 and not part.node else -1
-                )
+                inherits = tracks and part.category == "cpu_op" and not part.node
+                self.run(part, sequence if inherits else -1)
             else:
                 self._launch(part, number)
         self.host_us += self.noise.uniform(0.5, 2.5)
@@ -292,15 +293,15 @@ class _Step:
         else:
             inner = (pointwise("mul", "MulFunctor<float>", 48), pointwise("sum", "reduce_sum", 40))
         body = Op(node, "", inner)
-        evaluate = "autograd::engine::evaluate_function: "
         self._flow(self.rows, "f", sequence, self.host_us, "fwdbwd", self.thread)
-        self.run(Op(evaluate + node, "", (body,)), sequence)
+        self.run(Op(_EVALUATE + node, "", (body,)), sequence)
 
     def _span(self, rows: list[str], cat: str, name: str, pid: int, tid: int, ts: float, dur: float,
               args: str) -> None:  # fmt: skip
+        dur_ns = round(1000 * (ts + dur)) - round(1000 * ts)  # so none ends after its parent
         rows.append(
             f'  {{\n    "ph": "X",\n    "cat": "{cat}",\n    "name": "{name}",\n    "pid": {pid},\n'
-            f'    "tid": {tid},\n    "ts": {ts:.3f},\n    "dur": {dur:.3f}\n    ,\n    "args": {{\n'
+            f'    "tid": {tid},\n    "ts": {_written(ts)},\n    "dur": {dur_ns / 1000:.3f}\n    ,\n    "args": {{\n'
             f"      {args}\n    }}\n  }}"
         )
 
@@ -310,8 +311,14 @@ class _Step:
         end = ',\n    "bp": "e"\n' if phase == "f" else "\n    \n"
         rows.append(
             f'  {{\n    "ph": "{phase}",\n    "id": {number},\n    "pid": {pid},\n    "tid": {tid},\n'
-            f'    "ts": {ts:.3f},\n    "cat": "{cat}",\n    "name": "{cat}"{end}  }}'
+            f'    "ts": {_written(ts)},\n    "cat": "{cat}",\n    "name": "{cat}"{end}  }}'
         )
+
+
+def _written(ts: float) -> str:
+    """As torch writes a time: whole nanoseconds since the base, which a float64 of that size does not hold."""
+    us, ns = divmod(round(1000 * ts), 1000)
+    return f"{_BASE_US + us}.{ns:03d}"
 
 
 def steps(seed: int) -> Iterator[tuple[str, str]]:

@@ -100,6 +100,20 @@ def test_absurd_times_are_left_out_and_counted(tmp_path):
     assert any("10 events" in text for text in analyse([path], "x").caveats)
 
 
+def test_nanoseconds_three_months_after_the_base(tmp_path):
+    """There a float64 holds half nanoseconds: operators that only touch must not be taken for crossing."""
+    made, base_us = Made(), 4_458_676_522_797
+    made.mark("ProfilerStep#1", base_us, 1000)
+    for number in range(40):
+        began, ended = (base_us + (7_003 * number + ns) / 1000 for ns in (0, 3_001))
+        made.op("aten::reshape", began, 3.001)
+        made.mark("tgsbench::loss", ended, 4.002)
+        made.op("aten::mm", ended, 2.001)
+        made.kernel("helper", base_us + 500 + 4 * number, 3, launch=ended + 1)
+    found = analyse_rank(made.write(tmp_path / "a.json")).profile
+    assert found.parts_ms["loss"] == pytest.approx(40 * 0.003)
+
+
 def test_bytes_that_are_no_utf8_do_no_harm(tmp_path):
     path = nccl_step().write(tmp_path / "a.json")
     path.write_bytes(path.read_bytes().replace(b"multi_tensor", b"multi\xff\x01tensor"))

@@ -89,10 +89,10 @@ def _whole_operators(
     going_on = host.end[rows] > cut_at
     for at in np.flatnonzero(going_on).tolist():
         carried[int(host.row[rows[at]])] = int(own_ns[at])
-    at = np.flatnonzero((own_ns > 0) & ~host.is_annotation[rows] & ~going_on)
-    rows = rows[at]
+    ended = np.flatnonzero((own_ns > 0) & ~host.is_annotation[rows] & ~going_on)
+    rows = rows[ended]
     return {
-        "name": host.name[rows], "code": code[at], "own_ns": own_ns[at],
+        "name": host.name[rows], "code": code[ended], "own_ns": own_ns[ended],
         "flops": shapes.flops_of(host, rows),
     }  # fmt: skip
 

@@ -69,8 +69,7 @@ class Scopes:
         self._host = host
         self._names = codes
         self._threads: dict[int, Thread] = {}
-        numbers, inside = self._makers()
-        self.attention = np.union1d(np.setdiff1d(attention, numbers), numbers[inside])
+        self._attention_nodes, self.attention = self._made_in_attention(attention)
         """Sequence numbers of the autograd nodes made in attention spans, up to the stretch's end."""
 
     def thread(self, number: int) -> Thread:
@@ -113,29 +112,41 @@ class Scopes:
                 position = int(forest.parent[position])
         return found
 
-    def _makers(self) -> tuple[Ints, Flags]:
-        """Sequence numbers of the autograd nodes made in the stretch; which were made in attention spans.
+    def _made_in_attention(self, earlier: Ints) -> tuple[Flags, Ints]:
+        """Which rows are backward nodes made in attention spans; all such numbers at the stretch's end.
 
-        All ops up to the one that makes a node carry its number: the last of them made it.
+        All ops up to the one that makes a node carry its number: the last of them before the node made it.
+        Threads count for themselves, so that numbers may come again.
         """
         host, codes = self._host, self._names
+        found = np.zeros(len(host.start), bool)
         span = host.names.index(spans.ATTENTION) if spans.ATTENTION in host.names else -1
         if span < 0:
-            return np.empty(0, np.int64), np.empty(0, bool)
-        forward = np.flatnonzero(
-            (host.sequence >= 0) & ~codes.backward[host.name] & (host.start >= host.since)
-        )
-        forward = forward[np.argsort(host.start[forward], kind="stable")][::-1]
-        numbers, last = np.unique(host.sequence[forward], return_index=True)
-        makers = forward[last]
-        inside = np.zeros(len(makers), bool)
+            return found, earlier
+        makes = (host.sequence >= 0) & ~codes.backward[host.name] & (host.start >= host.since)
+        node = (host.sequence >= 0) & codes.node[host.name]
+        rows = np.flatnonzero(makes | node)
+        rows = rows[np.lexsort((host.start[rows], host.sequence[rows]))]
+        numbers, at = host.sequence[rows], np.arange(len(rows))
+        opens, closes = np.ones(len(rows), bool), np.ones(len(rows), bool)
+        opens[1:] = closes[:-1] = numbers[1:] != numbers[:-1]
+        first = np.maximum.accumulate(np.where(opens, at, 0))
+        maker = np.maximum.accumulate(np.where(makes[rows], at, -1))
+        inside = np.where(maker >= first, self._in_spans(rows, span)[maker], np.isin(numbers, earlier))
+        found[rows] = inside & node[rows]
+        attention = np.union1d(np.setdiff1d(earlier, numbers[closes]), numbers[closes & inside])
+        return found, np.asarray(attention, np.int64)
+
+    def _in_spans(self, rows: Ints, span: int) -> Flags:
+        """Which rows lie in an annotation of that name on their thread."""
+        host, inside = self._host, np.zeros(len(rows), bool)
         for number in np.unique(host.thread[host.name == span]):
             at = np.flatnonzero((host.name == span) & (host.thread == number))
             order = at[np.argsort(host.start[at])]
-            index = np.searchsorted(host.start[order], host.start[makers], "right") - 1
-            covered = (index >= 0) & (host.end[order[np.maximum(index, 0)]] >= host.end[makers])
-            inside |= covered & (host.thread[makers] == number)
-        return np.asarray(numbers, np.int64), inside
+            index = np.searchsorted(host.start[order], host.start[rows], "right") - 1
+            covered = (index >= 0) & (host.end[order[np.maximum(index, 0)]] >= host.end[rows])
+            inside |= covered & (host.thread[rows] == number)
+        return inside
 
     def _build(self, rows: Ints) -> Thread:
         host, codes = self._host, self._names
@@ -144,7 +155,7 @@ class Scopes:
         name, sequence = host.name[forest.rows], host.sequence[forest.rows]
         node = codes.node[name]
         opens = codes.region[name].copy()
-        opens[node & np.isin(sequence, self.attention)] = CODE["attention_bwd"]
+        opens[self._attention_nodes[forest.rows]] = CODE["attention_bwd"]
         again = (opens == RECOMPUTE) | codes.reentrant[name]
         forward = (sequence >= 0) & ~codes.backward[name]
         forward &= sequence != np.where(forest.parent >= 0, sequence[forest.parent], -1)  # a node itself

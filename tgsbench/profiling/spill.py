@@ -53,7 +53,7 @@ class Scratch:
         try:
             self._file.seek(began)
             for column in columns:
-                self._file.write(memoryview(column).cast("B"))
+                self._file.write(column.data)
                 self._end += column.nbytes
         except OSError as error:
             raise self._error(error) from error
