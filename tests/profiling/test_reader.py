@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -102,16 +103,18 @@ def test_absurd_times_are_left_out_and_counted(tmp_path):
 
 def test_nanoseconds_three_months_after_the_base(tmp_path):
     """There a float64 holds half nanoseconds: operators that only touch must not be taken for crossing."""
-    made, base_us = Made(), 4_458_676_522_797
+    made, base_us, noise, ns = Made(), 4_458_676_522_797, random.Random(1), 0
     made.mark("ProfilerStep#1", base_us, 1000)
-    for number in range(40):
-        began, ended = (base_us + (7_003 * number + ns) / 1000 for ns in (0, 3_001))
-        made.op("aten::reshape", began, 3.001)
-        made.mark("tgsbench::loss", ended, 4.002)
-        made.op("aten::mm", ended, 2.001)
-        made.kernel("helper", base_us + 500 + 4 * number, 3, launch=ended + 1)
+    for number in range(200):
+        first, second = noise.randint(1000, 3000), noise.randint(1000, 3000)
+        made.op("aten::reshape", base_us + ns / 1000, first / 1000)
+        ns += first
+        made.mark("tgsbench::loss", base_us + ns / 1000, second / 1000)
+        made.op("aten::mm", base_us + ns / 1000, second / 1000)
+        made.kernel("helper", base_us + 1500 + 4 * number, 3, launch=base_us + (ns + 500) / 1000)
+        ns += second
     found = analyse_rank(made.write(tmp_path / "a.json")).profile
-    assert found.parts_ms["loss"] == pytest.approx(40 * 0.003)
+    assert found.parts_ms["loss"] == pytest.approx(200 * 0.003)
 
 
 def test_bytes_that_are_no_utf8_do_no_harm(tmp_path):
