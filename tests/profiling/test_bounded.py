@@ -113,6 +113,31 @@ def test_one_step_longer_than_a_stretch(tmp_path, monkeypatch):
     assert whole["parts_ms"]["gemm"] == pytest.approx(3.6)
 
 
+def test_kernels_whose_launch_call_is_missing_belong_to_their_operator(tmp_path, monkeypatch):
+    """As on devices whose runtime calls are not traced: External id says which operator it was."""
+    made = Made()
+    for number in range(1, 101):
+        made.op("aten::mm", 10 * number, 5, **{"External id": number})
+        made.kernel("helper", 3000 + 10 * number, 4, **{"External id": number})
+    path = made.write(tmp_path / "a.json")
+    cut_small(monkeypatch, 20)
+    assert analyse_rank(path).profile.parts_ms["gemm"] == pytest.approx(0.4)
+
+
+def test_a_thread_that_is_silent_for_whole_stretches(tmp_path, monkeypatch):
+    """On CPUs, without marked steps: the busiest thread is the training loop's; others go on after it."""
+    made = Made()
+    for number in range(60):
+        made.op("aten::mm", 10 * number, 5)
+    for number in range(50):
+        made.op("aten::add", 1000 + 10 * number, 5, 200)
+    path = made.write(tmp_path / "a.json")
+    whole = msgspec.to_builtins(analyse_rank(path).profile)
+    cut_small(monkeypatch, 10)
+    same(msgspec.to_builtins(analyse_rank(path).profile), whole)
+    assert whole["parts_ms"]["gemm"] == pytest.approx(0.3)
+
+
 def peak_bytes(path: Path) -> int:
     tracemalloc.start()
     try:
