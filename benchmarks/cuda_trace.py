@@ -298,10 +298,10 @@ class _Step:
 
     def _span(self, rows: list[str], cat: str, name: str, pid: int, tid: int, ts: float, dur: float,
               args: str) -> None:  # fmt: skip
-        dur_ns = round(1000 * (ts + dur)) - round(1000 * ts)  # so none ends after its parent
+        lasts = f"{(round(1000 * (ts + dur)) - round(1000 * ts)) / 1000:.3f}"  # so none ends after its parent
         rows.append(
             f'  {{\n    "ph": "X",\n    "cat": "{cat}",\n    "name": "{name}",\n    "pid": {pid},\n'
-            f'    "tid": {tid},\n    "ts": {_written(ts)},\n    "dur": {dur_ns / 1000:.3f}\n    ,\n    "args": {{\n'
+            f'    "tid": {tid},\n    "ts": {_written(ts)},\n    "dur": {lasts}\n    ,\n    "args": {{\n'
             f"      {args}\n    }}\n  }}"
         )
 
@@ -316,7 +316,7 @@ class _Step:
 
 
 def _written(ts: float) -> str:
-    """As torch writes a time: whole nanoseconds since the base, which a float64 of that size does not hold."""
+    """As torch writes a time: whole nanoseconds since the base, finer than a float64 of that size."""
     us, ns = divmod(round(1000 * ts), 1000)
     return f"{_BASE_US + us}.{ns:03d}"
 

