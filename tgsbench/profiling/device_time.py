@@ -9,7 +9,7 @@ import numpy as np
 from tgsbench.profiling import collectives, names, shapes, shares, stretches
 from tgsbench.profiling import intervals as iv
 from tgsbench.profiling.collectives import Calls, Flights
-from tgsbench.profiling.scopes import CODE, NONE, OTHER, RECOMPUTE, NameCodes, Place, Scopes
+from tgsbench.profiling.scopes import CODE, IS_COLLECTIVE, NONE, OTHER, RECOMPUTE, NameCodes, Place, Scopes
 from tgsbench.profiling.spill import FAR, Ints, Rows, Spill, cuts
 from tgsbench.profiling.tables import Host, Table
 from tgsbench.profiling.windows import Window, reaching
@@ -18,7 +18,6 @@ from tgsbench.schema.hotspots import COLLECTIVES, PARTS
 _STRONG = np.array(
     [part in ("attention_fwd", "attention_bwd", "loss", "optimizer", "data") for part in PARTS]
 )
-_IS_COMM = np.array([part in COLLECTIVES for part in PARTS])
 _MEMCPY = CODE["memcpy"]
 _ATTENTION_FWD, _ATTENTION_BWD = CODE["attention_fwd"], CODE["attention_bwd"]
 
@@ -92,13 +91,13 @@ def _launched(table: Table) -> Spill:
 def _parts(
     rows: Rows, by_name: Ints, place: Place, host: Host, scopes: Scopes, calls: collectives.OnDevice
 ) -> tuple[Ints, Ints]:
-    comm = np.flatnonzero(_IS_COMM[by_name])
+    comm = np.flatnonzero(IS_COLLECTIVE[by_name])
     comm = comm[np.argsort(rows["start"][comm], kind="stable")]
     inner = _kinds(by_name, place)
     chosen = {name: column[comm] for name, column in rows.items()}
     inner[comm] = calls.add(chosen, _subset(place, comm), host, scopes)
     again = place.recompute | (_in_backward(place) & (inner == _ATTENTION_FWD))
-    return np.where(again & ~_IS_COMM[by_name], RECOMPUTE, inner), inner
+    return np.where(again & ~IS_COLLECTIVE[by_name], RECOMPUTE, inner), inner
 
 
 def _operators(host: Host, place: Place) -> Ints:
@@ -128,7 +127,7 @@ def _kinds(by_name: np.ndarray, place: Place) -> np.ndarray:
     named = (by_name == _ATTENTION_FWD) | (by_name == _ATTENTION_BWD)
     strong = (place.region >= 0) & _STRONG[region] & (by_name != _MEMCPY)
     code = np.where(strong & ~named, region, code)
-    return np.where(_IS_COMM[code], OTHER, code)
+    return np.where(IS_COLLECTIVE[code], OTHER, code)
 
 
 def _in_backward(place: Place) -> np.ndarray:
