@@ -10,17 +10,19 @@ here was measured: it is a load for readers, and says nothing about a GPU.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from tempfile import TemporaryFile
 
 PID, MAIN, AUTOGRAD = 41_000, 41_000, 41_977
 COMPUTE, GATHER, EXCHANGE = 7, 24, 28
 TOKENS, HIDDEN, MLP_HIDDEN, HEADS, VOCAB = 16_384, 4096, 11_008, 32, 32_000
 NUM_LAYERS = 32
 SP, FSDP = 8, 64
-_BASE_US = 4_458_676_522_690.0
+_EVALUATE = "autograd::engine::evaluate_function: "
+_BASE_US = 4_458_676_522_690
 """Since baseTimeNanoseconds: of the size that torch writes."""
 
 
@@ -208,9 +210,9 @@ class _Step:
     """Writes one step's events; times go on from step to step."""
 
     noise: random.Random
-    host_us: float = _BASE_US
+    host_us: float = 0.0
     free_us: dict[int, float] = field(
-        default_factory=lambda: dict.fromkeys((COMPUTE, GATHER, EXCHANGE), _BASE_US)
+        default_factory=lambda: dict.fromkeys((COMPUTE, GATHER, EXCHANGE), 0.0)
     )
     next_id: int = 1
     next_sequence: int = 1
@@ -227,11 +229,11 @@ class _Step:
             self.nodes.append((op.node, sequence))
             self._flow(self.rows, "s", sequence, begin_us, "fwdbwd", self.thread)
         self.host_us += self.noise.uniform(1.0, 3.0)
+        tracks = op.name.startswith(_EVALUATE) or not op.name.endswith("Backward0")  # no gradients in a node
         for part in op.inner:
             if isinstance(part, Op):
-                self.run(
-                    part, sequence if part.category == "cpu_op" and sequence >= 0 and not part.node else -1
-                )
+                inherits = tracks and part.category == "cpu_op" and not part.node
+                self.run(part, sequence if inherits else -1)
             else:
                 self._launch(part, number)
         self.host_us += self.noise.uniform(0.5, 2.5)
@@ -291,15 +293,15 @@ class _Step:
         else:
             inner = (pointwise("mul", "MulFunctor<float>", 48), pointwise("sum", "reduce_sum", 40))
         body = Op(node, "", inner)
-        evaluate = "autograd::engine::evaluate_function: "
         self._flow(self.rows, "f", sequence, self.host_us, "fwdbwd", self.thread)
-        self.run(Op(evaluate + node, "", (body,)), sequence)
+        self.run(Op(_EVALUATE + node, "", (body,)), sequence)
 
     def _span(self, rows: list[str], cat: str, name: str, pid: int, tid: int, ts: float, dur: float,
               args: str) -> None:  # fmt: skip
+        lasts = f"{(round(1000 * (ts + dur)) - round(1000 * ts)) / 1000:.3f}"  # so none ends after its parent
         rows.append(
             f'  {{\n    "ph": "X",\n    "cat": "{cat}",\n    "name": "{name}",\n    "pid": {pid},\n'
-            f'    "tid": {tid},\n    "ts": {ts:.3f},\n    "dur": {dur:.3f}\n    ,\n    "args": {{\n'
+            f'    "tid": {tid},\n    "ts": {_written(ts)},\n    "dur": {lasts}\n    ,\n    "args": {{\n'
             f"      {args}\n    }}\n  }}"
         )
 
@@ -309,12 +311,18 @@ class _Step:
         end = ',\n    "bp": "e"\n' if phase == "f" else "\n    \n"
         rows.append(
             f'  {{\n    "ph": "{phase}",\n    "id": {number},\n    "pid": {pid},\n    "tid": {tid},\n'
-            f'    "ts": {ts:.3f},\n    "cat": "{cat}",\n    "name": "{cat}"{end}  }}'
+            f'    "ts": {_written(ts)},\n    "cat": "{cat}",\n    "name": "{cat}"{end}  }}'
         )
 
 
-def steps(seed: int) -> Iterator[str]:
-    """One step's events after another, for ever; a comma and a line break between events."""
+def _written(ts: float) -> str:
+    """As torch writes a time: whole nanoseconds since the base, finer than a float64 of that size."""
+    us, ns = divmod(round(1000 * ts), 1000)
+    return f"{_BASE_US + us}.{ns:03d}"
+
+
+def steps(seed: int) -> Iterator[tuple[str, str]]:
+    """Each step events of the host and of the device, for ever; a comma and a line break between events."""
     step, number, forward = _Step(random.Random(seed)), 10, layer()
     adam = "void at::native::(anonymous namespace)::multi_tensor_apply_kernel<FusedAdamMathFunctor>"
     fused = Op("aten::_fused_adamw_", shaped(*[(FLOAT, (TOKENS, 64))] * 12), (Kernel(adam, 900),))
@@ -341,7 +349,7 @@ def steps(seed: int) -> Iterator[str]:
         step.host_us = max(step.host_us, *step.free_us.values()) + 20  # the loss is read
         args, dur_us = '"External id": 1,"Record function id": 0, "Ev Idx": 0', step.host_us - begin_us
         step._span(step.rows, "user_annotation", f"ProfilerStep#{number}", PID, MAIN, begin_us, dur_us, args)
-        yield ",\n".join([*step.rows, *step.device_rows])
+        yield ",\n".join(step.rows), ",\n".join(step.device_rows)
         step.rows, step.device_rows, number = [], [], number + 1
 
 
@@ -367,17 +375,35 @@ TAIL = '\n  ],\n  "traceName": "synthetic"\n}\n'
 
 def write(path: Path, num_bytes: int, rank: int = 0) -> int:
     """Write whole steps until the trace has at least `num_bytes`; returns how many bytes it has."""
+    return next(growing(path, [num_bytes], rank))
+
+
+def growing(path: Path, sizes: Sequence[int], rank: int = 0) -> Iterator[int]:
+    """Write one trace that grows: at each size it is whole, and the bytes that it has are yielded."""
+    made, comma = steps(rank), ""
     with path.open("w", encoding="utf-8") as file:
+        end = file.write(head(rank))
+        for num_bytes in sizes:
+            file.seek(end)
+            while end < num_bytes:
+                end += file.write(comma + ",\n".join(next(made)))
+                comma = ",\n"
+            file.write(TAIL)
+            file.flush()
+            yield end + len(TAIL)
+
+
+def write_by_kind(path: Path, num_bytes: int, rank: int = 0) -> int:
+    """The same trace in the order of Kineto's files: all that the host did, then all of the device's."""
+    made, size = steps(rank), 0
+    with path.open("w", encoding="utf-8") as file, TemporaryFile("w+", encoding="utf-8") as device:
         file.write(head(rank))
-        _write_steps(file, num_bytes, rank)
+        while size < num_bytes:
+            host_rows, device_rows = next(made)
+            file.write((",\n" if size else "") + host_rows)
+            device.write(",\n" + device_rows)
+            size += len(host_rows) + len(device_rows)
+        device.seek(0)
+        shutil.copyfileobj(device, file, 1 << 20)
         file.write(TAIL)
     return path.stat().st_size
-
-
-def _write_steps(file: IO[str], num_bytes: int, seed: int) -> None:
-    written = 0
-    for text in steps(seed):
-        file.write((",\n" if written else "") + text)
-        written += len(text)
-        if written >= num_bytes:
-            return

@@ -1,9 +1,9 @@
 """How fast are traces analysed? tgsbench against HolisticTraceAnalysis 0.5.0, A B A B on one file.
 
-`python -m benchmarks.trace_analysis [--quick]`. Four questions:
-speed: one trace of 320 MB in one process, load and breakdowns; both must give the same compute,
-communication and overlap within 1 %. gzip: the same trace compressed. memory: peak of every process.
-ranks: 64 ranks' traces, 5 GB; what does a second process gain, and what does any process hold?
+`python -m benchmarks.trace_analysis [--quick] [--only PART]`. Three parts:
+speed: one trace of 320 MB in one process, plain and gzipped, load and breakdowns; both must give the same
+compute, communication and overlap within 1 %. sizes: what does a process hold, from 320 MB to 5 GB in one
+trace? ranks: 64 ranks' traces, 5 GB; what does a second process gain, and what does any process hold?
 The traces are synthetic (see cuda_trace.py); a rank's trace is written once and copied. HTA gets an
 environment of its own under .peers.
 """
@@ -33,6 +33,9 @@ from benchmarks.peer_venv import python_of
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "trace_analysis.txt"
+SIZES_MB = (320, 1_000, 2_500, 5_000)
+BY_KIND_MB = 1_000
+"""Of the trace in the order of Kineto's files."""
 RANK_MB = 80
 PAIR_RANKS = 8
 """Ranks a round when processes are compared."""
@@ -47,8 +50,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="40 MB, 8 ranks, 2 rounds: does it all work?")
+    parser.add_argument("--only", choices=("speed", "sizes", "ranks"), help="one part")
     parser.add_argument("--folder", type=Path, help="where traces are written meanwhile: 6 GB")
-    parser.add_argument("--out", type=Path, help=f"default: {RESULTS.relative_to(ROOT)}; --quick writes none")
+    parser.add_argument("--out", type=Path, help=f"default: {RESULTS.relative_to(ROOT)}; none of a part")
     parser.add_argument("--analyse", nargs="+", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--processes", type=int, default=1, help=argparse.SUPPRESS)
     parser.add_argument("--stages", action="store_true", help=argparse.SUPPRESS)
@@ -57,17 +61,21 @@ def main() -> None:
         print(json.dumps(stages(args.analyse[0]) if args.stages else analyse(args.analyse, args.processes)))
         return
     rounds = 2 if args.quick else args.rounds
+    parts = [args.only] if args.only else ["speed", "sizes", "ranks"]
     lines = Lines()
-    python = peer_environment()
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         load = os.getloadavg()
         lines.say(
             f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores; load before: {load}"
         )
-        one_file(lines, python, Path(folder), (40 if args.quick else 320) * 10**6, rounds)
-        many_ranks(lines, Path(folder), 8 if args.quick else 64, rounds)
+        if "speed" in parts:
+            one_file(lines, Path(folder), (40 if args.quick else 320) * 10**6, rounds)
+        if "sizes" in parts:
+            sizes(lines, Path(folder), 10 if args.quick else 1)
+        if "ranks" in parts:
+            many_ranks(lines, Path(folder), 8 if args.quick else 64, rounds)
     lines.say(f"load after: {os.getloadavg()}\n{LIMITS}")
-    out = args.out or (None if args.quick else RESULTS)
+    out = args.out or (None if args.quick or args.only else RESULTS)
     if out is not None:
         out.write_text("\n".join(lines.said) + "\n")
 
@@ -88,8 +96,9 @@ def peer_environment() -> Path:
     return python_of("hta", ["HolisticTraceAnalysis==0.5.0"])
 
 
-def one_file(lines: Lines, python: Path, folder: Path, num_bytes: int, rounds: int) -> None:
+def one_file(lines: Lines, folder: Path, num_bytes: int, rounds: int) -> None:
     """Speed, answers, gzip and memory of one trace."""
+    python = peer_environment()
     path = folder / "rank0.pt.trace.json"
     size_mb = cuda_trace.write(path, num_bytes) / 1e6
     packed = path.with_suffix(".json.gz")
@@ -126,6 +135,32 @@ def one_file(lines: Lines, python: Path, folder: Path, num_bytes: int, rounds: i
         "  where its time goes: " + ", ".join(f"{k} {v:.2f} s" for k, v in own(path, "--stages").items())
     )
     packed.unlink()
+    path.unlink()
+
+
+def sizes(lines: Lines, folder: Path, divisor: int) -> None:
+    """What one process holds, by the size of one trace."""
+    if shutil.disk_usage(folder).free < 1.4e6 * SIZES_MB[-1] / divisor:
+        lines.say(f"sizes: left out, {SIZES_MB[-1] / 1e3:.0f} GB do not fit in {folder}")
+        return
+    lines.say("one trace, peak of its process (to reach: <= 250 MB)")
+    path, packed = folder / "growing.pt.trace.json", folder / "growing.pt.trace.json.gz"
+    for size in cuda_trace.growing(path, [mb * 10**6 // divisor for mb in SIZES_MB]):
+        compress(path, packed)
+        lines.say(held("plain", size, own(path)))
+        lines.say(held("gzip", size, own(packed)))
+    packed.unlink()
+    size = cuda_trace.write_by_kind(path, BY_KIND_MB * 10**6 // divisor)
+    lines.say(held("plain, host's events before the device's", size, own(path)))
+    path.unlink()
+
+
+def held(name: str, size: int, found: Answer) -> str:
+    """One line of `sizes`."""
+    mb, load = size / 1e6, os.getloadavg()[0]
+    return (f"  {mb:,.0f} MB, {name}: {found['peak_mb']:.0f} MB; {found['num_events']:,} events, "
+            f"{found['wall_s']:.1f} s, processor {found['cpu_s']:.1f} s, "
+            f"{mb / found['wall_s']:.0f} MB/s, load {load:.1f}")  # fmt: skip
 
 
 def many_ranks(lines: Lines, folder: Path, num_ranks: int, rounds: int) -> None:
@@ -205,15 +240,19 @@ def analyse(paths: Sequence[Path], num_processes: int) -> Answer:
 def stages(path: Path) -> dict[str, float]:
     """Processor seconds of reading, of the columns made from what was read, and of the figures."""
     from tgsbench.profiling import hotspots, shapes, tables
+    from tgsbench.profiling.spill import Scratch
     from tgsbench.profiling.trace import TraceReader
 
     def decoded() -> None:
         for events in TraceReader(path).chunks():
             del events
 
+    def read() -> None:
+        with Scratch() as scratch:
+            tables.read(path, shapes.wanted, scratch)
+
     gc.disable()
-    decode_s = cpu_s(decoded)
-    read_s = cpu_s(lambda: tables.read(path, shapes.wanted))
+    decode_s, read_s = cpu_s(decoded), cpu_s(read)
     whole_s = cpu_s(lambda: hotspots.analyse_rank(path))
     return {"decoding": decode_s, "columns": read_s - decode_s, "figures": whole_s - read_s}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -98,6 +99,22 @@ def test_absurd_times_are_left_out_and_counted(tmp_path):
     assert found.parts_ms == clean.parts_ms
     assert found.num_broken == 10
     assert any("10 events" in text for text in analyse([path], "x").caveats)
+
+
+def test_nanoseconds_three_months_after_the_base(tmp_path):
+    """There a float64 holds half nanoseconds: operators that only touch must not be taken for crossing."""
+    made, base_us, noise, ns = Made(), 4_458_676_522_797, random.Random(1), 0
+    made.mark("ProfilerStep#1", base_us, 1000)
+    for number in range(200):
+        first, second = noise.randint(1000, 3000), noise.randint(1000, 3000)
+        made.op("aten::reshape", base_us + ns / 1000, first / 1000)
+        ns += first
+        made.mark("tgsbench::loss", base_us + ns / 1000, second / 1000)
+        made.op("aten::mm", base_us + ns / 1000, second / 1000)
+        made.kernel("helper", base_us + 1500 + 4 * number, 3, launch=base_us + (ns + 500) / 1000)
+        ns += second
+    found = analyse_rank(made.write(tmp_path / "a.json")).profile
+    assert found.parts_ms["loss"] == pytest.approx(200 * 0.003)
 
 
 def test_bytes_that_are_no_utf8_do_no_harm(tmp_path):

@@ -9,69 +9,140 @@ all-reduce.
 from __future__ import annotations
 
 import json
-import re
-from dataclasses import dataclass, field
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
 
 import numpy as np
 
+from tgsbench.profiling import intervals as iv
 from tgsbench.profiling import names
-from tgsbench.profiling.scopes import Place, Scopes
-from tgsbench.profiling.shapes import item_bytes, largest_tensor_bytes
-from tgsbench.profiling.tables import CommCall, Host, Table
+from tgsbench.profiling.intervals import Intervals
+from tgsbench.profiling.scopes import CODE, Place, Scopes
+from tgsbench.profiling.shapes import item_bytes
+from tgsbench.profiling.spill import Ints, Rows
+from tgsbench.profiling.tables import CommCall, Host, Numbered, Table
+
+_RECORD: Final = "record_param_comms"
+"""The operator that bears NCCL's record of a call."""
 
 
-@dataclass
+class What(NamedTuple):
+    """What calls have in common."""
+
+    kind: str
+    group: str
+    num_bytes: int | None
+    group_size: int
+    resolved_by: str
+
+
+@dataclass(frozen=True)
 class Calls:
-    """Calls in order of start; lists of one length."""
+    """Calls in order of start."""
 
-    kind: list[str] = field(default_factory=list)
-    group: list[str] = field(default_factory=list)
-    start: list[int] = field(default_factory=list)
-    end: list[int] = field(default_factory=list)
-    num_bytes: list[int | None] = field(default_factory=list)
-    group_size: list[int] = field(default_factory=list)
-    resolved_by: list[str] = field(default_factory=list)
-    ranks: dict[str, list[int]] = field(default_factory=dict)
+    start: Ints
+    end: Ints
+    what: Ints
+    """Position in `described`."""
+    described: list[What]
+    ranks: dict[str, list[int]]
     """Members of each group, where known."""
 
-    def add(
-        self, kind: str, group: str, start: int, end: int, num_bytes: int | None, size: int, by: str
-    ) -> None:
-        """Append one call."""
-        self.kind.append(kind)
-        self.group.append(group)
-        self.start.append(start)
-        self.end.append(end)
-        self.num_bytes.append(num_bytes)
-        self.group_size.append(size)
-        self.resolved_by.append(by)
-
     def __len__(self) -> int:
-        return len(self.kind)
+        return len(self.start)
+
+    def codes(self) -> Ints:
+        """Each call's part."""
+        return np.array([CODE[what.kind] for what in self.described], np.int64)[self.what]
+
+    def by_kind_and_group(self) -> dict[tuple[str, str], Ints]:
+        """Positions of the calls, the first seen first."""
+        numbers = Numbered()
+        key = np.array([numbers[what.kind, what.group] for what in self.described], np.int64)[self.what]
+        return {pair: at for pair, n in numbers.items() if len(at := np.flatnonzero(key == n))}
+
+    def inside(self, since: int, until: int) -> Calls:
+        """The calls that overlap a stretch of time, cut to it."""
+        at = np.flatnonzero((self.end > since) & (self.start < until))
+        start, end = np.maximum(self.start[at], since), np.minimum(self.end[at], until)
+        return replace(self, start=start, end=end, what=self.what[at])
 
 
-def on_device(table: Table, rows: np.ndarray, place: Place, scopes: Scopes) -> Calls:
-    """Calls of NCCL's kernels; `rows` of the device table, `place`: where each was launched."""
-    device, host, calls = table.device, table.host, Calls()
-    known = _Groups(table)
-    records = {int(host.external[row]): call for row, call in host.comm_calls.items() if host.external[row]}
-    around = _Around(host, place, scopes)
-    for index, row in enumerate(rows.tolist()):
-        name = device.names[device.name[row]][1]
-        call, by = device.comm_calls.get(row), "kernel"
-        if call is None:
-            call, by = records.get(int(device.external[row])), "params"
-        text = call.collective if call is not None else ""
-        if not text:
-            text, call, by = around.describe(index, call)
-        kind, by = (names.collective_kind(text), by) if text else (names.kind_of(name), "name")
-        size = call.group_size if call is not None else 0
-        calls.add(
-            kind, known.label(call), int(device.start[row]), int(device.end[row]), _bytes_of(call), size, by
+class FlightNs(NamedTuple):
+    """Nanoseconds in flight, and how many of them beside work."""
+
+    total: int = 0
+    hidden: int = 0
+
+
+Flights = dict[tuple[str, str], FlightNs]
+"""By kind and group."""
+
+
+def flights(calls: Calls, computing: Intervals, since: int, until: int) -> Flights:
+    """How long calls of each kind and group were in flight in [since, until)."""
+    here = calls.inside(since, until)
+    found = {}
+    for pair, at in here.by_kind_and_group().items():
+        in_flight = iv.union(here.start[at], here.end[at])
+        found[pair] = FlightNs(iv.length(in_flight), iv.length(iv.intersect(in_flight, computing)))
+    return found
+
+
+def add_flights(total: Flights, more: Flights) -> None:
+    """Add the next piece of the window."""
+    for pair, (in_flight, hidden) in more.items():
+        known = total.get(pair, FlightNs())
+        total[pair] = FlightNs(known.total + in_flight, known.hidden + hidden)
+
+
+class OnDevice:
+    """Calls of NCCL's kernels, described stretch by stretch."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self._groups = _Groups(table)
+        self._described = Numbered()
+        self._pieces: list[tuple[Ints, Ints, Ints]] = []
+        record = table.host_names.index(_RECORD) if _RECORD in table.host_names else -1
+        found = table.host.where(lambda rows: (rows["name"] == record) & (rows["external"] != 0))
+        order = np.argsort(found["external"], kind="stable")
+        self._external, self._said = found["external"][order], found["said"][order]
+
+    def add(self, device: Rows, place: Place, host: Host, scopes: Scopes) -> Ints:
+        """Describe some kernels by where they were launched; returns the part of each."""
+        around = _Around(host, place, scopes)
+        what = []
+        for index, name in enumerate(device["name"].tolist()):
+            call, by = self._recorded(int(device["said"][index]), int(device["external"][index]))
+            text = call.collective if call is not None else ""
+            if not text:
+                text, call, by = around.describe(index, call)
+            name = self._table.device_names[name][1]
+            kind, by = (names.collective_kind(text), by) if text else (names.kind_of(name), "name")
+            size = call.group_size if call is not None else 0
+            what.append(self._described[What(kind, self._groups.label(call), _bytes_of(call), size, by)])
+        piece = (device["start"], device["end"], np.array(what, np.int64))
+        self._pieces.append(piece)
+        return Calls(*piece, list(self._described), {}).codes()
+
+    def _recorded(self, said: int, external: int) -> tuple[CommCall | None, str]:
+        """What NCCL's record says: that on the kernel, else that on the operator with its External id."""
+        call, by = self._table.arguments[said], "kernel"
+        if not isinstance(call, CommCall):
+            at = int(np.searchsorted(self._external, external, "right")) - 1
+            known = at >= 0 and self._external[at] == external
+            call, by = self._table.arguments[self._said[at]] if known else None, "params"
+        return (call if isinstance(call, CommCall) else None), by
+
+    def calls(self) -> Calls:
+        """All calls."""
+        start, end, what = (
+            np.concatenate(columns) if columns else np.empty(0, np.int64)
+            for columns in ([piece[i] for piece in self._pieces] for i in range(3))
         )
-    calls.ranks = known.ranks
-    return calls
+        order = np.argsort(start, kind="stable")
+        return Calls(start[order], end[order], what[order], list(self._described), self._groups.ranks)
 
 
 class _Around:
@@ -93,12 +164,12 @@ class _Around:
         host, text, by = self._host, "", "name"
         for above in rows:
             name = host.names[host.name[above]]
-            record = host.comm_calls.get(above)
+            record = host.comm_call(above)
             if record is not None and record.collective:
                 return record.collective, record, "launch"
             if not text and name in names.EXCHANGES:
                 text, by = "all_to_all", "annotation"
-            if not text and names.is_communication(name) and name != "record_param_comms":
+            if not text and names.is_communication(name) and name != _RECORD:
                 text, by = name, "annotation" if host.is_annotation[above] else "op"
         return text, call, by
 
@@ -144,122 +215,3 @@ def _bytes_of(call: CommCall | None) -> int | None:
     elements = max(call.in_elements or 0, call.out_elements or 0)
     size = item_bytes(call.dtype)
     return elements * size if elements > 0 and size else None
-
-
-_GLOO: Final = re.compile(r"^(gloo|mpi|ucc):")
-_WAITS: Final = re.compile(r"^(tgsbench::all_to_all|_?c10d_functional::wait_tensor)$")
-_FSDP: Final = re.compile(r"^FSDP::|^fsdp::|^tgsbench::(all_gather|reduce_scatter)$", re.IGNORECASE)
-_COMPATIBLE: Final = {"all_reduce": ("all_reduce", "reduce_scatter")}
-"""gloo's reduce-scatter runs as, and is annotated as, an all-reduce."""
-
-
-def on_host(table: Table) -> Calls:
-    """Calls of gloo: annotations on its own threads, each matched with the operator that launched it.
-
-    A call is in flight from its launch: on busy cores gloo's thread may start 10 ms later.
-    """
-    host, calls = table.host, Calls()
-    is_run = np.array([_GLOO.match(name) is not None for name in host.names], bool)
-    is_op = np.array([name.startswith("c10d::") for name in host.names], bool)
-    runs = np.flatnonzero(is_run[host.name] & host.is_annotation) if len(is_run) else np.empty(0, np.int64)
-    launches = np.flatnonzero(is_op[host.name]) if len(is_op) else np.empty(0, np.int64)
-    open_launches = [int(row) for row in launches[np.argsort(host.start[launches], kind="stable")]]
-    size = table.head.distributed.world_size if table.head.distributed is not None else 0
-    context = _Context(host)
-    waiting = _Waiting(host)
-    for row in runs[np.argsort(host.start[runs], kind="stable")].tolist():
-        name = host.names[host.name[row]]
-        kind, by = names.collective_kind(name), "annotation"
-        launch = _launch_of(host, row, kind, open_launches)
-        group, begin = "", int(host.start[row])
-        if launch is not None:
-            kind, by = names.collective_kind(host.names[host.name[launch]]), "op"
-            group, begin = context.group_of(launch), int(host.start[launch])
-        # A list of tensors with no dimension says nothing at the launch: gloo's own record does.
-        launched = None if launch is None else largest_tensor_bytes(host.shapes.get(launch))
-        num_bytes = launched or largest_tensor_bytes(host.shapes.get(row))
-        if group:
-            calls.ranks.setdefault(group, _members(table, group))
-        members = len(calls.ranks.get(group, [])) or size
-        calls.add(kind, group, begin, waiting.until(int(host.end[row])), num_bytes, members, by)
-    return calls
-
-
-def _members(table: Table, label: str) -> list[int]:
-    """Ranks of a mesh dimension's group; a dimension of the world's size has none of its own."""
-    distributed = table.head.distributed
-    groups = distributed.pg_config if distributed is not None else []
-    for group in groups:
-        if group_label(group.pg_desc, group.pg_name) == label:
-            return list(group.ranks)
-    return next((list(group.ranks) for group in groups if group.pg_desc == "default_pg"), [])
-
-
-class _Waiting:
-    """Operators in which a thread waits for a collective: it is over for the step when they end."""
-
-    def __init__(self, host: Host) -> None:
-        flags = np.array([_WAITS.match(name) is not None for name in host.names], bool)
-        rows = np.flatnonzero(flags[host.name]) if len(flags) else np.empty(0, np.int64)
-        rows = rows[np.argsort(host.start[rows], kind="stable")]
-        self._start, self._end = host.start[rows], host.end[rows]
-
-    def until(self, instant: int) -> int:
-        """End of the wait in which the instant lies, else the instant."""
-        index = int(np.searchsorted(self._start, instant, "right")) - 1
-        return max(instant, int(self._end[index])) if index >= 0 else instant
-
-
-def _launch_of(host: Host, run: int, kind: str, open_launches: list[int]) -> int | None:
-    """The earliest launch not yet matched that fits; it is taken off the list."""
-    accepted = _COMPATIBLE.get(kind, (kind,))
-    for position, launch in enumerate(open_launches[:64]):
-        if host.start[launch] > host.start[run]:
-            return None
-        if names.collective_kind(host.names[host.name[launch]]) in accepted:
-            return open_launches.pop(position)
-    return None
-
-
-class _Context:
-    """Which group a gloo launch belongs to, by what stands around it: gloo's records do not say."""
-
-    def __init__(self, host: Host) -> None:
-        self._host = host
-        self._spans = {
-            "sp": self._sorted(lambda name: name in names.EXCHANGES),
-            "fsdp": self._sorted(lambda name: _FSDP.match(name) is not None),
-        }
-
-    def _sorted(self, wanted: Any) -> np.ndarray:
-        host = self._host
-        flags = np.array([wanted(name) for name in host.names], bool)
-        rows = np.flatnonzero(flags[host.name]) if len(flags) else np.empty(0, np.int64)
-        return rows[np.argsort(host.start[rows], kind="stable")]
-
-    def group_of(self, launch: int) -> str:
-        host = self._host
-        for label, rows in self._spans.items():
-            before = np.searchsorted(host.start[rows], host.start[launch], "right")
-            near = rows[max(0, before - 8) : before]
-            inside = (host.end[near] >= host.end[launch]) & (host.thread[near] == host.thread[launch])
-            if inside.any():
-                return label
-        return ""
-
-
-def inside(calls: Calls, start: int, end: int) -> Calls:
-    """The calls that overlap a window, cut to it."""
-    chosen = Calls(ranks=calls.ranks)
-    for index in range(len(calls)):
-        if calls.end[index] > start and calls.start[index] < end:
-            chosen.add(
-                calls.kind[index],
-                calls.group[index],
-                max(start, calls.start[index]),
-                min(end, calls.end[index]),
-                calls.num_bytes[index],
-                calls.group_size[index],
-                calls.resolved_by[index],
-            )
-    return chosen

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tgsbench.profiling import collectives, names, shares
+from tgsbench.profiling import collectives, names, shapes, shares, stretches
 from tgsbench.profiling import intervals as iv
-from tgsbench.profiling.collectives import Calls
-from tgsbench.profiling.scopes import CODE, NONE, OTHER, RECOMPUTE, Place, Scopes
-from tgsbench.profiling.tables import Table
-from tgsbench.profiling.windows import Window
+from tgsbench.profiling.collectives import Calls, Flights
+from tgsbench.profiling.scopes import CODE, IS_COLLECTIVE, NONE, OTHER, RECOMPUTE, NameCodes, Place, Scopes
+from tgsbench.profiling.spill import FAR, Ints, Rows, Spill, cuts
+from tgsbench.profiling.tables import Host, Table
+from tgsbench.profiling.windows import Window, reaching
 from tgsbench.schema.hotspots import COLLECTIVES, PARTS
 
 _STRONG = np.array(
@@ -23,56 +24,99 @@ _ATTENTION_FWD, _ATTENTION_BWD = CODE["attention_fwd"], CODE["attention_bwd"]
 
 @dataclass(frozen=True)
 class DeviceTime:
-    """What the device did; arrays by row of the device table."""
+    """What the device did."""
 
-    code: np.ndarray
-    """Part of each activity."""
-    inner: np.ndarray
-    """The same, but for recomputed work: the part it would be."""
-    place: Place
+    kernels: Spill
+    """Every activity: start, end, name, code (its part), inner (the same, but for recomputed work: the part
+    it would be), op (name of the operator that launched it, -1: none), flops (0: none), launched (-FAR:
+    unknown)."""
     calls: Calls
     parts: shares.Parts
+    flights: Flights
+    window: Window
 
 
-def analyse(table: Table, scopes: Scopes, window: Window) -> DeviceTime:
+def analyse(table: Table, window: Window) -> DeviceTime:
     """Attribute the device's time in a window."""
-    device = table.device
-    place = launch_places(table, scopes)
-    by_name = np.array([CODE[names.device_kind(*pair)] for pair in device.names], np.int64)[device.name]
-    comm = np.isin(by_name, [CODE[kind] for kind in COLLECTIVES])
-    rows = np.flatnonzero(comm)
-    rows = rows[np.argsort(device.start[rows], kind="stable")]
-    subset = _subset(place, rows)
-    calls = collectives.on_device(table, rows, subset, scopes)
+    kernels, calls, waits = _resolved(table, window)
+    window = reaching(window, kernels)
+    parts, flights = shares.nothing(), Flights()
+    for since, until in window.cut(cuts(stretches.MOST_ROWS, kernels.sample())):
+        piece = _split(kernels.between("start", "end", since, until), waits, since, until)
+        parts.add(piece)
+        collectives.add_flights(flights, collectives.flights(calls, piece.computing, since, until))
+    return DeviceTime(kernels, calls.inside(window.start, window.end), parts, flights, window)
+
+
+def _resolved(table: Table, window: Window) -> tuple[Spill, Calls, iv.Intervals]:
+    """Every activity with its part, the calls, and when the host prepared data."""
+    kernels = Spill(
+        table.scratch, ("start", "end"),
+        start=np.int64, end=np.int64, name=np.int32, code=np.int8, inner=np.int8, op=np.int32,
+        flops=np.float64, launched=np.int64,
+    )  # fmt: skip
+    launched, calls, waits = _launched(table), collectives.OnDevice(table), [iv.EMPTY]
+    by_name = np.array([CODE[names.device_kind(*pair)] for pair in table.device_names], np.int64)
+    codes, attention = NameCodes(table.host_names), np.empty(0, np.int64)
+    for host in stretches.stretches(table, launched.sample()):
+        scopes = Scopes(host, codes, attention)
+        attention = scopes.attention
+        rows = launched.between("instant", "instant", host.since, host.until)
+        place = scopes.places(rows["thread"], rows["instant"])
+        code, inner = _parts(rows, by_name[rows["name"]], place, host, scopes, calls)
+        kernels.append(**rows, code=code, inner=inner, op=_operators(host, place),
+                       flops=_flops(rows, host, place))  # fmt: skip
+        waits.append(_data_waits(scopes, window))
+    return kernels, calls.calls(), iv.merge(waits)
+
+
+def _launched(table: Table) -> Spill:
+    """The device's rows, each with the thread and instant of its launch: by correlation that of the runtime's
+    call, else by External id that of the operator; -1 and its own start where neither is there."""
+    found = Spill(
+        table.scratch, ("instant",),
+        instant=np.int64, thread=np.int32, launched=np.int64, start=np.int64, end=np.int64, name=np.int32,
+        external=np.int64, said=np.int32,
+    )  # fmt: skip
+    for rows in table.device.batches():
+        known, call = table.launches.find("correlation", rows["correlation"], ("start", "thread"))
+        unknown = np.where(known, 0, np.maximum(rows["external"], 0))
+        by_operator, operator = table.host.find("external", unknown, ("start", "thread"))
+        instant = np.where(by_operator, operator["start"], np.where(known, call["start"], rows["start"]))
+        thread = np.where(by_operator, operator["thread"], np.where(known, call["thread"], -1))
+        found.append(**rows, instant=instant, thread=thread, launched=np.where(known, call["start"], -FAR))
+    return found
+
+
+def _parts(
+    rows: Rows, by_name: Ints, place: Place, host: Host, scopes: Scopes, calls: collectives.OnDevice
+) -> tuple[Ints, Ints]:
+    comm = np.flatnonzero(IS_COLLECTIVE[by_name])
+    comm = comm[np.argsort(rows["start"][comm], kind="stable")]
     inner = _kinds(by_name, place)
-    inner[rows] = shares.codes(calls.kind)
+    chosen = {name: column[comm] for name, column in rows.items()}
+    inner[comm] = calls.add(chosen, _subset(place, comm), host, scopes)
     again = place.recompute | (_in_backward(place) & (inner == _ATTENTION_FWD))
-    code = np.where(again & ~comm, RECOMPUTE, inner)
-    parts = _split(table, code, inner, scopes, window)
-    return DeviceTime(code, inner, place, collectives.inside(calls, window.start, window.end), parts)
+    return np.where(again & ~IS_COLLECTIVE[by_name], RECOMPUTE, inner), inner
 
 
-def launch_places(table: Table, scopes: Scopes) -> Place:
-    """Where each activity was launched: by correlation the runtime call, else the operator by External id."""
-    device, launches, host = table.device, table.launches, table.host
-    thread = np.full(len(device.start), -1, np.int64)
-    instant = np.zeros(len(device.start), np.int64)
-    found, index = _look_up(launches.correlation, device.correlation)
-    thread[found], instant[found] = launches.thread[index[found]], launches.start[index[found]]
-    missing = np.flatnonzero(~found & (device.external > 0))
-    known, at = _look_up(host.external, device.external[missing])
-    missing, at = missing[known], at[known]
-    thread[missing], instant[missing] = host.thread[at], host.start[at]
-    return scopes.places(thread, instant)
+def _operators(host: Host, place: Place) -> Ints:
+    """Name of the operator that launched each activity."""
+    found = np.full(len(place.row), -1, np.int64)
+    inside = np.flatnonzero(place.row >= 0)
+    found[inside] = host.name[place.row[inside]]
+    return found
 
 
-def _look_up(keys: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where each wanted value stands among the keys, and whether it does; 0 is no value."""
-    if not len(keys):
-        return np.zeros(len(wanted), bool), np.zeros(len(wanted), np.int64)
-    order = np.argsort(keys, kind="stable")
-    index = np.minimum(np.searchsorted(keys[order], wanted), len(keys) - 1)
-    return (keys[order][index] == wanted) & (wanted != 0), order[index]
+def _flops(rows: Rows, host: Host, place: Place) -> np.ndarray:
+    """Each operator's floating-point operations go to the longest activity that it launched itself."""
+    work = np.zeros(len(place.row))
+    at = np.flatnonzero(place.row >= 0)
+    at = at[host.said[place.row[at]] > 0]
+    order = at[np.lexsort((rows["end"][at] - rows["start"][at], place.row[at]))]
+    last = order[np.append(np.diff(place.row[order]) != 0, True)] if len(order) else order
+    work[last] = shapes.flops_of(host, place.row[last])
+    return work
 
 
 def _kinds(by_name: np.ndarray, place: Place) -> np.ndarray:
@@ -83,7 +127,7 @@ def _kinds(by_name: np.ndarray, place: Place) -> np.ndarray:
     named = (by_name == _ATTENTION_FWD) | (by_name == _ATTENTION_BWD)
     strong = (place.region >= 0) & _STRONG[region] & (by_name != _MEMCPY)
     code = np.where(strong & ~named, region, code)
-    return np.where(np.isin(code, [CODE[kind] for kind in COLLECTIVES]), OTHER, code)
+    return np.where(IS_COLLECTIVE[code], OTHER, code)
 
 
 def _in_backward(place: Place) -> np.ndarray:
@@ -101,22 +145,22 @@ def _subset(place: Place, rows: np.ndarray) -> Place:
     )
 
 
-def _split(table: Table, code: np.ndarray, inner: np.ndarray, scopes: Scopes, window: Window) -> shares.Parts:
-    device = table.device
-    found = shares.by_code(device.start, device.end, code)
-    whole = np.array([[window.start, window.end]], np.int64)
+def _split(rows: Rows, waits: iv.Intervals, since: int, until: int) -> shares.Parts:
+    found = shares.by_code(rows["start"], rows["end"], rows["code"])
     work = {kind: instants for kind, instants in found.items() if kind not in COLLECTIVES}
     comm = {kind: instants for kind, instants in found.items() if kind in COLLECTIVES}
-    parts = shares.split(whole, work, comm, _data_waits(scopes, window))
-    again = code == RECOMPUTE
+    parts = shares.split(since, until, work, comm, waits)
+    again = rows["code"] == RECOMPUTE
     if again.any():
-        inner_sets = shares.by_code(device.start[again], device.end[again], inner[again])
+        inner_sets = shares.by_code(rows["start"][again], rows["end"][again], rows["inner"][again])
+        whole = np.array([[since, until]], np.int64)
         only = {kind: iv.intersect(instants, whole) for kind, instants in inner_sets.items()}
         parts.recompute_ns = {kind: iv.length(instants) for kind, instants in only.items()}
     return parts
 
 
 def _data_waits(scopes: Scopes, window: Window) -> iv.Intervals:
+    """When the training loop's thread prepared data, in one stretch."""
     if window.thread is None:
         return iv.EMPTY
     thread = scopes.thread(window.thread)

@@ -11,48 +11,90 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tgsbench.profiling import collectives, shares
+from tgsbench.profiling import collectives, gloo, shapes, shares, stretches
 from tgsbench.profiling import intervals as iv
-from tgsbench.profiling.collectives import Calls
+from tgsbench.profiling.collectives import Calls, Flights
 from tgsbench.profiling.intervals import Intervals
-from tgsbench.profiling.scopes import IS_COLLECTIVE, NONE, RECOMPUTE, Scopes, Thread
-from tgsbench.profiling.tables import Table
+from tgsbench.profiling.scopes import IS_COLLECTIVE, NONE, RECOMPUTE, NameCodes, Scopes, Thread
+from tgsbench.profiling.spill import FAR, Ints, Rows, Spill
+from tgsbench.profiling.tables import Host, Table
 from tgsbench.profiling.windows import Window
 from tgsbench.schema.hotspots import PARTS
 
 
 @dataclass(frozen=True)
 class HostTime:
-    """What the training loop's thread did; arrays by position in its forest."""
+    """What the training loop's thread did."""
 
-    thread: Thread
-    code: np.ndarray
-    """Part of each operator's own time."""
-    own_ns: np.ndarray
-    """Own time inside the window."""
+    operators: Spill
+    """Every operator with time of its own in the window: name, code (part of that time), own_ns, flops
+    (0: not known)."""
     calls: Calls
     parts: shares.Parts
+    flights: Flights
+    window: Window
 
 
-def analyse(table: Table, scopes: Scopes, window: Window) -> HostTime:
-    """Attribute the main thread's time in a window."""
-    thread = scopes.thread(window.thread if window.thread is not None else 0)
-    calls = collectives.inside(collectives.on_host(table), window.start, window.end)
+def analyse(table: Table, window: Window) -> HostTime:
+    """Attribute the training loop's thread's time in a window."""
+    operators = Spill(
+        table.scratch, ("own_ns",), name=np.int32, code=np.int8, own_ns=np.int64, flops=np.float64
+    )
+    calls = gloo.calls(table).inside(window.start, window.end)
+    codes, attention = NameCodes(table.host_names), np.empty(0, np.int64)
+    parts, flights, carried = shares.nothing(), Flights(), dict[int, int]()
+    for host in stretches.stretches(table):
+        scopes = Scopes(host, codes, attention)
+        attention = scopes.attention
+        since, until = max(window.start, host.since), min(window.end, host.until)
+        if since < until:
+            thread = scopes.thread(window.thread if window.thread is not None else 0)
+            code, own_ns, piece = _measured(thread, calls.inside(since, until), since, until)
+            parts.add(piece)
+            collectives.add_flights(flights, collectives.flights(calls, piece.computing, since, until))
+            cut_at = until if until < window.end else FAR
+            operators.append(**_whole_operators(host, thread, code, own_ns, carried, cut_at))
+    return HostTime(operators, calls, parts, flights, window)
+
+
+def _measured(thread: Thread, calls: Calls, since: int, until: int) -> tuple[Ints, Ints, shares.Parts]:
+    """Part and own time of each operator in a stretch, by position in the forest, and the stretch's parts."""
     code, inner = _codes(thread)
-    start, end, owner = _clipped(thread, window)
+    comm = shares.by_code(calls.start, calls.end, calls.codes()) if len(calls) else {}
+    if not len(code):
+        parts = shares.split(since, until, {}, comm)
+        parts.python_ns = parts.idle_ns
+        return code, code, parts
+    start, end, owner = _clipped(thread, since, until)
     computes = ~thread.frame & ~IS_COLLECTIVE[code]
     busy = (owner >= 0) & computes[owner]
     work = shares.by_code(start[busy], end[busy], code[owner[busy]])
-    comm = _flights(calls)
-    whole = np.array([[window.start, window.end]], np.int64)
-    parts = shares.split(whole, work, comm)
+    parts = shares.split(since, until, work, comm)
     _hand_out_waits(parts, thread, (start[~busy], end[~busy], owner[~busy]), comm)
     again = busy & (code[owner] == RECOMPUTE)
     for number in np.unique(inner[owner[again]]):
         chosen = again & (inner[owner] == number)
         parts.recompute_ns[PARTS[number]] = int((end[chosen] - start[chosen]).sum())
     own = np.bincount(owner[owner >= 0], weights=(end - start)[owner >= 0], minlength=len(code))
-    return HostTime(thread, code, np.rint(own).astype(np.int64), calls, parts)
+    return code, np.rint(own).astype(np.int64), parts
+
+
+def _whole_operators(
+    host: Host, thread: Thread, code: Ints, own_ns: Ints, carried: dict[int, int], cut_at: int
+) -> Rows:
+    """The operators that end before the cut; own time of those that go on is `carried`, by row."""
+    rows = thread.forest.rows
+    for at in np.flatnonzero(host.start[rows] < host.since).tolist():
+        own_ns[at] += carried.pop(int(host.row[rows[at]]), 0)
+    going_on = host.end[rows] > cut_at
+    for at in np.flatnonzero(going_on).tolist():
+        carried[int(host.row[rows[at]])] = int(own_ns[at])
+    ended = np.flatnonzero((own_ns > 0) & ~host.is_annotation[rows] & ~going_on)
+    rows = rows[ended]
+    return {
+        "name": host.name[rows], "code": code[ended], "own_ns": own_ns[ended],
+        "flops": shapes.flops_of(host, rows),
+    }  # fmt: skip
 
 
 def _codes(thread: Thread) -> tuple[np.ndarray, np.ndarray]:
@@ -62,18 +104,13 @@ def _codes(thread: Thread) -> tuple[np.ndarray, np.ndarray]:
     return np.where(again, RECOMPUTE, inner), inner
 
 
-def _clipped(thread: Thread, window: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The window cut into segments with one owner each (-1: none)."""
+def _clipped(thread: Thread, since: int, until: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """[since, until) cut into segments with one owner each (-1: none)."""
     at, owner = thread.segments.at, thread.segments.owner
-    edges = np.concatenate(([window.start], np.clip(at, window.start, window.end), [window.end]))
+    edges = np.concatenate(([since], np.clip(at, since, until), [until]))
     owners = np.concatenate(([-1], owner))
     lasting = edges[1:] > edges[:-1]
     return edges[:-1][lasting], edges[1:][lasting], owners[lasting]
-
-
-def _flights(calls: Calls) -> dict[str, Intervals]:
-    start, end = np.array(calls.start, np.int64), np.array(calls.end, np.int64)
-    return shares.by_code(start, end, shares.codes(calls.kind)) if len(calls) else {}
 
 
 def _hand_out_waits(

@@ -11,10 +11,10 @@ import numpy as np
 
 from tgsbench import presets
 from tgsbench.profiling import device_time, host_time, shapes, tables, top
-from tgsbench.profiling import intervals as iv
 from tgsbench.profiling.collectives import Calls
-from tgsbench.profiling.scopes import Scopes
-from tgsbench.profiling.shares import Parts
+from tgsbench.profiling.device_time import DeviceTime
+from tgsbench.profiling.host_time import HostTime
+from tgsbench.profiling.spill import Ints, Scratch
 from tgsbench.profiling.windows import Window, find_window
 from tgsbench.schema.hardware import Gpu
 from tgsbench.schema.hotspots import Collective, HotOp, RankProfile
@@ -30,51 +30,52 @@ class RankTrace:
     profile: RankProfile
     calls: Calls
     world_size: int
-    has_shapes: bool
 
 
 def analyse_rank(path: Path, index: int = 0) -> RankTrace:
     """Read and analyse one trace; `index` is its rank where neither the trace nor its name says.
 
-    Raises TgsError when the file is no whole trace.
+    Memory does not grow with the trace but for 20 bytes a call of a collective. Raises TgsError when the file
+    is no whole trace, or when its tables do not fit the temporary folder.
     """
-    table = tables.read(path, shapes.wanted)
-    window, scopes = find_window(table), Scopes(table.host)
-    gpu = presets.find_gpu(table.head.device_name) if table.head.device_name else None
-    parts, calls, hot = _measured(table, scopes, window, gpu)
-    profile = _profile(table, window, parts, _rank_of(table, path, index))
-    profile.collectives = summarise(calls, window, parts, gpu)
+    with Scratch() as scratch:
+        table = tables.read(path, shapes.wanted, scratch)
+        gpu = presets.find_gpu(table.head.device_name) if table.head.device_name else None
+        found, hot = _measured(table, find_window(table), gpu)
+        profile = _profile(table, found, _rank_of(table, path, index))
+    profile.collectives = summarise(found, gpu)
     profile.top = hot
-    profile.num_unresolved = calls.kind.count("comm_unknown")
+    kinds = found.calls.by_kind_and_group()
+    profile.num_unresolved = sum(len(at) for (kind, _), at in kinds.items() if kind == "comm_unknown")
     distributed = table.head.distributed
     world_size = distributed.world_size if distributed is not None else 1
-    return RankTrace(profile, calls, world_size, bool(table.host.shapes))
+    return RankTrace(profile, found.calls, world_size)
 
 
 def _measured(
-    table: tables.Table, scopes: Scopes, window: Window, gpu: Gpu | None
-) -> tuple[Parts, Calls, list[HotOp]]:
-    if len(table.device.start):
-        found = device_time.analyse(table, scopes, window)
-        peak = gpu.bf16_tflops if gpu is not None else None
-        return found.parts, found.calls, top.kernels(table, found, window, peak)
-    on_cpu = host_time.analyse(table, scopes, window)
-    return on_cpu.parts, on_cpu.calls, top.operators(table, on_cpu, window)
+    table: tables.Table, window: Window, gpu: Gpu | None
+) -> tuple[DeviceTime | HostTime, list[HotOp]]:
+    if table.device.num_rows:
+        on_device = device_time.analyse(table, window)
+        return on_device, top.kernels(table, on_device, gpu.bf16_tflops if gpu is not None else None)
+    on_host = host_time.analyse(table, window)
+    return on_host, top.operators(table, on_host)
 
 
-def _profile(table: tables.Table, window: Window, parts: Parts, rank: int) -> RankProfile:
+def _profile(table: tables.Table, found: DeviceTime | HostTime, rank: int) -> RankProfile:
+    window, parts = found.window, found.parts
     per_step_ms = 1e-6 / window.num_steps
     hidden = {kind: parts.comm_ns[kind] - parts.exposed_ns[kind] for kind in parts.comm_ns}
 
-    def scaled(found: dict[str, int]) -> dict[str, float]:
-        return {kind: value * per_step_ms for kind, value in found.items()}
+    def scaled(values: dict[str, int]) -> dict[str, float]:
+        return {kind: value * per_step_ms for kind, value in values.items()}
 
     return RankProfile(
         rank=rank,
         worker=table.head.host,
         path=str(table.path),
         num_bytes=table.num_bytes,
-        device="cuda" if len(table.device.start) else "cpu",
+        device="cuda" if table.device.num_rows else "cpu",
         device_name=table.head.device_name,
         steps=window.steps,
         window_ms=window.length_ns / 1e6,
@@ -102,45 +103,41 @@ def _rank_of(table: tables.Table, path: Path, index: int) -> int:
     return int(match[1]) if match else index
 
 
-def summarise(calls: Calls, window: Window, parts: Parts, gpu: Gpu | None) -> list[Collective]:
+def summarise(found: DeviceTime | HostTime, gpu: Gpu | None) -> list[Collective]:
     """Calls by kind and process group, the longest in flight first."""
-    by_key: dict[tuple[str, str], list[int]] = {}
-    for index, key in enumerate(zip(calls.kind, calls.group, strict=True)):
-        by_key.setdefault(key, []).append(index)
-    found = [_collective(calls, key, at, window, parts, gpu) for key, at in by_key.items()]
-    return sorted(found, key=lambda c: -c.total_ms)
+    rows = [_collective(found, pair, at, gpu) for pair, at in found.calls.by_kind_and_group().items()]
+    return sorted(rows, key=lambda c: -c.total_ms)
 
 
-def _collective(
-    calls: Calls, key: tuple[str, str], at: list[int], window: Window, parts: Parts, gpu: Gpu | None
-) -> Collective:
-    start = np.array([calls.start[i] for i in at], np.int64)
-    end = np.array([calls.end[i] for i in at], np.int64)
-    dur, in_flight = end - start, iv.union(start, end)
-    hidden_ns = iv.length(iv.intersect(in_flight, parts.computing))
-    sizes = [calls.num_bytes[i] for i in at]
-    num_bytes = sum(size for size in sizes if size is not None) if None not in sizes else None
-    steps, total_ns = window.num_steps, int(dur.sum())
-    ranks = calls.ranks.get(key[1], [])
-    size = max((calls.group_size[i] for i in at), default=0) or len(ranks)
+def _collective(found: DeviceTime | HostTime, pair: tuple[str, str], at: Ints, gpu: Gpu | None) -> Collective:
+    calls, flight = found.calls, found.flights[pair]
+    dur = calls.end[at] - calls.start[at]
+    kinds, counts = np.unique(calls.what[at], return_counts=True)
+    alike = [calls.described[kind] for kind in kinds.tolist()]
+    sizes = [what.num_bytes for what in alike]
+    known = [size * count for size, count in zip(sizes, counts.tolist(), strict=True) if size is not None]
+    num_bytes = sum(known) if None not in sizes else None
+    steps, total_ns = found.window.num_steps, int(dur.sum())
+    ranks = calls.ranks.get(pair[1], [])
+    size = max(what.group_size for what in alike) or len(ranks)
     rate = num_bytes / total_ns if num_bytes is not None and total_ns else None
     peak, source = _peak(gpu, ranks)
     return Collective(
-        name=key[0],
-        group=key[1],
+        name=pair[0],
+        group=pair[1],
         group_ranks=ranks,
         calls=len(at) / steps,
         bytes=num_bytes / steps if num_bytes is not None else None,
         total_ms=total_ns / 1e6 / steps,
-        exposed_ms=(iv.length(in_flight) - hidden_ns) / 1e6 / steps,
-        hidden_ms=hidden_ns / 1e6 / steps,
+        exposed_ms=(flight.total - flight.hidden) / 1e6 / steps,
+        hidden_ms=flight.hidden / 1e6 / steps,
         mean_us=total_ns / len(at) / 1e3,
         p95_us=float(np.sort(dur)[int(np.ceil(0.95 * len(at))) - 1]) / 1e3,
         gb_per_s=rate,
-        bus_gb_per_s=rate * bus_factor(key[0], size) if rate is not None and size else None,
+        bus_gb_per_s=rate * bus_factor(pair[0], size) if rate is not None and size else None,
         peak_gb_per_s=peak,
         peak_source=source,
-        resolved_by=max((calls.resolved_by[i] for i in at), key=_WEAKEST.index),
+        resolved_by=max((what.resolved_by for what in alike), key=_WEAKEST.index),
     )
 
 

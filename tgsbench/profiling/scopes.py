@@ -62,13 +62,15 @@ class Place:
 
 
 class Scopes:
-    """The host side of one trace."""
+    """The host side of one stretch of a trace."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, codes: NameCodes, attention: Ints) -> None:
+        """`attention`: that of the stretch before."""
         self._host = host
-        self._names = _NameCodes(host.names)
+        self._names = codes
         self._threads: dict[int, Thread] = {}
-        self._attention = self._attention_sequences()
+        self._attention_nodes, self.attention = self._made_in_attention(attention)
+        """Sequence numbers of the autograd nodes made in attention spans, up to the stretch's end."""
 
     def thread(self, number: int) -> Thread:
         """One thread's forest; built on first use."""
@@ -110,27 +112,41 @@ class Scopes:
                 position = int(forest.parent[position])
         return found
 
-    def _attention_sequences(self) -> Ints:
-        """Sequence numbers of the autograd nodes made in attention spans.
+    def _made_in_attention(self, earlier: Ints) -> tuple[Flags, Ints]:
+        """Which rows are backward nodes made in attention spans; all such numbers at the stretch's end.
 
-        All ops up to the one that makes a node carry its number: the last of them made it.
+        All ops up to the one that makes a node carry its number: the last of them before the node made it.
+        Threads count for themselves, so that numbers may come again.
         """
         host, codes = self._host, self._names
+        found = np.zeros(len(host.start), bool)
         span = host.names.index(spans.ATTENTION) if spans.ATTENTION in host.names else -1
         if span < 0:
-            return np.empty(0, np.int64)
-        forward = np.flatnonzero((host.sequence >= 0) & ~codes.backward[host.name])
-        forward = forward[np.argsort(host.start[forward], kind="stable")][::-1]
-        numbers, last = np.unique(host.sequence[forward], return_index=True)
-        makers = forward[last]
-        inside = np.zeros(len(makers), bool)
+            return found, earlier
+        makes = (host.sequence >= 0) & ~codes.backward[host.name] & (host.start >= host.since)
+        node = (host.sequence >= 0) & codes.node[host.name]
+        rows = np.flatnonzero(makes | node)
+        rows = rows[np.lexsort((host.start[rows], host.sequence[rows]))]
+        numbers, at = host.sequence[rows], np.arange(len(rows))
+        opens, closes = np.ones(len(rows), bool), np.ones(len(rows), bool)
+        opens[1:] = closes[:-1] = numbers[1:] != numbers[:-1]
+        first = np.maximum.accumulate(np.where(opens, at, 0))
+        maker = np.maximum.accumulate(np.where(makes[rows], at, -1))
+        inside = np.where(maker >= first, self._in_spans(rows, span)[maker], np.isin(numbers, earlier))
+        found[rows] = inside & node[rows]
+        attention = np.union1d(np.setdiff1d(earlier, numbers[closes]), numbers[closes & inside])
+        return found, np.asarray(attention, np.int64)
+
+    def _in_spans(self, rows: Ints, span: int) -> Flags:
+        """Which rows lie in an annotation of that name on their thread."""
+        host, inside = self._host, np.zeros(len(rows), bool)
         for number in np.unique(host.thread[host.name == span]):
             at = np.flatnonzero((host.name == span) & (host.thread == number))
             order = at[np.argsort(host.start[at])]
-            index = np.searchsorted(host.start[order], host.start[makers], "right") - 1
-            covered = (index >= 0) & (host.end[order[np.maximum(index, 0)]] >= host.end[makers])
-            inside |= covered & (host.thread[makers] == number)
-        return np.asarray(numbers[inside], np.int64)
+            index = np.searchsorted(host.start[order], host.start[rows], "right") - 1
+            covered = (index >= 0) & (host.end[order[np.maximum(index, 0)]] >= host.end[rows])
+            inside |= covered & (host.thread[rows] == number)
+        return inside
 
     def _build(self, rows: Ints) -> Thread:
         host, codes = self._host, self._names
@@ -139,7 +155,7 @@ class Scopes:
         name, sequence = host.name[forest.rows], host.sequence[forest.rows]
         node = codes.node[name]
         opens = codes.region[name].copy()
-        opens[node & np.isin(sequence, self._attention)] = CODE["attention_bwd"]
+        opens[self._attention_nodes[forest.rows]] = CODE["attention_bwd"]
         again = (opens == RECOMPUTE) | codes.reentrant[name]
         forward = (sequence >= 0) & ~codes.backward[name]
         forward &= sequence != np.where(forest.parent >= 0, sequence[forest.parent], -1)  # a node itself
@@ -172,7 +188,7 @@ def _inherit(
     return region, recompute
 
 
-class _NameCodes:
+class NameCodes:
     """What each host name stands for, by its number."""
 
     def __init__(self, host_names: list[str]) -> None:

@@ -8,7 +8,11 @@ import re
 from functools import lru_cache
 from typing import Any, Final
 
-from tgsbench.profiling.tables import Shapes
+import numpy as np
+import numpy.typing as npt
+
+from tgsbench.profiling.spill import Ints
+from tgsbench.profiling.tables import Arguments, Host, Shapes
 
 _ITEM_BYTES: Final = (
     (re.compile(r"float8|byte|char|bool|int8", re.IGNORECASE), 1),
@@ -81,6 +85,18 @@ def flops(name: str, shapes: Shapes | None) -> float | None:
         return None
     causal = 0.5 if "True" in _decoded(shapes.concrete) else 1.0
     return float(4 * batch * heads * q_len * k_len * dim) * causal * (2.5 if backward else 1.0)
+
+
+def flops_of(host: Host, rows: Ints) -> npt.NDArray[np.float64]:
+    """Floating-point operations of some rows of the host; 0: not known."""
+    count = len(host.arguments)
+    pairs, index = np.unique(host.name[rows].astype(np.int64) * count + host.said[rows], return_inverse=True)
+    known = [_flops(host.names[pair // count], host.arguments[pair % count]) for pair in pairs.tolist()]
+    return np.array(known, np.float64)[index]
+
+
+def _flops(name: str, arguments: Arguments) -> float:
+    return (flops(name, arguments) or 0.0) if isinstance(arguments, Shapes) else 0.0
 
 
 def is_attention(kind: str) -> bool:

@@ -8,7 +8,6 @@ import numpy as np
 
 from tgsbench.profiling import intervals as iv
 from tgsbench.profiling.intervals import Intervals
-from tgsbench.profiling.scopes import CODE
 from tgsbench.schema.hotspots import COLLECTIVES, COMPUTE, PARTS
 
 
@@ -28,24 +27,40 @@ class Parts:
     overlap_ns: int = 0
     python_ns: int = 0
     computing: Intervals = field(default_factory=lambda: iv.EMPTY)
-    """When any work was done."""
+    """When any work was done; kept for one piece of a window only."""
 
     @property
     def idle_ns(self) -> int:
         """Neither work nor communication."""
         return self.parts_ns["idle"]
 
+    def add(self, more: Parts) -> None:
+        """Add the next piece of the window."""
+        for name in ("window_ns", "comm_total_ns", "compute_ns", "overlap_ns", "python_ns"):
+            setattr(self, name, getattr(self, name) + getattr(more, name))
+        for name in ("parts_ns", "comm_ns", "exposed_ns", "recompute_ns"):
+            total = getattr(self, name)
+            for kind, value in getattr(more, name).items():
+                total[kind] = total.get(kind, 0) + value
+
+
+def nothing() -> Parts:
+    """Parts of no time at all."""
+    return Parts(0, dict.fromkeys(PARTS, 0))
+
 
 def split(
-    window: Intervals, work: dict[str, Intervals], comm: dict[str, Intervals], waits: Intervals = iv.EMPTY
-) -> Parts:
-    """Attribute every instant of the window.
+    since: int, until: int, work: dict[str, Intervals], comm: dict[str, Intervals],
+    waits: Intervals = iv.EMPTY,
+) -> Parts:  # fmt: skip
+    """Attribute every instant of [since, until), a window or a piece of one.
 
     `work` and `comm` hold sets by kind. Where several kinds of work run at once (streams), the first in the
     order of COMPUTE has the instant, as has the first kind of communication in the order of COLLECTIVES.
     `waits`: instants in which the host prepared data; idle among them counts as `data`.
     """
-    parts = Parts(iv.length(window), dict.fromkeys(PARTS, 0))
+    window = np.array([[since, until]], np.int64)
+    parts = Parts(until - since, dict.fromkeys(PARTS, 0))
     left = window
     left = _hand_out(left, COMPUTE, work, parts)
     computing = iv.intersect(iv.merge(list(work.values())), window)
@@ -84,8 +99,3 @@ def by_code(start: np.ndarray, end: np.ndarray, code: np.ndarray) -> dict[str, I
         at = code == number
         found[PARTS[number]] = iv.union(start[at], end[at])
     return found
-
-
-def codes(kinds: list[str]) -> np.ndarray:
-    """Codes of parts."""
-    return np.array([CODE[kind] for kind in kinds], np.int64)

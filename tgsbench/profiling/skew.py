@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 
 from tgsbench.profiling.hotspots import RankTrace
+from tgsbench.profiling.spill import Ints
 from tgsbench.schema.hotspots import Skew
 
 _MIN_WAIT_SHARE: Final = 0.001
@@ -21,7 +22,7 @@ def skews(found: Sequence[RankTrace], step_ms: float) -> tuple[list[Skew], list[
     """Skew by collective and group, the longest waits first; and what could not be matched, in words."""
     rows, complaints = [], []
     for (kind, group, _), members in _matched(found).items():
-        counts = {len(durations) for durations in members.values()}
+        counts = {sum(map(len, durations)) for durations in members.values()}
         if len(members) < 2:
             continue
         if len(counts) > 1:
@@ -33,23 +34,25 @@ def skews(found: Sequence[RankTrace], step_ms: float) -> tuple[list[Skew], list[
 
 
 Key = tuple[str, str, tuple[int, ...]]
+Durations = dict[int, list[Ints]]
+"""By rank: of the calls in order; a list, since two traces may claim one rank."""
 
 
-def _matched(found: Sequence[RankTrace]) -> dict[Key, dict[int, list[int]]]:
-    """Durations of the calls in order, by what and on which ranks, by rank."""
-    members: dict[Key, dict[int, list[int]]] = {}
+def _matched(found: Sequence[RankTrace]) -> dict[Key, Durations]:
+    """Durations of the calls by what and on which ranks."""
+    members: dict[Key, Durations] = {}
     for trace in found:
         calls, rank = trace.calls, trace.profile.rank
-        for kind, group, start, end in zip(calls.kind, calls.group, calls.start, calls.end, strict=True):
+        for (kind, group), at in calls.by_kind_and_group().items():
             if kind != "comm_unknown":
                 key = (kind, group, tuple(calls.ranks.get(group, ())))
-                members.setdefault(key, {}).setdefault(rank, []).append(end - start)
+                members.setdefault(key, {}).setdefault(rank, []).append(calls.end[at] - calls.start[at])
     return members
 
 
-def _skew(kind: str, group: str, members: dict[int, list[int]], found: Sequence[RankTrace]) -> Skew:
+def _skew(kind: str, group: str, members: Durations, found: Sequence[RankTrace]) -> Skew:
     ranks = sorted(members)
-    dur = np.array([members[rank] for rank in ranks], np.float64)
+    dur = np.array([np.concatenate(members[rank]) for rank in ranks], np.float64)
     wait = dur - dur.min(axis=0)
     last = dur.argmin(axis=0)
     times_last = np.bincount(last, minlength=len(ranks))

@@ -1,13 +1,15 @@
-"""A trace as columns: host operators, device activities, launches; times in whole nanoseconds.
+"""A trace as tables: host operators, device activities, launches; times in whole nanoseconds.
 
-About 35 bytes an event, so that a trace of 300 MB takes 45 MB. Names and threads are small numbers.
+Names, threads and arguments are small numbers. The tables may be larger than memory (see spill.py): 45 bytes
+an operator, 40 an activity, 20 a launch. What is worked on at once is a `Host`.
 """
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -15,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tgsbench.errors import ExitCode, TgsError
+from tgsbench.profiling.spill import FAR, Ints, Rows, Scratch, Spill, array
 from tgsbench.profiling.trace import Args, Head, Span, TraceReader
 
-Ints = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.int32]
 
 _MAX_US: Final = 1e12
@@ -45,26 +47,6 @@ class Numbered(dict[Any, int]):
         return number
 
 
-class Columns:
-    """Named columns that grow by chunks."""
-
-    def __init__(self, **dtypes: Any) -> None:
-        self._dtypes = dtypes
-        self._pieces: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in dtypes}
-        self.num_rows = 0
-
-    def append(self, **values: Any) -> None:
-        """One chunk; every column, all of one length."""
-        for name, dtype in self._dtypes.items():
-            self._pieces[name].append(_array(values[name], dtype))
-        self.num_rows += len(values[next(iter(self._dtypes))])
-
-    def take(self, name: str) -> npt.NDArray[Any]:
-        """A whole column; its pieces are given up."""
-        pieces = self._pieces.pop(name)
-        return np.concatenate(pieces) if pieces else np.empty(0, self._dtypes[name])
-
-
 class Shapes(NamedTuple):
     """Arguments of one call as the trace writes them, JSON."""
 
@@ -86,9 +68,12 @@ class CommCall(NamedTuple):
     dtype: str
 
 
+Arguments = Shapes | CommCall | None
+
+
 @dataclass
 class Host:
-    """Operators and annotations on the CPU, in file order."""
+    """Operators and annotations on the CPU that meet a stretch of time, in file order."""
 
     start: Ints
     end: Ints
@@ -97,36 +82,25 @@ class Host:
     sequence: Ints
     external: Ints
     is_annotation: npt.NDArray[np.bool_]
+    said: Codes
+    """Number of its arguments, for products, attention and collectives; 0: none kept."""
+    row: Ints
+    """Number in the whole trace."""
     names: list[str]
-    threads: list[int | str]
-    shapes: dict[int, Shapes]
-    """Row -> its arguments, for products, attention and collectives."""
-    comm_calls: dict[int, CommCall]
-    """Row of a record_param_comms -> what it says."""
+    arguments: list[Arguments]
+    since: int
+    until: int
+    """The stretch [since, until)."""
 
+    def shapes(self, row: int) -> Shapes | None:
+        """Arguments of a product, of attention or of a collective, where recorded."""
+        found = self.arguments[self.said[row]]
+        return found if isinstance(found, Shapes) else None
 
-@dataclass
-class Device:
-    """Kernels, copies and fills on the device, in file order."""
-
-    start: Ints
-    end: Ints
-    name: Codes
-    stream: Codes
-    correlation: Ints
-    external: Ints
-    names: list[tuple[str, str]]
-    """Category and name."""
-    comm_calls: dict[int, CommCall]
-
-
-@dataclass
-class Launches:
-    """Calls of the device's runtime: where and when a kernel was launched."""
-
-    correlation: Ints
-    start: Ints
-    thread: Codes
+    def comm_call(self, row: int) -> CommCall | None:
+        """What a record_param_comms says."""
+        found = self.arguments[self.said[row]]
+        return found if isinstance(found, CommCall) else None
 
 
 @dataclass
@@ -135,23 +109,34 @@ class Table:
 
     path: Path
     head: Head
-    host: Host
-    device: Device
-    launches: Launches
+    scratch: Scratch
+    host: Spill
+    """Columns of a `Host`."""
+    device: Spill
+    """Kernels, copies and fills on the device: start, end, name, correlation, external, said."""
+    launches: Spill
+    """Calls of the device's runtime, where and when a kernel was launched: correlation, start, thread."""
+    host_names: list[str]
+    device_names: list[tuple[str, str]]
+    """Category and name."""
+    arguments: list[Arguments]
+    """By number; shared by host and device."""
     num_events: int
     num_broken: int
     num_bytes: int
-    origin_us: float
-    """Trace time of nanosecond 0."""
+
+    def host_rows(self, rows: Rows, since: int = -FAR, until: int = FAR) -> Host:
+        """Rows of the host table as what one works on."""
+        return Host(**rows, names=self.host_names, arguments=self.arguments, since=since, until=until)
 
 
-def read(path: Path, wants_shapes: Callable[[str], bool]) -> Table:
-    """Read a trace; `wants_shapes` says for which operators the arguments are kept.
+def read(path: Path, wants_shapes: Callable[[str], bool], scratch: Scratch) -> Table:
+    """Read a trace; `wants_shapes` says for which operators the arguments are kept, `scratch` holds the rows.
 
-    Raises TgsError when the file is no whole trace or holds no timed event.
+    Raises TgsError when the file is no whole trace, holds no timed event or the disk is full.
     """
     reader = TraceReader(path)
-    builder = _Builder(wants_shapes)
+    builder = _Builder(wants_shapes, scratch)
     for events in reader.chunks():
         builder.add(events)
     if builder.origin_us is None:
@@ -163,42 +148,41 @@ def read(path: Path, wants_shapes: Callable[[str], bool]) -> Table:
     return Table(
         path=path,
         head=reader.head,
-        host=builder.host(),
-        device=builder.device(),
-        launches=builder.launches(),
+        scratch=scratch,
+        host=builder.host,
+        device=builder.device,
+        launches=builder.launches,
+        host_names=list(builder.host_names),
+        device_names=list(builder.device_names),
+        arguments=list(builder.arguments),
         num_events=reader.num_events,
         num_broken=reader.num_broken + builder.num_broken,
         num_bytes=reader.num_bytes,
-        origin_us=builder.origin_us,
     )
 
 
-@dataclass
 class _Builder:
-    wants_shapes: Callable[[str], bool]
-    origin_us: float | None = None
-    num_broken: int = 0
-    _host_names: Numbered = field(default_factory=Numbered)
-    _device_names: Numbered = field(default_factory=Numbered)
-    _threads: Numbered = field(default_factory=Numbered)
-    _streams: Numbered = field(default_factory=Numbered)
-    _wanted: list[bool] = field(default_factory=list)
-    _shapes: dict[int, Shapes] = field(default_factory=dict)
-    _shape_cache: dict[Shapes, Shapes] = field(default_factory=dict)
-    _host_comm: dict[int, CommCall] = field(default_factory=dict)
-    _device_comm: dict[int, CommCall] = field(default_factory=dict)
-    _comm_cache: dict[CommCall, CommCall] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self._host = Columns(
+    def __init__(self, wants_shapes: Callable[[str], bool], scratch: Scratch) -> None:
+        self._wants_shapes = wants_shapes
+        self.origin_us: float | None = None
+        """Trace time of nanosecond 0."""
+        self.num_broken = 0
+        self.host_names, self.device_names, self._threads = Numbered(), Numbered(), Numbered()
+        self.arguments = Numbered({None: 0})
+        self._wanted: list[bool] = []
+        self.host = Spill(
+            scratch, ("start", "end", "external"),
             start=np.int64, end=np.int64, name=np.int32, thread=np.int32, sequence=np.int64,
-            external=np.int64, is_annotation=np.bool_,
+            external=np.int64, is_annotation=np.bool_, said=np.int32,
         )  # fmt: skip
-        self._device = Columns(
-            start=np.int64, end=np.int64, name=np.int32, stream=np.int32, correlation=np.int64,
-            external=np.int64,
+        self.device = Spill(
+            scratch, ("start", "end"),
+            start=np.int64, end=np.int64, name=np.int32, correlation=np.int64, external=np.int64,
+            said=np.int32,
         )  # fmt: skip
-        self._launches = Columns(correlation=np.int64, start=np.int64, thread=np.int32)
+        self.launches = Spill(
+            scratch, ("correlation", "start"), correlation=np.int64, start=np.int64, thread=np.int32
+        )
 
     def add(self, events: list[Any]) -> None:
         """One chunk of events; those without a duration are passed over."""
@@ -220,23 +204,28 @@ class _Builder:
             self._add_launches(members)
 
     def _timed(self, members: list[Span]) -> tuple[list[Span], Ints, Ints]:
-        """Start and end; members without a usable time are left out and counted."""
-        begin = _array([event.ts for event in members], np.float64) - self.origin_us
-        dur = _array([event.dur for event in members], np.float64)
+        """Start and end; members without a usable time are left out and counted.
+
+        Torch counts from up to three months ago: at 4e12 µs a float64 is right to half a nanosecond. So whole
+        microseconds are taken off first, and the end is the start plus the duration: an operator that ended a
+        nanosecond inside the next one would take what is beneath that one from its region (on a synthetic
+        trace 54 % of what was recomputed).
+        """
+        begin = array([event.ts for event in members], np.float64) - self.origin_us
+        dur = array([event.dur for event in members], np.float64)
         usable = (np.abs(begin) < _MAX_US) & (dur >= 0) & (dur < _MAX_US)
         if not usable.all():
             self.num_broken += int(len(members) - usable.sum())
             members = [event for event, good in zip(members, usable, strict=True) if good]
             begin, dur = begin[usable], dur[usable]
         start = np.rint(begin * 1e3).astype(np.int64)
-        return members, start, np.rint((begin + dur) * 1e3).astype(np.int64)
+        return members, start, start + np.rint(dur * 1e3).astype(np.int64)
 
     def _add_host(self, members: list[Span], annotation: int) -> None:
         members, start, end = self._timed(members)
-        numbers, threads = self._host_names, self._threads
-        name = _array([numbers[event.name] for event in members], np.int32)
-        self._keep_arguments(members, name)
-        self._host.append(
+        numbers, threads = self.host_names, self._threads
+        name = array([numbers[event.name] for event in members], np.int32)
+        self.host.append(
             start=start,
             end=end,
             name=name,
@@ -244,86 +233,63 @@ class _Builder:
             sequence=[event.args.sequence for event in members],
             external=[event.args.external for event in members],
             is_annotation=np.full(len(members), bool(annotation)),
+            said=self._host_arguments(members, name),
         )
 
-    def _keep_arguments(self, members: list[Span], name: Codes) -> None:
-        wanted, first = self._wanted, self._host.num_rows
+    def _host_arguments(self, members: list[Span], name: Codes) -> Codes:
+        wanted, said, numbers = self._wanted, np.zeros(len(members), np.int32), self.arguments
         wanted += [
-            text == "record_param_comms" or self.wants_shapes(text)
-            for text in list(self._host_names)[len(wanted) :]
+            text == "record_param_comms" or self._wants_shapes(text)
+            for text in list(self.host_names)[len(wanted) :]
         ]
-        record = self._host_names.get("record_param_comms", -1)
+        record = self.host_names.get("record_param_comms", -1)
         for index in np.flatnonzero(np.array(wanted, bool)[name]).tolist():
             args = members[index].args
             if name[index] == record:
-                self._host_comm[first + index] = self._comm_call(args)
+                said[index] = numbers[_comm_call(args)]
             elif memoryview(args.dims).nbytes:
-                shapes = Shapes(bytes(args.dims), bytes(args.types), bytes(args.concrete))
-                self._shapes[first + index] = self._shape_cache.setdefault(shapes, shapes)
-
-    def _comm_call(self, args: Args) -> CommCall:
-        call = CommCall(
-            args.collective or "",
-            args.group_size or 0,
-            args.group_name or "",
-            args.group_description or "",
-            args.group_ranks or "",
-            args.in_elements,
-            args.out_elements,
-            args.dtype or "",
-        )
-        return self._comm_cache.setdefault(call, call)
+                said[index] = numbers[Shapes(bytes(args.dims), bytes(args.types), bytes(args.concrete))]
+        return said
 
     def _add_device(self, members: list[Span], category: str) -> None:
         members, start, end = self._timed(members)
-        first, numbers, streams = self._device.num_rows, self._device_names, self._streams
-        for index, event in enumerate(members):
-            if event.args.collective is not None:
-                self._device_comm[first + index] = self._comm_call(event.args)
-        self._device.append(
+        numbers, arguments = self.device_names, self.arguments
+        self.device.append(
             start=start,
             end=end,
             name=[numbers[category, event.name] for event in members],
-            stream=[streams[event.tid] for event in members],
             correlation=[event.args.correlation for event in members],
             external=[event.args.external for event in members],
+            said=[
+                arguments[_comm_call(event.args)] if event.args.collective is not None else 0
+                for event in members
+            ],
         )
 
     def _add_launches(self, members: list[Span]) -> None:
         members, start, _ = self._timed(members)
         threads = self._threads
-        self._launches.append(
+        self.launches.append(
             correlation=[event.args.correlation for event in members],
             start=start,
             thread=[threads[event.tid] for event in members],
         )
 
-    def host(self) -> Host:
-        """The host's columns."""
-        columns = {name: self._host.take(name) for name in list(self._host._dtypes)}
-        return Host(
-            **columns,
-            names=list(self._host_names),
-            threads=list(self._threads),
-            shapes=self._shapes,
-            comm_calls=self._host_comm,
-        )
 
-    def device(self) -> Device:
-        """The device's columns."""
-        columns = {name: self._device.take(name) for name in list(self._device._dtypes)}
-        return Device(**columns, names=list(self._device_names), comm_calls=self._device_comm)
-
-    def launches(self) -> Launches:
-        """The launches' columns."""
-        return Launches(**{name: self._launches.take(name) for name in list(self._launches._dtypes)})
-
-
-def _array(values: Any, dtype: Any) -> npt.NDArray[Any]:
-    """A list's numbers as an array: `fromiter` takes 17 ns a float where `array` takes 64."""
-    return values if isinstance(values, np.ndarray) else np.fromiter(values, dtype, len(values))
+def _comm_call(args: Args) -> CommCall:
+    return CommCall(
+        args.collective or "",
+        args.group_size or 0,
+        args.group_name or "",
+        args.group_description or "",
+        args.group_ranks or "",
+        args.in_elements,
+        args.out_elements,
+        args.dtype or "",
+    )
 
 
 def _origin(events: Sequence[Span]) -> float:
-    """The median time of some events: one absurd time among them does no harm."""
-    return sorted(event.ts for event in events)[len(events) // 2]
+    """The median time of some events in whole microseconds: one absurd time among them does no harm."""
+    median = sorted(event.ts for event in events)[len(events) // 2]
+    return float(math.floor(median)) if math.isfinite(median) else median

@@ -2,95 +2,121 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 
-from tgsbench.profiling import shapes
 from tgsbench.profiling.device_time import DeviceTime
 from tgsbench.profiling.host_time import HostTime
+from tgsbench.profiling.spill import Ints
 from tgsbench.profiling.tables import Table
 from tgsbench.profiling.windows import Window
 from tgsbench.schema.hotspots import PARTS, HotOp
 
-NUM_TOP = 20
+NUM_TOP: Final = 20
 
 
-def kernels(table: Table, found: DeviceTime, window: Window, peak_tflops: float | None) -> list[HotOp]:
+class Measured(NamedTuple):
+    """Some activities."""
+
+    key: Ints
+    """What each counts as: `name * len(PARTS) + part`."""
+    dur: Ints
+    """Nanoseconds in the window."""
+    flops: np.ndarray
+    """Floating-point operations; 0: unknown."""
+
+
+Measurements = Callable[[], Iterator[Measured]]
+"""They are walked over several times."""
+
+
+def kernels(table: Table, found: DeviceTime, peak_tflops: float | None) -> list[HotOp]:
     """The kernels that took longest in the window, then the operators by what they launched themselves."""
-    device = table.device
-    rows = np.flatnonzero((device.end > window.start) & (device.start < window.end))
-    dur = np.minimum(device.end[rows], window.end) - np.maximum(device.start[rows], window.start)
-    work = np.zeros(len(device.start))
-    _assign_flops(table, found, work)
-    key = device.name[rows].astype(np.int64) * len(PARTS) + found.code[rows]
-    kernel_rows = _grouped(key, dur, work[rows])
-    names = [name for _, name in device.names]
-    top = [_hot(names, entry, "kernel", window, peak_tflops) for entry in kernel_rows[:NUM_TOP]]
-    launched = rows[found.place.row[rows] >= 0]
-    by_op = table.host.name[found.place.row[launched]].astype(np.int64) * len(PARTS) + found.code[launched]
-    own = np.minimum(device.end[launched], window.end) - np.maximum(device.start[launched], window.start)
-    op_rows = _grouped(by_op, own, work[launched])
-    operators = [
-        _hot(table.host.names, entry, "operator", window, peak_tflops) for entry in op_rows[:NUM_TOP]
+    window = found.window
+
+    def measured(column: str) -> Iterator[Measured]:
+        for rows in found.kernels.batches():
+            start, end = np.maximum(rows["start"], window.start), np.minimum(rows["end"], window.end)
+            at = np.flatnonzero(
+                (rows["end"] > window.start) & (rows["start"] < window.end) & (rows[column] >= 0)
+            )
+            key = rows[column][at].astype(np.int64) * len(PARTS) + rows["code"][at]
+            yield Measured(key, (end - start)[at], rows["flops"][at])
+
+    names = [name for _, name in table.device_names]
+    by_kernel, by_operator = ranked(lambda: measured("name")), ranked(lambda: measured("op"))
+    return [_hot(names, entry, "kernel", window, peak_tflops) for entry in by_kernel] + [
+        _hot(table.host_names, entry, "operator", window, peak_tflops) for entry in by_operator
     ]
-    return top + operators
 
 
-def operators(table: Table, found: HostTime, window: Window) -> list[HotOp]:
+def operators(table: Table, found: HostTime) -> list[HotOp]:
     """The operators with the most own time on the training loop's thread."""
-    host = table.host
-    own = found.own_ns
-    at = np.flatnonzero((own > 0) & ~host.is_annotation[found.thread.forest.rows])
-    rows = found.thread.forest.rows[at]
-    work = np.array([_flops(table, int(row)) for row in rows])
-    key = host.name[rows].astype(np.int64) * len(PARTS) + found.code[at]
+
+    def measured() -> Iterator[Measured]:
+        for rows in found.operators.batches():
+            key = rows["name"].astype(np.int64) * len(PARTS) + rows["code"]
+            yield Measured(key, rows["own_ns"], rows["flops"])
+
+    return [_hot(table.host_names, entry, "operator", found.window, None) for entry in ranked(measured)]
+
+
+class Entry(NamedTuple):
+    """All activities of one key."""
+
+    key: int
+    calls: int
+    total_ns: int
+    p95_ns: int
+    flops: float
+    """0: unknown for some call."""
+
+
+def ranked(measurements: Measurements) -> list[Entry]:
+    """The keys that took longest in all, the most expensive first."""
+    sums: defaultdict[int, np.ndarray] = defaultdict(lambda: np.zeros(4))
+    longest = 0
+    for part in measurements():
+        longest = max(longest, int(part.dur.max(initial=0)))
+        keys, index = np.unique(part.key, return_inverse=True)
+        columns = (np.ones(len(index)), part.dur, part.flops, part.flops == 0)
+        found = np.column_stack([np.bincount(index, weights=column) for column in columns])
+        for key, row in zip(keys.tolist(), found, strict=True):
+            sums[key] += row
+    first = sorted(sums, key=lambda key: (-sums[key][1], key))[:NUM_TOP]
+    calls = np.array([sums[key][0] for key in first])
+    p95 = kth_shortest(measurements, first, np.ceil(0.95 * calls).astype(np.int64) - 1, longest)
     return [
-        _hot(host.names, entry, "operator", window, None) for entry in _grouped(key, own[at], work)[:NUM_TOP]
+        Entry(key, int(sums[key][0]), int(sums[key][1]), p95_ns, 0.0 if sums[key][3] else float(sums[key][2]))
+        for key, p95_ns in zip(first, p95.tolist(), strict=True)
     ]
 
 
-def _flops(table: Table, row: int) -> float:
-    known = table.host.shapes.get(row)
-    if known is None:
-        return 0.0
-    return shapes.flops(table.host.names[table.host.name[row]], known) or 0.0
+_BITS: Final = 13
 
 
-def _assign_flops(table: Table, found: DeviceTime, work: np.ndarray) -> None:
-    """Each operator's floating-point operations go to the longest kernel that it launched itself."""
-    device, place = table.device, found.place
-    with_flops = {row: f for row in table.host.shapes if (f := _flops(table, row))}
-    if not with_flops:
-        return
-    rows = np.flatnonzero(np.isin(place.row, np.fromiter(with_flops, np.int64)))
-    order = rows[np.lexsort((device.end[rows] - device.start[rows], place.row[rows]))]
-    last = np.append(place.row[order][1:] != place.row[order][:-1], True) if len(order) else np.empty(0, bool)
-    for row in order[last]:
-        work[row] = with_flops[int(place.row[row])]
-
-
-Entry = tuple[int, int, int, float, float]
-"""Key, calls, total ns, p95 ns, floating-point operations (0: unknown for some call)."""
-
-
-def _grouped(key: np.ndarray, dur: np.ndarray, work: np.ndarray) -> list[Entry]:
-    """Entries by key, the most expensive first."""
-    if not len(key):
-        return []
-    order = np.lexsort((dur, key))
-    key, dur, work = key[order], dur[order], work[order]
-    first = np.flatnonzero(np.append(True, key[1:] != key[:-1]))
-    total = np.add.reduceat(dur, first)
-    operations = np.add.reduceat(work, first)
-    known = np.minimum.reduceat(work, first) > 0
-    counts = np.diff(np.append(first, len(key)))
-    p95 = dur[first + np.ceil(0.95 * counts).astype(np.int64) - 1]
-    ranked = np.argsort(-total, kind="stable")
-    return [
-        (int(key[first[i]]), int(counts[i]), int(total[i]), float(p95[i]), float(operations[i] * known[i]))
-        for i in ranked
-    ]
+def kth_shortest(measurements: Measurements, keys: list[int], ranks: Ints, longest: int) -> Ints:
+    """Each key's duration of that rank (0: the shortest), exact: digit by digit, with no duration kept."""
+    order = np.argsort(keys)
+    ordered, left = np.array(keys, np.int64)[order], ranks[order]
+    value = np.zeros(len(keys), np.int64)
+    for shift in reversed(range(0, longest.bit_length(), _BITS)):
+        counts = np.zeros(len(keys) << _BITS, np.int64)
+        for part in measurements():
+            slot = np.minimum(np.searchsorted(ordered, part.key), len(keys) - 1)
+            at = (ordered[slot] == part.key) & (part.dur >> (shift + _BITS) == value[slot])
+            digit = (part.dur[at] >> shift) & ((1 << _BITS) - 1)
+            counts += np.bincount((slot[at] << _BITS) | digit, minlength=len(counts))
+        up_to = counts.reshape(len(keys), -1).cumsum(axis=1)
+        digit = (up_to <= left[:, None]).sum(axis=1)
+        shorter = np.where(digit > 0, up_to[np.arange(len(keys)), digit - 1], 0)
+        left, value = left - shorter, (value << _BITS) | digit
+    found = np.empty_like(value)
+    found[order] = value
+    return found
 
 
 def _hot(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
 
+from tgsbench.profiling.spill import FAR, Ints, Spill
 from tgsbench.profiling.tables import Table
 
 _STEP: Final = re.compile(r"^ProfilerStep#(\d{1,18})$")
@@ -34,41 +37,51 @@ class Window:
         """Length of the window."""
         return self.end - self.start
 
+    def cut(self, at: list[int]) -> Iterator[tuple[int, int]]:
+        """The window in pieces, cut at those of the instants (ascending) that lie in it."""
+        edges = [self.start, *(instant for instant in at if self.start < instant < self.end), self.end]
+        return pairwise(edges)
+
 
 def find_window(table: Table) -> Window:
-    """The steps' window; where the device runs behind, it ends with the last kernel launched in it."""
-    host, device = table.host, table.device
-    numbers = {code: int(m[1]) for code, name in enumerate(host.names) if (m := _STEP.match(name))}
-    rows = np.flatnonzero(np.isin(host.name, list(numbers)) & (host.end > host.start))
-    if not len(rows):
+    """The steps' window by the host's clock; without marked steps the whole trace."""
+    numbers = {code: int(m[1]) for code, name in enumerate(table.host_names) if (m := _STEP.match(name))}
+    codes = list(numbers)
+    found = table.host.where(lambda rows: np.isin(rows["name"], codes) & (rows["end"] > rows["start"]))
+    if not len(found["row"]):
         return _whole(table)
-    start, end = int(host.start[rows].min()), int(host.end[rows].max())
-    if len(device.start):
-        launched = launched_before(table, end)
-        end = max(end, int(device.end[launched].max(initial=end)))
-    steps = sorted({numbers[int(code)] for code in host.name[rows]})
-    threads, counts = np.unique(host.thread[rows], return_counts=True)
-    return Window(start, end, steps, int(threads[counts.argmax()]))
+    steps = sorted({numbers[int(code)] for code in np.unique(found["name"])})
+    return Window(
+        int(found["start"].min()), int(found["end"].max()), steps, int(np.bincount(found["thread"]).argmax())
+    )
 
 
-def launched_before(table: Table, instant: int) -> np.ndarray:
-    """Rows of the device table whose launch lies before an instant; without a launch: their own start."""
-    device, launches = table.device, table.launches
-    late = launches.correlation[launches.start >= instant]
-    return np.flatnonzero(~np.isin(device.correlation, late) & (device.start < instant + _BEHIND_NS))
+def reaching(window: Window, kernels: Spill) -> Window:
+    """The window to the end of the last kernel launched in it, where the device runs behind.
+
+    `kernels`: start, end and launch (-FAR: unknown). A kernel far behind the window has lost its launch.
+    """
+    if not window.steps:
+        return window
+    end = window.end
+    for rows in kernels.batches():
+        inside = (rows["launched"] < window.end) & (rows["start"] < window.end + _BEHIND_NS)
+        end = max(end, int(rows["end"].max(initial=-FAR, where=inside)))
+    return replace(window, end=end)
 
 
 _BEHIND_NS: Final = 10_000_000_000
 
 
 def _whole(table: Table) -> Window:
-    host, device = table.host, table.device
-    starts = [int(part.start.min()) for part in (host, device) if len(part.start)]
-    ends = [int(part.end.max()) for part in (host, device) if len(part.end)]
-    if not starts:
+    extents = [table.host.extent("start", "end"), table.device.extent("start", "end")]
+    known = [extent for extent in extents if extent is not None]
+    if not known:
         return Window(0, 0, [], None)
-    thread = None
-    if len(host.thread):
-        threads, counts = np.unique(host.thread, return_counts=True)
-        thread = int(threads[counts.argmax()])
-    return Window(min(starts), max(ends), [], thread)
+    counts: Ints = np.zeros(0, np.int64)
+    for rows in table.host.batches():
+        more = np.bincount(rows["thread"], minlength=len(counts))
+        more[: len(counts)] += counts
+        counts = more
+    thread = int(counts.argmax()) if len(counts) else None
+    return Window(min(start for start, _ in known), max(end for _, end in known), [], thread)
