@@ -59,7 +59,7 @@ class FileTail:
         self._torn = data[end:]
         if len(self._torn) > _MAX_LINE:
             self._torn, self.skipped = b"", self.skipped + 1
-        return self._decode_all(data[:end])
+        return self._decode_all(memoryview(data)[:end])
 
     def read_last(self, num_bytes: int) -> list[Event]:
         """The events in the last `num_bytes` of the file, for a look at its end; ends this tail."""
@@ -69,7 +69,7 @@ class FileTail:
             return []
         return self.read(num_bytes)
 
-    def _decode_all(self, lines: bytes) -> list[Event]:
+    def _decode_all(self, lines: memoryview) -> list[Event]:
         """Decode lines: all at once where nothing is odd about them (0.6 µs an event), else one by one."""
         try:
             events: list[Event] = _DECODER.decode_lines(lines)
@@ -78,14 +78,13 @@ class FileTail:
         end = self._expected_seq + len(events)
         in_order = [event.seq for event in events] == list(range(self._expected_seq, end))
         mine = self.rank is None or [event.rank for event in events].count(self.rank) == len(events)
-        known = [event.v for event in events].count(PROTOCOL_VERSION) == len(events)
-        if not (in_order and mine and known) or self._ahead:
+        if not (in_order and mine) or self._ahead:
             return self._decode_each(lines)
         self._expected_seq = end
         return events
 
-    def _decode_each(self, lines: bytes) -> list[Event]:
-        decoded = (self._decode(line) for line in lines.split(b"\n"))
+    def _decode_each(self, lines: memoryview) -> list[Event]:
+        decoded = (self._decode(line) for line in bytes(lines).split(b"\n"))
         return [event for event in decoded if event is not None]
 
     def read_to_end(self) -> Iterator[list[Event]]:
@@ -97,9 +96,9 @@ class FileTail:
                 yield events
 
     def _new_bytes(self, max_bytes: int) -> bytes:
-        self.at_end = True
-        try:
-            if self.path.stat().st_size == self._position:  # 8 times cheaper than to open it
+        was_at_end, self.at_end = self.at_end, True
+        try:  # to look at its size is 8 times cheaper than to open it
+            if was_at_end and self.path.stat().st_size == self._position:
                 return b""
             fd = open_regular(self.path)
         except OSError:
@@ -125,8 +124,6 @@ class FileTail:
             self.skipped += 1
             _refuse_newer(line, self.path)
             return None
-        if event.v > PROTOCOL_VERSION:
-            _refuse_newer(line, self.path)
         if not self._is_mine(event.rank) or not self._is_new(event.seq):
             self.skipped += 1
             return None

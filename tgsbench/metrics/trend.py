@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 TREND_CAPACITY = 512
 """Points a trend keeps; a terminal shows at most about 400 dot columns."""
@@ -58,8 +58,7 @@ class Trend:
         self.stride *= 2
 
 
-@dataclass(frozen=True)
-class StepRow:
+class StepRow(NamedTuple):
     """What every rank saw of one step, or the largest of several steps once rows were merged.
 
     A rank that has not reported holds NaN.
@@ -104,22 +103,19 @@ class StepGrid:
 
 
 def _merged(rows: Sequence[StepRow]) -> StepRow:
+    """The largest of each rank; what it did not report in some rows (NaN) the others fill in."""
     if len(rows) == 1:
         return rows[0]
+    has_gaps = math.isnan(sum(sum(row.step_s) for row in rows))
+    largest = _largest_known if has_gaps else max  # max() with a NaN depends on their order
     return StepRow(
         rows[0].first_step,
         rows[-1].last_step,
-        _largest([row.step_s for row in rows]),
-        _largest([row.data_s for row in rows]),
-        _largest([row.mem_peak for row in rows]),
+        array("d", list(map(largest, zip(*[row.step_s for row in rows], strict=True)))),
+        array("d", list(map(largest, zip(*[row.data_s for row in rows], strict=True)))),
+        array("d", list(map(largest, zip(*[row.mem_peak for row in rows], strict=True)))),
     )
 
 
-def _largest(values: Sequence[array[float]]) -> array[float]:
-    """The largest of each column; what some rows lack (NaN) the others fill in."""
-    if math.isnan(sum(map(sum, values))):  # max() with a NaN depends on their order
-        return array(
-            "d",
-            [max((v for v in column if v == v), default=math.nan) for column in zip(*values, strict=True)],
-        )
-    return array("d", map(max, zip(*values, strict=True)))
+def _largest_known(values: Sequence[float]) -> float:
+    return max((value for value in values if value == value), default=math.nan)

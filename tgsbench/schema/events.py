@@ -24,7 +24,7 @@ Seconds = Annotated[float, Meta(ge=0, le=1e9)]
 class _Event(Struct, tag_field="type", kw_only=True):
     """Kinds that come by the thousand and hold only numbers and texts are hidden from the cycle collector."""
 
-    v: int = PROTOCOL_VERSION
+    v: Annotated[int, Meta(le=PROTOCOL_VERSION)] = PROTOCOL_VERSION
     t: float = 0.0
     rank: int = 0
     seq: int = 0
