@@ -12,9 +12,7 @@ from typing import Protocol
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.events.replay import Replay
 from tgsbench.events.tail import RunTail
-from tgsbench.launch import local, preflight
 from tgsbench.launch.detached import Supervisor
-from tgsbench.launch.rehearse import rehearsal_on
 from tgsbench.metrics.live import LiveRun
 from tgsbench.metrics.live_view import Plan, RunView
 from tgsbench.schema.events import Event
@@ -229,6 +227,9 @@ def launch(preset: Preset, root: Path, *, rehearse: bool = False) -> Session:
 
     Raises TgsError when the preset does not fit, a package is missing or the folder cannot be written.
     """
+    from tgsbench.launch import local, preflight  # with the planner: to look at a run waits for neither
+    from tgsbench.launch.rehearse import rehearsal_on
+
     machine = preflight.this_machine()
     if rehearse:
         preset = rehearsal_on(preset, machine)
