@@ -6,14 +6,17 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from tgsbench.confined import open_regular
 from tgsbench.errors import ExitCode, TgsError
-from tgsbench.schema.events import PROTOCOL_VERSION, Event
+from tgsbench.schema.events import PROTOCOL_VERSION, Event, Glance
 
-_DECODER = msgspec.json.Decoder(Event)
+WHOLE = msgspec.json.Decoder(Event)
+GLANCE = msgspec.json.Decoder(Glance)
+"""Steps with what the live view shows of them only."""
 _CHUNK = 4 << 20
 _MAX_LINE = 16 << 20
 """A longer line without an end is damage, not an event that is still being written."""
@@ -33,8 +36,9 @@ _HEAD_DECODER = msgspec.json.Decoder(_Head)
 class FileTail:
     """One rank's event file from its beginning, a piece at a time."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, decoder: msgspec.json.Decoder[Any] = WHOLE) -> None:
         self.path = path
+        self._decoder = decoder
         self.skipped = 0
         """Lines of unknown type, damaged lines, duplicates and lines of another rank."""
         self.at_end = False
@@ -72,7 +76,7 @@ class FileTail:
     def _decode_all(self, lines: memoryview) -> list[Event]:
         """Decode lines: all at once where nothing is odd about them (0.6 µs an event), else one by one."""
         try:
-            events: list[Event] = _DECODER.decode_lines(lines)
+            events: list[Event] = self._decoder.decode_lines(lines)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return self._decode_each(lines)
         end = self._expected_seq + len(events)
@@ -119,7 +123,7 @@ class FileTail:
         if not line.strip():
             return None
         try:
-            event: Event = _DECODER.decode(line)
+            event: Event = self._decoder.decode(line)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             self.skipped += 1
             _refuse_newer(line, self.path)
@@ -156,8 +160,9 @@ class FileTail:
 class RunTail:
     """All ranks of one run; files that appear later join in."""
 
-    def __init__(self, events_dir: Path) -> None:
+    def __init__(self, events_dir: Path, decoder: msgspec.json.Decoder[Any] = WHOLE) -> None:
         self._dir = events_dir
+        self._decoder = decoder
         self._files: dict[str, FileTail] = {}
 
     @property
@@ -210,7 +215,7 @@ class RunTail:
             return
         for name in names:
             if name not in self._files and rank_of(name) is not None:
-                self._files[name] = FileTail(self._dir / name)
+                self._files[name] = FileTail(self._dir / name, self._decoder)
 
 
 def rank_of(name: str) -> int | None:

@@ -24,6 +24,7 @@ NUM_RECENT = 3
 GPU_HISTORY = 60
 """GPU samples kept per rank: one minute at the one a second that ranks write."""
 _RANK = attrgetter("rank")
+_STEPS = (ev.StepGlance, ev.Step)
 
 
 class RankState:
@@ -42,7 +43,7 @@ class RankState:
         self.phase = ""
         self.note = ""
         self.step = -1
-        self.newest: ev.Step | None = None
+        self.newest: ev.Step | ev.StepGlance | None = None
         self.first_t = math.nan
         self.last_t = math.nan
         """Times of hello and of the newest event on the host's monotonic clock."""
@@ -155,12 +156,13 @@ class LiveRun:
 
     def _fold_rank(self, state: RankState, events: list[Any], now: float) -> None:
         """Fold one rank's events; its steps go in together."""
-        step_type, handlers = ev.Step, self._handlers
-        steps = [event for event in events if type(event) is step_type]
-        if len(steps) < len(events):
-            for event in events:
-                if type(event) is not step_type:
-                    handlers[type(event)](state, event)
+        steps: list[ev.Step | ev.StepGlance] = []
+        for kind, some in groupby(events, type):
+            if kind in _STEPS:
+                steps += some
+            else:
+                for event in some:
+                    self._handlers[kind](state, event)
         state.last_t, state.seen_at = events[-1].t, now
         if steps:
             self.pending.add(state.rank, steps)
@@ -231,7 +233,7 @@ class LiveRun:
         if closed.phase == "measure":
             self.tgs_samples.append(tgs)
             self.step_samples.append(slowest)
-            self.measured_tokens += closed.tokens
+            self.measured_tokens += int(closed.tokens)
             self.measured_s += slowest
 
     def _hello(self, state: RankState, event: ev.Hello) -> None:

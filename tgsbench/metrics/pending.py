@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from operator import add
 from struct import pack
 from typing import NamedTuple
 
 from tgsbench.metrics.trend import StepRow
-from tgsbench.schema.events import Step
+from tgsbench.schema.events import Step, StepGlance
 
 MAX_PENDING_STEPS = 512
 """Steps that may wait for a rank; beyond it the oldest is taken as it is."""
@@ -27,8 +27,8 @@ class ClosedStep(NamedTuple):
     step_s: tuple[float, float]
     """Fastest and slowest rank; meaningless where a rank is missing, as is `mem_peak`."""
     mem_peak: tuple[float, float]
-    tokens: int
-    labels: int
+    tokens: float
+    labels: float
     loss_sum: float
 
 
@@ -50,8 +50,8 @@ class PendingSteps:
         self._num_passed = [0] * world
         """Open steps that a rank has reported or skipped."""
         self._phases: list[str] = []
-        self._tokens: list[int] = []
-        self._labels: list[int] = []
+        self._tokens: list[float] = []
+        self._labels: list[float] = []
         self._loss_sums: list[float] = []
 
     def __len__(self) -> int:
@@ -61,7 +61,7 @@ class PendingSteps:
         """Steps that the rank has reported and that are still open."""
         return self._num_passed[rank]
 
-    def add(self, rank: int, steps: list[Step]) -> None:
+    def add(self, rank: int, steps: Sequence[Step | StepGlance]) -> None:
         """Take in some steps of one rank."""
         at = self._num_passed[rank]
         due = self.first + at
@@ -78,7 +78,7 @@ class PendingSteps:
         self._drop(over)
         return (step for step in closed if step is not None)
 
-    def _put(self, rank: int, at: int, steps: list[Step]) -> None:
+    def _put(self, rank: int, at: int, steps: Sequence[Step | StepGlance]) -> None:
         """Enter consecutive steps of one rank from index `at` on."""
         num = len(steps)
         end = at + num
@@ -92,7 +92,7 @@ class PendingSteps:
         self._loss_sums[at:end] = map(add, self._loss_sums[at:end], [step.loss_sum for step in steps])
         self._num_passed[rank] = max(self._num_passed[rank], end)
 
-    def _open(self, end: int, steps: list[Step]) -> None:
+    def _open(self, end: int, steps: Sequence[Step | StepGlance]) -> None:
         """Make room up to index `end`, which the last of `steps` has."""
         num_new = end - len(self)
         if num_new <= 0:
@@ -106,7 +106,7 @@ class PendingSteps:
         for table in (self._step_s, self._data_s, self._mem_peak):
             table += unknown
 
-    def _place(self, rank: int, step: Step) -> None:
+    def _place(self, rank: int, step: Step | StepGlance) -> None:
         """A step out of turn: after a gap, again, or of a run that does not count from 0."""
         if not len(self) and step.step >= self.first + MAX_PENDING_STEPS:
             self.first = step.step - MAX_PENDING_STEPS // 2  # nothing waits: the run goes on from here

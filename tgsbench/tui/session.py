@@ -11,7 +11,7 @@ from typing import Protocol
 
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.events.replay import Replay
-from tgsbench.events.tail import RunTail
+from tgsbench.events.tail import GLANCE, RunTail
 from tgsbench.launch.detached import Supervisor
 from tgsbench.metrics.live import LiveRun
 from tgsbench.metrics.live_view import Plan, RunView
@@ -45,7 +45,7 @@ class FollowFeed:
     """The event files of a run as they grow."""
 
     def __init__(self, events_dir: Path) -> None:
-        self._tail = RunTail(events_dir)
+        self._tail = RunTail(events_dir, GLANCE)
 
     def pieces(self, is_ahead: Callable[[int], bool]) -> Iterator[list[Event]]:
         """New events, a piece of each file."""
