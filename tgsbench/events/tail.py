@@ -182,7 +182,7 @@ class RunTail:
     def pieces(
         self, max_bytes: int = _CHUNK, is_ahead: Callable[[int], bool] | None = None
     ) -> Iterator[list[Event]]:
-        """As `poll`, file by file: folded at once, a piece is still in the processor's cache.
+        """As `poll`, each piece of one rank: folded at once, it is still in the processor's cache.
 
         A file whose rank `is_ahead` waits while the others have something: of a rank that also writes
         samples, the same bytes hold fewer steps. Where the others have nothing, waiting would not help.

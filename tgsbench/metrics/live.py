@@ -6,7 +6,7 @@ import math
 import statistics
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
@@ -23,8 +23,6 @@ NUM_RECENT = 3
 """Steps kept unmerged, to find a straggler in."""
 GPU_HISTORY = 60
 """GPU samples kept per rank: one minute at the one a second that ranks write."""
-_RANK = attrgetter("rank")
-_STEPS = (ev.StepGlance, ev.Step)
 
 
 class RankState:
@@ -72,12 +70,9 @@ class Note:
     traceback: str = ""
 
 
-def _by_rank(events: list[Any]) -> Iterable[tuple[int, list[Any]]]:
-    """Neighbours of one rank together; a piece of one file is one group, found three times as fast."""
-    ranks = [event.rank for event in events]
-    if not ranks or ranks.count(ranks[0]) == len(ranks):
-        return [(ranks[0], events)] if ranks else []
-    return [(rank, list(group)) for rank, group in groupby(events, key=_RANK)]
+def by_rank(events: Sequence[Any]) -> Iterator[list[Any]]:
+    """Neighbours of one rank together."""
+    return (list(own) for _, own in groupby(events, key=attrgetter("rank")))
 
 
 @dataclass
@@ -131,38 +126,39 @@ class LiveRun:
             ev.Bye: self._bye,
         }
 
-    def fold(self, events: Iterable[Any], now: float = math.nan) -> None:
+    def fold(self, events: Sequence[Any], now: float = math.nan) -> None:
         """Take in events of any ranks; each rank's own must come in their order.
 
         `now` is the reader's monotonic clock in seconds, NaN when the events are not live.
         """
-        self.take(events, now)
+        for own in by_rank(events):
+            self.take(own, now)
         self.close_steps()
 
-    def take(self, events: Iterable[Any], now: float = math.nan) -> None:
-        """As `fold`, but steps stay open until `close_steps`: once a round over 64 files, not once a file."""
-        for rank, own in _by_rank(list(events)):
-            self.num_events += len(own)
-            if 0 <= rank < self.world:
-                self._fold_rank(self.ranks[rank], own, now)
-            else:
-                for event in own:
-                    self._elsewhere(event)
+    def take(self, events: Sequence[Any], now: float = math.nan) -> None:
+        """As `fold`, with events of one rank; steps stay open until `close_steps`: once a round over all."""
+        rank = events[0].rank
+        self.num_events += len(events)
+        if 0 <= rank < self.world:
+            self._fold_rank(self.ranks[rank], events, now)
+        else:
+            for event in events:
+                self._elsewhere(event)
 
     def close_steps(self) -> None:
         """Take steps that every rank has passed into histories and figures."""
         for closed in self.pending.close():
             self._close(closed)
 
-    def _fold_rank(self, state: RankState, events: list[Any], now: float) -> None:
+    def _fold_rank(self, state: RankState, events: Sequence[Any], now: float) -> None:
         """Fold one rank's events; its steps go in together."""
         steps: list[ev.Step | ev.StepGlance] = []
-        for kind, some in groupby(events, type):
-            if kind in _STEPS:
-                steps += some
+        glance, whole = ev.StepGlance, ev.Step
+        for event in events:
+            if type(event) is glance or type(event) is whole:
+                steps.append(event)
             else:
-                for event in some:
-                    self._handlers[kind](state, event)
+                self._handlers[type(event)](state, event)
         state.last_t, state.seen_at = events[-1].t, now
         if steps:
             self.pending.add(state.rank, steps)

@@ -12,6 +12,9 @@ TREND_CAPACITY = 512
 GRID_CAPACITY = 256
 """Rows a grid keeps; with three figures of 8 bytes that is 6 KiB a rank."""
 
+_MERGED_AT_ONCE = 64
+"""Steps that wait at most to be merged into a row."""
+
 
 class Trend:
     """One series over steps: mean, smallest and largest value of each kept point."""
@@ -41,11 +44,12 @@ class Trend:
         self._num.append(1)
 
     def _widen_last(self, y: float, low: float, high: float) -> None:
-        num = self._num[-1]
-        self.y[-1] += (y - self.y[-1]) / (num + 1)
-        self.low[-1] = min(self.low[-1], low)
-        self.high[-1] = max(self.high[-1], high)
-        self._num[-1] = num + 1
+        num = self._num[-1] = self._num[-1] + 1
+        self.y[-1] += (y - self.y[-1]) / num
+        if low < self.low[-1]:
+            self.low[-1] = low
+        if high > self.high[-1]:
+            self.high[-1] = high
 
     def _halve(self) -> None:
         pairs = range(0, len(self.x) - 1, 2)
@@ -95,6 +99,8 @@ class StepGrid:
         if row.last_step - self._open[0].first_step + 1 >= self.stride:
             self._whole.append(_merged(self._open))
             self._open = []
+        elif len(self._open) >= _MERGED_AT_ONCE:  # of a million steps a row stands for 4,096
+            self._open = [_merged(self._open)]
 
     def _halve(self) -> None:
         whole = self._whole

@@ -109,7 +109,10 @@ class Step(_Event, tag="step", gc=False):
 
 
 class StepGlance(_Event, tag="step", gc=False):
-    """What the live view reads of a `Step` line: a third less to decode and to keep; counts are floats."""
+    """What the live view reads of a `Step` line, at four fifths of the cost; counts are floats.
+
+    A line whose damage is in another field counts here, while `Step` refuses it.
+    """
 
     step: Int64
     phase: str = "measure"

@@ -13,7 +13,7 @@ from tgsbench.errors import ExitCode, TgsError
 from tgsbench.events.replay import Replay
 from tgsbench.events.tail import GLANCE, RunTail
 from tgsbench.launch.detached import Supervisor
-from tgsbench.metrics.live import LiveRun
+from tgsbench.metrics.live import LiveRun, by_rank
 from tgsbench.metrics.live_view import Plan, RunView
 from tgsbench.schema.events import Event
 from tgsbench.schema.preset import Preset
@@ -32,7 +32,7 @@ class Feed(Protocol):
     """A source of events."""
 
     def pieces(self, is_ahead: Callable[[int], bool]) -> Iterator[list[Event]]:
-        """What is new, in portions; a rank that is ahead of the others may wait."""
+        """What is new, each piece of one rank; a rank that is ahead of the others may wait."""
         ...
 
     @property
@@ -81,8 +81,7 @@ class ReplayFeed:
             self.target_s += (now - self._last) * self.speed
         self._last = now
         self.target_s = min(max(self.target_s, self.replay.at_s), self.replay.duration_s)
-        if events := self.replay.advance_to(self.target_s):
-            yield events
+        yield from by_rank(self.replay.advance_to(self.target_s))
 
     @property
     def caught_up(self) -> bool:
