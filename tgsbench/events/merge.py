@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from tgsbench.events.tail import RunTail
+from tgsbench.events.tail import GLANCE, RunTail
 from tgsbench.metrics.live import LiveRun
 from tgsbench.metrics.stragglers import Suspect, suspects
 
@@ -30,7 +30,7 @@ class Merge:
     def __init__(self, events_dir: Path, world_size: int, heartbeat_s: float = 2.0) -> None:
         self.live = LiveRun(world_size)
         self.period_s = poll_period_s(world_size)
-        self._tail = RunTail(events_dir)
+        self._tail = RunTail(events_dir, GLANCE)
         self._heartbeat_s = heartbeat_s
 
     @property

@@ -73,6 +73,16 @@ def rank_environment(
     return env
 
 
+def supervisor_argv(run_dir: Path) -> list[str]:
+    """The command that supervises a prepared run in a process of its own (the TUI starts it)."""
+    return [sys.executable, "-m", "tgsbench", "supervise", str(run_dir.resolve())]
+
+
+def package_root() -> str:
+    """Folder that this very tgsbench was imported from, so that the ranks run the same code."""
+    return str(Path(__file__).absolute().parents[2])
+
+
 def as_script(argv: list[str]) -> str:
     """The command as a shell script to read and copy; tgsbench never executes it."""
     return (

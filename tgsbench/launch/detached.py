@@ -9,7 +9,7 @@ import signal
 import subprocess
 
 from tgsbench.errors import ExitCode, TgsError
-from tgsbench.launch.local import package_root, supervisor_argv
+from tgsbench.launch.command import package_root, supervisor_argv
 from tgsbench.store.run_dir import RunDir, unwritable
 
 
@@ -22,7 +22,7 @@ class Supervisor:
         try:
             with (run.log_dir / "supervisor.log").open("ab") as log:
                 self._process = subprocess.Popen(
-                    supervisor_argv(run),
+                    supervisor_argv(run.path),
                     env=env,
                     stdin=subprocess.DEVNULL,
                     stdout=log,

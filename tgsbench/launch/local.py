@@ -5,12 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import sys
 import time
-from pathlib import Path
 
 from tgsbench.errors import ExitCode, TgsError
-from tgsbench.launch.command import ONE_NODE, Node, agent_argv, as_script, rank_environment
+from tgsbench.launch.command import (
+    ONE_NODE,
+    Node,
+    agent_argv,
+    as_script,
+    package_root,
+    rank_environment,
+)
 from tgsbench.launch.forecast import forecast
 from tgsbench.launch.process import Child
 from tgsbench.launch.watch import OnEvents, StopSignals, Watch
@@ -114,11 +119,6 @@ def _start(run: RunDir, preset: Preset, node: Node) -> Child:
     )
 
 
-def package_root() -> str:
-    """Folder that this very tgsbench was imported from, so that the ranks run the same code."""
-    return str(Path(__file__).absolute().parents[2])
-
-
 def _unless_closed(on_events: OnEvents) -> OnEvents:
     """The same, until its output is closed: a pipe that ends must not end a benchmark of hours."""
     closed = False
@@ -216,8 +216,3 @@ EXIT_CODES = {
     "running": ExitCode.INTERNAL,
 }
 """Status of a finished run -> exit code of the command that ran it."""
-
-
-def supervisor_argv(run: RunDir) -> list[str]:
-    """The command that supervises a prepared run in a process of its own (the TUI starts it)."""
-    return [sys.executable, "-m", "tgsbench", "supervise", str(run.path.resolve())]

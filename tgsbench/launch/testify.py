@@ -14,8 +14,7 @@ from msgspec import Struct
 
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.events.tail import RunTail
-from tgsbench.launch.command import rank_environment
-from tgsbench.launch.local import package_root
+from tgsbench.launch.command import package_root, rank_environment
 from tgsbench.launch.process import Child
 from tgsbench.launch.watch import StopSignals
 from tgsbench.metrics.failure import root_cause

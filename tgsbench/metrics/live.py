@@ -6,7 +6,7 @@ import math
 import statistics
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
@@ -23,7 +23,6 @@ NUM_RECENT = 3
 """Steps kept unmerged, to find a straggler in."""
 GPU_HISTORY = 60
 """GPU samples kept per rank: one minute at the one a second that ranks write."""
-_RANK = attrgetter("rank")
 
 
 class RankState:
@@ -42,7 +41,7 @@ class RankState:
         self.phase = ""
         self.note = ""
         self.step = -1
-        self.newest: ev.Step | None = None
+        self.newest: ev.Step | ev.StepGlance | None = None
         self.first_t = math.nan
         self.last_t = math.nan
         """Times of hello and of the newest event on the host's monotonic clock."""
@@ -71,12 +70,9 @@ class Note:
     traceback: str = ""
 
 
-def _by_rank(events: list[Any]) -> Iterable[tuple[int, list[Any]]]:
-    """Neighbours of one rank together; a piece of one file is one group, found three times as fast."""
-    ranks = [event.rank for event in events]
-    if not ranks or ranks.count(ranks[0]) == len(ranks):
-        return [(ranks[0], events)] if ranks else []
-    return [(rank, list(group)) for rank, group in groupby(events, key=_RANK)]
+def by_rank(events: Sequence[Any]) -> Iterator[list[Any]]:
+    """Neighbours of one rank together."""
+    return (list(own) for _, own in groupby(events, key=attrgetter("rank")))
 
 
 @dataclass
@@ -130,37 +126,39 @@ class LiveRun:
             ev.Bye: self._bye,
         }
 
-    def fold(self, events: Iterable[Any], now: float = math.nan) -> None:
+    def fold(self, events: Sequence[Any], now: float = math.nan) -> None:
         """Take in events of any ranks; each rank's own must come in their order.
 
         `now` is the reader's monotonic clock in seconds, NaN when the events are not live.
         """
-        self.take(events, now)
+        for own in by_rank(events):
+            self.take(own, now)
         self.close_steps()
 
-    def take(self, events: Iterable[Any], now: float = math.nan) -> None:
-        """As `fold`, but steps stay open until `close_steps`: once a round over 64 files, not once a file."""
-        for rank, own in _by_rank(list(events)):
-            self.num_events += len(own)
-            if 0 <= rank < self.world:
-                self._fold_rank(self.ranks[rank], own, now)
-            else:
-                for event in own:
-                    self._elsewhere(event)
+    def take(self, events: Sequence[Any], now: float = math.nan) -> None:
+        """As `fold`, with events of one rank; steps stay open until `close_steps`: once a round over all."""
+        rank = events[0].rank
+        self.num_events += len(events)
+        if 0 <= rank < self.world:
+            self._fold_rank(self.ranks[rank], events, now)
+        else:
+            for event in events:
+                self._elsewhere(event)
 
     def close_steps(self) -> None:
         """Take steps that every rank has passed into histories and figures."""
         for closed in self.pending.close():
             self._close(closed)
 
-    def _fold_rank(self, state: RankState, events: list[Any], now: float) -> None:
+    def _fold_rank(self, state: RankState, events: Sequence[Any], now: float) -> None:
         """Fold one rank's events; its steps go in together."""
-        step_type, handlers = ev.Step, self._handlers
-        steps = [event for event in events if type(event) is step_type]
-        if len(steps) < len(events):
-            for event in events:
-                if type(event) is not step_type:
-                    handlers[type(event)](state, event)
+        steps: list[ev.Step | ev.StepGlance] = []
+        glance, whole = ev.StepGlance, ev.Step
+        for event in events:
+            if type(event) is glance or type(event) is whole:
+                steps.append(event)
+            else:
+                self._handlers[type(event)](state, event)
         state.last_t, state.seen_at = events[-1].t, now
         if steps:
             self.pending.add(state.rank, steps)
@@ -231,7 +229,7 @@ class LiveRun:
         if closed.phase == "measure":
             self.tgs_samples.append(tgs)
             self.step_samples.append(slowest)
-            self.measured_tokens += closed.tokens
+            self.measured_tokens += int(closed.tokens)
             self.measured_s += slowest
 
     def _hello(self, state: RankState, event: ev.Hello) -> None:

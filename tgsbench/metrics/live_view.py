@@ -116,7 +116,7 @@ class RunView:
         tflops: dict[str, float] = {}
         if tgs.median is not None:
             tflops = tflops_by_convention(preset.model, attended, preset.training.checkpointing, tgs.median)
-        gpu = find_gpu(self.device)
+        gpu, step_s = find_gpu(self.device), _finite(live.median_step_s)
         slowest = next((s for s in live.ranks if s.phase == live.phase), live.ranks[0])
         return Headline(
             tgs=tgs,
@@ -131,8 +131,8 @@ class RunView:
             steps_done=live.last_closed_step + 1,
             total_steps=max(self.plan.total_steps, live.last_closed_step + 1),
             elapsed_s=live.elapsed_s,
-            eta_s=self._eta_s(),
-            step_s=_finite(live.median_step_s),
+            eta_s=self._eta_s(step_s),
+            step_s=step_s,
             mem_peak_gib=max(live.mem_peak.high) / GIB if live.mem_peak.high else None,
             mem_is_rss=preset.hardware.device == "cpu",
             loss=live.loss.y[-1] if live.loss.y else None,
@@ -144,9 +144,8 @@ class RunView:
             self._tgs = summarize(list(live.tgs_samples), live.measured_tokens, live.measured_s, live.world)
         return self._tgs
 
-    def _eta_s(self) -> float | None:
+    def _eta_s(self, step_s: float | None) -> float | None:
         left = self.plan.total_steps - self.live.last_closed_step - 1
-        step_s = _finite(self.live.median_step_s)
         if step_s is None or left < 0 or self.live.phase == "teardown":
             return None
         return left * step_s

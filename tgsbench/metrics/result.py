@@ -76,7 +76,7 @@ def summarize(samples: list[float], tokens: int, time_s: float, world_size: int)
     )
 
 
-def step_tgs(tokens: int, world_size: int, seconds: float) -> float | None:
+def step_tgs(tokens: float, world_size: int, seconds: float) -> float | None:
     """Real tokens of all ranks / (GPUs · seconds); None when no time has passed."""
     return tokens / (world_size * seconds) if seconds > 0 else None
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 TREND_CAPACITY = 512
 """Points a trend keeps; a terminal shows at most about 400 dot columns."""
 GRID_CAPACITY = 256
 """Rows a grid keeps; with three figures of 8 bytes that is 6 KiB a rank."""
+
+_MERGED_AT_ONCE = 64
+"""Steps that wait at most to be merged into a row."""
 
 
 class Trend:
@@ -41,11 +44,12 @@ class Trend:
         self._num.append(1)
 
     def _widen_last(self, y: float, low: float, high: float) -> None:
-        num = self._num[-1]
-        self.y[-1] += (y - self.y[-1]) / (num + 1)
-        self.low[-1] = min(self.low[-1], low)
-        self.high[-1] = max(self.high[-1], high)
-        self._num[-1] = num + 1
+        num = self._num[-1] = self._num[-1] + 1
+        self.y[-1] += (y - self.y[-1]) / num
+        if low < self.low[-1]:
+            self.low[-1] = low
+        if high > self.high[-1]:
+            self.high[-1] = high
 
     def _halve(self) -> None:
         pairs = range(0, len(self.x) - 1, 2)
@@ -58,8 +62,7 @@ class Trend:
         self.stride *= 2
 
 
-@dataclass(frozen=True)
-class StepRow:
+class StepRow(NamedTuple):
     """What every rank saw of one step, or the largest of several steps once rows were merged.
 
     A rank that has not reported holds NaN.
@@ -96,6 +99,8 @@ class StepGrid:
         if row.last_step - self._open[0].first_step + 1 >= self.stride:
             self._whole.append(_merged(self._open))
             self._open = []
+        elif len(self._open) >= _MERGED_AT_ONCE:  # of a million steps a row stands for 4,096
+            self._open = [_merged(self._open)]
 
     def _halve(self) -> None:
         whole = self._whole
@@ -104,22 +109,19 @@ class StepGrid:
 
 
 def _merged(rows: Sequence[StepRow]) -> StepRow:
+    """The largest of each rank; what it did not report in some rows (NaN) the others fill in."""
     if len(rows) == 1:
         return rows[0]
+    has_gaps = math.isnan(sum(sum(row.step_s) for row in rows))
+    largest = _largest_known if has_gaps else max  # max() with a NaN depends on their order
     return StepRow(
         rows[0].first_step,
         rows[-1].last_step,
-        _largest([row.step_s for row in rows]),
-        _largest([row.data_s for row in rows]),
-        _largest([row.mem_peak for row in rows]),
+        array("d", list(map(largest, zip(*[row.step_s for row in rows], strict=True)))),
+        array("d", list(map(largest, zip(*[row.data_s for row in rows], strict=True)))),
+        array("d", list(map(largest, zip(*[row.mem_peak for row in rows], strict=True)))),
     )
 
 
-def _largest(values: Sequence[array[float]]) -> array[float]:
-    """The largest of each column; what some rows lack (NaN) the others fill in."""
-    if math.isnan(sum(map(sum, values))):  # max() with a NaN depends on their order
-        return array(
-            "d",
-            [max((v for v in column if v == v), default=math.nan) for column in zip(*values, strict=True)],
-        )
-    return array("d", map(max, zip(*values, strict=True)))
+def _largest_known(values: Sequence[float]) -> float:
+    return max((value for value in values if value == value), default=math.nan)

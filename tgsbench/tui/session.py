@@ -11,11 +11,9 @@ from typing import Protocol
 
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.events.replay import Replay
-from tgsbench.events.tail import RunTail
-from tgsbench.launch import local, preflight
+from tgsbench.events.tail import GLANCE, RunTail
 from tgsbench.launch.detached import Supervisor
-from tgsbench.launch.rehearse import rehearsal_on
-from tgsbench.metrics.live import LiveRun
+from tgsbench.metrics.live import LiveRun, by_rank
 from tgsbench.metrics.live_view import Plan, RunView
 from tgsbench.schema.events import Event
 from tgsbench.schema.preset import Preset
@@ -34,7 +32,7 @@ class Feed(Protocol):
     """A source of events."""
 
     def pieces(self, is_ahead: Callable[[int], bool]) -> Iterator[list[Event]]:
-        """What is new, in portions; a rank that is ahead of the others may wait."""
+        """What is new, each piece of one rank; a rank that is ahead of the others may wait."""
         ...
 
     @property
@@ -47,7 +45,7 @@ class FollowFeed:
     """The event files of a run as they grow."""
 
     def __init__(self, events_dir: Path) -> None:
-        self._tail = RunTail(events_dir)
+        self._tail = RunTail(events_dir, GLANCE)
 
     def pieces(self, is_ahead: Callable[[int], bool]) -> Iterator[list[Event]]:
         """New events, a piece of each file."""
@@ -83,8 +81,7 @@ class ReplayFeed:
             self.target_s += (now - self._last) * self.speed
         self._last = now
         self.target_s = min(max(self.target_s, self.replay.at_s), self.replay.duration_s)
-        if events := self.replay.advance_to(self.target_s):
-            yield events
+        yield from by_rank(self.replay.advance_to(self.target_s))
 
     @property
     def caught_up(self) -> bool:
@@ -229,6 +226,9 @@ def launch(preset: Preset, root: Path, *, rehearse: bool = False) -> Session:
 
     Raises TgsError when the preset does not fit, a package is missing or the folder cannot be written.
     """
+    from tgsbench.launch import local, preflight  # with the planner: to look at a run waits for neither
+    from tgsbench.launch.rehearse import rehearsal_on
+
     machine = preflight.this_machine()
     if rehearse:
         preset = rehearsal_on(preset, machine)

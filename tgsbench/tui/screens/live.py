@@ -45,7 +45,7 @@ REPAINT_PERIOD_S = 0.1
 LIVE_POLL_S = 0.5
 """Two looks a second at the event files: a step that lasts less is seen with its neighbour."""
 REPLAY_POLL_S = 0.1
-CATCH_UP_S = 1.0
+CATCH_UP_S = 2.0
 """Time between repaints while a long run is read: each takes the interpreter from the reading."""
 NOTHING_OPEN = (
     "No run is open.\n\n"

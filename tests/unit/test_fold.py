@@ -1,0 +1,145 @@
+"""Rank files folded in pieces show what the same events show when they are folded one at a time."""
+
+from __future__ import annotations
+
+import random
+
+import msgspec
+import pytest
+
+from tgsbench.events.merge import Merge
+from tgsbench.events.simulate import Scenario, write_events
+from tgsbench.events.tail import RunTail
+from tgsbench.metrics.live import LiveRun
+from tgsbench.metrics.pending import MAX_PENDING_STEPS
+from tgsbench.schema import events as ev
+
+WORLD = 4
+LONG = MAX_PENDING_STEPS + 100
+RUNS = {
+    "even": Scenario(world=WORLD, steps=80, step_s=3.0, gpu_period_s=1, heartbeat_s=1),
+    "straggler": Scenario(
+        world=WORLD, steps=80, step_s=3.0, gpu_period_s=5, heartbeat_s=1, straggler=3, straggles_from=9
+    ),
+    "fails": Scenario(world=WORLD, steps=80, step_s=3.0, fails_at_step=50, heartbeat_s=1),
+    "long": Scenario(world=WORLD, steps=LONG, step_s=1.0, gpu_period_s=1, heartbeat_s=2, straggler=2),
+}
+
+
+def one_at_a_time(folder, world):
+    """Every event is decoded whole and folded by itself, in the order in which ranks wrote them."""
+    live, tail = LiveRun(world), RunTail(folder / "events")
+    for event in sorted(tail.read_all(), key=lambda event: event.t):
+        live.fold([event])
+    return live, tail.skipped
+
+
+def in_pieces(folder, world):
+    merge = Merge(folder / "events", world)
+    while merge.poll() or not merge.caught_up:
+        pass
+    return merge.live, merge.skipped
+
+
+def shown(live):
+    """Everything a screen reads, except the loss, which is summed up in the order of arrival."""
+    rows = [(r.first_step, r.last_step, *r.step_s, *r.data_s, *r.mem_peak) for r in live.grid.rows]
+    trends = [(t.x, t.y, t.low, t.high) for t in (live.tgs, live.step_s, live.mem_peak)]
+    ranks = [
+        (
+            s.phase,
+            s.step,
+            float(s.newest.mem_peak) if s.newest else None,
+            s.last_t,
+            s.gpu,
+            list(s.gpu_utils),
+            s.error,
+            s.bye,
+        )
+        for s in live.ranks
+    ]
+    counts = (live.num_events, live.num_complete, live.num_partial, live.num_ignored, live.last_closed_step)
+    measured = (live.measured_tokens, live.measured_s, *live.tgs_samples, *live.step_samples)
+    once = [live.data, live.kernel, *sorted(live.notes, key=repr)]
+    return "\n".join(map(repr, [*rows, *trends, *ranks, counts, measured, *once]))  # texts, as NaN != NaN
+
+
+def check(folder, world=WORLD):
+    (bulk, bulk_skipped), (single, single_skipped) = in_pieces(folder, world), one_at_a_time(folder, world)
+    assert bulk.num_events > 0
+    assert shown(bulk).splitlines() == shown(single).splitlines()
+    assert bulk.loss.y == pytest.approx(single.loss.y)
+    assert bulk_skipped == single_skipped
+    return bulk
+
+
+@pytest.fixture(params=RUNS, ids=str)
+def folder(tmp_path, request):
+    write_events(tmp_path, RUNS[request.param])
+    return tmp_path
+
+
+def path(folder, rank):
+    return folder / "events" / f"rank{rank:05}.jsonl"
+
+
+def test_whole_runs(folder):
+    assert check(folder).num_complete > 0
+
+
+def test_a_rank_without_a_file(folder):
+    path(folder, 3).unlink()
+    assert check(folder).num_complete == 0
+
+
+def test_a_rank_that_stops_early_in_the_middle_of_a_line(folder):
+    whole = path(folder, 1).read_bytes()
+    path(folder, 1).write_bytes(whole[: len(whole) // 2])
+    live = check(folder)
+    assert live.num_complete > 0
+    assert live.ranks[1].step < live.front_step
+
+
+def test_ranks_beyond_the_world(folder):
+    assert check(folder, WORLD - 2).num_foreign > 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_damaged_unknown_missing_doubled_and_foreign_lines(folder, seed):
+    chance = random.Random(seed)
+    for rank in range(WORLD):
+        lines = path(folder, rank).read_bytes().splitlines(keepends=True)
+        for at in sorted(chance.sample(range(2, len(lines)), 12), reverse=True):
+            lines[at : at + 1] = _harm(lines[at], lines[at - 1], chance)
+        path(folder, rank).write_bytes(b"".join(lines))
+    check(folder)
+
+
+def _harm(line, before, chance):
+    """What stands in the file in place of a line."""
+    torn = line[: chance.randrange(1, len(line) - 1)] + b"\n"
+    unknown = b'{"type":"weather","rain":[1,2],"v":1,"t":1.0,"rank":0,"seq":0}\n'
+    of_another = line.replace(b'"rank":', b'"rank":9')
+    odd = line.replace(b'"step_s":', b'"step_s":-')
+    more = line.replace(b'"v":1', b'"mood":{"good":[true,null]},"v":1')
+    choices = [
+        [torn],
+        [unknown, line],
+        [],
+        [line, line],
+        [line, before],
+        [of_another],
+        [odd],
+        [more],
+        [b"\xff\n", line],
+    ]
+    return chance.choice(choices)
+
+
+def test_counts_of_a_glance_are_as_exact_as_whole_ones(tmp_path):
+    step = ev.Step(step=0, tokens=2**53 - 1, labels=2**40 + 1, step_s=1.0, mem_peak=2**52 + 1)
+    (tmp_path / "events").mkdir()
+    path(tmp_path, 0).write_bytes(msgspec.json.encode(step) + b"\n")
+    live = check(tmp_path, 1)
+    assert live.measured_tokens == 2**53 - 1
+    assert live.ranks[0].newest.mem_peak == 2**52 + 1
