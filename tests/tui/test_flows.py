@@ -4,6 +4,7 @@ import base64
 import json
 import shutil
 import sys
+import threading
 
 import pytest
 from textual import events
@@ -14,6 +15,7 @@ from tgsbench.presets import resolve
 from tgsbench.tui import session
 from tgsbench.tui.app import TgsApp
 from tgsbench.tui.screens.dialogs import Choice, Reading
+from tgsbench.tui.screens.form import PresetForm
 from tgsbench.tui.widgets.log_view import LogView
 from tgsbench.tui.widgets.search import Search
 
@@ -46,11 +48,29 @@ async def test_no_letter_of_a_search_is_lost_however_fast_it_is_typed(app):
         await until(pilot, lambda: app.screen.query_one("#preset-search", Search).value == "a/b_c")
 
 
+async def test_no_letter_of_a_log_filter_is_lost_however_fast_it_is_typed(opened):
+    async with opened.run_test(size=(80, 24)) as pilot:
+        await shows(pilot, "n = 24")
+        await pilot.press("o")
+        await shows(pilot, "log of rank [0]")
+        for letter in "/s/q_c":
+            opened.post_message(events.Key("slash" if letter == "/" else letter, letter))
+        await until(pilot, lambda: opened.screen.query_one("#log-filter", Search).value == "s/q_c")
+
+
+async def test_a_log_without_a_filter_line_keeps_the_keys(opened):
+    async with opened.run_test(size=(80, 24)) as pilot:
+        await shows(pilot, "n = 24")
+        await pilot.press("a", "slash", "c")
+        await shows(pilot, "[c Charts]")
+
+
 async def test_the_detail_shows_both_published_rows_and_the_command(app):
     async with app.run_test(size=(120, 40)) as pilot:
         await shows(pilot, f"{NUM_PRESETS} of {NUM_PRESETS}")
         await pilot.press("slash", *"llama2_7b_32k", "enter")
-        await shows(pilot, "xtuner", "2,234", "llamafactory", "2,045", "tgsbench run --preset llama2_7b_32k")
+        text = await shows(pilot, "2,234", "2,045", "command (y copies) tgsbench run")
+        assert any("xtuner" in line and "llamafactory" in line for line in text.splitlines()), "side by side"
 
 
 async def test_the_form_shows_the_command_lines_own_error_while_typing(app):
@@ -71,6 +91,64 @@ async def test_the_form_shows_the_command_lines_own_error_while_typing(app):
         assert refused.value.msg in form._problem
         await pilot.press("backspace", "8")
         await shows(pilot, "dp 1 · sp 8 = 8", "--set parallel.sp=8")
+
+
+async def test_the_form_checks_what_the_command_line_checks_before_a_start(app):
+    async with app.run_test(size=(120, 40)) as pilot:
+        app.edit_preset("tiny_cpu")
+        await shows(pilot, "Edit tiny_cpu", "fits this machine")
+        app.screen.query_one("#others").focus()
+        await pilot.press(*"profile=hotspot")
+        await shows(pilot, "no capture recipe called 'hotspot'; nearest: hotspots")
+        await pilot.press("s")
+        await shows(pilot, "--set profile=hotspots")
+        await pilot.press("space", *"engine.name=llamafactory")
+        await shows(pilot, "engine llamafactory cannot run tiny_cpu", "leave --profile out")
+
+
+async def test_the_form_stays_when_what_it_asks_cannot_be_started(app):
+    async with app.run_test(size=(120, 40), notifications=True) as pilot:
+        app.edit_preset("llama2_7b_32k")
+        await shows(pilot, "Edit llama2_7b_32k", "does not fit this machine: it needs 8 GPUs")
+        app.screen.query_one("#set-measure-steps").focus()
+        await pilot.press("end", "5")
+        await shows(pilot, "--set measure.steps=105")
+        await pilot.press("ctrl+r")
+        await until(pilot, lambda: any("--rehearse" in note.message for note in app._notifications))
+        assert isinstance(app.screen, PresetForm)
+        assert app.screen.assignments == ["measure.steps=105"]
+
+
+async def test_the_form_has_its_keys_in_help_and_palette(app):
+    async with app.run_test(size=(120, 40)) as pilot:
+        app.edit_preset("tiny_cpu")
+        await shows(pilot, "Edit tiny_cpu", "f1 Help")
+        await pilot.press("f1")
+        await shows(pilot, "Save as a preset of your own.")
+        await pilot.press("G")
+        await shows(pilot, "form.save")
+        await pilot.press("escape", "ctrl+p")
+        await shows(pilot, "Edit a preset: Save")
+        await pilot.press(*"Preset: Back", "enter")
+        await until(pilot, lambda: not isinstance(app.screen, PresetForm))
+
+
+async def test_a_key_pressed_twice_starts_one_run(app, monkeypatch, recording):
+    starts, goes_on = [], threading.Event()
+
+    def launch(preset, root, *, rehearse):
+        starts.append(preset.name)
+        goes_on.wait(20)
+        return session.follow(recording)
+
+    monkeypatch.setattr(session, "launch", launch)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await shows(pilot, f"{NUM_PRESETS} of {NUM_PRESETS}")
+        await pilot.press("slash", *"tiny_cpu", "enter", "r", "r", "s")
+        await until(pilot, lambda: starts)
+        goes_on.set()
+        await shows(pilot, "[3 Live]", "n = 24")
+    assert starts == ["tiny_cpu"]
 
 
 async def test_a_preset_saved_from_the_form_is_listed_and_holds_only_what_changed(app, tmp_path):
@@ -147,7 +225,7 @@ async def test_live_panes_by_keys(opened):
         await pilot.press("u")
         await shows(pilot, "1095 MHz")
         await pilot.press("a")
-        await shows(pilot, "no warnings")
+        await shows(pilot, "rank 5 throttled: thermal")
         await pilot.press("left_square_bracket")
         await shows(pilot, "[o Logs]", "simulated log of rank 0")
         await pilot.press("right_square_bracket", "right_square_bracket")
@@ -169,13 +247,13 @@ async def test_convention_rank_and_metric_turn(opened):
 
 async def test_the_chart_cursor_reads_off_values(opened):
     async with opened.run_test(size=(80, 24)) as pilot:
-        await shows(pilot, ">TGS  step 28")
+        await shows(pilot, ">TGS  step 29")
         await pilot.press("g")
         await shows(pilot, ">TGS  step 0")
         await pilot.press("l", "l")
         await shows(pilot, ">TGS  step 2")
         await pilot.press("G")
-        await shows(pilot, ">TGS  step 28")
+        await shows(pilot, ">TGS  step 29")
 
 
 async def test_the_first_error_in_any_log_is_found(runs_root, add_run):
@@ -185,9 +263,51 @@ async def test_the_first_error_in_any_log_is_found(runs_root, add_run):
     async with app.run_test(size=(80, 24)) as pilot:
         await shows(pilot, "n = 24")
         await pilot.press("e")
-        await shows(pilot, "log of rank 5", "3!RuntimeError: it broke")
+        await shows(pilot, "log of rank  0  1  2  3  4 [5] 6  7", "3!RuntimeError: it broke")
         log = app.screen.query_one("#log", LogView)
         assert log.cursor_line == "RuntimeError: it broke"
+        await pilot.press("slash", *"fine", "enter")
+        await shows(pilot, "2 lines with 'fine'")
+        await pilot.press("e")
+        await shows(pilot, "RuntimeError: it broke")
+        assert log.cursor_line == "RuntimeError: it broke"
+        assert not app.screen.query_one("#log-filter").display
+
+
+async def test_a_click_on_a_rank_shows_its_log(opened):
+    async with opened.run_test(size=(80, 24)) as pilot:
+        await shows(pilot, "n = 24")
+        await pilot.press("o")
+        line = await line_of(pilot, "log of rank [0]")
+        await pilot.click("#log-line", offset=(line.index(" 6 ") + 1, 0))
+        await shows(pilot, " 5 [6] 7 ", "simulated log of rank 6")
+
+
+async def test_a_click_on_its_name_opens_a_pane(opened):
+    async with opened.run_test(size=(80, 24)) as pilot:
+        await shows(pilot, "n = 24")
+        line = await line_of(pilot, "u GPUs")
+        await pilot.click("#pane-line", offset=(line.index("u GPUs"), 0))
+        await shows(pilot, "[u GPUs]", "1095 MHz")
+        await pilot.press("4")
+        line = await line_of(pilot, "e Kernels")
+        await pilot.click("#profile-panes-line", offset=(line.index("e Kernels"), 0))
+        await shows(pilot, "[e Kernels]")
+
+
+async def test_a_click_closes_a_dialog(opened):
+    async with opened.run_test(size=(80, 24)) as pilot:
+        await shows(pilot, "n = 24")
+        await pilot.press("f1")
+        line = await line_of(pilot, "esc close")
+        y = text_of(opened).splitlines().index(line)
+        await pilot.click(offset=(line.index("esc close") + 2, y))
+        await until(pilot, lambda: not isinstance(opened.screen, Reading))
+
+
+async def line_of(pilot, words):
+    """The line of the screen that holds these words."""
+    return next(line for line in (await shows(pilot, words)).splitlines() if words in line)
 
 
 async def test_the_log_filter_works_as_you_type_and_escape_lifts_it(opened):
@@ -219,7 +339,44 @@ async def test_tab_reaches_every_figure(opened):
         for _ in range(20):
             await pilot.press("tab")
             reached.add(str(getattr(opened.focused, "figure", "")))
-        assert {"tgs", "tflops:xtuner", "step_s", "mem", "mfu", "eta", "loss"} <= reached
+        figures = {"tgs", "tgs_ci", "tflops:xtuner", "step_s", "mem", "mfu", "eta", "loss", "verdict"}
+        assert figures <= reached
+
+
+async def test_a_verdict_that_is_cut_off_is_told_in_full(opened):
+    async with opened.run_test(size=(80, 24)) as pilot:
+        assert "published A100-SXM4-80GB" not in await shows(pilot, "n = 24", "GPU simulated")
+        opened.screen.query_one("#verdict-line").focus()
+        await shows(pilot, "> ≠ not comparable")
+        await pilot.press("question_mark")
+        await shows(pilot, "Verdict against the published row", "A100-SXM4-80GB")
+        await pilot.press("G")
+        await shows(pilot, "llamafactory")
+
+
+async def test_alerts_that_are_cut_off_stand_in_the_notes(opened):
+    async with opened.run_test(size=(80, 24)) as pilot:
+        await shows(pilot, "n = 24")
+        await pilot.press("a")
+        await shows(pilot, "rank 5 (node00) is slow: 1.18× the median rank", "rank 5 throttled: thermal")
+
+
+async def test_the_notes_tell_how_a_run_failed_and_what_to_try(runs_root, add_run):
+    failure = {"kind": "oom", "reason": "CUDA out of memory", "rank": 7, "hint": "use sp 16"}
+    failure["forecast"] = "the plan expected 61 GiB"
+    run = add_run("failed", status="oom", failure=failure)
+    app = TgsApp(runs_root=runs_root, opens=session.follow(run))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await shows(pilot, "✗ oom")
+        await pilot.press("a")
+        await shows(pilot, "✗ oom (rank 7): CUDA out of memory", "try: use sp 16", "the plan expected 61 GiB")
+
+
+async def test_steps_to_come_include_the_profiled_ones(recording):
+    view = session.follow(recording).view
+    measure = view.plan.preset.measure
+    assert view.plan.total_steps == measure.warmup + measure.steps + view.plan.num_profile_steps == 30
+    assert view.plan.num_profile_steps > 0
 
 
 async def test_replay_keys(runs_root, recording):
@@ -235,7 +392,7 @@ async def test_replay_keys(runs_root, recording):
         await shows(pilot, "▶ 30×")
         for _ in range(11):
             await pilot.press("L")
-        await shows(pilot, "■ end", "step 29/29")
+        await shows(pilot, "■ end", "step 30/30")
         await pilot.press("R")
         await shows(pilot, "▶ 30×")
 
@@ -289,7 +446,9 @@ async def test_enter_opens_a_run_and_p_plays_it(app, add_run):
         await shows(pilot, "1 of 1 runs")
         await pilot.press("enter")
         await shows(pilot, "[3 Live]", "n = 24")
-        await pilot.press("2", "p")
+        await pilot.press("2")
+        await shows(pilot, "[2 Runs]", "1 of 1 runs")
+        await pilot.press("p")
         await shows(pilot, "REPLAY")
 
 
@@ -297,9 +456,10 @@ async def test_profile_tables_ranks_and_copy(opened, copied):
     async with opened.run_test(size=(80, 24)) as pilot:
         await shows(pilot, "n = 24")
         await pilot.press("p")
-        await shows(pilot, "[Shares]", "attention backward", "all-to-all")
-        await pilot.press("right_square_bracket")
-        await shows(pilot, "flash_bwd_dq")
+        await shows(pilot, "[s Shares]", "attention backward", "all-to-all")
+        await pilot.press("right_square_bracket", "j")
+        name = "flash_bwd_dq_dk_dv_loop_seqk_parallel_kernel"
+        await shows(pilot, f"{name}  (attention backward, 166.0 of", "312 TFLOPs)")
         await pilot.press("right_square_bracket")
         await shows(pilot, "of 300")
         await pilot.press("right_square_bracket")
@@ -332,6 +492,31 @@ async def test_the_palette_finds_actions_presets_and_runs(app, add_run):
         await shows(pilot, "n = 24")
 
 
+async def test_the_palette_goes_to_the_screen_of_an_action(app, add_run):
+    add_run("one")
+    async with app.run_test(size=(100, 30)) as pilot:
+        await shows(pilot, f"{NUM_PRESETS} of {NUM_PRESETS}")
+        await pilot.press("ctrl+p", *"runs: mark")
+        await shows(pilot, "Runs: Mark  [space]", "This goes to Runs")
+        await pilot.press("enter")
+        await shows(pilot, "[2 Runs]", "1 of 1 runs")
+
+
+async def test_the_palette_has_the_actions_of_a_comparison(app, add_run, copied):
+    add_run("one")
+    add_run("two")
+    async with app.run_test(size=(100, 30)) as pilot:
+        await pilot.press("2")
+        await shows(pilot, "2 of 2 runs")
+        await pilot.press("space", "space", "c")
+        await shows(pilot, "base: two")
+        await pilot.press("ctrl+p", *"markdown")
+        await shows(pilot, "Compare: Markdown  [y]")
+        await pilot.press("enter")
+        await until(pilot, lambda: copied)
+    assert copied[0].startswith("|  | two | one |")
+
+
 async def test_help_lists_the_keys_of_the_screen(app):
     async with app.run_test(size=(120, 40)) as pilot:
         await shows(pilot, f"{NUM_PRESETS} of {NUM_PRESETS}")
@@ -356,7 +541,10 @@ async def test_the_screen_is_exported_as_svg(app, runs_root):
         await shows(pilot, f"{NUM_PRESETS} of {NUM_PRESETS}")
         await pilot.press("f4")
         await until(pilot, lambda: list(runs_root.glob("*.svg")))
-    assert "<svg" in next(runs_root.glob("*.svg")).read_text()
+    picture = next(runs_root.glob("*.svg")).read_text()
+    assert "<svg" in picture
+    assert "@font-face" not in picture
+    assert "url(http" not in picture
 
 
 async def test_the_clipboard_is_reached_by_osc_52(app):
@@ -370,6 +558,29 @@ async def test_the_clipboard_is_reached_by_osc_52(app):
     assert "\x1b]52;c;" in sent
     payload = sent.split("\x1b]52;c;")[1].split("\a")[0]
     assert base64.b64decode(payload).decode().startswith("tgsbench run --preset")
+
+
+async def test_what_is_copied_lies_in_a_file_too_where_no_program_takes_it(app, tmp_path):
+    async with app.run_test(size=(80, 24)) as pilot:
+        await shows(pilot, f"{NUM_PRESETS} of {NUM_PRESETS}")
+        await pilot.press("y")
+        file = tmp_path / "config" / "tgsbench" / "copied.txt"
+        await until(pilot, lambda: any(str(file) in note.message for note in app._notifications))
+    assert file.read_text().startswith("tgsbench run --preset")
+
+
+async def test_tmux_gets_what_is_copied_since_it_drops_osc_52(app, tmp_path, monkeypatch):
+    program = tmp_path / "bin" / "tmux"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\n[ "$*" = "load-buffer -w -" ] && exec cat > {tmp_path}/buffer\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+    monkeypatch.setenv("TMUX", "/tmp/tmux-0/default,1,0")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await shows(pilot, f"{NUM_PRESETS} of {NUM_PRESETS}")
+        await pilot.press("y")
+        await until(pilot, lambda: any("tmux's buffer" in note.message for note in app._notifications))
+    assert (tmp_path / "buffer").read_text().startswith("tgsbench run --preset")
 
 
 async def test_q_leaves(app):
@@ -408,7 +619,7 @@ async def test_t_starts_tensorboard_shows_its_address_and_it_ends_with_the_ui(tr
     monkeypatch.setattr("tgsbench.tui.tensorboard.command", lambda run: [sys.executable, "-c", SERVER])
     async with traced.run_test(size=(80, 24)) as pilot:
         await pilot.press("4")
-        await shows(pilot, "[Shares]")
+        await shows(pilot, "[s Shares]")
         await pilot.press("t")
         await shows(pilot, "TensorBoard: http://127.0.0.1:6123/#pytorch_profiler")
         server = traced.tensorboard
@@ -423,7 +634,7 @@ async def test_a_tensorboard_that_does_not_start_says_why(traced, monkeypatch):
     monkeypatch.setattr("tgsbench.tui.tensorboard.command", lambda run: [sys.executable, "-c", refusal])
     async with traced.run_test(size=(120, 40)) as pilot:
         await pilot.press("4")
-        await shows(pilot, "[Shares]")
+        await shows(pilot, "[s Shares]")
         await pilot.press("t")
         await shows(pilot, "TensorBoard did not start: no command called tensorboard")
 

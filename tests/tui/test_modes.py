@@ -5,12 +5,10 @@ import sys
 
 import pytest
 
-from tests.tui.conftest import NUM_PRESETS, SIZES, shows, text_of
+from tests.tui.conftest import NUM_PRESETS, SIZES, shows, text_of, until
 from tgsbench.tui import session
 from tgsbench.tui.app import TgsApp
 from tgsbench.tui.ascii import to_ascii
-
-MODES = "12345"
 
 
 def strips(app):
@@ -23,19 +21,29 @@ def strips(app):
         yield segments
 
 
+SCREENS = {
+    "1": f"{NUM_PRESETS} of {NUM_PRESETS}", "2": "no runs in", "4": "attention backward",
+    "5": "want attention", "3": "[c Charts]", "r": "over the median rank", "u": "1095 MHz",
+    "o": "log of rank [0]", "a": "throttled: thermal", "f1": "Rank × step heatmap",
+}  # fmt: skip
+"""Key -> words that tell that its screen or pane is there."""
+
+
 async def every_screen(pilot, look):
-    for key in MODES:
+    for key, words in SCREENS.items():
         await pilot.press(key)
-        await pilot.pause(0.3)
+        await shows(pilot, words)
         look(key)
-    for key in ("3", "r", "u", "o", "a", "s"):
-        await pilot.press(key)
-        await pilot.pause(0.1)
-        look(key)
-    for keys in (["f1"], ["escape", "1", "question_mark"], ["escape", "ctrl+p", "r"]):
-        await pilot.press(*keys)
-        await pilot.pause(0.3)
-        look(str(keys))
+    for keys, words in (("escape y", "Copy this run as"), ("escape 1 question_mark", "column"),
+                        ("escape e", "Edit "), ("ctrl+p", "Everywhere:")):  # fmt: skip
+        for key in keys.split():
+            await pilot.press(key)
+            await pilot.pause()
+        await shows(pilot, words)
+        look(keys)
+    await pilot.press("escape")
+    await until(pilot, lambda: "Everywhere:" not in text_of(pilot.app))
+    await pilot.press("escape")
 
 
 @pytest.mark.asyncio
@@ -51,9 +59,8 @@ async def test_ascii_mode_writes_ascii_only_in_every_screen(runs_root, recording
     async with app.run_test(size=size) as pilot:
         await shows(pilot, "n = 24")
         await every_screen(pilot, look)
-        await pilot.press("escape", "3", "c")
-        await pilot.pause(0.3)
-        assert any(".'" in line or "''" in line for line in text_of(app).splitlines()), "charts in ASCII dots"
+        await pilot.press("3", "c")
+        await until(pilot, lambda: ".'" in text_of(app) or "''" in text_of(app), "charts in ASCII dots")
 
 
 @pytest.mark.asyncio

@@ -203,7 +203,10 @@ async def test_stop_asks_first_and_letting_it_run_lets_it_run(runs_root, going):
         await pilot.press("s")
         await shows(pilot, "Stop going?", "keep what was measured")
         await pilot.press("escape")
-        await pilot.press("s", "j", "j", "enter")
+        await until(pilot, lambda: not isinstance(app.screen, Choice))
+        await pilot.press("s")
+        await shows(pilot, "Stop going?")
+        await pilot.press("j", "j", "enter")
         await until(pilot, lambda: not isinstance(app.screen, Choice))
         assert going.process.poll() is None
 
@@ -213,7 +216,9 @@ async def test_stop_and_keep_ends_the_supervisor_and_keeps_the_folder(runs_root,
     app = TgsApp(runs_root=runs_root, opens=session.follow(going.run))
     async with app.run_test(size=(80, 24)) as pilot:
         await shows(pilot, "▶ running")
-        await pilot.press("s", "enter")
+        await pilot.press("s")
+        await shows(pilot, "Stop going?")
+        await pilot.press("enter")
         await until(pilot, lambda: going.process.poll() is not None, "SIGINT")
         await until(pilot, lambda: app.session.is_over)
     assert (going.run.path / "events" / "rank00000.jsonl").exists()
@@ -224,7 +229,9 @@ async def test_stop_and_delete_removes_the_folder_once_the_run_is_over(runs_root
     app = TgsApp(runs_root=runs_root, opens=session.follow(going.run))
     async with app.run_test(size=(80, 24)) as pilot:
         await shows(pilot, "▶ running")
-        await pilot.press("s", "j", "enter")
+        await pilot.press("s")
+        await shows(pilot, "Stop going?")
+        await pilot.press("j", "enter")
         await until(pilot, lambda: going.process.poll() is not None, "SIGINT")
         await until(pilot, lambda: not going.run.path.exists())
         await shows(pilot, "[2 Runs]")

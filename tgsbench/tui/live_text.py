@@ -161,13 +161,15 @@ def alert_text(session: Session) -> str:
         return f"✗ {session.result.status}:{who} {failure.reason.removeprefix(f'{rank} ')}"
     if session.result is not None and session.result.integrity.problems:
         return f"✗ INVALID, do not use this number: {session.result.integrity.problems[0]}"
-    return "  ".join(_live_alerts(session)[:3])
+    failed = [s for s in session.view.live.ranks if s.error]
+    errors = [f"✗ rank {s.rank} ({s.host}): {s.error.kind}: {s.error.msg}" for s in failed if s.error]
+    return "  ".join([*errors, *_rank_alerts(session)][:3])
 
 
-def _live_alerts(session: Session) -> list[str]:
-    view = session.view
+def _rank_alerts(session: Session) -> list[str]:
+    """Ranks that are silent, slow or throttled."""
+    view, found = session.view, []
     ranks = view.live.ranks
-    found = [f"✗ rank {s.rank} ({s.host}): {s.error.kind}: {s.error.msg}" for s in ranks if s.error]
     if session.status == "running":
         for silent in view.silent(time.monotonic())[:2]:
             behind = f", {silent.steps_behind} steps behind" if silent.steps_behind > 0 else ""
@@ -258,8 +260,28 @@ def _who(live: LiveRun, rank: int) -> str:
     return f"rank {rank} ({live.ranks[rank].host})"
 
 
-def note_lines(live: LiveRun) -> list[str]:
-    """Warnings and errors, oldest first, tracebacks and remedies below them."""
+def note_lines(session: Session) -> list[str]:
+    """What holds of the run as a whole and of its ranks, then warnings and errors, oldest first.
+
+    Tracebacks and remedies stand below what they belong to.
+    """
+    return [*_outcome_lines(session), *_rank_alerts(session), *_event_lines(session.view.live)]
+
+
+def _outcome_lines(session: Session) -> list[str]:
+    """Why it cannot be read, how it failed, what its integrity checks found; in full."""
+    lines = [f"! {session.message}"] if session.message else []
+    if session.result is None:
+        return lines
+    if failure := session.result.failure:
+        who = "" if failure.rank is None else f" (rank {failure.rank})"
+        lines.append(f"✗ {session.result.status}{who}: {failure.reason}")
+        lines += [f"    try: {failure.hint}"] if failure.hint else []
+        lines += [f"    {failure.forecast}"] if failure.forecast else []
+    return lines + [f"✗ integrity: {problem}" for problem in session.result.integrity.problems]
+
+
+def _event_lines(live: LiveRun) -> list[str]:
     lines = []
     hidden = live.num_notes - len(live.notes)
     if hidden:

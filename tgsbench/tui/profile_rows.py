@@ -76,6 +76,16 @@ def kernel_rows(scope: Scope) -> list[Row]:
     ]
 
 
+def kernel_line(scope: Scope, key: str) -> str:
+    """A row of the kernel table in words: the whole name, what it is, what it reaches; empty without one."""
+    index = key.partition(":")[0]
+    if not index.isdecimal() or int(index) >= len(scope.top):
+        return ""
+    op = scope.top[int(index)]
+    reached = f", {_achieved(op.tflops, op.peak_tflops)} TFLOPs" if op.tflops is not None else ""
+    return f"{op.name}  ({TITLES.get(op.kind, op.kind)}{reached})"
+
+
 def collective_rows(scope: Scope) -> list[Row]:
     """Each kind of collective by process group, against the link's peak where it is known."""
     return [

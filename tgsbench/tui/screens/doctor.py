@@ -23,6 +23,7 @@ class DoctorScreen(ModeScreen):
     """Runs the checks in the background and lists them."""
 
     mode_name = "doctor"
+    scopes = ("doctor", "list")
     AUTO_FOCUS = "#doctor-table"
     BINDINGS: ClassVar[list[BindingType]] = bindings("doctor")
 
@@ -76,7 +77,7 @@ class DoctorScreen(ModeScreen):
         """Copy the report."""
         lines = [f"{c.marked:<8} {c.what}: {c.found}" + (f" (try: {c.remedy})" if c.remedy else "")
                  for c in self._checks]  # fmt: skip
-        self.copied("\n".join(lines) + "\n", "the report")
+        self.tgs.put_on_clipboard("\n".join(lines) + "\n", "the report")
 
 
 def _rows(found: list[Check]) -> list[Row]:

@@ -41,6 +41,7 @@ class PresetsScreen(ModeScreen):
     """Pick a preset, see what it is, run it."""
 
     mode_name = "presets"
+    scopes = ("presets", "list")
     AUTO_FOCUS = "#preset-table"
     BINDINGS: ClassVar[list[BindingType]] = bindings("presets")
 
@@ -52,9 +53,8 @@ class PresetsScreen(ModeScreen):
 
     def compose_body(self) -> ComposeResult:
         """Search, table, detail."""
-        yield Search(
-            placeholder="/ search: model, length, GPU, engine, fits …", id="preset-search", compact=True
-        )
+        placeholder = "/ search: model, length, GPU, engine, fits …"
+        yield Search(placeholder, id="preset-search", leads_to="#preset-table")
         with Container(id="preset-body"):
             yield ListTable(COLUMNS, id="preset-table", explains=EXPLAINS)
             with Page(id="preset-detail"):
@@ -123,10 +123,6 @@ class PresetsScreen(ModeScreen):
     def _search(self) -> None:
         self._fill()
 
-    @on(Search.Left, "#preset-search")
-    def _leave_search(self) -> None:
-        self.query_one(ListTable).focus()
-
     def choose_fitting(self) -> None:
         """Show only what fits this machine, the first one chosen."""
         self.query_one("#preset-search", Input).value = "fits"
@@ -175,7 +171,7 @@ class PresetsScreen(ModeScreen):
         """Copy the command that would run the chosen preset."""
         row = self.selected
         if row is not None and row.preset is not None:
-            self.copied(preset_rows.command_line(row.preset, rehearse=bool(row.problem)), "the command")
+            self.tgs.put_on_clipboard(preset_rows.command_line(row.preset), "the command")
 
 
 NO_FIT_CHOICES = (

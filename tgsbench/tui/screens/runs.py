@@ -43,6 +43,7 @@ class RunsScreen(ModeScreen):
     """Newest first; enter opens, space marks, c compares."""
 
     mode_name = "runs"
+    scopes = ("runs", "list")
     AUTO_FOCUS = "#run-table"
     BINDINGS: ClassVar[list[BindingType]] = bindings("runs")
 
@@ -53,7 +54,8 @@ class RunsScreen(ModeScreen):
 
     def compose_body(self) -> ComposeResult:
         """Filter, table, one line about the run under the cursor."""
-        yield Search(placeholder="/ filter: preset, status, engine, length …", id="run-filter", compact=True)
+        placeholder = "/ filter: preset, status, engine, length …"
+        yield Search(placeholder, id="run-filter", leads_to="#run-table")
         yield ListTable(COLUMNS, id="run-table", explains=EXPLAINS)
         yield Line("", id="run-why")
         yield Line("reading the runs …", id="run-count")
@@ -109,10 +111,6 @@ class RunsScreen(ModeScreen):
     @on(Input.Changed, "#run-filter")
     def _filter(self) -> None:
         self._fill()
-
-    @on(Search.Left, "#run-filter")
-    def _leave_filter(self) -> None:
-        self.query_one(ListTable).focus()
 
     @on(DataTable.RowSelected)
     def _open(self) -> None:
