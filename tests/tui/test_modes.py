@@ -2,13 +2,16 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import tgsbench
 from tests.tui.conftest import NUM_PRESETS, SIZES, shows, text_of, until
 from tgsbench.tui import session
 from tgsbench.tui.app import TgsApp
 from tgsbench.tui.ascii import to_ascii
+from tgsbench.tui.live_text import VERDICT_MARKS
 
 
 def strips(app):
@@ -32,7 +35,7 @@ SCREENS = {
 async def every_screen(pilot, look):
     for key, words in SCREENS.items():
         await pilot.press(key)
-        await shows(pilot, words)
+        await shows(pilot, to_ascii(words) if pilot.app.ascii_only else words)
         look(key)
     for keys, words in (("escape y", "Copy this run as"), ("escape 1 question_mark", "column"),
                         ("escape e", "Edit "), ("ctrl+p", "Everywhere:")):  # fmt: skip
@@ -93,6 +96,16 @@ async def test_without_colour_the_chosen_row_is_reversed(runs_root, monkeypatch)
 
 def test_ascii_keeps_widths():
     assert to_ascii("┌─┐ ⣿ 漢 ✓") == "+-+ ? ?? +"
+
+
+def test_whatever_the_ui_prints_has_a_look_alike():
+    package = Path(tgsbench.__file__).parent
+    missing = set()
+    for folder in ("tui", "metrics", "report", "store", "schema", "models", "launch", "system", "presets"):
+        for file in (package / folder).rglob("*.py"):
+            missing |= {c for c in set(file.read_text("utf-8")) if not c.isascii() and "?" in to_ascii(c)}
+    assert not missing
+    assert {to_ascii(mark) for mark in VERDICT_MARKS.values()} == {"^", "v", "=", "~", "!", "."}
 
 
 def test_the_tui_imports_no_torch_and_no_trainer():

@@ -85,15 +85,13 @@ def phase_text(headline: Headline, width: int, *, is_over: bool) -> str:
     at = PHASES.index(headline.phase) if headline.phase in PHASES else -1
     if is_over and at == len(PHASES) - 1:
         at += 1
-    names = [_phase_mark(index, at) + name for index, name in enumerate(PHASES)]
-    progress = progress_text(headline, is_over=is_over)
-    full = " ".join(names)
-    if len(full) + len(progress) + 3 > width:
-        full = f"{bar(headline.steps_done, headline.total_steps, 16)} {headline.phase or 'starting'}"
     note = f" ({headline.phase_note})" if headline.phase_note else ""
+    progress = progress_text(headline, is_over=is_over)
+    text = " ".join(_phase_mark(index, at) + name for index, name in enumerate(PHASES)) + note
+    if len(text) + len(progress) + 3 > width:
+        text = f"{bar(headline.steps_done, headline.total_steps, 16)} {headline.phase or 'starting'}{note}"
     if at < 0 and not is_over:
-        full = "starting: ranks import torch, some seconds"
-    text = f"{full}{note}"
+        text = "starting: ranks import torch, some seconds"
     return text[: max(0, width - len(progress) - 2)].ljust(max(0, width - len(progress) - 1)) + progress
 
 

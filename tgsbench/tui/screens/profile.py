@@ -20,8 +20,8 @@ from tgsbench.store.run_dir import RunDir
 from tgsbench.tui import analyses, profile_rows
 from tgsbench.tui.actions import bindings
 from tgsbench.tui.screens.base import ModeScreen, tab_bar
+from tgsbench.tui.screens.dialogs import Page
 from tgsbench.tui.widgets.line import Line
-from tgsbench.tui.widgets.log_view import LogView
 from tgsbench.tui.widgets.table import ListTable
 
 SHARE_COLUMNS = (
@@ -69,7 +69,7 @@ class ProfileScreen(ModeScreen):
     """Shows the app's `profile_run`."""
 
     mode_name = "profile"
-    scopes = ("profile", "list", "log")
+    scopes = ("profile", "list")
     BINDINGS: ClassVar[list[BindingType]] = bindings("profile")
 
     def __init__(self) -> None:
@@ -93,7 +93,8 @@ class ProfileScreen(ModeScreen):
                 yield ListTable(SHARE_COLUMNS, id="pane-shares", explains=SHARE_EXPLAINS)
                 yield ListTable(KERNEL_COLUMNS, id="pane-kernels", explains=KERNEL_EXPLAINS)
                 yield ListTable(COLLECTIVE_COLUMNS, id="pane-collectives", explains=COLLECTIVE_EXPLAINS)
-                yield LogView(id="pane-findings")
+                with Page(id="pane-findings"):
+                    yield Static("", id="findings", markup=False)
             yield Static("", id="profile-kernel", markup=False)
 
     def on_mount(self) -> None:
@@ -148,9 +149,7 @@ class ProfileScreen(ModeScreen):
         self.query_one("#pane-shares", ListTable).fill(profile_rows.share_rows(scope))
         self.query_one("#pane-kernels", ListTable).fill(profile_rows.kernel_rows(scope))
         self.query_one("#pane-collectives", ListTable).fill(profile_rows.collective_rows(scope))
-        self.query_one("#pane-findings", LogView).show(
-            profile_rows.finding_lines(profile), "nothing stands out"
-        )
+        self.query_one("#findings", Static).update(profile_rows.findings(profile))
 
     @on(DataTable.RowHighlighted, "#pane-kernels")
     def _show_kernel(self) -> None:
