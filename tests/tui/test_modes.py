@@ -1,13 +1,17 @@
 """--ascii, NO_COLOR, and what the process may not import."""
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import tgsbench
 from tests.tui.conftest import NUM_PRESETS, SIZES, shows, text_of, until
+from tgsbench.cli import tui as cli_tui
+from tgsbench.errors import ExitCode, TgsError
 from tgsbench.tui import session
 from tgsbench.tui.app import TgsApp
 from tgsbench.tui.ascii import to_ascii
@@ -136,3 +140,14 @@ def test_without_a_terminal_it_ends_at_once_with_code_2_and_the_headless_command
     assert "terminal" in done.stderr
     assert "tgsbench run --preset tiny_cpu --headless" in done.stderr or "tgsbench show" in done.stderr
     assert done.stdout == ""
+
+
+def test_a_port_that_is_taken_is_an_error_of_the_user(monkeypatch):
+    def refuse(port, **options):
+        raise OSError(errno.EADDRINUSE, "error while attempting to bind")
+
+    monkeypatch.setattr(tgsbench.tui, "serve", SimpleNamespace(serve=refuse), raising=False)
+    with pytest.raises(TgsError) as refused:
+        cli_tui._serve(False, 8317, None)
+    assert refused.value.msg == "cannot listen on 127.0.0.1:8317: address already in use"
+    assert refused.value.exit_code == ExitCode.USAGE

@@ -172,7 +172,8 @@ def _facts(preset: Preset) -> list[tuple[str, str]]:
     mask = "document mask" if w.document_mask else "causal over the whole pack"
     where = f"{preset.world_size} × {preset.hardware.gpu or preset.hardware.device}"
     heads = f"{m.num_query_heads} query and {m.num_kv_heads} KV heads"
-    packs = f"{preset.packs_per_step} packs in {preset.accumulation} micro-steps"
+    packs = units.counted(preset.packs_per_step, "pack")
+    packs += f" in {units.counted(preset.accumulation, 'micro-step')}"
     facts = [
         ("model", f"{m.name}: {m.num_layers} layers, h {m.hidden_size}, {heads}"),
         ("mesh", f"dp {preset.dp} · sp {preset.parallel.sp} = {where}"),
