@@ -48,6 +48,19 @@ async def test_no_letter_of_a_search_is_lost_however_fast_it_is_typed(app):
         await until(pilot, lambda: app.screen.query_one("#preset-search", Search).value == "a/b_c")
 
 
+async def test_a_burst_of_keys_acts_on_what_it_searched_for(app):
+    async with app.run_test(size=(120, 40)) as pilot:
+        await shows(pilot, f"{NUM_PRESETS} of {NUM_PRESETS} presets")
+        for key in ("slash", *"yi_34b_128k", "enter", "e"):
+            app.post_message(events.Key(key, key if len(key) == 1 else None))
+        await shows(pilot, "Edit yi_34b_128k")
+        await pilot.press("escape")
+        await until(pilot, lambda: not isinstance(app.screen, PresetForm))
+        for key in ("slash", "x", "escape", "2"):
+            app.post_message(events.Key(key, key if len(key) == 1 else None))
+        await shows(pilot, "[2 Runs]")
+
+
 async def test_no_letter_of_a_log_filter_is_lost_however_fast_it_is_typed(opened):
     async with opened.run_test(size=(80, 24)) as pilot:
         await shows(pilot, "n = 24")

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from rich.cells import cell_len
 
 import tgsbench
 from tests.tui.conftest import NUM_PRESETS, SIZES, shows, text_of, until
@@ -151,3 +152,13 @@ def test_a_port_that_is_taken_is_an_error_of_the_user(monkeypatch):
         cli_tui._serve(False, 8317, None)
     assert refused.value.msg == "cannot listen on 127.0.0.1:8317: address already in use"
     assert refused.value.exit_code == ExitCode.USAGE
+
+
+@pytest.mark.asyncio
+async def test_the_palette_has_no_character_whose_width_terminals_disagree_on(runs_root):
+    app = TgsApp(runs_root=runs_root)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await shows(pilot, f"{NUM_PRESETS} of {NUM_PRESETS}")
+        await pilot.press("ctrl+p")
+        text = await shows(pilot, "Everywhere:")
+    assert all(cell_len(c) == 1 for c in text if c != "\n")
