@@ -12,6 +12,7 @@ from textual import events
 from tests.tui.conftest import NUM_PRESETS, shows, text_of, until, welcome
 from tgsbench.events.simulate import Scenario, write_events
 from tgsbench.presets import resolve
+from tgsbench.system.doctor import Check
 from tgsbench.tui import session
 from tgsbench.tui.app import TgsApp
 from tgsbench.tui.screens.dialogs import Choice, Reading
@@ -483,10 +484,27 @@ async def test_profile_tables_ranks_and_copy(opened, copied):
     assert '"shares"' in copied[0]
 
 
-async def test_the_doctor_lists_checks(app):
+async def test_the_doctor_lists_checks_and_tells_the_chosen_one_in_full(app, monkeypatch):
+    remedy = "look at the firewall of the loopback interface, " * 2 + "and ask again"
+    checks = [Check("python", "ok", "3.11.7"), Check("gloo", "warning", "two ranks cannot talk", remedy)]
+    monkeypatch.setattr("tgsbench.system.doctor.run_checks", lambda root: checks)
     async with app.run_test(size=(80, 24)) as pilot:
         await pilot.press("5")
         await shows(pilot, "python", "✓ ok", "! warn")
+        await pilot.press("j")
+        await shows(pilot, "gloo: two ranks cannot talk   try: look", "and ask again")
+
+
+async def test_a_comparison_that_is_wider_than_the_screen_says_so(app, add_run):
+    for name in ("one", "two", "three"):
+        add_run(name)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await pilot.press("2")
+        await shows(pilot, "3 of 3 runs")
+        await pilot.press("space", "space", "space", "c")
+        await shows(pilot, "base: two", "l and h show all 3 columns")
+        await pilot.press("l", "l", "l", "l", "l", "l", "l", "l")
+        await until(pilot, lambda: app.screen.query_one("#compare-table").scroll_x > 0)
 
 
 async def test_the_palette_finds_actions_presets_and_runs(app, add_run):

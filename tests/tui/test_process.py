@@ -175,8 +175,8 @@ def test_in_a_real_terminal_from_start_to_a_stored_result(terminal, runs_root, t
 @pytest.mark.timeout(400)
 def test_closing_the_terminal_leaves_the_run_and_attach_comes_back_to_it(terminal, runs_root):
     arguments = ["--preset", "tiny_cpu", "--steps", "400", "--output", str(runs_root)]
-    window = terminal("run", *arguments)
-    window.shows("[3 Live]", "n = ")
+    window = terminal("run", *arguments, "--ascii")
+    assert window.shows("[3 Live]", "> running", "n = ").isascii()
     window.close()
     [run] = run_dir.list_runs(runs_root)
     seen = run.events_dir / "rank00000.jsonl"

@@ -64,10 +64,10 @@ def live_forecast_text(session: Session, headline: Headline) -> str:
 
 
 def run_text(session: Session) -> str:
-    """One line about the run: name, engine, mesh, device, status."""
+    """One line about the run: status, name, engine, mesh, and last, as it may be cut off, the device."""
     preset, live = session.view.plan.preset, session.view.live
     where = f"{live.world}×{session.view.device}"
-    parts = [status_text(session.status), session.run.run_id, preset.engine.name, where, mesh_text(preset)]
+    parts = [status_text(session.status), session.run.run_id, preset.engine.name, mesh_text(preset), where]
     if session.is_simulated:
         parts.insert(1, "SIMULATED, not a measurement")
     if preset.rehearsal_of:

@@ -21,6 +21,7 @@ from tgsbench.tui.widgets.table import ListTable
 from tgsbench.tui.widgets.table import Row as TableRow
 
 EXPLAINS = {"what": "ratio"}
+NAME_WIDTH = 15
 WIDTH = 29
 """Of a run's column: two of them fit into 80 columns beside their names and a scrollbar."""
 
@@ -40,7 +41,10 @@ class CompareScreen(ModeScreen):
 
     def compose_body(self) -> ComposeResult:
         """Table and notes."""
-        widths = [("what", "", 15), *((str(i), _short(row.label), WIDTH) for i, row in enumerate(self._rows))]
+        widths = [
+            ("what", "", NAME_WIDTH),
+            *((str(i), _short(row.label), WIDTH) for i, row in enumerate(self._rows)),
+        ]
         yield Line("", id="compare-line")
         yield ListTable(widths, id="compare-table", explains=EXPLAINS)
         with Page(id="compare-notes"):
@@ -50,6 +54,10 @@ class CompareScreen(ModeScreen):
         """Fill it."""
         self._fill()
         self.query_one(ListTable).focus()
+
+    def on_resize(self) -> None:
+        """All columns may fit now, or no longer."""
+        self._fill()
 
     @property
     def _found(self) -> CompareTable:
@@ -62,7 +70,9 @@ class CompareScreen(ModeScreen):
         base = found.columns[self._base]
         differ = sum(differs for _, _, differs in found.rows[2:])
         counts = f"{differ} of {len(found.rows) - 2} fields differ"
-        self.query_one("#compare-line", Line).show(f" base: {base}   {counts}")
+        hidden = NAME_WIDTH + 2 + len(self._rows) * (WIDTH + 2) > self.size.width
+        more = f"   l and h show all {len(self._rows)} columns" if hidden else ""
+        self.query_one("#compare-line", Line).show(f" base: {base}   {counts}{more}")
         lines = run_rows.notes(found) or ["nothing but the figures differs"]
         self.query_one("#compare-text", Static).update(Text("\n".join(lines)))
 

@@ -8,6 +8,7 @@ from rich.text import Text
 from textual import work
 from textual.app import ComposeResult
 from textual.binding import BindingType
+from textual.widgets import Static
 
 from tgsbench.system import doctor
 from tgsbench.system.doctor import Check
@@ -34,7 +35,7 @@ class DoctorScreen(ModeScreen):
     def compose_body(self) -> ComposeResult:
         """Table and one line about the check under the cursor."""
         yield ListTable(COLUMNS, id="doctor-table")
-        yield Line("", id="doctor-remedy")
+        yield Static("", id="doctor-remedy", markup=False)
         yield Line("", id="doctor-line")
 
     def on_mount(self) -> None:
@@ -71,7 +72,7 @@ class DoctorScreen(ModeScreen):
         if key:
             check = self._checks[int(key)]
             remedy = f"   try: {check.remedy}" if check.remedy else ""
-            self.query_one("#doctor-remedy", Line).show(f" {check.what}: {check.found}{remedy}")
+            self.query_one("#doctor-remedy", Static).update(f"{check.what}: {check.found}{remedy}")
 
     def action_copy(self) -> None:
         """Copy the report."""

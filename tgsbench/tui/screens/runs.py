@@ -8,7 +8,7 @@ from typing import ClassVar
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import BindingType
-from textual.widgets import DataTable, Input
+from textual.widgets import DataTable, Input, Static
 from textual.worker import get_current_worker
 
 from tgsbench.errors import TgsError
@@ -57,7 +57,7 @@ class RunsScreen(ModeScreen):
         placeholder = "/ filter: preset, status, engine, length …"
         yield Search(placeholder, id="run-filter", leads_to="#run-table")
         yield ListTable(COLUMNS, id="run-table", explains=EXPLAINS)
-        yield Line("", id="run-why")
+        yield Static("", id="run-why", markup=False)
         yield Line("reading the runs …", id="run-count")
 
     def on_mount(self) -> None:
@@ -106,7 +106,7 @@ class RunsScreen(ModeScreen):
     def _show_why(self) -> None:
         row = self.selected
         reason = f": {row.reason}" if row and row.reason else ""
-        self.query_one("#run-why", Line).show(f" {row.run.run_id}{reason}" if row else "")
+        self.query_one("#run-why", Static).update(f"{row.run.run_id}{reason}" if row else "")
 
     @on(Input.Changed, "#run-filter")
     def _filter(self) -> None:
