@@ -194,5 +194,5 @@ def test_closing_the_terminal_leaves_the_run_and_attach_comes_back_to_it(termina
     window.keys("Enter")
     window.shows("■ cancelled")
     window.keys("q")
-    window.shows("left with 0")
+    window.shows("left with 0", without="goes on")
     assert run.result().status == "cancelled"

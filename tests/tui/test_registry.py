@@ -4,11 +4,11 @@ import inspect
 
 import pytest
 
-from tests.tui.conftest import NUM_PRESETS, shows, text_of
+from tests.tui.conftest import NUM_PRESETS, shows, text_of, until
 from tgsbench.tui.actions import ACTIONS, RESERVED_KEYS, bindings, check_keymap, of_scope
 from tgsbench.tui.app import TgsApp
 from tgsbench.tui.screens.compare import CompareScreen
-from tgsbench.tui.screens.dialogs import Choice, Reading
+from tgsbench.tui.screens.dialogs import Choice, Options, Page, Reading
 from tgsbench.tui.screens.doctor import DoctorScreen
 from tgsbench.tui.screens.form import PresetForm
 from tgsbench.tui.screens.live import LiveScreen
@@ -115,6 +115,31 @@ async def test_a_remapped_key_works_and_shows_in_footer_and_help(runs_root, tmp_
         await shows(pilot, f"4 of {NUM_PRESETS}")
         await pilot.press("escape", "f1")
         await shows(pilot, "ctrl+f")
+
+
+@pytest.mark.asyncio
+async def test_a_remapped_motion_moves_in_lists_and_dialogs(runs_root, tmp_path):
+    settings = tmp_path / "config" / "tgsbench" / "tui.toml"
+    settings.write_text('welcomed = true\n[keys]\n"list.cursor_down" = "n"\n"list.scroll_bottom" = "!"\n')
+    app = TgsApp(runs_root=runs_root)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await shows(pilot, f"{NUM_PRESETS} of {NUM_PRESETS}", "command (y copies) tgsbench run --preset")
+        await pilot.press("n")
+        await shows(pilot, "--preset llama2_70b_32k")
+        await pilot.press("f2")
+        await shows(pilot, "Three ways")
+        options = app.screen.query_one(Options)
+        await pilot.press("n")
+        await until(pilot, lambda: options.highlighted == 1)
+        await pilot.press("exclamation_mark")
+        await until(pilot, lambda: options.highlighted == 3)
+        await pilot.press("escape")
+        await until(pilot, lambda: not isinstance(app.screen, Choice))
+        await pilot.press("f1")
+        await until(pilot, lambda: isinstance(app.screen, Reading))
+        page = app.screen.query_one(Page)
+        await pilot.press("n")
+        await until(pilot, lambda: page.scroll_y > 0)
 
 
 @pytest.mark.asyncio

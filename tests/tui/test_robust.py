@@ -10,8 +10,10 @@ import sys
 import time
 
 import pytest
+from textual.app import App
 
 from tests.tui.conftest import shows, text_of, until
+from tgsbench.cli.terminal import say_what_goes_on
 from tgsbench.errors import TgsError
 from tgsbench.events.simulate import Scenario, write_events
 from tgsbench.presets import resolve
@@ -19,7 +21,7 @@ from tgsbench.schema.run import Manifest
 from tgsbench.store import run_dir
 from tgsbench.system.lifetime import process_identity
 from tgsbench.tui import session
-from tgsbench.tui.app import TgsApp
+from tgsbench.tui.app import TgsApp, open_app
 from tgsbench.tui.screens.dialogs import Choice
 
 DAMAGE = {
@@ -238,12 +240,46 @@ async def test_stop_and_delete_removes_the_folder_once_the_run_is_over(runs_root
 
 
 @pytest.mark.asyncio
-async def test_leaving_the_ui_leaves_the_run(runs_root, going):
+async def test_leaving_the_ui_leaves_the_run_and_says_how_to_come_back(runs_root, going, capsys):
     app = TgsApp(runs_root=runs_root, opens=session.follow(going.run))
     async with app.run_test(size=(80, 24)) as pilot:
         await shows(pilot, "▶ running")
         await pilot.press("q")
     assert going.process.poll() is None
+    say_what_goes_on(app.going_on())
+    assert capsys.readouterr().err == f"going goes on: tgsbench attach {going.run.path}\n"
+
+
+def test_a_bug_in_the_ui_is_handed_on_and_prints_no_traceback(runs_root, monkeypatch, capfd):
+    def break_down(self):
+        raise RuntimeError("a handler broke")
+
+    monkeypatch.setattr("tgsbench.tui.screens.presets.PresetsScreen.action_edit", break_down)
+    monkeypatch.setattr(TgsApp, "run", lambda self: App.run(self, headless=True, auto_pilot=press_e))
+    with pytest.raises(RuntimeError, match="a handler broke"):
+        open_app(runs_root=runs_root)
+    shown = capfd.readouterr()
+    assert "Traceback" not in shown.err + shown.out
+
+
+async def press_e(pilot):
+    await shows(pilot, "fit this machine")
+    await pilot.press("e")
+
+
+@pytest.mark.asyncio
+async def test_a_background_task_that_fails_is_told(app, monkeypatch):
+    def fail(*args, **options):
+        raise RuntimeError("no such luck")
+
+    monkeypatch.setattr("tgsbench.system.doctor.run_checks", fail)
+    monkeypatch.setattr(session, "launch", fail)
+    async with app.run_test(size=(120, 40), notifications=True) as pilot:
+        await pilot.press("5")
+        await until(pilot, lambda: any("_check: RuntimeError" in n.message for n in app._notifications))
+        app.launch(resolve("tiny_cpu").preset)
+        await until(pilot, lambda: any("_launch: RuntimeError" in n.message for n in app._notifications))
+        await until(pilot, lambda: not app._launching)
 
 
 @pytest.mark.asyncio

@@ -12,7 +12,7 @@ import click
 from tgsbench import presets
 from tgsbench.cli import diagnostics, output
 from tgsbench.cli.progress import RunProgress, progress_for
-from tgsbench.cli.terminal import require_terminal
+from tgsbench.cli.terminal import require_terminal, say_what_goes_on
 from tgsbench.engines import environments
 from tgsbench.engines.external import support
 from tgsbench.errors import ExitCode, TgsError
@@ -251,4 +251,4 @@ def _open_live_view(run_folder: RunDir, ascii_only: bool) -> None:
             hint="add --headless",
             exit_code=ExitCode.MISSING_DEPENDENCY,
         ) from error
-    open_live(run_folder.path, ascii_only=ascii_only)
+    say_what_goes_on(open_live(run_folder.path, ascii_only=ascii_only))

@@ -15,6 +15,7 @@ from textual.command import Provider
 from textual.filter import LineFilter, NoColor
 from textual.notifications import SeverityLevel
 from textual.screen import ModalScreen, Screen
+from textual.worker import Worker, WorkerState
 
 from tgsbench.errors import TgsError, nearest
 from tgsbench.schema.preset import Preset
@@ -77,6 +78,7 @@ class TgsApp(App[int]):
         self._extra_filters: list[LineFilter] = [AsciiFilter()] if self.ascii_only else []
         if self.no_color:
             self._extra_filters.append(NoColor())
+        self._opened = {opens.run.path: opens.run} if opens is not None else {}
         self._launching = False
         self.profile_run: RunDir | None = None
         self.tensorboard: TensorBoard | None = None
@@ -106,11 +108,27 @@ class TgsApp(App[int]):
             self.config.theme = name
             save_config(self.config)
 
+    def _print_error_renderables(self) -> None:
+        """Print no traceback over the user's terminal: `open_app` hands the exception on."""
+        self._exit_renderables.clear()
+
+    def on_worker_state_changed(self, message: Worker.StateChanged) -> None:
+        """Say that a background task failed: nobody would ever see what it was to bring."""
+        if message.state is WorkerState.ERROR:
+            error = message.worker.error
+            what = f"{message.worker.name}: {type(error).__name__}: {error}"
+            self.notify(what, title="a bug in tgsbench", severity="error", timeout=20)
+
     # Opening things
+
+    def going_on(self) -> list[RunDir]:
+        """Runs that were open here and go on without the UI."""
+        return [run for run in self._opened.values() if _is_alive(run)]
 
     def open_session(self, opened: Session) -> None:
         """Show a session in the live screen."""
         self.session = opened
+        self._opened[opened.run.path] = opened.run
         self.switch_mode("live")
         self.call_after_refresh(lambda: self.screen.post_message(SessionOpened()))
 
@@ -290,6 +308,13 @@ class TgsApp(App[int]):
             self.notify(f"saved {path}")
 
 
+def _is_alive(run: RunDir) -> bool:
+    try:
+        return run.is_alive()
+    except TgsError:  # its folder was deleted or damaged meanwhile
+        return False
+
+
 def _terminal_is_ascii() -> bool:
     """Linux's bare console and terminals that say they are dumb have no braille."""
     return os.environ.get("TERM", "") in ("dumb", "linux")
@@ -297,12 +322,19 @@ def _terminal_is_ascii() -> bool:
 
 def open_app(
     *, runs_root: Path | None = None, ascii_only: bool = False, opens: Session | None = None
-) -> None:
-    """Run the UI until it is left."""
-    TgsApp(runs_root=runs_root, ascii_only=ascii_only, opens=opens).run()
+) -> list[RunDir]:
+    """Run the UI until it is left; the runs that were open in it and go on.
+
+    Raises what a bug raised in it, once the terminal is the user's again.
+    """
+    app = TgsApp(runs_root=runs_root, ascii_only=ascii_only, opens=opens)
+    app.run()
+    if app._exception is not None:
+        raise app._exception
+    return app.going_on()
 
 
-def open_live(path: Path, *, ascii_only: bool = False) -> None:
+def open_live(path: Path, *, ascii_only: bool = False) -> list[RunDir]:
     """Open the live view of a run; a run that was only prepared is started first."""
     run = RunDir(path)
-    open_app(runs_root=path.parent, ascii_only=ascii_only, opens=session.start(run))
+    return open_app(runs_root=path.parent, ascii_only=ascii_only, opens=session.start(run))

@@ -10,6 +10,7 @@ from rich.text import Text
 from textual.app import ComposeResult
 from textual.screen import Screen
 from textual.widgets import Footer
+from textual.worker import Worker
 
 from tgsbench.metrics.explain import TEXTS, Explanation
 from tgsbench.tui.actions import Scope
@@ -53,6 +54,10 @@ class ModeScreen(Screen[None]):
     def compose_body(self) -> ComposeResult:
         """What lies between the bar and the footer."""
         yield from ()
+
+    def on_worker_state_changed(self, message: Worker.StateChanged) -> None:
+        """A background task of a screen failed: the app says so."""
+        self.tgs.on_worker_state_changed(message)
 
     def explain_figure(self, figure: str) -> Explanation | None:
         """What `?` says about a figure of this screen."""

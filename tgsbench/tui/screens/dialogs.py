@@ -9,7 +9,7 @@ from rich.style import Style
 from rich.text import Text
 from textual import on
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.containers import Vertical, VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import OptionList, Static
@@ -23,12 +23,15 @@ from tgsbench.tui.config import config_path
 class Options(OptionList):
     """A list with vim motions."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("j", "cursor_down", "Down", show=False),
-        Binding("k", "cursor_up", "Up", show=False),
-        Binding("g", "first", "Top", show=False),
-        Binding("G", "last", "Bottom", show=False),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = bindings("list")
+
+    def action_scroll_top(self) -> None:
+        """To the first option."""
+        self.action_first()
+
+    def action_scroll_bottom(self) -> None:
+        """To the last option."""
+        self.action_last()
 
 
 class Choice(ModalScreen[str]):
@@ -88,14 +91,23 @@ class Reading(ModalScreen[None]):
 class Page(VerticalScroll, can_focus=True):
     """A scrolling page with vim motions."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("j", "scroll_down", "Down", show=False),
-        Binding("k", "scroll_up", "Up", show=False),
-        Binding("g", "scroll_home", "Top", show=False),
-        Binding("G", "scroll_end", "Bottom", show=False),
-        Binding("ctrl+d", "page_down", "Page down", show=False),
-        Binding("ctrl+u", "page_up", "Page up", show=False),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = bindings("list")
+
+    def action_cursor_down(self) -> None:
+        """One line down."""
+        self.action_scroll_down()
+
+    def action_cursor_up(self) -> None:
+        """One line up."""
+        self.action_scroll_up()
+
+    def action_scroll_top(self) -> None:
+        """To the first line."""
+        self.action_scroll_home()
+
+    def action_scroll_bottom(self) -> None:
+        """To the last line."""
+        self.action_scroll_end()
 
 
 def _hint(keys: str) -> Text:
