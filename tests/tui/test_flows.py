@@ -204,6 +204,20 @@ async def test_a_preset_that_does_not_fit_offers_what_would_work(app):
         assert not isinstance(app.screen, Choice)
 
 
+async def test_a_broken_preset_is_listed_and_refused_with_its_problem(app, tmp_path):
+    folder = tmp_path / "config" / "tgsbench" / "presets"
+    folder.mkdir(parents=True)
+    (folder / "broken.toml").write_text('extends = "tiny_cpu"\n[measure]\nstepz = 5\n')
+    async with app.run_test(size=(120, 40), notifications=True) as pilot:
+        await shows(pilot, f"{NUM_PRESETS + 1} of {NUM_PRESETS + 1}")
+        await pilot.press("slash", *"broken", "enter")
+        await shows(pilot, "with problems", "✗ bad", "stepz")
+        for key in "rs":
+            app.clear_notifications()
+            await pilot.press(key)
+            await until(pilot, lambda: any("stepz" in note.message for note in app._notifications))
+
+
 async def test_the_first_start_offers_three_ways_and_plays_the_recording(runs_root, tmp_path):
     welcome(True, tmp_path)
     app = TgsApp(runs_root=runs_root)

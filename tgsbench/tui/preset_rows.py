@@ -112,7 +112,7 @@ def _parameters(row: PresetRow) -> str:
 def _cells(row: PresetRow, best: dict[str, Result]) -> tuple[str | Text, ...]:
     name = f"  {row.name}"
     if row.preset is None:
-        return (name, "", "", "", "", Text("✗ broken", "bold"), "")
+        return (name, "", "", "", "", Text("✗ bad", "bold"), "")
     result = best.get(row.name)
     mine = units.rate(result.tgs.median) if result and result.tgs.median is not None else "-"
     return (

@@ -138,9 +138,16 @@ class PresetsScreen(ModeScreen):
             return None
         return super().check_action(action, parameters)
 
+    def _sound_row(self) -> PresetRow | None:
+        """The preset under the cursor; one that is broken is refused in words."""
+        row = self.selected
+        if row is not None and row.preset is None:
+            self.notify(row.problem, title=f"{row.name} is broken", severity="error")
+        return row
+
     def action_launch(self) -> None:
         """Run the chosen preset, or say what would work instead."""
-        row = self.selected
+        row = self._sound_row()
         if row is None or row.preset is None:
             return
         if not row.problem:
@@ -158,7 +165,7 @@ class PresetsScreen(ModeScreen):
 
     def action_rehearse(self) -> None:
         """Run the chosen preset shrunken."""
-        row = self.selected
+        row = self._sound_row()
         if row is not None and row.preset is not None:
             self.tgs.launch(row.preset, rehearse=True)
 
