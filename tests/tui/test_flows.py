@@ -392,12 +392,14 @@ async def test_alerts_that_are_cut_off_stand_in_the_notes(opened):
 async def test_the_notes_tell_how_a_run_failed_and_what_to_try(runs_root, add_run):
     failure = {"kind": "oom", "reason": "CUDA out of memory", "rank": 7, "hint": "use sp 16"}
     failure["forecast"] = "the plan expected 61 GiB"
+    failure["hint"] += ", or selective checkpointing: the attention output is kept, one recomputes the rest"
     run = add_run("failed", status="oom", failure=failure)
     app = TgsApp(runs_root=runs_root, opens=session.follow(run))
     async with app.run_test(size=(80, 24)) as pilot:
         await shows(pilot, "✗ oom")
         await pilot.press("a")
-        await shows(pilot, "✗ oom (rank 7): CUDA out of memory", "try: use sp 16", "the plan expected 61 GiB")
+        await shows(pilot, "✗ oom (rank 7): CUDA out of memory", "try: use sp 16", "the rest")
+        await shows(pilot, "the plan expected 61 GiB")
 
 
 async def test_steps_to_come_include_the_profiled_ones(recording):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
 from array import array
 from collections.abc import Callable
@@ -264,6 +265,17 @@ def note_lines(session: Session) -> list[str]:
     Tracebacks and remedies stand below what they belong to.
     """
     return [*_outcome_lines(session), *_rank_alerts(session), *_event_lines(session.view.live)]
+
+
+def wrapped(lines: list[str], width: int) -> list[str]:
+    """Lines of at most `width` characters; what goes on from one is indented."""
+    if width < 20:
+        return lines
+    return [
+        part
+        for line in lines
+        for part in textwrap.wrap(line, width, subsequent_indent="      ", break_on_hyphens=False) or [""]
+    ]
 
 
 def _outcome_lines(session: Session) -> list[str]:

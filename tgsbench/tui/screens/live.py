@@ -62,6 +62,8 @@ STOP_CHOICES = (
     ("discard", "Stop and delete the run"),
     ("", "Let it run"),
 )
+NUMBER_WIDTH = 5
+"""Room for the line numbers of the notes and a scrollbar."""
 LOG_KEYS = ", . rank  / filter  n error"
 FIGURES: tuple[tuple[str, str, str], ...] = (
     ("tflops", "TFLOPs/GPU", "tflops"),
@@ -224,7 +226,9 @@ class LiveScreen(ModeScreen):
         if self._is_shown("gpus"):
             self.query_one("#gpu-table", ListTable).fill(live_text.gpu_rows(live))
         if self._is_shown("notes"):
-            self.query_one("#notes", LogView).show(live_text.note_lines(session), "no warnings, no errors")
+            notes = self.query_one("#notes", LogView)
+            lines = live_text.wrapped(live_text.note_lines(session), notes.size.width - NUMBER_WIDTH)
+            notes.show(lines, "no warnings, no errors")
         if self._is_shown("logs"):
             self._paint_log(session)
 
