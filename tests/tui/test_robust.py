@@ -139,7 +139,10 @@ async def test_absurd_numbers_in_events_are_shown_or_skipped(runs_root, add_run,
 class FakeSupervisor:
     """A process in the place of a run's supervisor; ends on SIGINT as the real one does."""
 
-    CODE = "import signal, sys; print('up', flush=True); signal.sigwait([signal.SIGINT, signal.SIGTERM])"
+    CODE = (  # blocked, a signal waits even where this process inherits that SIGINT is ignored
+        "import signal as s; ends = [s.SIGINT, s.SIGTERM]; s.pthread_sigmask(s.SIG_BLOCK, ends);"
+        "print('up', flush=True); s.sigwait(ends)"
+    )
 
     def __init__(self, root, name="going", steps=400):
         preset = resolve("tiny_cpu", [f"measure.steps={steps}"]).preset
