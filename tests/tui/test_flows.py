@@ -84,6 +84,7 @@ async def test_the_detail_shows_both_published_rows_and_the_command(app):
         await shows(pilot, f"{NUM_PRESETS} of {NUM_PRESETS}")
         await pilot.press("slash", *"llama2_7b_32k", "enter")
         text = await shows(pilot, "2,234", "2,045", "command (y copies) tgsbench run")
+        assert "TFLOPs (xtuner)  193.0" in text
         assert any("xtuner" in line and "llamafactory" in line for line in text.splitlines()), "side by side"
 
 

@@ -196,7 +196,7 @@ def _published(references: Sequence[ReferenceRow]) -> list[RenderableType]:
     shared = len(set(wheres)) == 1
     where = wheres[0] if shared else "different GPUs"
     title = Text("published ", "bold").append(f"on {where}", "not bold")
-    grid = Table.grid(padding=(0, 2))
+    grid = Table.grid(padding=(0, 1))
     for justify in ("left", *["right"] * len(references)):
         grid.add_column(justify=justify, no_wrap=True)  # type: ignore[arg-type]
     grid.add_row("", *(Text(row.system, "dim") for row in references))
@@ -204,6 +204,6 @@ def _published(references: Sequence[ReferenceRow]) -> list[RenderableType]:
         grid.add_row("  on", *map(Text, wheres))
     grid.add_row("  TGS", *(units.rate(row.tgs) if row.tgs is not None else row.status for row in references))
     tflops = ("-" if row.tflops is None else units.rate(row.tflops) for row in references)
-    grid.add_row("  TFLOPs", *tflops)
+    grid.add_row("  TFLOPs (xtuner)", *tflops)
     notes = [Text(f"  {row.system}: {row.note}", "dim") for row in references if row.note]
     return [title, grid, *notes]
