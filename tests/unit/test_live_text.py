@@ -17,7 +17,7 @@ def test_a_phase_with_a_note_is_told_in_full_at_80_columns():
 
 def test_a_long_note_goes_on_below_and_keeps_every_word():
     note = "    try: " + " ".join(f"word{i}" for i in range(30))
-    lines = wrapped(["short", "", note], 60)
+    lines = wrapped(("short", "", note), 60)
     assert lines[:2] == ["short", ""]
     assert lines[2].startswith("    try: word0")
     assert all(len(line) <= 60 for line in lines)

@@ -227,7 +227,7 @@ class LiveScreen(ModeScreen):
             self.query_one("#gpu-table", ListTable).fill(live_text.gpu_rows(live))
         if self._is_shown("notes"):
             notes = self.query_one("#notes", LogView)
-            lines = live_text.wrapped(live_text.note_lines(session), notes.size.width - NUMBER_WIDTH)
+            lines = live_text.wrapped(tuple(live_text.note_lines(session)), notes.size.width - NUMBER_WIDTH)
             notes.show(lines, "no warnings, no errors")
         if self._is_shown("logs"):
             self._paint_log(session)
