@@ -9,7 +9,7 @@ from tgsbench import presets
 from tgsbench.launch.preflight import Machine
 from tgsbench.store.run_dir import RunDir
 from tgsbench.system.doctor import Check
-from tgsbench.tui import recorded
+from tgsbench.tui import recorded, session
 from tgsbench.tui.app import TgsApp
 
 CHECKS = [
@@ -95,3 +95,21 @@ async def shows(pilot, *words):
 @pytest.fixture
 def recording():
     return RunDir(Path(recorded.recording()))
+
+
+@pytest.fixture
+def copied(monkeypatch):
+    """What went to the clipboard by OSC 52."""
+    found = []
+    monkeypatch.setattr(TgsApp, "copy_to_clipboard", lambda self, text: found.append(text))
+    return found
+
+
+@pytest.fixture
+def opened(runs_root, recording):
+    return TgsApp(runs_root=runs_root, opens=session.follow(recording))
+
+
+async def line_of(pilot, words):
+    """The line of the screen that holds these words."""
+    return next(line for line in (await shows(pilot, words)).splitlines() if words in line)
