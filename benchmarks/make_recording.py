@@ -15,6 +15,7 @@ from tgsbench import presets
 from tgsbench.events.simulate import Scenario, write_events
 from tgsbench.launch.command import agent_argv, as_script
 from tgsbench.metrics.integrity import expected_all_to_alls
+from tgsbench.profiling.recipes import load_recipe, num_profile_steps
 from tgsbench.schema.hotspots import Collective, Finding, HotOp, Profile, RankProfile, Skew
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Manifest, Outcome
@@ -85,7 +86,7 @@ def _scenario(preset: Preset) -> Scenario:
         world=preset.world_size,
         warmup=preset.measure.warmup,
         steps=preset.measure.steps,
-        profile_steps=2,
+        profile_steps=num_profile_steps(load_recipe(preset.profile)),
         step_s=tokens / 1000,
         tokens=tokens,
         micro_steps=preset.accumulation,
@@ -163,12 +164,12 @@ def _rank_profile(rank: int, slow: float) -> RankProfile:
     exposed = {kind: PARTS_MS[kind] for kind in COMM_MS}
     hidden = {kind: COMM_MS[kind] - PARTS_MS[kind] for kind in COMM_MS}
     return RankProfile(
-        rank=rank, device="cuda", device_name="simulated", steps=[27, 28], window_ms=2 * step_ms,
+        rank=rank, device="cuda", device_name="simulated", steps=[28, 29], window_ms=2 * step_ms,
         step_ms=step_ms,
         parts_ms=parts, shares={part: ms / step_ms for part, ms in parts.items()}, comm_ms=COMM_MS,
         exposed_ms=exposed, hidden_ms=hidden, idle_ms=parts["idle"],
         collectives=[_collective(kind, exposed[kind], hidden[kind]) for kind in COMM_MS],
-        top=[_kernel(*kernel, step_ms) for kernel in KERNELS],
+        top=[_kernel(*kernel, step_ms) for kernel in sorted(KERNELS, key=lambda kernel: -kernel[3])],
     )  # fmt: skip
 
 

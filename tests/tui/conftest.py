@@ -9,7 +9,7 @@ from tgsbench import presets
 from tgsbench.launch.preflight import Machine
 from tgsbench.store.run_dir import RunDir
 from tgsbench.system.doctor import Check
-from tgsbench.tui import recorded
+from tgsbench.tui import recorded, session
 from tgsbench.tui.app import TgsApp
 
 CHECKS = [
@@ -27,7 +27,8 @@ def _own_world(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("TZ", "UTC")
     monkeypatch.delenv("TGSBENCH_RUNS", raising=False)
-    monkeypatch.delenv("NO_COLOR", raising=False)
+    for name in ("NO_COLOR", "TMUX", "DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")
     root = str(Path(tgsbench.__file__).parent.parent)
     monkeypatch.setenv("PYTHONPATH", root)
@@ -94,3 +95,21 @@ async def shows(pilot, *words):
 @pytest.fixture
 def recording():
     return RunDir(Path(recorded.recording()))
+
+
+@pytest.fixture
+def copied(monkeypatch):
+    """What went to the clipboard by OSC 52."""
+    found = []
+    monkeypatch.setattr(TgsApp, "copy_to_clipboard", lambda self, text: found.append(text))
+    return found
+
+
+@pytest.fixture
+def opened(runs_root, recording):
+    return TgsApp(runs_root=runs_root, opens=session.follow(recording))
+
+
+async def line_of(pilot, words):
+    """The line of the screen that holds these words."""
+    return next(line for line in (await shows(pilot, words)).splitlines() if words in line)

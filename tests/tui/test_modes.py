@@ -1,16 +1,22 @@
 """--ascii, NO_COLOR, and what the process may not import."""
 
+import errno
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from rich.cells import cell_len
 
-from tests.tui.conftest import NUM_PRESETS, SIZES, shows, text_of
+import tgsbench
+from tests.tui.conftest import NUM_PRESETS, SIZES, shows, text_of, until
+from tgsbench.cli import tui as cli_tui
+from tgsbench.errors import ExitCode, TgsError
 from tgsbench.tui import session
 from tgsbench.tui.app import TgsApp
 from tgsbench.tui.ascii import to_ascii
-
-MODES = "12345"
+from tgsbench.tui.live_text import VERDICT_MARKS
 
 
 def strips(app):
@@ -23,19 +29,29 @@ def strips(app):
         yield segments
 
 
+SCREENS = {
+    "1": f"{NUM_PRESETS} of {NUM_PRESETS}", "2": "no runs in", "4": "attention backward",
+    "5": "want attention", "3": "[c Charts]", "r": "over the median rank", "u": "1095 MHz",
+    "o": "log of rank [0]", "a": "throttled: thermal", "f1": "Rank × step heatmap",
+}  # fmt: skip
+"""Key -> words that tell that its screen or pane is there."""
+
+
 async def every_screen(pilot, look):
-    for key in MODES:
+    for key, words in SCREENS.items():
         await pilot.press(key)
-        await pilot.pause(0.3)
+        await shows(pilot, to_ascii(words) if pilot.app.ascii_only else words)
         look(key)
-    for key in ("3", "r", "u", "o", "a", "s"):
-        await pilot.press(key)
-        await pilot.pause(0.1)
-        look(key)
-    for keys in (["f1"], ["escape", "1", "question_mark"], ["escape", "ctrl+p", "r"]):
-        await pilot.press(*keys)
-        await pilot.pause(0.3)
-        look(str(keys))
+    for keys, words in (("escape y", "Copy this run as"), ("escape 1 question_mark", "column"),
+                        ("escape e", "Edit "), ("ctrl+p", "Everywhere:")):  # fmt: skip
+        for key in keys.split():
+            await pilot.press(key)
+            await pilot.pause()
+        await shows(pilot, words)
+        look(keys)
+    await pilot.press("escape")
+    await until(pilot, lambda: "Everywhere:" not in text_of(pilot.app))
+    await pilot.press("escape")
 
 
 @pytest.mark.asyncio
@@ -51,9 +67,8 @@ async def test_ascii_mode_writes_ascii_only_in_every_screen(runs_root, recording
     async with app.run_test(size=size) as pilot:
         await shows(pilot, "n = 24")
         await every_screen(pilot, look)
-        await pilot.press("escape", "3", "c")
-        await pilot.pause(0.3)
-        assert any(".'" in line or "''" in line for line in text_of(app).splitlines()), "charts in ASCII dots"
+        await pilot.press("3", "c")
+        await until(pilot, lambda: ".'" in text_of(app) or "''" in text_of(app), "charts in ASCII dots")
 
 
 @pytest.mark.asyncio
@@ -88,6 +103,16 @@ def test_ascii_keeps_widths():
     assert to_ascii("┌─┐ ⣿ 漢 ✓") == "+-+ ? ?? +"
 
 
+def test_whatever_the_ui_prints_has_a_look_alike():
+    package = Path(tgsbench.__file__).parent
+    missing = set()
+    for folder in ("tui", "metrics", "report", "store", "schema", "models", "launch", "system", "presets"):
+        for file in (package / folder).rglob("*.py"):
+            missing |= {c for c in set(file.read_text("utf-8")) if not c.isascii() and "?" in to_ascii(c)}
+    assert not missing
+    assert {to_ascii(mark) for mark in VERDICT_MARKS.values()} == {"^", "v", "=", "~", "!", "."}
+
+
 def test_the_tui_imports_no_torch_and_no_trainer():
     code = (
         "import sys, pkgutil, importlib, tgsbench.tui\n"
@@ -116,3 +141,24 @@ def test_without_a_terminal_it_ends_at_once_with_code_2_and_the_headless_command
     assert "terminal" in done.stderr
     assert "tgsbench run --preset tiny_cpu --headless" in done.stderr or "tgsbench show" in done.stderr
     assert done.stdout == ""
+
+
+def test_a_port_that_is_taken_is_an_error_of_the_user(monkeypatch):
+    def refuse(port, **options):
+        raise OSError(errno.EADDRINUSE, "error while attempting to bind")
+
+    monkeypatch.setattr(tgsbench.tui, "serve", SimpleNamespace(serve=refuse), raising=False)
+    with pytest.raises(TgsError) as refused:
+        cli_tui._serve(False, 8317, None)
+    assert refused.value.msg == "cannot listen on 127.0.0.1:8317: address already in use"
+    assert refused.value.exit_code == ExitCode.USAGE
+
+
+@pytest.mark.asyncio
+async def test_the_palette_has_no_character_whose_width_terminals_disagree_on(runs_root):
+    app = TgsApp(runs_root=runs_root)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await shows(pilot, f"{NUM_PRESETS} of {NUM_PRESETS}")
+        await pilot.press("ctrl+p")
+        text = await shows(pilot, "Everywhere:")
+    assert all(cell_len(c) == 1 for c in text if c != "\n")

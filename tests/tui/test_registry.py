@@ -4,11 +4,11 @@ import inspect
 
 import pytest
 
-from tests.tui.conftest import NUM_PRESETS, shows, text_of
+from tests.tui.conftest import NUM_PRESETS, shows, text_of, until
 from tgsbench.tui.actions import ACTIONS, RESERVED_KEYS, bindings, check_keymap, of_scope
 from tgsbench.tui.app import TgsApp
 from tgsbench.tui.screens.compare import CompareScreen
-from tgsbench.tui.screens.dialogs import Choice, Reading
+from tgsbench.tui.screens.dialogs import Choice, Options, Page, Reading
 from tgsbench.tui.screens.doctor import DoctorScreen
 from tgsbench.tui.screens.form import PresetForm
 from tgsbench.tui.screens.live import LiveScreen
@@ -68,6 +68,26 @@ def test_problems_of_a_keymap_name_the_nearest_action_and_the_clash():
     assert any("runs.mark: no key" in p for p in problems)
 
 
+@pytest.mark.parametrize(
+    ("keymap", "problem"),
+    [
+        ({"live.stop": "q"}, "q: taken by both app.quit and live.stop"),
+        ({"presets.edit": "/"}, "taken by both presets.search and presets.edit"),
+        ({"replay.pause": "s"}, "s: taken by both live.stop and replay.pause"),
+        ({"live.stop": "ctrl+kk"}, "no key is called 'ctrl+kk'; nearest: ctrl+k"),
+        ({"live.stop": "Ctrl+K"}, "no key is called 'Ctrl+K'; nearest: ctrl+k"),
+        ({"live.stop": "pgup"}, "no key is called 'pgup'; nearest: pageup"),
+    ],
+)
+def test_a_keymap_that_would_not_work_is_refused(keymap, problem):
+    assert any(problem in found for found in check_keymap(keymap)), check_keymap(keymap)
+
+
+@pytest.mark.parametrize("key", ["ctrl+k", "é", "slash", "f13", "alt+x", "underscore", "!", "X, ctrl+x"])
+def test_a_key_that_a_terminal_can_send_is_taken(key):
+    assert check_keymap({"live.stop": key}) == []
+
+
 def test_every_action_has_a_sentence_of_help():
     assert all(a.help and a.label for a in ACTIONS)
     assert len({a.name for a in ACTIONS}) == len(ACTIONS)
@@ -98,6 +118,31 @@ async def test_a_remapped_key_works_and_shows_in_footer_and_help(runs_root, tmp_
 
 
 @pytest.mark.asyncio
+async def test_a_remapped_motion_moves_in_lists_and_dialogs(runs_root, tmp_path):
+    settings = tmp_path / "config" / "tgsbench" / "tui.toml"
+    settings.write_text('welcomed = true\n[keys]\n"list.cursor_down" = "n"\n"list.scroll_bottom" = "!"\n')
+    app = TgsApp(runs_root=runs_root)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await shows(pilot, f"{NUM_PRESETS} of {NUM_PRESETS}", "command (y copies) tgsbench run --preset")
+        await pilot.press("n")
+        await shows(pilot, "--preset llama2_70b_32k")
+        await pilot.press("f2")
+        await shows(pilot, "Three ways")
+        options = app.screen.query_one(Options)
+        await pilot.press("n")
+        await until(pilot, lambda: options.highlighted == 1)
+        await pilot.press("exclamation_mark")
+        await until(pilot, lambda: options.highlighted == 3)
+        await pilot.press("escape")
+        await until(pilot, lambda: not isinstance(app.screen, Choice))
+        await pilot.press("f1")
+        await until(pilot, lambda: isinstance(app.screen, Reading))
+        page = app.screen.query_one(Page)
+        await pilot.press("n")
+        await until(pilot, lambda: page.scroll_y > 0)
+
+
+@pytest.mark.asyncio
 async def test_a_broken_settings_file_is_reported_and_left_alone(runs_root, tmp_path):
     settings = tmp_path / "config" / "tgsbench" / "tui.toml"
     settings.write_text('welcomed = true\n[keys]\n"live.nothing" = "x"\n')
@@ -110,3 +155,37 @@ async def test_a_broken_settings_file_is_reported_and_left_alone(runs_root, tmp_
         await pilot.pause()
         assert "Search" in text_of(app)
     assert settings.read_text() == before
+
+
+@pytest.mark.asyncio
+async def test_a_theme_is_written_into_the_settings_as_the_user_wrote_them(runs_root, tmp_path):
+    settings = tmp_path / "config" / "tgsbench" / "tui.toml"
+    settings.write_text('# mine\nwelcomed = true  # seen\n\n[keys]\n"live.stop" = "ctrl+k"  # not s\n')
+    app = TgsApp(runs_root=runs_root)
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.theme = "nord"
+        await pilot.pause()
+    text = settings.read_text()
+    assert text.startswith('theme = "nord"\n# mine\nwelcomed = true  # seen\n')
+    assert text.endswith('[keys]\n"live.stop" = "ctrl+k"  # not s\n')
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('theme = "nrod"\n', "no theme called 'nrod'; nearest: nord"),
+        ("keys = 3\n", "[keys] must be a table"),
+        ('themes = "nord"\n', "themes: no such setting; nearest: theme"),
+    ],
+)
+async def test_a_setting_that_is_wrong_is_named_and_the_file_left_alone(runs_root, tmp_path, text, problem):
+    settings = tmp_path / "config" / "tgsbench" / "tui.toml"
+    settings.write_text(text)
+    app = TgsApp(runs_root=runs_root)
+    async with app.run_test(size=(120, 40), notifications=True) as pilot:
+        await pilot.pause()
+        assert any(problem in note.message for note in app._notifications)
+        app.theme = "gruvbox"
+        await pilot.pause()
+    assert settings.read_text() == text

@@ -10,8 +10,10 @@ import sys
 import time
 
 import pytest
+from textual.app import App
 
 from tests.tui.conftest import shows, text_of, until
+from tgsbench.cli.terminal import say_what_goes_on
 from tgsbench.errors import TgsError
 from tgsbench.events.simulate import Scenario, write_events
 from tgsbench.presets import resolve
@@ -19,7 +21,7 @@ from tgsbench.schema.run import Manifest
 from tgsbench.store import run_dir
 from tgsbench.system.lifetime import process_identity
 from tgsbench.tui import session
-from tgsbench.tui.app import TgsApp
+from tgsbench.tui.app import TgsApp, open_app
 from tgsbench.tui.screens.dialogs import Choice
 
 DAMAGE = {
@@ -137,7 +139,10 @@ async def test_absurd_numbers_in_events_are_shown_or_skipped(runs_root, add_run,
 class FakeSupervisor:
     """A process in the place of a run's supervisor; ends on SIGINT as the real one does."""
 
-    CODE = "import signal, sys; print('up', flush=True); signal.sigwait([signal.SIGINT, signal.SIGTERM])"
+    CODE = (  # blocked, a signal waits even where this process inherits that SIGINT is ignored
+        "import signal as s; ends = [s.SIGINT, s.SIGTERM]; s.pthread_sigmask(s.SIG_BLOCK, ends);"
+        "print('up', flush=True); s.sigwait(ends)"
+    )
 
     def __init__(self, root, name="going", steps=400):
         preset = resolve("tiny_cpu", [f"measure.steps={steps}"]).preset
@@ -203,7 +208,10 @@ async def test_stop_asks_first_and_letting_it_run_lets_it_run(runs_root, going):
         await pilot.press("s")
         await shows(pilot, "Stop going?", "keep what was measured")
         await pilot.press("escape")
-        await pilot.press("s", "j", "j", "enter")
+        await until(pilot, lambda: not isinstance(app.screen, Choice))
+        await pilot.press("s")
+        await shows(pilot, "Stop going?")
+        await pilot.press("j", "j", "enter")
         await until(pilot, lambda: not isinstance(app.screen, Choice))
         assert going.process.poll() is None
 
@@ -213,7 +221,9 @@ async def test_stop_and_keep_ends_the_supervisor_and_keeps_the_folder(runs_root,
     app = TgsApp(runs_root=runs_root, opens=session.follow(going.run))
     async with app.run_test(size=(80, 24)) as pilot:
         await shows(pilot, "▶ running")
-        await pilot.press("s", "enter")
+        await pilot.press("s")
+        await shows(pilot, "Stop going?")
+        await pilot.press("enter")
         await until(pilot, lambda: going.process.poll() is not None, "SIGINT")
         await until(pilot, lambda: app.session.is_over)
     assert (going.run.path / "events" / "rank00000.jsonl").exists()
@@ -224,19 +234,55 @@ async def test_stop_and_delete_removes_the_folder_once_the_run_is_over(runs_root
     app = TgsApp(runs_root=runs_root, opens=session.follow(going.run))
     async with app.run_test(size=(80, 24)) as pilot:
         await shows(pilot, "▶ running")
-        await pilot.press("s", "j", "enter")
+        await pilot.press("s")
+        await shows(pilot, "Stop going?")
+        await pilot.press("j", "enter")
         await until(pilot, lambda: going.process.poll() is not None, "SIGINT")
         await until(pilot, lambda: not going.run.path.exists())
         await shows(pilot, "[2 Runs]")
 
 
 @pytest.mark.asyncio
-async def test_leaving_the_ui_leaves_the_run(runs_root, going):
+async def test_leaving_the_ui_leaves_the_run_and_says_how_to_come_back(runs_root, going, capsys):
     app = TgsApp(runs_root=runs_root, opens=session.follow(going.run))
     async with app.run_test(size=(80, 24)) as pilot:
         await shows(pilot, "▶ running")
         await pilot.press("q")
     assert going.process.poll() is None
+    say_what_goes_on(app.going_on())
+    assert capsys.readouterr().err == f"going goes on: tgsbench attach {going.run.path}\n"
+
+
+def test_a_bug_in_the_ui_is_handed_on_and_prints_no_traceback(runs_root, monkeypatch, capfd):
+    def break_down(self):
+        raise RuntimeError("a handler broke")
+
+    monkeypatch.setattr("tgsbench.tui.screens.presets.PresetsScreen.action_edit", break_down)
+    monkeypatch.setattr(TgsApp, "run", lambda self: App.run(self, headless=True, auto_pilot=press_e))
+    with pytest.raises(RuntimeError, match="a handler broke"):
+        open_app(runs_root=runs_root)
+    shown = capfd.readouterr()
+    assert "Traceback" not in shown.err + shown.out
+
+
+async def press_e(pilot):
+    await shows(pilot, "fit this machine")
+    await pilot.press("e")
+
+
+@pytest.mark.asyncio
+async def test_a_background_task_that_fails_is_told(app, monkeypatch):
+    def fail(*args, **options):
+        raise RuntimeError("no such luck")
+
+    monkeypatch.setattr("tgsbench.system.doctor.run_checks", fail)
+    monkeypatch.setattr(session, "launch", fail)
+    async with app.run_test(size=(120, 40), notifications=True) as pilot:
+        await pilot.press("5")
+        await until(pilot, lambda: any("_check: RuntimeError" in n.message for n in app._notifications))
+        app.launch(resolve("tiny_cpu").preset)
+        await until(pilot, lambda: any("_launch: RuntimeError" in n.message for n in app._notifications))
+        await until(pilot, lambda: not app._launching)
 
 
 @pytest.mark.asyncio

@@ -78,12 +78,22 @@ async def test_welcome(runs_root, tmp_path, size, matches):
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize("pane", ["charts", "ranks", "gpus", "logs", "notes"])
-async def test_live(runs_root, recording, size, matches, pane):
+@pytest.mark.parametrize(
+    ("pane", "key", "words"),
+    [
+        ("charts", "c", "peak memory, largest rank"),
+        ("ranks", "r", "over the median rank:"),
+        ("gpus", "u", "1095 MHz"),
+        ("logs", "o", "simulated log of rank 0"),
+        ("notes", "a", "GPU of rank 5 throttled: thermal"),
+    ],
+)
+async def test_live(runs_root, recording, size, matches, pane, key, words):
     app = TgsApp(runs_root=runs_root, opens=session.follow(recording))
     async with app.run_test(size=size) as pilot:
         await shows(pilot, "n = 24")
-        await pilot.press({"charts": "c", "ranks": "r", "gpus": "u", "logs": "o", "notes": "a"}[pane])
+        await pilot.press(key)
+        await shows(pilot, f"[{key} ", words)
         await settle(pilot)
         matches(app, f"live-{pane}")
 
@@ -95,6 +105,7 @@ async def test_explain(runs_root, recording, size, matches):
         await shows(pilot, "n = 24")
         app.screen.query_one("#big").focus()
         await pilot.press("question_mark")
+        await shows(pilot, "measured steps n")
         await settle(pilot)
         matches(app, "explain")
 
@@ -106,6 +117,7 @@ async def test_runs(app, runs, size, matches, monkeypatch):
         await pilot.press("2")
         await shows(pilot, "3 of 3 runs")
         await pilot.press("space", "space")
+        await shows(pilot, "2 marked")
         await settle(pilot)
         matches(app, "runs")
 
@@ -122,15 +134,24 @@ async def test_compare(app, runs, size, matches):
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize("turns", [0, 1, 2, 3], ids=["shares", "kernels", "collectives", "findings"])
-async def test_profile(runs_root, recording, size, matches, turns, request):
+@pytest.mark.parametrize(
+    ("pane", "key", "words"),
+    [
+        ("shares", "s", "attention backward"),
+        ("kernels", "e", "(attention forward"),
+        ("collectives", "c", "of 300"),
+        ("findings", "f", "SIMULATED: made-up"),
+    ],
+)
+async def test_profile(runs_root, recording, size, matches, pane, key, words):
     app = TgsApp(runs_root=runs_root, opens=session.follow(recording))
     async with app.run_test(size=size) as pilot:
         await pilot.press("4")
         await shows(pilot, "ranks traced")
-        await pilot.press(*["right_square_bracket"] * turns)
+        await pilot.press(key)
+        await shows(pilot, f"[{key} ", words)
         await settle(pilot)
-        matches(app, f"profile-{['shares', 'kernels', 'collectives', 'findings'][turns]}")
+        matches(app, f"profile-{pane}")
 
 
 @pytest.mark.asyncio
@@ -143,7 +164,8 @@ async def test_doctor(app, size, matches):
 
 
 @pytest.mark.asyncio
-async def test_help(app, size, matches):
+async def test_help(app, size, matches, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", "config")  # the help names it, a folder of pytest's would differ
     async with app.run_test(size=size) as pilot:
         await shows(pilot, f"{NUM_PRESETS} of {NUM_PRESETS}")
         await pilot.press("f1")
@@ -153,11 +175,11 @@ async def test_help(app, size, matches):
 
 
 async def settle(pilot):
-    """Let what was asked for be painted; the same screen twice in a row."""
-    before = None
-    for _ in range(100):
-        await pilot.pause(0.12)
-        shown = text_of(pilot.app)
-        if shown == before:
+    """Let what was asked for be painted; the same screen three times in a row."""
+    seen = []
+    for _ in range(200):
+        await pilot.pause(0.1)
+        seen = [*seen[-2:], text_of(pilot.app)]
+        if len(seen) == 3 and len(set(seen)) == 1:
             return
-        before = shown
+    raise AssertionError(f"it never comes to rest\n{seen[-1]}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from tgsbench.cli.terminal import require_terminal
+from tgsbench.cli.terminal import require_terminal, say_what_goes_on
 from tgsbench.store import run_dir
 
 
@@ -22,4 +22,4 @@ def attach(run: str, ascii_only: bool, output: Path | None) -> None:
     from tgsbench.tui import session
     from tgsbench.tui.app import open_app
 
-    open_app(runs_root=root, ascii_only=ascii_only, opens=session.follow(found))
+    say_what_goes_on(open_app(runs_root=root, ascii_only=ascii_only, opens=session.follow(found)))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from tgsbench.cli.terminal import require_terminal
+from tgsbench.cli.terminal import require_terminal, say_what_goes_on
 from tgsbench.errors import TgsError
 from tgsbench.store import run_dir
 from tgsbench.store.run_dir import RunDir
@@ -32,4 +32,4 @@ def replay(run: str, speed: float | None, ascii_only: bool, output: Path | None)
 
     source = found or RunDir(recorded.recording())
     pace = speed or (recorded.SPEED if found is None else recorded.RUN_SPEED)
-    open_app(runs_root=root, ascii_only=ascii_only, opens=session.replay(source, pace))
+    say_what_goes_on(open_app(runs_root=root, ascii_only=ascii_only, opens=session.replay(source, pace)))

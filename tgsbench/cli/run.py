@@ -12,7 +12,7 @@ import click
 from tgsbench import presets
 from tgsbench.cli import diagnostics, output
 from tgsbench.cli.progress import RunProgress, progress_for
-from tgsbench.cli.terminal import require_terminal
+from tgsbench.cli.terminal import require_terminal, say_what_goes_on
 from tgsbench.engines import environments
 from tgsbench.engines.external import support
 from tgsbench.errors import ExitCode, TgsError
@@ -34,6 +34,7 @@ from tgsbench.store.run_dir import RunDir
 @click.command()
 @click.option("--preset", "name", required=True, help="Name of a preset, or path of a .toml file.")
 @click.option("--headless", is_flag=True, help="Print progress here instead of opening the live view.")
+@click.option("--ascii", "ascii_only", is_flag=True, help="Draw the live view with ASCII characters only.")
 @click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON document: result.json.")
 @click.option("--engine", help="fsdp2 or deepspeed (or an external one: see `tgsbench engines`).")
 @click.option(
@@ -71,6 +72,7 @@ from tgsbench.store.run_dir import RunDir
 def run(
     name: str,
     headless: bool,
+    ascii_only: bool,
     as_json: bool,
     engine: str | None,
     python: Path | None,
@@ -123,7 +125,7 @@ def run(
         if not in_terminal:
             result = run_headless(run_folder, preset, as_json)
             sys.exit(_exit_code(result, run_folder))
-    _open_live_view(run_folder)
+    _open_live_view(run_folder, ascii_only)
 
 
 def resolve_for_run(name: str, assignments: list[str], rehearse: bool) -> Preset:
@@ -240,7 +242,7 @@ def _exit_code(result: Result, run_folder: RunDir) -> int:
     return code
 
 
-def _open_live_view(run_folder: RunDir) -> None:
+def _open_live_view(run_folder: RunDir, ascii_only: bool) -> None:
     try:
         from tgsbench.tui.app import open_live
     except ImportError as error:
@@ -249,4 +251,4 @@ def _open_live_view(run_folder: RunDir) -> None:
             hint="add --headless",
             exit_code=ExitCode.MISSING_DEPENDENCY,
         ) from error
-    open_live(run_folder.path)
+    say_what_goes_on(open_live(run_folder.path, ascii_only=ascii_only))

@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from tgsbench.cli import diagnostics
 from tgsbench.errors import ExitCode, TgsError
+
+if TYPE_CHECKING:
+    from tgsbench.store.run_dir import RunDir
+
+
+def say_what_goes_on(runs: Sequence[RunDir]) -> None:
+    """After the UI was left: which runs use the machine still, and how to come back to them."""
+    for run in runs:
+        diagnostics.note(f"{run.run_id} goes on: tgsbench attach {shlex.quote(str(run.path))}")
 
 
 def require_terminal(headless: str) -> None:

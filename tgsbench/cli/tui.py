@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
 
 from tgsbench.cli import diagnostics
-from tgsbench.cli.terminal import require_terminal
+from tgsbench.cli.terminal import require_terminal, say_what_goes_on
 from tgsbench.errors import ExitCode, TgsError
 
 
@@ -24,7 +25,7 @@ def tui(ascii_only: bool = False, serve: bool = False, port: int = 8317, output:
     require_terminal("tgsbench run --preset tiny_cpu --headless")
     from tgsbench.tui.app import open_app
 
-    open_app(runs_root=output, ascii_only=ascii_only)
+    say_what_goes_on(open_app(runs_root=output, ascii_only=ascii_only))
 
 
 def _serve(ascii_only: bool, port: int, output: Path | None) -> None:
@@ -38,4 +39,11 @@ def _serve(ascii_only: bool, port: int, output: Path | None) -> None:
         ) from error
     diagnostics.note(f"open http://127.0.0.1:{port} in a browser; ctrl-c ends it, runs go on")
     diagnostics.note(f"from another machine: ssh -L {port}:127.0.0.1:{port} THIS_HOST")
-    serve.serve(port, ascii_only=ascii_only, runs_root=output)
+    try:
+        serve.serve(port, ascii_only=ascii_only, runs_root=output)
+    except OSError as error:
+        raise TgsError(
+            f"cannot listen on 127.0.0.1:{port}: {os.strerror(error.errno or 0).lower()}",
+            hint="choose another --port",
+            exit_code=ExitCode.USAGE,
+        ) from error

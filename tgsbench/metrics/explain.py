@@ -27,7 +27,7 @@ TEXTS: dict[str, Explanation] = {
     "tgs": Explanation(
         "TGS — tokens per GPU per second",
         "How fast the run trains. The median over measured optimizer steps; warm-up and profiled steps "
-        "do not count, padding is no token.",
+        "do not count, padding is no token. In its chart the band of dots is the published value ± 1 %.",
         "TGS of a step = real tokens of all ranks / (GPUs · seconds of the slowest rank)",
         "XTuner's speed benchmark uses the same unit; it logs micro-batches, whose mean is biased upward",
     ),
@@ -57,13 +57,15 @@ TEXTS: dict[str, Explanation] = {
     "step_s": Explanation(
         "Step time",
         "Seconds of one optimizer step: all its micro-steps, forward, backward and the update. "
-        "The median over measured steps, the slowest rank of each.",
+        "The median over measured steps, the slowest rank of each. In its chart dots are the fastest rank, "
+        "dashes the chosen one.",
         "max over ranks of step_s, median over steps",
         "the ranks' step events, clock synchronised on the device",
     ),
     "mem": Explanation(
         "Peak memory",
-        "The largest rank's peak over all steps so far.",
+        "The largest rank's peak over all steps so far. In its chart dots are the smallest rank, dashes the "
+        "chosen one.",
         "max over ranks and steps of mem_peak",
         "CUDA: the allocator's peak since the step began; CPU: the resident set size",
     ),

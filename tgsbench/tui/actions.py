@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
 from typing import Literal
 
 from textual.binding import Binding, BindingType
+from textual.keys import REPLACED_KEYS, Keys
 
 from tgsbench.errors import nearest
 
@@ -35,7 +37,7 @@ RESERVED_KEYS = frozenset({"ctrl+a", "ctrl+b"})
 
 @dataclass(frozen=True)
 class Action:
-    """One thing a user can do; its name is what keys.toml, help and palette call it."""
+    """One thing a user can do; its name is what [keys] in tui.toml calls it."""
 
     name: str
     """Scope and method, such as "live.stop": Textual runs action_stop of the screen."""
@@ -63,8 +65,8 @@ class Action:
         return self.name.partition(".")[2]
 
 
-def _motion(name: str, keys: str, text: str) -> Action:
-    return Action(name, keys, text, text, in_palette=False)
+def _motion(name: str, keys: str, text: str, *, goes_before: bool = False) -> Action:
+    return Action(name, keys, text, text, in_palette=False, goes_before=goes_before)
 
 
 ACTIONS: tuple[Action, ...] = (
@@ -121,6 +123,10 @@ ACTIONS: tuple[Action, ...] = (
     Action("replay.restart", "R", "Restart", "Play from the beginning."),
     # Profile
     Action("profile.tensorboard", "t", "TensorBoard", "Start TensorBoard on it; shows the address.", True),
+    Action("profile.pane('shares')", "s", "Shares", "Shares of the step: compute, communication, idle."),
+    Action("profile.pane('kernels')", "e", "Kernels", "The most expensive kernels and operators."),
+    Action("profile.pane('collectives')", "c", "Collectives", "Each collective, exposed and hidden."),
+    Action("profile.pane('findings')", "f", "Findings", "What stands out, and what to try."),
     Action("profile.next_pane", "right_square_bracket", "Table", "Go to the next table.", True),
     Action("profile.previous_pane", "left_square_bracket", "Table before", "Go to the table before."),
     Action("profile.next_rank", "full_stop", "Rank", "Look at the next rank.", True),
@@ -161,7 +167,7 @@ ACTIONS: tuple[Action, ...] = (
     _motion("log.page_up", "ctrl+u,pageup", "Page up"),
     _motion("log.left", "h,left", "Left"),
     _motion("log.right", "l,right", "Right, where lines are longer"),
-    _motion("log.filter", "slash", "Filter lines"),
+    _motion("log.filter", "slash", "Filter lines", goes_before=True),
     _motion("log.next_match", "n", "Next error or match"),
     _motion("log.previous_match", "N", "Error or match before"),
     _motion("chart.left", "h,left", "Step before"),
@@ -183,23 +189,72 @@ def bindings(*scopes: Scope) -> list[BindingType]:
     ]
 
 
+def app_bindings(*names: str) -> list[BindingType]:
+    """Bindings of some of the app's own actions, for a dialog: keys of the app do not reach it otherwise."""
+    found = [action for action in ACTIONS if action.name in names]
+    return [Binding(a.keys, f"app.{a.method}", a.label, show=True, tooltip=a.help, id=a.name) for a in found]
+
+
 def of_scope(scope: Scope) -> list[Action]:
     """The actions of one scope."""
     return [action for action in ACTIONS if action.scope == scope]
 
 
 def check_keymap(keymap: dict[str, str]) -> list[str]:
-    """Problems of a user's keymap: unknown actions, empty keys, two actions of one scope on one key."""
+    """Problems of a user's keymap: unknown actions and keys, two actions that would take the same key."""
     known = {action.name: action for action in ACTIONS}
     problems = [
         f"[keys] {name}: no such action; {nearest(name, known)}" for name in keymap if name not in known
     ]
-    problems += [f"[keys] {name}: no key given" for name, keys in keymap.items() if not keys.strip()]
+    for name, keys in keymap.items():
+        if not keys.strip():
+            problems.append(f"[keys] {name}: no key given")
+        elif unknown := [key.strip() for key in keys.split(",") if not _is_key(key.strip())]:
+            close = nearest(unknown[0].lower(), _NAMED)
+            problems.append(f"[keys] {name}: no key is called {unknown[0]!r}; {close}")
     for scope in SCOPE_TITLES:
-        taken: dict[str, str] = {}
-        for action in of_scope(scope):
-            for key in keymap.get(action.name, action.keys).split(","):
-                other = taken.setdefault(key.strip(), action.name)
-                if other != action.name:
-                    problems.append(f"[keys] {key.strip()}: taken by both {other} and {action.name}")
+        problems += _clashes(scope, keymap)
+    return list(dict.fromkeys(problems))
+
+
+_NAMED = [key.value for key in Keys if not key.value.startswith("<")]
+_BESIDE: dict[Scope, tuple[Scope, ...]] = {
+    "presets": ("app",), "live": ("app",), "replay": ("app", "live"), "profile": ("app",), "runs": ("app",),
+    "compare": ("app",), "doctor": ("app",),
+}  # fmt: skip
+"""Scopes that work at the same time; a focused list or log and a dialog get their keys before all others."""
+
+
+def _is_key(key: str) -> bool:
+    """Can a terminal send it: a character, a name, a unicode name, with modifiers before it?"""
+    modifiers, _, base = ("", "", key) if len(key) == 1 else key.rpartition("+")
+    if not set(filter(None, modifiers.split("+"))) <= {"ctrl", "shift", "alt", "super", "hyper", "meta"}:
+        return False
+    if len(base) == 1 or base in _NAMED:
+        return not modifiers or base == base.lower()
+    name = REPLACED_KEYS.get(base, base)
+    return any(_is_character(name.replace("_", joint)) for joint in " -")
+
+
+def _is_character(name: str) -> bool:
+    try:
+        return bool(unicodedata.lookup(name))
+    except KeyError:
+        return False
+
+
+def _clashes(scope: Scope, keymap: dict[str, str]) -> list[str]:
+    """Keys that two actions take which work at the same time."""
+    taken: dict[str, str] = {}
+    problems = []
+    for action in (a for each in (*_BESIDE.get(scope, ()), scope) for a in of_scope(each)):
+        for key in keymap.get(action.name, action.keys).split(","):
+            other = taken.setdefault(_named(key.strip()), action.name)
+            if other != action.name:
+                problems.append(f"[keys] {key.strip()}: taken by both {other} and {action.name}")
     return problems
+
+
+def _named(key: str) -> str:
+    """A key by one name only: "/" is "slash"."""
+    return next(iter(Binding.make_bindings([(key, "")]))).key if key else key

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,20 +14,23 @@ from textual.binding import BindingType
 from textual.command import Provider
 from textual.filter import LineFilter, NoColor
 from textual.notifications import SeverityLevel
-from textual.screen import Screen
+from textual.screen import ModalScreen, Screen
+from textual.worker import Worker, WorkerState
 
-from tgsbench.errors import TgsError
+from tgsbench.errors import TgsError, nearest
 from tgsbench.schema.preset import Preset
 from tgsbench.store import run_dir
 from tgsbench.store.run_dir import RunDir
-from tgsbench.tui import recorded, session
+from tgsbench.tui import clipboard, recorded, session
 from tgsbench.tui.actions import Scope, bindings
 from tgsbench.tui.ascii import AsciiFilter
-from tgsbench.tui.config import UiConfig, load_config, save_config
+from tgsbench.tui.config import UiConfig, config_path, load_config, save_config
 from tgsbench.tui.messages import SessionOpened
 from tgsbench.tui.screens import dialogs
 from tgsbench.tui.session import Session
 from tgsbench.tui.tensorboard import TensorBoard
+
+_FONTS = re.compile(r"@font-face\s*\{.*?\}", re.S)
 
 
 def _screen(module: str, name: str) -> Callable[[], Screen[Any]]:
@@ -74,6 +78,8 @@ class TgsApp(App[int]):
         self._extra_filters: list[LineFilter] = [AsciiFilter()] if self.ascii_only else []
         if self.no_color:
             self._extra_filters.append(NoColor())
+        self._opened = {opens.run.path: opens.run} if opens is not None else {}
+        self._launching = False
         self.profile_run: RunDir | None = None
         self.tensorboard: TensorBoard | None = None
 
@@ -85,12 +91,15 @@ class TgsApp(App[int]):
         """Apply the settings and show the first screen."""
         if self.config.theme in self.available_themes:
             self.theme = self.config.theme
+        else:
+            known = nearest(self.config.theme, self.available_themes)
+            self.config.problems.append(f"{config_path()}: no theme called {self.config.theme!r}; {known}")
         self.theme_changed_signal.subscribe(self, lambda theme: self._remember_theme(theme.name))
         self.set_keymap(self.config.keys)
         self.set_class(self.ascii_only, "-ascii")
         self.switch_mode("live" if self.session is not None else "presets")
         for problem in self.config.problems:
-            self.notify(problem, title="settings", severity="warning", timeout=10)
+            self.notify(problem, title="settings: the defaults hold", severity="warning", timeout=10)
         if self.session is None and not self.config.welcomed:
             self.call_after_refresh(self.action_welcome)
 
@@ -99,11 +108,27 @@ class TgsApp(App[int]):
             self.config.theme = name
             save_config(self.config)
 
+    def _print_error_renderables(self) -> None:
+        """Print no traceback over the user's terminal: `open_app` hands the exception on."""
+        self._exit_renderables.clear()
+
+    def on_worker_state_changed(self, message: Worker.StateChanged) -> None:
+        """Say that a background task failed: nobody would ever see what it was to bring."""
+        if message.state is WorkerState.ERROR:
+            error = message.worker.error
+            what = f"{message.worker.name}: {type(error).__name__}: {error}"
+            self.notify(what, title="a bug in tgsbench", severity="error", timeout=20)
+
     # Opening things
+
+    def going_on(self) -> list[RunDir]:
+        """Runs that were open here and go on without the UI."""
+        return [run for run in self._opened.values() if _is_alive(run)]
 
     def open_session(self, opened: Session) -> None:
         """Show a session in the live screen."""
         self.session = opened
+        self._opened[opened.run.path] = opened.run
         self.switch_mode("live")
         self.call_after_refresh(lambda: self.screen.post_message(SessionOpened()))
 
@@ -130,15 +155,32 @@ class TgsApp(App[int]):
     def _push(self, screen: Screen[None]) -> None:
         self.push_screen(screen)
 
-    @work(thread=True, exclusive=True, group="launch", exit_on_error=False)
     def launch(self, preset: Preset, *, rehearse: bool = False) -> None:
-        """Prepare a run folder, start its supervisor in a session of its own, show it live."""
+        """Prepare a run folder, start its supervisor in a session of its own, show it live.
+
+        One at a time: two runs started by a key pressed twice would share the GPUs and spoil each other.
+        """
+        if self._launching:
+            return
+        self._launching = True
+        self.notify(f"starting {preset.name} …", timeout=2)
+        self._launch(preset, rehearse)
+
+    @work(thread=True, group="launch", exit_on_error=False)
+    def _launch(self, preset: Preset, rehearse: bool) -> None:
         try:
             opened = session.launch(preset, self.runs_root, rehearse=rehearse)
         except TgsError as error:
             self.call_from_thread(self._say, error)
         else:
-            self.call_from_thread(self.open_session, opened)
+            self.call_from_thread(self._launched, opened)
+        finally:
+            self._launching = False
+
+    def _launched(self, opened: Session) -> None:
+        if isinstance(self.screen, ModalScreen):  # the form: it stays while what it asks cannot be started
+            self.screen.dismiss()
+        self.open_session(opened)
 
     def _say(self, error: TgsError) -> None:
         self.notify(f"{error.msg}\n{error.hint}".strip(), severity="error", timeout=10)
@@ -190,8 +232,19 @@ class TgsApp(App[int]):
         self.push_screen(dialogs.Choice("Copy this run as", "", copies.FORMS), copy)
 
     def _copied(self, text: str, form: str) -> None:
+        self.put_on_clipboard(text, f"as {form}")
+
+    def put_on_clipboard(self, text: str, what: str) -> None:
+        """Copy by OSC 52 first, which reaches the user's own machine, then by what this machine offers."""
         self.copy_to_clipboard(text)
-        self.notify(f"copied as {form}, {len(text)} characters (OSC 52)", timeout=3)
+        self._copy_here(text, what)
+
+    @work(thread=True, exit_on_error=False)
+    def _copy_here(self, text: str, what: str) -> None:
+        where = clipboard.also_put(text, config_path().parent)
+        also = f"; also in {where}" if where else ""
+        say = f"copied {what}: {len(text)} characters, by OSC 52{also}"
+        self.call_from_thread(self.notify, say, timeout=4)
 
     # Actions of the registry
 
@@ -215,11 +268,9 @@ class TgsApp(App[int]):
 
     def action_help(self) -> None:
         """List the keys that work here."""
-        own: list[Scope] = {
-            "live": ["live", "replay", "chart", "log", "list"],
-            "runs": ["runs", "compare", "list"],
-        }.get(self.current_mode, [self.current_mode, "list"])  # type: ignore[assignment]
-        self.push_screen(dialogs.key_help([*own, "app"], self.config.keys))
+        scopes: tuple[Scope, ...] = getattr(self.screen, "scopes", ())
+        if scopes:
+            self.push_screen(dialogs.key_help([*scopes, "app"], self.config.keys))
 
     def action_welcome(self) -> None:
         """Offer the three ways to begin."""
@@ -242,6 +293,10 @@ class TgsApp(App[int]):
         if choose is not None:
             choose()
 
+    def export_screenshot(self, *, title: str | None = None, simplify: bool = False) -> str:
+        """The screen as SVG, which asks nobody for a font: Textual's own names one on another host."""
+        return _FONTS.sub("", super().export_screenshot(title=title, simplify=simplify))
+
     def action_screenshot_svg(self) -> None:
         """Save this screen as an SVG picture beside the runs."""
         folder = self.runs_root if self.runs_root.is_dir() else Path.cwd()
@@ -253,6 +308,13 @@ class TgsApp(App[int]):
             self.notify(f"saved {path}")
 
 
+def _is_alive(run: RunDir) -> bool:
+    try:
+        return run.is_alive()
+    except TgsError:  # its folder was deleted or damaged meanwhile
+        return False
+
+
 def _terminal_is_ascii() -> bool:
     """Linux's bare console and terminals that say they are dumb have no braille."""
     return os.environ.get("TERM", "") in ("dumb", "linux")
@@ -260,12 +322,19 @@ def _terminal_is_ascii() -> bool:
 
 def open_app(
     *, runs_root: Path | None = None, ascii_only: bool = False, opens: Session | None = None
-) -> None:
-    """Run the UI until it is left."""
-    TgsApp(runs_root=runs_root, ascii_only=ascii_only, opens=opens).run()
+) -> list[RunDir]:
+    """Run the UI until it is left; the runs that were open in it and go on.
+
+    Raises what a bug raised in it, once the terminal is the user's again.
+    """
+    app = TgsApp(runs_root=runs_root, ascii_only=ascii_only, opens=opens)
+    app.run()
+    if app._exception is not None:
+        raise app._exception
+    return app.going_on()
 
 
-def open_live(path: Path, *, ascii_only: bool = False) -> None:
+def open_live(path: Path, *, ascii_only: bool = False) -> list[RunDir]:
     """Open the live view of a run; a run that was only prepared is started first."""
     run = RunDir(path)
-    open_app(runs_root=path.parent, ascii_only=ascii_only, opens=session.start(run))
+    return open_app(runs_root=path.parent, ascii_only=ascii_only, opens=session.start(run))

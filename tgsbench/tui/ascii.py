@@ -9,12 +9,12 @@ from textual.filter import LineFilter
 
 _LOOKALIKES = {
     **dict.fromkeys("─━═╌╍┄┅╴╶╸╺▁▔", "-"),
-    **dict.fromkeys("│┃║╎╏┆┇▏▎▕╷╵╹╻▌▐", "|"),
+    **dict.fromkeys("│┃║╎╏┆┇▏▎▕╷╵╹╻▌▐❚", "|"),
     **dict.fromkeys("┌┐└┘├┤┬┴┼╭╮╰╯╔╗╚╝╠╣╦╩╬┏┓┗┛┣┫┳┻╋", "+"),
-    **dict.fromkeys("█▉▊▋▇▆▓", "#"),
+    **dict.fromkeys("█▉▊▋▇▆▓■", "#"),
     **dict.fromkeys("▒▅▄▀", "="),
     **dict.fromkeys("░▃▂", "-"),
-    **dict.fromkeys("·•∙●○◦⋅…", "."),
+    **dict.fromkeys("·•∙●○◦⋅…⠒", "."),
     **dict.fromkeys("▶▸▹›»→⮕❯", ">"),
     **dict.fromkeys("◀◂‹«←", "<"),
     **dict.fromkeys("▲▴△↑⇧", "^"),
@@ -22,6 +22,7 @@ _LOOKALIKES = {
     **dict.fromkeys("✓✔☑", "+"),
     **dict.fromkeys("✗✘✖×☒", "x"),
     **dict.fromkeys("–—−", "-"),
+    "≠": "!", "ⁿ": "n", "ᵀ": "T",
     "±": "~", "≤": "<", "≥": ">", "≈": "~", "∞": "8", "Σ": "S", "∪": "U", "∩": "n", "²": "2",
     "⏎": "<", "⌫": "<", "␣": "_", "⚠": "!", "µ": "u", "°": "o", "’": "'", "“": '"', "”": '"',
 }  # fmt: skip

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from tgsbench.errors import TgsError
+from tgsbench.errors import TgsError, nearest
 from tgsbench.presets.catalog import config_dir, read_toml
 from tgsbench.tui.actions import check_keymap
 
 DEFAULT_THEME = "textual-dark"
+_KNOWN = ("theme", "welcomed", "keys")
 
 
 @dataclass
@@ -40,27 +43,44 @@ def load_config() -> UiConfig:
         document = read_toml(path)
     except TgsError as error:
         return UiConfig(problems=[error.msg])
-    keys = document.get("keys", {})
-    keymap = {str(k): str(v) for k, v in keys.items()} if isinstance(keys, dict) else {}
-    problems = [f"{path}: {problem}" for problem in check_keymap(keymap)]
+    problems = [f"{path}: {problem}" for problem in _problems(document)]
+    keys = {} if problems else {str(k): str(v) for k, v in document.get("keys", {}).items()}
     return UiConfig(
         theme=str(document.get("theme", DEFAULT_THEME)),
         welcomed=bool(document.get("welcomed", False)),
-        keys={} if problems else keymap,
+        keys=keys,
         problems=problems,
     )
 
 
+def _problems(document: dict[str, Any]) -> list[str]:
+    keys = document.get("keys", {})
+    if not isinstance(keys, dict):
+        return ['[keys] must be a table, such as  "live.stop" = "ctrl+k"  below a line [keys]']
+    unknown = [f"{key}: no such setting; {nearest(key, _KNOWN)}" for key in document if key not in _KNOWN]
+    return unknown + check_keymap({str(name): str(key) for name, key in keys.items()})
+
+
 def save_config(config: UiConfig) -> None:
-    """Write the settings; where that is not possible they last for this session only."""
+    """Write theme and welcome; every other line stays as the user wrote it.
+
+    Where that is not possible they last for this session only.
+    """
     if config.problems:
         return  # a file that could not be read is the user's to mend, not ours to overwrite
-    lines = [f"theme = {json.dumps(config.theme)}", f"welcomed = {str(config.welcomed).lower()}"]
-    if config.keys:
-        lines += ["", "[keys]", *(f"{json.dumps(k)} = {json.dumps(v)}" for k, v in config.keys.items())]
     path = config_path()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("\n".join(lines) + "\n", "utf-8")
+        text = path.read_text("utf-8") if path.exists() else ""
+        text = _with(text, "welcomed", str(config.welcomed).lower())
+        path.write_text(_with(text, "theme", json.dumps(config.theme)), "utf-8")
     except OSError:
         return
+
+
+def _with(text: str, key: str, value: str) -> str:
+    """The settings with one line above all tables replaced, or put first."""
+    head, table, rest = text.partition("\n[") if not text.startswith("[") else ("", "", text)
+    line = rf"^({key}\s*=\s*)(\"[^\"\n]*\"|'[^'\n]*'|[^\s#]+)"
+    changed, num = re.subn(line, lambda found: found[1] + value, head, count=1, flags=re.M)
+    return (changed if num else f"{key} = {value}\n{head}") + table + rest

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
 from array import array
 from collections.abc import Callable
+from functools import lru_cache
 
 from tgsbench import units
 from tgsbench.metrics.live import LiveRun
@@ -64,10 +66,10 @@ def live_forecast_text(session: Session, headline: Headline) -> str:
 
 
 def run_text(session: Session) -> str:
-    """One line about the run: name, engine, mesh, device, status."""
+    """One line about the run: status, name, engine, mesh, and last, as it may be cut off, the device."""
     preset, live = session.view.plan.preset, session.view.live
     where = f"{live.world}×{session.view.device}"
-    parts = [status_text(session.status), session.run.run_id, preset.engine.name, where, mesh_text(preset)]
+    parts = [status_text(session.status), session.run.run_id, preset.engine.name, mesh_text(preset), where]
     if session.is_simulated:
         parts.insert(1, "SIMULATED, not a measurement")
     if preset.rehearsal_of:
@@ -85,15 +87,13 @@ def phase_text(headline: Headline, width: int, *, is_over: bool) -> str:
     at = PHASES.index(headline.phase) if headline.phase in PHASES else -1
     if is_over and at == len(PHASES) - 1:
         at += 1
-    names = [_phase_mark(index, at) + name for index, name in enumerate(PHASES)]
-    progress = progress_text(headline, is_over=is_over)
-    full = " ".join(names)
-    if len(full) + len(progress) + 3 > width:
-        full = f"{bar(headline.steps_done, headline.total_steps, 16)} {headline.phase or 'starting'}"
     note = f" ({headline.phase_note})" if headline.phase_note else ""
+    progress = progress_text(headline, is_over=is_over)
+    text = " ".join(_phase_mark(index, at) + name for index, name in enumerate(PHASES)) + note
+    if len(text) + len(progress) + 3 > width:
+        text = f"{bar(headline.steps_done, headline.total_steps, 16)} {headline.phase or 'starting'}{note}"
     if at < 0 and not is_over:
-        full = "starting: ranks import torch, some seconds"
-    text = f"{full}{note}"
+        text = "starting: ranks import torch, some seconds"
     return text[: max(0, width - len(progress) - 2)].ljust(max(0, width - len(progress) - 1)) + progress
 
 
@@ -161,13 +161,15 @@ def alert_text(session: Session) -> str:
         return f"✗ {session.result.status}:{who} {failure.reason.removeprefix(f'{rank} ')}"
     if session.result is not None and session.result.integrity.problems:
         return f"✗ INVALID, do not use this number: {session.result.integrity.problems[0]}"
-    return "  ".join(_live_alerts(session)[:3])
+    failed = [s for s in session.view.live.ranks if s.error]
+    errors = [f"✗ rank {s.rank} ({s.host}): {s.error.kind}: {s.error.msg}" for s in failed if s.error]
+    return "  ".join([*errors, *_rank_alerts(session)][:3])
 
 
-def _live_alerts(session: Session) -> list[str]:
-    view = session.view
+def _rank_alerts(session: Session) -> list[str]:
+    """Ranks that are silent, slow or throttled."""
+    view, found = session.view, []
     ranks = view.live.ranks
-    found = [f"✗ rank {s.rank} ({s.host}): {s.error.kind}: {s.error.msg}" for s in ranks if s.error]
     if session.status == "running":
         for silent in view.silent(time.monotonic())[:2]:
             behind = f", {silent.steps_behind} steps behind" if silent.steps_behind > 0 else ""
@@ -258,8 +260,43 @@ def _who(live: LiveRun, rank: int) -> str:
     return f"rank {rank} ({live.ranks[rank].host})"
 
 
-def note_lines(live: LiveRun) -> list[str]:
-    """Warnings and errors, oldest first, tracebacks and remedies below them."""
+def note_lines(session: Session) -> list[str]:
+    """What holds of the run as a whole and of its ranks, then warnings and errors, oldest first.
+
+    Tracebacks and remedies stand below what they belong to.
+    """
+    return [*_outcome_lines(session), *_rank_alerts(session), *_event_lines(session.view.live)]
+
+
+@lru_cache(maxsize=1)
+def wrapped(lines: tuple[str, ...], width: int) -> list[str]:
+    """Lines of at most `width` characters; what goes on from one is indented.
+
+    The newest answer is kept: notes change seldom, and wrapping 200 of them takes 17 ms of a repaint.
+    """
+    if width < 20:
+        return list(lines)
+    return [
+        part
+        for line in lines
+        for part in textwrap.wrap(line, width, subsequent_indent="      ", break_on_hyphens=False) or [""]
+    ]
+
+
+def _outcome_lines(session: Session) -> list[str]:
+    """Why it cannot be read, how it failed, what its integrity checks found; in full."""
+    lines = [f"! {session.message}"] if session.message else []
+    if session.result is None:
+        return lines
+    if failure := session.result.failure:
+        who = "" if failure.rank is None else f" (rank {failure.rank})"
+        lines.append(f"✗ {session.result.status}{who}: {failure.reason}")
+        lines += [f"    try: {failure.hint}"] if failure.hint else []
+        lines += [f"    {failure.forecast}"] if failure.forecast else []
+    return lines + [f"✗ integrity: {problem}" for problem in session.result.integrity.problems]
+
+
+def _event_lines(live: LiveRun) -> list[str]:
     lines = []
     hidden = live.num_notes - len(live.notes)
     if hidden:

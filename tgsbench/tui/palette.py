@@ -11,12 +11,17 @@ from textual.content import Content
 
 from tgsbench import presets
 from tgsbench.store import run_dir
-from tgsbench.tui.actions import ACTIONS, SCOPE_TITLES
+from tgsbench.tui.actions import ACTIONS, SCOPE_TITLES, Action, Scope
 from tgsbench.tui.screens.dialogs import show_key
 
 if TYPE_CHECKING:
     from tgsbench.tui.app import TgsApp
 
+MODE_OF: dict[Scope, Scope] = {
+    "presets": "presets", "form": "presets", "live": "live", "replay": "live", "profile": "profile",
+    "runs": "runs", "compare": "runs", "doctor": "doctor",
+}  # fmt: skip
+"""Main screen from which an action's own one is reached."""
 MAX_RUNS = 500
 """Newest runs that the palette offers; the run list has the rest."""
 
@@ -37,11 +42,12 @@ class Everything(Provider):
 
     async def startup(self) -> None:
         """Collect once, when the palette opens."""
-        self._commands = [*self._actions(), *self._presets(), *self._runs()]
+        self._here = [*self._actions()]
+        self._commands = [*self._here, *self._elsewhere(), *self._presets(), *self._runs()]
 
     async def discover(self) -> Hits:
-        """What is offered before anything is typed: the actions."""
-        for text, call, help_text in self._actions():
+        """What is offered before anything is typed: the actions that work here."""
+        for text, call, help_text in self._here:
             yield DiscoveryHit(Content(text), call, text=text, help=help_text)
 
     async def search(self, query: str) -> Hits:
@@ -52,16 +58,28 @@ class Everything(Provider):
             if score > 0:  # plain content: a folder called "[red]" is a name, not markup
                 yield Hit(score, Content(text), call, text=text, help=help_text)
 
+    @property
+    def _scopes(self) -> tuple[Scope, ...]:
+        scopes: tuple[Scope, ...] = getattr(self.screen, "scopes", ())
+        return (*scopes, "app")
+
     def _actions(self) -> Iterator[Command]:
-        scopes = {"app", self.app.current_mode}
-        if self.app.current_mode == "live":
-            scopes.add("replay")
         for action in ACTIONS:
-            if action.scope in scopes and action.in_palette and self._works(action.method):
-                keys = self.tgs.config.keys.get(action.name, action.keys)
-                text = f"{SCOPE_TITLES[action.scope]}: {action.label}  [{show_key(keys.split(',')[0])}]"
+            if action.scope in self._scopes and action.in_palette and self._works(action.method):
                 target = self.app if action.scope == "app" else self.screen
-                yield text, partial(self._run, action.method, target), action.help
+                yield self._title(action), partial(self._run, action.method, target), action.help
+
+    def _elsewhere(self) -> Iterator[Command]:
+        """Actions of the other screens: one goes there, as only there can be seen what it would act on."""
+        for action in ACTIONS:
+            if action.scope in MODE_OF and action.scope not in self._scopes and action.in_palette:
+                mode = MODE_OF[action.scope]
+                help_text = f"{action.help} This goes to {SCOPE_TITLES[mode]}; the key works there."
+                yield self._title(action), partial(self.tgs.action_mode, mode), help_text
+
+    def _title(self, action: Action) -> str:
+        keys = self.tgs.config.keys.get(action.name, action.keys)
+        return f"{SCOPE_TITLES[action.scope]}: {action.label}  [{show_key(keys.split(',')[0])}]"
 
     def _works(self, method: str) -> bool:
         return self.screen.check_action(method.partition("(")[0], ()) is not False

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -112,7 +112,7 @@ def _parameters(row: PresetRow) -> str:
 def _cells(row: PresetRow, best: dict[str, Result]) -> tuple[str | Text, ...]:
     name = f"  {row.name}"
     if row.preset is None:
-        return (name, "", "", "", "", Text("✗ broken", "bold"), "")
+        return (name, "", "", "", "", Text("✗ bad", "bold"), "")
     result = best.get(row.name)
     mine = units.rate(result.tgs.median) if result and result.tgs.median is not None else "-"
     return (
@@ -130,20 +130,22 @@ def _right(text: str, width: int) -> str:
     return text.rjust(width)
 
 
-def command_line(preset: Preset, sets: Sequence[str] = (), *, base: str = "", rehearse: bool = False) -> str:
+def command_line(preset: Preset, sets: Sequence[str] = (), *, base: str = "") -> str:
     """The command that runs a preset without the UI."""
     argv = ["tgsbench", "run", "--preset", base or preset.name, "--headless"]
     for assignment in sets:
         argv += ["--set", assignment]
-    return shlex.join(argv + (["--rehearse"] if rehearse else []))
+    return shlex.join(argv)
 
 
 def detail(row: PresetRow, best: dict[str, Result]) -> Group:
-    """The resolved preset, what was published, whether it fits, the command."""
+    """Whether it fits, what was published, the command, the resolved preset: most urgent first, as 80 x 24
+    shows eight lines of it.
+    """
     if row.preset is None:
         return Group(Text(f"{row.name}\n", "bold"), Text(row.problem))
     preset = row.preset
-    head = Text(f"{preset.name}\n", "bold").append(f"{preset.description}\n\n", "not bold")
+    head = Text(f"{preset.name}: ", "bold").append(f"{preset.description}\n", "not bold")
     if row.problem:
         head.append("· does not fit: ").append(f"{row.problem}; s rehearses it\n", "not bold")
     else:
@@ -151,8 +153,9 @@ def detail(row: PresetRow, best: dict[str, Result]) -> Group:
     result = best.get(row.name)
     if result is not None and result.tgs.median is not None:
         head.append(f"best here {units.rate(result.tgs.median)} TGS in {result.run_id}\n", "not bold")
-    command = Text("command (y copies)\n", "bold").append(command_line(preset), "not bold")
-    return Group(head, _grid(_facts(preset)), _published(row.references), command)
+    head.rstrip()
+    command = Text("command (y copies) ", "bold").append(f"{command_line(preset)}\n", "not bold")
+    return Group(head, *_published(row.references), command, _grid(_facts(preset)))
 
 
 def _grid(facts: Sequence[tuple[str, str]]) -> Table:
@@ -169,7 +172,8 @@ def _facts(preset: Preset) -> list[tuple[str, str]]:
     mask = "document mask" if w.document_mask else "causal over the whole pack"
     where = f"{preset.world_size} × {preset.hardware.gpu or preset.hardware.device}"
     heads = f"{m.num_query_heads} query and {m.num_kv_heads} KV heads"
-    packs = f"{preset.packs_per_step} packs in {preset.accumulation} micro-steps"
+    packs = units.counted(preset.packs_per_step, "pack")
+    packs += f" in {units.counted(preset.accumulation, 'micro-step')}"
     facts = [
         ("model", f"{m.name}: {m.num_layers} layers, h {m.hidden_size}, {heads}"),
         ("mesh", f"dp {preset.dp} · sp {preset.parallel.sp} = {where}"),
@@ -184,19 +188,22 @@ def _facts(preset: Preset) -> list[tuple[str, str]]:
     return facts + [("note", note) for note in preset.notes]
 
 
-def _published(references: Sequence[ReferenceRow]) -> Text:
+def _published(references: Sequence[ReferenceRow]) -> list[RenderableType]:
+    """The systems side by side; where it ran, once when it is the same."""
     if not references:
-        return Text("\nnothing published for it\n", "dim")
-    wheres = {f"{row.num_gpus} × {row.gpu}" for row in references}
-    shared = f"on {wheres.pop()}\n" if len(wheres) == 1 else "on different GPUs\n"
-    text = Text("\npublished ", "bold").append(shared, "not bold")
-    text.append(f"  {'':<13}{'TGS':>9} {'TFLOPs':>8}\n", "not bold dim")
-    for row in references:
-        tgs = units.rate(row.tgs) if row.tgs is not None else row.status
-        tflops = units.rate(row.tflops) if row.tflops is not None else "-"
-        text.append(f"  {row.system:<13}{tgs:>9} {tflops:>8}\n", "not bold")
-        if wheres:
-            text.append(f"    {row.num_gpus} × {row.gpu}\n", "not bold dim")
-        if row.note:
-            text.append(f"    {row.note}\n", "not bold dim")
-    return text
+        return [Text("nothing published for it", "dim")]
+    wheres = [f"{row.num_gpus} × {row.gpu}" for row in references]
+    shared = len(set(wheres)) == 1
+    where = wheres[0] if shared else "different GPUs"
+    title = Text("published ", "bold").append(f"on {where}", "not bold")
+    grid = Table.grid(padding=(0, 1))
+    for justify in ("left", *["right"] * len(references)):
+        grid.add_column(justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    grid.add_row("", *(Text(row.system, "dim") for row in references))
+    if not shared:
+        grid.add_row("  on", *map(Text, wheres))
+    grid.add_row("  TGS", *(units.rate(row.tgs) if row.tgs is not None else row.status for row in references))
+    tflops = ("-" if row.tflops is None else units.rate(row.tflops) for row in references)
+    grid.add_row("  TFLOPs (xtuner)", *tflops)
+    notes = [Text(f"  {row.system}: {row.note}", "dim") for row in references if row.note]
+    return [title, grid, *notes]

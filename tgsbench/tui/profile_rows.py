@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from rich.console import RenderableType
+from rich.table import Table
 from rich.text import Text
 
 from tgsbench import units
@@ -76,6 +78,16 @@ def kernel_rows(scope: Scope) -> list[Row]:
     ]
 
 
+def kernel_line(scope: Scope, key: str) -> str:
+    """A row of the kernel table in words: the whole name, what it is, what it reaches; empty without one."""
+    index = key.partition(":")[0]
+    if not index.isdecimal() or int(index) >= len(scope.top):
+        return ""
+    op = scope.top[int(index)]
+    reached = f", {_achieved(op.tflops, op.peak_tflops)} TFLOPs" if op.tflops is not None else ""
+    return f"{op.name}  ({TITLES.get(op.kind, op.kind)}{reached})"
+
+
 def collective_rows(scope: Scope) -> list[Row]:
     """Each kind of collective by process group, against the link's peak where it is known."""
     return [
@@ -95,23 +107,26 @@ def collective_rows(scope: Scope) -> list[Row]:
     ]
 
 
-def finding_lines(profile: Profile) -> list[str]:
-    """Findings with what to try, who waits for whom, caveats."""
-    lines = []
+def findings(profile: Profile) -> RenderableType:
+    """Findings with what to try, who waits for whom, caveats; long ones are wrapped."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(justify="right", no_wrap=True)
+    grid.add_column()
     for finding in profile.findings:
-        lines.append(f"{units.percent(finding.share, 1):>7}  {finding.text}")
+        grid.add_row(Text(units.percent(finding.share, 1), "bold"), Text(finding.text))
         if finding.hint:
-            lines.append(f"         try: {finding.hint}")
-    lines += [_skew_line(skew) for skew in profile.skew]
-    return lines + [f"   note  {caveat}" for caveat in profile.caveats]
+            grid.add_row("try", Text(finding.hint))
+    for skew in profile.skew:
+        grid.add_row("skew", Text(_skew_text(skew)))
+    for caveat in profile.caveats:
+        grid.add_row("note", Text(caveat))
+    return grid if grid.row_count else Text("nothing stands out")
 
 
-def _skew_line(skew: Skew) -> str:
+def _skew_text(skew: Skew) -> str:
     name, group = TITLES.get(skew.name, skew.name), skew.group or "-"
     share, late = units.percent(skew.last_share), units.duration(skew.mean_skew_us / 1e6)
-    return (
-        f"   skew  {name} on {group}: rank {skew.last_rank} last in {share} of {skew.calls} calls, by {late}"
-    )
+    return f"{name} on {group}: rank {skew.last_rank} last in {share} of {skew.calls} calls, by {late}"
 
 
 def _ms(value: float) -> str:

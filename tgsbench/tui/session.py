@@ -15,6 +15,7 @@ from tgsbench.events.tail import GLANCE, RunTail
 from tgsbench.launch.detached import Supervisor
 from tgsbench.metrics.live import LiveRun, by_rank
 from tgsbench.metrics.live_view import Plan, RunView
+from tgsbench.profiling.recipes import load_recipe, num_profile_steps
 from tgsbench.schema.events import Event
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Manifest, Result
@@ -244,5 +245,14 @@ def _opened(run: RunDir) -> tuple[Manifest, RunView]:
             f"no run folder {run.path}", hint="`tgsbench runs` lists them", exit_code=ExitCode.STORE
         )
     manifest, preset = run.manifest(), run.preset()
-    plan = Plan.of(preset)
-    return manifest, RunView(plan, LiveRun(manifest.world_size))
+    return manifest, RunView(_plan(preset), LiveRun(manifest.world_size))
+
+
+def _plan(preset: Preset) -> Plan:
+    """Its steps, those of its capture recipe among them; a recipe that is not on this machine counts none."""
+    if not preset.profile:
+        return Plan.of(preset)
+    try:
+        return Plan.of(preset, num_profile_steps(load_recipe(preset.profile)))
+    except TgsError:
+        return Plan.of(preset)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from rich.style import Style
@@ -9,8 +10,10 @@ from rich.text import Text
 from textual.app import ComposeResult
 from textual.screen import Screen
 from textual.widgets import Footer
+from textual.worker import Worker
 
 from tgsbench.metrics.explain import TEXTS, Explanation
+from tgsbench.tui.actions import Scope
 from tgsbench.tui.widgets.line import Line
 
 if TYPE_CHECKING:
@@ -31,6 +34,8 @@ class ModeScreen(Screen[None]):
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-medium"), (160, "-wide")]  # noqa: RUF012
     VERTICAL_BREAKPOINTS = [(0, "-short"), (34, "-tall")]  # noqa: RUF012
     mode_name: ClassVar[str] = ""
+    scopes: ClassVar[tuple[Scope, ...]] = ()
+    """Whose actions work here: palette and help show them."""
 
     @property
     def tgs(self) -> TgsApp:
@@ -50,22 +55,25 @@ class ModeScreen(Screen[None]):
         """What lies between the bar and the footer."""
         yield from ()
 
+    def on_worker_state_changed(self, message: Worker.StateChanged) -> None:
+        """A background task of a screen failed: the app says so."""
+        self.tgs.on_worker_state_changed(message)
+
     def explain_figure(self, figure: str) -> Explanation | None:
         """What `?` says about a figure of this screen."""
         return TEXTS.get(figure)
 
-    def copied(self, text: str, what: str) -> None:
-        """Put text on the clipboard by OSC 52 and say so."""
-        self.app.copy_to_clipboard(text)
-        self.notify(f"copied {what} ({len(text)} characters, by OSC 52)", timeout=3)
-
 
 def mode_bar(active: str) -> Text:
-    """The five modes, the active one in brackets and reversed; each a link for the mouse."""
-    bar = Text(" tgsbench ", style="bold")
-    for name, label in MODES:
-        text = f"[{label}]" if name == active else f" {label} "
-        style = Style(bold=name == active, reverse=name == active, meta={"@click": f"app.mode('{name}')"})
-        bar.append(text, style)
-        bar.append(" ")
+    """The five modes, the active one in brackets and reversed."""
+    return Text(" tgsbench ", style="bold").append(tab_bar(MODES, active, "app.mode", reverse=True))
+
+
+def tab_bar(tabs: Sequence[tuple[str, str]], active: str, action: str, *, reverse: bool = False) -> Text:
+    """Labels side by side, the active one in brackets; each calls `action` with its name when clicked."""
+    bar = Text()
+    for name, label in tabs:
+        at = name == active
+        link = Style(bold=at, reverse=at and reverse, meta={"@click": f"{action}('{name}')"})
+        bar.append(f"[{label}]" if at else f" {label} ", link).append(" ")
     return bar

@@ -21,12 +21,16 @@ from tgsbench.tui.widgets.table import ListTable
 from tgsbench.tui.widgets.table import Row as TableRow
 
 EXPLAINS = {"what": "ratio"}
+NAME_WIDTH = 15
+WIDTH = 29
+"""Of a run's column: two of them fit into 80 columns beside their names and a scrollbar."""
 
 
 class CompareScreen(ModeScreen):
     """One column per run; the base is in brackets."""
 
     mode_name = "runs"
+    scopes = ("compare", "list")
     BINDINGS: ClassVar[list[BindingType]] = bindings("compare")
 
     def __init__(self, rows: Sequence[Row]) -> None:
@@ -37,7 +41,10 @@ class CompareScreen(ModeScreen):
 
     def compose_body(self) -> ComposeResult:
         """Table and notes."""
-        widths = [("what", "", 15), *((str(i), _short(row.label), 30) for i, row in enumerate(self._rows))]
+        widths = [
+            ("what", "", NAME_WIDTH),
+            *((str(i), _short(row.label), WIDTH) for i, row in enumerate(self._rows)),
+        ]
         yield Line("", id="compare-line")
         yield ListTable(widths, id="compare-table", explains=EXPLAINS)
         with Page(id="compare-notes"):
@@ -47,6 +54,10 @@ class CompareScreen(ModeScreen):
         """Fill it."""
         self._fill()
         self.query_one(ListTable).focus()
+
+    def on_resize(self) -> None:
+        """All columns may fit now, or no longer."""
+        self._fill()
 
     @property
     def _found(self) -> CompareTable:
@@ -59,7 +70,9 @@ class CompareScreen(ModeScreen):
         base = found.columns[self._base]
         differ = sum(differs for _, _, differs in found.rows[2:])
         counts = f"{differ} of {len(found.rows) - 2} fields differ"
-        self.query_one("#compare-line", Line).show(f" base: {base}   {counts}   b next base  d differences")
+        hidden = NAME_WIDTH + 2 + len(self._rows) * (WIDTH + 2) > self.size.width
+        more = f"   l and h show all {len(self._rows)} columns" if hidden else ""
+        self.query_one("#compare-line", Line).show(f" base: {base}   {counts}{more}")
         lines = run_rows.notes(found) or ["nothing but the figures differs"]
         self.query_one("#compare-text", Static).update(Text("\n".join(lines)))
 
@@ -75,11 +88,11 @@ class CompareScreen(ModeScreen):
 
     def action_copy_markdown(self) -> None:
         """Copy the table as markdown."""
-        self.copied(run_rows.markdown(self._found), "the table as markdown")
+        self.tgs.put_on_clipboard(run_rows.markdown(self._found), "the table as markdown")
 
     def action_copy_json(self) -> None:
         """Copy the comparisons as JSON."""
-        self.copied(run_rows.as_json(self._found), "the comparison as JSON")
+        self.tgs.put_on_clipboard(run_rows.as_json(self._found), "the comparison as JSON")
 
     def action_close(self) -> None:
         """Back to the runs."""
@@ -93,4 +106,4 @@ def _cells(what: str, texts: list[str], differs: bool) -> TableRow:
 
 
 def _short(label: str) -> str:
-    return label if len(label) <= 30 else "…" + label[-29:]
+    return label if len(label) <= WIDTH else "…" + label[1 - WIDTH :]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from rich.style import Style
 from rich.text import Text
 from textual import on
 from textual.app import ComposeResult
@@ -16,17 +17,21 @@ from textual.widgets.option_list import Option
 
 from tgsbench.metrics.explain import Explanation
 from tgsbench.tui.actions import ACTIONS, SCOPE_TITLES, Action, Scope, bindings
+from tgsbench.tui.config import config_path
 
 
 class Options(OptionList):
     """A list with vim motions."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        ("j", "cursor_down", "Down"),
-        ("k", "cursor_up", "Up"),
-        ("g", "first", "Top"),
-        ("G", "last", "Bottom"),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = bindings("list")
+
+    def action_scroll_top(self) -> None:
+        """To the first option."""
+        self.action_first()
+
+    def action_scroll_bottom(self) -> None:
+        """To the last option."""
+        self.action_last()
 
 
 class Choice(ModalScreen[str]):
@@ -45,7 +50,7 @@ class Choice(ModalScreen[str]):
             if self._text:
                 yield Static(self._text, classes="dialog-text", markup=False)
             yield Options(*(Option(Text(label), id=key or "none") for key, label in self._choices))
-            yield Static("enter choose   esc close", classes="dialog-hint", markup=False)
+            yield Static(_hint("enter choose"), classes="dialog-hint")
 
     @on(OptionList.OptionSelected)
     def _chosen(self, message: OptionList.OptionSelected) -> None:
@@ -72,7 +77,7 @@ class Reading(ModalScreen[None]):
             yield Static(self._title, classes="dialog-title", markup=False)
             with Page():
                 yield Static(self._text, markup=False)
-            yield Static("j k scroll   esc close", classes="dialog-hint", markup=False)
+            yield Static(_hint("j k scroll"), classes="dialog-hint")
 
     def on_mount(self) -> None:
         """Let the keys scroll at once."""
@@ -86,14 +91,28 @@ class Reading(ModalScreen[None]):
 class Page(VerticalScroll, can_focus=True):
     """A scrolling page with vim motions."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        ("j", "scroll_down", "Down"),
-        ("k", "scroll_up", "Up"),
-        ("g", "scroll_home", "Top"),
-        ("G", "scroll_end", "Bottom"),
-        ("ctrl+d", "page_down", "Page down"),
-        ("ctrl+u", "page_up", "Page up"),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = bindings("list")
+
+    def action_cursor_down(self) -> None:
+        """One line down."""
+        self.action_scroll_down()
+
+    def action_cursor_up(self) -> None:
+        """One line up."""
+        self.action_scroll_up()
+
+    def action_scroll_top(self) -> None:
+        """To the first line."""
+        self.action_scroll_home()
+
+    def action_scroll_bottom(self) -> None:
+        """To the last line."""
+        self.action_scroll_end()
+
+
+def _hint(keys: str) -> Text:
+    """What the keys do; the mouse closes by a click on it."""
+    return Text(f"{keys}   ").append("esc close", Style(meta={"@click": "screen.close"}))
 
 
 def explanation(explained: Explanation) -> Reading:
@@ -122,7 +141,7 @@ def _explained(explained: Explanation) -> Text:
 
 
 def key_help(scopes: Sequence[Scope], keymap: dict[str, str]) -> Reading:
-    """Every key of some scopes, the user's own in place of the defaults."""
+    """Every key of some scopes, the user's own in place of the defaults, and where to change them."""
     text = Text()
     for scope in scopes:
         text.append(f"{SCOPE_TITLES[scope]}\n", "bold")
@@ -130,8 +149,9 @@ def key_help(scopes: Sequence[Scope], keymap: dict[str, str]) -> Reading:
             if action.scope == scope:
                 text.append(f"  {_keys(action, keymap):<18}").append(f"{action.help}\n")
         text.append("\n")
-    text.append("Keys can be changed: [keys] in tui.toml of the tgsbench configuration folder,\n")
-    text.append('such as  "live.stop" = "ctrl+k"\n')
+    text.append(f"Keys of your own go under [keys] in {config_path()}, by the action's name:\n")
+    text.append('  "live.stop" = "ctrl+k"\n\nnames  ')
+    text.append(", ".join(action.name for action in ACTIONS if action.scope in scopes))
     return Reading("Keys", text)
 
 

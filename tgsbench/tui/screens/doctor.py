@@ -8,6 +8,7 @@ from rich.text import Text
 from textual import work
 from textual.app import ComposeResult
 from textual.binding import BindingType
+from textual.widgets import Static
 
 from tgsbench.system import doctor
 from tgsbench.system.doctor import Check
@@ -23,6 +24,7 @@ class DoctorScreen(ModeScreen):
     """Runs the checks in the background and lists them."""
 
     mode_name = "doctor"
+    scopes = ("doctor", "list")
     AUTO_FOCUS = "#doctor-table"
     BINDINGS: ClassVar[list[BindingType]] = bindings("doctor")
 
@@ -33,7 +35,7 @@ class DoctorScreen(ModeScreen):
     def compose_body(self) -> ComposeResult:
         """Table and one line about the check under the cursor."""
         yield ListTable(COLUMNS, id="doctor-table")
-        yield Line("", id="doctor-remedy")
+        yield Static("", id="doctor-remedy", markup=False)
         yield Line("", id="doctor-line")
 
     def on_mount(self) -> None:
@@ -70,13 +72,13 @@ class DoctorScreen(ModeScreen):
         if key:
             check = self._checks[int(key)]
             remedy = f"   try: {check.remedy}" if check.remedy else ""
-            self.query_one("#doctor-remedy", Line).show(f" {check.what}: {check.found}{remedy}")
+            self.query_one("#doctor-remedy", Static).update(f"{check.what}: {check.found}{remedy}")
 
     def action_copy(self) -> None:
         """Copy the report."""
         lines = [f"{c.marked:<8} {c.what}: {c.found}" + (f" (try: {c.remedy})" if c.remedy else "")
                  for c in self._checks]  # fmt: skip
-        self.copied("\n".join(lines) + "\n", "the report")
+        self.tgs.put_on_clipboard("\n".join(lines) + "\n", "the report")
 
 
 def _rows(found: list[Check]) -> list[Row]:

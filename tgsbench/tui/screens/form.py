@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, get_args
 
-from textual import on
+from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal, VerticalScroll
@@ -14,12 +14,16 @@ from textual.screen import ModalScreen
 from textual.widgets import Footer, Input, Label, Select, Static
 
 from tgsbench import presets, units
+from tgsbench.engines.external import support
 from tgsbench.errors import TgsError
+from tgsbench.launch import preflight
+from tgsbench.launch.preflight import Machine
 from tgsbench.presets import catalog
 from tgsbench.presets.save import save_user_preset
 from tgsbench.presets.validate import valid_sp
+from tgsbench.profiling.recipes import load_recipe
 from tgsbench.schema.preset import Checkpointing, EngineName, Preset
-from tgsbench.tui.actions import bindings
+from tgsbench.tui.actions import Scope, app_bindings, bindings
 from tgsbench.tui.preset_rows import command_line
 
 
@@ -56,7 +60,11 @@ def entries(preset: Preset) -> list[Entry]:
 class PresetForm(ModalScreen[None]):
     """Edits one preset; runs it or saves it."""
 
-    BINDINGS: ClassVar[list[BindingType]] = bindings("form")
+    BINDINGS: ClassVar[list[BindingType]] = [
+        *bindings("form"),
+        *app_bindings("app.help", "app.command_palette"),
+    ]
+    scopes: ClassVar[tuple[Scope, ...]] = ("form",)
 
     def __init__(self, base: str) -> None:
         super().__init__()
@@ -64,6 +72,7 @@ class PresetForm(ModalScreen[None]):
         self._preset = presets.resolve(base).preset
         self._entries = entries(self._preset)
         self._problem = ""
+        self._machine: Machine | None = None
 
     def compose(self) -> ComposeResult:
         """One line per value, then other keys, problems and the command."""
@@ -95,8 +104,14 @@ class PresetForm(ModalScreen[None]):
             yield Input(entry.value, id=name, compact=True)
 
     def on_mount(self) -> None:
-        """Check what is there."""
+        """Check what is there, then hold it against this machine."""
         self._check()
+        self._look_at_machine()
+
+    @work(thread=True, exit_on_error=False)
+    def _look_at_machine(self) -> None:
+        self._machine = preflight.this_machine()
+        self.app.call_from_thread(self._check)
 
     @property
     def assignments(self) -> list[str]:
@@ -113,15 +128,29 @@ class PresetForm(ModalScreen[None]):
     @on(Select.Changed)
     def _check(self) -> None:
         try:
-            preset = presets.resolve(self.base, self.assignments).preset
+            preset = self._resolved()
         except TgsError as error:
-            self._show(f"✗ {error.msg}", "")
+            remedy = f"\n  try: {error.hint}" if error.hint and "\n" not in error.msg else ""
+            self._show(f"✗ {error.msg}{remedy}", "")
             return
         except NoMatches:  # a change that arrives while the app closes: the fields are gone already
             return
-        dp, sp = preset.dp, preset.parallel.sp
-        mesh = f"✓ dp {dp} · sp {sp} = {preset.world_size} ranks, {preset.tokens_per_step:,} tokens per step"
-        self._show("", f"{mesh}\n{command_line(preset, self.assignments, base=self.base)}")
+        command = command_line(preset, self.assignments, base=self.base)
+        self._show("", f"{mesh_line(preset)}\n{self._fit_line(preset)}{command}")
+
+    def _resolved(self) -> Preset:
+        """The preset as edited, after all checks of the command line that need no look at the machine."""
+        preset = presets.resolve(self.base, self.assignments).preset
+        if preset.profile:
+            load_recipe(preset.profile)
+        support.check(preset)
+        return preset
+
+    def _fit_line(self, preset: Preset) -> str:
+        if self._machine is None:
+            return ""
+        problem = preflight.machine_problem(preset, self._machine, preset.world_size)
+        return f"· does not fit this machine: {problem}\n" if problem else "✓ fits this machine\n"
 
     def _show(self, problem: str, command: str) -> None:
         self._problem = problem
@@ -135,17 +164,14 @@ class PresetForm(ModalScreen[None]):
         self.focus_next()
 
     def action_launch(self) -> None:
-        """Run the preset as edited."""
+        """Run the preset as edited; the form stays when it cannot be started."""
         from tgsbench.tui.app import TgsApp
 
         if self._problem:
             self.notify("mend the problem first", severity="warning")
             return
-        preset = presets.resolve(self.base, self.assignments).preset
         assert isinstance(self.app, TgsApp)
-        app = self.app
-        self.dismiss(None)
-        app.launch(preset)
+        self.app.launch(self._resolved())
 
     def action_save(self) -> None:
         """Save as a preset of the user's own."""
@@ -164,6 +190,12 @@ class PresetForm(ModalScreen[None]):
     def action_cancel(self) -> None:
         """Leave the form."""
         self.dismiss(None)
+
+
+def mesh_line(preset: Preset) -> str:
+    """Its mesh equation and the tokens of a step."""
+    dp, sp = preset.dp, preset.parallel.sp
+    return f"✓ dp {dp} · sp {sp} = {preset.world_size} ranks, {preset.tokens_per_step:,} tokens per step"
 
 
 def _widget_id(key: str) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import time
 from typing import ClassVar
 
+from rich.text import Text
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import BindingType
@@ -22,14 +23,15 @@ from tgsbench.models.flops import CONVENTIONS
 from tgsbench.tui import live_text
 from tgsbench.tui.actions import bindings
 from tgsbench.tui.messages import Folded, SessionOpened
-from tgsbench.tui.screens.base import ModeScreen
+from tgsbench.tui.screens.base import ModeScreen, tab_bar
 from tgsbench.tui.screens.dialogs import Choice
 from tgsbench.tui.session import ReplayFeed, Session
 from tgsbench.tui.widgets.chart import ChartView
 from tgsbench.tui.widgets.figure import BigFigure, Figure
 from tgsbench.tui.widgets.heat_view import HeatView
-from tgsbench.tui.widgets.line import Line
+from tgsbench.tui.widgets.line import FigureLine, Line
 from tgsbench.tui.widgets.log_view import LogView
+from tgsbench.tui.widgets.rank_bar import RankBar
 from tgsbench.tui.widgets.search import Search
 from tgsbench.tui.widgets.table import ListTable
 
@@ -60,6 +62,9 @@ STOP_CHOICES = (
     ("discard", "Stop and delete the run"),
     ("", "Let it run"),
 )
+NUMBER_WIDTH = 5
+"""Room for the line numbers of the notes and a scrollbar."""
+LOG_KEYS = ", . rank  / filter  n error"
 FIGURES: tuple[tuple[str, str, str], ...] = (
     ("tflops", "TFLOPs/GPU", "tflops"),
     ("step", "step time", "step_s"),
@@ -75,6 +80,7 @@ class LiveScreen(ModeScreen):
     """Shows the app's open session."""
 
     mode_name = "live"
+    scopes = ("live", "replay", "chart", "log", "list")
     BINDINGS: ClassVar[list[BindingType]] = bindings("live", "replay")
 
     def __init__(self) -> None:
@@ -101,7 +107,7 @@ class LiveScreen(ModeScreen):
                 with Grid(id="small-figures"):
                     for name, label, figure in FIGURES:
                         yield Figure(label, figure, id=name)
-            yield Line(id="verdict-line")
+            yield FigureLine("verdict", id="verdict-line")
             yield Line(id="pane-line")
             yield from self._compose_panes()
 
@@ -117,15 +123,14 @@ class LiveScreen(ModeScreen):
             with Vertical(id="pane-gpus", classes="pane"):
                 yield ListTable(GPU_COLUMNS, id="gpu-table", explains=GPU_EXPLAINS)
             with Vertical(id="pane-logs", classes="pane"):
-                yield Line(id="log-line")
-                yield Search(placeholder="show lines that contain …", id="log-filter", compact=True)
-                yield LogView(id="log")
+                yield RankBar("log of rank", id="log-line")
+                yield Search("show lines that contain …", id="log-filter", leads_to="#log", stays=False)
+                yield LogView(id="log", filter_line="#log-filter")
             with Vertical(id="pane-notes", classes="pane"):
                 yield LogView(id="notes")
 
     def on_mount(self) -> None:
         """Show what is open."""
-        self.query_one("#log-filter").display = False
         self._adopt()
 
     def on_screen_resume(self) -> None:
@@ -203,8 +208,7 @@ class LiveScreen(ModeScreen):
             live_text.big_number(headline), "TGS  tokens/GPU/s", live_text.interval_text(headline)
         )
         forecast = live_text.live_forecast_text(session, headline)
-        verdict = live_text.verdict_text(headline.verdict, forecast)
-        self.query_one("#verdict-line", Line).show("  " + verdict)
+        self.query_one("#verdict-line", Line).show(live_text.verdict_text(headline.verdict, forecast))
         for name, (value, note) in live_text.figures(headline, self._convention, is_over=over).items():
             figure = self.query_one(f"#{name}", Figure)
             figure.value, figure.note = value, note
@@ -222,7 +226,9 @@ class LiveScreen(ModeScreen):
         if self._is_shown("gpus"):
             self.query_one("#gpu-table", ListTable).fill(live_text.gpu_rows(live))
         if self._is_shown("notes"):
-            self.query_one("#notes", LogView).show(live_text.note_lines(live), "no warnings, no errors")
+            notes = self.query_one("#notes", LogView)
+            lines = live_text.wrapped(tuple(live_text.note_lines(session)), notes.size.width - NUMBER_WIDTH)
+            notes.show(lines, "no warnings, no errors")
         if self._is_shown("logs"):
             self._paint_log(session)
 
@@ -235,12 +241,10 @@ class LiveScreen(ModeScreen):
             view.show(self._log.lines, f"rank {self._rank} has written no log")
         elif self._log.poll():
             view.show(self._log.lines, f"rank {self._rank} has written no log")
-        host = session.view.live.ranks[self._rank].host
-        parts = [f"log of rank {self._rank} of {session.view.live.world} {f'({host})' if host else ''}"]
-        if view.filter_text:
-            parts.append(f"{view.num_shown} lines with {view.filter_text!r}")
-        parts.append(", . rank  / filter  n next error  e first error")
-        self.query_one("#log-line", Line).show(" " + "   ".join(parts))
+        live = session.view.live
+        found = f"{view.num_shown} lines with {view.filter_text!r}" if view.filter_text else ""
+        note = "  ".join(filter(None, (live.ranks[self._rank].host, found, LOG_KEYS)))
+        self.query_one("#log-line", RankBar).show_ranks(self._rank, live.world, note)
 
     def _is_shown(self, pane: str) -> bool:
         return bool(self.query_one(f"#pane-{pane}").display)
@@ -252,8 +256,8 @@ class LiveScreen(ModeScreen):
         wide = self.has_class("-wide") and self.has_class("-tall")
         for name, _ in PANES:
             self.query_one(f"#pane-{name}").display = wide or name == pane
-        labels = [f"[{label}]" if name == pane else f" {label} " for name, label in PANES]
-        self.query_one("#pane-line", Line).show("" if wide else " " + " ".join(labels))
+        tabs = tab_bar(PANES, pane, "screen.pane")
+        self.query_one("#pane-line", Line).show("" if wide else Text(" ").append(tabs))
         if focus:
             self._focus_pane(pane)
         self.call_after_refresh(self.paint)  # sizes of panes are known only then
@@ -295,6 +299,11 @@ class LiveScreen(ModeScreen):
             self._rank = (self._rank + by) % self.session.view.live.world
             self.paint()
 
+    @on(RankBar.Chosen)
+    def _choose_rank(self, message: RankBar.Chosen) -> None:
+        self._rank = message.rank
+        self.paint()
+
     def action_next_rank(self) -> None:
         """Look at the next rank."""
         self._turn_rank(1)
@@ -328,6 +337,8 @@ class LiveScreen(ModeScreen):
             line = tail.first_error()
             if line is not None:
                 self._rank, self._log = rank, None
+                self.query_one("#log-filter", Search).lift()  # it may hide the line
+                self.query_one("#log", LogView).set_filter("")
                 self._show_pane("logs", focus=True)
                 self._paint_log(self.session)
                 self.query_one("#log", LogView).jump_to(line)
@@ -336,22 +347,10 @@ class LiveScreen(ModeScreen):
 
     # Log filter
 
-    def on_log_view_filter_wanted(self) -> None:
-        """Open the filter line."""
-        line = self.query_one("#log-filter", Search)
-        line.display = True
-        line.take_keys()
-
     @on(Input.Changed, "#log-filter")
     def _filter_log(self, message: Input.Changed) -> None:
         self.query_one("#log", LogView).set_filter(message.value)
         self.paint()
-
-    @on(Search.Left, "#log-filter")
-    def _leave_filter(self) -> None:
-        line = self.query_one("#log-filter", Input)
-        line.display = bool(line.value)
-        self.query_one("#log").focus()
 
     # The run
 
@@ -405,10 +404,16 @@ class LiveScreen(ModeScreen):
 
     def explain_figure(self, figure: str) -> Explanation | None:
         """What `?` says about a figure of this screen."""
-        if self.session is None:
+        session = self.session
+        if session is None:
             return None
-        with self.session.lock:
-            return explain(figure, self.session.view, self.session.view.headline())
+        with session.lock:
+            headline = session.view.headline()
+            explained = explain(figure, session.view, headline)
+            forecast = live_text.live_forecast_text(session, headline)
+        if figure == "verdict" and explained is not None and forecast:
+            explained.inputs.append(("forecast before the run", f"{forecast}; `tgsbench plan` says how"))
+        return explained
 
     # Replay
 

@@ -41,6 +41,7 @@ class PresetsScreen(ModeScreen):
     """Pick a preset, see what it is, run it."""
 
     mode_name = "presets"
+    scopes = ("presets", "list")
     AUTO_FOCUS = "#preset-table"
     BINDINGS: ClassVar[list[BindingType]] = bindings("presets")
 
@@ -52,9 +53,8 @@ class PresetsScreen(ModeScreen):
 
     def compose_body(self) -> ComposeResult:
         """Search, table, detail."""
-        yield Search(
-            placeholder="/ search: model, length, GPU, engine, fits …", id="preset-search", compact=True
-        )
+        placeholder = "/ search: model, length, GPU, engine, fits …"
+        yield Search(placeholder, id="preset-search", leads_to="#preset-table")
         with Container(id="preset-body"):
             yield ListTable(COLUMNS, id="preset-table", explains=EXPLAINS)
             with Page(id="preset-detail"):
@@ -123,10 +123,6 @@ class PresetsScreen(ModeScreen):
     def _search(self) -> None:
         self._fill()
 
-    @on(Search.Left, "#preset-search")
-    def _leave_search(self) -> None:
-        self.query_one(ListTable).focus()
-
     def choose_fitting(self) -> None:
         """Show only what fits this machine, the first one chosen."""
         self.query_one("#preset-search", Input).value = "fits"
@@ -142,9 +138,16 @@ class PresetsScreen(ModeScreen):
             return None
         return super().check_action(action, parameters)
 
+    def _sound_row(self) -> PresetRow | None:
+        """The preset under the cursor; one that is broken is refused in words."""
+        row = self.selected
+        if row is not None and row.preset is None:
+            self.notify(row.problem, title=f"{row.name} is broken", severity="error")
+        return row
+
     def action_launch(self) -> None:
         """Run the chosen preset, or say what would work instead."""
-        row = self.selected
+        row = self._sound_row()
         if row is None or row.preset is None:
             return
         if not row.problem:
@@ -162,7 +165,7 @@ class PresetsScreen(ModeScreen):
 
     def action_rehearse(self) -> None:
         """Run the chosen preset shrunken."""
-        row = self.selected
+        row = self._sound_row()
         if row is not None and row.preset is not None:
             self.tgs.launch(row.preset, rehearse=True)
 
@@ -175,7 +178,7 @@ class PresetsScreen(ModeScreen):
         """Copy the command that would run the chosen preset."""
         row = self.selected
         if row is not None and row.preset is not None:
-            self.copied(preset_rows.command_line(row.preset, rehearse=bool(row.problem)), "the command")
+            self.tgs.put_on_clipboard(preset_rows.command_line(row.preset), "the command")
 
 
 NO_FIT_CHOICES = (

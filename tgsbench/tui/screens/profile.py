@@ -6,10 +6,12 @@ import contextlib
 from typing import ClassVar
 
 import msgspec
-from textual import work
+from rich.text import Text
+from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Grid, Vertical
+from textual.widgets import DataTable, Static
 
 from tgsbench.errors import TgsError
 from tgsbench.schema.hotspots import Profile
@@ -17,9 +19,9 @@ from tgsbench.store import profiles
 from tgsbench.store.run_dir import RunDir
 from tgsbench.tui import analyses, profile_rows
 from tgsbench.tui.actions import bindings
-from tgsbench.tui.screens.base import ModeScreen
+from tgsbench.tui.screens.base import ModeScreen, tab_bar
+from tgsbench.tui.screens.dialogs import Page
 from tgsbench.tui.widgets.line import Line
-from tgsbench.tui.widgets.log_view import LogView
 from tgsbench.tui.widgets.table import ListTable
 
 SHARE_COLUMNS = (
@@ -50,10 +52,10 @@ COLLECTIVE_COLUMNS = (
     ("bandwidth", "bus GB/s", 12),
 )
 PANES = (
-    ("shares", "Shares"),
-    ("kernels", "Kernels"),
-    ("collectives", "Collectives"),
-    ("findings", "Findings"),
+    ("shares", "s Shares"),
+    ("kernels", "e Kernels"),
+    ("collectives", "c Collectives"),
+    ("findings", "f Findings"),
 )
 NO_RUN = (
     "No profile is open.\n\n"
@@ -67,6 +69,7 @@ class ProfileScreen(ModeScreen):
     """Shows the app's `profile_run`."""
 
     mode_name = "profile"
+    scopes = ("profile", "list")
     BINDINGS: ClassVar[list[BindingType]] = bindings("profile")
 
     def __init__(self) -> None:
@@ -90,7 +93,9 @@ class ProfileScreen(ModeScreen):
                 yield ListTable(SHARE_COLUMNS, id="pane-shares", explains=SHARE_EXPLAINS)
                 yield ListTable(KERNEL_COLUMNS, id="pane-kernels", explains=KERNEL_EXPLAINS)
                 yield ListTable(COLLECTIVE_COLUMNS, id="pane-collectives", explains=COLLECTIVE_EXPLAINS)
-                yield LogView(id="pane-findings")
+                with Page(id="pane-findings"):
+                    yield Static("", id="findings", markup=False)
+            yield Static("", id="profile-kernel", markup=False)
 
     def on_mount(self) -> None:
         """Show what was asked for."""
@@ -144,17 +149,26 @@ class ProfileScreen(ModeScreen):
         self.query_one("#pane-shares", ListTable).fill(profile_rows.share_rows(scope))
         self.query_one("#pane-kernels", ListTable).fill(profile_rows.kernel_rows(scope))
         self.query_one("#pane-collectives", ListTable).fill(profile_rows.collective_rows(scope))
-        self.query_one("#pane-findings", LogView).show(
-            profile_rows.finding_lines(profile), "nothing stands out"
-        )
+        self.query_one("#findings", Static).update(profile_rows.findings(profile))
+
+    @on(DataTable.RowHighlighted, "#pane-kernels")
+    def _show_kernel(self) -> None:
+        """Spell out the kernel under the cursor: names are longer than any column."""
+        shown = self.query_one("#profile-kernel", Static)
+        shown.display = bool(self.query_one("#pane-kernels").display)
+        if self._profile is not None:
+            scope = profile_rows.scope_of(self._profile, self._rank)
+            key = self.query_one("#pane-kernels", ListTable).selected_key
+            shown.update(profile_rows.kernel_line(scope, key))
 
     def _show_pane(self, pane: str) -> None:
         self._pane = pane
         wide = self.has_class("-wide") and self.has_class("-tall")
         for name, _ in PANES:
             self.query_one(f"#pane-{name}").display = wide or name == pane
-        labels = [f"[{label}]" if name == pane else f" {label} " for name, label in PANES]
-        self.query_one("#profile-panes-line", Line).show("" if wide else " " + " ".join(labels))
+        tabs = tab_bar(PANES, pane, "screen.pane")
+        self.query_one("#profile-panes-line", Line).show("" if wide else Text(" ").append(tabs))
+        self._show_kernel()
         if self._profile is not None:
             self.query_one(f"#pane-{pane}").focus(scroll_visible=False)
 
@@ -165,6 +179,10 @@ class ProfileScreen(ModeScreen):
     def _turn_pane(self, by: int) -> None:
         names = [name for name, _ in PANES]
         self._show_pane(names[(names.index(self._pane) + by) % len(names)])
+
+    def action_pane(self, pane: str) -> None:
+        """Go to a table."""
+        self._show_pane(pane)
 
     def action_next_pane(self) -> None:
         """Go to the next table."""
@@ -193,7 +211,7 @@ class ProfileScreen(ModeScreen):
         """Copy the analysis as JSON."""
         if self._profile is not None:
             encoded = msgspec.json.format(msgspec.json.encode(self._profile), indent=2)
-            self.copied(encoded.decode(), "the analysis as JSON")
+            self.tgs.put_on_clipboard(encoded.decode(), "the analysis as JSON")
 
     def action_tensorboard(self) -> None:
         """Start TensorBoard on the traces; its address is shown."""

@@ -8,7 +8,7 @@ from typing import ClassVar
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import BindingType
-from textual.widgets import DataTable, Input
+from textual.widgets import DataTable, Input, Static
 from textual.worker import get_current_worker
 
 from tgsbench.errors import TgsError
@@ -43,6 +43,7 @@ class RunsScreen(ModeScreen):
     """Newest first; enter opens, space marks, c compares."""
 
     mode_name = "runs"
+    scopes = ("runs", "list")
     AUTO_FOCUS = "#run-table"
     BINDINGS: ClassVar[list[BindingType]] = bindings("runs")
 
@@ -53,9 +54,10 @@ class RunsScreen(ModeScreen):
 
     def compose_body(self) -> ComposeResult:
         """Filter, table, one line about the run under the cursor."""
-        yield Search(placeholder="/ filter: preset, status, engine, length …", id="run-filter", compact=True)
+        placeholder = "/ filter: preset, status, engine, length …"
+        yield Search(placeholder, id="run-filter", leads_to="#run-table")
         yield ListTable(COLUMNS, id="run-table", explains=EXPLAINS)
-        yield Line("", id="run-why")
+        yield Static("", id="run-why", markup=False)
         yield Line("reading the runs …", id="run-count")
 
     def on_mount(self) -> None:
@@ -104,15 +106,11 @@ class RunsScreen(ModeScreen):
     def _show_why(self) -> None:
         row = self.selected
         reason = f": {row.reason}" if row and row.reason else ""
-        self.query_one("#run-why", Line).show(f" {row.run.run_id}{reason}" if row else "")
+        self.query_one("#run-why", Static).update(f"{row.run.run_id}{reason}" if row else "")
 
     @on(Input.Changed, "#run-filter")
     def _filter(self) -> None:
         self._fill()
-
-    @on(Search.Left, "#run-filter")
-    def _leave_filter(self) -> None:
-        self.query_one(ListTable).focus()
 
     @on(DataTable.RowSelected)
     def _open(self) -> None:

@@ -9,7 +9,7 @@ from textual.reactive import reactive
 from textual.widget import Widget
 from textual.widgets import Digits
 
-from tgsbench.tui.widgets.line import Line
+from tgsbench.tui.widgets.line import FigureLine, Line
 from tgsbench.tui.widgets.segments import seven_segment
 
 
@@ -55,7 +55,7 @@ class BigFigure(Vertical, can_focus=True):
             yield Line(seven_segment("-"), id="big-digits")
         else:
             yield Digits("-", id="big-digits")
-        yield Line("", id="big-interval")
+        yield FigureLine("tgs_ci", id="big-interval")
 
     def show(self, value: str, title: str, interval: str) -> None:
         """Render the figure; Textual repaints only what changed."""
@@ -66,4 +66,4 @@ class BigFigure(Vertical, can_focus=True):
             digits.update(value)
         marker = "> " if self.has_focus else "  "
         self.query_one("#big-title", Line).show(marker + title)
-        self.query_one("#big-interval", Line).show(f"  {interval}")
+        self.query_one("#big-interval", Line).show(interval)

@@ -36,3 +36,24 @@ class Line(Widget):
         if self.display != bool(text):
             self.display = bool(text)
         self.refresh(layout=grows)
+
+
+class FigureLine(Line, can_focus=True):
+    """A line that `?` explains once it is focused; a marker in front says that it is."""
+
+    def __init__(self, figure: str, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self.figure = figure
+        """What `?` explains here."""
+
+    def render(self) -> Text:
+        """The text behind its marker."""
+        return Text.assemble("> " if self.has_focus else "  ", super().render())
+
+    def on_focus(self) -> None:
+        """Show the marker."""
+        self.refresh()
+
+    def on_blur(self) -> None:
+        """Hide the marker."""
+        self.refresh()

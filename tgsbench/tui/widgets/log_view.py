@@ -9,12 +9,12 @@ from rich.style import Style
 from textual import events
 from textual.binding import BindingType
 from textual.geometry import Size
-from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from tgsbench.events.logs import is_error
 from tgsbench.tui.actions import bindings
+from tgsbench.tui.widgets.search import Search
 
 
 class LogView(ScrollView, can_focus=True):
@@ -23,11 +23,10 @@ class LogView(ScrollView, can_focus=True):
     COMPONENT_CLASSES: ClassVar[set[str]] = {"log--cursor", "log--error", "log--number", "log--match"}
     BINDINGS: ClassVar[list[BindingType]] = bindings("log")
 
-    class FilterWanted(Message):
-        """The user asked for the filter line."""
-
-    def __init__(self, *, id: str | None = None) -> None:
+    def __init__(self, *, id: str | None = None, filter_line: str = "") -> None:
+        """`filter_line`: selector of the line that filters it; without one there is no filter."""
         super().__init__(id=id)
+        self._filter_line = filter_line
         self._all: list[str] = []
         self._shown: list[int] = []
         """Indices into `_all` that pass the filter."""
@@ -105,10 +104,7 @@ class LogView(ScrollView, can_focus=True):
         return self.get_component_rich_style("log--cursor" if at_cursor else "log--number")
 
     def jump_to(self, index: int) -> None:
-        """Put the cursor on line `index`, lifting a filter that hides it."""
-        if index not in self._shown:
-            self._filter = ""
-            self._shown = list(range(len(self._all)))
+        """Put the cursor on line `index`, which no filter hides."""
         self._go(self._shown.index(index))
 
     def _go(self, row: int) -> None:
@@ -157,9 +153,15 @@ class LogView(ScrollView, can_focus=True):
         """Half a screen to the right, where lines are longer than that."""
         self.scroll_relative(x=max(1, self.size.width // 2), animate=False)
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Only a log with a filter line can be filtered."""
+        if action == "filter":
+            return bool(self._filter_line)
+        return super().check_action(action, parameters)
+
     def action_filter(self) -> None:
-        """Ask the screen for the filter line."""
-        self.post_message(self.FilterWanted())
+        """Go to the filter line."""
+        self.screen.query_one(self._filter_line, Search).take_keys()
 
     def action_next_match(self) -> None:
         """To the next error; with a filter, to the next shown line."""

@@ -2,46 +2,69 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from itertools import takewhile
 from typing import ClassVar
 
 from textual.binding import Binding, BindingType
-from textual.message import Message
+from textual.message_pump import MessagePump
 from textual.widgets import Input
+
+_PATIENCE_S = 1.0
 
 
 class Search(Input):
-    """One line to filter by, as you type."""
+    """One line to filter by, as you type.
+
+    Keys come in bursts over a slow line. Those that lead into it and out of it take effect before the next
+    one is looked at, so that none ends up on the wrong side.
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "leave", "Clear", show=False),
-        Binding("down", "done", "To the list", show=False),
+        Binding("escape", "leave", "Clear", show=False, priority=True),
+        Binding("down,enter", "done", "To the list", show=False, priority=True),
     ]
 
-    class Left(Message):
-        """The user is done with it."""
-
-        def __init__(self, search: Search) -> None:
-            super().__init__()
-            self.search = search
-
-        @property
-        def control(self) -> Search:
-            """The line, for selectors."""
-            return self.search
+    def __init__(self, placeholder: str, *, id: str, leads_to: str, stays: bool = True) -> None:
+        """`leads_to`: selector of what gets the keys afterwards; `stays`: shown while it is empty, too."""
+        super().__init__(placeholder=placeholder, id=id, compact=True)
+        self._leads_to = leads_to
+        self._stays = stays
+        self.display = stays
 
     def take_keys(self) -> None:
         """Take every key from the next one on: `focus` would do so only after the keys that wait already."""
+        self.display = True
         self.screen.set_focus(self)
 
-    def action_leave(self) -> None:
-        """Clear it and leave."""
+    def lift(self) -> None:
+        """Filter by nothing."""
         self.value = ""
-        self.post_message(self.Left(self))
+        self.display = self._stays
 
-    def action_done(self) -> None:
-        """Leave it as it is."""
-        self.post_message(self.Left(self))
+    async def action_leave(self) -> None:
+        """Clear it and leave."""
+        await self._take_in()
+        self.value = ""
+        await self.action_done()
 
-    async def action_submit(self) -> None:
-        """Enter leaves too."""
-        self.action_done()
+    async def action_done(self) -> None:
+        """Leave it as it is, once what it filters is filtered."""
+        await self._take_in()
+        self.screen.set_focus(self.screen.query_one(self._leads_to))
+        self.display = self._stays or bool(self.value)
+
+    async def _take_in(self) -> None:
+        """Wait until the letters typed so far are in the line, and their changes with the screen."""
+        ours = takewhile(lambda node: node is not self.app, self.ancestors_with_self)
+        for pump in (self, *ours):  # its letters first, then the change each of them makes, level by level
+            with contextlib.suppress(TimeoutError):
+                await _caught_up(pump)
+
+
+async def _caught_up(pump: MessagePump) -> None:
+    """Wait until it has handled all messages that it has now."""
+    reached = asyncio.Event()
+    if pump.call_later(reached.set):
+        await asyncio.wait_for(reached.wait(), _PATIENCE_S)
