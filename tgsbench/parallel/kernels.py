@@ -60,8 +60,8 @@ def make(name: str, device: torch.device) -> Kernel:
         return Kernel("cudnn", str(torch.backends.cudnn.version()), cudnn)
     try:
         version, run = flash.LOADERS[name]()
-    except ImportError as error:
-        raise _missing(name, str(error), flash.INSTALL[name]) from error
+    except Exception as error:  # noqa: BLE001 - built for another torch, a package raises anything as it loads
+        raise _missing(name, f"{type(error).__name__}: {error}", flash.INSTALL[name]) from error
     return Kernel(name, version, run)
 
 
