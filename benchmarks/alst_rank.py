@@ -8,8 +8,8 @@ weighted by their labels, `backward`, `step`. Its faster option is taken where i
 (`seq_length_is_variable=False`). Added so that both sides do the same work: the preset's dtype, gradient
 clipping, accumulation and checkpointing (transformers' own `gradient_checkpointing_enable`), the same seeded
 weights, the same packs in the same order. `overlap_comm=False` on a CPU, as everywhere here: there is no
-stream to overlap with. On CUDA (benchmarks/gpu_peers.py) torch's fused AdamW stands for DeepSpeed's, which
-needs nvcc. With one rank ALST changes nothing: what is left is ZeRO-3 around the transformers model.
+stream to overlap with. For benchmarks/gpu_peers.py torch's fused AdamW stands for DeepSpeed's, whose first use
+compiles. With one rank ALST changes nothing: what is left is ZeRO-3 around the transformers model.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Packs(IterableDataset):  # type: ignore[type-arg]
 class Recipe:
     """The tutorial's script, one optimizer step at a time."""
 
-    def __init__(self, preset: Preset, device: torch.device) -> None:
+    def __init__(self, preset: Preset, device: torch.device, torch_adam: bool = False) -> None:
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_distributed(dist_backend=backend, dist_init_required=True)
         self._accumulation = preset.accumulation
@@ -84,7 +84,10 @@ class Recipe:
             seq_length_is_variable=False,
         )
         self._model, _, _, _ = deepspeed.initialize(
-            config=config(preset, device), model=model, model_parameters=model.parameters(), mpu=mpu
+            config=config(preset, device, torch_adam),
+            model=model,
+            model_parameters=model.parameters(),
+            mpu=mpu,
         )
         self._sp = preset.parallel.sp
         if self._sp == 1:
@@ -131,11 +134,10 @@ class Recipe:
         return total
 
 
-def config(preset: Preset, device: torch.device) -> dict[str, Any]:
+def config(preset: Preset, device: torch.device, torch_adam: bool) -> dict[str, Any]:
     """The tutorial's configuration with the preset's optimizer settings, dtype, clipping and accumulation."""
     training = preset.training
-    cuda = device.type == "cuda"
-    options: dict[str, Any] = {"torch_adam": True, "fused": True} if cuda else {}
+    options: dict[str, Any] = {"torch_adam": True, "fused": True} if torch_adam else {}
     options |= {
         "lr": training.lr,
         "betas": [training.beta1, training.beta2],
@@ -146,7 +148,7 @@ def config(preset: Preset, device: torch.device) -> dict[str, Any]:
         "gradient_accumulation_steps": preset.accumulation,
         "gradient_clipping": training.clip_norm,
         "bf16": {"enabled": training.compute_dtype == "bfloat16"},
-        "zero_optimization": {"stage": 3, "overlap_comm": cuda},
+        "zero_optimization": {"stage": 3, "overlap_comm": device.type == "cuda"},
         "optimizer": {"type": "AdamW", "params": options},
         "sequence_parallel_size": preset.parallel.sp,
     }
@@ -155,4 +157,5 @@ def config(preset: Preset, device: torch.device) -> dict[str, Any]:
 if __name__ == "__main__":
     # DeepSpeed 0.19 calls renamed names of torch.distributed hundreds of times a step; each would print.
     warnings.filterwarnings("ignore", message="`torch.distributed", category=FutureWarning)
-    take_turns(Recipe(presets.resolve("tiny_cpu", json.loads(sys.argv[1])).preset, torch.device("cpu")).step)
+    tiny = presets.resolve("tiny_cpu", json.loads(sys.argv[1])).preset
+    take_turns(Recipe(tiny, torch.device("cpu")).step)

@@ -136,8 +136,7 @@ def run_all(names: list[str], report: Json, deadline_s: float, path: Path | None
 
 def is_whole(found: Json) -> bool:
     """Did a section run to its end without a failure?"""
-    rows = found.get("rows", [])
-    return not ({"error", "skipped"} & found.keys() or any("error" in row for row in rows))
+    return not ({"error", "skipped"} & found.keys() or any("error" in row for row in found.get("rows", [])))
 
 
 def section(name: str, tiny: bool, limit_s: float) -> Json:

@@ -173,7 +173,7 @@ def _peers(found: Json) -> Iterator[str]:
             yield f"{name:14} TGS {', '.join(f'{one:.0f}' for one in tgs)}"
     for name, ratio in found["ratios"].items():
         yield f"tgsbench / {name}: {ratio:.2f}"
-    yield from (f"{name}: {why}" for name, why in found["skipped"].items())
+    yield from (f"{name}: {why}" for name, why in found["left_out"].items())
 
 
 def _tests(found: Json) -> Iterator[str]:

@@ -84,7 +84,9 @@ def test_one_depth_gives_nothing():
 def test_missing_all_to_alls_and_impossible_times_are_said():
     events = list(_events(layers_s=-0.01))
     events[0].a2a_calls += 1
+    events[1].finite = False
     problems = " ".join(_projected(events).problems)
+    assert "4 layers gave a loss or gradients that are not finite" in problems
     assert "all-to-alls" in problems
     assert "too noisy" in problems
     assert "no forecast" in problems

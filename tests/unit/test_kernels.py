@@ -165,6 +165,17 @@ def test_a_cuda_kernel_on_a_cpu_is_refused_with_a_remedy(name):
     assert "sdpa" in caught.value.hint
 
 
+@pytest.mark.parametrize("error", [AttributeError("gone"), OSError("undefined symbol"), RuntimeError("abi")])
+def test_a_package_that_breaks_as_it_is_imported_is_a_missing_kernel(monkeypatch, error):
+    def load():
+        raise error
+
+    monkeypatch.setitem(flash.LOADERS, "flash3", load)
+    with pytest.raises(TgsError, match=f"flash3.*{error}") as caught:
+        kernels.make("flash3", torch.device("cuda"))
+    assert caught.value.exit_code == ExitCode.MISSING_DEPENDENCY
+
+
 def test_auto_takes_the_fastest_kernel_that_runs_and_records_all_times(monkeypatch):
     took_s = {"flash3": 0.002, "cudnn": 0.003, "sdpa": 0.009}
 

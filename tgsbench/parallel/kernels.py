@@ -60,7 +60,7 @@ def make(name: str, device: torch.device) -> Kernel:
         return Kernel("cudnn", str(torch.backends.cudnn.version()), cudnn)
     try:
         version, run = flash.LOADERS[name]()
-    except Exception as error:  # noqa: BLE001 - built for another torch, a package raises anything as it loads
+    except Exception as error:  # a package that was built for another torch raises anything
         raise _missing(name, f"{type(error).__name__}: {error}", flash.INSTALL[name]) from error
     return Kernel(name, version, run)
 

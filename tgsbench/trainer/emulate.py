@@ -9,13 +9,13 @@ separates from what does not depend on depth.
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from msgspec.structs import replace
-from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from tgsbench.engines.base import Batch, Note
 from tgsbench.engines.fsdp2 import Fsdp2Engine
@@ -27,6 +27,7 @@ from tgsbench.schema.events import Depth, Event, Kernel
 from tgsbench.schema.preset import Preset
 from tgsbench.trainer.batches import Batches, Fed
 from tgsbench.trainer.device import MemoryMeter, synchronised_clock
+from tgsbench.trainer.fake_group import join_fake_group
 from tgsbench.workload import prepare
 
 _BUDGET_S = 60.0
@@ -74,7 +75,7 @@ def emulate_rank(preset: Preset, device: torch.device, emit: Callable[[Event], N
 
 def fake_mesh(preset: Preset, device: torch.device) -> SequenceMesh:
     """Rank 0's view of the whole mesh."""
-    dist.init_process_group("fake", rank=0, world_size=preset.world_size, store=FakeStore())
+    join_fake_group(preset.world_size)
     return build_mesh(device.type, preset.parallel.sp)
 
 
@@ -167,9 +168,9 @@ class EmulatedRank:
         self._memory.reset_peak()
         COUNTER.take()
         begin_s = self._clock(self._device)
-        self.engine.forward_backward(self._batch, self._num_labels)
+        loss = self.engine.forward_backward(self._batch, self._num_labels)
         middle_s = self._clock(self._device)
-        self.engine.optimizer_step(0.0)
+        norm = self.engine.optimizer_step(0.0)
         end_s = self._clock(self._device)
         memory, (calls, num_bytes) = self._memory.read(), COUNTER.take()
         return Depth(
@@ -184,4 +185,5 @@ class EmulatedRank:
             mem_alloc=memory.allocated,
             a2a_calls=calls,
             a2a_bytes=num_bytes,
+            finite=math.isfinite(float(loss)) and math.isfinite(float(norm)),
         )
