@@ -8,7 +8,7 @@ weighted by their labels, `backward`, `step`. Its faster option is taken where i
 (`seq_length_is_variable=False`). Added so that both sides do the same work: the preset's dtype, gradient
 clipping, accumulation and checkpointing (transformers' own `gradient_checkpointing_enable`), the same seeded
 weights, the same packs in the same order. `overlap_comm=False` on a CPU, as everywhere here: there is no
-stream to overlap with. For benchmarks/gpu_peers.py torch's fused AdamW stands for DeepSpeed's, whose first use
+stream to overlap with. For benchmarks/gpu_peers.py torch's AdamW stands for DeepSpeed's, whose first use
 compiles. With one rank ALST changes nothing: what is left is ZeRO-3 around the transformers model.
 """
 
