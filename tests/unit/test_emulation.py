@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from tests.unit.stored import a_result
 from tgsbench import presets
+from tgsbench.errors import ExitCode, TgsError
+from tgsbench.launch import preflight
 from tgsbench.metrics.emulation import emulation
+from tgsbench.report.summary import summary_lines
 from tgsbench.schema.events import Depth
 from tgsbench.units import GIB
 
@@ -97,3 +101,43 @@ def test_a_forecast_without_time_counts_as_no_forecast_of_communication():
     assert any("communication counts as 0" in text for text in _projected(_events(), memory_only).problems)
     known = {"time": COMMUNICATION}
     assert not any("counts as 0" in text for text in _projected(_events(), known).problems)
+
+
+_REFUSED = {
+    "engine": (["engine.name=deepspeed"], False, ExitCode.UNSUPPORTED, "fsdp2 engine only, not 'deepspeed'"),
+    "one layer": (["model.num_layers=1"], False, ExitCode.DOES_NOT_FIT, "has one layer"),
+    "profile": (["profile=hotspots"], False, ExitCode.UNSUPPORTED, "captures no trace"),
+    "nodes": ([], True, ExitCode.USAGE, "one process on one machine"),
+}
+
+
+@pytest.mark.parametrize("case", _REFUSED)
+def test_what_no_rank_can_be_emulated_of_is_refused_before_anything_starts(case):
+    sets, on_several, code, text = _REFUSED[case]
+    with pytest.raises(TgsError, match=text) as caught:
+        preflight.check_emulation(presets.resolve("tiny_cpu", sets).preset, on_several)
+    assert caught.value.exit_code == code and caught.value.hint
+
+
+def test_every_shipped_preset_of_our_own_engine_can_be_emulated():
+    for name in ("llama2_70b_1M", "llama2_7b_1M", "llama2_7b_128k", "tiny_cpu"):
+        preflight.check_emulation(presets.resolve(name).preset, on_several=False)
+
+
+def _lines(prediction) -> str:
+    emulated = _projected(_events(), prediction)
+    result = a_result(PRESET, "one", samples=[], status="emulated", emulated=emulated, prediction=prediction)
+    return "\n".join(summary_lines(result))
+
+
+def test_measured_modelled_and_projected_are_told_apart():
+    text = _lines({"time": COMMUNICATION, "memory": {"tensors_gib": 95.0}})
+    assert "34 s of communication" in text and "all_to_all_network 30 s, gather_exposed 4 s" in text
+    assert "compare with nothing that was measured" in text
+    assert "GiB projected for all layers, planned 95.00 GiB" in text
+
+
+def test_a_missing_forecast_is_no_word_that_nothing_was_sent():
+    text = _lines({"memory": {"tensors_gib": 95.0}})
+    assert "modelled    nothing: communication has no forecast here and counts as 0" in text
+    assert "no communication" not in text

@@ -104,6 +104,8 @@ def run(
         environments.name_python(preset.engine.name, python)
     if preset.is_external and (emulate or nodes or node_rank is not None):
         support.refuse(preset, "--emulate-rank" if emulate else "--nodes")
+    if emulate:
+        preflight.check_emulation(preset, on_several=bool(nodes or node_rank is not None))
     root = run_dir.runs_root(output)
     if nodes or node_rank is not None:
         part = several.Part(several.parse_nodes(nodes or ""), node_rank, rendezvous, run_name)

@@ -19,7 +19,6 @@ from msgspec.structs import replace
 
 from tgsbench.engines.base import Batch, Note
 from tgsbench.engines.fsdp2 import Fsdp2Engine
-from tgsbench.errors import ExitCode, TgsError
 from tgsbench.models.spec import layer_parameters
 from tgsbench.parallel.mesh import SequenceMesh, build_mesh
 from tgsbench.parallel.ulysses import COUNTER
@@ -46,25 +45,14 @@ class Depths:
 
 
 def choose_depths(num_layers: int, built: int = 4) -> Depths:
-    """Half and all of `built` layers; TgsError for a model of one layer."""
+    """Half and all of `built` layers, two at least (preflight refuses a model of one)."""
     built = min(built, num_layers)
-    if built < 2:
-        raise TgsError(
-            "a rank is emulated at two depths at least; this model or this memory allows one layer",
-            hint="a model of two layers or more, or training.checkpointing=full, or a longer parallel.sp",
-            exit_code=ExitCode.DOES_NOT_FIT,
-        )
+    assert built >= 2, built
     return Depths(built, (built // 2, built))
 
 
 def emulate_rank(preset: Preset, device: torch.device, emit: Callable[[Event], None], note: Note) -> None:
-    """Measure rank 0 of a preset's mesh and emit every repetition; TgsError for other engines than fsdp2."""
-    if preset.engine.name != "fsdp2":
-        raise TgsError(
-            f"--emulate-rank runs the fsdp2 engine only, not {preset.engine.name!r}",
-            hint="add --engine fsdp2",
-            exit_code=ExitCode.UNSUPPORTED,
-        )
+    """Measure rank 0 of a preset's mesh under fsdp2 and emit every repetition."""
     mesh = fake_mesh(preset, device)
     try:
         batch, num_labels = make_batch(preset, mesh, device, note)
@@ -108,7 +96,7 @@ def _measure(
         # Only here, outside the handler, nothing refers to the layers that did not fit.
         gc.collect()
         torch.cuda.empty_cache()
-        depths = choose_depths(preset.model.num_layers, depths.built // 2)
+        depths = choose_depths(preset.model.num_layers, max(2, depths.built // 2))
 
 
 def _attempt(
