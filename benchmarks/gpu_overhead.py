@@ -25,7 +25,6 @@ from tgsbench.trainer.pulse import Pulse
 
 _SAMPLE_S = 1.2
 """Least length of a sample: the first beat of a pulse comes after a second."""
-_CAPTURES = 2
 
 
 def events_ratio(preset: Preset, pairs: int) -> Json:
@@ -65,14 +64,16 @@ def _sampler(device: torch.device) -> GpuSampler | None:
     return GpuSampler.for_uuid(str(torch.cuda.get_device_properties(device).uuid))
 
 
-def recipe_ratios(preset: Preset) -> Iterator[Json]:
+def recipe_ratios(preset: Preset, captures: int) -> Iterator[Json]:
     """Profiled steps over plain ones, after each recipe of profiles/; the export is no part of a step."""
     found: Json = {}
     with single_rank_group(preset):
         rank = Rank(preset)
         rank.warm_up(2)
         for name in catalog.files("profiles"):
-            found[name] = attempt(lambda name=name: _pairs(_captured(rank, load_recipe(name)), rank.timed))
+            found[name] = attempt(
+                lambda name=name: _pairs(_captured(rank, load_recipe(name)), rank.timed, captures)
+            )
             yield found
 
 
@@ -93,7 +94,7 @@ def _captured(rank: Rank, recipe: Recipe) -> Callable[[], float]:
     return run
 
 
-def _pairs(a: Callable[[], float], b: Callable[[], float], count: int = _CAPTURES) -> Json:
+def _pairs(a: Callable[[], float], b: Callable[[], float], count: int) -> Json:
     a(), b()
     ratios = [x / y for x, y in ((a(), b()) for _ in range(count))]
     return {"ratio": statistics.median(ratios), "low": min(ratios), "high": max(ratios), "n": count}

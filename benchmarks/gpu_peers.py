@@ -28,19 +28,19 @@ from tgsbench.models.fused import unfuse
 from tgsbench.schema.preset import Preset
 from tgsbench.trainer.device import synchronised_clock
 
-_STEPS, _ROUNDS = 3, 2
+_STEPS = 3
 _RECIPE_S = 120.0
 OURS, TRANSFORMERS, ALST = "tgsbench", "transformers", "DeepSpeed ALST"
 
 
-def against_peers(preset: Preset) -> Iterator[Json]:
+def against_peers(preset: Preset, rounds: int) -> Iterator[Json]:
     """All sides in turns, told after each turn; one that fails or is missing is named and not tried again."""
     turns: dict[str, Callable[[Preset], float]] = {OURS: _ours, TRANSFORMERS: _plain, ALST: _recipe}
     tgs: dict[str, list[float]] = {name: [] for name in turns}
     left_out: dict[str, str] = {}
     if importlib.util.find_spec("deepspeed") is None:
         left_out[ALST] = "deepspeed is not installed"
-    for _ in range(_ROUNDS):
+    for _ in range(rounds):
         for name, turn in turns.items():
             if name in left_out:
                 continue

@@ -139,7 +139,7 @@ def overhead(tiny: bool) -> Iterator[Json]:
     preset = preset_of("llama3_1b_8k", tiny)
     found = {"events": attempt(lambda: events_ratio(preset, 1 if tiny else 8)), "recipes": {}}
     yield found
-    for recipes in recipe_ratios(preset):
+    for recipes in recipe_ratios(preset, 1 if tiny else 2):
         yield found | {"recipes": recipes}
 
 
@@ -147,7 +147,8 @@ def peers(tiny: bool) -> Iterator[Json]:
     """The same work by transformers with SDPA and by DeepSpeed's stock ALST recipe, in turns with ours."""
     from benchmarks.gpu_peers import against_peers
 
-    yield from against_peers(preset_of("llama2_7b_4l_32k", tiny, **{"training.checkpointing": "selective"}))
+    preset = preset_of("llama2_7b_4l_32k", tiny, **{"training.checkpointing": "selective"})
+    yield from against_peers(preset, rounds=1 if tiny else 2)
 
 
 SECTIONS: dict[str, Callable[[bool], Iterator[Json]]] = {
@@ -177,7 +178,7 @@ def preset_of(name: str, tiny: bool, **sets: object) -> Preset:
         preset,
         model=model,
         hardware=replace(preset.hardware, device="cpu", num_gpus=world),
-        workload=replace(preset.workload, seq_len=8 * preset.parallel.sp * 16),
+        workload=replace(preset.workload, seq_len=max(128, 32 * preset.parallel.sp)),
     )
 
 

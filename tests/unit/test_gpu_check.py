@@ -292,7 +292,7 @@ def test_a_peer_that_fails_is_named_and_costs_no_other(monkeypatch):
         raise RuntimeError("CUDA_HOME does not exist")
 
     monkeypatch.setattr(gpu_peers, "_recipe", no_nvcc)
-    *_, found = gpu_peers.against_peers(presets.resolve("llama2_7b_4l_32k").preset)
+    *_, found = gpu_peers.against_peers(presets.resolve("llama2_7b_4l_32k").preset, 2)
     assert found["ratios"] == {gpu_peers.TRANSFORMERS: pytest.approx(2.25)}
     assert found["tgs"][gpu_peers.OURS] == [65536.0, 81920.0]
     assert found["left_out"] == {gpu_peers.ALST: "RuntimeError: CUDA_HOME does not exist"}
