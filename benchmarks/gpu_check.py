@@ -58,7 +58,9 @@ def main(argv: list[str] | None = None) -> int:
     here = machine()
     if not args.tiny and not here["gpu"]:
         why = here["problem"] or "no device is visible"
-        return _refuse(3, f"no GPU here: {why}; make gpu-check GPU_ARGS=--tiny proves the code on a CPU")
+        return _refuse(
+            3, f"no GPU can be used here: {why}; make gpu-check GPU_ARGS=--tiny proves the code on a CPU"
+        )
     if args.merge is not None and (other := _differs(report.get("machine", {}), here)):
         return _refuse(2, f"--merge {args.merge}: {other}")
     report |= {"machine": here, "tiny": args.tiny}

@@ -157,7 +157,7 @@ def test_the_result_is_named_after_gpu_and_date_and_replaces_none(tmp_path):
 def test_without_a_gpu_it_says_so_and_writes_nothing(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(gpu_check, "machine", lambda: HERE | {"gpu": "", "problem": "built for CPUs only"})
     assert gpu_check.main(["--out", str(tmp_path / "results")]) == 3
-    assert "no GPU here: built for CPUs only" in capsys.readouterr().err
+    assert "no GPU can be used here: built for CPUs only" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

@@ -15,6 +15,7 @@ from tgsbench.errors import ExitCode, TgsError
 from tgsbench.parallel import flash, kernels
 from tgsbench.parallel.checkpointing import saved_ops
 from tgsbench.parallel.documents import documents
+from tgsbench.trainer import probe
 
 CPU = torch.device("cpu")
 BOUNDS = torch.tensor([0, 3, 40, 41, 96], dtype=torch.int32)
@@ -223,6 +224,19 @@ def test_a_package_that_breaks_as_it_is_imported_is_a_missing_kernel(monkeypatch
     with pytest.raises(TgsError, match=f"flash3.*{error}") as caught:
         kernels.make("flash3", torch.device("cuda"))
     assert caught.value.exit_code == ExitCode.MISSING_DEPENDENCY
+
+
+def test_a_cudnn_that_torch_refuses_is_a_missing_kernel_and_a_fact(monkeypatch):
+    def refused():
+        raise RuntimeError("cuDNN version incompatibility: compiled against 9.26\nmore")
+
+    monkeypatch.setattr(torch.backends.cudnn, "version", refused)
+    with pytest.raises(TgsError, match="incompatibility") as caught:
+        kernels.make("cudnn", torch.device("cuda"))
+    assert "LD_LIBRARY_PATH" in caught.value.hint
+    facts = probe.facts()
+    assert facts["cudnn"] == "cuDNN version incompatibility: compiled against 9.26"
+    assert "sdpa" in facts["kernels"]
 
 
 def test_auto_takes_the_fastest_kernel_that_runs_and_records_all_times(monkeypatch):
