@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+from importlib import import_module
+from types import SimpleNamespace
+
 import pytest
+from click.testing import CliRunner
 
 from tests.unit.stored import a_result
 from tgsbench import presets
@@ -13,6 +18,7 @@ from tgsbench.report.summary import summary_lines
 from tgsbench.schema.events import Depth
 from tgsbench.units import GIB
 
+run_command = import_module("tgsbench.cli.run")
 PRESET = presets.resolve("llama2_70b_1M").preset
 ACCUMULATION, LAYERS = 64, 80
 FIXED_S, LAYER_S, NORM_S, UPDATE_S = 0.3, 2.0, 0.01, 0.002
@@ -141,3 +147,22 @@ def test_a_missing_forecast_is_no_word_that_nothing_was_sent():
     text = _lines({"memory": {"tensors_gib": 95.0}})
     assert "modelled    nothing: communication has no forecast here and counts as 0" in text
     assert "no communication" not in text
+
+
+def test_in_a_terminal_too_it_prints_its_projection_instead_of_a_live_view_without_steps(
+    monkeypatch, tmp_path
+):
+    said = []
+    terminal = SimpleNamespace(stdout=SimpleNamespace(isatty=lambda: True), exit=sys.exit)
+    monkeypatch.setattr(run_command, "sys", terminal)
+    monkeypatch.setattr(run_command, "_open_live_view", lambda folder: pytest.fail("opened the live view"))
+    monkeypatch.setattr(
+        run_command,
+        "run_headless",
+        lambda folder, preset, as_json: said.append(preset.name) or a_result(preset, "x"),
+    )
+    monkeypatch.setattr(run_command, "_exit_code", lambda result, folder: 0)
+    args = ["--preset", "tiny_cpu", "--emulate-rank", "--output", str(tmp_path)]
+    done = CliRunner().invoke(run_command.run, args)
+    assert done.exit_code == 0, done.output
+    assert said == ["tiny_cpu"]

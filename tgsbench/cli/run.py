@@ -95,7 +95,8 @@ def run(
         "hardware.num_gpus": nproc,
         "profile": profile,
     }
-    in_terminal = not (headless or as_json or nodes) and sys.stdout.isatty()
+    # The live view shows steps, of which an emulated rank has none: its projection is told at the end.
+    in_terminal = not (headless or as_json or nodes or emulate) and sys.stdout.isatty()
     if in_terminal:
         require_terminal(f"tgsbench run --preset {name} --headless")
     assignments = [*sets, *(f"{key}={value}" for key, value in flags.items() if value is not None)]
