@@ -83,7 +83,8 @@ screenshots: $(STAMP)  ## pictures of the terminal UI's screens and TensorBoard'
 gpu-check:  ## prove speed, memory and kernels on one GPU in 8 minutes; no network, see gpu-wheels
 	@if ls wheels/*.whl >/dev/null 2>&1; then $(PYTHON) -m pip install --quiet --no-index --no-deps \
 		--no-warn-conflicts --upgrade --target .gpu-site wheels/*.whl; fi
-	PYTHONPATH=.gpu-site:$$PYTHONPATH $(PYTHON) -m benchmarks.gpu_check $(GPU_ARGS)
+	PYTHONPATH=$(CURDIR)/.gpu-site:$$PYTHONPATH PATH=$(CURDIR)/.gpu-site/bin:$$PATH \
+		$(PYTHON) -m benchmarks.gpu_check $(GPU_ARGS)
 
 gpu-wheels:  ## fill wheels/ with what a GPU machine without network may lack (GPU_PYTHON=3.12)
 	PYTHON=$(PYTHON) sh benchmarks/gpu_wheels.sh $(GPU_PYTHON) $(GPU_PACKAGES) $(GPU_EXTRA)

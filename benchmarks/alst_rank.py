@@ -8,7 +8,8 @@ weighted by their labels, `backward`, `step`. Its faster option is taken where i
 (`seq_length_is_variable=False`). Added so that both sides do the same work: the preset's dtype, gradient
 clipping, accumulation and checkpointing (transformers' own `gradient_checkpointing_enable`), the same seeded
 weights, the same packs in the same order. `overlap_comm=False` on a CPU, as everywhere here: there is no
-stream to overlap with.
+stream to overlap with. For benchmarks/gpu_peers.py torch's AdamW stands for DeepSpeed's, whose first use
+compiles. With one rank ALST changes nothing: what is left is ZeRO-3 around the transformers model.
 """
 
 from __future__ import annotations
@@ -60,11 +61,13 @@ class Packs(IterableDataset):  # type: ignore[type-arg]
 class Recipe:
     """The tutorial's script, one optimizer step at a time."""
 
-    def __init__(self, preset: Preset) -> None:
-        dist.init_distributed(dist_backend="gloo", dist_init_required=True)
+    def __init__(self, preset: Preset, device: torch.device, torch_adam: bool = False) -> None:
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_distributed(dist_backend=backend, dist_init_required=True)
         self._accumulation = preset.accumulation
         dtype = getattr(torch, preset.training.compute_dtype)
-        model = LlamaForCausalLM(llama_config(preset.model, preset.workload.seq_len, "sdpa"))
+        with device:
+            model = LlamaForCausalLM(llama_config(preset.model, preset.workload.seq_len, "sdpa"))
         for name, parameter in model.named_parameters():
             if parameter.ndim > 1:
                 ours = name.replace("lm_head.", "head.")
@@ -81,10 +84,16 @@ class Recipe:
             seq_length_is_variable=False,
         )
         self._model, _, _, _ = deepspeed.initialize(
-            config=config(preset), model=model, model_parameters=model.parameters(), mpu=mpu
+            config=config(preset, device, torch_adam),
+            model=model,
+            model_parameters=model.parameters(),
+            mpu=mpu,
         )
+        self._sp = preset.parallel.sp
+        if self._sp == 1:
+            self._batches = iter(DataLoader(Packs(preset, 0), batch_size=None))
+            return
         self._sp_group = groups._get_sequence_parallel_group()
-        self._sp = groups._get_sequence_parallel_world_size()
         sp_rank = groups._get_sequence_parallel_rank()
         self._batches = UlyssesSPDataLoaderAdapter(
             DataLoader(Packs(preset, sp_rank), batch_size=None),
@@ -107,6 +116,9 @@ class Recipe:
 
     def _loss(self, batch: dict[str, Any]) -> Tensor:
         outputs = self._model(**batch)
+        if self._sp == 1:
+            whole: Tensor = outputs.loss
+            return whole
         labels = batch["shift_labels"]
         loss = self._model.module.loss_function(
             logits=outputs.logits,
@@ -122,10 +134,11 @@ class Recipe:
         return total
 
 
-def config(preset: Preset) -> dict[str, Any]:
+def config(preset: Preset, device: torch.device, torch_adam: bool) -> dict[str, Any]:
     """The tutorial's configuration with the preset's optimizer settings, dtype, clipping and accumulation."""
     training = preset.training
-    options = {
+    options: dict[str, Any] = {"torch_adam": True, "fused": True} if torch_adam else {}
+    options |= {
         "lr": training.lr,
         "betas": [training.beta1, training.beta2],
         "weight_decay": training.weight_decay,
@@ -135,7 +148,7 @@ def config(preset: Preset) -> dict[str, Any]:
         "gradient_accumulation_steps": preset.accumulation,
         "gradient_clipping": training.clip_norm,
         "bf16": {"enabled": training.compute_dtype == "bfloat16"},
-        "zero_optimization": {"stage": 3, "overlap_comm": False},
+        "zero_optimization": {"stage": 3, "overlap_comm": device.type == "cuda"},
         "optimizer": {"type": "AdamW", "params": options},
         "sequence_parallel_size": preset.parallel.sp,
     }
@@ -144,4 +157,5 @@ def config(preset: Preset) -> dict[str, Any]:
 if __name__ == "__main__":
     # DeepSpeed 0.19 calls renamed names of torch.distributed hundreds of times a step; each would print.
     warnings.filterwarnings("ignore", message="`torch.distributed", category=FutureWarning)
-    take_turns(Recipe(presets.resolve("tiny_cpu", json.loads(sys.argv[1])).preset).step)
+    tiny = presets.resolve("tiny_cpu", json.loads(sys.argv[1])).preset
+    take_turns(Recipe(tiny, torch.device("cpu")).step)

@@ -1,7 +1,9 @@
 """Prove on one GPU what CPUs cannot: `make gpu-check`, or `python -m benchmarks.gpu_check`.
 
-Every section runs in a process of its own, in this order, as long as the budget lasts; figures, targets and
-what did not run go to benchmarks/results/<gpu>-<date>.json and are printed as a table. Needs no network.
+Every section runs in a process of its own, in this order, as long as the budget lasts. Figures, targets and
+what did not run are printed as a table and kept in benchmarks/results/<gpu>-<date>.json, which is written
+anew after every section. Needs no network. Exit code 0: every section ran whole, 1: one did not or failed,
+3: no GPU, 6: a package is missing.
 --sections a,b runs some of them and --merge FILE adds to an earlier file of the same machine;
 --tiny runs everything on a CPU at sizes of a test: its figures mean nothing and are not stored.
 """
@@ -10,9 +12,13 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import importlib.metadata
+import importlib.util
 import json
 import os
+import platform
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -23,121 +29,236 @@ from benchmarks.gpu_report import lines
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-SECTIONS = ("gemm", "attention", "train", "selective", "emulate", "overhead", "peers", "long", "tests")
 TYPICAL_S = {
-    "gemm": 12, "attention": 45, "train": 100, "selective": 60, "emulate": 110, "overhead": 45, "peers": 60,
-    "long": 80, "tests": 40,
+    "gemm": 10, "attention": 30, "train": 110, "selective": 60, "overhead": 45, "tests": 60, "emulate": 105,
+    "long": 70, "peers": 80,
 }  # fmt: skip
-"""Estimates for an H100; a section that would overrun the budget is skipped and said to be."""
+"""Estimates for an H100, from the planner's steps: together they are more than the budget, so the last
+sections may be cut off or left out, which is said; what was found until then is kept."""
+SECTIONS = tuple(TYPICAL_S)
+BUDGET_S = 465.0
+"""Of 8 minutes, with what installing the wheels takes."""
+NEEDED = ("torch", "transformers", "numpy", "msgspec", "click", "psutil")
 
 Json = dict[str, Any]
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
+    begin_s = time.monotonic()
+    args = _arguments(argv)
+    if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
+        return _refuse(6, f"{sys.executable} has no {', '.join(missing)}; {_remedy(missing)}")
+    report: Json = {"sections": {}}
+    if args.merge is not None:
+        try:
+            report = json.loads(args.merge.read_text())
+            report["sections"].keys()
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            return _refuse(2, f"--merge {args.merge}: no report of gpu-check: {error}")
+    here = machine()
+    if not args.tiny and not here["gpu"]:
+        why = here["problem"] or "no device is visible"
+        return _refuse(
+            3, f"no GPU can be used here: {why}; make gpu-check GPU_ARGS=--tiny proves the code on a CPU"
+        )
+    if args.merge is not None and (other := _differs(report.get("machine", {}), here)):
+        return _refuse(2, f"--merge {args.merge}: {other}")
+    report |= {"machine": here, "tiny": args.tiny}
+    path = None if args.tiny else args.merge or new_file(here["gpu"], args.out or RESULTS)
+    try:
+        run_all(args.sections, report, begin_s + args.budget_s, path)
+        code = 0 if all(is_whole(report["sections"][name]) for name in args.sections) else 1
+    except KeyboardInterrupt:
+        code = 130
+    for line in lines(report):
+        print(line)
+    if path is not None and path.exists():
+        print(f"stored {path}")
+    return code
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--sections", default=",".join(SECTIONS))
-    parser.add_argument("--budget-s", type=float, default=470.0)
+    parser.add_argument(
+        "--sections", type=_sections, default=list(SECTIONS), metavar="A,B", help=", ".join(SECTIONS)
+    )
+    parser.add_argument("--budget-s", type=float, default=BUDGET_S)
     parser.add_argument("--merge", type=Path)
     parser.add_argument("--out", type=Path, help="Folder of the result (benchmarks/results).")
     parser.add_argument("--tiny", action="store_true")
-    args = parser.parse_args()
-    report: Json = json.loads(args.merge.read_text()) if args.merge else {"sections": {}}
-    report["machine"], report["tiny"] = machine(), args.tiny
-    if not args.tiny and not report["machine"]["gpu"]:
-        print("no GPU here; make gpu-check GPU_ARGS=--tiny proves the code on a CPU", file=sys.stderr)
-        return 3
-    run_all(args.sections.split(","), report, args.budget_s, args.tiny)
-    for line in lines(report):
-        print(line)
-    if not args.tiny:
-        print(f"stored {store(report, args.out or RESULTS)}")
-    return 1 if any("error" in found for found in report["sections"].values()) else 0
+    return parser.parse_args(argv)
 
 
-def run_all(names: list[str], report: Json, budget_s: float, tiny: bool) -> None:
-    """Run sections one after the other; what ran is kept even if a later one breaks."""
-    deadline = time.monotonic() + budget_s
+def _sections(text: str) -> list[str]:
+    names = text.split(",")
+    if unknown := [name for name in names if name not in SECTIONS]:
+        raise argparse.ArgumentTypeError(f"no section {', '.join(unknown)}; there are {', '.join(SECTIONS)}")
+    return names
+
+
+def _remedy(missing: list[str]) -> str:
+    if {"torch", "transformers"} & set(missing):
+        return "name the Python that has: make gpu-check PYTHON=…"
+    return "fill wheels/ on a machine with network by make gpu-wheels, and copy it here"
+
+
+def _refuse(code: int, text: str) -> int:
+    print(f"error: {text}", file=sys.stderr)
+    return code
+
+
+def _differs(before: Json, here: Json) -> str:
+    """Why figures of two machines do not belong into one file, or an empty string."""
+    for key in ("gpu", "torch", "transformers"):
+        if before.get(key) != here[key]:
+            return f"it is of {key} {before.get(key)!r}, this machine has {here[key]!r}"
+    return ""
+
+
+def run_all(names: list[str], report: Json, deadline_s: float, path: Path | None) -> None:
+    """Run sections one after the other and write the report after each.
+
+    `deadline_s` is on the monotonic clock; tiny sizes know none.
+    """
     for name in names:
-        left_s = deadline - time.monotonic()
-        if not tiny and TYPICAL_S[name] > left_s:
-            report["sections"][name] = {"skipped": f"{left_s:.0f} s left, it takes about {TYPICAL_S[name]} s"}
+        left_s = deadline_s - time.monotonic()
+        if not report["tiny"] and left_s < TYPICAL_S[name] / 2:
+            reason = f"{max(0.0, left_s):.0f} s left, it takes about {TYPICAL_S[name]} s"
+            report["sections"].setdefault(name, {"skipped": reason})  # what --merge brought stays
             continue
+        # Twice what is expected at most, so that a section that hangs leaves time to the others.
+        limit_s = 600.0 if report["tiny"] else min(left_s, 2 * TYPICAL_S[name])
         begin_s = time.monotonic()
-        report["sections"][name] = section(name, tiny, timeout_s=max(60.0, left_s + 60))
+        report["sections"][name] = section(name, report["tiny"], limit_s)
         report["sections"][name]["total_s"] = round(time.monotonic() - begin_s, 1)
         print(f"{name}: {report['sections'][name]['total_s']} s", file=sys.stderr, flush=True)
+        if path is not None:
+            store(report, path)
 
 
-def section(name: str, tiny: bool, timeout_s: float) -> Json:
-    """One section's document, or its error."""
+def is_whole(found: Json) -> bool:
+    """Did a section run to its end without a failure?"""
+    return not ({"error", "skipped"} & found.keys() or any("error" in row for row in found.get("rows", [])))
+
+
+def section(name: str, tiny: bool, limit_s: float) -> Json:
+    """One section's document; with an `error` where it failed or was cut off, beside what it had found."""
     argv = [sys.executable, "-m", "benchmarks.gpu_sections", name, *(["--tiny"] if tiny else [])]
     if name == "tests":
         # Without the project's own settings, whose plugins need not be installed where the GPU is.
-        options = ["-q", "-m", "gpu", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(ROOT)]
-        argv = [sys.executable, "-m", "pytest", *options, "tests/gpu"]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    env.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
-    env.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
-    if tiny:
-        env["OMP_NUM_THREADS"] = "1"
-    try:
-        done = subprocess.run(argv, cwd=ROOT, env=env, capture_output=True, text=True, timeout=timeout_s)
-    except subprocess.TimeoutExpired:
-        return {"error": f"it did not end within {timeout_s:.0f} s"}
-    if name == "tests":
-        return _tests(done)
-    out = done.stdout.strip().splitlines()
-    if done.returncode or not out:
-        return {"error": (done.stderr or done.stdout)[-3000:]}
-    document: Json = json.loads(out[-1])
-    return document
-
-
-def _tests(done: subprocess.CompletedProcess[str]) -> Json:
-    counts = {word: int(n) for n, word in re.findall(r"(\d+) (passed|failed|skipped|errors?)", done.stdout)}
-    if done.returncode not in (0, 5):
-        return {"error": done.stdout[-3000:] + done.stderr[-500:], "counts": counts}
-    return {"counts": counts}
-
-
-def machine() -> Json:
-    """What the figures were measured on."""
-    import platform
-
-    try:
-        import torch
-        import transformers
-    except ImportError as error:
-        raise SystemExit(
-            f"{sys.executable} has no {error.name}; name the Python that has: make gpu-check PYTHON=…"
-        ) from error
-    found: Json = {"gpu": "", "torch": str(torch.__version__), "transformers": transformers.__version__}
-    found["python"] = platform.python_version()
-    found["cuda"] = torch.version.cuda
-    if torch.cuda.is_available():
-        properties = torch.cuda.get_device_properties(0)
-        found["gpu"] = properties.name
-        found["memory_gib"] = round(properties.total_memory / 2**30, 2)
-        found["cudnn"] = torch.backends.cudnn.version()
-        found["driver"] = _driver()
+        options = ["-v", "--tb=short", "-m", "gpu", "-p", "no:cacheprovider", "-c", os.devnull]
+        argv = [sys.executable, "-m", "pytest", *options, "--rootdir", str(ROOT), "tests/gpu"]
+    code, out, err = _run(argv, _environment(tiny), limit_s)
+    found = _tests(out) if name == "tests" else _last_document(out)
+    if code is None:
+        found["error"] = f"cut off after {limit_s:.0f} s"
+    elif code not in (0, 5):  # pytest's 5: no test was chosen
+        found["error"] = (err.strip() or out.strip())[-3000:]
+    elif not found:
+        found["error"] = "it found nothing"
     return found
 
 
-def _driver() -> str:
-    argv = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+def _environment(tiny: bool) -> dict[str, str]:
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    env.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    env.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    env["PYTHONUNBUFFERED"] = "1"  # so that a section that is cut off has said what it found
+    if tiny:
+        env["OMP_NUM_THREADS"] = "1"
+    return env
+
+
+def _run(argv: list[str], env: dict[str, str], limit_s: float) -> tuple[int | None, str, str]:
+    """Exit code (None: it was killed, with all that it had started), stdout, stderr."""
+    from tgsbench.system.lifetime import tied
+
+    process = subprocess.Popen(
+        tied(argv),
+        cwd=ROOT,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     try:
-        return subprocess.run(argv, capture_output=True, text=True, timeout=20).stdout.strip().splitlines()[0]
-    except (OSError, IndexError, subprocess.TimeoutExpired):
-        return ""
+        out, err = process.communicate(timeout=limit_s)
+    except BaseException as error:
+        os.killpg(process.pid, signal.SIGKILL)
+        out, err = process.communicate()
+        if not isinstance(error, subprocess.TimeoutExpired):
+            raise
+        return None, out, err
+    return process.returncode, out, err
 
 
-def store(report: Json, folder: Path) -> Path:
-    """Write <gpu>-<date>.json."""
-    slug = re.sub(r"[^a-z0-9]+", "-", report["machine"]["gpu"].lower()).strip("-")
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{slug}-{datetime.datetime.now(datetime.UTC).date()}.json"
-    path.write_text(json.dumps(report, indent=1) + "\n")
+def _last_document(out: str) -> Json:
+    """The last whole line that is a JSON object: sections tell what they have after every row."""
+    for line in reversed(out.splitlines()):
+        if line.startswith("{"):
+            try:
+                found: Json = json.loads(line)
+            except ValueError:  # cut off inside the line
+                continue
+            return found
+    return {}
+
+
+def _tests(out: str) -> Json:
+    """How many tests ended how, and which failed, from pytest's own lines."""
+    ended = re.findall(r"^(tests/\S+.*?) (PASSED|FAILED|SKIPPED|ERROR)\b", out, re.MULTILINE)
+    counts = {
+        word.lower(): sum(end == word for _, end in ended)
+        for word in ("PASSED", "FAILED", "SKIPPED", "ERROR")
+    }
+    failed = [name for name, end in ended if end in ("FAILED", "ERROR")]
+    return {"counts": counts, "failed": failed} if ended else {}
+
+
+def machine() -> Json:
+    """What the figures are measured on; a child asks torch, so that no memory of the GPU is held here."""
+    from tgsbench.system.gpus import driver, list_gpus
+
+    argv = [sys.executable, "-m", "tgsbench.trainer.probe", "facts"]
+    code, out, err = _run(argv, _environment(tiny=False), 120.0)
+    facts = _last_document(out)
+    problem = "" if code == 0 else (err.strip().splitlines() or ["torch did not answer"])[-1]
+    devices = facts.get("devices", [])
+    gpus = list_gpus()
+    return {
+        "gpu": devices[0] if devices else "",
+        "problem": facts.get("cuda_problem", problem),
+        "memory_gib": round(gpus[0].memory_gib, 2) if gpus else None,
+        "driver": driver()[0],
+        "torch": facts.get("torch", ""),
+        "cuda": facts.get("cuda_build", ""),
+        "cudnn": facts.get("cudnn", ""),
+        "nccl": facts.get("nccl", ""),
+        "transformers": importlib.metadata.version("transformers"),
+        "python": platform.python_version(),
+        "kernels": facts.get("kernels", {}),
+        "begun": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def new_file(gpu: str, folder: Path) -> Path:
+    """<gpu>-<date>.json, numbered where the day has one already: no measurement replaces another."""
+    slug = re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-")
+    stem = f"{slug}-{datetime.datetime.now(datetime.UTC).date()}"
+    path, number = folder / f"{stem}.json", 1
+    while path.exists():
+        number += 1
+        path = folder / f"{stem}-{number}.json"
     return path
+
+
+def store(report: Json, path: Path) -> None:
+    """Write the report whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".part")
+    partial.write_text(json.dumps(report, indent=1) + "\n")
+    partial.replace(path)
 
 
 if __name__ == "__main__":

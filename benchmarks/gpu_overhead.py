@@ -2,53 +2,54 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from benchmarks.gpu_rank import Rank, single_rank_group
+from benchmarks.gpu_rank import Json, Rank, attempt, single_rank_group
 from tgsbench.events.emitter import Emitter
-from tgsbench.parallel.tracing import set_capturing
+from tgsbench.parallel.tracing import marking
 from tgsbench.presets import catalog
+from tgsbench.profiling.capture import capture
+from tgsbench.profiling.recipes import load_recipe
 from tgsbench.schema.events import Step
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.recipe import Recipe
 from tgsbench.system.gpus import GpuSampler
-from tgsbench.trainer.device import MemoryMeter
+from tgsbench.trainer.device import MemoryMeter, synchronised_clock
 from tgsbench.trainer.pulse import Pulse
 
-_PAIRS = 8
-_STEPS = 4
-"""Steps of one sample: a pulse beats at most once a second."""
+_SAMPLE_S = 1.2
+"""Least length of a sample: the first beat of a pulse comes after a second."""
 
 
-def events_ratio(preset: Preset) -> dict[str, Any]:
+def events_ratio(preset: Preset, pairs: int) -> Json:
     """Steps with a step event, heartbeats and GPU samples over steps without, pair by pair."""
     with single_rank_group(preset), tempfile.TemporaryDirectory() as folder:
         rank = Rank(preset)
+        rank.warm_up(2)
+        steps = math.ceil(_SAMPLE_S / rank.timed())
         emitter = Emitter(Path(folder) / "rank00000.jsonl", 0)
         meter = MemoryMeter(rank.device)
 
         def live() -> float:
             pulse = Pulse(emitter, 1.0, _sampler(rank.device))
             pulse.start()
-            spent_s = sum(_observed(rank, emitter, meter) for _ in range(_STEPS))
+            spent_s = sum(_observed(rank, emitter, meter) for _ in range(steps))
             pulse.stop()
             return spent_s
 
         def silent() -> float:
-            return sum(rank.timed() for _ in range(_STEPS))
+            return sum(rank.timed() for _ in range(steps))
 
-        return _pairs(live, silent, _PAIRS)
+        return _pairs(live, silent, pairs)
 
 
 def _observed(rank: Rank, emitter: Emitter, meter: MemoryMeter) -> float:
-    from tgsbench.trainer.device import synchronised_clock
-
     begin_s = synchronised_clock(rank.device)
     meter.reset_peak()
     loss = rank.step()
@@ -63,41 +64,37 @@ def _sampler(device: torch.device) -> GpuSampler | None:
     return GpuSampler.for_uuid(str(torch.cuda.get_device_properties(device).uuid))
 
 
-def recipe_ratios(preset: Preset) -> dict[str, Any]:
-    """Profiled steps over plain ones by recipe of profiles/; the export is no part of a step."""
-    found: dict[str, Any] = {}
+def recipe_ratios(preset: Preset, captures: int) -> Iterator[Json]:
+    """Profiled steps over plain ones, after each recipe of profiles/; the export is no part of a step."""
+    found: Json = {}
     with single_rank_group(preset):
         rank = Rank(preset)
-        for _ in range(2):
-            rank.step()
-        for name, path in catalog.files("profiles").items():
-            recipe = catalog._convert(catalog.read_toml(path), Recipe, path)
-            found[name] = _pairs(_profiled(rank, recipe), rank.timed, 3)
-    return found
+        rank.warm_up(2)
+        for name in catalog.files("profiles"):
+            found[name] = attempt(
+                lambda name=name: _pairs(_captured(rank, load_recipe(name)), rank.timed, captures)
+            )
+            yield found
 
 
-def _profiled(rank: Rank, recipe: Recipe) -> Callable[[], float]:
+def _captured(rank: Rank, recipe: Recipe) -> Callable[[], float]:
+    """Seconds of one step that a run's own capture records."""
+
     def run() -> float:
-        kinds = [torch.profiler.ProfilerActivity.CPU]
-        if rank.device.type == "cuda":
-            kinds.append(torch.profiler.ProfilerActivity.CUDA)
-        options = {
-            "with_stack": recipe.with_stack,
-            "record_shapes": recipe.record_shapes,
-            "profile_memory": recipe.profile_memory,
-        }
-        set_capturing(True)
-        try:
-            with torch.profiler.profile(activities=kinds, **options):
-                rank.step()  # the first step under a profiler also sets it up
-                return rank.timed()
-        finally:
-            set_capturing(False)
+        times_s: list[float] = []
+
+        def run_step(index: int) -> Step:
+            times_s.append(rank.timed())
+            return Step(step=index)
+
+        with tempfile.TemporaryDirectory() as folder, marking(rank.engine.marks()):
+            capture(recipe, rank.device, Path(folder), "rank0", run_step)
+        return statistics.median(times_s[recipe.warmup_steps :])
 
     return run
 
 
-def _pairs(a: Callable[[], float], b: Callable[[], float], count: int) -> dict[str, Any]:
+def _pairs(a: Callable[[], float], b: Callable[[], float], count: int) -> Json:
     a(), b()
     ratios = [x / y for x, y in ((a(), b()) for _ in range(count))]
     return {"ratio": statistics.median(ratios), "low": min(ratios), "high": max(ratios), "n": count}

@@ -1,37 +1,62 @@
-"""The same step by others, in one process group of one rank."""
+"""The same step by others on one GPU: transformers alone, and DeepSpeed's stock ALST recipe.
+
+`python -m benchmarks.gpu_peers` is one turn of the recipe: a preset's document on stdin, seconds of a step on
+stdout. On one GPU Ulysses has nothing to do, so the recipe is ZeRO-3 around the transformers model.
+"""
 
 from __future__ import annotations
 
-import gc
 import importlib.util
 import json
+import os
+import socket
 import statistics
 import subprocess
 import sys
-from typing import Any
+import tomllib
+import warnings
+from collections.abc import Callable, Iterator
 
 import torch
+from msgspec.structs import replace
 from transformers import LlamaForCausalLM
 
-from benchmarks.gpu_rank import Rank, single_rank_group
+from benchmarks.gpu_rank import Json, Rank, attempt, device_of, ratio_of_pairs, single_rank_group
+from tgsbench import presets
 from tgsbench.models.build import llama_config
 from tgsbench.models.fused import unfuse
 from tgsbench.schema.preset import Preset
 from tgsbench.trainer.device import synchronised_clock
 
 _STEPS = 3
+_RECIPE_S = 120.0
+OURS, TRANSFORMERS, ALST = "tgsbench", "transformers", "DeepSpeed ALST"
 
 
-def against_transformers(preset: Preset) -> dict[str, Any]:
-    """LlamaForCausalLM with SDPA, every layer checkpointed, bf16 autocast over fp32 weights, fused AdamW."""
-    tgs: dict[str, list[float]] = {"tgsbench": [], "transformers": []}
-    for _ in range(2):
-        for name, run in (("tgsbench", _ours), ("transformers", _plain)):
-            tgs[name].append(preset.workload.seq_len / run(preset))
-            gc.collect()
-            torch.cuda.empty_cache()
-    pairs = zip(tgs["tgsbench"], tgs["transformers"], strict=True)
-    return {"tgs": tgs, "ratio": statistics.median(a / b for a, b in pairs)}
+def against_peers(preset: Preset, rounds: int) -> Iterator[Json]:
+    """All sides in turns, told after each turn; one that fails or is missing is named and not tried again."""
+    turns: dict[str, Callable[[Preset], float]] = {OURS: _ours, TRANSFORMERS: _plain, ALST: _recipe}
+    tgs: dict[str, list[float]] = {name: [] for name in turns}
+    left_out: dict[str, str] = {}
+    if importlib.util.find_spec("deepspeed") is None:
+        left_out[ALST] = "deepspeed is not installed"
+    for _ in range(rounds):
+        for name, turn in turns.items():
+            if name in left_out:
+                continue
+            found = attempt(lambda turn=turn: {"step_s": turn(preset)})
+            if "error" in found:
+                left_out[name] = found["error"]
+            else:
+                tgs[name].append(preset.workload.seq_len / found["step_s"])
+            yield {"tgs": tgs, "ratios": _ratios(tgs), "left_out": left_out}
+
+
+def _ratios(tgs: dict[str, list[float]]) -> dict[str, float]:
+    """Ours over each peer's, round by round."""
+    theirs = {name: found for name, found in tgs.items() if found and tgs[OURS] and name != OURS}
+    rounds = {name: min(len(found), len(tgs[OURS])) for name, found in theirs.items()}
+    return {name: ratio_of_pairs(tgs[OURS][:n], theirs[name][:n]) for name, n in rounds.items()}
 
 
 def _ours(preset: Preset) -> float:
@@ -42,10 +67,9 @@ def _ours(preset: Preset) -> float:
 
 
 def _plain(preset: Preset) -> float:
+    """LlamaForCausalLM with SDPA, every layer checkpointed, bf16 autocast over fp32 weights, fused AdamW."""
     unfuse()
-    device = (
-        torch.device(preset.hardware.device, 0) if preset.hardware.device == "cuda" else torch.device("cpu")
-    )
+    device = device_of(preset.hardware.device == "cpu")
     with device:
         model = LlamaForCausalLM(llama_config(preset.model, preset.workload.seq_len, "sdpa"))
     model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -53,49 +77,65 @@ def _plain(preset: Preset) -> float:
     optimizer = torch.optim.AdamW(model.parameters(), lr=preset.training.lr, fused=True)
     ids = torch.randint(0, preset.model.vocab_size, (1, preset.workload.seq_len), device=device)
 
-    def step() -> float:
-        begin_s = synchronised_clock(device)
+    def step() -> None:
         with torch.autocast(device.type, torch.bfloat16):
             loss = model(input_ids=ids, labels=ids).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), preset.training.clip_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        return synchronised_clock(device) - begin_s
 
+    return _median_s(step, device)
+
+
+def _median_s(step: Callable[[], object], device: torch.device) -> float:
+    """Median seconds of a step, after one that warms up."""
     step()
-    return statistics.median(step() for _ in range(_STEPS))
+    times_s = []
+    for _ in range(_STEPS):
+        begin_s = synchronised_clock(device)
+        step()
+        times_s.append(synchronised_clock(device) - begin_s)
+    return statistics.median(times_s)
 
 
-def against_deepspeed(preset: Preset) -> dict[str, Any]:
-    """DeepSpeed ZeRO-3 with ALST attention through `tgsbench run`, against fsdp2 the same way, A B."""
-    if importlib.util.find_spec("deepspeed") is None:
-        return {"skipped": "deepspeed is not installed"}
-    tgs = {name: _run(preset, options) for name, options in _SIDES.items()}
-    if any(isinstance(value, str) for value in tgs.values()):
-        return {"skipped": next(value for value in tgs.values() if isinstance(value, str))}
-    return {"tgs": tgs, "ratio": float(tgs["fsdp2"]) / float(tgs["deepspeed"])}
-
-
-_SIDES = {
-    "fsdp2": ["engine.name=fsdp2"],
-    "deepspeed": ["engine.name=deepspeed", "engine.attention=alst", "training.checkpointing=full"],
-}
-
-
-def _run(preset: Preset, options: list[str]) -> float | str:
-    """Median TGS of a run of its own, or why there is none."""
-    sets = [*options, "workload.corpus=lengths", "workload.concat=1", "measure.steps=3", "measure.warmup=2"]
-    if preset.hardware.device == "cpu":
-        return "the run of DeepSpeed is for a GPU"
-    argv = [sys.executable, "-m", "tgsbench", "run", "--preset", preset.name, "--headless", "--json"]
+def _recipe(preset: Preset) -> float:
+    """Seconds of a step of the recipe, in a process of its own: ALST changes transformers for good."""
+    full = replace(preset, training=replace(preset.training, checkpointing="full"))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    place = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+    env = {**os.environ, **place, "MASTER_PORT": str(port), "DS_ACCELERATOR": preset.hardware.device}
     done = subprocess.run(
-        [*argv, *(arg for s in sets for arg in ("--set", s))], capture_output=True, text=True, timeout=240
+        [sys.executable, "-m", "benchmarks.gpu_peers"],
+        input=presets.to_toml(full),
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=_RECIPE_S,
     )
-    try:
-        result = json.loads(done.stdout)
-        return float(result["tgs"]["median"])
-    except (json.JSONDecodeError, TypeError, KeyError):
-        return (
-            done.stderr.strip().splitlines()[-1][:300] if done.stderr.strip() else f"exit {done.returncode}"
-        )
+    if done.returncode:
+        raise RuntimeError((done.stderr.strip() or done.stdout.strip()).splitlines()[-1])
+    return float(json.loads(done.stdout.splitlines()[-1])["step_s"])
+
+
+def main() -> None:
+    """One turn of the recipe."""
+    import deepspeed
+
+    from benchmarks.alst_rank import Recipe
+
+    # DeepSpeed 0.19 calls renamed names of torch.distributed hundreds of times a step; each would print.
+    warnings.filterwarnings("ignore", message="`torch.distributed", category=FutureWarning)
+    # On a CPU it would be compiled first, and is never called.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    preset = presets.from_document(tomllib.loads(sys.stdin.read()))
+    device = device_of(preset.hardware.device == "cpu")
+    step_s = _median_s(Recipe(preset, device, torch_adam=True).step, device)
+    print("\n" + json.dumps({"step_s": step_s}), flush=True)
+    os._exit(0)  # DeepSpeed's own exit handlers may wait for ranks that there are not
+
+
+if __name__ == "__main__":
+    main()

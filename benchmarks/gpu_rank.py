@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import re
+import gc
 import socket
 import statistics
+import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -23,13 +26,23 @@ from tgsbench.metrics.result import step_tgs
 from tgsbench.models.flops import tflops_by_convention
 from tgsbench.parallel.kernel_timing import cuda_seconds
 from tgsbench.parallel.mesh import build_mesh
+from tgsbench.parallel.tracing import marking
 from tgsbench.planner.plan import predict
 from tgsbench.presets.catalog import find_gpu, load_references
-from tgsbench.schema.events import Depth
+from tgsbench.profiling.capture import capture
+from tgsbench.profiling.hotspots import analyse_rank
+from tgsbench.schema.events import Depth, Step
 from tgsbench.schema.preset import Preset
+from tgsbench.schema.recipe import Recipe
 from tgsbench.trainer.device import device_name, synchronised_clock
 from tgsbench.trainer.emulate import EmulatedRank, choose_depths, fake_mesh, make_batch
 from tgsbench.units import GIB
+
+Json = dict[str, Any]
+_LONG_STEP_S = 4.0
+"""Steps that take longer are warmed up once, and timed as often as fits into _ROW_S, once at least."""
+_ROW_S = 12.0
+_SHARES = Recipe(name="shares", ranks="first", warmup_steps=0, active_steps=1)
 
 
 def device_of(tiny: bool) -> torch.device:
@@ -82,9 +95,9 @@ class Measured:
     peak_gib: float
     reserved_gib: float
     planned_gib: float | None
-    shares: dict[str, float] = field(default_factory=dict)
+    shares: Json = field(default_factory=dict)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> Json:
         """For the report."""
         return asdict(self)
 
@@ -104,7 +117,8 @@ class Rank:
         """One optimizer step of one micro-step; returns the mean loss."""
         loss = self.engine.forward_backward(self.batch, self.num_labels)
         self.engine.optimizer_step(self.preset.training.lr)
-        return float(loss) / self.num_labels
+        self.loss = float(loss) / self.num_labels
+        return self.loss
 
     def timed(self) -> float:
         """Seconds of a step."""
@@ -112,13 +126,33 @@ class Rank:
         self.step()
         return synchronised_clock(self.device) - begin_s
 
+    def make_states(self) -> None:
+        """Give the optimizer its states, as a first step would."""
+        for parameter in self.engine.model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        self.engine.optimizer_step(0.0)
+
+    def warm_up(self, steps: int) -> None:
+        """As many steps, but one of a long step."""
+        if steps == 0:
+            self.make_states()
+        for _ in range(steps):
+            if self.timed() > _LONG_STEP_S:
+                return
+
+    def times_s(self, steps: int) -> list[float]:
+        """Seconds of each of as many steps, fewer if they are long."""
+        found = [self.timed()]
+        while len(found) < steps and sum(found) + found[-1] < _ROW_S:
+            found.append(self.timed())
+        return found
+
     def measure(self, steps: int, warmup: int, profile: bool) -> Measured:
         """Warm up, time steps, read the peak, and look at one more step with the profiler."""
-        for _ in range(warmup):
-            loss = self.step()
+        self.warm_up(warmup)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
-        times_s = [self.timed() for _ in range(steps)]
+        times_s = self.times_s(steps)
         peak, reserved = _peak(self.device)
         preset, kernel = self.preset, self.engine.kernel
         tgs = step_tgs(preset.workload.seq_len, 1, statistics.median(times_s)) or 0.0
@@ -134,12 +168,27 @@ class Rank:
             tgs,
             tflops,
             tflops / gpu.bf16_tflops if gpu else None,
-            loss,
+            self.loss,
             peak / GIB,
             reserved / GIB,
             ((forecast(preset) or {}).get("memory") or {}).get("tensors_gib"),
-            shares(self.step, self.device) if profile else {},
+            attempt(self.shares) if profile else {},
         )
+
+    def shares(self) -> Json:
+        """Where one more step's time goes, as `tgsbench profile` reads it off a trace."""
+
+        def run_step(index: int) -> Step:
+            self.step()
+            synchronised_clock(self.device)
+            return Step(step=index)
+
+        with tempfile.TemporaryDirectory() as folder:
+            with marking(self.engine.marks()):
+                capture(_SHARES, self.device, Path(folder), "rank0", run_step)
+            found = analyse_rank(Path(folder) / "rank0.json").profile.shares
+        ordered = sorted(found.items(), key=lambda pair: -pair[1])
+        return {name: round(share, 4) for name, share in ordered if share >= 0.0005}
 
 
 def _peak(device: torch.device) -> tuple[int, int]:
@@ -148,50 +197,48 @@ def _peak(device: torch.device) -> tuple[int, int]:
     return torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
 
 
-def forecast(preset: Preset) -> dict[str, Any] | None:
+def forecast(preset: Preset) -> Json | None:
     """The planner's figures for this GPU; None for hardware that it does not know."""
     gpu = find_gpu(torch.cuda.get_device_name(0)) if torch.cuda.is_available() else None
+    if gpu is None and torch.cuda.is_available():
+        return None  # the preset's own GPU would be another
     with suppress(TgsError):
-        plan: dict[str, Any] = msgspec.to_builtins(predict(preset, gpu.name if gpu else ""))
+        plan: Json = msgspec.to_builtins(predict(preset, gpu.name if gpu else ""))
         return plan
     return None
 
 
-_KINDS = (
-    ("attention", re.compile(r"flash|fmha|sdpa|attention|attn", re.I)),
-    ("gemm", re.compile(r"gemm|nvjet|cutlass|xmma|splitk|aten::(mm|addmm|bmm)", re.I)),
-    ("communication", re.compile(r"nccl|c10d|gloo", re.I)),
-    ("optimizer", re.compile(r"multi_tensor|adam", re.I)),
-    ("copy", re.compile(r"memcpy|memset|copy|CatArray", re.I)),
-)
+def attempt(work: Callable[[], Json]) -> Json:
+    """What `work` finds, or its error: a row that fails takes no other row with it."""
+    try:
+        found = work()
+    except Exception as error:  # noqa: BLE001 - a JIT, a driver, an allocator: the row says what
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        text = str(error).strip().splitlines()
+        found = {"error": f"{type(error).__name__}: {text[0] if text else ''}"[:300]}
+    release()  # outside the handler, whose error refers to all that the row held
+    return found
 
 
-def shares(step: Callable[[], object], device: torch.device) -> dict[str, float]:
-    """Share of a step's kernel time by kind; `idle` is what no kernel fills (CUDA)."""
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    if device.type == "cuda":
-        activities = [torch.profiler.ProfilerActivity.CUDA]
-    begin_s = synchronised_clock(device)
-    with torch.profiler.profile(activities=activities) as profile:
-        step()
-        window_s = synchronised_clock(device) - begin_s
-    found: dict[str, float] = {}
-    for item in profile.key_averages():
-        spent_us = item.self_device_time_total if device.type == "cuda" else item.self_cpu_time_total
-        kind = next((name for name, pattern in _KINDS if pattern.search(item.key)), "elementwise")
-        found[kind] = found.get(kind, 0.0) + spent_us / 1e6 / window_s
-    found["idle"] = max(0.0, 1 - sum(found.values()))
-    return {name: round(share, 4) for name, share in sorted(found.items(), key=lambda p: -p[1])}
+def release() -> None:
+    """Give memory back that nothing refers to any more."""
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
-def emulated_row(preset: Preset, built: int, repeats: int, tiny: bool) -> dict[str, Any]:
+def ratio_of_pairs(a: Sequence[float], b: Sequence[float]) -> float:
+    """Median ratio of figures that were measured side by side."""
+    return statistics.median(x / y for x, y in zip(a, b, strict=True))
+
+
+def emulated_row(preset: Preset, built: int, tiny: bool) -> Json:
     """One rank of a preset's mesh at two depths, and the published row scaled to this GPU by the planner."""
     device = device_of(tiny)
     mesh = fake_mesh(preset, device)
     try:
         batch, labels = make_batch(preset, mesh, device, lambda note: None)
         rank = EmulatedRank(preset, mesh, batch, labels, choose_depths(preset.model.num_layers, built))
-        events: list[Depth] = list(rank.repetitions(1, repeats))
+        events: list[Depth] = list(rank.repetitions(1, 3))
     finally:
         dist.destroy_process_group()
     projected = emulation(
@@ -205,7 +252,7 @@ def emulated_row(preset: Preset, built: int, repeats: int, tiny: bool) -> dict[s
     }
 
 
-def _scaled(preset: Preset) -> dict[str, Any] | None:
+def _scaled(preset: Preset) -> Json | None:
     """XTuner's TGS, and times what the planner says this GPU is faster than the row's at XTuner's work."""
     rows = load_references().get(preset.name, [])
     here = forecast(preset)

@@ -19,16 +19,22 @@ def lines(report: Json) -> Iterator[str]:
     machine = report["machine"]
     yield f"{machine['gpu'] or 'CPU (tiny sizes, figures mean nothing)'}, torch {machine['torch']}"
     for name, found in report["sections"].items():
-        if "error" in found:
-            yield f"\n{name}: FAILED\n{found['error']}"
-        elif "skipped" in found:
+        if "skipped" in found:
             yield f"\n{name}: not run: {found['skipped']}"
-        else:
-            yield f"\n{name} ({found.get('total_s', 0):.0f} s)"
-            written = (f"  {line}" for line in _WRITERS[name](found))
-            yield from (
-                (re.sub(r" *\(to reach.*?\)", "", line) for line in written) if report["tiny"] else written
-            )
+            continue
+        yield f"\n{name}" + (": FAILED" if "error" in found else f" ({found.get('total_s', 0):.0f} s)")
+        written = (f"  {line}" for line in _section(name, found))
+        yield from (
+            (re.sub(r" *\(to reach.*?\)", "", line) for line in written) if report["tiny"] else written
+        )
+
+
+def _section(name: str, found: Json) -> Iterator[str]:
+    """What a section found, and what ended it early."""
+    if found.keys() - {"error", "total_s"}:
+        yield from _WRITERS[name](found)
+    if "error" in found:
+        yield from found["error"].splitlines()
 
 
 def _gemm(found: Json) -> Iterator[str]:
@@ -37,29 +43,38 @@ def _gemm(found: Json) -> Iterator[str]:
 
 
 def _attention(found: Json) -> Iterator[str]:
-    published = best_published()
-    yield "  length heads kernel   forward backward   published forward (H100, hd 128 causal, up to 16k)"
+    yield "TFLOPs; in brackets: published on an H100 (hd 128, causal) at the same length or the longest, 16k"
+    yield "  length heads kernel      forward    backward        both"
     for row in found["rows"]:
         head = f"{row['seq_len']:>8} {row['heads']:>5} {row['kernel']:7}"
         if "error" in row:
             yield f"{head} {row['error'][:90]}"
             continue
-        beside = published.get(_NAMES.get(row["kernel"], ""))
-        yield (
-            f"{head} {row['forward_tflops']:8.0f} {row['backward_tflops']:8.0f}"
-            + (f" {beside:10.0f}" if beside else "")
-        )
+        cells = (_beside_published(row, name) for name in ("forward", "backward", "both"))
+        yield head + "".join(cells)
 
 
-def best_published() -> dict[str, float]:
-    """Implementation -> best published forward on an H100, head dim 128, causal."""
-    best: dict[str, float] = {}
+_PASSES = {"forward": "fwd", "both": "fwd+bwd"}
+"""The published table has no backward alone of these kernels."""
+
+
+def _beside_published(row: Json, which: str) -> str:
+    theirs = published(_NAMES.get(row["kernel"], ""), _PASSES.get(which, ""), row["seq_len"])
+    return f" {row[f'{which}_tflops']:6.0f} " + (f"{f'({theirs:.0f})':4}" if theirs else " " * 4)
+
+
+def published(impl: str, which: str, seq_len: int) -> float | None:
+    """TFLOPs on an H100, head dim 128, causal, at this length or the longest below it; None: no such row."""
+    found = {length: tflops for length, tflops in _published_rows(impl, which) if length <= seq_len}
+    return found[max(found)] if found else None
+
+
+def _published_rows(impl: str, which: str) -> Iterator[tuple[int, float]]:
     with PUBLISHED.open(newline="") as file:
         for row in csv.DictReader(file):
-            wanted = row["gpu"].startswith("H100") and row["pass"] == "fwd" and row["causal"] == "yes"
-            if wanted and row["head_dim"] == "128" and row["tflops_per_gpu"]:
-                best[row["impl"]] = max(best.get(row["impl"], 0.0), float(row["tflops_per_gpu"]))
-    return best
+            same = (row["impl"], row["pass"], row["causal"], row["head_dim"]) == (impl, which, "yes", "128")
+            if same and row["gpu"].startswith("H100") and row["tflops_per_gpu"] and row["seq_len"]:
+                yield int(row["seq_len"]), float(row["tflops_per_gpu"])
 
 
 _MFU_TARGETS = {"llama2_7b_4l_32k": 0.50, "llama2_7b_4l_128k": 0.45}
@@ -67,14 +82,26 @@ _MFU_TARGETS = {"llama2_7b_4l_32k": 0.50, "llama2_7b_4l_128k": 0.45}
 
 def _train(found: Json) -> Iterator[str]:
     for row in found["rows"]:
+        if "error" in row:
+            yield _failed(row)
+            continue
         mfu = row["mfu"]
         text = f"{row['preset']:18} {row['checkpointing']:9} TGS {row['tgs']:9.1f}"
         if mfu is not None:
             text += f"  MFU {100 * mfu:5.1f} %" + _target(mfu, _MFU_TARGETS.get(row["preset"]), percent=True)
         yield text + f"  peak {row['peak_gib']:.2f} GiB" + _planned(row)
         yield f"  {row['kernel']}: {row['kernel_reason']}"
-        if row["shares"]:
-            yield "  " + ", ".join(f"{name} {100 * share:.1f} %" for name, share in row["shares"].items())
+        yield "  " + _shares(row["shares"])
+
+
+def _failed(row: Json) -> str:
+    return f"{row['preset']:18} FAILED: {row['error']}"
+
+
+def _shares(shares: Json) -> str:
+    if "error" in shares:
+        return f"no shares: {shares['error']}"
+    return ", ".join(f"{name} {100 * share:.1f} %" for name, share in shares.items())
 
 
 def _planned(row: Json) -> str:
@@ -93,20 +120,25 @@ def _selective(found: Json) -> Iterator[str]:
 
 def _emulate(found: Json) -> Iterator[str]:
     for row in found["rows"]:
-        emulated, published = row["emulated"], row["published"]
+        if "error" in row:
+            yield _failed(row)
+            continue
+        emulated, reference = row["emulated"], row["published"]
         text = (
             f"{row['preset']:15} layer {emulated['layer_s']:.3f} s, computed {emulated['compute_s']:.1f} s, "
             f"communication {emulated['communication_s']:.1f} s (modelled): "
             f"TGS {emulated['tgs']:.1f} ({emulated['tgs_low']:.1f} to {emulated['tgs_high']:.1f})"
         )
-        if published and "scaled_tgs" in published:
+        if reference and "scaled_tgs" in reference:
             text += (
-                f"; published {published['tgs']} on {published['gpu']}, scaled {published['scaled_tgs']:.1f}"
+                f"; published {reference['tgs']} on {reference['gpu']}, scaled {reference['scaled_tgs']:.1f}"
             )
         yield text
         if emulated["mem_projected_gib"] is not None:
             planned = emulated["mem_planned_gib"]
-            yield f"  memory {emulated['mem_projected_gib']:.2f} GiB projected, planned {planned}"
+            off = f" ({100 * (emulated['mem_projected_gib'] / planned - 1):+.1f} %)" if planned else ""
+            beside = f", planned {planned:.2f} GiB{off}" if planned else ""
+            yield f"  memory {emulated['mem_projected_gib']:.2f} GiB projected{beside}"
         yield from (f"  problem: {problem}" for problem in emulated["problems"])
 
 
@@ -115,16 +147,19 @@ def _overhead(found: Json) -> Iterator[str]:
     for name, item in found["recipes"].items():
         bound = "  (to reach: at most 1.05, profiled steps only)" if name == "hotspots" else ""
         yield f"recipe {name}: " + _ratio(item) + bound
-    if not found["recipes"]:
-        yield "no recipes in profiles/"
 
 
 def _ratio(item: Json) -> str:
+    if "error" in item:
+        return item["error"]
     return f"{item['ratio']:.4f} of a plain step ({item['low']:.4f} to {item['high']:.4f}, n = {item['n']})"
 
 
 def _long(found: Json) -> Iterator[str]:
     for row in found["rows"]:
+        if "error" in row:
+            yield _failed(row)
+            continue
         yield (
             f"{row['preset']:18} peak {row['peak_gib']:.2f} GiB"
             + _planned(row)
@@ -133,13 +168,17 @@ def _long(found: Json) -> Iterator[str]:
 
 
 def _peers(found: Json) -> Iterator[str]:
-    for name, item in found.items():
-        if isinstance(item, dict):
-            yield f"tgsbench / {name}: " + (f"{item['ratio']:.2f}" if "ratio" in item else item["skipped"])
+    for name, tgs in found["tgs"].items():
+        if tgs:
+            yield f"{name:14} TGS {', '.join(f'{one:.0f}' for one in tgs)}"
+    for name, ratio in found["ratios"].items():
+        yield f"tgsbench / {name}: {ratio:.2f}"
+    yield from (f"{name}: {why}" for name, why in found["left_out"].items())
 
 
 def _tests(found: Json) -> Iterator[str]:
     yield ", ".join(f"{count} {word}" for word, count in found["counts"].items())
+    yield from (f"failed: {name}" for name in found["failed"])
 
 
 def _target(value: float, target: float | None, percent: bool = False) -> str:

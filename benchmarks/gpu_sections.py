@@ -1,25 +1,33 @@
 """What `gpu_check` measures, one section a process: `python -m benchmarks.gpu_sections NAME`.
 
-Each section prints one JSON document as its last line. With --tiny every section runs on a CPU at sizes of
-a test, to prove the code before a GPU is to be had; its figures mean nothing.
+A section prints what it has found so far after every row, one JSON document a line: the last line counts,
+also that of a section which was cut off. A row that fails is a row with an error. With --tiny every section
+runs on a CPU at sizes of a test, to prove the code before a GPU is to be had; its figures mean nothing.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from msgspec.structs import replace
 
-from benchmarks.gpu_rank import Measured, Rank, device_of, seconds_of, single_rank_group
+from benchmarks.gpu_rank import (
+    Measured,
+    Rank,
+    attempt,
+    device_of,
+    emulated_row,
+    ratio_of_pairs,
+    release,
+    seconds_of,
+    single_rank_group,
+)
 from tgsbench import presets
 from tgsbench.parallel import kernels
 from tgsbench.parallel.kernel_timing import Probe
@@ -28,7 +36,7 @@ from tgsbench.schema.preset import Preset
 Json = dict[str, Any]
 
 
-def gemm(tiny: bool) -> Json:
+def gemm(tiny: bool) -> Iterator[Json]:
     """bf16 matrix products: the square that peaks, and one layer of Llama2-7B at 32k tokens; random data."""
     device = device_of(tiny)
     sizes = {"8192^3": (8192, 8192, 8192), "q": (32768, 4096, 4096), "up": (32768, 4096, 11008)}
@@ -38,104 +46,112 @@ def gemm(tiny: bool) -> Json:
         m, k, n = (max(8, size // 256) if tiny else size for size in (m, k, n))
         a, b = (torch.randn(*shape, device=device, dtype=torch.bfloat16) for shape in ((m, k), (k, n)))
         found[name] = 2 * m * k * n / _median_s(lambda a=a, b=b: a @ b, device, 20) / 1e12
-    return {"tflops": found}
+        yield {"tflops": found}
 
 
-def attention(tiny: bool) -> Json:
+def attention(tiny: bool) -> Iterator[Json]:
     """TFLOPs forward and backward by kernel, head dim 128, causal; backward counts 2.5 forwards (FA2)."""
     device = device_of(tiny)
     rows: list[Json] = []
     for seq_len, heads in ((128, 2),) if tiny else ((8192, 32), (32768, 16), (131072, 4)):
         probe = Probe(seq_len, heads, heads, 128)
-        forward_flops = 4 * seq_len**2 * 128 * heads / 2
-        for name in ("sdpa",) if tiny else ("flash4", "flash3", "flash2", "cudnn", "sdpa", "varlen"):
-            rows.append({"seq_len": seq_len, "heads": heads, "kernel": name})
-            rows[-1] |= _kernel_row(name, probe, forward_flops, device)
-    return {"rows": rows}
+        for name in ("sdpa",) if tiny else ("cudnn", "sdpa", "varlen", "flash3", "flash2", "flash4"):
+            found = attempt(lambda name=name, probe=probe: _kernel_row(name, probe, device))
+            rows.append({"seq_len": seq_len, "heads": heads, "kernel": name} | found)
+            yield {"rows": rows}
 
 
-def _kernel_row(name: str, probe: Probe, forward_flops: float, device: torch.device) -> Json:
-    try:
-        kernel = kernels.make(name, device)
-        *inputs, grad = probe.tensors(device)
+def _kernel_row(name: str, probe: Probe, device: torch.device) -> Json:
+    kernel = kernels.make(name, device)
+    *inputs, grad = probe.tensors(device)
+    forward_flops = 4 * probe.seq_len**2 * probe.head_dim * probe.num_query_heads / 2
 
-        def forward() -> torch.Tensor:
-            return kernel.run(*inputs, probe.head_dim**-0.5, None)
+    def forward() -> torch.Tensor:
+        return kernel.run(*inputs, probe.head_dim**-0.5, None)
 
-        forward_s = _median_s(forward, device, 5)
-        out = forward()
+    forward_s = _median_s(forward, device, 5)
+    out = forward()
 
-        def backward() -> None:
-            torch.autograd.grad(out, inputs, grad, retain_graph=True)
+    def backward() -> None:
+        torch.autograd.grad(out, inputs, grad, retain_graph=True)
 
-        backward_s = _median_s(backward, device, 5)
-    except Exception as error:  # noqa: BLE001 - a JIT may raise anything; the row says what
-        return {"error": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"}
+    backward_s = _median_s(backward, device, 5)
     return {
         "version": kernel.version,
         "forward_tflops": forward_flops / forward_s / 1e12,
         "backward_tflops": 2.5 * forward_flops / backward_s / 1e12,
+        "both_tflops": 3.5 * forward_flops / (forward_s + backward_s) / 1e12,
     }
 
 
-def train(tiny: bool) -> Json:
+def train(tiny: bool) -> Iterator[Json]:
     """TGS, model MFU, peak memory and where the time goes, of presets that fit one GPU."""
-    names = ("llama3_1b_8k", "llama3_1b_32k", "llama2_7b_4l_32k", "llama2_7b_4l_128k", "llama3_1b_128k")
-    return {"rows": [_train_row(name, tiny).as_json() for name in names]}
+    rows: list[Json] = []
+    for name in ("llama2_7b_4l_32k", "llama2_7b_4l_128k", "llama3_1b_8k", "llama3_1b_32k", "llama3_1b_128k"):
+        rows.append({"preset": name} | attempt(lambda name=name: _train_row(name, tiny)))
+        yield {"rows": rows}
 
 
-def _train_row(name: str, tiny: bool, **sets: object) -> Measured:
-    return measure(preset_of(name, tiny, **sets), profile=True)
+def _train_row(name: str, tiny: bool) -> Json:
+    return measure(preset_of(name, tiny), profile=True).as_json()
 
 
-def selective(tiny: bool) -> Json:
+def selective(tiny: bool) -> Iterator[Json]:
     """The same step with attention saved and with everything recomputed, A B A B."""
     samples: dict[str, list[float]] = {"selective": [], "full": []}
     for _ in range(2):
         for mode, found in samples.items():
             preset = preset_of("llama2_7b_4l_128k", tiny, **{"training.checkpointing": mode})
-            found.append(measure(preset, steps=2).tgs)
-    return {"tgs": samples, "ratio": _ratio(samples["selective"], samples["full"])}
+            found.append(measure(preset, steps=1, warmup=1).tgs)
+        yield {"tgs": samples, "ratio": ratio_of_pairs(samples["selective"], samples["full"])}
 
 
-def long(tiny: bool) -> Json:
+def long(tiny: bool) -> Iterator[Json]:
     """Peak memory at 1M and 512k tokens on one GPU.
 
     Attention is masked by document here, which leaves every tensor its size and takes seconds instead of
-    the 11 minutes that a causal step at 1M tokens needs.
+    the minutes that a causal step needs (19 at 1M tokens, by the planner). Its one step is the first: the
+    optimizer's states are made before it, since the peak is that of any later step.
     """
-    rows = []
+    rows: list[Json] = []
     for name in ("llama3_1b_1M", "llama3_8b_4l_512k"):
-        preset = preset_of(name, tiny, **{"workload.document_mask": True})
-        rows.append(measure(preset, steps=1, warmup=1).as_json())
-    return {"rows": rows}
+        rows.append({"preset": name} | attempt(lambda name=name: _long_row(name, tiny)))
+        yield {"rows": rows}
 
 
-def emulate(tiny: bool) -> Json:
+def _long_row(name: str, tiny: bool) -> Json:
+    return measure(preset_of(name, tiny, **{"workload.document_mask": True}), steps=1, warmup=0).as_json()
+
+
+def emulate(tiny: bool) -> Iterator[Json]:
     """One rank of large meshes, projected; the published rows scaled by the planner stand beside them."""
-    from benchmarks.gpu_rank import emulated_row
+    rows: list[Json] = []
+    for name, built in (("llama2_7b_128k", 4), ("llama2_70b_1M", 2), ("llama2_7b_1M", 2)):
+        found = attempt(lambda name=name, built=built: emulated_row(preset_of(name, tiny), built, tiny))
+        rows.append({"preset": name} | found)
+        yield {"rows": rows}
 
-    cases = (("llama2_7b_128k", 4, 4), ("llama2_70b_1M", 2, 3), ("llama2_7b_1M", 2, 2))
-    return {"rows": [emulated_row(preset_of(name, tiny), *case, tiny) for name, *case in cases]}
 
-
-def overhead(tiny: bool) -> Json:
+def overhead(tiny: bool) -> Iterator[Json]:
     """Step time with live events against without, and of profiled steps by recipe, alternating."""
     from benchmarks.gpu_overhead import events_ratio, recipe_ratios
 
     preset = preset_of("llama3_1b_8k", tiny)
-    return {"events": events_ratio(preset), "recipes": recipe_ratios(preset)}
+    found = {"events": attempt(lambda: events_ratio(preset, 1 if tiny else 8)), "recipes": {}}
+    yield found
+    for recipes in recipe_ratios(preset, 1 if tiny else 2):
+        yield found | {"recipes": recipes}
 
 
-def peers(tiny: bool) -> Json:
-    """The same work by transformers with SDPA and layer checkpoints, A B A B; DeepSpeed where it imports."""
-    from benchmarks.gpu_peers import against_deepspeed, against_transformers
+def peers(tiny: bool) -> Iterator[Json]:
+    """The same work by transformers with SDPA and by DeepSpeed's stock ALST recipe, in turns with ours."""
+    from benchmarks.gpu_peers import against_peers
 
     preset = preset_of("llama2_7b_4l_32k", tiny, **{"training.checkpointing": "selective"})
-    return {"transformers": against_transformers(preset), "deepspeed_alst": against_deepspeed(preset)}
+    yield from against_peers(preset, rounds=1 if tiny else 2)
 
 
-SECTIONS: dict[str, Callable[[bool], Json]] = {
+SECTIONS: dict[str, Callable[[bool], Iterator[Json]]] = {
     "gemm": gemm,
     "attention": attention,
     "train": train,
@@ -162,7 +178,7 @@ def preset_of(name: str, tiny: bool, **sets: object) -> Preset:
         preset,
         model=model,
         hardware=replace(preset.hardware, device="cpu", num_gpus=world),
-        workload=replace(preset.workload, seq_len=8 * preset.parallel.sp * 16),
+        workload=replace(preset.workload, seq_len=max(128, 32 * preset.parallel.sp)),
     )
 
 
@@ -172,8 +188,7 @@ def measure(preset: Preset, steps: int = 3, warmup: int = 2, profile: bool = Fal
         rank = Rank(preset)
         found = rank.measure(steps, warmup, profile)
         del rank
-        gc.collect()
-        torch.cuda.empty_cache()
+        release()
     return found
 
 
@@ -183,26 +198,16 @@ def _median_s(work: Callable[[], object], device: torch.device, repeats: int) ->
     return statistics.median(seconds_of(work, device) for _ in range(repeats))
 
 
-def _ratio(a: list[float], b: list[float]) -> float:
-    return statistics.median(x / y for x, y in zip(a, b, strict=True))
-
-
-def _names() -> Iterator[str]:
-    yield from SECTIONS
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("section", choices=list(_names()))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("section", choices=list(SECTIONS))
     parser.add_argument("--tiny", action="store_true")
     args = parser.parse_args()
     begin_s = time.perf_counter()
-    found = SECTIONS[args.section](args.tiny)
-    found["wall_s"] = time.perf_counter() - begin_s
-    sys.stdout.flush()
-    print(json.dumps(found))
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    for found in SECTIONS[args.section](args.tiny):
+        print(json.dumps(found | {"wall_s": time.perf_counter() - begin_s}), flush=True)
 
 
 if __name__ == "__main__":

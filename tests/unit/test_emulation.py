@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-import pytest
+import sys
+from importlib import import_module
+from types import SimpleNamespace
 
+import pytest
+from click.testing import CliRunner
+
+from tests.unit.stored import a_result
 from tgsbench import presets
+from tgsbench.errors import ExitCode, TgsError
+from tgsbench.launch import preflight
 from tgsbench.metrics.emulation import emulation
+from tgsbench.report.summary import summary_lines
 from tgsbench.schema.events import Depth
 from tgsbench.units import GIB
 
+run_command = import_module("tgsbench.cli.run")
 PRESET = presets.resolve("llama2_70b_1M").preset
 ACCUMULATION, LAYERS = 64, 80
 FIXED_S, LAYER_S, NORM_S, UPDATE_S = 0.3, 2.0, 0.01, 0.002
@@ -84,7 +94,9 @@ def test_one_depth_gives_nothing():
 def test_missing_all_to_alls_and_impossible_times_are_said():
     events = list(_events(layers_s=-0.01))
     events[0].a2a_calls += 1
+    events[1].finite = False
     problems = " ".join(_projected(events).problems)
+    assert "4 layers gave a loss or gradients that are not finite" in problems
     assert "all-to-alls" in problems
     assert "too noisy" in problems
     assert "no forecast" in problems
@@ -95,3 +107,62 @@ def test_a_forecast_without_time_counts_as_no_forecast_of_communication():
     assert any("communication counts as 0" in text for text in _projected(_events(), memory_only).problems)
     known = {"time": COMMUNICATION}
     assert not any("counts as 0" in text for text in _projected(_events(), known).problems)
+
+
+_REFUSED = {
+    "engine": (["engine.name=deepspeed"], False, ExitCode.UNSUPPORTED, "fsdp2 engine only, not 'deepspeed'"),
+    "one layer": (["model.num_layers=1"], False, ExitCode.DOES_NOT_FIT, "has one layer"),
+    "profile": (["profile=hotspots"], False, ExitCode.UNSUPPORTED, "captures no trace"),
+    "nodes": ([], True, ExitCode.USAGE, "one process on one machine"),
+}
+
+
+@pytest.mark.parametrize("case", _REFUSED)
+def test_what_no_rank_can_be_emulated_of_is_refused_before_anything_starts(case):
+    sets, on_several, code, text = _REFUSED[case]
+    with pytest.raises(TgsError, match=text) as caught:
+        preflight.check_emulation(presets.resolve("tiny_cpu", sets).preset, on_several)
+    assert caught.value.exit_code == code and caught.value.hint
+
+
+def test_every_shipped_preset_of_our_own_engine_can_be_emulated():
+    for name in ("llama2_70b_1M", "llama2_7b_1M", "llama2_7b_128k", "tiny_cpu"):
+        preflight.check_emulation(presets.resolve(name).preset, on_several=False)
+
+
+def _lines(prediction) -> str:
+    emulated = _projected(_events(), prediction)
+    result = a_result(PRESET, "one", samples=[], status="emulated", emulated=emulated, prediction=prediction)
+    return "\n".join(summary_lines(result))
+
+
+def test_measured_modelled_and_projected_are_told_apart():
+    text = _lines({"time": COMMUNICATION, "memory": {"tensors_gib": 95.0}})
+    assert "34 s of communication" in text and "all_to_all_network 30 s, gather_exposed 4 s" in text
+    assert "compare with nothing that was measured" in text
+    assert "GiB projected for all layers, planned 95.00 GiB" in text
+
+
+def test_a_missing_forecast_is_no_word_that_nothing_was_sent():
+    text = _lines({"memory": {"tensors_gib": 95.0}})
+    assert "modelled    nothing: communication has no forecast here and counts as 0" in text
+    assert "no communication" not in text
+
+
+def test_in_a_terminal_too_it_prints_its_projection_instead_of_a_live_view_without_steps(
+    monkeypatch, tmp_path
+):
+    said = []
+    terminal = SimpleNamespace(stdout=SimpleNamespace(isatty=lambda: True), exit=sys.exit)
+    monkeypatch.setattr(run_command, "sys", terminal)
+    monkeypatch.setattr(run_command, "_open_live_view", lambda folder: pytest.fail("opened the live view"))
+    monkeypatch.setattr(
+        run_command,
+        "run_headless",
+        lambda folder, preset, as_json: said.append(preset.name) or a_result(preset, "x"),
+    )
+    monkeypatch.setattr(run_command, "_exit_code", lambda result, folder: 0)
+    args = ["--preset", "tiny_cpu", "--emulate-rank", "--output", str(tmp_path)]
+    done = CliRunner().invoke(run_command.run, args)
+    assert done.exit_code == 0, done.output
+    assert said == ["tiny_cpu"]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from tgsbench.errors import ExitCode, TgsError
 from tgsbench.parallel import flash, kernels
 from tgsbench.parallel.checkpointing import saved_ops
 from tgsbench.parallel.documents import documents
+from tgsbench.trainer import probe
 
 CPU = torch.device("cpu")
 BOUNDS = torch.tensor([0, 3, 40, 41, 96], dtype=torch.int32)
@@ -48,12 +50,50 @@ def _ragged(q, k, v, cu_q, cu_k, max_q, max_k, softmax_scale=None, causal=False)
     return plain(q[None], k[None], v[None], softmax_scale, packed)[0]
 
 
+_BOUNDS = "cu_seqlens_q cu_seqlens_k max_seqlen_q max_seqlen_k"
+_TAIL2 = "dropout_p softmax_scale causal window_size softcap alibi_slopes deterministic return_attn_probs"
+_TAIL3 = (
+    "softmax_scale causal qv q_descale k_descale v_descale window_size attention_chunk softcap num_splits "
+    "pack_gqa deterministic sm_margin return_attn_probs"
+)
+_PARAMETERS = {
+    "flash2": (f"q k v {_TAIL2}", f"q k v {_BOUNDS} {_TAIL2} block_table"),
+    "flash3": (f"q k v {_TAIL3}", f"q k v {_BOUNDS} seqused_q seqused_k {_TAIL3}"),
+    "flash4": (
+        "q k v qv cu_seqlens_q cu_seqlens_k seqused_q seqused_k max_seqlen_q max_seqlen_k min_seqlen_k "
+        "page_table softmax_scale causal softcap window_size_left window_size_right learnable_sink tile_mn "
+        "mma_pv_is_rs intra_wg_overlap num_threads num_splits pack_gqa _arch score_mod mask_mod "
+        "block_sparse_tensors return_lse out lse aux_tensors",
+        "q k v out dout lse softmax_scale causal softcap window_size_left window_size_right m_block_size "
+        "n_block_size num_threads pack_gqa num_stages_Q num_stages_dO SdP_swapAB dKV_swapAB dQ_swapAB "
+        "AtomLayoutMSdP AtomLayoutNdKV AtomLayoutMdQ V_in_regs cu_seqlens_q cu_seqlens_k seqused_q seqused_k "
+        "max_seqlen_q max_seqlen_k deterministic dq dk dv score_mod score_mod_bwd mask_mod aux_tensors",
+    ),
+}
+"""Parameters in their order: flash-attn 2.8.4, flash-attn 3 of August 2026, and the two private functions of
+flash-attn 4.0.0b36, to their first forty."""
+
+
+def _as_released(names: str, run):
+    """`run` behind the very parameters of a release: another name or one too many is a TypeError."""
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    signature = inspect.Signature([inspect.Parameter(n, kind, default=None) for n in names.split()])
+
+    def call(*args, **kwargs):
+        bound = list(signature.bind(*args, **kwargs).arguments)
+        assert bound[: len(args)] == names.split()[: len(args)]
+        return run(*args, **kwargs)
+
+    return call
+
+
 @pytest.mark.parametrize("lse", [False, True], ids=["output", "output and LSE"])
 @pytest.mark.parametrize(("name", "module"), [("flash2", "flash_attn"), ("flash3", "flash_attn_interface")])
 def test_flash_2_and_3_get_scale_mask_and_boundaries_right(monkeypatch, name, module, lse, docs):
+    dense, ragged = (_as_released(*p) for p in zip(_PARAMETERS[name], (_dense, _ragged), strict=True))
     stand_in = ModuleType(module)
-    stand_in.flash_attn_func = lambda *a, **k: (_dense(*a, **k), None) if lse else _dense(*a, **k)
-    stand_in.flash_attn_varlen_func = lambda *a, **k: (_ragged(*a, **k), None) if lse else _ragged(*a, **k)
+    stand_in.flash_attn_func = lambda *a, **k: (dense(*a, **k), None) if lse else dense(*a, **k)
+    stand_in.flash_attn_varlen_func = lambda *a, **k: (ragged(*a, **k), None) if lse else ragged(*a, **k)
     monkeypatch.setitem(sys.modules, module, stand_in)
     _, run = flash.LOADERS[name]()
     _close(run, docs=docs)
@@ -70,12 +110,19 @@ def _old_varlen(q, k, v, cu_q, cu_k, max_q, max_k, is_causal=False, *, scale=Non
     return _ragged(q, k, v, cu_q, cu_k, max_q, max_k, scale, True)
 
 
+def _varlen_2_11(q, k, v, cu_q, cu_k, max_q, max_k, *, return_aux=None, scale=None, window_size=(-1, -1)):
+    assert window_size == (-1, 0) and k.shape[1] == q.shape[1], "it takes no grouped KV heads"
+    return _ragged(q, k, v, cu_q, cu_k, max_q, max_k, scale, True)
+
+
 def _new_varlen(q, k, v, cu_q, cu_k, max_q, max_k, *, scale=None, window_size=(-1, -1), enable_gqa=False):
     assert window_size == (-1, 0) and enable_gqa
     return _ragged(q, k, v, cu_q, cu_k, max_q, max_k, scale, True)
 
 
-@pytest.mark.parametrize("varlen_attn", [_old_varlen, _new_varlen], ids=["torch 2.10", "torch 2.13"])
+@pytest.mark.parametrize(
+    "varlen_attn", [_old_varlen, _varlen_2_11, _new_varlen], ids=["torch 2.10", "torch 2.11", "torch 2.13"]
+)
 def test_torch_varlen_is_called_as_its_version_wants(varlen_attn, docs):
     _close(flash._from_torch_varlen(varlen_attn), docs=docs)
 
@@ -85,8 +132,6 @@ def test_torch_varlen_takes_every_row_of_a_batch_as_a_document():
 
 
 def test_this_torchs_varlen_has_a_signature_the_adapter_knows():
-    import inspect
-
     from torch.nn.attention.varlen import varlen_attn
 
     known = inspect.signature(varlen_attn).parameters
@@ -121,7 +166,12 @@ class _CuteStandIn:
 
 @pytest.fixture
 def flash4(monkeypatch):
-    monkeypatch.setattr(flash._Flash4, "module", _CuteStandIn)
+    forward, backward = _PARAMETERS["flash4"]
+    released = SimpleNamespace(
+        _flash_attn_fwd=_as_released(forward, _CuteStandIn._flash_attn_fwd),
+        _flash_attn_bwd=_as_released(backward, _CuteStandIn._flash_attn_bwd),
+    )
+    monkeypatch.setattr(flash._Flash4, "module", released)
     library = torch.library.Library("tgsbench", "FRAGMENT")
     library.impl("flash4_forward", flash._flash4_forward, "CPU")
     yield flash.flash4
@@ -163,6 +213,30 @@ def test_a_cuda_kernel_on_a_cpu_is_refused_with_a_remedy(name):
         kernels.choose(name, CPU, document_mask=False)
     assert caught.value.exit_code == ExitCode.MISSING_DEPENDENCY
     assert "sdpa" in caught.value.hint
+
+
+@pytest.mark.parametrize("error", [AttributeError("gone"), OSError("undefined symbol"), RuntimeError("abi")])
+def test_a_package_that_breaks_as_it_is_imported_is_a_missing_kernel(monkeypatch, error):
+    def load():
+        raise error
+
+    monkeypatch.setitem(flash.LOADERS, "flash3", load)
+    with pytest.raises(TgsError, match=f"flash3.*{error}") as caught:
+        kernels.make("flash3", torch.device("cuda"))
+    assert caught.value.exit_code == ExitCode.MISSING_DEPENDENCY
+
+
+def test_a_cudnn_that_torch_refuses_is_a_missing_kernel_and_a_fact(monkeypatch):
+    def refused():
+        raise RuntimeError("cuDNN version incompatibility: compiled against 9.26\nmore")
+
+    monkeypatch.setattr(torch.backends.cudnn, "version", refused)
+    with pytest.raises(TgsError, match="incompatibility") as caught:
+        kernels.make("cudnn", torch.device("cuda"))
+    assert "LD_LIBRARY_PATH" in caught.value.hint
+    facts = probe.facts()
+    assert facts["cudnn"] == "cuDNN version incompatibility: compiled against 9.26"
+    assert "sdpa" in facts["kernels"]
 
 
 def test_auto_takes_the_fastest_kernel_that_runs_and_records_all_times(monkeypatch):

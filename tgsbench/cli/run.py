@@ -97,7 +97,8 @@ def run(
         "hardware.num_gpus": nproc,
         "profile": profile,
     }
-    in_terminal = not (headless or as_json or nodes) and sys.stdout.isatty()
+    # The live view shows steps, of which an emulated rank has none: its projection is told at the end.
+    in_terminal = not (headless or as_json or nodes or emulate) and sys.stdout.isatty()
     if in_terminal:
         require_terminal(f"tgsbench run --preset {name} --headless")
     assignments = [*sets, *(f"{key}={value}" for key, value in flags.items() if value is not None)]
@@ -106,6 +107,8 @@ def run(
         environments.name_python(preset.engine.name, python)
     if preset.is_external and (emulate or nodes or node_rank is not None):
         support.refuse(preset, "--emulate-rank" if emulate else "--nodes")
+    if emulate:
+        preflight.check_emulation(preset, on_several=bool(nodes or node_rank is not None))
     root = run_dir.runs_root(output)
     if nodes or node_rank is not None:
         part = several.Part(several.parse_nodes(nodes or ""), node_rank, rendezvous, run_name)

@@ -50,6 +50,33 @@ def check(preset: Preset, machine: Machine, num_local_ranks: int, *, emulated: b
     check_packages(preset)
 
 
+def check_emulation(preset: Preset, on_several: bool) -> None:
+    """Raise TgsError (exit code 2, 3 or 13) when no rank of this preset can be emulated."""
+    if on_several:
+        raise TgsError(
+            "--emulate-rank runs one process on one machine", hint="leave --nodes and --node-rank out"
+        )
+    if preset.profile:
+        raise TgsError(
+            f"--emulate-rank captures no trace, and profile={preset.profile!r} asks for one",
+            hint="leave --profile out, or --set profile=",
+            exit_code=ExitCode.UNSUPPORTED,
+        )
+    if preset.engine.name != "fsdp2":
+        raise TgsError(
+            f"--emulate-rank runs the fsdp2 engine only, not {preset.engine.name!r}",
+            hint="--engine fsdp2",
+            exit_code=ExitCode.UNSUPPORTED,
+        )
+    if preset.model.num_layers < 2:
+        raise TgsError(
+            "a rank is emulated at two depths, so that a layer's cost separates from the rest; "
+            f"{preset.name} has one layer",
+            hint="--set model.num_layers=2",
+            exit_code=ExitCode.DOES_NOT_FIT,
+        )
+
+
 def check_packages(preset: Preset) -> None:
     """Raise TgsError when a package that the engine needs is not installed."""
     name = preset.engine.name

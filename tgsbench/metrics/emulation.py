@@ -156,6 +156,10 @@ def _problems(
         wanted = calls * depth // share, num_bytes * depth // share
         if any((e.a2a_calls, e.a2a_bytes) != wanted for e in events):
             problems.append(f"{depth} layers did not make the {wanted[0]} all-to-alls that they must")
+        if not all(e.finite for e in events):
+            problems.append(
+                f"{depth} layers gave a loss or gradients that are not finite: their time says nothing"
+            )
     if not (prediction or {}).get("time") and preset.world_size > 1:
         problems.append("no forecast of time for this hardware: communication counts as 0")
     if any(line.micro_layer_s <= 0 for line in _lines(by_depth)):

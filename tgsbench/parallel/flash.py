@@ -25,6 +25,7 @@ INSTALL = {
     "flash3": "build the hopper folder of flash-attention, or install its flash_attn_3 wheel",
     "flash4": "pip install --pre flash-attn-4",
     "varlen": "it comes with torch 2.10 and later",
+    "cudnn": "it comes with torch: take other cuDNN libraries off LD_LIBRARY_PATH",
 }
 """How to get each kernel."""
 

@@ -56,12 +56,12 @@ def make(name: str, device: torch.device) -> Kernel:
         return Kernel("sdpa", str(torch.__version__), sdpa)
     if device.type != "cuda":
         raise _missing(name, "it needs a CUDA device", "engine.kernel=sdpa runs everywhere")
-    if name == "cudnn":
-        return Kernel("cudnn", str(torch.backends.cudnn.version()), cudnn)
     try:
+        if name == "cudnn":
+            return Kernel("cudnn", str(torch.backends.cudnn.version()), cudnn)
         version, run = flash.LOADERS[name]()
-    except ImportError as error:
-        raise _missing(name, str(error), flash.INSTALL[name]) from error
+    except Exception as error:  # a package that was built for another torch raises anything
+        raise _missing(name, f"{type(error).__name__}: {error}", flash.INSTALL[name]) from error
     return Kernel(name, version, run)
 
 

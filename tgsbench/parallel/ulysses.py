@@ -56,7 +56,6 @@ def _all_to_all_fake(x: Tensor, group_name: str) -> Tensor:
 
 for _key in ("CPU", "CUDA"):
     _library.impl("all_to_all", _all_to_all_run, _key)
-_library.impl("all_to_all", _all_to_all_fake, "Meta")
 torch.library.register_fake("tgsbench::all_to_all", _all_to_all_fake, lib=_library)
 
 ALL_TO_ALL = torch.ops.tgsbench.all_to_all.default

@@ -62,7 +62,7 @@ def _emulated(result: Result) -> list[tuple[str, str]]:
             "modelled",
             f"{units.duration(emulated.communication_s)} of communication, {share} of the step: {parts}"
             if parts
-            else "no communication",
+            else _no_communication(result),
         ),
         (
             "projected",
@@ -77,6 +77,11 @@ def _emulated(result: Result) -> list[tuple[str, str]]:
         against = f", planned {planned:.2f} GiB" if planned is not None else ""
         rows.append(("memory", f"{emulated.mem_projected_gib:.2f} GiB projected for all layers{against}"))
     return rows
+
+
+def _no_communication(result: Result) -> str:
+    alone = result.world_size == 1 or bool((result.prediction or {}).get("time"))
+    return "no communication" if alone else "nothing: communication has no forecast here and counts as 0"
 
 
 def _status(result: Result) -> str:

@@ -142,6 +142,8 @@ class Depth(_Event, tag="depth", gc=False):
     mem_alloc: Int64 = 0
     a2a_calls: Int64 = 0
     a2a_bytes: Int64 = 0
+    finite: bool = True
+    """Neither loss nor gradient norm was NaN or infinite: products of NaN take another time."""
 
 
 class Gpu(_Event, tag="gpu", gc=False):

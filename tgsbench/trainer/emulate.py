@@ -9,17 +9,16 @@ separates from what does not depend on depth.
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from msgspec.structs import replace
-from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from tgsbench.engines.base import Batch, Note
 from tgsbench.engines.fsdp2 import Fsdp2Engine
-from tgsbench.errors import ExitCode, TgsError
 from tgsbench.models.spec import layer_parameters
 from tgsbench.parallel.mesh import SequenceMesh, build_mesh
 from tgsbench.parallel.ulysses import COUNTER
@@ -27,6 +26,7 @@ from tgsbench.schema.events import Depth, Event, Kernel
 from tgsbench.schema.preset import Preset
 from tgsbench.trainer.batches import Batches, Fed
 from tgsbench.trainer.device import MemoryMeter, synchronised_clock
+from tgsbench.trainer.fake_group import join_fake_group
 from tgsbench.workload import prepare
 
 _BUDGET_S = 60.0
@@ -45,25 +45,14 @@ class Depths:
 
 
 def choose_depths(num_layers: int, built: int = 4) -> Depths:
-    """Half and all of `built` layers; TgsError for a model of one layer."""
+    """Half and all of `built` layers, two at least (preflight refuses a model of one)."""
     built = min(built, num_layers)
-    if built < 2:
-        raise TgsError(
-            "a rank is emulated at two depths at least; this model or this memory allows one layer",
-            hint="a model of two layers or more, or training.checkpointing=full, or a longer parallel.sp",
-            exit_code=ExitCode.DOES_NOT_FIT,
-        )
+    assert built >= 2, built
     return Depths(built, (built // 2, built))
 
 
 def emulate_rank(preset: Preset, device: torch.device, emit: Callable[[Event], None], note: Note) -> None:
-    """Measure rank 0 of a preset's mesh and emit every repetition; TgsError for other engines than fsdp2."""
-    if preset.engine.name != "fsdp2":
-        raise TgsError(
-            f"--emulate-rank runs the fsdp2 engine only, not {preset.engine.name!r}",
-            hint="add --engine fsdp2",
-            exit_code=ExitCode.UNSUPPORTED,
-        )
+    """Measure rank 0 of a preset's mesh under fsdp2 and emit every repetition."""
     mesh = fake_mesh(preset, device)
     try:
         batch, num_labels = make_batch(preset, mesh, device, note)
@@ -74,7 +63,7 @@ def emulate_rank(preset: Preset, device: torch.device, emit: Callable[[Event], N
 
 def fake_mesh(preset: Preset, device: torch.device) -> SequenceMesh:
     """Rank 0's view of the whole mesh."""
-    dist.init_process_group("fake", rank=0, world_size=preset.world_size, store=FakeStore())
+    join_fake_group(preset.world_size)
     return build_mesh(device.type, preset.parallel.sp)
 
 
@@ -107,7 +96,7 @@ def _measure(
         # Only here, outside the handler, nothing refers to the layers that did not fit.
         gc.collect()
         torch.cuda.empty_cache()
-        depths = choose_depths(preset.model.num_layers, depths.built // 2)
+        depths = choose_depths(preset.model.num_layers, max(2, depths.built // 2))
 
 
 def _attempt(
@@ -167,9 +156,9 @@ class EmulatedRank:
         self._memory.reset_peak()
         COUNTER.take()
         begin_s = self._clock(self._device)
-        self.engine.forward_backward(self._batch, self._num_labels)
+        loss = self.engine.forward_backward(self._batch, self._num_labels)
         middle_s = self._clock(self._device)
-        self.engine.optimizer_step(0.0)
+        norm = self.engine.optimizer_step(0.0)
         end_s = self._clock(self._device)
         memory, (calls, num_bytes) = self._memory.read(), COUNTER.take()
         return Depth(
@@ -184,4 +173,5 @@ class EmulatedRank:
             mem_alloc=memory.allocated,
             a2a_calls=calls,
             a2a_bytes=num_bytes,
+            finite=math.isfinite(float(loss)) and math.isfinite(float(norm)),
         )

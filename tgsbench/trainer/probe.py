@@ -39,7 +39,7 @@ def facts() -> dict[str, Any]:
         "cuda_build": torch.version.cuda or "",
         "cuda_available": available,
         "cuda_problem": "" if available else _cuda_problem(),
-        "cudnn": str(torch.backends.cudnn.version() or ""),
+        "cudnn": _cudnn(),
         "nccl": ".".join(map(str, torch.cuda.nccl.version())) if available else "",
         "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "peer_access": _peer_access(),
@@ -125,6 +125,16 @@ def _rank() -> None:
     assert received[0] == 0 and received[half] == 1, "the bytes that came are not those that were sent"
     dist.destroy_process_group()
     print(sorted(times_s)[_ROUNDS // 2])
+
+
+def _cudnn() -> str:
+    """Version of cuDNN, or what is wrong with it: another one found first is refused by torch."""
+    import torch
+
+    try:
+        return str(torch.backends.cudnn.version() or "")
+    except RuntimeError as error:
+        return str(error).splitlines()[0]
 
 
 def _cuda_problem() -> str:
