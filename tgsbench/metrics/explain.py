@@ -86,7 +86,7 @@ TEXTS: dict[str, Explanation] = {
         f"Each cell is one rank in one step (or the slowest of several). A straggler is a rank at "
         f"{SLOW_RATIO:g} times the median rank or more in the last {SLOW_STEPS} rows. Ranks that exchange in "
         "every layer wait for the slowest and end their steps together: cells that are all alike do not say "
-        "that no rank is slow. Who waits for whom is in the profile (skew), a slow clock in the GPUs' figures.",
+        "that none is slow. Who waits for whom is in the profile (skew), slow clocks in the GPUs' figures.",
         "cell = value of the rank / median over ranks in the same step",
         "the ranks' step events",
     ),
