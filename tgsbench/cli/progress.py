@@ -76,7 +76,7 @@ class _Fold:
         if isinstance(event, Phase) and event.rank == 0:
             return event.phase + (f": {event.note}" if event.note else "")
         if isinstance(event, Depth):
-            layers = "1 layer" if event.num_layers == 1 else f"{event.num_layers} layers"
+            layers = units.counted(event.num_layers, "layer")
             return f"{layers}: micro-step {units.duration(event.micro_step_s)}"
         return ""
 

@@ -15,6 +15,7 @@ from textual.worker import Worker
 from tgsbench.metrics.explain import TEXTS, Explanation
 from tgsbench.tui.actions import Scope
 from tgsbench.tui.widgets.line import Line
+from tgsbench.tui.widgets.search import Search
 
 if TYPE_CHECKING:
     from tgsbench.tui.app import TgsApp
@@ -54,6 +55,12 @@ class ModeScreen(Screen[None]):
     def compose_body(self) -> ComposeResult:
         """What lies between the bar and the footer."""
         yield from ()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """In a search line the key that leads to it is a letter like any other."""
+        if action == "search" and isinstance(self.focused, Search):
+            return None
+        return super().check_action(action, parameters)
 
     def on_worker_state_changed(self, message: Worker.StateChanged) -> None:
         """A background task of a screen failed: the app says so."""

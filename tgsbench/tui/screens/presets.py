@@ -132,12 +132,6 @@ class PresetsScreen(ModeScreen):
         """Go to the search line."""
         self.query_one("#preset-search", Search).take_keys()
 
-    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """In its own line the key is a letter like any other."""
-        if action == "search" and isinstance(self.focused, Search):
-            return None
-        return super().check_action(action, parameters)
-
     def _sound_row(self) -> PresetRow | None:
         """The preset under the cursor; one that is broken is refused in words."""
         row = self.selected

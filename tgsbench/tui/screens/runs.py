@@ -121,12 +121,6 @@ class RunsScreen(ModeScreen):
         """Go to the filter line."""
         self.query_one("#run-filter", Search).take_keys()
 
-    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """In its own line the key is a letter like any other."""
-        if action == "search" and isinstance(self.focused, Search):
-            return None
-        return super().check_action(action, parameters)
-
     def action_mark(self) -> None:
         """Mark or unmark the run under the cursor, and go on to the next."""
         if (row := self.selected) is None:
