@@ -10,12 +10,13 @@ import pytest
 
 from tgsbench import presets
 from tgsbench.errors import ExitCode, TgsError
-from tgsbench.launch import preflight
+from tgsbench.launch import local, preflight
 from tgsbench.launch.command import Node, agent_argv, as_script, rank_environment
 from tgsbench.launch.rehearse import rehearsal
-from tgsbench.launch.watch import StopSignals, held_signals
+from tgsbench.launch.watch import StopSignals
 from tgsbench.models.spec import num_parameters
 from tgsbench.presets.validate import mesh_problems
+from tgsbench.store import run_dir
 from tgsbench.system.gpus import GpuInfo
 from tgsbench.units import GIB
 
@@ -95,9 +96,18 @@ def test_a_cpu_preset_too_large_for_the_memory_is_refused():
     assert preflight.machine_problem(presets.resolve("tiny_cpu").preset, NO_GPU, 2) == ""
 
 
-def test_a_ctrl_c_before_the_supervisor_listens_is_not_lost():
-    with held_signals():
+def test_a_ctrl_c_before_the_supervisor_listens_cancels_the_run(tmp_path):
+    preset = presets.resolve("tiny_cpu", ["measure.steps=1"]).preset
+    run = run_dir.create(tmp_path, preset, None)
+    local.prepare_run(run, preset)
+    with StopSignals() as stop:
         os.kill(os.getpid(), signal.SIGINT)
+        result = local.supervise(run, lambda events: None, stop=stop)
+    assert (result.status, run.result().status) == ("cancelled", "cancelled")
+
+
+def test_a_signal_that_nobody_took_is_raised_again():
+    with pytest.raises(KeyboardInterrupt):
         with StopSignals() as stop:
-            assert stop.caught == signal.SIGINT
-    assert not {signal.SIGINT, signal.SIGTERM} & signal.pthread_sigmask(signal.SIG_BLOCK, [])
+            os.kill(os.getpid(), signal.SIGINT)
+        stop.send_on()

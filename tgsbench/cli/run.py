@@ -21,7 +21,7 @@ from tgsbench.launch import nodes as several
 from tgsbench.launch.command import ONE_NODE, Node
 from tgsbench.launch.forecast import forecast_note
 from tgsbench.launch.rehearse import rehearsal_on
-from tgsbench.launch.watch import held_signals
+from tgsbench.launch.watch import StopSignals
 from tgsbench.profiling.recipes import load_recipe
 from tgsbench.report.forecast import forecast_text
 from tgsbench.report.summary import summary_lines
@@ -120,14 +120,15 @@ def run(
         sys.exit(local.EXIT_CODES[result.status])
     num_ranks = 1 if emulate else preset.world_size
     preflight.check(preset, preflight.this_machine(), num_ranks, emulated=emulate)
-    with held_signals():
+    with StopSignals() as stop:
         run_folder = run_dir.create(root, preset, run_name)
         manifest = local.prepare_run(run_folder, preset, emulated=emulate)
         if emulate and not (manifest.prediction or {}).get("time"):
             diagnostics.warn("no forecast, so no time for communication", "tgsbench plan says why")
         if not in_terminal:
-            result = run_headless(run_folder, preset, as_json)
+            result = run_headless(run_folder, preset, as_json, stop=stop)
             sys.exit(_exit_code(result, run_folder))
+    stop.send_on()
     _open_live_view(run_folder, ascii_only)
 
 
@@ -159,13 +160,19 @@ def _print_commands(
         output.line(f"# on {host}\n{shlex.join(argv)}")
 
 
-def run_headless(run_folder: RunDir, preset: Preset, as_json: bool, node: Node = ONE_NODE) -> Result:
+def run_headless(
+    run_folder: RunDir,
+    preset: Preset,
+    as_json: bool,
+    node: Node = ONE_NODE,
+    stop: StopSignals | None = None,
+) -> Result:
     """Supervise the run from this process, with progress on the right stream."""
     with progress_for(preset, to_stderr=as_json) as progress:
         progress.narrate(f"run {run_folder.path}")
         if node.node_rank == 0:  # run.json is the first node's: another node may come before it is there
             _say_forecast(progress, preset, run_folder.manifest().prediction)
-        result = local.supervise(run_folder, progress.update, node)
+        result = local.supervise(run_folder, progress.update, node, stop)
     try:
         print_result(result, as_json)
         if result.profile is not None and result.profile["traces"] and not as_json:

@@ -68,14 +68,18 @@ def prepare_run(
     return manifest
 
 
-def supervise(run: RunDir, on_events: OnEvents, node: Node = ONE_NODE) -> Result:
+def supervise(
+    run: RunDir, on_events: OnEvents, node: Node = ONE_NODE, stop: StopSignals | None = None
+) -> Result:
     """Start the ranks, pass their events on as they come, and store the result.
 
-    SIGINT makes the run `cancelled`, SIGTERM `preempted`; both keep what was measured. Events of no rank
-    for measure.stall_s make it `stalled`. Raises TgsError when the folder is being run or was run already.
+    SIGINT makes the run `cancelled`, SIGTERM `preempted`; both keep what was measured. A caller that
+    listened before the run had a folder gives its `stop`. Events of no rank for measure.stall_s make the
+    run `stalled`. Raises TgsError when the folder is being run or was run already.
     """
     preset = run.preset()
-    with run_dir.claimed(run, node.node_rank), StopSignals() as stop:
+    listening = contextlib.nullcontext(stop) if stop else StopSignals()
+    with run_dir.claimed(run, node.node_rank), listening as stop:
         if node.node_rank == 0:
             _sign(run)
         witness = Witness(run, preset, node.node_rank)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType, TracebackType
 
@@ -34,21 +33,12 @@ _FOLLOW_S = 20.0
 _STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-@contextlib.contextmanager
-def held_signals() -> Iterator[None]:
-    """SIGINT, SIGTERM and SIGHUP wait for StopSignals: no run has a folder without a status.
-
-    No child may be started meanwhile, for it would inherit the mask.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 class StopSignals:
-    """Remembers SIGINT, SIGTERM or SIGHUP instead of dying, for as long as the run goes on."""
+    """Remembers SIGINT, SIGTERM or SIGHUP instead of dying: no run has a folder without a status.
+
+    By handlers, not by a mask: a masked signal still interrupts through any other thread of the process,
+    and children inherit a mask.
+    """
 
     def __init__(self) -> None:
         self.caught: signal.Signals | None = None
@@ -57,7 +47,6 @@ class StopSignals:
     def __enter__(self) -> StopSignals:
         for sig in _STOP:
             self._before[sig] = signal.signal(sig, self._catch)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP)
         return self
 
     def __exit__(
@@ -65,6 +54,11 @@ class StopSignals:
     ) -> None:
         for sig, handler in self._before.items():
             signal.signal(sig, handler)  # type: ignore[arg-type]
+
+    def send_on(self) -> None:
+        """Raise again, for whoever listens now, what was caught."""
+        if self.caught is not None:
+            signal.raise_signal(self.caught)
 
     def _catch(self, signum: int, _frame: FrameType | None) -> None:
         self.caught = self.caught or signal.Signals(signum)
