@@ -55,6 +55,7 @@ class Terminal:
         fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", *SIZE, 0, 0))
         self.process = psutil.Process(pid)
         self.written = b""
+        self._largest_bytes, self._looked_at = 0, 0.0
 
     def read(self, seconds: float) -> None:
         """Take what it writes for some time."""
@@ -71,28 +72,43 @@ class Terminal:
         return time.perf_counter() - self.started
 
     def _take(self, seconds: float) -> None:
+        self._look_at_memory()
         if select.select([self.fd], [], [], seconds)[0]:
             try:
                 self.written += os.read(self.fd, 1 << 16)
             except OSError:
                 time.sleep(min(seconds, 0.05))
 
+    def _look_at_memory(self) -> None:
+        now = time.perf_counter()
+        if now - self._looked_at >= 0.05:
+            self._looked_at = now
+            tree = [self.process, *self.process.children(recursive=True)]
+            self._largest_bytes = max(self._largest_bytes, sum(map(_resident, tree)))
+
     def peak_mb(self) -> float:
-        """Largest resident set size so far."""
+        """Largest resident set size so far, of it and its helpers together; pages they share count twice."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 1000
+        return max(int(line.split()[1]) / 1000, self._largest_bytes / 1e6)
 
     def cpu_s(self) -> float:
-        """Processor time so far."""
+        """Processor time so far, that of helpers that have ended included."""
         times = self.process.cpu_times()
-        return float(times.user + times.system)
+        return float(times.user + times.system + times.children_user + times.children_system)
 
     def close(self) -> None:
         """End it."""
         self.process.send_signal(signal.SIGKILL)
         os.waitpid(self.process.pid, 0)
         os.close(self.fd)
+
+
+def _resident(process: psutil.Process) -> int:
+    try:
+        return int(process.memory_info().rss)
+    except psutil.Error:
+        return 0
 
 
 def make_run(folder: Path, scenario: Scenario, *, over: bool) -> RunDir:

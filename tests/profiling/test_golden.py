@@ -90,8 +90,8 @@ def test_processes_give_the_same_figures(golden):
 
 @pytest.mark.parametrize(("load", "wanted"), [(0.2, 4), (2.5, 2), (9.0, 1)])
 def test_only_free_cores_get_a_process(tmp_path, monkeypatch, load, wanted):
-    monkeypatch.setattr(analysing.os, "sched_getaffinity", lambda _: set(range(4)))
-    monkeypatch.setattr(analysing.os, "getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)))
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
     large, small = tmp_path / "large.json", tmp_path / "small.json"
     large.touch()
     os.truncate(large, 30 << 20)

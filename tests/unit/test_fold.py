@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import random
+import signal
 
 import msgspec
 import pytest
 
+from tgsbench.events import backlog
 from tgsbench.events.merge import Merge
 from tgsbench.events.simulate import Scenario, write_events
 from tgsbench.events.tail import RunTail
 from tgsbench.metrics.live import LiveRun
 from tgsbench.metrics.pending import MAX_PENDING_STEPS
 from tgsbench.schema import events as ev
+from tgsbench.tui.session import FollowFeed
 
 WORLD = 4
 LONG = MAX_PENDING_STEPS + 100
+MAX_ROUNDS = 1000
 RUNS = {
     "even": Scenario(world=WORLD, steps=80, step_s=3.0, gpu_period_s=1, heartbeat_s=1),
     "straggler": Scenario(
@@ -41,15 +45,32 @@ def in_pieces(folder, world):
     return merge.live, merge.skipped
 
 
+def with_readers(folder, world):
+    """As the UI opens a long run: other processes read what is there, the tail goes on behind them."""
+    live, feed = LiveRun(world), FollowFeed(folder / "events")
+    catch_up(live, feed)
+    return live, feed.skipped
+
+
+def catch_up(live, feed):
+    for _ in range(MAX_ROUNDS):
+        for piece in feed.pieces(live.is_ahead):
+            live.take(piece)
+        live.close_steps()
+        if feed.caught_up:
+            return
+    raise AssertionError("it never catches up")
+
+
 def shown(live):
-    """Everything a screen reads, except the loss, which is summed up in the order of arrival."""
+    """Everything a screen reads."""
     rows = [(r.first_step, r.last_step, *r.step_s, *r.data_s, *r.mem_peak) for r in live.grid.rows]
-    trends = [(t.x, t.y, t.low, t.high) for t in (live.tgs, live.step_s, live.mem_peak)]
+    trends = [(t.x, t.y, t.low, t.high) for t in (live.tgs, live.step_s, live.mem_peak, live.loss)]
     ranks = [
         (
             s.phase,
             s.step,
-            float(s.newest.mem_peak) if s.newest else None,
+            s.mem_peak,
             s.last_t,
             s.gpu,
             list(s.gpu_utils),
@@ -65,12 +86,30 @@ def shown(live):
 
 
 def check(folder, world=WORLD):
-    (bulk, bulk_skipped), (single, single_skipped) = in_pieces(folder, world), one_at_a_time(folder, world)
-    assert bulk.num_events > 0
-    assert shown(bulk).splitlines() == shown(single).splitlines()
-    assert bulk.loss.y == pytest.approx(single.loss.y)
-    assert bulk_skipped == single_skipped
+    single, single_skipped = one_at_a_time(folder, world)
+    for way in (in_pieces, with_readers):
+        bulk, bulk_skipped = way(folder, world)
+        assert bulk.num_events > 0
+        assert shown(bulk).splitlines() == shown(single).splitlines()
+        assert bulk_skipped == single_skipped
     return bulk
+
+
+@pytest.fixture(autouse=True)
+def readers(monkeypatch):
+    """Two readers for runs of any length; those that were started."""
+    started = []
+
+    class Listed(backlog._Reader):
+        def __init__(self, tails):
+            super().__init__(tails)
+            started.append(self._process)
+
+    monkeypatch.setattr(backlog, "_WORTH_BYTES", 1)
+    monkeypatch.setattr(backlog, "free_cores", lambda: 2)
+    monkeypatch.setattr(backlog, "_Reader", Listed)
+    yield started
+    assert all(process.returncode is not None for process in started), "no reader is left behind"
 
 
 @pytest.fixture(params=RUNS, ids=str)
@@ -142,4 +181,53 @@ def test_counts_of_a_glance_are_as_exact_as_whole_ones(tmp_path):
     path(tmp_path, 0).write_bytes(msgspec.json.encode(step) + b"\n")
     live = check(tmp_path, 1)
     assert live.measured_tokens == 2**53 - 1
-    assert live.ranks[0].newest.mem_peak == 2**52 + 1
+    assert live.ranks[0].mem_peak == 2**52 + 1
+
+
+def test_a_reader_that_is_killed_costs_nothing(tmp_path, readers, monkeypatch):
+    monkeypatch.setattr(backlog, "_PIPE_BYTES", 1 << 12)
+    write_events(tmp_path, RUNS["long"])
+    live, feed = LiveRun(WORLD), FollowFeed(tmp_path / "events")
+    live.take(next(iter(feed.pieces(live.is_ahead))))
+    readers[0].kill()
+    catch_up(live, feed)
+    assert readers[0].returncode == -signal.SIGKILL
+    assert shown(live).splitlines() == shown(one_at_a_time(tmp_path, WORLD)[0]).splitlines()
+
+
+def test_without_room_for_a_second_reader_the_tail_reads_alone(tmp_path, readers, monkeypatch):
+    write_events(tmp_path, RUNS["even"])
+    listed = backlog._Reader
+
+    def second_fails(tails):
+        if readers:
+            raise BlockingIOError("no more processes")
+        return listed(tails)
+
+    monkeypatch.setattr(backlog, "_Reader", second_fails)
+    check(tmp_path)
+    assert len(readers) == 1
+
+
+def test_what_is_written_behind_the_readers_is_read_too(tmp_path):
+    write_events(tmp_path, RUNS["even"])
+    files = [path(tmp_path, rank) for rank in range(WORLD)]
+    whole = [file.read_bytes() for file in files]
+    for file, data in zip(files, whole, strict=True):
+        file.write_bytes(data[: len(data) * 2 // 3])
+    live, feed = LiveRun(WORLD), FollowFeed(tmp_path / "events")
+    catch_up(live, feed)
+    before = live.num_events
+    for file, data in zip(files, whole, strict=True):
+        file.write_bytes(data)
+    catch_up(live, feed)
+    assert before < live.num_events
+    assert shown(live).splitlines() == shown(one_at_a_time(tmp_path, WORLD)[0]).splitlines()
+
+
+def test_readers_end_with_the_feed_that_wanted_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(backlog, "_PIPE_BYTES", 1 << 12)
+    write_events(tmp_path, RUNS["long"])
+    feed = FollowFeed(tmp_path / "events")
+    next(iter(feed.pieces(lambda rank: False)))
+    del feed  # `readers` looks at them

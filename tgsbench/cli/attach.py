@@ -20,6 +20,8 @@ def attach(run: str, ascii_only: bool, output: Path | None) -> None:
     found = run_dir.find(root, run)
     require_terminal(f"tgsbench show {run}")
     from tgsbench.tui import session
+
+    opens = session.follow(found)  # a long run is read while the UI is imported
     from tgsbench.tui.app import open_app
 
-    say_what_goes_on(open_app(runs_root=root, ascii_only=ascii_only, opens=session.follow(found)))
+    say_what_goes_on(open_app(runs_root=root, ascii_only=ascii_only, opens=opens))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tgsbench.events.tail import GLANCE, RunTail
 from tgsbench.metrics.live import LiveRun
+from tgsbench.metrics.pieces import condensed
 from tgsbench.metrics.stragglers import Suspect, suspects
 
 _POLL_S = 0.1
@@ -51,7 +52,7 @@ class Merge:
         before = self.live.num_events
         now_s = time.monotonic() if now_s is None else now_s
         for piece in self._tail.pieces(_PIECE_BYTES, self.live.is_ahead):
-            self.live.take(piece, now_s)
+            self.live.take(condensed(piece), now_s)
         self.live.close_steps()
         return self.live.num_events - before
 

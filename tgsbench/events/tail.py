@@ -33,22 +33,47 @@ class _Head(msgspec.Struct):
 _HEAD_DECODER = msgspec.json.Decoder(_Head)
 
 
+class Place(msgspec.Struct, array_like=True):
+    """How far a file was read, and what was seen in it: all that a tail needs to go on."""
+
+    position: int = 0
+    torn: bytes = b""
+    expected_seq: int = 0
+    ahead: set[int] = msgspec.field(default_factory=set)
+    skipped: int = 0
+    """Lines of unknown type, damaged lines, duplicates and lines of another rank."""
+    at_end: bool = False
+    """Whether the last read came to the end of what is written."""
+
+
 class FileTail:
     """One rank's event file from its beginning, a piece at a time."""
 
-    def __init__(self, path: Path, decoder: msgspec.json.Decoder[Any] = WHOLE) -> None:
+    def __init__(
+        self, path: Path, decoder: msgspec.json.Decoder[Any] = WHOLE, place: Place | None = None
+    ) -> None:
         self.path = path
         self._decoder = decoder
-        self.skipped = 0
-        """Lines of unknown type, damaged lines, duplicates and lines of another rank."""
-        self.at_end = False
-        """Whether the last read came to the end of what is written."""
         self.rank = rank_of(path.name)
         """Whose file it is, as `rank_of` says."""
-        self._position = 0
-        self._torn = b""
-        self._expected_seq = 0
-        self._ahead: set[int] = set()
+        self.place = place or Place()
+
+    @property
+    def skipped(self) -> int:
+        """Lines skipped so far."""
+        return self.place.skipped
+
+    @property
+    def at_end(self) -> bool:
+        """Whether the last read came to the end of what is written."""
+        return self.place.at_end
+
+    def num_unread(self) -> int:
+        """Bytes that are there and were not read; 0 for a file that cannot be looked at."""
+        try:
+            return max(0, self.path.stat().st_size - self.place.position)
+        except OSError:
+            return 0
 
     def read(self, max_bytes: int = _CHUNK) -> list[Event]:
         """Events that were completed since the last call, from at most `max_bytes` new bytes.
@@ -58,17 +83,18 @@ class FileTail:
         data = self._new_bytes(max_bytes)
         if not data:
             return []
-        data = self._torn + data
+        data = self.place.torn + data
         end = data.rfind(b"\n") + 1
-        self._torn = data[end:]
-        if len(self._torn) > _MAX_LINE:
-            self._torn, self.skipped = b"", self.skipped + 1
+        self.place.torn = data[end:]
+        if len(self.place.torn) > _MAX_LINE:
+            self.place.torn = b""
+            self.place.skipped += 1
         return self._decode_all(memoryview(data)[:end])
 
     def read_last(self, num_bytes: int) -> list[Event]:
         """The events in the last `num_bytes` of the file, for a look at its end; ends this tail."""
         try:
-            self._position = max(0, self.path.stat().st_size - num_bytes)
+            self.place.position = max(0, self.path.stat().st_size - num_bytes)
         except OSError:
             return []
         return self.read(num_bytes)
@@ -79,12 +105,12 @@ class FileTail:
             events: list[Event] = self._decoder.decode_lines(lines)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return self._decode_each(lines)
-        end = self._expected_seq + len(events)
-        in_order = [event.seq for event in events] == list(range(self._expected_seq, end))
+        first, end = self.place.expected_seq, self.place.expected_seq + len(events)
+        in_order = [event.seq for event in events] == list(range(first, end))
         mine = self.rank is None or [event.rank for event in events].count(self.rank) == len(events)
-        if not (in_order and mine) or self._ahead:
+        if not (in_order and mine) or self.place.ahead:
             return self._decode_each(lines)
-        self._expected_seq = end
+        self.place.expected_seq = end
         return events
 
     def _decode_each(self, lines: memoryview) -> list[Event]:
@@ -94,29 +120,30 @@ class FileTail:
     def read_to_end(self) -> Iterator[list[Event]]:
         """Pieces up to what is the end now, past any damage."""
         position = -1
-        while position != self._position:
-            position = self._position
+        while position != self.place.position:
+            position = self.place.position
             if events := self.read():
                 yield events
 
     def _new_bytes(self, max_bytes: int) -> bytes:
-        was_at_end, self.at_end = self.at_end, True
+        place = self.place
+        was_at_end, place.at_end = place.at_end, True
         try:  # to look at its size is 8 times cheaper than to open it
-            if was_at_end and self.path.stat().st_size == self._position:
+            if was_at_end and self.path.stat().st_size == place.position:
                 return b""
             fd = open_regular(self.path)
         except OSError:
             return b""
         try:
-            if os.fstat(fd).st_size < self._position:
-                self._position, self._torn = 0, b""  # truncated: read again, duplicates are skipped
-            data = os.pread(fd, max_bytes, self._position)
+            if os.fstat(fd).st_size < place.position:
+                place.position, place.torn = 0, b""  # truncated: read again, duplicates are skipped
+            data = os.pread(fd, max_bytes, place.position)
         except OSError:
             return b""
         finally:
             os.close(fd)
-        self._position += len(data)
-        self.at_end = len(data) < max_bytes
+        place.position += len(data)
+        place.at_end = len(data) < max_bytes
         return data
 
     def _decode(self, line: bytes) -> Event | None:
@@ -125,11 +152,11 @@ class FileTail:
         try:
             event: Event = self._decoder.decode(line)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            self.skipped += 1
+            self.place.skipped += 1
             _refuse_newer(line, self.path)
             return None
         if not self._is_mine(event.rank) or not self._is_new(event.seq):
-            self.skipped += 1
+            self.place.skipped += 1
             return None
         return event
 
@@ -139,22 +166,24 @@ class FileTail:
 
     def _is_new(self, seq: int) -> bool:
         """Remember which sequence numbers were seen, in constant memory while they arrive in order."""
-        if seq == self._expected_seq:
-            self._expected_seq += 1
+        place = self.place
+        if seq == place.expected_seq:
+            place.expected_seq += 1
             self._pass_seen()
             return True
-        if seq < self._expected_seq or seq in self._ahead:
+        if seq < place.expected_seq or seq in place.ahead:
             return False
-        self._ahead.add(seq)
-        if len(self._ahead) > _MAX_AHEAD:  # the lines before the nearest are lost: wait for them no more
-            self._expected_seq = min(self._ahead)
+        place.ahead.add(seq)
+        if len(place.ahead) > _MAX_AHEAD:  # the lines before the nearest are lost: wait for them no more
+            place.expected_seq = min(place.ahead)
             self._pass_seen()
         return True
 
     def _pass_seen(self) -> None:
-        while self._expected_seq in self._ahead:
-            self._ahead.remove(self._expected_seq)
-            self._expected_seq += 1
+        place = self.place
+        while place.expected_seq in place.ahead:
+            place.ahead.remove(place.expected_seq)
+            place.expected_seq += 1
 
 
 class RunTail:
@@ -174,6 +203,11 @@ class RunTail:
     def at_end(self) -> bool:
         """Whether the last poll came to the end of every file."""
         return all(tail.at_end for tail in self._files.values())
+
+    def tails(self) -> list[FileTail]:
+        """The files that are there now."""
+        self._discover()
+        return list(self._files.values())
 
     def poll(self, max_bytes: int = _CHUNK) -> list[Event]:
         """New events of all ranks, each rank's in its order, from at most `max_bytes` of each file."""

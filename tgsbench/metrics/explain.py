@@ -259,12 +259,12 @@ def _step_inputs(view: RunView, headline: Headline) -> list[tuple[str, str]]:
 
 
 def _mem_inputs(view: RunView, headline: Headline) -> list[tuple[str, str]]:
-    newest = [state.newest for state in view.live.ranks if state.newest is not None]
+    newest = [(state.mem_peak, state.rank) for state in view.live.ranks if state.mem_peak is not None]
     kind = "resident set size (CPU)" if headline.mem_is_rss else "CUDA allocator"
     inputs = [("measured as", kind), ("ranks that reported", str(len(newest)))]
     if newest:
-        largest = max(newest, key=lambda step: step.mem_peak)
-        inputs.append(("largest in the newest step", f"rank {largest.rank}: {units.gib(largest.mem_peak)}"))
+        num_bytes, rank = max(newest)
+        inputs.append(("largest in the newest step", f"rank {rank}: {units.gib(num_bytes)}"))
     return inputs
 
 

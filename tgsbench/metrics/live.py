@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
+from struct import unpack
 from typing import Any
 
 from tgsbench.metrics.pending import MAX_PENDING_STEPS, ClosedStep, PendingSteps
+from tgsbench.metrics.pieces import Piece, condensed
 from tgsbench.metrics.result import step_tgs
 from tgsbench.metrics.trend import StepGrid, StepRow, Trend
 from tgsbench.schema import events as ev
@@ -29,7 +31,7 @@ class RankState:
     """The newest that is known of one rank."""
 
     __slots__ = (
-        "bye", "device", "error", "first_t", "gpu", "gpu_utils", "host", "last_t", "newest", "note",
+        "bye", "device", "error", "first_t", "gpu", "gpu_utils", "host", "last_t", "mem_peak", "note",
         "num_warnings", "phase", "pid", "rank", "seen_at", "step", "unix_offset_s",
     )  # fmt: skip
 
@@ -41,7 +43,8 @@ class RankState:
         self.phase = ""
         self.note = ""
         self.step = -1
-        self.newest: ev.Step | ev.StepGlance | None = None
+        self.mem_peak: float | None = None
+        """Peak memory of the newest step, bytes."""
         self.first_t = math.nan
         self.last_t = math.nan
         """Times of hello and of the newest event on the host's monotonic clock."""
@@ -119,7 +122,6 @@ class LiveRun:
             ev.Depth: lambda _state, _event: None,  # an emulated rank has no steps to show
             ev.Claimed: lambda _state, _event: None,
             ev.Gpu: self._gpu,
-            ev.Heartbeat: self._heartbeat,
             ev.Trace: self._trace,
             ev.Warn: self._warn,
             ev.Error: self._error,
@@ -132,17 +134,17 @@ class LiveRun:
         `now` is the reader's monotonic clock in seconds, NaN when the events are not live.
         """
         for own in by_rank(events):
-            self.take(own, now)
+            self.take(condensed(own), now)
         self.close_steps()
 
-    def take(self, events: Sequence[Any], now: float = math.nan) -> None:
-        """As `fold`, with events of one rank; steps stay open until `close_steps`: once a round over all."""
-        rank = events[0].rank
-        self.num_events += len(events)
-        if 0 <= rank < self.world:
-            self._fold_rank(self.ranks[rank], events, now)
+    def take(self, piece: Piece, now: float = math.nan) -> None:
+        """As `fold`, with a piece of one rank; steps stay open until `close_steps`: once a round over all."""
+        self.num_events += piece.num_events
+        if 0 <= piece.rank < self.world:
+            self._fold_rank(self.ranks[piece.rank], piece, now)
         else:
-            for event in events:
+            self.num_foreign += piece.num_events - len(piece.others)
+            for event in piece.others:
                 self._elsewhere(event)
 
     def close_steps(self) -> None:
@@ -150,20 +152,15 @@ class LiveRun:
         for closed in self.pending.close():
             self._close(closed)
 
-    def _fold_rank(self, state: RankState, events: Sequence[Any], now: float) -> None:
-        """Fold one rank's events; its steps go in together."""
-        steps: list[ev.Step | ev.StepGlance] = []
-        glance, whole = ev.StepGlance, ev.Step
-        for event in events:
-            if type(event) is glance or type(event) is whole:
-                steps.append(event)
-            else:
-                self._handlers[type(event)](state, event)
-        state.last_t, state.seen_at = events[-1].t, now
-        if steps:
+    def _fold_rank(self, state: RankState, piece: Piece, now: float) -> None:
+        for event in piece.others:
+            self._handlers[type(event)](state, event)
+        state.last_t, state.seen_at = piece.last_t, now
+        for steps in piece.steps:
             self.pending.add(state.rank, steps)
-            if steps[-1].step > state.step:
-                state.step, state.newest = steps[-1].step, steps[-1]
+        if piece.steps and piece.steps[-1].last_step > state.step:
+            state.step = piece.steps[-1].last_step
+            (state.mem_peak,) = unpack("d", piece.steps[-1].mem_peak[-8:])
 
     def _elsewhere(self, event: Any) -> None:
         """Warnings of a node's supervisor (ranks below 0) are kept; ranks beyond the world are not ours."""
@@ -250,9 +247,6 @@ class LiveRun:
     def _gpu(self, state: RankState, event: ev.Gpu) -> None:
         state.gpu = event
         state.gpu_utils.append(event.util)
-
-    def _heartbeat(self, state: RankState, event: ev.Heartbeat) -> None:
-        """Only the arrival counts, which `fold` has noted."""
 
     def _trace(self, state: RankState, event: ev.Trace) -> None:
         if len(self.traces) < MAX_NOTES:

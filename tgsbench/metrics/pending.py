@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterator, Sequence
-from operator import add
-from struct import pack
+from collections.abc import Iterator
 from typing import NamedTuple
 
+from tgsbench.metrics.pieces import StepColumns
 from tgsbench.metrics.trend import StepRow
-from tgsbench.schema.events import Step, StepGlance
 
 MAX_PENDING_STEPS = 512
 """Steps that may wait for a rank; beyond it the oldest is taken as it is."""
@@ -25,7 +23,7 @@ class ClosedStep(NamedTuple):
     """NaN for a rank that did not report."""
     is_complete: bool
     step_s: tuple[float, float]
-    """Fastest and slowest rank; meaningless where a rank is missing, as is `mem_peak`."""
+    """Fastest and slowest rank; meaningless where a rank is missing, as is all that follows."""
     mem_peak: tuple[float, float]
     tokens: float
     labels: float
@@ -47,12 +45,10 @@ class PendingSteps:
         """Steps that were closed already, reported twice, or implausibly far ahead."""
         self._world = world
         self._step_s, self._data_s, self._mem_peak = array("d"), array("d"), array("d")
+        self._tokens, self._labels, self._loss_sum = array("d"), array("d"), array("d")
         self._num_passed = [0] * world
         """Open steps that a rank has reported or skipped."""
         self._phases: list[str] = []
-        self._tokens: list[float] = []
-        self._labels: list[float] = []
-        self._loss_sums: list[float] = []
 
     def __len__(self) -> int:
         return len(self._phases)
@@ -61,15 +57,14 @@ class PendingSteps:
         """Steps that the rank has reported and that are still open."""
         return self._num_passed[rank]
 
-    def add(self, rank: int, steps: Sequence[Step | StepGlance]) -> None:
+    def add(self, rank: int, steps: StepColumns) -> None:
         """Take in some steps of one rank."""
         at = self._num_passed[rank]
-        due = self.first + at
-        if [step.step for step in steps] == list(range(due, due + len(steps))):
+        if steps.first_step == self.first + at:
             self._put(rank, at, steps)
         else:
-            for step in steps:
-                self._place(rank, step)
+            for index in range(len(steps.phases)):
+                self._place(rank, steps.one(index))
 
     def close(self) -> Iterator[ClosedStep]:
         """Hand out the steps that every rank has passed, and the oldest of too many."""
@@ -78,43 +73,42 @@ class PendingSteps:
         self._drop(over)
         return (step for step in closed if step is not None)
 
-    def _put(self, rank: int, at: int, steps: Sequence[Step | StepGlance]) -> None:
+    def _put(self, rank: int, at: int, steps: StepColumns) -> None:
         """Enter consecutive steps of one rank from index `at` on."""
-        num = len(steps)
-        end = at + num
-        self._open(end, steps)
-        own, format_ = slice(at * self._world + rank, end * self._world, self._world), f"{num}d"
-        self._step_s[own] = array("d", pack(format_, *[step.step_s for step in steps]))
-        self._data_s[own] = array("d", pack(format_, *[step.data_s for step in steps]))
-        self._mem_peak[own] = array("d", pack(format_, *[step.mem_peak for step in steps]))
-        self._tokens[at:end] = map(add, self._tokens[at:end], [step.tokens for step in steps])
-        self._labels[at:end] = map(add, self._labels[at:end], [step.labels for step in steps])
-        self._loss_sums[at:end] = map(add, self._loss_sums[at:end], [step.loss_sum for step in steps])
+        end = at + len(steps.phases)
+        self._open(end, steps.phases)
+        own = slice(at * self._world + rank, end * self._world, self._world)
+        self._step_s[own] = array("d", steps.step_s)
+        self._data_s[own] = array("d", steps.data_s)
+        self._mem_peak[own] = array("d", steps.mem_peak)
+        self._tokens[own] = array("d", steps.tokens)
+        self._labels[own] = array("d", steps.labels)
+        self._loss_sum[own] = array("d", steps.loss_sum)
         self._num_passed[rank] = max(self._num_passed[rank], end)
 
-    def _open(self, end: int, steps: Sequence[Step | StepGlance]) -> None:
-        """Make room up to index `end`, which the last of `steps` has."""
+    def _open(self, end: int, phases: list[str]) -> None:
+        """Make room up to index `end`, before which the steps of `phases` lie."""
         num_new = end - len(self)
         if num_new <= 0:
             return
-        phases = [step.phase for step in steps[-num_new:]]
+        phases = phases[-num_new:]
         self._phases += [phases[0]] * (num_new - len(phases)) + phases
-        self._tokens += [0] * num_new
-        self._labels += [0] * num_new
-        self._loss_sums += [0.0] * num_new
         unknown = array("d", [math.nan]) * (num_new * self._world)
-        for table in (self._step_s, self._data_s, self._mem_peak):
+        for table in self._tables():
             table += unknown
 
-    def _place(self, rank: int, step: Step | StepGlance) -> None:
+    def _tables(self) -> tuple[array[float], ...]:
+        return self._step_s, self._data_s, self._mem_peak, self._tokens, self._labels, self._loss_sum
+
+    def _place(self, rank: int, step: StepColumns) -> None:
         """A step out of turn: after a gap, again, or of a run that does not count from 0."""
-        if not len(self) and step.step >= self.first + MAX_PENDING_STEPS:
-            self.first = step.step - MAX_PENDING_STEPS // 2  # nothing waits: the run goes on from here
-        at = step.step - self.first
+        if not len(self) and step.first_step >= self.first + MAX_PENDING_STEPS:
+            self.first = step.first_step - MAX_PENDING_STEPS // 2  # nothing waits: the run goes on from here
+        at = step.first_step - self.first
         if at < 0 or at >= 2 * MAX_PENDING_STEPS or self._has_reported(rank, at):
             self.num_ignored += 1
         else:
-            self._put(rank, at, [step])
+            self._put(rank, at, step)
 
     def _has_reported(self, rank: int, at: int) -> bool:
         return at < self._num_passed[rank] and not math.isnan(self._step_s[at * self._world + rank])
@@ -130,13 +124,13 @@ class PendingSteps:
         return ClosedStep(
             step, self._phases[index], row, is_complete,
             (min(step_s), max(step_s)), (min(mem_peak), max(mem_peak)),
-            self._tokens[index], self._labels[index], self._loss_sums[index],
+            sum(self._tokens[ranks]), sum(self._labels[ranks]), sum(self._loss_sum[ranks]),
         )  # fmt: skip
 
     def _drop(self, num: int) -> None:
         """Forget the `num` oldest steps."""
-        for table in (self._step_s, self._data_s, self._mem_peak):
+        for table in self._tables():
             del table[: num * self._world]
-        del self._phases[:num], self._tokens[:num], self._labels[:num], self._loss_sums[:num]
+        del self._phases[:num]
         self._num_passed = [max(0, passed - num) for passed in self._num_passed]
         self.first += num

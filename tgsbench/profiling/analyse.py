@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -14,6 +13,7 @@ from tgsbench.errors import ExitCode, TgsError
 from tgsbench.profiling.combine import combine
 from tgsbench.profiling.hotspots import RankTrace, analyse_rank
 from tgsbench.schema.hotspots import Profile
+from tgsbench.system.cores import free_cores
 
 SUFFIXES: Final = (".json", ".json.gz")
 _PARALLEL_BYTES: Final = 20 << 20
@@ -65,12 +65,7 @@ def _worthwhile(paths: list[Path]) -> int:
         mean = sum(path.stat().st_size * (10 if path.suffix == ".gz" else 1) for path in paths) / len(paths)
     except OSError:
         return 1
-    return _free_cores() if mean > _PARALLEL_BYTES else 1
-
-
-def _free_cores() -> int:
-    """At least one: on two cores at a load of 6, two processes took 1.3 times as long as one."""
-    return max(1, len(os.sched_getaffinity(0)) - int(os.getloadavg()[0]))
+    return free_cores() if mean > _PARALLEL_BYTES else 1
 
 
 def _without_gc(path: Path, index: int) -> RankTrace:

@@ -239,7 +239,7 @@ def _gpu_row(live: LiveRun, rank: int) -> tuple[str, ...]:
             f"{gpu.sm_mhz:.0f} MHz",
             f"! {gpu.throttled}" if gpu.throttled else "",
         )
-    memory = "-" if state.newest is None else f"{state.newest.mem_peak / units.GIB:.2f}"
+    memory = "-" if state.mem_peak is None else f"{state.mem_peak / units.GIB:.2f}"
     step = "-" if state.step < 0 else str(state.step)
     return (str(rank), state.host or "-", state.bye or state.phase or "-", step, memory, *sampled)
 

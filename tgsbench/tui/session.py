@@ -6,24 +6,27 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
 from tgsbench.errors import ExitCode, TgsError
+from tgsbench.events.backlog import backlog
+from tgsbench.events.reader import PIECE_BYTES
 from tgsbench.events.replay import Replay
 from tgsbench.events.tail import GLANCE, RunTail
 from tgsbench.launch.detached import Supervisor
 from tgsbench.metrics.live import LiveRun, by_rank
 from tgsbench.metrics.live_view import Plan, RunView
+from tgsbench.metrics.pieces import Piece, condensed
 from tgsbench.profiling.recipes import load_recipe, num_profile_steps
-from tgsbench.schema.events import Event
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Manifest, Result
 from tgsbench.store import results, run_dir
 from tgsbench.store.run_dir import RunDir
 
-PIECE_BYTES = 1 << 16
-"""Read from each file in turn, so that steps of all ranks close soon after each other."""
+_PIECES_A_ROUND = 64
+"""Steps are closed once a round."""
 STATUS_PERIOD_S = 1.0
 FAST_FORWARD = 3600.0
 """Replay speed beyond which it is not a replay any more."""
@@ -32,7 +35,7 @@ FAST_FORWARD = 3600.0
 class Feed(Protocol):
     """A source of events."""
 
-    def pieces(self, is_ahead: Callable[[int], bool]) -> Iterator[list[Event]]:
+    def pieces(self, is_ahead: Callable[[int], bool]) -> Iterator[Piece]:
         """What is new, each piece of one rank; a rank that is ahead of the others may wait."""
         ...
 
@@ -43,19 +46,27 @@ class Feed(Protocol):
 
 
 class FollowFeed:
-    """The event files of a run as they grow."""
+    """The event files of a run as they grow; what a long run has there already, other processes read."""
 
     def __init__(self, events_dir: Path) -> None:
         self._tail = RunTail(events_dir, GLANCE)
+        self._backlog = backlog(self._tail)
+        self._is_backlog_read = False
 
-    def pieces(self, is_ahead: Callable[[int], bool]) -> Iterator[list[Event]]:
+    def pieces(self, is_ahead: Callable[[int], bool]) -> Iterator[Piece]:
         """New events, a piece of each file."""
-        return self._tail.pieces(PIECE_BYTES, is_ahead)
+        num = 0
+        for piece in islice(self._backlog, _PIECES_A_ROUND):
+            num += 1
+            yield piece
+        self._is_backlog_read = num < _PIECES_A_ROUND
+        if self._is_backlog_read:
+            yield from map(condensed, self._tail.pieces(PIECE_BYTES, is_ahead))
 
     @property
     def caught_up(self) -> bool:
         """Were all files read to their ends?"""
-        return self._tail.at_end
+        return self._is_backlog_read and self._tail.at_end
 
     @property
     def skipped(self) -> int:
@@ -75,14 +86,14 @@ class ReplayFeed:
         """Position to catch up to, seconds since the run's first event."""
         self._last = time.monotonic()
 
-    def pieces(self, is_ahead: Callable[[int], bool]) -> Iterator[list[Event]]:
+    def pieces(self, is_ahead: Callable[[int], bool]) -> Iterator[Piece]:
         """What happened since the last call."""
         now = time.monotonic()
         if not self.paused:
             self.target_s += (now - self._last) * self.speed
         self._last = now
         self.target_s = min(max(self.target_s, self.replay.at_s), self.replay.duration_s)
-        yield from by_rank(self.replay.advance_to(self.target_s))
+        yield from map(condensed, by_rank(self.replay.advance_to(self.target_s)))
 
     @property
     def caught_up(self) -> bool:

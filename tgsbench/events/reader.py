@@ -1,0 +1,79 @@
+"""`python -m tgsbench.events.reader`: one process that decodes event files for another, piece by piece.
+
+A request comes on stdin; parts go to stdout, each after its length, a length of 0 last. MessagePack and bytes
+only: nothing that is read can be executed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from heapq import heapify, heappop, heappush
+from pathlib import Path
+from typing import IO
+
+import msgspec
+from msgspec import Struct
+
+from tgsbench.events.tail import GLANCE, FileTail, Place
+from tgsbench.metrics.pieces import Piece, condensed
+
+PIECE_BYTES = 1 << 16
+"""Read from each file in turn, so that steps of all ranks close soon after each other."""
+HEAD_BYTES = 4
+_NICE = 5
+"""Ranks of this machine go first."""
+
+
+class Request(Struct):
+    """Files to read and where to begin in each."""
+
+    files: list[tuple[str, Place]]
+
+
+class Part(Struct, array_like=True):
+    """One piece; those of a reader come in the order of `front`."""
+
+    front: int
+    """The newest step that was read of this file before."""
+    file: int
+    place: Place
+    """Behind the piece."""
+    piece: Piece
+
+
+def read(request: Request, stream: IO[bytes]) -> None:
+    """Write the files' parts, the file that is least far first, until all are at their ends."""
+    encoder = msgspec.msgpack.Encoder()
+    tails = [FileTail(Path(path), GLANCE, place) for path, place in request.files]
+    due = [(-1, index) for index in range(len(tails))]
+    heapify(due)
+    while due:
+        front, index = heappop(due)
+        tail = tails[index]
+        if events := tail.read(PIECE_BYTES):
+            part = Part(front, index, tail.place, condensed(events))
+            _send(stream, encoder.encode(part))
+            front = max([front, *(steps.last_step for steps in part.piece.steps)])
+        if not tail.at_end:
+            heappush(due, (front, index))
+    _send(stream, b"")
+
+
+def _send(stream: IO[bytes], message: bytes) -> None:
+    stream.write(len(message).to_bytes(HEAD_BYTES, "little") + message)
+
+
+def main() -> None:
+    """Answer one request."""
+    os.nice(_NICE)
+    request = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=Request)
+    with contextlib.suppress(BrokenPipeError):
+        read(request, sys.stdout.buffer)
+        sys.stdout.flush()
+    os._exit(0)  # nothing is left to tidy up, and of a broken pipe nobody wants to know
+
+
+if __name__ == "__main__":
+    main()
