@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import NamedTuple
 
 _BRAILLE_BASE = 0x2800
 _BRAILLE_BITS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
 """Bit of the dot at [column][row] of a braille cell, from the Unicode chart U+2800."""
+_BRAILLE_GLYPHS = (" ", *(chr(_BRAILLE_BASE + bits) for bits in range(1, 256)))
 _ASCII_GLYPHS = (" ", "'", ".", ":")
 """Glyph of an ASCII cell by its bits: 1 upper half, 2 lower half."""
 
@@ -56,17 +58,13 @@ class Canvas:
         return ["".join(run.text for run in row) for row in self.runs()]
 
     def _row_runs(self, row: int) -> list[Run]:
-        start = row * self.columns
+        own = slice(row * self.columns, (row + 1) * self.columns)
+        glyphs = _ASCII_GLYPHS if self.ascii_only else _BRAILLE_GLYPHS
+        text = "".join([glyphs[bits] for bits in self._bits[own]])
         runs: list[Run] = []
-        text, role = "", self._roles[start]
-        for cell in range(start, start + self.columns):
-            if self._roles[cell] != role:
-                runs.append(Run(text, role))
-                text, role = "", self._roles[cell]
-            text += self._glyph(self._bits[cell])
-        return [*runs, Run(text, role)]
-
-    def _glyph(self, bits: int) -> str:
-        if self.ascii_only:
-            return _ASCII_GLYPHS[bits]
-        return chr(_BRAILLE_BASE + bits) if bits else " "
+        begin = 0
+        for role, cells in groupby(self._roles[own]):
+            end = begin + len(list(cells))
+            runs.append(Run(text[begin:end], role))
+            begin = end
+        return runs

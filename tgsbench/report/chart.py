@@ -106,7 +106,8 @@ def _x_limits(chart: Chart) -> tuple[float, float]:
 
 
 def _draw_band(canvas: Canvas, band: Band, limits: tuple[float, float]) -> None:
-    top, bottom = _dot_y(canvas, band.high, limits), _dot_y(canvas, band.low, limits)
+    to_row = _dot_rows(canvas, limits)
+    top, bottom = to_row(band.high), to_row(band.low)
     for x in range(0, canvas.dots_wide, 2 if canvas.ascii_only else 4):
         canvas.span(x, top, bottom, band.role)
 
@@ -129,14 +130,17 @@ def _column_spans(
     canvas: Canvas, line: Line, x_limits: tuple[float, float], limits: tuple[float, float]
 ) -> dict[int, tuple[int, int]]:
     """Smallest and largest dot row of every dot column that the line crosses, points joined straight."""
+    to_row = _dot_rows(canvas, limits)
     spans: dict[int, tuple[int, int]] = {}
     last: _Column | None = None
     for column in _columns(canvas, line, x_limits):
         if not math.isfinite(column.y):
             last = None
             continue
-        _fill_between(canvas, spans, last, column, limits)
-        spans[column.x] = (_dot_y(canvas, column.high, limits), _dot_y(canvas, column.low, limits))
+        if last is not None and column.x - last.x > 1:
+            _fill_between(to_row, spans, last, column)
+        top = to_row(column.high)
+        spans[column.x] = (top, top if column.low == column.high else to_row(column.low))
         last = column
     return spans
 
@@ -159,6 +163,8 @@ def _columns(canvas: Canvas, line: Line, x_limits: tuple[float, float]) -> list[
             if current >= 0:
                 columns.append(_Column(current, lowest, highest, y))
             current, lowest, highest = column, value, value
+        elif lowest != lowest:  # NaN so far
+            lowest, highest = value, value
         elif value < lowest:
             lowest = value
         elif value > highest:
@@ -168,17 +174,11 @@ def _columns(canvas: Canvas, line: Line, x_limits: tuple[float, float]) -> list[
 
 
 def _fill_between(
-    canvas: Canvas,
-    spans: dict[int, tuple[int, int]],
-    last: _Column | None,
-    now: _Column,
-    limits: tuple[float, float],
+    to_row: Callable[[float], int], spans: dict[int, tuple[int, int]], last: _Column, now: _Column
 ) -> None:
-    if last is None or now.x - last.x < 2:
-        return
     slope = (now.y - last.y) / (now.x - last.x)
     for column in range(last.x + 1, now.x):
-        row = _dot_y(canvas, last.y + slope * (column - last.x), limits)
+        row = to_row(last.y + slope * (column - last.x))
         spans[column] = (row, row)
 
 
@@ -191,9 +191,16 @@ def _joined(previous: tuple[int, int], top: int, bottom: int) -> tuple[int, int]
     return top, bottom
 
 
-def _dot_y(canvas: Canvas, value: float, limits: tuple[float, float]) -> int:
-    share = (value - limits[0]) / (limits[1] - limits[0])
-    return round((1 - min(1.0, max(0.0, share))) * (canvas.dots_high - 1))
+def _dot_rows(canvas: Canvas, limits: tuple[float, float]) -> Callable[[float], int]:
+    """The dot row of a value; what lies beyond the limits is on the edge."""
+    low, high = limits
+    height, last = high - low, canvas.dots_high - 1
+
+    def row(value: float) -> int:
+        depth = (high - value) / height
+        return round((0.0 if depth < 0.0 else 1.0 if depth > 1.0 else depth) * last)
+
+    return row
 
 
 def _with_gutter(rows: list[list[Run]], labels: list[str], gutter: int) -> list[list[Run]]:

@@ -12,7 +12,7 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Grid, Horizontal, Vertical
 from textual.widgets import Input
-from textual.worker import get_current_worker
+from textual.worker import Worker, get_current_worker
 
 from tgsbench.errors import TgsError
 from tgsbench.events.logs import LogTail
@@ -46,7 +46,14 @@ REPAINT_PERIOD_S = 0.1
 """At most ten repaints a second, whatever comes in."""
 LIVE_POLL_S = 0.5
 """Two looks a second at the event files: a step that lasts less is seen with its neighbour."""
+LONGEST_POLL_S = 1.5
+WATCHING_SHARE = 0.04
+"""Of one core, at most, as long as LONGEST_POLL_S is enough for it: the cores are the ranks'.
+
+64 ranks in 120 × 40 take 25 to 45 ms a look, by the machine; half of it are the charts.
+"""
 REPLAY_POLL_S = 0.1
+NAP_S = 0.1
 CATCH_UP_S = 2.0
 """Time between repaints while a long run is read: each takes the interpreter from the reading."""
 NOTHING_OPEN = (
@@ -152,9 +159,9 @@ class LiveScreen(ModeScreen):
     @work(thread=True, exclusive=True, group="follow", exit_on_error=False)
     def _follow(self, session: Session) -> None:
         """Fold what comes in, in a thread; the screen is told, never touched."""
-        worker = get_current_worker()
-        poll_s = REPLAY_POLL_S if session.is_replay else LIVE_POLL_S
+        worker: Worker[None] = get_current_worker()
         while not worker.is_cancelled:
+            spent_s = time.process_time()
             more = session.pump(CATCH_UP_S)
             self.post_message(Folded(session))
             if more:
@@ -164,7 +171,10 @@ class LiveScreen(ModeScreen):
                 session.pump()
                 self.post_message(Folded(session))
                 return
-            time.sleep(poll_s)
+            if session.is_replay:
+                time.sleep(REPLAY_POLL_S)
+            else:
+                _rest(worker, spent_s)
 
     @on(Folded)
     def _on_folded(self, message: Folded) -> None:
@@ -462,6 +472,20 @@ class LiveScreen(ModeScreen):
             with contextlib.suppress(OSError):
                 self.session.restart_replay()
                 self._follow(self.session)
+
+
+def _rest(worker: Worker[None], spent_before_s: float) -> None:
+    """Wait for the next look at a run that goes on, longer where this one and its painting were dear."""
+    _sleep(worker, LIVE_POLL_S)  # meanwhile it is painted
+    due_s = (time.process_time() - spent_before_s) / WATCHING_SHARE
+    _sleep(worker, min(max(due_s, LIVE_POLL_S), LONGEST_POLL_S) - LIVE_POLL_S)
+
+
+def _sleep(worker: Worker[None], seconds: float) -> None:
+    """In naps: whoever leaves the UI waits for its threads."""
+    until_s = time.monotonic() + seconds
+    while not worker.is_cancelled and (left_s := until_s - time.monotonic()) > 0:
+        time.sleep(min(left_s, NAP_S))
 
 
 GPU_COLUMNS = (
