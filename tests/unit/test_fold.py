@@ -64,7 +64,10 @@ def catch_up(live, feed):
 
 def shown(live):
     """Everything a screen reads."""
-    rows = [(r.first_step, r.last_step, *r.step_s, *r.data_s, *r.mem_peak) for r in live.grid.rows]
+    rows = [
+        (r.first_step, r.last_step, *r.step_s, *r.data_s, *r.mem_peak, *r.loss, r.tokens)
+        for r in live.grid.rows
+    ]
     trends = [(t.x, t.y, t.low, t.high) for t in (live.tgs, live.step_s, live.mem_peak, live.loss)]
     ranks = [
         (

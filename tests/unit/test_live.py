@@ -95,9 +95,12 @@ def test_a_full_trend_keeps_ends_extremes_and_mean():
 def test_a_merged_grid_row_keeps_the_slowest_step_of_each_rank():
     grid = StepGrid(capacity=4)
     for step in range(16):
-        row = StepRow(step, step, *(_array([1.0, 9.0 if step == 5 else 1.0]) for _ in range(3)))
+        row = StepRow(step, step, *(_array([1.0, 9.0 if step == 5 else 1.0]) for _ in range(4)), step * 10.0)
         grid.add(row)
     assert max(row.step_s[1] for row in grid.rows) == 9.0
+    assert [row.tokens for row in grid.rows] == [
+        10.0 * (row.first_step + row.last_step) / 2 for row in grid.rows
+    ]
     assert grid.rows[0].first_step == 0
     assert grid.rows[-1].last_step == 15
 

@@ -45,7 +45,8 @@ class PendingSteps:
         """Steps that were closed already, reported twice, or implausibly far ahead."""
         self._world = world
         self._step_s, self._data_s, self._mem_peak = array("d"), array("d"), array("d")
-        self._tokens, self._labels, self._loss_sum = array("d"), array("d"), array("d")
+        self._tokens, self._labels = array("d"), array("d")
+        self._loss_sum, self._loss = array("d"), array("d")
         self._num_passed = [0] * world
         """Open steps that a rank has reported or skipped."""
         self._phases: list[str] = []
@@ -84,6 +85,7 @@ class PendingSteps:
         self._tokens[own] = array("d", steps.tokens)
         self._labels[own] = array("d", steps.labels)
         self._loss_sum[own] = array("d", steps.loss_sum)
+        self._loss[own] = array("d", steps.loss)
         self._num_passed[rank] = max(self._num_passed[rank], end)
 
     def _open(self, end: int, phases: list[str]) -> None:
@@ -98,7 +100,9 @@ class PendingSteps:
             table += unknown
 
     def _tables(self) -> tuple[array[float], ...]:
-        return self._step_s, self._data_s, self._mem_peak, self._tokens, self._labels, self._loss_sum
+        return (
+            self._step_s, self._data_s, self._mem_peak, self._tokens, self._labels, self._loss_sum, self._loss
+        )  # fmt: skip
 
     def _place(self, rank: int, step: StepColumns) -> None:
         """A step out of turn: after a gap, again, or of a run that does not count from 0."""
@@ -116,7 +120,9 @@ class PendingSteps:
     def _closed(self, index: int) -> ClosedStep | None:
         """The open step at `index`; one that no rank reported is no step."""
         step, ranks = self.first + index, slice(index * self._world, (index + 1) * self._world)
-        row = StepRow(step, step, self._step_s[ranks], self._data_s[ranks], self._mem_peak[ranks])
+        tokens = sum(self._tokens[ranks])
+        own = (self._step_s[ranks], self._data_s[ranks], self._mem_peak[ranks], self._loss[ranks])
+        row = StepRow(step, step, *own, tokens)
         step_s, mem_peak = row.step_s.tolist(), row.mem_peak.tolist()
         is_complete = not math.isnan(sum(step_s))
         if not is_complete and all(map(math.isnan, step_s)):
@@ -124,7 +130,7 @@ class PendingSteps:
         return ClosedStep(
             step, self._phases[index], row, is_complete,
             (min(step_s), max(step_s)), (min(mem_peak), max(mem_peak)),
-            sum(self._tokens[ranks]), sum(self._labels[ranks]), sum(self._loss_sum[ranks]),
+            tokens, sum(self._labels[ranks]), sum(self._loss_sum[ranks]),
         )  # fmt: skip
 
     def _drop(self, num: int) -> None:

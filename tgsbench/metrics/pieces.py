@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from operator import attrgetter
 from struct import pack
@@ -29,11 +30,15 @@ class StepColumns(Struct, array_like=True, gc=False):
     tokens: bytes
     labels: bytes
     loss_sum: bytes
+    loss: bytes
+    """Mean over the rank's own labels, NaN where it had none."""
 
     def one(self, index: int) -> StepColumns:
         """The step at `index` alone."""
         own = slice(index * _WIDTH, (index + 1) * _WIDTH)
-        figures = (self.step_s, self.data_s, self.mem_peak, self.tokens, self.labels, self.loss_sum)
+        figures = (
+            self.step_s, self.data_s, self.mem_peak, self.tokens, self.labels, self.loss_sum, self.loss
+        )  # fmt: skip
         return StepColumns(
             self.first_step + index, [self.phases[index]], *(figure[own] for figure in figures)
         )
@@ -88,4 +93,5 @@ def _column(steps: list[Step | StepGlance]) -> StepColumns:
     return StepColumns(
         steps[0].step, [step.phase for step in steps], figure("step_s"), figure("data_s"),
         figure("mem_peak"), figure("tokens"), figure("labels"), figure("loss_sum"),
+        pack(format_, *[step.loss_sum / step.labels if step.labels else math.nan for step in steps]),
     )  # fmt: skip

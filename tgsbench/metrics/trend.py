@@ -10,7 +10,7 @@ from typing import NamedTuple
 TREND_CAPACITY = 512
 """Points a trend keeps; a terminal shows at most about 400 dot columns."""
 GRID_CAPACITY = 256
-"""Rows a grid keeps; with three figures of 8 bytes that is 6 KiB a rank."""
+"""Rows a grid keeps; with four figures of 8 bytes that is 8 KiB a rank."""
 
 _MERGED_AT_ONCE = 64
 """Steps that wait at most to be merged into a row."""
@@ -73,6 +73,10 @@ class StepRow(NamedTuple):
     step_s: array[float]
     data_s: array[float]
     mem_peak: array[float]
+    loss: array[float]
+    """Mean over the rank's own labels; NaN also where it had none."""
+    tokens: float
+    """Of all ranks in one step, the mean of merged steps; NaN where a rank has not reported."""
 
 
 class StepGrid:
@@ -112,15 +116,21 @@ def _merged(rows: Sequence[StepRow]) -> StepRow:
     """The largest of each rank; what it did not report in some rows (NaN) the others fill in."""
     if len(rows) == 1:
         return rows[0]
-    has_gaps = math.isnan(sum(sum(row.step_s) for row in rows))
-    largest = _largest_known if has_gaps else max  # max() with a NaN depends on their order
     return StepRow(
         rows[0].first_step,
         rows[-1].last_step,
-        array("d", list(map(largest, zip(*[row.step_s for row in rows], strict=True)))),
-        array("d", list(map(largest, zip(*[row.data_s for row in rows], strict=True)))),
-        array("d", list(map(largest, zip(*[row.mem_peak for row in rows], strict=True)))),
+        _largest([row.step_s for row in rows]),
+        _largest([row.data_s for row in rows]),
+        _largest([row.mem_peak for row in rows]),
+        _largest([row.loss for row in rows]),
+        sum(row.tokens for row in rows) / len(rows),
     )
+
+
+def _largest(values: Sequence[array[float]]) -> array[float]:
+    has_gaps = math.isnan(sum(map(sum, values)))
+    largest = _largest_known if has_gaps else max  # max() with a NaN depends on their order
+    return array("d", list(map(largest, zip(*values, strict=True))))
 
 
 def _largest_known(values: Sequence[float]) -> float:

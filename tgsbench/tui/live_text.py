@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 import time
-from array import array
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -12,6 +12,7 @@ from tgsbench import units
 from tgsbench.metrics.live import LiveRun
 from tgsbench.metrics.live_view import Headline, RunView
 from tgsbench.metrics.ratio import SAME_WITHIN
+from tgsbench.metrics.result import step_tgs
 from tgsbench.metrics.trend import StepRow, Trend
 from tgsbench.report.chart import Band, Chart, Line
 from tgsbench.schema.events import PHASES
@@ -192,24 +193,29 @@ def charts(view: RunView, rank: int) -> dict[str, tuple[Chart, str]]:
              for row in published[:1] if row.tgs is not None]  # fmt: skip
     legend = f"⠒ {published[0].system} {units.rate(published[0].tgs or 0)}" if published else ""
     own = f"-- rank {rank}"
+    tgs = _chart(live.tgs, units.rate, _own(live, lambda r: _own_tgs(r, rank)), bands)
     return {
-        "chart-tgs": (_chart(live.tgs, units.rate, bands=bands), legend),
-        "chart-step": (_chart(live.step_s, units.duration, _own(live, rank, lambda r: r.step_s)), own),
-        "chart-loss": (_chart(live.loss, "{:.3f}".format), ""),
-        "chart-mem": (_chart(live.mem_peak, _gib, _own(live, rank, lambda r: r.mem_peak)), own),
+        "chart-tgs": (tgs, "  ".join(filter(None, (legend, own)))),
+        "chart-step": (_chart(live.step_s, units.duration, _own(live, lambda r: r.step_s[rank])), own),
+        "chart-loss": (_chart(live.loss, "{:.3f}".format, _own(live, lambda r: r.loss[rank])), own),
+        "chart-mem": (_chart(live.mem_peak, _gib, _own(live, lambda r: r.mem_peak[rank])), own),
     }
+
+
+def _own_tgs(row: StepRow, rank: int) -> float:
+    """What TGS would be if every rank took as long as this one."""
+    return step_tgs(row.tokens, len(row.step_s), row.step_s[rank]) or math.nan
 
 
 def _gib(num_bytes: float) -> str:
     return f"{num_bytes / units.GIB:.2f}G"
 
 
-def _own(live: LiveRun, rank: int, value: Callable[[StepRow], array[float]]) -> list[Line]:
+def _own(live: LiveRun, value: Callable[[StepRow], float]) -> list[Line]:
     rows = live.grid.rows
     if live.world < 2 or not rows:
         return []
-    x = [float(row.first_step) for row in rows]
-    return [Line("rank", x, [value(row)[rank] for row in rows], stroke="dashed")]
+    return [Line("rank", [float(row.first_step) for row in rows], list(map(value, rows)), stroke="dashed")]
 
 
 def _chart(
