@@ -104,7 +104,7 @@ async def test_a_newer_event_protocol_is_a_message_with_its_remedy(runs_root, ad
     SURVIVED["newer events"](run.path)
     app = TgsApp(runs_root=runs_root, opens=session.follow(run))
     async with app.run_test(size=(200, 40)) as pilot:
-        await shows(pilot, "event protocol 9", "upgrade tgsbench")
+        await shows(pilot, "✗ unreadable", "event protocol 9", "upgrade tgsbench")
 
 
 ABSURD = {

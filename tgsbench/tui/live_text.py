@@ -70,7 +70,8 @@ def run_text(session: Session) -> str:
     """One line about the run: status, name, engine, mesh, and last, as it may be cut off, the device."""
     preset, live = session.view.plan.preset, session.view.live
     where = f"{live.world}×{session.view.device}"
-    parts = [status_text(session.status), session.run.run_id, preset.engine.name, mesh_text(preset), where]
+    status = "unreadable" if session.message and session.status == "running" else session.status
+    parts = [status_text(status), session.run.run_id, preset.engine.name, mesh_text(preset), where]
     if session.is_simulated:
         parts.insert(1, "SIMULATED, not a measurement")
     if preset.rehearsal_of:
