@@ -101,6 +101,7 @@ async def test_a_hurt_run_still_opens_with_every_pane(runs_root, add_run, damage
 @pytest.mark.asyncio
 async def test_a_newer_event_protocol_is_a_message_with_its_remedy(runs_root, add_run):
     run = add_run("future")
+    (run.path / "result.json").unlink()
     SURVIVED["newer events"](run.path)
     app = TgsApp(runs_root=runs_root, opens=session.follow(run))
     async with app.run_test(size=(200, 40)) as pilot:
