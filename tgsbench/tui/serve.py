@@ -14,13 +14,22 @@ HOST = "127.0.0.1"
 _ELSEWHERE = re.compile(r"<link[^>]*href=\"https?://(?!127\.0\.0\.1)[^>]*>")
 
 
+_FOCUS = """<script>
+const seek = setInterval(() => {
+  const terminal = document.querySelector(".xterm-helper-textarea");
+  if (terminal) { terminal.focus(); clearInterval(seek); }
+}, 100);
+</script></body>"""
+"""Without it the first key goes nowhere until the terminal was clicked into."""
+
+
 class LoopbackServer(Server):  # type: ignore[misc]
     """Refuses websockets that another site's page opens: whoever holds one can start training runs."""
 
     async def handle_index(self, request: web.Request) -> web.Response:
-        """The page without its link to a font elsewhere: it works offline and tells nobody."""
+        """The page without its link to a font elsewhere (it works offline and tells nobody), keys at once."""
         page: web.Response = await super().handle_index(request)
-        page.text = _ELSEWHERE.sub("", page.text or "")
+        page.text = _ELSEWHERE.sub("", page.text or "").replace("</body>", _FOCUS)
         return page
 
     async def handle_websocket(self, request: web.Request) -> web.WebSocketResponse:
