@@ -121,7 +121,6 @@ class LiveRun:
             ev.Kernel: self._kernel,
             ev.Depth: lambda _state, _event: None,  # an emulated rank has no steps to show
             ev.Claimed: lambda _state, _event: None,
-            ev.Gpu: self._gpu,
             ev.Trace: self._trace,
             ev.Warn: self._warn,
             ev.Error: self._error,
@@ -156,6 +155,8 @@ class LiveRun:
         for event in piece.others:
             self._handlers[type(event)](state, event)
         state.last_t, state.seen_at = piece.last_t, now
+        state.gpu = piece.gpu or state.gpu
+        state.gpu_utils.extend(piece.gpu_utils)
         for steps in piece.steps:
             self.pending.add(state.rank, steps)
         if piece.steps and piece.steps[-1].last_step > state.step:
@@ -243,10 +244,6 @@ class LiveRun:
 
     def _kernel(self, state: RankState, event: ev.Kernel) -> None:
         self.kernel = event
-
-    def _gpu(self, state: RankState, event: ev.Gpu) -> None:
-        state.gpu = event
-        state.gpu_utils.append(event.util)
 
     def _trace(self, state: RankState, event: ev.Trace) -> None:
         if len(self.traces) < MAX_NOTES:
