@@ -81,7 +81,7 @@ class Terminal:
 
     def _look_at_memory(self) -> None:
         now = time.perf_counter()
-        if now - self._looked_at >= 0.05:
+        if now - self._looked_at >= 0.25:
             self._looked_at = now
             tree = [self.process, *self.process.children(recursive=True)]
             self._largest_bytes = max(self._largest_bytes, sum(map(_resident, tree)))

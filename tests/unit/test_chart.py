@@ -57,3 +57,10 @@ def test_the_band_stretches_the_scale():
     rows = text(draw(Chart([Line("a", [0, 1], [1, 2])], [Band("ref", 99, 100)]), 40, 6))
     assert "1" in rows[0]
     assert float(rows[0].split()[0]) > 99
+
+
+@pytest.mark.parametrize("columns", [12, 40])
+def test_numbers_of_any_length_leave_each_row_its_width(columns):
+    chart = Chart([Line("main", [0, 1], [1.0, 3e38])], format_y="{:.3f}".format)
+    rows = draw(chart, columns, 8)
+    assert [sum(len(run.text) for run in row) for row in rows] == [columns] * 8

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
+import sys
 
 import msgspec
 import pytest
@@ -65,7 +67,7 @@ def catch_up(live, feed):
 def shown(live):
     """Everything a screen reads."""
     rows = [
-        (r.first_step, r.last_step, *r.step_s, *r.data_s, *r.mem_peak, *r.loss, r.tokens)
+        (r.first_step, r.last_step, *r.step_s, *r.data_s, *r.mem_peak, *r.loss, *r.tgs)
         for r in live.grid.rows
     ]
     trends = [(t.x, t.y, t.low, t.high) for t in (live.tgs, live.step_s, live.mem_peak, live.loss)]
@@ -234,3 +236,47 @@ def test_readers_end_with_the_feed_that_wanted_them(tmp_path, monkeypatch):
     feed = FollowFeed(tmp_path / "events")
     next(iter(feed.pieces(lambda rank: False)))
     del feed  # `readers` looks at them
+
+
+@pytest.mark.parametrize(
+    "harm", [b'{"type":"st\n', b'{"type":"step","step":1099511627776,"v":1,"rank":0,"seq":700}\n']
+)
+@pytest.mark.parametrize("world", [1, 4])
+def test_one_bad_line_costs_a_long_run_one_step(tmp_path, world, harm):
+    write_events(tmp_path, Scenario(world=world, steps=3000, step_s=1.0, gpu_period_s=0, heartbeat_s=0))
+    lines = path(tmp_path, 0).read_bytes().splitlines(keepends=True)
+    at = next(i for i, line in enumerate(lines) if b'"seq":700}' in line)
+    lines[at] = harm
+    path(tmp_path, 0).write_bytes(b"".join(lines))
+    live, _ = with_readers(tmp_path, world)
+    assert (live.num_partial, live.num_complete) == ((0, 3002) if world == 1 else (1, 3002))
+
+
+def test_a_feed_that_was_never_read_leaves_no_reader(tmp_path, readers):
+    write_events(tmp_path, RUNS["long"])
+    feed = FollowFeed(tmp_path / "events")
+    assert len(readers) == 2
+    del feed  # `readers` looks at them
+
+
+@pytest.mark.parametrize("answer", ["hello, world", "\x04\x00\x00\x00abcd"])
+def test_a_reader_that_raves_costs_nothing(tmp_path, monkeypatch, answer):
+    program = f"import sys; sys.stdin.buffer.read(); print({answer!r}, end='')"
+    monkeypatch.setattr(backlog, "module_argv", lambda *_: [sys.executable, "-c", program])
+    write_events(tmp_path, RUNS["even"])
+    check(tmp_path)
+
+
+def test_a_module_in_the_current_folder_is_not_executed(tmp_path, monkeypatch):
+    write_events(tmp_path, RUNS["even"])
+    (tmp_path / "msgspec.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')")
+    monkeypatch.chdir(tmp_path)
+    check(tmp_path)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_path_that_is_no_text_is_read(tmp_path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    write_events(folder, RUNS["even"])
+    check(folder)

@@ -16,7 +16,7 @@ from tgsbench.cli.terminal import require_terminal, say_what_goes_on
 from tgsbench.engines import environments
 from tgsbench.engines.external import support
 from tgsbench.errors import ExitCode, TgsError
-from tgsbench.launch import local, preflight
+from tgsbench.launch import detached, local, preflight
 from tgsbench.launch import nodes as several
 from tgsbench.launch.command import ONE_NODE, Node
 from tgsbench.launch.forecast import forecast_note
@@ -121,15 +121,22 @@ def run(
     num_ranks = 1 if emulate else preset.world_size
     preflight.check(preset, preflight.this_machine(), num_ranks, emulated=emulate)
     with StopSignals() as stop:
-        run_folder = run_dir.create(root, preset, run_name)
-        manifest = local.prepare_run(run_folder, preset, emulated=emulate)
-        if emulate and not (manifest.prediction or {}).get("time"):
-            diagnostics.warn("no forecast, so no time for communication", "tgsbench plan says why")
+        run_folder = _prepared(root, preset, run_name, emulate)
         if not in_terminal:
             result = run_headless(run_folder, preset, as_json, stop=stop)
             sys.exit(_exit_code(result, run_folder))
-    stop.send_on()
+    if stop.caught is not None:
+        detached.discard(run_folder)  # nothing was started: no run without a status is left
+        stop.send_on()
     _open_live_view(run_folder, ascii_only)
+
+
+def _prepared(root: Path, preset: Preset, run_name: str, emulate: bool) -> RunDir:
+    run_folder = run_dir.create(root, preset, run_name)
+    manifest = local.prepare_run(run_folder, preset, emulated=emulate)
+    if emulate and not (manifest.prediction or {}).get("time"):
+        diagnostics.warn("no forecast, so no time for communication", "tgsbench plan says why")
+    return run_folder
 
 
 def resolve_for_run(name: str, assignments: list[str], rehearse: bool) -> Preset:

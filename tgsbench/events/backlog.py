@@ -8,8 +8,9 @@ read, so whoever takes the pieces in can go on by itself behind any of them, how
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
-import sys
+import weakref
 from collections.abc import Iterator, Sequence
 from heapq import merge
 
@@ -18,12 +19,15 @@ import msgspec
 from tgsbench.events.reader import HEAD_BYTES, Part, Request
 from tgsbench.events.tail import FileTail, RunTail
 from tgsbench.metrics.pieces import Piece
+from tgsbench.system.child import child_environment, module_argv
 from tgsbench.system.cores import free_cores
 
 _WORTH_BYTES = 32 << 20
 """From here on it pays: a reader is there after 0.15 s, in which one process decodes as much."""
 _MAX_READERS = 4
 _PIPE_BYTES = 1 << 20
+_MAX_PART_BYTES = 64 << 20
+"""A part holds one piece, and an event of at most 16 MiB that began before it."""
 _PARTS = msgspec.msgpack.Decoder(Part)
 
 
@@ -41,7 +45,10 @@ def backlog(run: RunTail) -> Iterator[Piece]:
     if sum(tail.num_unread() for tail in tails) < _WORTH_BYTES:
         return iter(())
     num_readers = min(_MAX_READERS, free_cores(), len(tails))
-    return _merged(_started([tails[i::num_readers] for i in range(num_readers)]))
+    readers = _started([tails[i::num_readers] for i in range(num_readers)])
+    pieces = _merged(readers)
+    weakref.finalize(pieces, _close, readers)  # a generator that nobody began has no `finally`
+    return pieces
 
 
 def _started(groups: Sequence[Sequence[FileTail]]) -> Sequence[_Reader]:
@@ -79,23 +86,31 @@ class _Reader:
     def __init__(self, tails: Sequence[FileTail]) -> None:
         self._tails = tails
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tgsbench.events.reader"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, pipesize=_PIPE_BYTES,
-        )  # fmt: skip
+            module_argv("tgsbench.events.reader"),
+            env=child_environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            pipesize=_PIPE_BYTES,
+        )
         assert self._process.stdin is not None and self._process.stdout is not None
         self._stdout = self._process.stdout
-        request = Request([(str(tail.path), tail.place) for tail in tails])
+        request = Request([(os.fsencode(tail.path), tail.place) for tail in tails])
         with contextlib.suppress(OSError), self._process.stdin as stdin:
             stdin.write(msgspec.msgpack.encode(request))
 
     def parts(self) -> Iterator[tuple[Part, FileTail]]:
-        """Parts and the tails that they are of, until it is done; _Died when it ended before."""
+        """Parts and the tails that they are of, until it is done; _Died when it ended before, or raves."""
         while num_bytes := int.from_bytes(self._exactly(HEAD_BYTES), "little"):
-            part = _PARTS.decode(self._exactly(num_bytes))
-            yield part, self._tails[part.file]
+            try:
+                part = _PARTS.decode(self._exactly(num_bytes))
+                tail = self._tails[part.file]
+            except (msgspec.DecodeError, IndexError):  # of another version
+                raise _Died from None
+            yield part, tail
 
     def _exactly(self, num_bytes: int) -> bytes:
-        data = self._stdout.read(num_bytes)
+        data = self._stdout.read(num_bytes) if num_bytes <= _MAX_PART_BYTES else b""
         if len(data) < num_bytes:
             raise _Died
         return data

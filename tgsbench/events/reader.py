@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from tgsbench.events.tail import GLANCE, FileTail, Place
+from tgsbench.metrics.pending import MAX_PENDING_STEPS
 from tgsbench.metrics.pieces import Piece, condensed
 
 PIECE_BYTES = 1 << 16
@@ -29,14 +30,14 @@ _NICE = 5
 class Request(Struct):
     """Files to read and where to begin in each."""
 
-    files: list[tuple[str, Place]]
+    files: list[tuple[bytes, Place]]
 
 
 class Part(Struct, array_like=True):
     """One piece; those of a reader come in the order of `front`."""
 
     front: int
-    """The newest step that was read of this file before."""
+    """The newest step that was read of this file before, an absurd one left out."""
     file: int
     place: Place
     """Behind the piece."""
@@ -46,7 +47,7 @@ class Part(Struct, array_like=True):
 def read(request: Request, stream: IO[bytes]) -> None:
     """Write the files' parts, the file that is least far first, until all are at their ends."""
     encoder = msgspec.msgpack.Encoder()
-    tails = [FileTail(Path(path), GLANCE, place) for path, place in request.files]
+    tails = [FileTail(Path(os.fsdecode(path)), GLANCE, place) for path, place in request.files]
     due = [(-1, index) for index in range(len(tails))]
     heapify(due)
     while due:
@@ -55,10 +56,18 @@ def read(request: Request, stream: IO[bytes]) -> None:
         if events := tail.read(PIECE_BYTES):
             part = Part(front, index, tail.place, condensed(events))
             _send(stream, encoder.encode(part))
-            front = max([front, *(steps.last_step for steps in part.piece.steps)])
+            front = _front(front, part.piece)
         if not tail.at_end:
             heappush(due, (front, index))
     _send(stream, b"")
+
+
+def _front(front: int, piece: Piece) -> int:
+    """The newest step; one damaged number must not send a file behind all others."""
+    for steps in piece.steps:
+        if front < 0 or steps.last_step - front < 2 * MAX_PENDING_STEPS:
+            front = max(front, steps.last_step)
+    return front
 
 
 def _send(stream: IO[bytes], message: bytes) -> None:

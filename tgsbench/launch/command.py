@@ -10,6 +10,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from tgsbench.schema.preset import Preset
+from tgsbench.system.child import module_argv
 
 
 class Node(Struct, frozen=True, kw_only=True):
@@ -75,12 +76,7 @@ def rank_environment(
 
 def supervisor_argv(run_dir: Path) -> list[str]:
     """The command that supervises a prepared run in a process of its own (the TUI starts it)."""
-    return [sys.executable, "-m", "tgsbench", "supervise", str(run_dir.resolve())]
-
-
-def package_root() -> str:
-    """Folder that this very tgsbench was imported from, so that the ranks run the same code."""
-    return str(Path(__file__).absolute().parents[2])
+    return module_argv("tgsbench", "supervise", str(run_dir.resolve()))
 
 
 def as_script(argv: list[str]) -> str:

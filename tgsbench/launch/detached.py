@@ -9,21 +9,20 @@ import signal
 import subprocess
 
 from tgsbench.errors import ExitCode, TgsError
-from tgsbench.launch.command import package_root, supervisor_argv
+from tgsbench.launch.command import supervisor_argv
 from tgsbench.store.run_dir import RunDir, unwritable
+from tgsbench.system.child import child_environment
 
 
 class Supervisor:
     """The supervisor process of a prepared run; the handle may be dropped without ending the run."""
 
     def __init__(self, run: RunDir) -> None:
-        known = [package_root(), os.environ.get("PYTHONPATH", "")]
-        env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, known))}
         try:
             with (run.log_dir / "supervisor.log").open("ab") as log:
                 self._process = subprocess.Popen(
                     supervisor_argv(run.path),
-                    env=env,
+                    env=child_environment(),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,

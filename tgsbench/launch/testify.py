@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.events.tail import RunTail
-from tgsbench.launch.command import package_root, rank_environment
+from tgsbench.launch.command import rank_environment
 from tgsbench.launch.process import Child
 from tgsbench.launch.watch import StopSignals
 from tgsbench.metrics.failure import root_cause
@@ -25,6 +25,7 @@ from tgsbench.schema.run import Manifest, Outcome
 from tgsbench.schema.verify import EVIDENCE, GRADIENTS, Evidence, evidence_of
 from tgsbench.store import run_dir
 from tgsbench.store.run_dir import RunDir
+from tgsbench.system.child import child_environment
 
 _SILENT_S = 180.0
 """Imports and the first step of a busy machine take 60 s without an event; a step takes 0.1 s."""
@@ -85,8 +86,7 @@ def _make(folder: Path, name: str, preset: Preset) -> RunDir:
 def _start(folder: Path, made: Sequence[RunDir], runs: Runs) -> Child:
     preset = next(iter(runs.values()))
     # One thread a rank: many ranks share few cores, and sums of several threads differ in their last bits.
-    env = rank_environment(preset, os.environ, num_cores=1, nproc=1)
-    env["PYTHONPATH"] = os.pathsep.join(filter(None, [package_root(), env.get("PYTHONPATH", "")]))
+    env = rank_environment(preset, child_environment(), num_cores=1, nproc=1)
     argv = [sys.executable, "-m", "tgsbench.trainer.forks", *(str(run.path.resolve()) for run in made)]
     log = made[0].log_dir / "launcher.log"
     return Child([*argv, "--parent-pid", str(os.getpid())], env, log)

@@ -34,7 +34,7 @@ _STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class StopSignals:
-    """Remembers SIGINT, SIGTERM or SIGHUP instead of dying: no run has a folder without a status.
+    """Remembers SIGINT, SIGTERM or SIGHUP instead of dying, so that a run gets its status.
 
     By handlers, not by a mask: a masked signal still interrupts through any other thread of the process,
     and children inherit a mask.

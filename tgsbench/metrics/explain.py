@@ -263,7 +263,7 @@ def _mem_inputs(view: RunView, headline: Headline) -> list[tuple[str, str]]:
     kind = "resident set size (CPU)" if headline.mem_is_rss else "CUDA allocator"
     inputs = [("measured as", kind), ("ranks that reported", str(len(newest)))]
     if newest:
-        num_bytes, rank = max(newest)
+        num_bytes, rank = max(newest, key=lambda pair: pair[0])
         inputs.append(("largest in the newest step", f"rank {rank}: {units.gib(num_bytes)}"))
     return inputs
 

@@ -109,7 +109,8 @@ class PendingSteps:
         if not len(self) and step.first_step >= self.first + MAX_PENDING_STEPS:
             self.first = step.first_step - MAX_PENDING_STEPS // 2  # nothing waits: the run goes on from here
         at = step.first_step - self.first
-        if at < 0 or at >= 2 * MAX_PENDING_STEPS or self._has_reported(rank, at):
+        is_absurd = at - self._num_passed[rank] >= 2 * MAX_PENDING_STEPS
+        if at < 0 or is_absurd or self._has_reported(rank, at):
             self.num_ignored += 1
         else:
             self._put(rank, at, step)
@@ -122,7 +123,7 @@ class PendingSteps:
         step, ranks = self.first + index, slice(index * self._world, (index + 1) * self._world)
         tokens = sum(self._tokens[ranks])
         own = (self._step_s[ranks], self._data_s[ranks], self._mem_peak[ranks], self._loss[ranks])
-        row = StepRow(step, step, *own, tokens)
+        row = StepRow(step, step, *own, self._own_tgs(own[0], tokens))
         step_s, mem_peak = row.step_s.tolist(), row.mem_peak.tolist()
         is_complete = not math.isnan(sum(step_s))
         if not is_complete and all(map(math.isnan, step_s)):
@@ -132,6 +133,10 @@ class PendingSteps:
             (min(step_s), max(step_s)), (min(mem_peak), max(mem_peak)),
             tokens, sum(self._labels[ranks]), sum(self._loss_sum[ranks]),
         )  # fmt: skip
+
+    def _own_tgs(self, step_s: array[float], tokens: float) -> array[float]:
+        share = tokens / self._world
+        return array("d", [share / seconds if seconds > 0 else math.nan for seconds in step_s])
 
     def _drop(self, num: int) -> None:
         """Forget the `num` oldest steps."""

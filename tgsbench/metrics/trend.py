@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Sequence
+from operator import mul
 from typing import NamedTuple
 
 TREND_CAPACITY = 512
 """Points a trend keeps; a terminal shows at most about 400 dot columns."""
 GRID_CAPACITY = 256
-"""Rows a grid keeps; with four figures of 8 bytes that is 8 KiB a rank."""
+"""Rows a grid keeps; with five figures of 8 bytes that is 10 KiB a rank."""
 
 _MERGED_AT_ONCE = 64
 """Steps that wait at most to be merged into a row."""
@@ -63,9 +64,10 @@ class Trend:
 
 
 class StepRow(NamedTuple):
-    """What every rank saw of one step, or the largest of several steps once rows were merged.
+    """What every rank saw of one step, or of several once rows were merged; NaN: it has not reported.
 
-    A rank that has not reported holds NaN.
+    Of several steps the heatmap's figures keep the largest, so that a straggler is never averaged away, and
+    the charts' figures the mean, as a `Trend` does.
     """
 
     first_step: int
@@ -75,12 +77,12 @@ class StepRow(NamedTuple):
     mem_peak: array[float]
     loss: array[float]
     """Mean over the rank's own labels; NaN also where it had none."""
-    tokens: float
-    """Of all ranks in one step, the mean of merged steps; NaN where a rank has not reported."""
+    tgs: array[float]
+    """What TGS would be if every rank took as long as this one; NaN for all where one has not reported."""
 
 
 class StepGrid:
-    """Rank × step history; merged rows keep the largest value, so that a straggler is never averaged away."""
+    """Rank × step history of bounded size."""
 
     def __init__(self, capacity: int = GRID_CAPACITY) -> None:
         self.capacity = capacity
@@ -113,17 +115,18 @@ class StepGrid:
 
 
 def _merged(rows: Sequence[StepRow]) -> StepRow:
-    """The largest of each rank; what it did not report in some rows (NaN) the others fill in."""
+    """One row of several; what a rank did not report in some of them (NaN) the others fill in."""
     if len(rows) == 1:
         return rows[0]
+    weights = [row.last_step - row.first_step + 1 for row in rows]
     return StepRow(
         rows[0].first_step,
         rows[-1].last_step,
         _largest([row.step_s for row in rows]),
         _largest([row.data_s for row in rows]),
         _largest([row.mem_peak for row in rows]),
-        _largest([row.loss for row in rows]),
-        sum(row.tokens for row in rows) / len(rows),
+        _mean([row.loss for row in rows], weights),
+        _mean([row.tgs for row in rows], weights),
     )
 
 
@@ -131,6 +134,20 @@ def _largest(values: Sequence[array[float]]) -> array[float]:
     has_gaps = math.isnan(sum(map(sum, values)))
     largest = _largest_known if has_gaps else max  # max() with a NaN depends on their order
     return array("d", list(map(largest, zip(*values, strict=True))))
+
+
+def _mean(values: Sequence[array[float]], weights: Sequence[int]) -> array[float]:
+    """Of each rank, by the steps that a row stands for, were they reported or not; NaN weighs nothing."""
+    ranks, total = zip(*values, strict=True), sum(weights)
+    if math.isnan(sum(map(sum, values))):
+        return array("d", [_mean_known(own, weights) for own in ranks])
+    return array("d", [sum(map(mul, own, weights)) / total for own in ranks])
+
+
+def _mean_known(values: Sequence[float], weights: Sequence[int]) -> float:
+    known = [(value, weight) for value, weight in zip(values, weights, strict=True) if value == value]
+    total = sum(weight for _, weight in known)
+    return sum(value * weight for value, weight in known) / total if total else math.nan
 
 
 def _largest_known(values: Sequence[float]) -> float:

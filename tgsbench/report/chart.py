@@ -59,7 +59,7 @@ def draw(
     limits = _y_limits(chart)
     if limits is None or columns < 12 or rows < 3:
         return _empty(columns, rows)
-    labels = [chart.format_y(v) for v in (limits[1], (limits[0] + limits[1]) / 2, limits[0])]
+    labels = [_y_label(chart, v) for v in (limits[1], (limits[0] + limits[1]) / 2, limits[0])]
     gutter = max(map(len, labels)) + 1
     canvas = Canvas(columns - gutter, rows - 1, ascii_only=ascii_only)
     x_limits = _x_limits(chart)
@@ -86,6 +86,12 @@ def _empty(columns: int, rows: int) -> list[list[Run]]:
     text = "no data yet"[: max(0, columns)]
     middle = max(0, rows // 2)
     return [[Run((text if row == middle else "").center(max(0, columns)), "axis")] for row in range(rows)]
+
+
+def _y_label(chart: Chart, value: float) -> str:
+    """At most ten characters, so that some columns are left: a loss that diverges has 40 before the point."""
+    label = chart.format_y(value)
+    return label if len(label) <= 10 else f"{value:.3g}"
 
 
 def _y_limits(chart: Chart) -> tuple[float, float] | None:

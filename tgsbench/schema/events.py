@@ -28,8 +28,8 @@ class _Event(Struct, tag_field="type", kw_only=True):
 
     v: Annotated[int, Meta(le=PROTOCOL_VERSION)] = PROTOCOL_VERSION
     t: float = 0.0
-    rank: int = 0
-    seq: int = 0
+    rank: Int64 = 0
+    seq: Int64 = 0
 
 
 class Hello(_Event, tag="hello"):
@@ -174,7 +174,7 @@ class Trace(_Event, tag="trace"):
     """A profiler trace was written."""
 
     path: str
-    steps: list[int] = field(default_factory=list)
+    steps: list[Int64] = field(default_factory=list)
     num_bytes: Int64 = 0
     export_s: Seconds = 0.0
 
@@ -195,9 +195,9 @@ class Error(_Event, tag="error"):
     msg: str
     traceback: str = ""
     hint: str = ""
-    exit_code: int = 8
-    bytes_requested: int = 0
-    bytes_in_use: int = 0
+    exit_code: Int64 = 8
+    bytes_requested: Int64 = 0
+    bytes_in_use: Int64 = 0
     """Out of memory: what the process held when it asked for more."""
 
 

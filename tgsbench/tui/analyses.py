@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.schema.hotspots import Profile
 from tgsbench.store.profiles import has_traces, stored_profile
 from tgsbench.store.run_dir import RunDir
+from tgsbench.system.child import child_environment, module_argv
 
 _TIMEOUT_S = 600.0
 
@@ -17,9 +17,11 @@ def made(run: RunDir) -> Profile | None:
     """The analysis made just now, or None when the run has no traces; TgsError when it cannot be made."""
     if not has_traces(run):
         return None
-    argv = [sys.executable, "-m", "tgsbench", "profile", str(run.path), "--json"]
+    argv = module_argv("tgsbench", "profile", str(run.path), "--json")
     try:
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+        done = subprocess.run(
+            argv, env=child_environment(), capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise TgsError(f"the traces could not be analysed: {error}", exit_code=ExitCode.BAD_INPUT) from error
     if done.returncode:

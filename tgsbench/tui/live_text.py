@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import textwrap
 import time
 from collections.abc import Callable
@@ -12,7 +11,6 @@ from tgsbench import units
 from tgsbench.metrics.live import LiveRun
 from tgsbench.metrics.live_view import Headline, RunView
 from tgsbench.metrics.ratio import SAME_WITHIN
-from tgsbench.metrics.result import step_tgs
 from tgsbench.metrics.trend import StepRow, Trend
 from tgsbench.report.chart import Band, Chart, Line
 from tgsbench.schema.events import PHASES
@@ -193,19 +191,14 @@ def charts(view: RunView, rank: int) -> dict[str, tuple[Chart, str]]:
     bands = [Band("reference", row.tgs * (1 - SAME_WITHIN), row.tgs * (1 + SAME_WITHIN))
              for row in published[:1] if row.tgs is not None]  # fmt: skip
     legend = f"⠒ {published[0].system} {units.rate(published[0].tgs or 0)}" if published else ""
-    own = f"-- rank {rank}"
-    tgs = _chart(live.tgs, units.rate, _own(live, lambda r: _own_tgs(r, rank)), bands)
+    own = f"-- rank {rank}" if live.world > 1 else ""
+    tgs = _chart(live.tgs, units.rate, _own(live, lambda r: r.tgs[rank]), bands)
     return {
         "chart-tgs": (tgs, "  ".join(filter(None, (legend, own)))),
         "chart-step": (_chart(live.step_s, units.duration, _own(live, lambda r: r.step_s[rank])), own),
         "chart-loss": (_chart(live.loss, "{:.3f}".format, _own(live, lambda r: r.loss[rank])), own),
         "chart-mem": (_chart(live.mem_peak, _gib, _own(live, lambda r: r.mem_peak[rank])), own),
     }
-
-
-def _own_tgs(row: StepRow, rank: int) -> float:
-    """What TGS would be if every rank took as long as this one."""
-    return step_tgs(row.tokens, len(row.step_s), row.step_s[rank]) or math.nan
 
 
 def _gib(num_bytes: float) -> str:

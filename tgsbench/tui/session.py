@@ -25,8 +25,6 @@ from tgsbench.schema.run import Manifest, Result
 from tgsbench.store import results, run_dir
 from tgsbench.store.run_dir import RunDir
 
-_PIECES_A_ROUND = 64
-"""Steps are closed once a round."""
 STATUS_PERIOD_S = 1.0
 FAST_FORWARD = 3600.0
 """Replay speed beyond which it is not a replay any more."""
@@ -55,11 +53,12 @@ class FollowFeed:
 
     def pieces(self, is_ahead: Callable[[int], bool]) -> Iterator[Piece]:
         """New events, a piece of each file."""
+        num_files = max(1, len(self._tail.tails()))
         num = 0
-        for piece in islice(self._backlog, _PIECES_A_ROUND):
+        for piece in islice(self._backlog, num_files):
             num += 1
             yield piece
-        self._is_backlog_read = num < _PIECES_A_ROUND
+        self._is_backlog_read = num < num_files
         if self._is_backlog_read:
             yield from map(condensed, self._tail.pieces(PIECE_BYTES, is_ahead))
 

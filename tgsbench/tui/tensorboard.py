@@ -7,10 +7,10 @@ import os
 import re
 import signal
 import subprocess
-import sys
 
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.store.run_dir import RunDir
+from tgsbench.system.child import child_environment, module_argv
 from tgsbench.system.lifetime import tied
 
 _ADDRESS = re.compile(rb"http://(?:127\.0\.0\.1|localhost):\d+\S*")
@@ -19,7 +19,7 @@ _PATIENCE_S = 5.0
 
 def command(run: RunDir) -> list[str]:
     """What starts it: the same command as on the command line, which ends when the UI is killed, too."""
-    return tied([sys.executable, "-m", "tgsbench", "tensorboard", str(run.path)])
+    return tied(module_argv("tgsbench", "tensorboard", str(run.path)))
 
 
 class TensorBoard:
@@ -29,6 +29,7 @@ class TensorBoard:
         self.run = run
         self._process = subprocess.Popen(
             command(run),
+            env=child_environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
