@@ -66,10 +66,7 @@ def catch_up(live, feed):
 
 def shown(live):
     """Everything a screen reads."""
-    rows = [
-        (r.first_step, r.last_step, *r.step_s, *r.data_s, *r.mem_peak, *r.loss, *r.tgs)
-        for r in live.grid.rows
-    ]
+    rows = [(r.first_step, r.last_step, *r.step_s, *r.data_s, *r.mem_peak, *r.loss) for r in live.grid.rows]
     trends = [(t.x, t.y, t.low, t.high) for t in (live.tgs, live.step_s, live.mem_peak, live.loss)]
     ranks = [
         (

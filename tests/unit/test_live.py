@@ -98,14 +98,14 @@ def test_a_merged_grid_row_keeps_the_slowest_step_of_each_rank():
     for step in range(16):
         slowest = _array([1.0, 9.0 if step == 5 else 1.0])
         gap = _array([math.nan if step == 6 else step, math.nan])
-        grid.add(StepRow(step, step, slowest, slowest, slowest, _array([1.0, step]), gap))
+        grid.add(StepRow(step, step, slowest, slowest, slowest, _array([step, *gap])))
     assert max(row.step_s[1] for row in grid.rows) == 9.0
     steps = [range(row.first_step, row.last_step + 1) for row in grid.rows]
-    assert [row.loss[1] for row in grid.rows] == [statistics.mean(of) for of in steps]
-    own = [row.tgs[0] for row in grid.rows]
+    assert [row.loss[0] for row in grid.rows] == [statistics.mean(of) for of in steps]
+    own = [row.loss[1] for row in grid.rows]
     assert [own[0], *own[2:]] == [statistics.mean(of) for of in (steps[0], *steps[2:])]
     assert 4 < own[1] < 7, "the step that is missing leaves the others"
-    assert all(math.isnan(row.tgs[1]) for row in grid.rows)
+    assert all(math.isnan(row.loss[2]) for row in grid.rows)
     assert grid.rows[0].first_step == 0
     assert grid.rows[-1].last_step == 15
 

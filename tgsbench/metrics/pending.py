@@ -121,9 +121,8 @@ class PendingSteps:
     def _closed(self, index: int) -> ClosedStep | None:
         """The open step at `index`; one that no rank reported is no step."""
         step, ranks = self.first + index, slice(index * self._world, (index + 1) * self._world)
-        tokens = sum(self._tokens[ranks])
         own = (self._step_s[ranks], self._data_s[ranks], self._mem_peak[ranks], self._loss[ranks])
-        row = StepRow(step, step, *own, self._own_tgs(own[0], tokens))
+        row = StepRow(step, step, *own)
         step_s, mem_peak = row.step_s.tolist(), row.mem_peak.tolist()
         is_complete = not math.isnan(sum(step_s))
         if not is_complete and all(map(math.isnan, step_s)):
@@ -131,12 +130,8 @@ class PendingSteps:
         return ClosedStep(
             step, self._phases[index], row, is_complete,
             (min(step_s), max(step_s)), (min(mem_peak), max(mem_peak)),
-            tokens, sum(self._labels[ranks]), sum(self._loss_sum[ranks]),
+            sum(self._tokens[ranks]), sum(self._labels[ranks]), sum(self._loss_sum[ranks]),
         )  # fmt: skip
-
-    def _own_tgs(self, step_s: array[float], tokens: float) -> array[float]:
-        share = tokens / self._world
-        return array("d", [share / seconds if seconds > 0 else math.nan for seconds in step_s])
 
     def _drop(self, num: int) -> None:
         """Forget the `num` oldest steps."""

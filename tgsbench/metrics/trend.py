@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Sequence
-from operator import mul
 from typing import NamedTuple
 
 TREND_CAPACITY = 512
 """Points a trend keeps; a terminal shows at most about 400 dot columns."""
 GRID_CAPACITY = 256
-"""Rows a grid keeps; with five figures of 8 bytes that is 10 KiB a rank."""
+"""Rows a grid keeps; with four figures of 8 bytes that is 8 KiB a rank."""
 
 _MERGED_AT_ONCE = 64
 """Steps that wait at most to be merged into a row."""
@@ -66,8 +65,8 @@ class Trend:
 class StepRow(NamedTuple):
     """What every rank saw of one step, or of several once rows were merged; NaN: it has not reported.
 
-    Of several steps the heatmap's figures keep the largest, so that a straggler is never averaged away, and
-    the charts' figures the mean, as a `Trend` does.
+    Merged rows keep the largest of each figure, so that a straggler is never averaged away, but of the loss
+    the mean.
     """
 
     first_step: int
@@ -77,8 +76,6 @@ class StepRow(NamedTuple):
     mem_peak: array[float]
     loss: array[float]
     """Mean over the rank's own labels; NaN also where it had none."""
-    tgs: array[float]
-    """What TGS would be if every rank took as long as this one; NaN for all where one has not reported."""
 
 
 class StepGrid:
@@ -118,30 +115,24 @@ def _merged(rows: Sequence[StepRow]) -> StepRow:
     """One row of several; what a rank did not report in some of them (NaN) the others fill in."""
     if len(rows) == 1:
         return rows[0]
-    weights = [row.last_step - row.first_step + 1 for row in rows]
+    has_gaps = math.isnan(sum(sum(row.step_s) for row in rows))
+    largest = _largest_known if has_gaps else max  # max() with a NaN depends on their order
     return StepRow(
         rows[0].first_step,
         rows[-1].last_step,
-        _largest([row.step_s for row in rows]),
-        _largest([row.data_s for row in rows]),
-        _largest([row.mem_peak for row in rows]),
-        _mean([row.loss for row in rows], weights),
-        _mean([row.tgs for row in rows], weights),
+        array("d", list(map(largest, zip(*[row.step_s for row in rows], strict=True)))),
+        array("d", list(map(largest, zip(*[row.data_s for row in rows], strict=True)))),
+        array("d", list(map(largest, zip(*[row.mem_peak for row in rows], strict=True)))),
+        _mean([row.loss for row in rows], [row.last_step - row.first_step + 1 for row in rows]),
     )
-
-
-def _largest(values: Sequence[array[float]]) -> array[float]:
-    has_gaps = math.isnan(sum(map(sum, values)))
-    largest = _largest_known if has_gaps else max  # max() with a NaN depends on their order
-    return array("d", list(map(largest, zip(*values, strict=True))))
 
 
 def _mean(values: Sequence[array[float]], weights: Sequence[int]) -> array[float]:
     """Of each rank, by the steps that a row stands for, were they reported or not; NaN weighs nothing."""
-    ranks, total = zip(*values, strict=True), sum(weights)
-    if math.isnan(sum(map(sum, values))):
+    ranks = zip(*values, strict=True)
+    if min(weights) < max(weights) or math.isnan(sum(map(sum, values))):
         return array("d", [_mean_known(own, weights) for own in ranks])
-    return array("d", [sum(map(mul, own, weights)) / total for own in ranks])
+    return array("d", [sum(own) / len(values) for own in ranks])
 
 
 def _mean_known(values: Sequence[float], weights: Sequence[int]) -> float:

@@ -192,9 +192,8 @@ def charts(view: RunView, rank: int) -> dict[str, tuple[Chart, str]]:
              for row in published[:1] if row.tgs is not None]  # fmt: skip
     legend = f"⠒ {published[0].system} {units.rate(published[0].tgs or 0)}" if published else ""
     own = f"-- rank {rank}" if live.world > 1 else ""
-    tgs = _chart(live.tgs, units.rate, _own(live, lambda r: r.tgs[rank]), bands)
     return {
-        "chart-tgs": (tgs, "  ".join(filter(None, (legend, own)))),
+        "chart-tgs": (_chart(live.tgs, units.rate, bands=bands), legend),
         "chart-step": (_chart(live.step_s, units.duration, _own(live, lambda r: r.step_s[rank])), own),
         "chart-loss": (_chart(live.loss, "{:.3f}".format, _own(live, lambda r: r.loss[rank])), own),
         "chart-mem": (_chart(live.mem_peak, _gib, _own(live, lambda r: r.mem_peak[rank])), own),
