@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from tgsbench.events.tail import GLANCE, RunTail
+from tgsbench.events.tail import GLANCE, PIECE_BYTES, RunTail
 from tgsbench.metrics.live import LiveRun
 from tgsbench.metrics.pieces import condensed
 from tgsbench.metrics.stragglers import Suspect, suspects
@@ -13,8 +13,6 @@ from tgsbench.metrics.stragglers import Suspect, suspects
 _POLL_S = 0.1
 _SLOWEST_POLL_S = 1.0
 _RANKS_PER_POLL = 64
-_PIECE_BYTES = 1 << 16
-"""Read from each file in turn, so that steps of all ranks close soon after each other."""
 
 
 def poll_period_s(world_size: int) -> float:
@@ -51,7 +49,7 @@ class Merge:
         """
         before = self.live.num_events
         now_s = time.monotonic() if now_s is None else now_s
-        for piece in self._tail.pieces(_PIECE_BYTES, self.live.is_ahead):
+        for piece in self._tail.pieces(PIECE_BYTES, self.live.is_ahead):
             self.live.take(condensed(piece), now_s)
         self.live.close_steps()
         return self.live.num_events - before

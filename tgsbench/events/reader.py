@@ -16,12 +16,10 @@ from typing import IO
 import msgspec
 from msgspec import Struct
 
-from tgsbench.events.tail import GLANCE, FileTail, Place
-from tgsbench.metrics.pending import MAX_PENDING_STEPS
+from tgsbench.events.tail import GLANCE, PIECE_BYTES, FileTail, Place
+from tgsbench.metrics.pending import MAX_GAP_STEPS
 from tgsbench.metrics.pieces import Piece, condensed
 
-PIECE_BYTES = 1 << 16
-"""Read from each file in turn, so that steps of all ranks close soon after each other."""
 HEAD_BYTES = 4
 _NICE = 5
 """Ranks of this machine go first."""
@@ -65,7 +63,7 @@ def read(request: Request, stream: IO[bytes]) -> None:
 def _front(front: int, piece: Piece) -> int:
     """The newest step; one damaged number must not send a file behind all others."""
     for steps in piece.steps:
-        if front < 0 or steps.last_step - front < 2 * MAX_PENDING_STEPS:
+        if front < 0 or steps.last_step - front < MAX_GAP_STEPS:
             front = max(front, steps.last_step)
     return front
 

@@ -18,6 +18,8 @@ WHOLE = msgspec.json.Decoder(Event)
 GLANCE = msgspec.json.Decoder(Glance)
 """Steps with what the live view shows of them only."""
 _CHUNK = 4 << 20
+PIECE_BYTES = 1 << 16
+"""Read from each file in turn, so that steps of all ranks close soon after each other."""
 _MAX_LINE = 16 << 20
 """A longer line without an end is damage, not an event that is still being written."""
 _MAX_AHEAD = 4096

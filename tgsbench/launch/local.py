@@ -29,6 +29,7 @@ from tgsbench.store.export import tensorboard_log
 from tgsbench.store.export.series import series_of
 from tgsbench.store.run_dir import RunDir
 from tgsbench.system.child import child_environment
+from tgsbench.system.cores import num_cores
 from tgsbench.system.environment import describe_environment, host_name
 from tgsbench.system.lifetime import process_identity
 
@@ -114,7 +115,7 @@ def _start(run: RunDir, preset: Preset, node: Node) -> Child:
     # An emulated rank on a CPU gets the threads that it would have among the others.
     nproc = preset.world_size // node.nnodes
     interface = "lo" if node.nnodes == 1 else node.interface
-    env = rank_environment(preset, child_environment(), len(os.sched_getaffinity(0)), nproc, interface)
+    env = rank_environment(preset, child_environment(), num_cores(), nproc, interface)
     return Child(
         [*argv, "--parent-pid", str(os.getpid())],
         env,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import psutil
 from msgspec import Struct
 
@@ -14,6 +12,7 @@ from tgsbench.models.spec import num_parameters
 from tgsbench.planner import states_bytes
 from tgsbench.presets.catalog import load_gpus, load_references
 from tgsbench.schema.preset import Preset
+from tgsbench.system.cores import num_cores
 from tgsbench.system.gpus import GpuInfo, list_gpus
 from tgsbench.units import GIB, gib
 
@@ -28,7 +27,7 @@ class Machine(Struct, frozen=True):
 
 def this_machine() -> Machine:
     """Read this machine."""
-    return Machine(list_gpus(), len(os.sched_getaffinity(0)), psutil.virtual_memory().available)
+    return Machine(list_gpus(), num_cores(), psutil.virtual_memory().available)
 
 
 def check(preset: Preset, machine: Machine, num_local_ranks: int, *, emulated: bool = False) -> None:

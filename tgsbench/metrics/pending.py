@@ -12,6 +12,8 @@ from tgsbench.metrics.trend import StepRow
 
 MAX_PENDING_STEPS = 512
 """Steps that may wait for a rank; beyond it the oldest is taken as it is."""
+MAX_GAP_STEPS = 2 * MAX_PENDING_STEPS
+"""A step number so far beyond the rank's last one is damage, not steps that were lost."""
 
 
 class ClosedStep(NamedTuple):
@@ -79,13 +81,8 @@ class PendingSteps:
         end = at + len(steps.phases)
         self._open(end, steps.phases)
         own = slice(at * self._world + rank, end * self._world, self._world)
-        self._step_s[own] = array("d", steps.step_s)
-        self._data_s[own] = array("d", steps.data_s)
-        self._mem_peak[own] = array("d", steps.mem_peak)
-        self._tokens[own] = array("d", steps.tokens)
-        self._labels[own] = array("d", steps.labels)
-        self._loss_sum[own] = array("d", steps.loss_sum)
-        self._loss[own] = array("d", steps.loss)
+        for table, figure in zip(self._tables(), steps.figures(), strict=True):
+            table[own] = array("d", figure)
         self._num_passed[rank] = max(self._num_passed[rank], end)
 
     def _open(self, end: int, phases: list[str]) -> None:
@@ -100,6 +97,7 @@ class PendingSteps:
             table += unknown
 
     def _tables(self) -> tuple[array[float], ...]:
+        """In the order of StepColumns.figures."""
         return (
             self._step_s, self._data_s, self._mem_peak, self._tokens, self._labels, self._loss_sum, self._loss
         )  # fmt: skip
@@ -109,7 +107,7 @@ class PendingSteps:
         if not len(self) and step.first_step >= self.first + MAX_PENDING_STEPS:
             self.first = step.first_step - MAX_PENDING_STEPS // 2  # nothing waits: the run goes on from here
         at = step.first_step - self.first
-        is_absurd = at - self._num_passed[rank] >= 2 * MAX_PENDING_STEPS
+        is_absurd = at - self._num_passed[rank] >= MAX_GAP_STEPS
         if at < 0 or is_absurd or self._has_reported(rank, at):
             self.num_ignored += 1
         else:

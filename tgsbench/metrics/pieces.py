@@ -35,12 +35,12 @@ class StepColumns(Struct, array_like=True, gc=False):
     def one(self, index: int) -> StepColumns:
         """The step at `index` alone."""
         own = slice(index * _WIDTH, (index + 1) * _WIDTH)
-        figures = (
-            self.step_s, self.data_s, self.mem_peak, self.tokens, self.labels, self.loss_sum, self.loss
-        )  # fmt: skip
-        return StepColumns(
-            self.first_step + index, [self.phases[index]], *(figure[own] for figure in figures)
-        )
+        figures = (figure[own] for figure in self.figures())
+        return StepColumns(self.first_step + index, [self.phases[index]], *figures)
+
+    def figures(self) -> tuple[bytes, ...]:
+        """All columns of numbers, in the order of the fields."""
+        return self.step_s, self.data_s, self.mem_peak, self.tokens, self.labels, self.loss_sum, self.loss
 
     @property
     def last_step(self) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 
 from tgsbench import __version__
+from tgsbench.system.cores import num_cores
 from tgsbench.system.gpus import list_gpus
 
 _PACKAGES = ("torch", "transformers", "datasets", "deepspeed", "flash-attn", "liger-kernel", "numpy")
@@ -28,7 +29,7 @@ def describe_environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": _cpu_model(),
-        "num_cores": len(os.sched_getaffinity(0)),
+        "num_cores": num_cores(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "gpus": [gpu.name for gpu in list_gpus()],
         "packages": installed_packages(),

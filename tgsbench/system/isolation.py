@@ -12,6 +12,7 @@ import psutil
 from msgspec import Struct
 
 from tgsbench.schema.events import Warn
+from tgsbench.system.cores import num_cores
 from tgsbench.system.gpus import nvml_or_none
 
 FOREIGN_CORES = 0.5
@@ -91,7 +92,7 @@ class Isolation:
     def __init__(self, family: Pids, on_gpu: bool) -> None:
         self._family = family
         self._on_gpu = on_gpu
-        self._num_cores = len(os.sched_getaffinity(0))
+        self._num_cores = num_cores()
         self._cpu = CpuWatch(family)
         self._gpu_before: set[int] = set()
         self._next_s = 0.0

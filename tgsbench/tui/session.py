@@ -12,9 +12,8 @@ from typing import Protocol
 
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.events.backlog import backlog
-from tgsbench.events.reader import PIECE_BYTES
 from tgsbench.events.replay import Replay
-from tgsbench.events.tail import GLANCE, RunTail
+from tgsbench.events.tail import GLANCE, PIECE_BYTES, RunTail
 from tgsbench.launch.detached import Supervisor
 from tgsbench.metrics.live import LiveRun, by_rank
 from tgsbench.metrics.live_view import Plan, RunView
@@ -48,17 +47,19 @@ class FollowFeed:
 
     def __init__(self, events_dir: Path) -> None:
         self._tail = RunTail(events_dir, GLANCE)
+        self._round = max(1, len(self._tail.tails()))
+        """Pieces of the backlog between two closings of steps: about one of each file."""
         self._backlog = backlog(self._tail)
         self._is_backlog_read = False
 
     def pieces(self, is_ahead: Callable[[int], bool]) -> Iterator[Piece]:
         """New events, a piece of each file."""
-        num_files = max(1, len(self._tail.tails()))
-        num = 0
-        for piece in islice(self._backlog, num_files):
-            num += 1
-            yield piece
-        self._is_backlog_read = num < num_files
+        if not self._is_backlog_read:
+            num = 0
+            for piece in islice(self._backlog, self._round):
+                num += 1
+                yield piece
+            self._is_backlog_read = num < self._round
         if self._is_backlog_read:
             yield from map(condensed, self._tail.pieces(PIECE_BYTES, is_ahead))
 
