@@ -33,8 +33,8 @@ from transformers import LlamaForCausalLM
 
 from benchmarks.turns import take_turns
 from tgsbench import presets
-from tgsbench.models.build import draw, llama_config
 from tgsbench.schema.preset import Preset
+from tgsbench.training.model.build import draw, llama_config
 from tgsbench.workload import IGNORE_INDEX, prepare
 
 

@@ -78,8 +78,8 @@ def work(side: str, sets: list[str]) -> None:
 
     from tgsbench import presets
     from tgsbench.metrics.emulation import fit
-    from tgsbench.parallel.mesh import build_mesh
-    from tgsbench.trainer import emulate
+    from tgsbench.training import emulate
+    from tgsbench.training.parallel.mesh import build_mesh
 
     torch.set_num_threads(1)
     device = torch.device("cpu")

@@ -171,10 +171,10 @@ def _environment(tiny: bool) -> dict[str, str]:
 
 def _run(argv: list[str], env: dict[str, str], limit_s: float) -> tuple[int | None, str, str]:
     """Exit code (None: it was killed, with all that it had started), stdout, stderr."""
-    from tgsbench.system.lifetime import tied
+    from tgsbench.system.lifetime import die_with_parent_argv
 
     process = subprocess.Popen(
-        tied(argv),
+        die_with_parent_argv(argv),
         cwd=ROOT,
         env=env,
         stdout=subprocess.PIPE,
@@ -220,7 +220,7 @@ def machine() -> Json:
     """What the figures are measured on; a child asks torch, so that no memory of the GPU is held here."""
     from tgsbench.system.gpus import driver, list_gpus
 
-    argv = [sys.executable, "-m", "tgsbench.trainer.probe", "facts"]
+    argv = [sys.executable, "-m", "tgsbench.training.torch_info", "facts"]
     code, out, err = _run(argv, _environment(tiny=False), 120.0)
     facts = _last_document(out)
     problem = "" if code == 0 else (err.strip().splitlines() or ["torch did not answer"])[-1]

@@ -12,16 +12,16 @@ import torch
 
 from benchmarks.gpu_rank import Json, Rank, attempt, single_rank_group
 from tgsbench.events.emitter import Emitter
-from tgsbench.parallel.tracing import marking
 from tgsbench.presets import catalog
-from tgsbench.profiling.capture import capture
-from tgsbench.profiling.recipes import load_recipe
+from tgsbench.presets.recipes import load_recipe
 from tgsbench.schema.events import Step
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.recipe import Recipe
 from tgsbench.system.gpus import GpuSampler
-from tgsbench.trainer.device import MemoryMeter, synchronised_clock
-from tgsbench.trainer.pulse import Pulse
+from tgsbench.training.capture import capture
+from tgsbench.training.device import MemoryMeter, synchronised_clock
+from tgsbench.training.heartbeat import HeartbeatThread
+from tgsbench.training.parallel.tracing import marking
 
 _SAMPLE_S = 1.2
 """Least length of a sample: the first beat of a pulse comes after a second."""
@@ -37,7 +37,7 @@ def events_ratio(preset: Preset, pairs: int) -> Json:
         meter = MemoryMeter(rank.device)
 
         def live() -> float:
-            pulse = Pulse(emitter, 1.0, _sampler(rank.device))
+            pulse = HeartbeatThread(emitter, 1.0, _sampler(rank.device))
             pulse.start()
             spent_s = sum(_observed(rank, emitter, meter) for _ in range(steps))
             pulse.stop()

@@ -23,10 +23,10 @@ from transformers import LlamaForCausalLM
 
 from benchmarks.gpu_rank import Json, Rank, attempt, device_of, ratio_of_pairs, single_rank_group
 from tgsbench import presets
-from tgsbench.models.build import llama_config
-from tgsbench.models.fused import unfuse
 from tgsbench.schema.preset import Preset
-from tgsbench.trainer.device import synchronised_clock
+from tgsbench.training.device import synchronised_clock
+from tgsbench.training.model.build import llama_config
+from tgsbench.training.model.fused_layers import unfuse
 
 _STEPS = 3
 _RECIPE_S = 120.0

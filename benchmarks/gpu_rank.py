@@ -19,23 +19,23 @@ import torch
 import torch.distributed as dist
 
 from tgsbench import presets
-from tgsbench.engines.fsdp2 import Fsdp2Engine
 from tgsbench.errors import TgsError
 from tgsbench.metrics.emulation import emulation
 from tgsbench.metrics.result import step_tgs
 from tgsbench.models.flops import tflops_by_convention
-from tgsbench.parallel.kernel_timing import cuda_seconds
-from tgsbench.parallel.mesh import build_mesh
-from tgsbench.parallel.tracing import marking
 from tgsbench.planner.plan import predict
 from tgsbench.presets.catalog import find_gpu, load_references
-from tgsbench.profiling.capture import capture
-from tgsbench.profiling.hotspots import analyse_rank
 from tgsbench.schema.events import Depth, Step
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.recipe import Recipe
-from tgsbench.trainer.device import device_name, synchronised_clock
-from tgsbench.trainer.emulate import EmulatedRank, choose_depths, fake_mesh, make_batch
+from tgsbench.traces.hotspots import analyse_rank
+from tgsbench.training.attention.kernel_timing import cuda_seconds
+from tgsbench.training.capture import capture
+from tgsbench.training.device import device_name, synchronised_clock
+from tgsbench.training.emulate import EmulatedRank, choose_depths, fake_mesh, make_batch
+from tgsbench.training.engines.fsdp2 import Fsdp2Engine
+from tgsbench.training.parallel.mesh import build_mesh
+from tgsbench.training.parallel.tracing import marking
 from tgsbench.units import GIB
 
 Json = dict[str, Any]

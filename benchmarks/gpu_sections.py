@@ -29,9 +29,9 @@ from benchmarks.gpu_rank import (
     single_rank_group,
 )
 from tgsbench import presets
-from tgsbench.parallel import kernels
-from tgsbench.parallel.kernel_timing import Probe
 from tgsbench.schema.preset import Preset
+from tgsbench.training.attention import kernels
+from tgsbench.training.attention.kernel_timing import KernelShape
 
 Json = dict[str, Any]
 
@@ -54,14 +54,14 @@ def attention(tiny: bool) -> Iterator[Json]:
     device = device_of(tiny)
     rows: list[Json] = []
     for seq_len, heads in ((128, 2),) if tiny else ((8192, 32), (32768, 16), (131072, 4)):
-        probe = Probe(seq_len, heads, heads, 128)
+        probe = KernelShape(seq_len, heads, heads, 128)
         for name in ("sdpa",) if tiny else ("cudnn", "sdpa", "varlen", "flash3", "flash2", "flash4"):
             found = attempt(lambda name=name, probe=probe: _kernel_row(name, probe, device))
             rows.append({"seq_len": seq_len, "heads": heads, "kernel": name} | found)
             yield {"rows": rows}
 
 
-def _kernel_row(name: str, probe: Probe, device: torch.device) -> Json:
+def _kernel_row(name: str, probe: KernelShape, device: torch.device) -> Json:
     kernel = kernels.make(name, device)
     *inputs, grad = probe.tensors(device)
     forward_flops = 4 * probe.seq_len**2 * probe.head_dim * probe.num_query_heads / 2

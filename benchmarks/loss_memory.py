@@ -43,7 +43,7 @@ def _in_process(tokens: int, chunk: int) -> int:
 def _peak_bytes(tokens: int, chunk: int) -> int:
     import torch
 
-    from tgsbench.parallel.loss import linear_cross_entropy
+    from tgsbench.training.model.loss import linear_cross_entropy
 
     hidden = torch.randn(tokens, HIDDEN, requires_grad=True)
     weight = torch.randn(VOCAB, HIDDEN, requires_grad=True)

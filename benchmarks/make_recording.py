@@ -11,15 +11,15 @@ from pathlib import Path
 
 import msgspec
 
+from benchmarks.simulate import Scenario, write_events
 from tgsbench import presets
-from tgsbench.events.simulate import Scenario, write_events
 from tgsbench.launch.command import agent_argv, as_script
 from tgsbench.metrics.integrity import expected_all_to_alls
-from tgsbench.profiling.recipes import load_recipe, num_profile_steps
+from tgsbench.presets.recipes import load_recipe, num_profile_steps
+from tgsbench.results import results
 from tgsbench.schema.hotspots import Collective, Finding, HotOp, Profile, RankProfile, Skew
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Manifest, Outcome
-from tgsbench.store import results
 from tgsbench.store.run_dir import RunDir, write_atomic
 
 RUN_ID = "simulated-llama2_7b_128k"
@@ -54,7 +54,7 @@ def make(root: Path) -> Path:
         (run.log_dir / f"rank{rank:05}.log").write_text(log, "utf-8")
     (run.path / "profile").mkdir()
     run.write("profile/hotspots.json", simulated_profile(preset.world_size))
-    result = results.build_result(run)
+    result = results.result_from_folder(run)
     result.run_dir = ""
     run.write("result.json", result)
     return run.path

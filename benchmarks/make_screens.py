@@ -18,22 +18,23 @@ from unittest.mock import patch
 import msgspec
 from textual.pilot import Pilot
 
-from tgsbench.launch.preflight import Machine
+from tgsbench.launch.preflight import LocalMachine
+from tgsbench.live import session
 from tgsbench.store.run_dir import RunDir
-from tgsbench.system.doctor import Check
-from tgsbench.tui import recorded, session
+from tgsbench.system.doctor import DoctorCheck
+from tgsbench.tui import recorded
 from tgsbench.tui.app import TgsApp
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "screens"
 SIZE = (120, 36)
 WIDE = (200, 60)
 CHECKS = [
-    Check("python", "ok", "3.11.7"),
-    Check("torch", "ok", "2.13.0+cpu (CPU build)"),
-    Check("GPUs", "warning", "none", "CPU presets, rehearsals and plans run without one"),
-    Check("ranks talk", "ok", "2 ranks over gloo: 0.87 GB/s each way, all-to-all"),
-    Check("disk", "ok", "44.4 GiB free for runs"),
-    Check("hub", "failure", "cannot be reached", "--set workload.corpus=pydoc needs no network"),
+    DoctorCheck("python", "ok", "3.11.7"),
+    DoctorCheck("torch", "ok", "2.13.0+cpu (CPU build)"),
+    DoctorCheck("GPUs", "warning", "none", "CPU presets, rehearsals and plans run without one"),
+    DoctorCheck("ranks talk", "ok", "2 ranks over gloo: 0.87 GB/s each way, all-to-all"),
+    DoctorCheck("disk", "ok", "44.4 GiB free for runs"),
+    DoctorCheck("hub", "failure", "cannot be reached", "--set workload.corpus=pydoc needs no network"),
 ]
 
 
@@ -137,7 +138,7 @@ def main() -> None:
         os.chdir(home)
         root = Path("runs")
         make_runs(root)
-        machine = Machine([], 2, 16 << 30)
+        machine = LocalMachine([], 2, 16 << 30)
         with (
             patch("tgsbench.launch.preflight.this_machine", lambda: machine),
             patch("tgsbench.system.doctor.run_checks", lambda runs_root: CHECKS),

@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from tgsbench.events.merge import Merge
+from tgsbench.live.follow import Merge
 from tgsbench.schema.events import Event, Gpu, Heartbeat, Hello, Step
 
 _ENCODE = msgspec.json.Encoder().encode

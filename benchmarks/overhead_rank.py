@@ -9,12 +9,13 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from tgsbench import engines, presets
+from tgsbench import presets
 from tgsbench.events.emitter import Emitter
-from tgsbench.parallel.mesh import build_mesh
-from tgsbench.trainer.batches import Batches
-from tgsbench.trainer.loop import Stepper
-from tgsbench.trainer.pulse import Pulse
+from tgsbench.training.engines.batches import Batches
+from tgsbench.training.engines.build import build_engine
+from tgsbench.training.heartbeat import HeartbeatThread
+from tgsbench.training.loop import Stepper
+from tgsbench.training.parallel.mesh import build_mesh
 from tgsbench.workload import prepare
 
 
@@ -27,7 +28,7 @@ def main(folder: Path, num_pairs: int, block: int) -> None:
     num_steps = 2 * num_pairs * block + 4
     data = prepare(preset, preset.packs_per_step * 8, lambda _: None)
     batches = Batches(preset, mesh, data, device)
-    stepper = Stepper(preset, engines.build(preset, mesh, device, lambda _: None), batches, num_steps, device)
+    stepper = Stepper(preset, build_engine(preset, mesh, device, lambda _: None), batches, num_steps, device)
     emitter, step, times = Emitter(folder / f"rank{rank:05d}.jsonl", rank), 0, []
     for _ in range(4):
         stepper.step(step, "warmup")
@@ -36,7 +37,7 @@ def main(folder: Path, num_pairs: int, block: int) -> None:
         observed = index % 2 == 0
         (folder / "live").touch() if observed else (folder / "live").unlink(missing_ok=True)
         dist.barrier()
-        pulse = Pulse(emitter, 1.0, None)
+        pulse = HeartbeatThread(emitter, 1.0, None)
         if observed:
             pulse.start()
         begin_s = time.perf_counter()

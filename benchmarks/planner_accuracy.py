@@ -31,10 +31,10 @@ from benchmarks.planner_rows import (
 from tgsbench.errors import TgsError
 from tgsbench.planner.machine import Machine, find_constants
 from tgsbench.planner.memory import memory_plan
-from tgsbench.planner.systems import find_system
-from tgsbench.planner.time import StepTime, step_time
+from tgsbench.planner.time import StepEstimate, step_time
 from tgsbench.planner.verdict import verdict_of
 from tgsbench.schema.hardware import Constants
+from tgsbench.systems.costs import find_system
 
 
 class Judged(Struct, frozen=True, kw_only=True):
@@ -153,7 +153,7 @@ def _kernel(row: Row, found: Constants) -> str:
     return row.work.kernel if row.work.kernel in known else known[0]
 
 
-def cause(row: Row, work: Any, machine: Machine, time: StepTime, error: float, verdict: str) -> str:
+def cause(row: Row, work: Any, machine: Machine, time: StepEstimate, error: float, verdict: str) -> str:
     """What a row's error can be laid at, from the prediction's own terms; never a model's name."""
     if row.label in planner_fit.LINK_ROWS.values() and row.system.name == "xtuner":
         return "the network's constants are fitted on this row"

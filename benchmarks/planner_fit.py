@@ -19,12 +19,12 @@ from msgspec.structs import replace
 
 from benchmarks.planner_rows import CALIBRATION, KERNELS, XTUNER, Row, link_rows, read_rows
 from tgsbench.planner.calibrate import constants_toml, link_toml
-from tgsbench.planner.fit import fit, solve
+from tgsbench.planner.least_squares import fit, solve
 from tgsbench.planner.machine import Machine
-from tgsbench.planner.systems import LLM_FOUNDRY, System, Traffic
 from tgsbench.planner.time import step_time
 from tgsbench.presets import catalog
-from tgsbench.schema.hardware import AttentionSpeed, Constants, Gpu, Link
+from tgsbench.schema.hardware import AttentionSpeed, Constants, GpuSpec, Link
+from tgsbench.systems.costs import LLM_FOUNDRY, ElementwiseTraffic, System
 
 PRESETS = Path(__file__).resolve().parents[1] / "presets"
 FAMILIES = {"ampere": ("A100-SXM4-80GB", "A100-SXM4-40GB"), "hopper": ("H100-SXM5-80GB",)}
@@ -47,7 +47,7 @@ SOURCES = {
 }
 
 
-COUNTED_TRAFFIC = Traffic(hidden=(20.0, 24.0), rotary=(0.0, 0.0), mlp=(8.0, 12.0))
+COUNTED_TRAFFIC = ElementwiseTraffic(hidden=(20.0, 24.0), rotary=(0.0, 0.0), mlp=(8.0, 12.0))
 """Of the calibration rows' stack by its kernels' operands; what it really moves is fitted as a multiple."""
 
 
@@ -67,7 +67,7 @@ class Parameters(Struct, frozen=True, kw_only=True):
 NAMES = Parameters.__struct_fields__
 
 
-def family(gpu: Gpu) -> str:
+def family(gpu: GpuSpec) -> str:
     """Constants family of a GPU of the calibration rows."""
     return next(name for name, gpus in FAMILIES.items() if gpu.name in gpus)
 
@@ -75,7 +75,7 @@ def family(gpu: Gpu) -> str:
 def stack(parameters: Parameters) -> System:
     """The calibration rows' stack with its fitted element-wise traffic and attention speed."""
     t, base = parameters.stack_traffic, COUNTED_TRAFFIC
-    traffic = Traffic(
+    traffic = ElementwiseTraffic(
         hidden=(base.hidden[0] * t, base.hidden[1] * t),
         rotary=base.rotary,
         mlp=(base.mlp[0] * t, base.mlp[1] * t),

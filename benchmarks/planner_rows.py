@@ -16,11 +16,11 @@ from msgspec import Struct
 
 from tgsbench import presets, units
 from tgsbench.errors import ExitCode, TgsError
-from tgsbench.planner.systems import SYSTEMS, System
-from tgsbench.planner.work import Dims, Work, work_of
+from tgsbench.planner.workload import Dims, StepWorkload, work_of
 from tgsbench.presets import catalog
-from tgsbench.schema.hardware import Gpu, Link
+from tgsbench.schema.hardware import GpuSpec, Link
 from tgsbench.schema.preset import Checkpointing, Preset
+from tgsbench.systems.costs import SYSTEMS, System
 
 DATA = Path(__file__).parent / "data"
 CALIBRATION = DATA / "calibration.csv"
@@ -41,9 +41,9 @@ class Row(Struct, frozen=True, kw_only=True):
     """One published row that the planner can be asked about."""
 
     label: str
-    work: Work
+    work: StepWorkload
     system: System
-    gpu: Gpu
+    gpu: GpuSpec
     link: Link
     tgs: float | None
     """None: it ran out of memory."""
@@ -135,7 +135,7 @@ def _shape_row(raw: dict[str, str], label: str, system: str, link: str) -> Row:
     note, gpu = raw.get("note", ""), find_row_gpu(raw["gpu"])
     micro_batch, accumulation = _batch(raw)
     seq_len, dims = units.parse_length(raw["seq_len"]), shape_dims(raw)
-    work = Work(
+    work = StepWorkload(
         dims=dims,
         seq_len=seq_len,
         attended_len=float(seq_len),
@@ -284,7 +284,7 @@ def _model_is(name: str, wanted: str) -> bool:
     return wanted in (name, catalog.load_model(name).name)
 
 
-def find_row_gpu(text: str) -> Gpu:
+def find_row_gpu(text: str) -> GpuSpec:
     """A GPU by key, driver name, or words such as "a100_80gb"; SXM where the row does not say."""
     exact = catalog.find_gpu(text)
     if exact is not None:
@@ -302,7 +302,7 @@ def _says(name: str, words: set[str]) -> bool:
     return all(any(part.startswith(word) for part in parts) for word in words)
 
 
-def _row_link(name: str, gpu: Gpu) -> Link:
+def _row_link(name: str, gpu: GpuSpec) -> Link:
     from tgsbench.planner.machine import find_link
 
     return find_link(name, gpu)

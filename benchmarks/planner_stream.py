@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from tgsbench import presets
-from tgsbench.launch.dry import dry_run
+from tgsbench.launch.dry_run import dry_run
 from tgsbench.planner.plan import estimate, machine_of
 from tgsbench.planner.stream import planned_stream
-from tgsbench.planner.systems import find_system
 from tgsbench.report.plan import dry_run_totals
+from tgsbench.systems.costs import find_system
 
 _WHOLE = ("engine.activation_offload=false", "engine.tiled_mlp=false")
 CASES: tuple[tuple[str, ...], ...] = (

@@ -34,10 +34,10 @@ from types import SimpleNamespace
 from benchmarks.pairs import Ratio, ratio, store
 from benchmarks.turns import Ranks
 from tgsbench import presets
-from tgsbench.engines import environments
-from tgsbench.engines.external.process import Peer, peer_environment
-from tgsbench.engines.external.xtuner import XTuner
-from tgsbench.system.lifetime import tied
+from tgsbench.external.process import ExternalProcess, peer_environment
+from tgsbench.external.xtuner import XTuner
+from tgsbench.system.lifetime import die_with_parent_argv
+from tgsbench.systems import environments
 
 ROOT = Path(__file__).resolve().parents[1]
 SECTIONS = ("alst", "native", "xtuner", "selective")
@@ -184,7 +184,7 @@ def _python(module: str, sets: list[str]) -> Iterator[Ranks]:
     with tempfile.TemporaryDirectory() as folder:
         # Ops that DeepSpeed compiles (a minute, once) must not mix with those of another environment's torch.
         env = dict(os.environ, PYTHONPATH=str(ROOT), TORCH_EXTENSIONS_DIR=str(ROOT / ".peers" / "ops"))
-        argv = tied([sys.executable, "-m", module, json.dumps(sets)])
+        argv = die_with_parent_argv([sys.executable, "-m", module, json.dumps(sets)])
         ranks = Ranks(argv, Path(folder) / "log", env, ROOT)
         with _closing(ranks):
             yield ranks
@@ -200,11 +200,11 @@ def _xtuner(sets: list[str]) -> Iterator[Ranks]:
         for file, text in adapter.files(preset, folder).items():
             (folder / file).write_text(text, "utf-8")
         env = peer_environment(preset, adapter.environment(preset), os.environ)
-        peer = Peer(python, env, folder / "prepare.log", SimpleNamespace(asked=False))
+        peer = ExternalProcess(python, env, folder / "prepare.log", SimpleNamespace(asked=False))
         adapter.prepare(preset, folder, peer, lambda _: None)
         argv = [python, "-m", "benchmarks.xtuner_rank", str(preset.accumulation)]
         argv += [*adapter.program(preset), *adapter.arguments(preset, folder)]
-        ranks = Ranks(tied(argv), folder / "log", env | {"PYTHONPATH": str(ROOT)}, folder)
+        ranks = Ranks(die_with_parent_argv(argv), folder / "log", env | {"PYTHONPATH": str(ROOT)}, folder)
         with _closing(ranks):
             yield ranks
 

@@ -14,12 +14,12 @@ import torch.distributed as dist
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.turns import take_turns
-from tgsbench import engines, presets
-from tgsbench.parallel.mesh import build_mesh
-from tgsbench.parallel.tracing import set_capturing
-from tgsbench.profiling import spans
-from tgsbench.trainer.batches import deal
-from tgsbench.trainer.loop import Stepper
+from tgsbench import presets
+from tgsbench.schema import spans
+from tgsbench.training.engines.build import build_engine, make_batches
+from tgsbench.training.loop import Stepper
+from tgsbench.training.parallel.mesh import build_mesh
+from tgsbench.training.parallel.tracing import set_capturing
 from tgsbench.workload import prepare
 
 NUM_STEPS = 256
@@ -35,8 +35,8 @@ class Rank:
         device = torch.device("cpu")
         mesh = build_mesh("cpu", preset.parallel.sp)
         data = prepare(preset, preset.packs_per_step * 4, lambda _: None)
-        engine = engines.build(preset, mesh, device, lambda _: None)
-        self._batches = deal(preset, mesh, data, device)
+        engine = build_engine(preset, mesh, device, lambda _: None)
+        self._batches = make_batches(preset, mesh, data, device)
         self._stepper = Stepper(preset, engine, self._batches, NUM_STEPS, device)
         self._index = 0
 

@@ -217,7 +217,7 @@ def ask(argv: Sequence[Any]) -> Answer:
 
 def analyse(paths: Sequence[Path], num_processes: int) -> Answer:
     """In our own process: the analysis that `tgsbench profile` makes, and its answers as HTA words them."""
-    from tgsbench.profiling import analyse as analysis
+    from tgsbench.traces import analyse as analysis
 
     began_cpu_s, began_s = time.process_time(), time.perf_counter()
     found = analysis.analyse(paths, "benchmark", num_processes)
@@ -239,16 +239,16 @@ def analyse(paths: Sequence[Path], num_processes: int) -> Answer:
 
 def stages(path: Path) -> dict[str, float]:
     """Processor seconds of reading, of the columns made from what was read, and of the figures."""
-    from tgsbench.profiling import hotspots, shapes, tables
-    from tgsbench.profiling.spill import Scratch
-    from tgsbench.profiling.trace import TraceReader
+    from tgsbench.traces import hotspots, shapes, tables
+    from tgsbench.traces.row_store import DiskTables
+    from tgsbench.traces.trace import TraceReader
 
     def decoded() -> None:
         for events in TraceReader(path).chunks():
             del events
 
     def read() -> None:
-        with Scratch() as scratch:
+        with DiskTables() as scratch:
             tables.read(path, shapes.wanted, scratch)
 
     gc.disable()

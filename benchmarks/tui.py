@@ -30,8 +30,8 @@ from pathlib import Path
 import msgspec
 import psutil
 
+from benchmarks.simulate import Scenario, rank_events, write_events
 from tgsbench import presets
-from tgsbench.events.simulate import Scenario, rank_events, write_events
 from tgsbench.schema.run import Manifest
 from tgsbench.store.run_dir import RunDir, write_atomic
 from tgsbench.system.lifetime import process_identity

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tgsbench.parallel.documents import Documents
+from tgsbench.training.attention.documents import PackDocuments
 
 
-def plain(q: Tensor, k: Tensor, v: Tensor, scale: float, docs: Documents | None) -> Tensor:
+def plain(q: Tensor, k: Tensor, v: Tensor, scale: float, docs: PackDocuments | None) -> Tensor:
     """q [B, S, a, d], k and v [B, S, n, d] -> [B, S, a, d]; causal, inside documents if there are any."""
     group, seq = q.shape[2] // k.shape[2], q.shape[1]
     k, v = (x.repeat_interleave(group, dim=2) for x in (k, v))
@@ -22,7 +22,7 @@ def plain(q: Tensor, k: Tensor, v: Tensor, scale: float, docs: Documents | None)
 
 
 def with_gradients(
-    run, q: Tensor, k: Tensor, v: Tensor, grad: Tensor, docs: Documents | None
+    run, q: Tensor, k: Tensor, v: Tensor, grad: Tensor, docs: PackDocuments | None
 ) -> list[Tensor]:
     """Output and the three input gradients of one call."""
     leaves = [x.detach().clone().requires_grad_() for x in (q, k, v)]

@@ -18,7 +18,7 @@ import msgspec
 
 from tests.browser.chrome import wait
 from tests.contract.cli import ROOT, environment
-from tests.profiling.made_cuda import cuda_rank
+from tests.traces.made_cuda import cuda_rank
 from tgsbench.store.run_dir import RunDir
 from tgsbench.tui import recorded
 

@@ -13,8 +13,8 @@ import pytest
 from tests.browser.board import SIMULATED, TINY, Pages, make_sources, number, served
 from tests.browser.chrome import chromium, complaints, needs_chromium, requests, wait
 from tests.contract.cli import tgsbench_json
-from tests.profiling.made_cuda import STEPS, cuda_rank
-from tgsbench.store.export.series import series_of
+from tests.traces.made_cuda import STEPS, cuda_rank
+from tgsbench.results.export.series import series_of
 from tgsbench.store.run_dir import RunDir
 
 pytestmark = [

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from tests.contract.cli import SMALL, environment, tgsbench, tgsbench_json
-from tgsbench.profiling import spans
+from tgsbench.schema import spans
 
 pytestmark = pytest.mark.dist
 

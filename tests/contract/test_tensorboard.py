@@ -118,11 +118,11 @@ def test_the_terminal_ui_starts_the_same_command_and_ends_it(tmp_path):
 
 
 def test_the_temporary_folder_holds_links_and_no_copies():
-    from tgsbench.profiling.tensorboard import logdir
+    from tgsbench.traces.tensorboard import logdir
 
     with tempfile.TemporaryDirectory() as temporary:
         target = logdir.Path(temporary)
         trace = ROOT / "tests" / "data" / "traces" / "golden_0000.pt.trace.json.gz"
-        logdir.lay_out([logdir.Shown("a", [trace])], target)
+        logdir.lay_out([logdir.LogdirRun("a", [trace])], target)
         assert [path.readlink() for path in (target / "a").iterdir()] == [trace]
         assert logdir.memory_bytes([trace]) > 6 * 2_000_000

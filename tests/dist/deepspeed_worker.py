@@ -20,11 +20,11 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from tests.dist.deepspeed_cases import CASES, ds_preset
 from tests.dist.parity_worker import make_batch
-import tgsbench.engines.deepspeed.data
-import tgsbench.engines.deepspeed.engine  # noqa: F401 - all that a rank needs is imported before the forks
-from tgsbench import engines
-from tgsbench.parallel.mesh import build_mesh
-from tgsbench.parallel.ulysses import COUNTER
+import tgsbench.training.engines.deepspeed.data
+import tgsbench.training.engines.deepspeed.engine  # noqa: F401 - all that a rank needs is imported before the forks
+from tgsbench.training.engines.build import build_engine
+from tgsbench.training.parallel.mesh import build_mesh
+from tgsbench.training.parallel.ulysses import ALL_TO_ALL_COUNTER
 
 
 def main(out: Path) -> None:
@@ -65,13 +65,13 @@ def run_case(name: str) -> dict[str, object]:
     mesh = build_mesh("cpu", preset.parallel.sp)
     notes: list[str] = []
     plain_sdpa = ALL_ATTENTION_FUNCTIONS["sdpa"]
-    engine = engines.build(preset, mesh, torch.device("cpu"), notes.append)
-    COUNTER.take()
+    engine = build_engine(preset, mesh, torch.device("cpu"), notes.append)
+    ALL_TO_ALL_COUNTER.take()
     gathers = _count_position_gathers()
     batch, num_labels = make_batch(preset, mesh)
     num_labels *= mesh.dp * preset.accumulation
     loss = sum(engine.forward_backward(batch, num_labels) for _ in range(preset.accumulation))
-    calls, num_bytes = COUNTER.take()
+    calls, num_bytes = ALL_TO_ALL_COUNTER.take()
     grads = {name: grad.clone() for name, grad in engine.gradients()}
     norm = engine.optimizer_step(1e-3)
     dist.all_reduce(loss)

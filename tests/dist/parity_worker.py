@@ -10,12 +10,12 @@ import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
 from tests.dist.cases import CASES, case_preset
-from tgsbench.engines.base import Batch
-from tgsbench.engines.fsdp2 import Fsdp2Engine
-from tgsbench.models.build import plain_name
-from tgsbench.parallel.documents import documents
-from tgsbench.parallel.mesh import build_mesh
-from tgsbench.parallel.ulysses import COUNTER
+from tgsbench.training.engines.base import Batch
+from tgsbench.training.engines.fsdp2 import Fsdp2Engine
+from tgsbench.training.model.build import plain_name
+from tgsbench.training.attention.documents import documents
+from tgsbench.training.parallel.mesh import build_mesh
+from tgsbench.training.parallel.ulysses import ALL_TO_ALL_COUNTER
 
 
 def main(out: Path) -> None:
@@ -30,10 +30,10 @@ def run_case(name: str) -> dict[str, object]:
     preset = case_preset(name, dist.get_world_size())
     mesh = build_mesh("cpu", preset.parallel.sp)
     engine = Fsdp2Engine(preset, mesh, torch.device("cpu"))
-    COUNTER.take()
+    ALL_TO_ALL_COUNTER.take()
     batch, num_labels = make_batch(preset, mesh)
     loss = engine.forward_backward(batch, num_labels)
-    calls, num_bytes = COUNTER.take()
+    calls, num_bytes = ALL_TO_ALL_COUNTER.take()
     grads = {
         plain_name(n): whole(p.grad) for n, p in engine.model.named_parameters() if p.grad is not None
     }

@@ -13,9 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.dist.cases import case_preset
 from tests.dist.parity_worker import make_batch
-from tgsbench.engines.fsdp2 import Fsdp2Engine
-from tgsbench.parallel.mesh import build_mesh
-from tgsbench.parallel.ulysses import COUNTER
+from tgsbench.training.engines.fsdp2 import Fsdp2Engine
+from tgsbench.training.parallel.mesh import build_mesh
+from tgsbench.training.parallel.ulysses import ALL_TO_ALL_COUNTER
 
 
 class Calls(TorchDispatchMode):
@@ -34,12 +34,12 @@ def counts(mode: str) -> dict[str, int]:
     preset = case_preset(f"gqa-causal-{mode}", dist.get_world_size())
     mesh = build_mesh("cpu", preset.parallel.sp)
     engine = Fsdp2Engine(preset, mesh, torch.device("cpu"))
-    COUNTER.take()
+    ALL_TO_ALL_COUNTER.take()
     with Calls() as ran:
         engine.forward_backward(*make_batch(preset, mesh))
     return {
         "attention": ran.names["aten::_scaled_dot_product_flash_attention_for_cpu"],
-        "all_to_all": COUNTER.take()[0],
+        "all_to_all": ALL_TO_ALL_COUNTER.take()[0],
         "linear": ran.names["aten::mm"],
     }
 

@@ -15,10 +15,10 @@ import torch.distributed as dist
 from tests.dist.deepspeed_cases import CASES, ds_preset, peer_preset
 from tests.dist.launch import ROOT
 from tests.dist.parity_worker import make_batch
-from tgsbench.engines.fsdp2 import Fsdp2Engine
+from tgsbench.training.engines.fsdp2 import Fsdp2Engine
 from tgsbench.metrics.integrity import expected_all_to_alls
-from tgsbench.models.build import LlamaRotaryEmbedding, llama_config, plain_name
-from tgsbench.parallel.mesh import build_mesh
+from tgsbench.training.model.build import LlamaRotaryEmbedding, llama_config, plain_name
+from tgsbench.training.parallel.mesh import build_mesh
 
 pytest.importorskip("deepspeed")
 pytestmark = pytest.mark.dist

@@ -46,7 +46,7 @@ _SHAPES = """
 import torch, torch.distributed as dist
 from tests.dist.test_emulate import SIZES
 from tgsbench import presets
-from tgsbench.trainer import emulate
+from tgsbench.training import emulate
 preset = presets.resolve("tiny_cpu", SIZES).preset
 mesh = emulate.fake_mesh(preset, torch.device("cpu"))
 batch, labels = emulate.make_batch(preset, mesh, torch.device("cpu"), lambda note: None)

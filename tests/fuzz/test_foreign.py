@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from tests.fuzz.hostile import bounded, broken, documents, dumped, mutated
 from tgsbench import presets
 from tgsbench.errors import TgsError
-from tgsbench.store import foreign
-from tgsbench.store.foreign import Context
+from tgsbench.results import imported
+from tgsbench.results.imported import Context
 
 LOGS = Path(__file__).resolve().parents[1] / "data" / "logs"
 CONTEXT = Context(
@@ -58,7 +58,7 @@ def check(row) -> None:
 @given(st.one_of(broken(samples), json_lines, broken(json_lines), st.binary(max_size=300)))
 def test_a_log_is_read_or_refused(data):
     try:
-        check(foreign.from_log(data.decode("utf-8", "replace"), CONTEXT))
+        check(imported.from_log(data.decode("utf-8", "replace"), CONTEXT))
     except TgsError as error:
         assert error.msg
 
@@ -68,7 +68,7 @@ def test_a_log_is_read_or_refused(data):
 def test_a_table_is_read_or_refused(data):
     models = {"llama2_7b": CONTEXT.model}
     try:
-        for row in foreign.from_csv(data.decode("utf-8", "replace"), CONTEXT, models):
+        for row in imported.from_csv(data.decode("utf-8", "replace"), CONTEXT, models):
             check(row)
     except TgsError as error:
         assert error.msg
@@ -80,7 +80,7 @@ def test_a_stored_row_is_loaded_or_refused(tmp_path, data):
     path = tmp_path / "x.json"
     path.write_bytes(data)
     try:
-        foreign.load(path)
+        imported.load(path)
     except TgsError as error:
         assert error.msg
 
@@ -99,7 +99,7 @@ def test_a_stored_row_is_loaded_or_refused(tmp_path, data):
 @pytest.mark.timeout(60)  # quadratic patterns took minutes
 def test_a_line_made_to_hurt_a_pattern_ends_soon(line):
     with pytest.raises(TgsError):
-        foreign.from_log("\n".join([line[:64000]] * 3), CONTEXT)
+        imported.from_log("\n".join([line[:64000]] * 3), CONTEXT)
 
 
 def test_rows_that_are_links_or_fifos_are_refused(tmp_path):
@@ -107,9 +107,9 @@ def test_rows_that_are_links_or_fifos_are_refused(tmp_path):
     (tmp_path / "link.json").symlink_to("/dev/zero")
     for name in ("fifo", "link"):
         with pytest.raises(TgsError):
-            foreign.load(tmp_path / f"{name}.json")
+            imported.load(tmp_path / f"{name}.json")
 
 
 def test_an_endless_log_is_refused():
     with pytest.raises(TgsError, match="not a regular file"):
-        foreign.read_text(Path("/dev/zero"))
+        imported.read_text(Path("/dev/zero"))

@@ -15,15 +15,15 @@ from tests.fuzz.hostile import bounded, broken, documents, dumped, mutated
 from tgsbench import presets
 from tgsbench.errors import TgsError
 from tgsbench.events.logs import LogTail
-from tgsbench.events.merge import Merge
 from tgsbench.events.replay import Replay
 from tgsbench.events.tail import FileTail, RunTail
-from tgsbench.metrics.live import LiveRun
-from tgsbench.metrics.observe import observe
+from tgsbench.live.fold import LiveRun
+from tgsbench.live.follow import Merge
+from tgsbench.metrics.observe import fold_events
 from tgsbench.report.summary import summary_lines
+from tgsbench.results import results
 from tgsbench.schema import events as ev
 from tgsbench.schema.run import LauncherReport, Manifest, Outcome, RankExit, Result
-from tgsbench.store import results
 from tgsbench.store.run_dir import RunDir, list_runs
 
 PRESET = presets.resolve("tiny_cpu").preset
@@ -77,7 +77,7 @@ def test_an_event_file_is_read_to_its_end_whatever_is_in_it(tmp_path, data):
         assert "upgrade" in error.hint
         return
     assert len(events) + tail.skipped <= data.count(b"\n") + 1
-    observed = observe(events, 2)
+    observed = fold_events(events, 2)
     assert all(total.num_ranks <= 2 for total in observed.steps.values())
     live = LiveRun(2)
     live.fold(events, 1.0)

@@ -14,15 +14,15 @@ from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
 from benchmarks.gpu_rank import single_rank_group
 from tgsbench import presets
-from tgsbench.models import fused
-from tgsbench.models.build import plain_name
-from tgsbench.parallel.loss import liger_linear_cross_entropy, linear_cross_entropy
+from tgsbench.training.model import fused_layers
+from tgsbench.training.model.build import plain_name
+from tgsbench.training.model.loss import liger_linear_cross_entropy, linear_cross_entropy
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
-needs_liger = pytest.mark.skipif(not fused.liger_version(), reason="needs liger-kernel")
+needs_liger = pytest.mark.skipif(not fused_layers.liger_version(), reason="needs liger-kernel")
 
 _SHAPE = [
     "model.num_layers=3", "model.hidden_size=512", "model.intermediate_size=1024", "model.num_query_heads=8",
@@ -45,7 +45,7 @@ def _gradients(*sets: str, dtype: str = "float32") -> tuple[float, dict[str, tor
         }
         del rank
         gc.collect()
-    fused.unfuse()
+    fused_layers.unfuse()
     return loss, grads
 
 
@@ -67,9 +67,9 @@ _OPTIONS = {
 
 @pytest.mark.parametrize("option", _OPTIONS)
 def test_fp32_losses_and_gradients_are_those_of_the_plain_path(plain, option, monkeypatch):
-    if option == "liger" and not fused.liger_version():
+    if option == "liger" and not fused_layers.liger_version():
         pytest.skip("needs liger-kernel")
-    monkeypatch.setattr(fused.TiledMLP, "tile_tokens", 1000)
+    monkeypatch.setattr(fused_layers.TiledMLP, "tile_tokens", 1000)
     loss, grads = _gradients("engine.kernel=sdpa", *_OPTIONS[option])
     assert loss == pytest.approx(plain[0], rel=1e-5)
     for name, grad in plain[1].items():
@@ -125,7 +125,9 @@ _CONFIG = LlamaConfig(
 )
 
 
-@pytest.mark.parametrize("kind", [fused.FusedNorm, pytest.param(fused.LigerNorm, marks=needs_liger)])
+@pytest.mark.parametrize(
+    "kind", [fused_layers.FusedNorm, pytest.param(fused_layers.LigerNorm, marks=needs_liger)]
+)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
 def test_norms_match_transformers(kind, dtype, tolerance):
     norm = LlamaRMSNorm(512, eps=1e-5).cuda().to(dtype)
@@ -135,7 +137,9 @@ def test_norms_match_transformers(kind, dtype, tolerance):
     _same(_both(twin, x), _both(norm, x), tolerance)
 
 
-@pytest.mark.parametrize("kind", [fused.FusedMLP, pytest.param(fused.LigerMLP, marks=needs_liger)])
+@pytest.mark.parametrize(
+    "kind", [fused_layers.FusedMLP, pytest.param(fused_layers.LigerMLP, marks=needs_liger)]
+)
 def test_swiglus_match_transformers(kind):
     mlp = LlamaMLP(_CONFIG).cuda()
     twin = copy.deepcopy(mlp)
@@ -155,7 +159,7 @@ def test_liger_rope_and_loss_match_torch_code():
             [x.flatten() for x in rope(q.clone().transpose(1, 2), k.clone().transpose(1, 2), cos, sin)]
         )
 
-    _same(_both(join(fused._liger_rope()), q, k), _both(join(fused._PLAIN_ROPE), q, k), 1e-5)
+    _same(_both(join(fused_layers._liger_rope()), q, k), _both(join(fused_layers._PLAIN_ROPE), q, k), 1e-5)
     hidden, weight = torch.randn(500, 128, device="cuda"), torch.randn(1000, 128, device="cuda")
     labels = torch.randint(0, 1000, (500,), device="cuda")
     labels[::7] = -100

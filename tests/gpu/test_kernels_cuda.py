@@ -8,10 +8,10 @@ import torch
 from tests.plain_attention import draw, plain, with_gradients
 from tests.unit.test_kernels import _Recorder
 from tgsbench.errors import TgsError
-from tgsbench.parallel import kernels
-from tgsbench.parallel.checkpointing import saved_ops
-from tgsbench.parallel.documents import documents
-from tgsbench.parallel.kernel_timing import Probe
+from tgsbench.training.attention import kernels
+from tgsbench.training.attention.documents import documents
+from tgsbench.training.attention.kernel_timing import KernelShape
+from tgsbench.training.parallel.checkpointing import saved_ops
 
 pytestmark = [
     pytest.mark.gpu,
@@ -56,6 +56,6 @@ def test_selective_checkpoints_know_the_forward_op_of_each_kernel(name):
 
 
 def test_auto_measures_and_picks_a_kernel():
-    kernel = kernels.choose("auto", CUDA, False, Probe(seq_len=4096))
+    kernel = kernels.choose("auto", CUDA, False, KernelShape(seq_len=4096))
     assert kernel.name in kernels.CUDA_KERNELS
     assert "measured forward and backward" in kernel.reason

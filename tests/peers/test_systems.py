@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tgsbench.engines import environments
+from tgsbench.systems import environments
 
 pytestmark = pytest.mark.peers
 
@@ -42,7 +42,7 @@ def keep(engine: str, result: dict) -> None:
     RESULTS.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n")
 
 
-@pytest.mark.skipif(bool(environments.find("llamafactory").missing), reason="make peers")
+@pytest.mark.skipif(bool(environments.find_environment("llamafactory").missing), reason="make peers")
 def test_llamafactory_trains_a_preset(tmp_path):
     result = measure("llamafactory", tmp_path, "--set", "parallel.sp=1")
     assert result["status"] == "ok"
@@ -59,7 +59,7 @@ def test_llamafactory_trains_a_preset(tmp_path):
     assert result["loss"]["last"] < result["loss"]["first"] + 0.1
 
 
-@pytest.mark.skipif(bool(environments.find("xtuner").missing), reason="make peers")
+@pytest.mark.skipif(bool(environments.find_environment("xtuner").missing), reason="make peers")
 def test_xtuner_trains_a_preset_with_sequence_parallel_size_2(tmp_path):
     result = measure("xtuner", tmp_path, "--set", "engine.cpu_shim=true")
     assert result["status"] == "ok"

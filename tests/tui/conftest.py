@@ -6,16 +6,17 @@ import pytest
 
 import tgsbench
 from tgsbench import presets
-from tgsbench.launch.preflight import Machine
+from tgsbench.launch.preflight import LocalMachine
+from tgsbench.live import session
 from tgsbench.store.run_dir import RunDir
-from tgsbench.system.doctor import Check
-from tgsbench.tui import recorded, session
+from tgsbench.system.doctor import DoctorCheck
+from tgsbench.tui import recorded
 from tgsbench.tui.app import TgsApp
 
 CHECKS = [
-    Check("python", "ok", "3.11.7"),
-    Check("GPUs", "warning", "none", "CPU presets and rehearsals run without one"),
-    Check("gloo", "failure", "two ranks cannot talk", "look at the firewall of the loopback interface"),
+    DoctorCheck("python", "ok", "3.11.7"),
+    DoctorCheck("GPUs", "warning", "none", "CPU presets and rehearsals run without one"),
+    DoctorCheck("gloo", "failure", "two ranks cannot talk", "look at the firewall of the loopback interface"),
 ]
 NUM_PRESETS = len(presets.list_presets())
 SIZES = [(80, 24), (120, 40)]
@@ -33,7 +34,7 @@ def _own_world(tmp_path, monkeypatch):
     root = str(Path(tgsbench.__file__).parent.parent)
     monkeypatch.setenv("PYTHONPATH", root)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("tgsbench.launch.preflight.this_machine", lambda: Machine([], 2, 16 << 30))
+    monkeypatch.setattr("tgsbench.launch.preflight.this_machine", lambda: LocalMachine([], 2, 16 << 30))
     monkeypatch.setattr("tgsbench.system.doctor.run_checks", lambda root: CHECKS)
     welcome(False, tmp_path)
 

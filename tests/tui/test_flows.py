@@ -7,9 +7,10 @@ import pytest
 from textual import events
 
 from tests.tui.conftest import NUM_PRESETS, line_of, shows, text_of, until, welcome
+from tgsbench.live import session
 from tgsbench.presets import resolve
-from tgsbench.system.doctor import Check
-from tgsbench.tui import session
+from tgsbench.system.doctor import DoctorCheck
+from tgsbench.tui import launching
 from tgsbench.tui.app import TgsApp
 from tgsbench.tui.screens.dialogs import Choice, Reading
 from tgsbench.tui.screens.form import PresetForm
@@ -126,7 +127,7 @@ async def test_a_key_pressed_twice_starts_one_run(app, monkeypatch, recording):
         goes_on.wait(20)
         return session.follow(recording)
 
-    monkeypatch.setattr(session, "launch", launch)
+    monkeypatch.setattr(launching, "launch", launch)
     async with app.run_test(size=(80, 24)) as pilot:
         await shows(pilot, f"{NUM_PRESETS} of {NUM_PRESETS}")
         await pilot.press("slash", *"tiny_cpu", "enter", "r", "r", "s")
@@ -278,7 +279,10 @@ async def test_enter_opens_a_run_and_p_plays_it(app, add_run):
 
 async def test_the_doctor_lists_checks_and_tells_the_chosen_one_in_full(app, monkeypatch):
     remedy = "look at the firewall of the loopback interface, " * 2 + "and ask again"
-    checks = [Check("python", "ok", "3.11.7"), Check("gloo", "warning", "two ranks cannot talk", remedy)]
+    checks = [
+        DoctorCheck("python", "ok", "3.11.7"),
+        DoctorCheck("gloo", "warning", "two ranks cannot talk", remedy),
+    ]
     monkeypatch.setattr("tgsbench.system.doctor.run_checks", lambda root: checks)
     async with app.run_test(size=(80, 24)) as pilot:
         await pilot.press("5")

@@ -7,9 +7,9 @@ import sys
 import pytest
 from textual import events
 
+from benchmarks.simulate import Scenario, write_events
 from tests.tui.conftest import line_of, shows, until
-from tgsbench.events.simulate import Scenario, write_events
-from tgsbench.tui import session
+from tgsbench.live import session
 from tgsbench.tui.app import TgsApp
 from tgsbench.tui.widgets.log_view import LogView
 from tgsbench.tui.widgets.search import Search

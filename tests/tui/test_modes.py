@@ -13,7 +13,7 @@ import tgsbench
 from tests.tui.conftest import NUM_PRESETS, SIZES, shows, text_of, until
 from tgsbench.cli import tui as cli_tui
 from tgsbench.errors import ExitCode, TgsError
-from tgsbench.tui import session
+from tgsbench.live import session
 from tgsbench.tui.app import TgsApp
 from tgsbench.tui.ascii import to_ascii
 from tgsbench.tui.live_text import VERDICT_MARKS
@@ -118,7 +118,7 @@ def test_the_tui_imports_no_torch_and_no_trainer():
         "import sys, pkgutil, importlib, tgsbench.tui\n"
         "for m in pkgutil.walk_packages(tgsbench.tui.__path__, 'tgsbench.tui.'):\n"
         "    if m.name != 'tgsbench.tui.serve': importlib.import_module(m.name)\n"
-        "bad = ('torch', 'transformers', 'deepspeed', 'numpy', 'tgsbench.trainer')\n"
+        "bad = ('torch', 'transformers', 'deepspeed', 'numpy', 'tgsbench.training')\n"
         "print([m for m in bad if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -12,8 +12,9 @@ import pytest
 
 from tests.tui.conftest import NUM_PRESETS, shows, text_of, until, welcome
 from tgsbench.presets import resolve
-from tgsbench.store import results, run_dir
-from tgsbench.tui import session
+from tgsbench.results import results
+from tgsbench.store import run_dir
+from tgsbench.tui import launching
 from tgsbench.tui.app import TgsApp
 
 pytestmark = pytest.mark.dist
@@ -60,7 +61,7 @@ def measured(screen):
 
 @pytest.fixture
 def long_run(real_machine, runs_root):
-    opened = session.launch(resolve("tiny_cpu", ["measure.steps=400"]).preset, runs_root)
+    opened = launching.launch(resolve("tiny_cpu", ["measure.steps=400"]).preset, runs_root)
     yield opened
     if opened.supervisor.exit_code() is None:
         os.kill(opened.supervisor.pid, signal.SIGINT)

@@ -12,15 +12,16 @@ import time
 import pytest
 from textual.app import App
 
+from benchmarks.simulate import Scenario, write_events
 from tests.tui.conftest import shows, text_of, until
-from tgsbench.cli.terminal import say_what_goes_on
+from tgsbench.cli.terminal import print_running
 from tgsbench.errors import TgsError
-from tgsbench.events.simulate import Scenario, write_events
+from tgsbench.live import session
 from tgsbench.presets import resolve
 from tgsbench.schema.run import Manifest
 from tgsbench.store import run_dir
 from tgsbench.system.lifetime import process_identity
-from tgsbench.tui import session
+from tgsbench.tui import launching
 from tgsbench.tui.app import TgsApp, open_app
 from tgsbench.tui.screens.dialogs import Choice
 
@@ -250,7 +251,7 @@ async def test_leaving_the_ui_leaves_the_run_and_says_how_to_come_back(runs_root
         await shows(pilot, "▶ running")
         await pilot.press("q")
     assert going.process.poll() is None
-    say_what_goes_on(app.going_on())
+    print_running(app.going_on())
     assert capsys.readouterr().err == f"going goes on: tgsbench attach {going.run.path}\n"
 
 
@@ -277,7 +278,7 @@ async def test_a_background_task_that_fails_is_told(app, monkeypatch):
         raise RuntimeError("no such luck")
 
     monkeypatch.setattr("tgsbench.system.doctor.run_checks", fail)
-    monkeypatch.setattr(session, "launch", fail)
+    monkeypatch.setattr(launching, "launch", fail)
     async with app.run_test(size=(120, 40), notifications=True) as pilot:
         await pilot.press("5")
         await until(pilot, lambda: any("_check: RuntimeError" in n.message for n in app._notifications))

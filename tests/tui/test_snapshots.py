@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.tui.conftest import NUM_PRESETS, SIZES, shows, text_of, until, welcome
-from tgsbench.tui import session
+from tgsbench.live import session
 from tgsbench.tui.app import TgsApp
 
 FOLDER = Path(__file__).parent / "snapshots"

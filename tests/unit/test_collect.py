@@ -10,11 +10,12 @@ from types import SimpleNamespace
 import pytest
 
 from tgsbench.errors import TgsError
-from tgsbench.profiling import capture, staging
-from tgsbench.profiling import collect as collecting
-from tgsbench.profiling.collect import collect
-from tgsbench.profiling.recipes import load_recipe
+from tgsbench.launch import traces as collecting
+from tgsbench.launch.traces import collect
+from tgsbench.presets.recipes import load_recipe
 from tgsbench.schema.events import Trace
+from tgsbench.store import staging
+from tgsbench.training import capture
 
 TRACES = [Trace(path="host_0000.json"), Trace(path="host_0001.json")]
 

@@ -4,8 +4,8 @@ import msgspec
 import pytest
 
 from tgsbench import presets
+from tgsbench.results.compare import compare, from_prediction, from_reference, from_result
 from tgsbench.schema.run import Failure, Packing, Result, Tgs
-from tgsbench.store.compare import compare, from_prediction, from_reference, from_result
 
 PRESET = presets.resolve("llama2_7b_32k").preset
 XTUNER, LLAMAFACTORY = presets.load_references()["llama2_7b_32k"]

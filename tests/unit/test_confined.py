@@ -6,9 +6,9 @@ import os
 
 import pytest
 
-from tgsbench.confined import inside, open_regular, read_regular
 from tgsbench.errors import TgsError
 from tgsbench.events.tail import FileTail, RunTail
+from tgsbench.safe_files import inside, open_regular, read_regular
 
 
 def test_links_fifos_devices_and_folders_are_no_files(tmp_path):

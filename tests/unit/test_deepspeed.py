@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from torch.utils.cpp_extension import _get_build_directory
 
 from tgsbench import presets
-from tgsbench.engines.deepspeed import ops, setup
-from tgsbench.engines.deepspeed.config import deepspeed_config
-from tgsbench.engines.deepspeed.tiles import num_tiles
 from tgsbench.errors import ExitCode, TgsError
+from tgsbench.training.engines.deepspeed import ops, setup
+from tgsbench.training.engines.deepspeed.config import deepspeed_config
+from tgsbench.training.engines.deepspeed.tiles import num_tiles
 
 
 def _preset(*sets: str):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tgsbench.system import doctor, gpus
-from tgsbench.system.doctor import Check, run_checks, worst
+from tgsbench.system.doctor import DoctorCheck, run_checks, worst
 from tgsbench.system.isolation import Load
 
 CPU_FACTS = {
@@ -33,7 +33,7 @@ def quiet(monkeypatch):
     })  # fmt: skip
 
 
-def checks(tmp_path, facts=CPU_FACTS, talk=TALK, hub=None) -> dict[str, Check]:
+def checks(tmp_path, facts=CPU_FACTS, talk=TALK, hub=None) -> dict[str, DoctorCheck]:
     answers = {"facts": facts, "talk": talk, "hub": hub or {"problem": ""}}
     return {check.what: check for check in run_checks(tmp_path / "runs", answers.__getitem__)}
 

@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from tgsbench.cli.engines import engines
-from tgsbench.engines import environments, registry
 from tgsbench.errors import ExitCode, TgsError
+from tgsbench.systems import environments, registry
 
 
 @pytest.fixture(autouse=True)
@@ -92,7 +92,7 @@ def test_an_interpreter_that_is_none_is_refused(tmp_path):
 
 
 def test_versions_are_read_from_another_interpreter():
-    versions = environments.ask_versions(sys.executable, ("msgspec", "no-such-package"))
+    versions = environments.installed_versions(sys.executable, ("msgspec", "no-such-package"))
     assert versions["msgspec"] and versions["no-such-package"] == ""
 
 
@@ -117,6 +117,6 @@ def test_an_unknown_system_names_the_nearest_one():
 
 
 def test_the_registry_imports_no_torch():
-    code = "import sys\nfrom tgsbench.engines import registry\n"
+    code = "import sys\nfrom tgsbench.systems import registry\n"
     code += "registry.states(); sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -11,9 +11,9 @@ from tests.unit.stored import a_preset, store_run
 from tgsbench.cli.export import export
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.events.emitter import Emitter
+from tgsbench.results.export import tensorboard_log
+from tgsbench.results.export.series import series_of
 from tgsbench.schema.events import Bye, Hello, Step
-from tgsbench.store.export import tensorboard_log
-from tgsbench.store.export.series import series_of
 
 SECONDS = [2.0, 1.0, 1.25, 1.5]
 

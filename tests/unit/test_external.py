@@ -15,17 +15,18 @@ from click.testing import CliRunner
 
 from tests.unit.stored import a_preset
 from tgsbench.cli.run import run
-from tgsbench.engines.external import ending, support
-from tgsbench.engines.external.adapter import num_steps
-from tgsbench.engines.external.bridge import ADAPTERS, shared_out
-from tgsbench.engines.external.process import peer_environment
 from tgsbench.errors import ExitCode, TgsError
+from tgsbench.external import exit_report
+from tgsbench.external.adapter import num_steps
+from tgsbench.external.bridge import ADAPTERS, shared_out
+from tgsbench.external.process import peer_environment
 from tgsbench.launch.command import agent_argv
-from tgsbench.metrics.observe import observe
-from tgsbench.metrics.result import finalize
+from tgsbench.metrics.observe import fold_events
+from tgsbench.metrics.result import build_result
 from tgsbench.report.summary import summary_lines
 from tgsbench.schema.events import Bye, Claimed, Data, Error, Hello, Step
 from tgsbench.schema.run import Manifest
+from tgsbench.systems import support
 
 LOGS = Path(__file__).parents[1] / "data" / "logs"
 LLAMAFACTORY = (LOGS / "llamafactory_trainer_log_sample.jsonl").read_text()
@@ -164,8 +165,8 @@ def test_the_result_holds_our_figure_and_the_claimed_one():
     manifest = Manifest(
         run_id="x", preset="tiny_cpu", engine="llamafactory", created_unix=0.0, world_size=2, device="cpu"
     )
-    observed = observe(_events(preset, data, claims), preset.world_size)
-    result = finalize(manifest, preset, observed, None, None, {})
+    observed = fold_events(_events(preset, data, claims), preset.world_size)
+    result = build_result(manifest, preset, observed, None, None, {})
     assert result.status == "ok"
     assert result.tgs.median == 500
     assert result.claimed == {"throughput": 1333.0}
@@ -184,7 +185,7 @@ torch.distributed.elastic.multiprocessing.errors.ChildFailedError: x
 
 
 def test_out_of_memory_becomes_oom():
-    error = ending.describe("xtuner", 1, OOM)
+    error = exit_report.describe("xtuner", 1, OOM)
     assert isinstance(error, Error)
     assert (error.kind, error.exit_code) == ("oom", ExitCode.OOM)
     assert error.bytes_requested == int(2.5 * 2**30)
@@ -193,21 +194,21 @@ def test_out_of_memory_becomes_oom():
 
 def test_host_memory_that_ends_is_oom_too():
     text = "RuntimeError: DefaultCPUAllocator: can't allocate memory: you tried to allocate 123 bytes."
-    error = ending.describe("llamafactory", 1, text)
+    error = exit_report.describe("llamafactory", 1, text)
     assert (error.kind, error.bytes_requested) == ("host_oom", 123)
 
 
 def test_another_error_is_named_by_what_the_rank_raised_not_by_the_launcher():
     text = "[rank0]: ModuleNotFoundError: No module named 'x'\nfoo.errors.ChildFailedError: ranks failed\n"
-    error = ending.describe("xtuner", 1, text)
+    error = exit_report.describe("xtuner", 1, text)
     assert error.kind == "exception"
     assert error.msg == "ModuleNotFoundError: No module named 'x'"
 
 
 def test_a_killed_rank_is_left_to_what_the_kernel_knows():
     text = " rank : 1 (local_rank: 1)\n exitcode : -9 (pid: 7)\n Signal 9 (SIGKILL) received by PID 7\n"
-    assert ending.describe("xtuner", 1, text) is None
-    killed = ending.killed(text)
+    assert exit_report.describe("xtuner", 1, text) is None
+    killed = exit_report.killed(text)
     assert (killed.rank, killed.signal) == (1, "SIGKILL")
 
 
@@ -224,7 +225,7 @@ def test_the_other_system_sees_nothing_of_our_environment():
 
 def test_the_bridge_takes_the_agents_place():
     argv = agent_argv(Path("/r"), a_tiny("xtuner"))
-    assert argv[1:] == ["-m", "tgsbench.engines.external", "/r"]
+    assert argv[1:] == ["-m", "tgsbench.external", "/r"]
 
 
 def test_a_tied_program_ends_when_its_parent_is_killed(tmp_path):

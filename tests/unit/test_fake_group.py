@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from tgsbench.trainer.fake_group import _copying
+from tgsbench.training.fake_process_group import _copying
 
 
 def _writes_nothing(output, input, group=None, **_):

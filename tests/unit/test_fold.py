@@ -10,14 +10,14 @@ import sys
 import msgspec
 import pytest
 
-from tgsbench.events import backlog
-from tgsbench.events.merge import Merge
-from tgsbench.events.simulate import Scenario, write_events
+from benchmarks.simulate import Scenario, write_events
 from tgsbench.events.tail import RunTail
-from tgsbench.metrics.live import LiveRun
-from tgsbench.metrics.pending import MAX_PENDING_STEPS
+from tgsbench.live import backlog
+from tgsbench.live.fold import LiveRun
+from tgsbench.live.follow import Merge
+from tgsbench.live.pending import MAX_PENDING_STEPS
+from tgsbench.live.session import FollowFeed
 from tgsbench.schema import events as ev
-from tgsbench.tui.session import FollowFeed
 
 WORLD = 4
 LONG = MAX_PENDING_STEPS + 100

@@ -8,9 +8,9 @@ from click.testing import CliRunner
 from tests.unit.stored import store_run
 from tgsbench import presets
 from tgsbench.cli.compare import compare
-from tgsbench.launch import forecast as forecasting
-from tgsbench.launch.forecast import forecast, forecast_note
 from tgsbench.report.forecast import forecast_text
+from tgsbench.results import forecast as forecasting
+from tgsbench.results.forecast import forecast, forecast_note
 from tgsbench.system.gpus import GpuInfo
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tgsbench.errors import TgsError
-from tgsbench.metrics.foreign_logs import read_csv, read_log
+from tgsbench.systems.logs import read_csv, read_log
 
 LOGS = Path(__file__).resolve().parents[1] / "data" / "logs"
 

@@ -11,9 +11,9 @@ from transformers.models.llama import modeling_llama
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
 from tgsbench.errors import ExitCode, TgsError
-from tgsbench.models import fused
-from tgsbench.models.tiled_mlp import tiled_mlp
 from tgsbench.schema.preset import EngineOptions
+from tgsbench.training.model import fused_layers
+from tgsbench.training.model.tiled_mlp import tiled_mlp
 
 _CONFIG = LlamaConfig(
     vocab_size=64, hidden_size=64, intermediate_size=160, num_hidden_layers=2, num_attention_heads=4,
@@ -24,7 +24,7 @@ _CONFIG = LlamaConfig(
 @pytest.fixture(autouse=True)
 def _plain_rope_after():
     yield
-    fused.unfuse()
+    fused_layers.unfuse()
 
 
 def _gradients(function, *inputs):
@@ -44,7 +44,7 @@ def test_norm_matches_transformers():
     with torch.no_grad():
         norm.weight.normal_()
     twin = copy.deepcopy(norm)
-    twin.__class__ = fused.FusedNorm
+    twin.__class__ = fused_layers.FusedNorm
     x = torch.randn(2, 10, 64)
     _same(_gradients(twin, x), _gradients(norm, x))
     _same(torch.autograd.grad(twin(x).sum(), twin.weight), torch.autograd.grad(norm(x).sum(), norm.weight))
@@ -58,13 +58,13 @@ def test_rope_matches_transformers():
     def join(rope):
         return lambda q, k: torch.cat([x.flatten() for x in rope(q, k, cos, sin)])
 
-    _same(_gradients(join(fused.fused_rope), q, k), _gradients(join(fused._PLAIN_ROPE), q, k))
+    _same(_gradients(join(fused_layers.fused_rope), q, k), _gradients(join(fused_layers._PLAIN_ROPE), q, k))
 
 
 def test_swiglu_matches_transformers():
     mlp = LlamaMLP(_CONFIG)
     twin = copy.deepcopy(mlp)
-    twin.__class__ = fused.FusedMLP
+    twin.__class__ = fused_layers.FusedMLP
     x = torch.randn(2, 10, 64)
     _same(_gradients(twin, x), _gradients(mlp, x))
 
@@ -83,7 +83,7 @@ def test_tiled_mlp_matches_transformers_whatever_the_tile(tile):
 
 
 def _in_float64(monkeypatch, tiled: bool) -> list[torch.Tensor]:
-    monkeypatch.setattr(fused.TiledMLP, "tile_tokens", 5)
+    monkeypatch.setattr(fused_layers.TiledMLP, "tile_tokens", 5)
     torch.manual_seed(0)
     model = LlamaModel(_CONFIG).double()
     ids, weights = torch.randint(0, 64, (1, 12)), torch.randn(1, 12, 64)
@@ -93,7 +93,7 @@ def _in_float64(monkeypatch, tiled: bool) -> list[torch.Tensor]:
         return torch.autograd.grad(loss, list(model.parameters()))
 
     plain = gradients()
-    said = fused.fuse(model, EngineOptions(tiled_mlp=tiled))
+    said = fused_layers.fuse(model, EngineOptions(tiled_mlp=tiled))
     assert "torch" in said and ("tiled" in said) == tiled
     again = gradients()
     return [(a - b).norm() / b.norm() for a, b in zip(again, plain, strict=True)]
@@ -108,14 +108,14 @@ def test_a_fused_decoder_has_the_plain_one_s_gradients(monkeypatch, tiled):
 def test_fusing_keeps_names_and_values():
     model = LlamaModel(_CONFIG)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    fused.fuse(model, EngineOptions(tiled_mlp=True))
+    fused_layers.fuse(model, EngineOptions(tiled_mlp=True))
     after = model.state_dict()
     assert list(before) == list(after)
     _same(list(after.values()), list(before.values()), 0.0)
 
 
-@pytest.mark.skipif(bool(fused.liger_version()), reason="liger-kernel is installed")
+@pytest.mark.skipif(bool(fused_layers.liger_version()), reason="liger-kernel is installed")
 def test_liger_is_refused_with_a_remedy_where_it_is_missing():
     with pytest.raises(TgsError) as caught:
-        fused.fuse(LlamaModel(_CONFIG), EngineOptions(liger=True))
+        fused_layers.fuse(LlamaModel(_CONFIG), EngineOptions(liger=True))
     assert caught.value.exit_code == ExitCode.MISSING_DEPENDENCY

@@ -13,7 +13,8 @@ from click.testing import CliRunner
 from tests.unit.stored import a_preset, store_run
 from tgsbench.cli.runs import runs
 from tgsbench.errors import TgsError
-from tgsbench.store import index, prune, run_dir
+from tgsbench.results import index, prune
+from tgsbench.store import run_dir
 from tgsbench.store.run_dir import RunDir
 
 

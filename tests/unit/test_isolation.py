@@ -10,12 +10,12 @@ import psutil
 import pytest
 
 from tgsbench import presets
-from tgsbench.metrics.observe import observe
-from tgsbench.metrics.result import finalize
+from tgsbench.metrics.observe import fold_events
+from tgsbench.metrics.result import build_result
 from tgsbench.schema.events import Gpu, Hello, Warn
 from tgsbench.schema.run import Manifest, Outcome
 from tgsbench.system import isolation
-from tgsbench.system.isolation import CpuWatch, Isolation, Load
+from tgsbench.system.isolation import CpuWatch, DisturbanceWatch, Load
 
 BUSY = """
 import sys, time
@@ -60,10 +60,10 @@ class FixedWatch:
         return self.loads.pop(0)
 
 
-def isolated(monkeypatch, *cores: float, num_cores: int = 16, on_gpu: bool = False) -> Isolation:
+def isolated(monkeypatch, *cores: float, num_cores: int = 16, on_gpu: bool = False) -> DisturbanceWatch:
     monkeypatch.setattr(isolation, "_BEFORE_S", 0.0)
     monkeypatch.setattr(isolation, "_PERIOD_S", 0.0)
-    found = Isolation(lambda: {1, 2}, on_gpu)
+    found = DisturbanceWatch(lambda: {1, 2}, on_gpu)
     found._cpu, found._num_cores = FixedWatch(*cores), num_cores
     return found
 
@@ -164,7 +164,7 @@ def test_a_result_of_a_disturbed_machine_says_so():
     manifest = Manifest(
         run_id="r", preset="tiny_cpu", engine="fsdp2", created_unix=0, world_size=2, device="cuda"
     )
-    result = finalize(manifest, preset, observe(stream, 2), Outcome(), None, {})
+    result = build_result(manifest, preset, fold_events(stream, 2), Outcome(), None, {})
     assert result.disturbances == [
         "other processes used 3.2 of 16 cores",
         "GPU clocks were held down in 25% of samples: hardware thermal",

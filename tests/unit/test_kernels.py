@@ -12,10 +12,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.plain_attention import draw, plain, with_gradients
 from tgsbench.errors import ExitCode, TgsError
-from tgsbench.parallel import flash, kernels
-from tgsbench.parallel.checkpointing import saved_ops
-from tgsbench.parallel.documents import documents
-from tgsbench.trainer import probe
+from tgsbench.training import torch_info
+from tgsbench.training.attention import flash, kernels
+from tgsbench.training.attention.documents import documents
+from tgsbench.training.parallel.checkpointing import saved_ops
 
 CPU = torch.device("cpu")
 BOUNDS = torch.tensor([0, 3, 40, 41, 96], dtype=torch.int32)
@@ -234,7 +234,7 @@ def test_a_cudnn_that_torch_refuses_is_a_missing_kernel_and_a_fact(monkeypatch):
     with pytest.raises(TgsError, match="incompatibility") as caught:
         kernels.make("cudnn", torch.device("cuda"))
     assert "LD_LIBRARY_PATH" in caught.value.hint
-    facts = probe.facts()
+    facts = torch_info.facts()
     assert facts["cudnn"] == "cuDNN version incompatibility: compiled against 9.26"
     assert "sdpa" in facts["kernels"]
 
@@ -245,7 +245,7 @@ def test_auto_takes_the_fastest_kernel_that_runs_and_records_all_times(monkeypat
     def make(name, device):
         if name == "flash2":
             raise TgsError("not installed")
-        return kernels.Kernel(name, "1", lambda *a: name)
+        return kernels.AttentionKernel(name, "1", lambda *a: name)
 
     def measure(run, probe, device):
         if run() not in took_s:
@@ -264,7 +264,9 @@ def test_auto_says_what_went_wrong_when_no_kernel_runs(monkeypatch):
     def broken(run, probe, device):
         raise RuntimeError("driver too old")
 
-    monkeypatch.setattr(kernels, "make", lambda name, device: kernels.Kernel(name, "1", kernels.sdpa))
+    monkeypatch.setattr(
+        kernels, "make", lambda name, device: kernels.AttentionKernel(name, "1", kernels.sdpa)
+    )
     monkeypatch.setattr(kernels, "forward_backward_s", broken)
     with pytest.raises(TgsError, match="driver too old"):
         kernels.choose("auto", torch.device("cuda"), document_mask=False)

@@ -20,14 +20,14 @@ from tgsbench.store import run_dir
 from tgsbench.system.gpus import GpuInfo
 from tgsbench.units import GIB
 
-NO_GPU = preflight.Machine([], 2, 16 << 30)
-TWO_GPUS = preflight.Machine([GpuInfo(0, "NVIDIA H100 80GB HBM3", 79.6)] * 2, 16, 64 << 30)
+NO_GPU = preflight.LocalMachine([], 2, 16 << 30)
+TWO_GPUS = preflight.LocalMachine([GpuInfo(0, "NVIDIA H100 80GB HBM3", 79.6)] * 2, 16, 64 << 30)
 
 
 def test_the_command_is_an_argument_list_and_its_script_quotes():
     preset = presets.resolve("tiny_cpu").preset
     argv = agent_argv(Path("/runs/a b"), preset, python="py")
-    assert argv == ["py", "-m", "tgsbench.trainer.agent", "/runs/a b", "--nproc-per-node", "2"]
+    assert argv == ["py", "-m", "tgsbench.training.agent", "/runs/a b", "--nproc-per-node", "2"]
     assert "'/runs/a b'" in as_script(argv)
 
 
@@ -86,7 +86,7 @@ def test_states_that_no_gpu_here_can_hold_are_refused_before_anything_starts():
     whole = num_parameters(preset.model) * 12 / 2 / GIB
     assert f"alone need {whole:,.2f} GiB on each GPU, the smallest here has 79.60 GiB" in caught.value.msg
     assert preflight.machine_problem(preset, TWO_GPUS, 2, emulated=True) == ""
-    unnamed = preflight.Machine([GpuInfo(0, "")] * 2, 16, 64 << 30)
+    unnamed = preflight.LocalMachine([GpuInfo(0, "")] * 2, 16, 64 << 30)
     assert preflight.machine_problem(preset, unnamed, 2) == "", "unknown memory refuses nothing"
 
 

@@ -23,8 +23,8 @@ import triton.language as tl
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm, LlamaRotaryEmbedding
 from triton.runtime.interpreter import GridExecutor
-from tgsbench.models import fused
-from tgsbench.parallel.loss import liger_linear_cross_entropy, linear_cross_entropy
+from tgsbench.training.model import fused_layers
+from tgsbench.training.model.loss import liger_linear_cross_entropy, linear_cross_entropy
 
 # The interpreter leaves floats what they are, where a compiled kernel gets scalars with a dtype ...
 class Scalar(float):
@@ -78,9 +78,9 @@ def rotated(rope):
 weight, labels = torch.randn(100, 64), torch.randint(0, 100, (30,))
 labels[::7] = -100
 print(json.dumps({
-    "RMSNorm": error(called(with_class(norm, fused.LigerNorm)), called(norm), x, torch.randn(64)),
-    "SwiGLU": error(with_class(mlp, fused.LigerMLP), mlp, x),
-    "RoPE": error(rotated(fused._liger_rope()), rotated(fused._PLAIN_ROPE), q, k),
+    "RMSNorm": error(called(with_class(norm, fused_layers.LigerNorm)), called(norm), x, torch.randn(64)),
+    "SwiGLU": error(with_class(mlp, fused_layers.LigerMLP), mlp, x),
+    "RoPE": error(rotated(fused_layers._liger_rope()), rotated(fused_layers._PLAIN_ROPE), q, k),
     "loss": error(
         lambda h, w: liger_linear_cross_entropy(h, w, labels),
         lambda h, w: linear_cross_entropy(h, w, labels, 0),

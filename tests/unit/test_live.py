@@ -4,16 +4,16 @@ import statistics
 import msgspec
 import pytest
 
+from benchmarks.simulate import Scenario, rank_events
 from tgsbench import presets
-from tgsbench.events.simulate import Scenario, rank_events
-from tgsbench.metrics.explain import TEXTS, explain
-from tgsbench.metrics.live import MAX_NOTES, LiveRun
-from tgsbench.metrics.live_view import Plan, RunView
-from tgsbench.metrics.observe import observe
-from tgsbench.metrics.pending import MAX_PENDING_STEPS
+from tgsbench.live.explain import TEXTS, explain
+from tgsbench.live.fold import MAX_NOTES, LiveRun
+from tgsbench.live.headline import RunView, StepPlan
+from tgsbench.live.history import GRID_CAPACITY, DownsampledSeries, RankRow, StepGrid
+from tgsbench.live.pending import MAX_PENDING_STEPS
+from tgsbench.live.stragglers import find_silent, find_stragglers, slow_ratios
+from tgsbench.metrics.observe import fold_events
 from tgsbench.metrics.result import throughput
-from tgsbench.metrics.stragglers import find_silent, find_stragglers, slow_ratios
-from tgsbench.metrics.trend import GRID_CAPACITY, StepGrid, StepRow, Trend
 from tgsbench.models.flops import CONVENTIONS
 from tgsbench.schema import events as ev
 
@@ -37,7 +37,7 @@ SMALL = Scenario(world=4, warmup=2, steps=12, step_s=3.0, gpu_period_s=1, heartb
 def test_tgs_of_the_fold_is_the_stored_results_tgs():
     live = fold(SMALL)
     events = [e for rank in range(4) for e in rank_events(SMALL, rank)]
-    expected = throughput(observe(events).complete("measure", 4), 4)
+    expected = throughput(fold_events(events).complete("measure", 4), 4)
     assert list(live.tgs_samples) == expected.samples
     assert live.num_complete == 14
     assert live.num_partial == 0
@@ -82,7 +82,7 @@ def test_memory_is_bounded_whatever_the_number_of_steps():
 
 
 def test_a_full_trend_keeps_ends_extremes_and_mean():
-    trend = Trend(capacity=8)
+    trend = DownsampledSeries(capacity=8)
     values = [float(i % 5) for i in range(1000)]
     for i, value in enumerate(values):
         trend.add(i, value)
@@ -98,7 +98,7 @@ def test_a_merged_grid_row_keeps_the_slowest_step_of_each_rank():
     for step in range(16):
         slowest = _array([1.0, 9.0 if step == 5 else 1.0])
         gap = _array([math.nan if step == 6 else step, math.nan])
-        grid.add(StepRow(step, step, slowest, slowest, slowest, _array([step, *gap])))
+        grid.add(RankRow(step, step, slowest, slowest, slowest, _array([step, *gap])))
     assert max(row.step_s[1] for row in grid.rows) == 9.0
     steps = [range(row.first_step, row.last_step + 1) for row in grid.rows]
     assert [row.loss[0] for row in grid.rows] == [statistics.mean(of) for of in steps]
@@ -144,7 +144,7 @@ def test_a_silent_rank_and_one_that_fell_behind_are_found():
 
 
 def view_of(live, name="llama2_7b_128k"):
-    return RunView(Plan.of(presets.resolve(name).preset), live)
+    return RunView(StepPlan.of(presets.resolve(name).preset), live)
 
 
 def test_the_headline_tells_phase_progress_and_time_left():
@@ -171,7 +171,7 @@ def test_the_headline_of_a_known_gpu_is_judged_against_the_published_row():
     scenario = Scenario(
         world=8, device="NVIDIA A100-SXM4-80GB", step_s=131072 / 1100, steps=10, gpu_period_s=0
     )
-    head = RunView(Plan.of(preset), fold(scenario)).headline()
+    head = RunView(StepPlan.of(preset), fold(scenario)).headline()
     assert head.verdict.verdict == "better"
     assert head.mfu == pytest.approx(head.tflops["model"] / 312)
 

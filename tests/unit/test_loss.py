@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tgsbench.parallel.loss import IGNORE_INDEX, linear_cross_entropy
+from tgsbench.training.model.loss import IGNORE_INDEX, linear_cross_entropy
 
 
 def run(dtype: torch.dtype, chunk: int, tokens: int = 96) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from tgsbench.events.merge import Merge, poll_period_s
-from tgsbench.metrics.stragglers import silence_limit_s
+from tgsbench.events.tail import poll_period_s
+from tgsbench.live.follow import Merge
+from tgsbench.live.stragglers import silence_limit_s
 from tgsbench.schema.events import Bye, Gpu, Heartbeat, Hello, Step
 
 _ENCODE = msgspec.json.Encoder().encode

@@ -40,7 +40,7 @@ def test_ranks_that_do_not_spread_name_the_nearest_number_of_nodes(nnodes):
 
 
 def test_every_host_has_its_command_with_the_same_name_and_meeting_point():
-    part = nodes.Part(HOSTS, name="r1")
+    part = nodes.NodePart(HOSTS, name="r1")
     options = nodes.preset_options("llama2_70b_1M", ["measure.steps=3"], rehearse=False)
     commands = part.commands(B70, options, Path("/shared"))
     assert [host for host, _ in commands] == list(HOSTS)
@@ -67,9 +67,9 @@ def test_a_bad_port_is_refused(text):
 
 
 def test_the_way_to_an_address_names_the_interface_that_ranks_listen_on():
-    assert nodes.way_to("127.0.0.1") == ("127.0.0.1", "lo")
+    assert nodes.route_to("127.0.0.1") == ("127.0.0.1", "lo")
     with pytest.raises(TgsError, match="not reachable"):
-        nodes.way_to("no-such-host.invalid")
+        nodes.route_to("no-such-host.invalid")
 
 
 def test_ranks_of_several_machines_do_not_listen_on_the_loopback_interface():

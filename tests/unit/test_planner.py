@@ -21,10 +21,10 @@ from tgsbench.planner.machine import Machine, attention_speed, find_constants, f
 from tgsbench.planner.memory import COMMUNICATOR_BYTES, memory_plan
 from tgsbench.planner.network import exchange_s, exchanged_bytes, gathered_bytes
 from tgsbench.planner.plan import estimate, machine_of
-from tgsbench.planner.systems import SYSTEMS, find_system
 from tgsbench.planner.time import step_time
-from tgsbench.planner.work import Dims, Work
+from tgsbench.planner.workload import Dims, StepWorkload
 from tgsbench.presets import catalog
+from tgsbench.systems.costs import SYSTEMS, find_system
 from tgsbench.units import GIB
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,7 +50,7 @@ def dims(layers: int, heads: int, kv_heads: int, head_dim: int, vocab: int, *, t
 
 
 @st.composite
-def works(draw: st.DrawFn, sp: int | None = None) -> Work:
+def works(draw: st.DrawFn, sp: int | None = None) -> StepWorkload:
     """Any model, mesh and mode that is possible."""
     kv_heads = draw(st.sampled_from((1, 2, 4, 8, 16)))
     heads = kv_heads * draw(st.sampled_from((1, 2, 4, 8)))
@@ -64,7 +64,7 @@ def works(draw: st.DrawFn, sp: int | None = None) -> Work:
         tied=draw(st.booleans()),
     )
     seq_len = ways * 1024 * draw(st.sampled_from((1, 4, 16, 64)))
-    return Work(
+    return StepWorkload(
         dims=shape,
         seq_len=seq_len,
         attended_len=float(seq_len),
@@ -251,7 +251,7 @@ def test_saving_more_never_needs_less_memory(work, system):
 
 
 def test_flops_of_a_layer_by_hand():
-    work = Work(dims=dims(2, 4, 2, 64, 512), seq_len=1024, attended_len=1024.0)
+    work = StepWorkload(dims=dims(2, 4, 2, 64, 512), seq_len=1024, attended_len=1024.0)
     h, i, tokens = 256, 768, 1024
     weights = h * h * 2 + 2 * h * 128 + 3 * h * i
     assert products(work, [(h, h)]).flops == 2 * tokens * h * h
@@ -262,7 +262,7 @@ def test_flops_of_a_layer_by_hand():
 
 def test_bytes_of_the_collectives_by_hand():
     base = dims(2, 8, 2, 64, 512)
-    work = Work(dims=base, seq_len=4096, attended_len=4096.0, sp=4, world=8, checkpointing="full")
+    work = StepWorkload(dims=base, seq_len=4096, attended_len=4096.0, sp=4, world=8, checkpointing="full")
     tokens, width = 1024, 64 * 2
     # q at 8 heads, k and v repeated from 2 to sp = 4, the output at 8: three passes, two layers.
     one_pass = tokens * width * (8 + 2 * 4 + 8)
@@ -275,7 +275,7 @@ def test_bytes_of_the_collectives_by_hand():
 
 def test_a_tiled_mlp_computes_gate_and_up_once_more_and_keeps_its_input_alone():
     base = dims(4, 32, 8, 64, 512)
-    whole = Work(dims=base, seq_len=65_536, attended_len=65_536.0, world=1)
+    whole = StepWorkload(dims=base, seq_len=65_536, attended_len=65_536.0, world=1)
     tiled = replace(whole, tiled_mlp=True)
     mlp = 2 * whole.local_tokens * base.mlp_matrices * base.hidden * base.intermediate
     own, alst = (layer_counts(tiled, SYSTEMS[name]) for name in ("fsdp2", "deepspeed"))
@@ -287,7 +287,7 @@ def test_a_tiled_mlp_computes_gate_and_up_once_more_and_keeps_its_input_alone():
 
 
 def test_offloaded_inputs_come_back_two_at_a_time():
-    work = Work(
+    work = StepWorkload(
         dims=dims(32, 32, 8, 64, 512), seq_len=65_536, attended_len=65_536.0, world=1, activation_offload=True
     )
     peak = memory_plan(work, SYSTEMS["fsdp2"]).peak
@@ -297,7 +297,7 @@ def test_offloaded_inputs_come_back_two_at_a_time():
 
 def test_an_exchange_inside_a_node_never_waits_for_the_network():
     machine = reference_machine()
-    work = Work(dims=dims(2, 16, 16, 64, 512), seq_len=8192, attended_len=8192.0, sp=8, world=64)
+    work = StepWorkload(dims=dims(2, 16, 16, 64, 512), seq_len=8192, attended_len=8192.0, sp=8, world=64)
     inside = exchange_s(1e9, work, machine, machine.constants)
     assert (inside.network_s, inside.node_s > 0) == (0.0, True)
     across = exchange_s(1e9, replace(work, sp=16), machine, machine.constants)

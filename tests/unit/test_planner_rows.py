@@ -18,7 +18,7 @@ from benchmarks.planner_rows import (
 )
 from tgsbench.errors import TgsError
 from tgsbench.planner.machine import find_constants
-from tgsbench.planner.systems import SYSTEMS
+from tgsbench.systems.costs import SYSTEMS
 
 SHAPE = (
     "source_repo,model,params_b,layers,hidden,intermediate,heads,kv_heads,vocab,gpu,gpus,seq_len,"

@@ -16,10 +16,10 @@ from tgsbench.planner.machine import Machine
 from tgsbench.planner.plan import estimate, machine_of, predict
 from tgsbench.planner.scale import scale
 from tgsbench.planner.search import max_seq_len, search, variants
-from tgsbench.planner.systems import SYSTEMS, find_system
 from tgsbench.presets.validate import mesh_problems
-from tgsbench.profiling import spans
 from tgsbench.report import plan as report
+from tgsbench.schema import spans
+from tgsbench.systems.costs import SYSTEMS, find_system
 
 
 def preset(name: str = "llama2_70b_128k", *sets: str):

@@ -9,32 +9,32 @@ import pytest
 from tgsbench import presets
 from tgsbench.cli.verify import peer
 from tgsbench.launch.verify import one_rank, small_preset
-from tgsbench.metrics import proof
+from tgsbench.metrics import verification
 from tgsbench.presets.validate import mesh_problems
-from tgsbench.schema.verify import Cut, Evidence, Leak
+from tgsbench.schema.verify import Evidence, MaskProbe, ShardRecord
 
 
-def cut(tokens: str, **values) -> Cut:
+def cut(tokens: str, **values) -> ShardRecord:
     counts = {"num_tokens": 8, "num_labels": 4, "border": 7}
-    return Cut(**{"where": tokens, "tokens": tokens, "labels": f"of {tokens}", **counts, **values})
+    return ShardRecord(**{"where": tokens, "tokens": tokens, "labels": f"of {tokens}", **counts, **values})
 
 
 PRESET = small_preset(presets.resolve("tiny_cpu").preset)
 DEMANDED = [cut("a", is_inner=True), cut("b")]
 
 
-def told(*cuts: Cut) -> list[Evidence]:
+def told(*cuts: ShardRecord) -> list[Evidence]:
     return [Evidence(rank=0, demanded=DEMANDED, cuts=[cuts[0]]), Evidence(rank=1, cuts=list(cuts[1:]))]
 
 
 def test_shards_that_are_fed_once_pass():
     ranks = told(cut("a"), cut("b"))
-    assert proof.tokens(PRESET, ranks).status == proof.labels(PRESET, ranks).status == "passed"
-    assert proof.tokens(PRESET, ranks).value == 16
+    assert verification.tokens(PRESET, ranks).status == verification.labels(PRESET, ranks).status == "passed"
+    assert verification.tokens(PRESET, ranks).value == 16
 
 
 def test_a_target_lost_at_a_border_is_named_though_the_count_agrees():
-    check = proof.labels(PRESET, told(cut("a", border=-100), cut("b")))
+    check = verification.labels(PRESET, told(cut("a", border=-100), cut("b")))
     assert check.status == "failed"
     assert check.value == check.limit
     assert check.worst == "a"
@@ -42,52 +42,52 @@ def test_a_target_lost_at_a_border_is_named_though_the_count_agrees():
 
 
 def test_a_shard_fed_twice_is_named_and_counted_once():
-    check = proof.tokens(PRESET, told(cut("a"), cut("a", where="rank 1, step 0")))
+    check = verification.tokens(PRESET, told(cut("a"), cut("a", where="rank 1, step 0")))
     assert (check.status, check.value, check.limit) == ("failed", 8, 16)
     assert check.worst == "rank 1, step 0: again what a had and 1 more"
 
 
 def test_tokens_of_no_pack_fail():
-    assert proof.tokens(PRESET, told(cut("a"), cut("x"))).status == "failed"
+    assert verification.tokens(PRESET, told(cut("a"), cut("x"))).status == "failed"
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 1e-3])
 def test_parity_fails_above_the_bound_and_where_nothing_can_be_compared(value):
     alone = many = [Evidence(rank=0, num_labels=[4], loss_sums=[8.0])]
-    check = proof.parity(PRESET, {"p": 0.0, "q": value}, alone, many)
+    check = verification.parity(PRESET, {"p": 0.0, "q": value}, alone, many)
     assert (check.status, check.worst) == ("failed", "gradient of q")
-    assert proof.parity(PRESET, {"p": 0.0, "q": 1e-7}, alone, many).status == "passed"
+    assert verification.parity(PRESET, {"p": 0.0, "q": 1e-7}, alone, many).status == "passed"
 
 
 def test_a_loss_that_is_no_number_fails():
     first, second = ([Evidence(rank=0, num_labels=[4], loss_sums=[s])] for s in (8.0, math.nan))
-    assert proof.engines("a : b", first, second).status == "failed"
-    assert proof.engines("a : b", first, first).status == "passed"
+    assert verification.engines("a : b", first, second).status == "failed"
+    assert verification.engines("a : b", first, first).status == "passed"
 
 
 def test_one_bit_between_two_runs_fails():
     first, again = ([Evidence(rank=0, loss_sums=[s], grad_norms=[1.0])] for s in (8.0, math.nextafter(8, 9)))
-    check = proof.determinism(PRESET, {}, first, again)
+    check = verification.determinism(PRESET, {}, first, again)
     assert (check.status, check.worst) == ("failed", "loss_sum of rank 0, step 0")
 
 
 def test_a_mask_check_whose_change_reached_nothing_is_no_pass():
     def leaks(others_after: float, own_after: float) -> list[Evidence]:
-        leak = Leak(document="d", others=5.0, others_after=others_after, own=3.0, own_after=own_after)
+        leak = MaskProbe(document="d", others=5.0, others_after=others_after, own=3.0, own_after=own_after)
         return [Evidence(rank=0, leak=leak)]
 
-    assert proof.mask(PRESET, leaks(5.0, 3.1)).status == "passed"
-    assert proof.mask(PRESET, leaks(5.1, 3.1)).status == "failed"
-    assert proof.mask(PRESET, leaks(5.0, 3.0)).status == "failed"
-    assert proof.mask(PRESET, [Evidence(rank=0)]).status == "skipped"
+    assert verification.mask(PRESET, leaks(5.0, 3.1)).status == "passed"
+    assert verification.mask(PRESET, leaks(5.1, 3.1)).status == "failed"
+    assert verification.mask(PRESET, leaks(5.0, 3.0)).status == "failed"
+    assert verification.mask(PRESET, [Evidence(rank=0)]).status == "skipped"
 
 
 def test_every_step_of_every_rank_must_send_what_the_shapes_demand():
-    wanted = proof.expected_all_to_alls(PRESET)
+    wanted = verification.expected_all_to_alls(PRESET)
     assert wanted[0] > 0
     right, wrong = Evidence(rank=0, all_to_alls=[wanted]), Evidence(rank=1, all_to_alls=[(0, 0)])
-    assert proof.all_to_alls(PRESET, [right]).status == "passed"
-    assert proof.all_to_alls(PRESET, [right, wrong]).worst == "rank 1, step 0"
+    assert verification.all_to_alls(PRESET, [right]).status == "passed"
+    assert verification.all_to_alls(PRESET, [right, wrong]).worst == "rank 1, step 0"
 
 
 @pytest.mark.parametrize("name", presets.list_presets())

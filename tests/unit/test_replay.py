@@ -1,8 +1,8 @@
 import pytest
 
+from benchmarks.simulate import Scenario, write_events
 from tgsbench.errors import TgsError
 from tgsbench.events.replay import Replay
-from tgsbench.events.simulate import Scenario, write_events
 from tgsbench.events.tail import RunTail
 from tgsbench.schema import events as ev
 

@@ -19,8 +19,8 @@ from tgsbench.presets import load_references
 from tgsbench.report import collect, page, plain, svg
 from tgsbench.report.document import Report
 from tgsbench.report.markup import join, tag
+from tgsbench.results import imported
 from tgsbench.schema.hotspots import Finding, Profile
-from tgsbench.store import foreign
 
 HOSTILE = "<script>alert(1)<"
 
@@ -153,11 +153,11 @@ def test_a_run_that_failed_is_reported_as_what_it_is(tmp_path):
 
 
 def test_an_imported_row_is_part_of_a_report(tmp_path):
-    context = foreign.Context(
+    context = imported.Context(
         name="other", model=a_preset().model, seq_len=32768, gpu="A100-SXM4-80GB", num_gpus=8
     )
-    (row,) = foreign.from_csv("name,tgs\nother,2000\n", context, {})
-    foreign.save(tmp_path, row)
+    (row,) = imported.from_csv("name,tgs\nother,2000\n", context, {})
+    imported.save(tmp_path, row)
     (table,) = collect.of_words(tmp_path, [f"foreign:{row.row.label}"]).tables
     assert table.entries[0].measured.tgs == 2000
 
@@ -185,7 +185,7 @@ def test_elements_escape_text_and_attributes():
 
 @pytest.mark.parametrize("values", [(1e-9, 5e12), (3.0, 3.0), (0.02, 0.021)])
 def test_line_charts_stay_inside_their_box(values):
-    line = svg.Series("a", 0, [(1024.0, values[0]), (2048.0, values[1])])
+    line = svg.SvgSeries("a", 0, [(1024.0, values[0]), (2048.0, values[1])])
     chart = ET.fromstring(svg.lines("t", [line], str, "y"))
     for circle in chart.iter("circle"):
         if circle.get("cx") != "6":

@@ -11,8 +11,8 @@ from tgsbench.cli import run as run_command
 from tgsbench.errors import ExitCode
 from tgsbench.metrics import integrity, reference
 from tgsbench.metrics.failure import root_cause
-from tgsbench.metrics.observe import observe
-from tgsbench.metrics.result import finalize, throughput
+from tgsbench.metrics.observe import fold_events
+from tgsbench.metrics.result import build_result, throughput
 from tgsbench.schema.events import Bye, Data, Error, Hello, Kernel, Step
 from tgsbench.schema.run import LauncherReport, Manifest, Outcome, RankExit, Tgs
 
@@ -43,11 +43,11 @@ def result(stream, outcome=None, launcher=None, preset=PRESET, device="cpu"):
     manifest = Manifest(
         run_id="r", preset=preset.name, engine="fsdp2", created_unix=0, world_size=2, device=device
     )
-    return finalize(manifest, preset, observe(stream), outcome or Outcome(), launcher, {})
+    return build_result(manifest, preset, fold_events(stream), outcome or Outcome(), launcher, {})
 
 
 def test_tgs_is_tokens_over_gpus_and_the_slowest_ranks_seconds():
-    tgs = throughput(observe(events()).complete("measure", 2), 2)
+    tgs = throughput(fold_events(events()).complete("measure", 2), 2)
     assert tgs.n == 8
     assert tgs.median == pytest.approx(2048 / (2 * 0.51))
     assert tgs.total == pytest.approx(tgs.median)
@@ -56,7 +56,7 @@ def test_tgs_is_tokens_over_gpus_and_the_slowest_ranks_seconds():
 
 def test_warm_up_and_steps_that_a_rank_lacks_are_not_measured():
     stream = [e for e in events() if not (isinstance(e, Step) and e.rank == 1 and e.step == 8)]
-    assert [s.step for s in observe(stream).complete("measure", 2)] == list(range(1, 8))
+    assert [s.step for s in fold_events(stream).complete("measure", 2)] == list(range(1, 8))
 
 
 def test_a_clean_run_is_ok_with_label_weighted_loss_and_no_mfu_on_cpu():
@@ -135,7 +135,7 @@ ROW_PRESET = presets.resolve("llama2_7b_8k").preset
 )
 def test_verdicts_against_a_published_row(median, ci95, verdict):
     tgs = Tgs(median=median, ci95=ci95, n=9, samples=[median])
-    assert reference.judge(ROW_PRESET, "NVIDIA A100-SXM4-80GB", tgs, ROW).verdict == verdict
+    assert reference.compare_with_published(ROW_PRESET, "NVIDIA A100-SXM4-80GB", tgs, ROW).verdict == verdict
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_verdicts_against_a_published_row(median, ci95, verdict):
 )
 def test_other_work_is_not_comparable_and_says_why(sets, device, words):
     preset = presets.resolve("llama2_7b_8k", sets).preset
-    verdict = reference.judge(preset, device, Tgs(median=9e9, n=1, samples=[9e9]), ROW)
+    verdict = reference.compare_with_published(preset, device, Tgs(median=9e9, n=1, samples=[9e9]), ROW)
     assert verdict.verdict == "not comparable"
     assert verdict.ratio is None
     assert any(words in reason for reason in verdict.reasons)
@@ -160,7 +160,7 @@ def test_the_first_rank_that_failed_is_the_root_cause_not_those_it_took_along():
         rank=0, t=1.0, kind="exception", msg="RuntimeError: Connection closed by peer", traceback="x"
     )
     cause = Error(rank=1, t=2.0, kind="exception", msg="ValueError: boom", traceback="boom here")
-    failure = root_cause(observe([follower, cause]), Outcome(exit_code=1), None, 2)
+    failure = root_cause(fold_events([follower, cause]), Outcome(exit_code=1), None, 2)
     assert (failure.rank, failure.reason) == (1, "ValueError: boom")
 
 

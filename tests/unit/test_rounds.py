@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.stored import a_preset, a_result
-from tgsbench.launch import rounds
-from tgsbench.launch.rounds import Contender, Limits
+from tgsbench.launch import interleaved
+from tgsbench.launch.interleaved import EngineRuns, Limits
 from tgsbench.schema.run import Failure
 
 
-def some(*engines: str) -> list[Contender]:
-    return [Contender(engine=e, preset=a_preset("llama2_7b_32k", f"engine.name={e}")) for e in engines]
+def some(*engines: str) -> list[EngineRuns]:
+    return [EngineRuns(engine=e, preset=a_preset("llama2_7b_32k", f"engine.name={e}")) for e in engines]
 
 
 def runner(figures, log=None):
@@ -34,17 +34,19 @@ def runner(figures, log=None):
 def test_the_order_is_rotated_from_round_to_round(tmp_path):
     engines, log = some("fsdp2", "deepspeed"), []
     figures = {"fsdp2": [100, 101, 100, 101], "deepspeed": [50, 50.5, 50, 50.5]}
-    rounds.run_rounds(engines, tmp_path, Limits(), lambda _: None, "t", runner(figures, log))
+    interleaved.run_interleaved(engines, tmp_path, Limits(), lambda _: None, "t", runner(figures, log))
     assert log[:6] == ["fsdp2", "deepspeed", "deepspeed", "fsdp2", "fsdp2", "deepspeed"]
 
 
 def test_it_ends_when_every_interval_is_narrow(tmp_path):
     engines = some("fsdp2", "deepspeed")
     figures = {"fsdp2": [100.0, 130.0, 90.0, 110.0], "deepspeed": [50.0, 65.0, 45.0, 55.0]}
-    said = rounds.run_rounds(engines, tmp_path, Limits(within=0.01), lambda _: None, "t", runner(figures))
+    said = interleaved.run_interleaved(
+        engines, tmp_path, Limits(within=0.01), lambda _: None, "t", runner(figures)
+    )
     # The machine drifts by 40 %, the pairs agree: three rounds are enough.
     assert "after 3 rounds" in said
-    found = rounds.comparison(engines[1], engines[0], force=False)
+    found = interleaved.comparison(engines[1], engines[0], force=False)
     assert found.ratio.value == pytest.approx(0.5)
     assert "pairs" in found.ratio.method
 
@@ -52,7 +54,9 @@ def test_it_ends_when_every_interval_is_narrow(tmp_path):
 def test_a_wide_interval_goes_on_until_the_budget_is_spent(tmp_path):
     engines = some("fsdp2", "deepspeed")
     figures = {"fsdp2": [100.0, 200.0] * 9, "deepspeed": [100.0] * 18}
-    said = rounds.run_rounds(engines, tmp_path, Limits(budget_s=-1), lambda _: None, "t", runner(figures))
+    said = interleaved.run_interleaved(
+        engines, tmp_path, Limits(budget_s=-1), lambda _: None, "t", runner(figures)
+    )
     assert "budget" in said
     assert len(engines[0].results) == 1
 
@@ -60,7 +64,7 @@ def test_a_wide_interval_goes_on_until_the_budget_is_spent(tmp_path):
 def test_an_engine_that_runs_out_of_memory_leaves_and_its_result_stays(tmp_path):
     engines = some("fsdp2", "deepspeed")
     figures = {"fsdp2": [100.0] * 9, "deepspeed": [50.0, None]}
-    said = rounds.run_rounds(engines, tmp_path, Limits(), lambda _: None, "t", runner(figures))
+    said = interleaved.run_interleaved(engines, tmp_path, Limits(), lambda _: None, "t", runner(figures))
     assert said == "fewer than two engines are left"
     assert [r.status for r in engines[1].results] == ["ok", "oom"]
     assert "out of memory" in engines[1].reason
@@ -70,7 +74,7 @@ def test_ten_runs_each_that_never_overlap_are_a_proven_difference(tmp_path):
     engines = some("fsdp2", "deepspeed")
     for contender, base in zip(engines, (100.0, 50.0), strict=True):
         contender.results = [a_result(contender.preset, "x", samples=[base + i / 10]) for i in range(5)]
-    found = rounds.comparison(engines[1], engines[0], force=False)
+    found = interleaved.comparison(engines[1], engines[0], force=False)
     assert found.verdict == "worse"
     assert found.ratio.p_value == pytest.approx(2 / 252)
 
@@ -80,14 +84,14 @@ def test_other_work_per_step_is_not_compared_without_force(tmp_path):
     engines[1].preset = a_preset("llama2_7b_8k", "engine.name=deepspeed")
     for contender in engines:
         contender.results = [a_result(contender.preset, "x", samples=[9.0 + i]) for i in range(3)]
-    assert rounds.comparison(engines[1], engines[0], force=False).ratio is None
-    forced = rounds.comparison(engines[1], engines[0], force=True)
+    assert interleaved.comparison(engines[1], engines[0], force=False).ratio is None
+    forced = interleaved.comparison(engines[1], engines[0], force=True)
     assert forced.forced
     assert forced.verdict == "not comparable"
 
 
 def test_an_engine_that_cannot_is_told_with_its_reason():
-    found = rounds.contenders("tiny_cpu", [], ["fsdp2", "llamafactory"], False)
+    found = interleaved.contenders("tiny_cpu", [], ["fsdp2", "llamafactory"], False)
     assert found[0].runs_on
     assert "no sequence parallelism" in found[1].reason
-    assert rounds.as_row(found[1]).status == "unsupported"
+    assert interleaved.as_row(found[1]).status == "unsupported"

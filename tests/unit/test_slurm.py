@@ -20,7 +20,7 @@ ROOT = Path("/shared/runs")
 def script(name: str = "llama2_70b_1M", sets: tuple[str, ...] = (), **wishes) -> str:
     preset = presets.resolve(name, sets).preset
     return slurm.script(
-        preset, preset_options(name, sets, False), slurm.Wishes(**wishes), ROOT, "/venv/bin/python"
+        preset, preset_options(name, sets, False), slurm.JobOptions(**wishes), ROOT, "/venv/bin/python"
     )
 
 
@@ -79,7 +79,7 @@ def test_a_presets_name_and_values_are_never_read_by_a_shell(tmp_path):
     path = tmp_path / "x.toml"
     path.write_text('extends = "tiny_cpu"\nname = "x$(touch /tmp/evil)"\n')
     with pytest.raises(TgsError, match="preset name"):
-        slurm.script(presets.resolve(path).preset, [], slurm.Wishes(), ROOT)
+        slurm.script(presets.resolve(path).preset, [], slurm.JobOptions(), ROOT)
     sets = ("workload.file=/data/a b;$(touch evil).json",)
     text = script("tiny_cpu", sets, container="img$(touch evil)")
     assert "'workload.file=/data/a b;$(touch evil).json'" in text

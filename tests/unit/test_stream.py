@@ -6,11 +6,11 @@ import pytest
 
 from tgsbench import presets
 from tgsbench.errors import ExitCode, TgsError
-from tgsbench.launch.dry import dry_run
+from tgsbench.launch.dry_run import dry_run
 from tgsbench.planner.plan import estimate, machine_of
 from tgsbench.planner.stream import planned_stream
-from tgsbench.planner.systems import SYSTEMS
 from tgsbench.report.plan import dry_run_totals
+from tgsbench.systems.costs import SYSTEMS
 
 SMALL = ("model.num_layers=4", "model.vocab_size=32000")
 

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from tests.unit.stored import a_preset, a_result, store_run
 from tgsbench.cli.sweep import sweep as command
 from tgsbench.errors import ExitCode, TgsError
-from tgsbench.launch import longest, sweep
+from tgsbench.launch import max_seq_len, sweep
 from tgsbench.schema.run import Failure
 
 SPEC = """
@@ -69,7 +69,7 @@ def test_what_the_planner_says_cannot_fit_is_skipped(spec, monkeypatch):
         verdict = "out of memory" if preset.parallel.sp == 1 else "fits"
         return {"verdict": verdict, "reason": "logits", "tgs": {"predicted": 5.0}, "step_s": 1.0}
 
-    monkeypatch.setattr(sweep.operands, "forecast", forecast)
+    monkeypatch.setattr(sweep.row_specs, "forecast", forecast)
     found = sweep.points(sweep.read_spec(spec))
     assert {p.skipped for p in found if p.values["parallel.sp"] == "1"} == {"planned out of memory: logits"}
 
@@ -79,7 +79,7 @@ def test_the_fastest_forecast_runs_first(spec, monkeypatch):
         tgs = 10.0 * preset.parallel.sp + (preset.training.checkpointing == "none")
         return {"verdict": "fits", "tgs": {"predicted": tgs}, "step_s": 1.0}
 
-    monkeypatch.setattr(sweep.operands, "forecast", forecast)
+    monkeypatch.setattr(sweep.row_specs, "forecast", forecast)
     order = [p.predicted_tgs for p in sweep.points(sweep.read_spec(spec)) if not p.skipped]
     assert order == [21.0, 20.0, 11.0, 10.0]
 
@@ -172,19 +172,19 @@ def fits_up_to(longest_that_fits, log):
 @pytest.mark.parametrize("start", [1024, 32768, 524288])
 def test_bisection_finds_the_longest_length_to_one_granule(fitting, start):
     log: list[int] = []
-    found = longest.bisect(fits_up_to(fitting, log), start, 1 << 20, 1024)
+    found = max_seq_len.bisect(fits_up_to(fitting, log), start, 1 << 20, 1024)
     assert found.seq_len == fitting // 1024 * 1024
     assert found.too_long == found.seq_len + 1024
     assert len(log) == len(set(log)) <= 22
 
 
 def test_a_limit_that_trains_ends_the_search():
-    found = longest.bisect(fits_up_to(1 << 30, []), 32768, 262_144, 1024)
+    found = max_seq_len.bisect(fits_up_to(1 << 30, []), 32768, 262_144, 1024)
     assert (found.seq_len, found.too_long) == (262_144, None)
 
 
 def test_a_model_that_never_fits_has_no_longest_length():
-    found = longest.bisect(fits_up_to(0, []), 32768, 262_144, 1024)
+    found = max_seq_len.bisect(fits_up_to(0, []), 32768, 262_144, 1024)
     assert found.seq_len is None
     assert found.too_long == 1024
 
@@ -197,5 +197,5 @@ def test_a_crash_is_not_taken_for_too_long():
         return a_result(preset, "x", samples=[], status="crashed", failure=failure)
 
     with pytest.raises(TgsError, match="boom") as raised:
-        longest.bisect(attempt, 1024, 4096, 1024)
+        max_seq_len.bisect(attempt, 1024, 4096, 1024)
     assert raised.value.exit_code == ExitCode.CRASHED

@@ -8,22 +8,23 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 
-from tgsbench.models.build import build_meta
-from tgsbench.parallel import kernels, wide
-from tgsbench.parallel.loss import linear_cross_entropy
 from tgsbench.presets import resolve
+from tgsbench.training.attention import kernels
+from tgsbench.training.model import cpu_bf16
+from tgsbench.training.model.build import build_meta
+from tgsbench.training.model.loss import linear_cross_entropy
 
 
 @pytest.fixture(params=[False, True], ids=["fallback", "instructions"])
 def cpu(request, monkeypatch) -> bool:
     """A CPU without and one with bf16 instructions."""
-    monkeypatch.setattr(wide, "_has_bf16_products", lambda: request.param)
+    monkeypatch.setattr(cpu_bf16, "_has_bf16_products", lambda: request.param)
     return request.param
 
 
 @pytest.fixture
 def old_cpu(monkeypatch) -> None:
-    monkeypatch.setattr(wide, "_has_bf16_products", lambda: False)
+    monkeypatch.setattr(cpu_bf16, "_has_bf16_products", lambda: False)
 
 
 def bf16(*shape: int) -> torch.Tensor:
@@ -31,19 +32,19 @@ def bf16(*shape: int) -> torch.Tensor:
 
 
 def test_only_bf16_on_a_cpu_without_bf16_instructions_is_widened(cpu):
-    assert wide.is_slow(torch.ones(2, dtype=torch.bfloat16)) is not cpu
-    assert not wide.is_slow(torch.ones(2))
-    assert not wide.is_slow(torch.ones(2, dtype=torch.bfloat16, device="meta"))
+    assert cpu_bf16.lacks_bf16(torch.ones(2, dtype=torch.bfloat16)) is not cpu
+    assert not cpu_bf16.lacks_bf16(torch.ones(2))
+    assert not cpu_bf16.lacks_bf16(torch.ones(2, dtype=torch.bfloat16, device="meta"))
 
 
 def test_fake_tensors_that_stand_for_a_gpu_keep_their_operators(old_cpu):
     with FakeTensorMode():
-        assert not wide.is_slow(torch.ones(2, dtype=torch.bfloat16))
+        assert not cpu_bf16.lacks_bf16(torch.ones(2, dtype=torch.bfloat16))
 
 
 def test_a_linear_layer_is_the_fp32_product_rounded_once_forward_and_backward(old_cpu):
     layer = nn.Linear(48, 80, bias=False).bfloat16()
-    layer.__class__ = wide.WideLinear
+    layer.__class__ = cpu_bf16.Fp32Linear
     x, grad = bf16(2, 9, 48), torch.randn(2, 9, 80).bfloat16()
     exact_x = x.detach().float().requires_grad_()
     exact_weight = layer.weight.detach().float().requires_grad_()
@@ -58,7 +59,7 @@ def test_a_linear_layer_is_the_fp32_product_rounded_once_forward_and_backward(ol
 def test_only_bf16_tensors_are_kept_for_the_backward(old_cpu):
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
-        wide.linear(bf16(9, 48), bf16(80, 48))
+        cpu_bf16.linear(bf16(9, 48), bf16(80, 48))
     assert [t.dtype for t in saved] == [torch.bfloat16] * 2
 
 
@@ -87,4 +88,4 @@ def test_a_models_linear_layers_are_wide_unless_the_compiler_owns_them(compiled)
     preset = resolve("tiny_cpu", [f"engine.compile={str(compiled).lower()}"]).preset
     model = build_meta(preset.model, 64, "sdpa", 0, preset.engine)
     kinds = {type(m) for m in model.modules() if isinstance(m, nn.Linear)}
-    assert kinds == ({nn.Linear} if compiled else {wide.WideLinear})
+    assert kinds == ({nn.Linear} if compiled else {cpu_bf16.Fp32Linear})

@@ -17,7 +17,7 @@ from tgsbench.schema.preset import Preset
 from tgsbench.workload import hub, lengths, prepare, pydoc, rows, tokenizer
 from tgsbench.workload.documents import tokens_of
 from tgsbench.workload.packs import IGNORE_INDEX
-from tgsbench.workload.rows import Row
+from tgsbench.workload.rows import CorpusRow
 
 
 @pytest.fixture(autouse=True)
@@ -117,7 +117,7 @@ class Box:
 
 
 def test_template_ignores_the_prompt_and_trains_the_output():
-    texts = [Row("Say hi.", "now", "hi </s> there"), Row("Say ho.", "", "ho")]
+    texts = [CorpusRow("Say hi.", "now", "hi </s> there"), CorpusRow("Say ho.", "", "ho")]
     bpe = tokenizer.train(texts, 300)
     documents = tokenizer.encode(bpe, texts, Said())
     for row, begin, end in zip(texts, documents.starts[:-1], documents.starts[1:], strict=True):
@@ -132,7 +132,7 @@ def test_template_ignores_the_prompt_and_trains_the_output():
 
 def test_vocabulary_too_small_for_bytes():
     with pytest.raises(TgsError, match=r"vocab_size=100 .* \(259 tokens\)") as error:
-        tokenizer.train([Row("a", "", "b")], 100)
+        tokenizer.train([CorpusRow("a", "", "b")], 100)
     assert "corpus=lengths" in error.value.hint
 
 
@@ -259,7 +259,11 @@ def test_array_and_lines_say_the_same(tmp_path):
     array, lines = tmp_path / "a.json", tmp_path / "a.jsonl"
     array.write_text(json.dumps(made, indent=1))
     lines.write_text("\ufeff" + "\n\n".join(json.dumps(row, ensure_ascii=False) for row in made), "utf-8")
-    assert rows.read_file(array) == rows.read_file(lines) == [Row("a", "", "b\u2028c"), Row("d", "", "e")]
+    assert (
+        rows.read_file(array)
+        == rows.read_file(lines)
+        == [CorpusRow("a", "", "b\u2028c"), CorpusRow("d", "", "e")]
+    )
 
 
 @pytest.mark.parametrize(
@@ -300,7 +304,7 @@ def test_lone_surrogates_do_not_stop_the_tokenizer(tmp_path):
     path = tmp_path / "rows"
     path.write_text('{"instruction": "a", "output": "b \\ud83d c"}\n')
     made = rows.read_file(path)
-    assert made == [Row("a", "", "b ? c")]
+    assert made == [CorpusRow("a", "", "b ? c")]
     tokenizer.train(made, 300)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from tgsbench.cli.terminal import require_terminal, say_what_goes_on
+from tgsbench.cli.terminal import print_running, require_terminal
 from tgsbench.store import run_dir
 
 
@@ -19,9 +19,9 @@ def attach(run: str, ascii_only: bool, output: Path | None) -> None:
     root = run_dir.runs_root(output)
     found = run_dir.find(root, run)
     require_terminal(f"tgsbench show {run}")
-    from tgsbench.tui import session
+    from tgsbench.live import session
 
     opens = session.follow(found)  # a long run is read while the UI is imported
     from tgsbench.tui.app import open_app
 
-    say_what_goes_on(open_app(runs_root=root, ascii_only=ascii_only, opens=opens))
+    print_running(open_app(runs_root=root, ascii_only=ascii_only, opens=opens))

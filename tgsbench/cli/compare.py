@@ -10,13 +10,14 @@ from pathlib import Path
 import click
 
 from tgsbench.cli import diagnostics, output
-from tgsbench.engines import registry
 from tgsbench.errors import ExitCode, TgsError
-from tgsbench.launch import rounds
+from tgsbench.launch import interleaved
 from tgsbench.report import comparison as text
-from tgsbench.store import operands, run_dir
-from tgsbench.store.compare import Comparison, Row
-from tgsbench.store.compare import compare as compare_rows
+from tgsbench.results import row_specs
+from tgsbench.results.compare import Comparison, Row
+from tgsbench.results.compare import compare as compare_rows
+from tgsbench.store import run_dir
+from tgsbench.systems import registry
 
 _FAIL_ON = re.compile(r"^worse(?::(\d+(?:\.\d+)?)\s*%?)?$")
 
@@ -57,11 +58,11 @@ def compare(
     if engines is None and (sets or rehearse):
         raise TgsError("--set and --rehearse are for --engines", hint="tgsbench compare PRESET --engines A,B")
     if engines is not None:
-        limits = rounds.Limits(within=within / 100, budget_s=budget)
+        limits = interleaved.Limits(within=within / 100, budget_s=budget)
         _finish_engines(words, engines, list(sets), rehearse, limits, root, force, margin, baseline, as_json)
         return
-    rows = [row for word in words for row in operands.resolve(root, word)]
-    base = operands.resolve(root, baseline)[0] if baseline else None
+    rows = [row for word in words for row in row_specs.resolve(root, word)]
+    base = row_specs.resolve(root, baseline)[0] if baseline else None
     finish(rows, base, force, margin, as_json)
 
 
@@ -81,7 +82,7 @@ def _finish_engines(
     engines: str,
     sets: list[str],
     rehearse: bool,
-    limits: rounds.Limits,
+    limits: interleaved.Limits,
     root: Path,
     force: bool,
     margin: float | None,
@@ -97,24 +98,26 @@ def _finish_engines(
         )
     for name in names:
         registry.find_engine(name)
-    others = [row for word in words[1:] for row in operands.resolve(root, word)]
-    found = rounds.contenders(words[0], sets, names, rehearse)
+    others = [row for word in words[1:] for row in row_specs.resolve(root, word)]
+    found = interleaved.contenders(words[0], sets, names, rehearse)
     if baseline in names:
         found.sort(key=lambda contender: contender.engine != baseline)
         baseline = None
     _say_absent(found)
-    diagnostics.note(rounds.run_rounds(found, root, limits, diagnostics.note, f"compare:{int(time.time())}"))
-    rows = [rounds.as_row(contender) for contender in found]
+    diagnostics.note(
+        interleaved.run_interleaved(found, root, limits, diagnostics.note, f"compare:{int(time.time())}")
+    )
+    rows = [interleaved.as_row(contender) for contender in found]
     if baseline is not None:
-        base = operands.resolve(root, baseline)[0]
+        base = row_specs.resolve(root, baseline)[0]
         finish([*rows, *others], base, force, margin, as_json)
-    comparisons = [rounds.comparison(contender, found[0], force) for contender in found[1:]]
+    comparisons = [interleaved.comparison(contender, found[0], force) for contender in found[1:]]
     comparisons += [compare_rows(rows[0], row, force=force) for row in others]
     _show([*rows, *others], comparisons, as_json)
     sys.exit(_exit_code(comparisons, margin))
 
 
-def _say_absent(found: list[rounds.Contender]) -> None:
+def _say_absent(found: list[interleaved.EngineRuns]) -> None:
     """What cannot run is said before anything is started; with fewer than two left nothing is."""
     absent = [contender for contender in found if not contender.runs_on]
     for contender in absent:

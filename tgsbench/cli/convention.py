@@ -9,8 +9,8 @@ import click
 from tgsbench import presets, units
 from tgsbench.cli import output
 from tgsbench.errors import ExitCode, TgsError, nearest
-from tgsbench.metrics.convention import Identified, identify
-from tgsbench.schema.hardware import Gpu
+from tgsbench.results.convention import Identified, identify
+from tgsbench.schema.hardware import GpuSpec
 
 
 @click.command()
@@ -44,7 +44,7 @@ def convention(
         output.line(text)
 
 
-def lines(found: Identified, gpu: Gpu | None) -> list[str]:
+def lines(found: Identified, gpu: GpuSpec | None) -> list[str]:
     """The answer on the first line, then what supports it."""
     text = [found.convention or "none of the known conventions (nearest below)"]
     text += [f"  also fits: {c.label}" for c in found.fits if c.name != found.convention]
@@ -56,7 +56,7 @@ def lines(found: Identified, gpu: Gpu | None) -> list[str]:
     return text
 
 
-def model_terms(found: Identified, gpu: Gpu | None) -> str:
+def model_terms(found: Identified, gpu: GpuSpec | None) -> str:
     """The speed in `model` TFLOPs, and as MFU where the GPU's peak is known."""
     text = f"{units.rate(found.model_tflops)} TFLOPs"
     if gpu is None or found.model_mfu is None:
@@ -64,13 +64,13 @@ def model_terms(found: Identified, gpu: Gpu | None) -> str:
     return f"{text}, {units.percent(found.model_mfu)} MFU on {gpu.name}"
 
 
-def _from_mfu(mfu_percent: float, gpu: Gpu | None) -> float:
+def _from_mfu(mfu_percent: float, gpu: GpuSpec | None) -> float:
     if gpu is None:
         raise TgsError("--mfu needs --gpu: a share of which peak?")
     return mfu_percent / 100 * gpu.bf16_tflops
 
 
-def known_gpu(name: str) -> Gpu:
+def known_gpu(name: str) -> GpuSpec:
     """The GPU of that name; TgsError lists the known ones."""
     gpu = presets.find_gpu(name)
     if gpu is None:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 
-from tgsbench.confined import printable
+from tgsbench.safe_files import printable
 
 
 def error(msg: str, hint: str = "") -> None:

@@ -11,7 +11,7 @@ import msgspec
 from tgsbench.cli import diagnostics, output
 from tgsbench.errors import ExitCode
 from tgsbench.store import run_dir
-from tgsbench.system.doctor import Check, run_checks, worst
+from tgsbench.system.doctor import DoctorCheck, run_checks, worst
 
 
 @click.command()
@@ -30,6 +30,6 @@ def doctor(as_json: bool, folder: Path | None) -> None:
     sys.exit(ExitCode.VERIFY_FAILED if level == "failure" else ExitCode.OK)
 
 
-def _line(check: Check) -> str:
+def _line(check: DoctorCheck) -> str:
     line = f"{check.marked:<7} {check.what:<13} {check.found}"
     return f"{line}\n{'':<21} try: {check.remedy}" if check.remedy else line

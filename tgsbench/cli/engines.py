@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 
 from tgsbench.cli import diagnostics, output
-from tgsbench.engines import environments, registry
-from tgsbench.engines.registry import EngineState
+from tgsbench.systems import environments, registry
+from tgsbench.systems.registry import EngineState
 
 
 @click.group(invoke_without_command=True)
@@ -44,7 +44,7 @@ def setup(system: str, python: Path | None, dry_run: bool) -> None:
         output.line(shlex.join(environments.install_argv(system)))
         return
     elif python is None:
-        environments.make(system, diagnostics.note)
+        environments.create(system, diagnostics.note)
     for line in _lines(registry.state(system)):
         output.line(line)
 

@@ -8,9 +8,9 @@ import click
 
 from tgsbench.cli import output
 from tgsbench.errors import TgsError
+from tgsbench.results.export import files
+from tgsbench.results.export.series import series_of
 from tgsbench.store import run_dir
-from tgsbench.store.export import files
-from tgsbench.store.export.series import series_of
 
 
 @click.command()

@@ -12,9 +12,10 @@ from tgsbench.cli import output
 from tgsbench.cli.convention import known_gpu, model_terms, read_length
 from tgsbench.errors import TgsError
 from tgsbench.presets import catalog
+from tgsbench.results import imported
+from tgsbench.results.imported import Context, ImportedRow
 from tgsbench.schema.preset import ModelShape
-from tgsbench.store import foreign, run_dir
-from tgsbench.store.foreign import Context, Foreign
+from tgsbench.store import run_dir
 
 
 @click.command("import")
@@ -50,12 +51,12 @@ def import_(
 
     The FLOPs convention of its TFLOPs is found by solving for it.
     """
-    text, stem = (sys.stdin.read(), "pasted") if str(file) == "-" else (foreign.read_text(file), file.stem)
+    text, stem = (sys.stdin.read(), "pasted") if str(file) == "-" else (imported.read_text(file), file.stem)
     context = _context(name or stem, preset_name, model, seq_len, gpu, num_gpus, sp, document_mask, warmup)
     found = _read(text, file, context)
     if not dry_run:
         for row in found:
-            foreign.save(run_dir.runs_root(folder), row)
+            imported.save(run_dir.runs_root(folder), row)
     if as_json:
         output.json(found)
         return
@@ -63,13 +64,13 @@ def import_(
         _print(row)
 
 
-def _read(text: str, file: Path, context: Context) -> list[Foreign]:
+def _read(text: str, file: Path, context: Context) -> list[ImportedRow]:
     head = text.lstrip()[:2000].splitlines()
     header = head[0].lower() if head else ""
     looks_like_table = file.suffix.lower() == ".csv" or ("," in header and "tgs" in header)
     if looks_like_table and not header.startswith("{"):
-        return foreign.from_csv(text, context, _models())
-    return [foreign.from_log(text, context)]
+        return imported.from_csv(text, context, _models())
+    return [imported.from_log(text, context)]
 
 
 def _models() -> dict[str, ModelShape]:
@@ -96,7 +97,7 @@ def _context(
         )
     mask = document_mask if document_mask is not None or base is None else base.workload.document_mask
     return Context(
-        name=foreign.safe_name(name),
+        name=imported.safe_name(name),
         model=base.model if base is not None and not model else presets.load_model(model or ""),
         seq_len=base.workload.seq_len if base is not None and not seq_len else read_length(seq_len or ""),
         gpu=known_gpu(gpu).name if gpu else (base.hardware.gpu if base else ""),
@@ -108,7 +109,7 @@ def _context(
     )
 
 
-def _print(found: Foreign) -> None:
+def _print(found: ImportedRow) -> None:
     row = found.row
     assert row.tgs is not None
     samples = f" (n = {len(row.samples)})" if row.samples else ""

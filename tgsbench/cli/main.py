@@ -100,7 +100,7 @@ def main() -> None:
         diagnostics.error("interrupted")
         sys.exit(ExitCode.CANCELLED)
     except BrokenPipeError:
-        output.drop()
+        output.detach_stdout()
         sys.exit(ExitCode.OK)
     except Exception as error:  # noqa: BLE001 - the last resort: no user is shown a traceback
         diagnostics.bug(error)

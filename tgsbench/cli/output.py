@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tgsbench.confined import printable
+from tgsbench.safe_files import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -34,6 +34,6 @@ def table(rows: Table) -> None:
     sys.stdout.flush()
 
 
-def drop() -> None:
+def detach_stdout() -> None:
     """Nobody reads any more (`| head`): what is left in the buffer goes nowhere, without an error at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -19,10 +19,10 @@ from tgsbench.planner.machine import Machine
 from tgsbench.planner.plan import Estimate, assemble, estimate, machine_of, why_no_time
 from tgsbench.planner.search import max_seq_len, search
 from tgsbench.planner.stream import planned_stream
-from tgsbench.planner.systems import System, find_system
 from tgsbench.presets import catalog
 from tgsbench.report import plan as report
 from tgsbench.schema.preset import Preset
+from tgsbench.systems.costs import System, find_system
 from tgsbench.units import GIB, percent
 
 
@@ -200,7 +200,7 @@ def _scale(asked: Asked, numbers: list[int], free_sp: bool) -> None:
 
 def _trace(asked: Asked) -> None:
     # Here, as in _calibrate and _asked: what most plans do not use is half of the command's start.
-    from tgsbench.launch.dry import dry_run
+    from tgsbench.launch.dry_run import dry_run
 
     run = dry_run(asked.preset)
     planned = planned_stream(estimate(asked.preset, asked.system, asked.machine).work, asked.system)
@@ -209,7 +209,7 @@ def _trace(asked: Asked) -> None:
 
 
 def _calibrate(names: tuple[str, ...], folder: Path | None, as_json: bool) -> None:
-    from tgsbench.planner.own_runs import calibrate_on
+    from tgsbench.results.calibrate_on_runs import calibrate_on
     from tgsbench.store import run_dir
 
     root = run_dir.runs_root(folder)

@@ -50,13 +50,13 @@ def profile(
     if perfetto is not None:
         _merge(sources, folder, perfetto)
         return
-    found = analysed(sources, folder, processes, again)
+    found = load_profile(sources, folder, processes, again)
     if against is None:
         _print(found, profile_lines(found), as_json)
         return
-    from tgsbench.profiling.diff import diff
+    from tgsbench.traces.diff import diff
 
-    changes = diff(found, analysed((against,), folder, processes))
+    changes = diff(found, load_profile((against,), folder, processes))
     _print(changes, diff_lines(changes), as_json)
 
 
@@ -70,22 +70,22 @@ def _print(document: Profile | ProfileDiff, lines: list[str], as_json: bool) -> 
 
 def _merge(sources: tuple[str, ...], folder: Path | None, out: Path) -> None:
     require_analysis()
-    from tgsbench.profiling import perfetto
+    from tgsbench.traces import perfetto
 
     paths = trace_paths(sources, folder)
     count = perfetto.merge(paths, out)
     diagnostics.note(f"{out}: {count:,} events of {len(paths)} traces; open it in https://ui.perfetto.dev")
 
 
-def analysed(
+def load_profile(
     sources: tuple[str, ...], folder: Path | None, processes: int | None = None, again: bool = False
 ) -> Profile:
     """The profile of a run or of loose traces; TgsError when there is none or a package is missing."""
     require_analysis()
-    from tgsbench.profiling import analyse, stored
+    from tgsbench.traces import analyse, run_profile
 
     if len(sources) == 1 and (run := find_run(sources[0], folder)) is not None:
-        return stored.run_profile(run, again, processes)
+        return run_profile.run_profile(run, again, processes)
     return analyse.analyse(trace_paths(sources, folder), ", ".join(sources), processes)
 
 
@@ -103,8 +103,8 @@ def require_analysis() -> None:
 
 def trace_paths(sources: tuple[str, ...], folder: Path | None) -> list[Path]:
     """The traces of runs, folders and files; TgsError when one has none."""
-    from tgsbench.profiling.analyse import trace_files
-    from tgsbench.profiling.collect import profile_dir
+    from tgsbench.store.profiles import profile_dir
+    from tgsbench.traces.analyse import trace_files
 
     paths: list[Path] = []
     for source in sources:

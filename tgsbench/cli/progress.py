@@ -21,13 +21,13 @@ from rich.text import Text
 
 from tgsbench import units
 from tgsbench.cli import diagnostics, output
-from tgsbench.confined import printable
-from tgsbench.metrics.live import LiveRun
-from tgsbench.metrics.observe import Observed, StepTotal
+from tgsbench.live.fold import LiveRun
+from tgsbench.live.stragglers import suspects
+from tgsbench.metrics.observe import RunTotals, StepTotal
 from tgsbench.metrics.result import attended_len, step_tgs
-from tgsbench.metrics.stragglers import suspects
 from tgsbench.models.flops import flops_per_token
-from tgsbench.profiling.recipes import load_recipe, num_profile_steps
+from tgsbench.presets.recipes import load_recipe, num_profile_steps
+from tgsbench.safe_files import printable
 from tgsbench.schema.events import Depth, Event, Phase, Step, Warn
 from tgsbench.schema.preset import Preset
 
@@ -63,7 +63,7 @@ class _Fold:
 
     def __init__(self, preset: Preset) -> None:
         self.preset = preset
-        self.observed = Observed()
+        self.observed = RunTotals()
         recipe = preset.profile and load_recipe(preset.profile)
         self._num_profiled = num_profile_steps(recipe) if recipe else 0
         self._live = LiveRun(preset.world_size)

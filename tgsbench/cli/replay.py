@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from tgsbench.cli.terminal import require_terminal, say_what_goes_on
+from tgsbench.cli.terminal import print_running, require_terminal
 from tgsbench.errors import TgsError
 from tgsbench.store import run_dir
 from tgsbench.store.run_dir import RunDir
@@ -27,9 +27,10 @@ def replay(run: str, speed: float | None, ascii_only: bool, output: Path | None)
     root = run_dir.runs_root(output)
     found = None if run == RECORDED else run_dir.find(root, run)
     require_terminal(f"tgsbench show {run}")
-    from tgsbench.tui import recorded, session
+    from tgsbench.live import session
+    from tgsbench.tui import recorded
     from tgsbench.tui.app import open_app
 
     source = found or RunDir(recorded.recording())
     pace = speed or (recorded.SPEED if found is None else recorded.RUN_SPEED)
-    say_what_goes_on(open_app(runs_root=root, ascii_only=ascii_only, opens=session.replay(source, pace)))
+    print_running(open_app(runs_root=root, ascii_only=ascii_only, opens=session.replay(source, pace)))

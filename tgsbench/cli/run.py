@@ -12,23 +12,22 @@ import click
 from tgsbench import presets
 from tgsbench.cli import diagnostics, output
 from tgsbench.cli.progress import RunProgress, progress_for
-from tgsbench.cli.terminal import require_terminal, say_what_goes_on
-from tgsbench.engines import environments
-from tgsbench.engines.external import support
+from tgsbench.cli.terminal import print_running, require_terminal
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.launch import detached, local, preflight
 from tgsbench.launch import nodes as several
 from tgsbench.launch.command import ONE_NODE, Node
-from tgsbench.launch.forecast import forecast_note
 from tgsbench.launch.rehearse import rehearsal_on
 from tgsbench.launch.watch import StopSignals
-from tgsbench.profiling.recipes import load_recipe
+from tgsbench.presets.recipes import load_recipe
 from tgsbench.report.forecast import forecast_text
 from tgsbench.report.summary import summary_lines
+from tgsbench.results.forecast import forecast_note
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Result
 from tgsbench.store import run_dir
 from tgsbench.store.run_dir import RunDir
+from tgsbench.systems import environments, support
 
 
 @click.command()
@@ -106,12 +105,12 @@ def run(
     if python is not None:
         environments.name_python(preset.engine.name, python)
     if preset.is_external and (emulate or nodes or node_rank is not None):
-        support.refuse(preset, "--emulate-rank" if emulate else "--nodes")
+        support.refuse_option(preset, "--emulate-rank" if emulate else "--nodes")
     if emulate:
         preflight.check_emulation(preset, on_several=bool(nodes or node_rank is not None))
     root = run_dir.runs_root(output)
     if nodes or node_rank is not None:
-        part = several.Part(several.parse_nodes(nodes or ""), node_rank, rendezvous, run_name)
+        part = several.NodePart(several.parse_nodes(nodes or ""), node_rank, rendezvous, run_name)
         if node_rank is None:
             options = several.preset_options(name, assignments, rehearse)
             _print_commands(part, preset, options, root, as_json)
@@ -150,7 +149,7 @@ def resolve_for_run(name: str, assignments: list[str], rehearse: bool) -> Preset
 
 
 def _print_commands(
-    part: several.Part, preset: Preset, options: list[str], root: Path, as_json: bool
+    part: several.NodePart, preset: Preset, options: list[str], root: Path, as_json: bool
 ) -> None:
     """The command of each machine, to copy there."""
     placement = several.place(preset, len(part.hosts))
@@ -185,7 +184,7 @@ def run_headless(
         if result.profile is not None and result.profile["traces"] and not as_json:
             _print_hotspots(run_folder)
     except BrokenPipeError:
-        output.drop()
+        output.detach_stdout()
     report_failure(result, run_folder)
     return result
 
@@ -213,7 +212,7 @@ def _print_hotspots(run_folder: RunDir) -> None:
 
     try:
         require_analysis()
-        from tgsbench.profiling.stored import run_profile
+        from tgsbench.traces.run_profile import run_profile
 
         profile = run_profile(run_folder)
     except TgsError as error:
@@ -268,4 +267,4 @@ def _open_live_view(run_folder: RunDir, ascii_only: bool) -> None:
             hint="add --headless",
             exit_code=ExitCode.MISSING_DEPENDENCY,
         ) from error
-    say_what_goes_on(open_live(run_folder.path, ascii_only=ascii_only))
+    print_running(open_live(run_folder.path, ascii_only=ascii_only))

@@ -13,9 +13,10 @@ import msgspec
 from tgsbench import units
 from tgsbench.cli import diagnostics, output
 from tgsbench.errors import TgsError
+from tgsbench.results import index, prune
+from tgsbench.results.index import Summary
 from tgsbench.schema.run import Manifest
-from tgsbench.store import index, prune, run_dir
-from tgsbench.store.index import Summary
+from tgsbench.store import run_dir
 from tgsbench.store.run_dir import RunDir
 
 _FOLDER = click.option(

@@ -8,7 +8,8 @@ import click
 
 from tgsbench.cli import output
 from tgsbench.report.summary import summary_lines
-from tgsbench.store import results, run_dir
+from tgsbench.results import results
+from tgsbench.store import run_dir
 
 
 @click.command()

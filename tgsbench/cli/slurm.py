@@ -16,7 +16,8 @@ from tgsbench.errors import ExitCode, TgsError
 from tgsbench.events.tail import RunTail
 from tgsbench.launch import local, nodes
 from tgsbench.launch import slurm as scheduler
-from tgsbench.store import results, run_dir
+from tgsbench.results import results
+from tgsbench.store import run_dir
 from tgsbench.store.run_dir import RunDir
 
 _POLL_S = 2.0
@@ -70,7 +71,7 @@ def slurm(
         if name is None:
             raise TgsError("--preset is missing", hint="tgsbench slurm --preset llama2_70b_32k")
         preset = presets.resolve(presets.named(name), sets).preset
-        asked = scheduler.Wishes(time=limit, nnodes=nnodes, **wishes)  # type: ignore[arg-type]
+        asked = scheduler.JobOptions(time=limit, nnodes=nnodes, **wishes)  # type: ignore[arg-type]
         text = scheduler.script(preset, nodes.preset_options(name, sets, False), asked, root, python)
         if not submit:
             output.line(text.rstrip())

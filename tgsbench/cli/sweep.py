@@ -12,9 +12,9 @@ from tgsbench import units
 from tgsbench.cli import diagnostics, output
 from tgsbench.cli.convention import read_length
 from tgsbench.errors import ExitCode, TgsError
-from tgsbench.launch import longest
+from tgsbench.launch import max_seq_len
 from tgsbench.launch import sweep as grid
-from tgsbench.launch.longest import Longest
+from tgsbench.launch.max_seq_len import LongestRun
 from tgsbench.launch.sweep import Point, Spec
 from tgsbench.store import run_dir
 
@@ -71,11 +71,11 @@ def _say_plan(found: list[Point]) -> None:
 
 
 def _search(plan: Spec, found: list[Point], root: Path, limit: int, as_json: bool) -> None:
-    rows: list[tuple[Point, Longest]] = []
+    rows: list[tuple[Point, LongestRun]] = []
     for point in (p for p in found if not p.skipped):
         assert point.preset is not None
         diagnostics.note(point.label)
-        rows.append((point, longest.find_longest(point.preset, root, plan.name, limit, diagnostics.note)))
+        rows.append((point, max_seq_len.find_longest(point.preset, root, plan.name, limit, diagnostics.note)))
     if as_json:
         output.json([{"values": point.values, **_longest_row(best)} for point, best in rows])
         return
@@ -85,7 +85,7 @@ def _search(plan: Spec, found: list[Point], root: Path, limit: int, as_json: boo
         output.line(f"{point.label}: {reached} trains{over}, {best.num_runs} runs")
 
 
-def _longest_row(found: Longest) -> dict[str, Any]:
+def _longest_row(found: LongestRun) -> dict[str, Any]:
     tgs = found.best.tgs.median if found.best else None
     return {
         "seq_len": found.seq_len,

@@ -13,10 +13,10 @@ from tgsbench.cli import diagnostics, output
 from tgsbench.cli.profile import find_run, trace_paths
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.store import profiles
-from tgsbench.system.scratch import no_room, scratch_folder
+from tgsbench.system.scratch import disk_full_error, scratch_folder
 
 if TYPE_CHECKING:
-    from tgsbench.profiling.tensorboard.logdir import Shown
+    from tgsbench.traces.tensorboard.logdir import LogdirRun
 
 _MUCH_MEMORY = 2 << 30
 
@@ -33,7 +33,7 @@ def tensorboard(sources: tuple[str, ...], port: int | None, folder: Path | None)
     RUN is a run (name, part of it, folder, latest: the default), or a trace or folder of traces from any
     program. Ctrl-C ends it, with exit code 0.
     """
-    from tgsbench.profiling.tensorboard import logdir, server
+    from tgsbench.traces.tensorboard import logdir, server
 
     server.require_packages()
     shown = [_shown(source, folder) for source in sources or ("latest",)]
@@ -53,25 +53,25 @@ def tensorboard(sources: tuple[str, ...], port: int | None, folder: Path | None)
             server.until_interrupted()
 
 
-def _shown(source: str, folder: Path | None) -> Shown:
-    from tgsbench.profiling.tensorboard.logdir import Shown
+def _shown(source: str, folder: Path | None) -> LogdirRun:
+    from tgsbench.traces.tensorboard.logdir import LogdirRun
 
     run = find_run(source, folder)
     name = Path(source).resolve().name if run is None else run.run_id
     if run is not None and not profiles.has_traces(run):
         diagnostics.note(f"{name}: no traces were captured, its scalars are shown")
-        return Shown(name, (), run)
+        return LogdirRun(name, (), run)
     # A FIFO among them would be waited for without end.
-    return Shown(name, [path for path in trace_paths((source,), folder) if path.is_file()], run)
+    return LogdirRun(name, [path for path in trace_paths((source,), folder) if path.is_file()], run)
 
 
-def _lay_out(shown: list[Shown], target: Path) -> None:
-    from tgsbench.profiling.tensorboard import logdir
+def _lay_out(shown: list[LogdirRun], target: Path) -> None:
+    from tgsbench.traces.tensorboard import logdir
 
     try:
         logdir.lay_out(shown, target)
     except OSError as error:
-        raise no_room(target, error) from error
+        raise disk_full_error(target, error) from error
 
 
 def _say(address: str) -> None:

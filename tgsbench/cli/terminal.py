@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tgsbench.store.run_dir import RunDir
 
 
-def say_what_goes_on(runs: Sequence[RunDir]) -> None:
+def print_running(runs: Sequence[RunDir]) -> None:
     """After the UI was left: which runs use the machine still, and how to come back to them."""
     for run in runs:
         diagnostics.note(f"{run.run_id} goes on: tgsbench attach {shlex.quote(str(run.path))}")

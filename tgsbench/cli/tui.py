@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from tgsbench.cli import diagnostics
-from tgsbench.cli.terminal import require_terminal, say_what_goes_on
+from tgsbench.cli.terminal import print_running, require_terminal
 from tgsbench.errors import ExitCode, TgsError
 
 
@@ -25,7 +25,7 @@ def tui(ascii_only: bool = False, serve: bool = False, port: int = 8317, output:
     require_terminal("tgsbench run --preset tiny_cpu --headless")
     from tgsbench.tui.app import open_app
 
-    say_what_goes_on(open_app(runs_root=output, ascii_only=ascii_only))
+    print_running(open_app(runs_root=output, ascii_only=ascii_only))
 
 
 def _serve(ascii_only: bool, port: int, output: Path | None) -> None:

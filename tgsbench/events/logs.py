@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from tgsbench.confined import open_regular
+from tgsbench.safe_files import open_regular
 
 MAX_BYTES = 2 << 20
 """Read at most this much of a log's end; a log of gigabytes opens as fast as a short one."""

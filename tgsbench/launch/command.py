@@ -39,8 +39,8 @@ def agent_argv(
 ) -> list[str]:
     """Argument list of what starts one node's ranks; an emulated mesh has one process."""
     if preset.is_external:
-        return [python, "-m", "tgsbench.engines.external", str(run_dir)]
-    argv = [python, "-m", "tgsbench.trainer.agent", str(run_dir)]
+        return [python, "-m", "tgsbench.external", str(run_dir)]
+    argv = [python, "-m", "tgsbench.training.agent", str(run_dir)]
     argv += ["--nproc-per-node", str(1 if emulated else preset.world_size // node.nnodes)]
     if node.nnodes > 1 or node.rendezvous:
         argv += ["--nnodes", str(node.nnodes), "--node-rank", str(node.node_rank)]

@@ -15,23 +15,24 @@ from tgsbench.launch.command import (
     as_script,
     rank_environment,
 )
-from tgsbench.launch.forecast import forecast
-from tgsbench.launch.process import Child
+from tgsbench.launch.disturbance import DisturbanceMonitor
+from tgsbench.launch.traces import collect
 from tgsbench.launch.watch import OnEvents, StopSignals, Watch
-from tgsbench.launch.witness import Witness
-from tgsbench.profiling.collect import collect
-from tgsbench.profiling.staging import discard_partials
+from tgsbench.results import results
+from tgsbench.results.export import tensorboard_log
+from tgsbench.results.export.series import series_of
+from tgsbench.results.forecast import forecast
 from tgsbench.schema.events import Event, Trace
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Manifest, Outcome, Result
-from tgsbench.store import results, run_dir
-from tgsbench.store.export import tensorboard_log
-from tgsbench.store.export.series import series_of
+from tgsbench.store import run_dir
 from tgsbench.store.run_dir import RunDir
+from tgsbench.store.staging import discard_partials
 from tgsbench.system.child import child_environment
 from tgsbench.system.cores import num_cores
 from tgsbench.system.environment import describe_environment, host_name
 from tgsbench.system.lifetime import process_identity
+from tgsbench.system.process import ProcessGroup
 
 _OTHERS_S = 30.0
 """Patience with the other nodes at the end: an agent takes up to 5 s, NFS shows a file after up to 30 s."""
@@ -83,7 +84,7 @@ def supervise(
     with run_dir.claimed(run, node.node_rank), listening as stop:
         if node.node_rank == 0:
             _sign(run)
-        witness = Witness(run, preset, node.node_rank)
+        witness = DisturbanceMonitor(run, preset, node.node_rank)
         watch = Watch(run, preset, _unless_closed(on_events), witness.tick, witness.close)
         child = _start(run, preset, node)
         witness.watches(child)
@@ -108,7 +109,7 @@ def _sign(run: RunDir) -> None:
         raise run_dir.unwritable(run.path, error) from error
 
 
-def _start(run: RunDir, preset: Preset, node: Node) -> Child:
+def _start(run: RunDir, preset: Preset, node: Node) -> ProcessGroup:
     # A later node may start before the first has written run.json; an emulated rank needs one machine.
     emulated = node.nnodes == 1 and run.manifest().emulated
     argv = agent_argv(run.path.resolve(), preset, node, emulated=emulated)
@@ -116,7 +117,7 @@ def _start(run: RunDir, preset: Preset, node: Node) -> Child:
     nproc = preset.world_size // node.nnodes
     interface = "lo" if node.nnodes == 1 else node.interface
     env = rank_environment(preset, child_environment(), num_cores(), nproc, interface)
-    return Child(
+    return ProcessGroup(
         [*argv, "--parent-pid", str(os.getpid())],
         env,
         run.log_dir / run_dir.numbered("launcher.log", node.node_rank),
@@ -153,7 +154,7 @@ def _conclude(run: RunDir, outcome: Outcome, node: Node) -> Result:
     except OSError as error:
         reason = f"{run.path} cannot be written any more: {error.strerror}"
     outcome.reason = outcome.reason or reason
-    result = results.build_result(run, outcome)
+    result = results.result_from_folder(run, outcome)
     result.warnings.append(f"this result is not stored: {reason}")
     return result
 

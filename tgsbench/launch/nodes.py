@@ -78,7 +78,7 @@ def parse_rendezvous(text: str, nodes: Sequence[str]) -> str:
     return f"{host or nodes[0]}:{port or DEFAULT_PORT}"
 
 
-class Part(Struct, frozen=True):
+class NodePart(Struct, frozen=True):
     """One machine's part of a run over several, or the plan of all of them."""
 
     hosts: tuple[str, ...]
@@ -110,7 +110,7 @@ class Part(Struct, frozen=True):
 
 def node_at(nnodes: int, node_rank: int, rendezvous: str, run_id: str) -> Node:
     """A machine's place among `nnodes`, with its address on the way to the rendezvous."""
-    address, interface = way_to(rendezvous.rpartition(":")[0])
+    address, interface = route_to(rendezvous.rpartition(":")[0])
     return Node(
         nnodes=nnodes,
         node_rank=node_rank,
@@ -133,7 +133,7 @@ def preset_options(name: str, assignments: Sequence[str], rehearse: bool) -> lis
     return [*options, "--rehearse"] if rehearse else options
 
 
-def prepare(part: Part, preset: Preset, root: Path) -> RunDir:
+def prepare(part: NodePart, preset: Preset, root: Path) -> RunDir:
     """Check this machine and make or join the run's folder; nothing is started.
 
     Raises TgsError when the ranks do not fit here, the port is taken, or the folder is another run's.
@@ -156,7 +156,7 @@ def prepare(part: Part, preset: Preset, root: Path) -> RunDir:
     return run
 
 
-def way_to(host: str) -> tuple[str, str]:
+def route_to(host: str) -> tuple[str, str]:
     """This machine's address and network interface on the way to `host`; empty strings when it is unknown.
 
     Nothing is sent: connecting a datagram socket only asks the routing table.

@@ -5,8 +5,6 @@ from __future__ import annotations
 import psutil
 from msgspec import Struct
 
-from tgsbench.engines import environments, registry
-from tgsbench.engines.external import support
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.models.spec import num_parameters
 from tgsbench.planner import states_bytes
@@ -14,10 +12,11 @@ from tgsbench.presets.catalog import load_gpus, load_references
 from tgsbench.schema.preset import Preset
 from tgsbench.system.cores import num_cores
 from tgsbench.system.gpus import GpuInfo, list_gpus
+from tgsbench.systems import environments, registry, support
 from tgsbench.units import GIB, gib
 
 
-class Machine(Struct, frozen=True):
+class LocalMachine(Struct, frozen=True):
     """What a preset is held against."""
 
     gpus: list[GpuInfo]
@@ -25,12 +24,12 @@ class Machine(Struct, frozen=True):
     memory_bytes: int
 
 
-def this_machine() -> Machine:
+def this_machine() -> LocalMachine:
     """Read this machine."""
-    return Machine(list_gpus(), num_cores(), psutil.virtual_memory().available)
+    return LocalMachine(list_gpus(), num_cores(), psutil.virtual_memory().available)
 
 
-def check(preset: Preset, machine: Machine, num_local_ranks: int, *, emulated: bool = False) -> None:
+def check(preset: Preset, machine: LocalMachine, num_local_ranks: int, *, emulated: bool = False) -> None:
     """Raise TgsError (exit code 3, 4, 6 or 13) when the ranks of this node cannot run here.
 
     An emulated rank takes as many layers as there is memory for.
@@ -43,7 +42,7 @@ def check(preset: Preset, machine: Machine, num_local_ranks: int, *, emulated: b
     if problem:
         raise TgsError(
             f"{preset.name} does not fit this machine: {problem}",
-            hint=ways_out(preset),
+            hint=alternatives(preset),
             exit_code=ExitCode.DOES_NOT_FIT,
         )
     check_packages(preset)
@@ -90,7 +89,9 @@ def check_packages(preset: Preset) -> None:
         )
 
 
-def machine_problem(preset: Preset, machine: Machine, num_local_ranks: int, *, emulated: bool = False) -> str:
+def machine_problem(
+    preset: Preset, machine: LocalMachine, num_local_ranks: int, *, emulated: bool = False
+) -> str:
     """What is needed and what is there, or an empty string when the ranks can start."""
     if preset.hardware.device == "cuda":
         problem = _gpu_problem(preset, machine, num_local_ranks)
@@ -98,7 +99,7 @@ def machine_problem(preset: Preset, machine: Machine, num_local_ranks: int, *, e
     return _cpu_problem(preset, machine, num_local_ranks)
 
 
-def ways_out(preset: Preset) -> str:
+def alternatives(preset: Preset) -> str:
     """Commands that work on any machine."""
     return (
         f"tgsbench run --preset {preset.name} --rehearse --headless   (the same shape, shrunken)\n"
@@ -106,7 +107,7 @@ def ways_out(preset: Preset) -> str:
     )
 
 
-def _gpu_problem(preset: Preset, machine: Machine, num_local_ranks: int) -> str:
+def _gpu_problem(preset: Preset, machine: LocalMachine, num_local_ranks: int) -> str:
     there = len(machine.gpus)
     if there >= num_local_ranks:
         return ""
@@ -119,7 +120,7 @@ def _gpu_problem(preset: Preset, machine: Machine, num_local_ranks: int) -> str:
     return f"it needs {num_local_ranks} {what}{kind}{across}, here are {found}"
 
 
-def _gpu_memory_problem(preset: Preset, machine: Machine) -> str:
+def _gpu_memory_problem(preset: Preset, machine: LocalMachine) -> str:
     """Only what cannot be: whether the activations fit too is a forecast, and a run may prove it wrong."""
     known = [gpu.memory_gib for gpu in machine.gpus if gpu.memory_gib]
     if preset.is_external or not known:
@@ -131,7 +132,7 @@ def _gpu_memory_problem(preset: Preset, machine: Machine) -> str:
     return f"weights and optimizer states alone need {gib(need)} on each GPU, the smallest here has {card}"
 
 
-def _cpu_problem(preset: Preset, machine: Machine, num_local_ranks: int) -> str:
+def _cpu_problem(preset: Preset, machine: LocalMachine, num_local_ranks: int) -> str:
     """Weights, gradients and two optimizer states in fp32, plus 0.7 GB of libraries a rank."""
     share = num_local_ranks / preset.world_size
     need = 16 * num_parameters(preset.model) * share + num_local_ranks * 0.7 * GIB

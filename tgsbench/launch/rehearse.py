@@ -6,7 +6,7 @@ import math
 
 import msgspec
 
-from tgsbench.launch.preflight import Machine
+from tgsbench.launch.preflight import LocalMachine
 from tgsbench.presets.validate import mesh_problems
 from tgsbench.schema.preset import Device, ModelShape, Preset
 
@@ -56,7 +56,7 @@ def shrunken(
     return small
 
 
-def rehearsal_on(preset: Preset, machine: Machine) -> Preset:
+def rehearsal_on(preset: Preset, machine: LocalMachine) -> Preset:
     """The rehearsal that fills this machine: its GPUs, or its CPU cores where it has none."""
     num_gpus = len(machine.gpus)
     return rehearsal(preset, num_gpus or machine.num_cores, "cuda" if num_gpus else "cpu")

@@ -32,7 +32,7 @@ OVER = frozenset(
 """States of a job that will not run again by itself."""
 
 
-class Wishes(Struct, frozen=True, kw_only=True):
+class JobOptions(Struct, frozen=True, kw_only=True):
     """What the user wants of the scheduler; empty: the site's default."""
 
     partition: str = ""
@@ -63,7 +63,7 @@ class Job(Struct, frozen=True):
     exit_code: str = ""
 
 
-def script(preset: Preset, options: Sequence[str], wishes: Wishes, root: Path, python: str = "") -> str:
+def script(preset: Preset, options: Sequence[str], wishes: JobOptions, root: Path, python: str = "") -> str:
     """The sbatch script; `options` choose the preset, `root` is a runs folder that all nodes see.
 
     Raises TgsError when the ranks do not spread over the nodes or a wish could break out of its line.
@@ -97,7 +97,7 @@ def time_limit(preset: Preset) -> tuple[str, str]:
     return text, f"{steps} steps at twice the published {step_s:.0f} s, plus 15 minutes"
 
 
-def _directives(preset: Preset, placement: Placement, wishes: Wishes, root: Path) -> list[str]:
+def _directives(preset: Preset, placement: Placement, wishes: JobOptions, root: Path) -> list[str]:
     limit, why = (wishes.time, "as asked") if wishes.time else time_limit(preset)
     wanted = {
         "job-name": job_name(preset),
@@ -121,7 +121,7 @@ def _directives(preset: Preset, placement: Placement, wishes: Wishes, root: Path
     return [*lines, "", f"# {preset.world_size} ranks: {placement.nproc_per_node} on each node.", *notes]
 
 
-def _environment(preset: Preset, wishes: Wishes) -> list[str]:
+def _environment(preset: Preset, wishes: JobOptions) -> list[str]:
     env = {"PYTHONUNBUFFERED": "1"}
     if preset.hardware.device == "cuda":
         env |= {"NCCL_DEBUG": "WARN", "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1"}
@@ -152,7 +152,7 @@ def _command(preset: Preset, placement: Placement, argv: list[str], root: Path) 
     return [*lines, "command=(", *(f"    {word}" for word in words), ")"]
 
 
-def _srun(placement: Placement, wishes: Wishes, root: Path) -> list[str]:
+def _srun(placement: Placement, wishes: JobOptions, root: Path) -> list[str]:
     """One task a node starts torch's elastic agent, which starts the ranks."""
     # A node's bad exit must not kill the first one while it stores the result.
     srun = "exec srun --ntasks-per-node=1 --cpu-bind=none --kill-on-bad-exit=0 --wait=120"

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import psutil
 
-from tgsbench.launch.process import Child
 from tgsbench.store.run_dir import RunDir, write_atomic
+from tgsbench.system.process import ProcessGroup
 
 _PATIENCE_S = 5.0
 _MAX_STACK = 1 << 20
 
 
-def collect(run: RunDir, child: Child) -> list[Path]:
+def collect(run: RunDir, child: ProcessGroup) -> list[Path]:
     """Write stacks/rankNNNNN.txt for each rank of this machine; returns the files.
 
     A rank answers SIGUSR1 with its Python stacks in its log, and with its last collectives (NCCL's flight
@@ -33,11 +33,11 @@ def collect(run: RunDir, child: Child) -> list[Path]:
     return [path for rank, size in sizes.items() if (path := _store(run, rank, size)) is not None]
 
 
-def _ranks(child: Child) -> Iterator[tuple[int, psutil.Process]]:
+def _ranks(child: ProcessGroup) -> Iterator[tuple[int, psutil.Process]]:
     """The agent's own children with the rank that it gave them; theirs would die of the signal."""
     for process in child.family():
         with contextlib.suppress(psutil.Error, ValueError, KeyError):
-            if process.ppid() == child.pid and "tgsbench.trainer" in process.cmdline():
+            if process.ppid() == child.pid and "tgsbench.training" in process.cmdline():
                 yield int(process.environ()["RANK"]), process
 
 

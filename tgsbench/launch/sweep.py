@@ -18,9 +18,10 @@ from tgsbench.errors import ExitCode, TgsError, nearest
 from tgsbench.launch import local, preflight
 from tgsbench.launch.rehearse import rehearsal_on
 from tgsbench.presets.catalog import read_toml
+from tgsbench.results import results, row_specs
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Result
-from tgsbench.store import operands, results, run_dir
+from tgsbench.store import run_dir
 from tgsbench.store.run_dir import RunDir
 
 SHORT = {
@@ -224,7 +225,7 @@ def _shortened(error: TgsError) -> str:
 def _forecast(point: Point, preset: Preset) -> None:
     """Predicted speed and duration; a point that the planner says cannot fit is skipped."""
     try:
-        plan = operands.forecast(preset)
+        plan = row_specs.forecast(preset)
     except TgsError:
         return
     point.predicted_tgs = (plan.get("tgs") or {}).get("predicted")

@@ -14,16 +14,16 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from tgsbench.engines import registry
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.launch import preflight
+from tgsbench.launch.evidence_runs import EvidenceRun, Say, gather
 from tgsbench.launch.rehearse import shrunken
-from tgsbench.launch.testify import Say, Seen, gather
 from tgsbench.launch.watch import StopSignals
-from tgsbench.metrics import proof
+from tgsbench.metrics import verification
 from tgsbench.schema.preset import EXTERNAL_ENGINES, Preset
 from tgsbench.schema.verify import Check, CheckName, Verification
 from tgsbench.system.scratch import scratch_folder
+from tgsbench.systems import registry
 
 NUM_STEPS = 20
 _SEQ_LEN = 512
@@ -109,7 +109,7 @@ def verify(wanted: Sequence[Preset], peer: Preset | None, say: Say) -> Verificat
     """
     begin_s = time.monotonic()
     small = wanted[0]
-    on_mesh: dict[str, Seen] = {}
+    on_mesh: dict[str, EvidenceRun] = {}
     checks: list[Check] = []
     with scratch_folder("tgsbench-verify-") as folder, StopSignals() as stop:
         for preset in wanted:
@@ -176,52 +176,54 @@ def _told(checks: list[Check], say: Say) -> list[Check]:
     return checks
 
 
-def _engine_checks(preset: Preset, seen: dict[str, Seen]) -> list[Check]:
+def _engine_checks(preset: Preset, seen: dict[str, EvidenceRun]) -> list[Check]:
     """All checks that need one engine alone."""
     name, mesh = preset.engine.name, seen[_name(preset, MESH)]
     if mesh.problem:
-        return [proof.not_run(check, name, mesh.problem) for check in _OF_ONE_ENGINE]
+        return [verification.not_run(check, name, mesh.problem) for check in _OF_ONE_ENGINE]
     return [
         _parity(preset, mesh, seen.get(_name(preset, ALONE))),
-        proof.labels(preset, mesh.ranks),
-        proof.tokens(preset, mesh.ranks),
-        proof.all_to_alls(preset, mesh.ranks),
-        proof.mask(preset, mesh.ranks),
+        verification.labels(preset, mesh.ranks),
+        verification.tokens(preset, mesh.ranks),
+        verification.all_to_alls(preset, mesh.ranks),
+        verification.mask(preset, mesh.ranks),
         _determinism(preset, mesh, seen[_name(preset, AGAIN)]),
     ]
 
 
-def _parity(preset: Preset, mesh: Seen, alone: Seen | None) -> Check:
+def _parity(preset: Preset, mesh: EvidenceRun, alone: EvidenceRun | None) -> Check:
     if alone is None:
-        return proof.skipped("parity", preset.engine.name, "one rank in this preset: nothing is shared out")
+        return verification.skipped(
+            "parity", preset.engine.name, "one rank in this preset: nothing is shared out"
+        )
     if alone.problem:
-        return proof.not_run("parity", preset.engine.name, alone.problem)
+        return verification.not_run("parity", preset.engine.name, alone.problem)
     differences = gradient_differences(mesh.gradients, alone.gradients)
-    return proof.parity(preset, differences, alone.ranks, mesh.ranks)
+    return verification.parity(preset, differences, alone.ranks, mesh.ranks)
 
 
-def _determinism(preset: Preset, mesh: Seen, again: Seen) -> Check:
+def _determinism(preset: Preset, mesh: EvidenceRun, again: EvidenceRun) -> Check:
     if again.problem:
-        return proof.not_run("determinism", preset.engine.name, again.problem)
+        return verification.not_run("determinism", preset.engine.name, again.problem)
     differences = gradient_differences(again.gradients, mesh.gradients)
-    return proof.determinism(preset, differences, mesh.ranks, again.ranks)
+    return verification.determinism(preset, differences, mesh.ranks, again.ranks)
 
 
-def _pair_checks(on_mesh: dict[str, Seen]) -> list[Check]:
+def _pair_checks(on_mesh: dict[str, EvidenceRun]) -> list[Check]:
     """Every pair of engines; one engine alone has nothing to be compared with."""
     if len(on_mesh) == 1:
         (name,) = on_mesh
         both = f"--engine {name} --engine {_other(name)}"
-        return [proof.skipped("engines", name, f"one engine ran; {both} compares")]
+        return [verification.skipped("engines", name, f"one engine ran; {both} compares")]
     return [_pair(on_mesh, *pair) for pair in itertools.combinations(on_mesh, 2)]
 
 
-def _pair(on_mesh: dict[str, Seen], first: str, second: str) -> Check:
+def _pair(on_mesh: dict[str, EvidenceRun], first: str, second: str) -> Check:
     pair = f"{first} : {second}"
     problem = on_mesh[first].problem or on_mesh[second].problem
     if problem:
-        return proof.not_run("engines", pair, problem)
-    return proof.engines(pair, on_mesh[first].ranks, on_mesh[second].ranks)
+        return verification.not_run("engines", pair, problem)
+    return verification.engines(pair, on_mesh[first].ranks, on_mesh[second].ranks)
 
 
 def gradient_differences(path: Path, reference: Path) -> dict[str, float]:

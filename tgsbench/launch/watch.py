@@ -8,15 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType, TracebackType
 
-from tgsbench.events.merge import poll_period_s
-from tgsbench.events.tail import RunTail
+from tgsbench.events.tail import RunTail, poll_period_s
 from tgsbench.launch import stacks
-from tgsbench.launch.process import Child
 from tgsbench.metrics.failure import is_follower, rank_list
 from tgsbench.schema.events import Bye, Error, Event, Gpu, Heartbeat, Hello, Phase, Step
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Outcome
 from tgsbench.store.run_dir import RunDir
+from tgsbench.system.process import ProcessGroup
 
 OnEvents = Callable[[list[Event]], None]
 OnTick = Callable[[bool], None]
@@ -88,7 +87,7 @@ class Watch:
         self._failed = False
         """Whether a rank said what went wrong with itself."""
 
-    def follow(self, child: Child, stop: StopSignals) -> Outcome:
+    def follow(self, child: ProcessGroup, stop: StopSignals) -> Outcome:
         """Pass events on until the ranks are gone; whatever happens here, no rank is left behind."""
         oom_kills = kernel_oom_kills()
         try:
@@ -101,7 +100,7 @@ class Watch:
         self._hear()
         return outcome
 
-    def _until_over(self, child: Child, stop: StopSignals) -> Outcome:
+    def _until_over(self, child: ProcessGroup, stop: StopSignals) -> Outcome:
         last_progress_s = time.monotonic()
         pause_s = poll_period_s(self._world_size)
         while child.poll() is None:
@@ -139,7 +138,7 @@ class Watch:
         self._failed |= any(isinstance(event, Error) and not is_follower(event) for event in events)
         return any(not isinstance(event, Heartbeat | Gpu) for event in events)
 
-    def _ended(self, child: Child, stop: StopSignals) -> Outcome:
+    def _ended(self, child: ProcessGroup, stop: StopSignals) -> Outcome:
         code = child.poll()
         if code is None:
             code = child.stop()
@@ -148,7 +147,7 @@ class Watch:
             return Outcome(exit_code=code)
         return _stopped(stop.caught, code)
 
-    def _stalled(self, child: Child, silent_s: float) -> Outcome:
+    def _stalled(self, child: ProcessGroup, silent_s: float) -> Outcome:
         cause = self._silent()
         stacks.collect(self._run, child)
         code = child.stop()

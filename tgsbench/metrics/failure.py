@@ -6,7 +6,7 @@ import signal
 from collections.abc import Mapping, Sequence
 
 from tgsbench.metrics import stacks
-from tgsbench.metrics.observe import Observed
+from tgsbench.metrics.observe import RunTotals
 from tgsbench.schema.events import Error
 from tgsbench.schema.run import Failure, LauncherReport, Outcome, RankExit
 
@@ -26,7 +26,7 @@ _FOLLOWERS = (
 
 
 def root_cause(
-    observed: Observed,
+    observed: RunTotals,
     outcome: Outcome | None,
     launcher: LauncherReport | None,
     world_size: int,
@@ -43,14 +43,14 @@ def root_cause(
     return _from_ranks(observed, outcome, launcher) or _unspoken(missing, observed, outcome, launcher)
 
 
-def in_order(errors: Sequence[Error], observed: Observed) -> list[Error]:
+def in_order(errors: Sequence[Error], observed: RunTotals) -> list[Error]:
     """Errors by time; hosts' monotonic clocks are lined up by their hellos."""
     offsets = observed.seconds_between_clocks()
     return sorted(errors, key=lambda error: error.t + offsets.get(_host(error.rank, observed), 0.0))
 
 
 def _from_ranks(
-    observed: Observed, outcome: Outcome | None, launcher: LauncherReport | None
+    observed: RunTotals, outcome: Outcome | None, launcher: LauncherReport | None
 ) -> Failure | None:
     """What a rank said of itself, else the first rank that was killed, else the first that lost its peers."""
     errors = in_order(observed.errors, observed)
@@ -67,7 +67,7 @@ def _from_ranks(
     return _from_error(errors[0], observed)
 
 
-def _left_before(error: Error, observed: Observed) -> bool:
+def _left_before(error: Error, observed: RunTotals) -> bool:
     """Had a rank been asked to end before this one lost its peers?"""
     return any(bye.status == "cancelled" and bye.t < error.t for bye in observed.byes.values())
 
@@ -80,7 +80,7 @@ def is_follower(error: Error) -> bool:
     return error.kind == "exception" and any(text in error.msg + error.traceback for text in _FOLLOWERS)
 
 
-def _killed(launcher: LauncherReport | None, observed: Observed) -> RankExit | None:
+def _killed(launcher: LauncherReport | None, observed: RunTotals) -> RankExit | None:
     """The first rank that ended without a bye, by itself or by a signal that was not the launcher's."""
     if launcher is None:
         return None
@@ -88,7 +88,7 @@ def _killed(launcher: LauncherReport | None, observed: Observed) -> RankExit | N
     return min(dead, key=lambda e: e.t) if dead else None
 
 
-def _from_error(error: Error, observed: Observed) -> Failure:
+def _from_error(error: Error, observed: RunTotals) -> Failure:
     return Failure(
         kind=error.kind,
         reason=error.msg,
@@ -101,7 +101,7 @@ def _from_error(error: Error, observed: Observed) -> Failure:
     )
 
 
-def _from_exit(dead: RankExit, observed: Observed, outcome: Outcome | None) -> Failure:
+def _from_exit(dead: RankExit, observed: RunTotals, outcome: Outcome | None) -> Failure:
     host = _host(dead.rank, observed)
     if dead.signal == "SIGKILL" and outcome is not None and outcome.oom_kills:
         return Failure(
@@ -125,7 +125,7 @@ def _from_exit(dead: RankExit, observed: Observed, outcome: Outcome | None) -> F
 
 
 def _stalled(
-    outcome: Outcome, observed: Observed, stack_texts: Mapping[int, str], world_size: int
+    outcome: Outcome, observed: RunTotals, stack_texts: Mapping[int, str], world_size: int
 ) -> Failure:
     frames = {rank: stacks.main_thread(text) for rank, text in stack_texts.items()}
     odd = stacks.elsewhere(frames)
@@ -149,7 +149,7 @@ def _stalled(
 
 
 def _unspoken(
-    missing: list[int], observed: Observed, outcome: Outcome | None, launcher: LauncherReport | None
+    missing: list[int], observed: RunTotals, outcome: Outcome | None, launcher: LauncherReport | None
 ) -> Failure:
     """No rank said why: the launcher died, the ranks were told to end, or they vanished."""
     hint = outcome.hint if outcome else ""
@@ -181,10 +181,10 @@ def rank_list(ranks: Sequence[int]) -> str:
     return f"{'rank' if len(ranks) == 1 else 'ranks'} {some}"
 
 
-def _on_cpu(observed: Observed) -> bool:
+def _on_cpu(observed: RunTotals) -> bool:
     return all(hello.device == "cpu" for hello in observed.hellos.values())
 
 
-def _host(rank: int, observed: Observed) -> str:
+def _host(rank: int, observed: RunTotals) -> str:
     hello = observed.hellos.get(rank)
     return hello.host if hello else ""

@@ -81,7 +81,7 @@ class StepTotal:
 
 
 @dataclass
-class Observed:
+class RunTotals:
     """Everything a run's events said that a result needs."""
 
     world_size: int = 1 << 16
@@ -177,9 +177,9 @@ class Observed:
         return [t for t in totals if t.phase == phase and t.num_ranks == world_size]
 
 
-def observe(events: Iterable[Event], world_size: int = 1 << 16) -> Observed:
+def fold_events(events: Iterable[Event], world_size: int = 1 << 16) -> RunTotals:
     """Fold all events of ranks below `world_size`."""
-    observed = Observed(world_size)
+    observed = RunTotals(world_size)
     for event in events:
         observed.add(event)
     return observed

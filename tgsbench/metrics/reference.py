@@ -9,7 +9,7 @@ from tgsbench.schema.reference import ReferenceRow
 from tgsbench.schema.run import ReferenceVerdict, Tgs
 
 
-def judge(preset: Preset, device: str, tgs: Tgs, row: ReferenceRow) -> ReferenceVerdict:
+def compare_with_published(preset: Preset, device: str, tgs: Tgs, row: ReferenceRow) -> ReferenceVerdict:
     """Compare a measured TGS with one published row."""
     verdict = ReferenceVerdict(tgs=row.tgs, source=f"{row.system}: {row.source}")
     verdict.reasons = differences(preset, device, row)

@@ -8,7 +8,7 @@ from typing import Any
 from tgsbench.metrics import integrity, reference, stats
 from tgsbench.metrics.emulation import emulation
 from tgsbench.metrics.failure import root_cause
-from tgsbench.metrics.observe import Observed, StepTotal
+from tgsbench.metrics.observe import RunTotals, StepTotal
 from tgsbench.models.flops import tflops_by_convention
 from tgsbench.presets.catalog import find_gpu, load_references
 from tgsbench.schema.events import Data
@@ -29,10 +29,10 @@ from tgsbench.schema.run import (
 from tgsbench.units import GIB
 
 
-def finalize(
+def build_result(
     manifest: Manifest,
     preset: Preset,
-    observed: Observed,
+    observed: RunTotals,
     outcome: Outcome | None,
     launcher: LauncherReport | None,
     environment: dict[str, Any],
@@ -88,7 +88,7 @@ def attended_len(preset: Preset, data: Data | None) -> float:
     return float(preset.workload.seq_len)
 
 
-def _emulated(result: Result, preset: Preset, observed: Observed) -> None:
+def _emulated(result: Result, preset: Preset, observed: RunTotals) -> None:
     """One rank alone: a projection, which is compared with nothing."""
     seen = attended_len(preset, observed.data)
     result.emulated = emulation(preset, observed.depths, result.prediction, result.device, seen)
@@ -103,7 +103,9 @@ def _emulated(result: Result, preset: Preset, observed: Observed) -> None:
             result.status = "emulated"
 
 
-def _described(manifest: Manifest, preset: Preset, observed: Observed, environment: dict[str, Any]) -> Result:
+def _described(
+    manifest: Manifest, preset: Preset, observed: RunTotals, environment: dict[str, Any]
+) -> Result:
     hello = observed.hellos.get(0)
     kernel = observed.kernel.name if observed.kernel else preset.engine.kernel
     versions = dict(hello.versions) if hello else {}
@@ -139,7 +141,7 @@ def _described(manifest: Manifest, preset: Preset, observed: Observed, environme
     )
 
 
-def _claims(observed: Observed) -> dict[str, Any] | None:
+def _claims(observed: RunTotals) -> dict[str, Any] | None:
     """Another system's own figures, under their names."""
     return dict(observed.claimed.figures) if observed.claimed else None
 
@@ -148,7 +150,7 @@ _POWER_CAP = "power cap"
 """A GPU at its power limit is what full load looks like: worth saying, no disturbance."""
 
 
-def _throttles(observed: Observed) -> list[tuple[str, str]]:
+def _throttles(observed: RunTotals) -> list[tuple[str, str]]:
     """Why GPU clocks were held down, most frequent first, each with a sentence."""
     return [
         (reason, f"GPU clocks were held down in {count / observed.num_gpu_samples:.0%} of samples: {reason}")
@@ -156,19 +158,19 @@ def _throttles(observed: Observed) -> list[tuple[str, str]]:
     ]
 
 
-def _disturbances(observed: Observed) -> list[str]:
+def _disturbances(observed: RunTotals) -> list[str]:
     """What makes this a figure of a disturbed machine: foreign load, foreign processes, heat."""
     foreign = [w.msg for w in observed.warnings if w.code.startswith("disturbed")]
     return foreign + [text for reason, text in _throttles(observed) if reason != _POWER_CAP]
 
 
-def _sp_spans_nodes(observed: Observed, sp: int) -> bool:
+def _sp_spans_nodes(observed: RunTotals, sp: int) -> bool:
     """Does a sequence-parallel group, sp consecutive ranks, have ranks on more than one machine?"""
     hosts: dict[int, str] = {}
     return any(hosts.setdefault(rank // sp, h.host) != h.host for rank, h in observed.hellos.items())
 
 
-def _measure(result: Result, preset: Preset, steps: list[StepTotal], observed: Observed) -> None:
+def _measure(result: Result, preset: Preset, steps: list[StepTotal], observed: RunTotals) -> None:
     result.tgs = throughput(steps, result.world_size)
     times = [s.step_s for s in steps]
     result.step_s = StepTime(median=stats.median(times), samples=times)
@@ -187,12 +189,14 @@ def _measure(result: Result, preset: Preset, steps: list[StepTotal], observed: O
         gpu = find_gpu(result.device)
         result.mfu = result.tflops["model"] / gpu.bf16_tflops if gpu else None
     rows = load_references().get(preset.rehearsal_of or preset.name, [])
-    result.references = [reference.judge(preset, result.device, result.tgs, row) for row in rows]
+    result.references = [
+        reference.compare_with_published(preset, result.device, result.tgs, row) for row in rows
+    ]
     if result.references:
         result.reference = result.references[0]
 
 
-def _memory(steps: list[StepTotal], observed: Observed, device: str) -> Memory:
+def _memory(steps: list[StepTotal], observed: RunTotals, device: str) -> Memory:
     if not steps:
         return Memory()
     ranks = sorted(observed.mem_peak_by_rank)
@@ -205,7 +209,7 @@ def _memory(steps: list[StepTotal], observed: Observed, device: str) -> Memory:
     )
 
 
-def _capture(observed: Observed, world_size: int, measured: StepTime) -> dict[str, Any] | None:
+def _capture(observed: RunTotals, world_size: int, measured: StepTime) -> dict[str, Any] | None:
     """What the capture cost: profiled steps against measured ones, sizes, export times."""
     steps = observed.complete("profile", world_size)
     if not steps:
@@ -229,7 +233,7 @@ def _capture(observed: Observed, world_size: int, measured: StepTime) -> dict[st
     }
 
 
-def _packing(observed: Observed) -> Packing:
+def _packing(observed: RunTotals) -> Packing:
     data = observed.data
     if data is None:
         return Packing()

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 _FRAME = re.compile(r'^  File "(?P<file>[^"]*)", line (?P<line>\d+) in (?P<name>.*)$')
 _HEAD = re.compile(r"^(Current thread|Thread) 0x[0-9a-f]+")
-_MAIN = "tgsbench/trainer/__main__.py"
+_MAIN = "tgsbench/training/__main__.py"
 _WAITING = ("torch/distributed/", "torch/cuda/", "torch/autograd/graph.py")
 """Code in which a rank waits for the others: collectives, device synchronisation, the backward pass."""
 _TOP = 8
@@ -58,7 +58,8 @@ def short(file: str) -> str:
     for root in ("/site-packages/", "/dist-packages/"):
         if root in file:
             return file.rpartition(root)[2]
-    return "/".join(file.split("/")[-3:])
+    _, ours, inside = file.rpartition("/tgsbench/")
+    return f"tgsbench/{inside}" if ours else "/".join(file.split("/")[-3:])
 
 
 def describe(frames: list[Frame], limit: int = 12) -> str:

@@ -12,18 +12,18 @@ from msgspec.structs import replace
 from tgsbench.errors import TgsError
 from tgsbench.planner.machine import Machine
 from tgsbench.planner.plan import Estimate, estimate
-from tgsbench.planner.systems import SYSTEMS, System
 from tgsbench.planner.verdict import host_fits
 from tgsbench.presets.validate import mesh_problems, valid_sp
 from tgsbench.schema.plan import Advice
 from tgsbench.schema.preset import Preset
+from tgsbench.systems.costs import SYSTEMS, System
 from tgsbench.units import GIB, percent
 
 _MIN_GAIN = 0.02
 _MAX_FASTER = 3
 
 
-class Change(Struct, frozen=True):
+class PresetChange(Struct, frozen=True):
     """One change: assignments, the preset they make, what it costs in effort (lower is smaller)."""
 
     sets: dict[str, Any]
@@ -41,28 +41,30 @@ def advise(preset: Preset, system: System, machine: Machine, base: Estimate) -> 
     return advice + _faster(base, known, {tuple(a.change) for a in advice})
 
 
-def changed_estimates(preset: Preset, system: System, machine: Machine) -> list[tuple[Change, Estimate]]:
+def changed_estimates(
+    preset: Preset, system: System, machine: Machine
+) -> list[tuple[PresetChange, Estimate]]:
     """Every single change with its numbers, where they are known and a usual host holds what it offloads."""
     tried = [(change, _try(change, system, machine)) for change in changes(preset)]
     return [(change, numbers) for change, numbers in tried if numbers is not None]
 
 
-def smallest(fitting: list[tuple[Change, Estimate]]) -> tuple[Change, Estimate]:
+def smallest(fitting: list[tuple[PresetChange, Estimate]]) -> tuple[PresetChange, Estimate]:
     """The change of least effort; ties go to the faster one."""
     return min(fitting, key=lambda pair: (pair[0].effort, -(pair[1].tgs or 0.0)))
 
 
-def assignments(change: Change) -> list[str]:
+def assignments(change: PresetChange) -> list[str]:
     """A change as assignments for --set."""
     return [f"{key}={_text(value)}" for key, value in change.sets.items()]
 
 
-def changes(preset: Preset) -> Iterator[Change]:
+def changes(preset: Preset) -> Iterator[PresetChange]:
     """Every single change worth a try, each a preset that breaks no rule."""
     for sets, effort, what in _candidates(preset):
         changed = assign(preset, sets)
         if changed != preset and not mesh_problems(changed):
-            yield Change(sets, changed, effort, what)
+            yield PresetChange(sets, changed, effort, what)
 
 
 def assign(preset: Preset, sets: dict[str, Any]) -> Preset:
@@ -101,7 +103,7 @@ def _candidates(preset: Preset) -> Iterator[tuple[dict[str, Any], int, str]]:
         yield {"hardware.num_gpus": more}, 30 + factor, f"{more} GPUs"
 
 
-def _try(change: Change, system: System, machine: Machine) -> Estimate | None:
+def _try(change: PresetChange, system: System, machine: Machine) -> Estimate | None:
     """The changed preset's numbers; None where the change has no known speed or overfills a usual host."""
     if "engine.name" in change.sets:
         system = SYSTEMS[change.preset.engine.name]
@@ -113,7 +115,7 @@ def _try(change: Change, system: System, machine: Machine) -> Estimate | None:
     return numbers if host_fits(numbers.memory, ranks) else None
 
 
-def _remedies(base: Estimate, known: list[tuple[Change, Estimate]]) -> list[Advice]:
+def _remedies(base: Estimate, known: list[tuple[PresetChange, Estimate]]) -> list[Advice]:
     """The smallest change that fits."""
     fitting = [(change, numbers) for change, numbers in known if numbers.verdict == "fits"]
     if base.verdict == "out of memory" and not fitting:
@@ -124,7 +126,9 @@ def _remedies(base: Estimate, known: list[tuple[Change, Estimate]]) -> list[Advi
     return [_advice(change, numbers, base, f"smallest change that fits: {change.what}")]
 
 
-def _faster(base: Estimate, known: list[tuple[Change, Estimate]], said: set[tuple[str, ...]]) -> list[Advice]:
+def _faster(
+    base: Estimate, known: list[tuple[PresetChange, Estimate]], said: set[tuple[str, ...]]
+) -> list[Advice]:
     """Changes that fit and raise TGS, most first; more GPUs are no advice on speed."""
     if base.tgs is None or base.verdict == "out of memory":
         return []
@@ -145,7 +149,7 @@ def _gain(numbers: Estimate, base: Estimate) -> str:
     return percent(numbers.tgs / base.tgs - 1)
 
 
-def _advice(change: Change, numbers: Estimate, base: Estimate, why: str) -> Advice:
+def _advice(change: PresetChange, numbers: Estimate, base: Estimate, why: str) -> Advice:
     ratio = numbers.tgs / base.tgs if numbers.tgs and base.tgs and base.verdict != "out of memory" else None
     return Advice(
         change=assignments(change),

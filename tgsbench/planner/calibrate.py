@@ -12,12 +12,12 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from tgsbench.errors import ExitCode, TgsError
-from tgsbench.planner.fit import fit
+from tgsbench.planner.least_squares import fit
 from tgsbench.planner.machine import Machine
-from tgsbench.planner.systems import System
 from tgsbench.planner.time import step_time
-from tgsbench.planner.work import Work
+from tgsbench.planner.workload import StepWorkload
 from tgsbench.schema.hardware import AttentionSpeed, Constants, Link
+from tgsbench.systems.costs import System
 
 UNCALIBRATED_CPU = Constants(
     name="cpu",
@@ -49,7 +49,7 @@ class Sample(Struct, frozen=True, kw_only=True):
     """One measured run."""
 
     label: str
-    work: Work
+    work: StepWorkload
     system: System
     machine: Machine
     tgs: float

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from tgsbench.planner.plan import Estimate
-from tgsbench.planner.time import LayerTime, StepTime
-from tgsbench.profiling import spans as names
+from tgsbench.planner.time import LayerTime, StepEstimate
+from tgsbench.schema import spans as names
 
 _COMPUTE, _NETWORK = 1, 2
 Event = dict[str, Any]
@@ -50,7 +50,7 @@ def chrome_trace(numbers: Estimate, name: str, max_micro_steps: int = 1) -> dict
     }
 
 
-def _micro_step(numbers: Estimate, time: StepTime, index: int) -> Iterator[Event]:
+def _micro_step(numbers: Estimate, time: StepEstimate, index: int) -> Iterator[Event]:
     """Forward, loss, backward of one micro-step, and the parameter traffic beside them."""
     layers, passes = numbers.work.dims.num_layers, time.passes
     per_micro = {key: 1e6 * s / numbers.work.accumulation for key, s in time.items.items()}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from tgsbench.planner.systems import FUSED, System, Traffic
-from tgsbench.planner.work import Work
+from tgsbench.planner.workload import StepWorkload
+from tgsbench.systems.costs import FUSED, ElementwiseTraffic, System
 
 
 class Product(Struct, frozen=True):
@@ -35,7 +35,7 @@ class LayerCounts(Struct, frozen=True, kw_only=True):
     """All-to-alls in one forward pass of the layer."""
 
 
-def layer_counts(work: Work, system: System) -> LayerCounts:
+def layer_counts(work: StepWorkload, system: System) -> LayerCounts:
     """Count one layer."""
     traffic = FUSED if work.fused_ops else system.traffic
     forward = _elementwise(work, system, traffic, 0)
@@ -59,7 +59,7 @@ def layer_counts(work: Work, system: System) -> LayerCounts:
     )
 
 
-def _matrices(work: Work) -> list[tuple[int, int]]:
+def _matrices(work: StepWorkload) -> list[tuple[int, int]]:
     """(out, in) of a layer's weights, the down projection last."""
     d = work.dims
     q, kv = d.query_heads * d.head_dim, d.kv_heads * d.head_dim
@@ -68,7 +68,7 @@ def _matrices(work: Work) -> list[tuple[int, int]]:
     return [*attention, *up, (d.hidden, d.intermediate)]
 
 
-def products(work: Work, matrices: list[tuple[int, int]]) -> Product:
+def products(work: StepWorkload, matrices: list[tuple[int, int]]) -> Product:
     """Forward products of one micro-step with these weights."""
     rows = work.local_tokens
     weights = sum(n * k for n, k in matrices)
@@ -76,7 +76,7 @@ def products(work: Work, matrices: list[tuple[int, int]]) -> Product:
     return Product(2.0 * rows * weights, float(work.compute_bytes) * (rows * edges + weights))
 
 
-def tile_tokens(work: Work, system: System) -> int:
+def tile_tokens(work: StepWorkload, system: System) -> int:
     """Tokens of the MLP that are live at once."""
     if not work.tiled_mlp:
         return work.local_tokens
@@ -87,7 +87,7 @@ _SUM_BYTES = 10.0
 """Per weight and tile: the bf16 gradient of the tile is read, the fp32 sum read and written."""
 
 
-def _tiled_again(work: Work, system: System) -> Product:
+def _tiled_again(work: StepWorkload, system: System) -> Product:
     if not work.tiled_mlp:
         return Product(0.0, 0.0)
     matrices = work.dims.mlp_matrices
@@ -97,18 +97,18 @@ def _tiled_again(work: Work, system: System) -> Product:
     return Product(system.mlp_tile_again * mlp.flops, system.mlp_tile_again * mlp.num_bytes + sums)
 
 
-def head_product(work: Work) -> Product:
+def head_product(work: StepWorkload) -> Product:
     """Forward of the output projection."""
     return products(work, [(work.dims.vocab, work.dims.hidden)])
 
 
-def attention_flops(work: Work) -> float:
+def attention_flops(work: StepWorkload) -> float:
     """Q·Kᵀ and P·V of one layer over the causal half: heads are split by sp, the sequence is whole."""
     d = work.dims
     return 2.0 * work.attended_len * work.local_tokens * d.query_heads * d.head_dim
 
 
-def exchange_bytes(work: Work, system: System) -> tuple[float, float]:
+def exchange_bytes(work: StepWorkload, system: System) -> tuple[float, float]:
     """Bytes of this rank's all-to-all buffers before and after attention, this rank's own part included."""
     if work.sp == 1:
         return 0.0, 0.0
@@ -118,7 +118,7 @@ def exchange_bytes(work: Work, system: System) -> tuple[float, float]:
     return per_head * (d.query_heads + 2 * kv), per_head * d.query_heads
 
 
-def _elementwise(work: Work, system: System, traffic: Traffic, index: int) -> float:
+def _elementwise(work: StepWorkload, system: System, traffic: ElementwiseTraffic, index: int) -> float:
     d, scale = work.dims, work.compute_bytes / 2
     rotary = (d.query_heads + d.kv_heads) * d.head_dim
     per_token = (

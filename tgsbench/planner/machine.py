@@ -7,9 +7,9 @@ from msgspec.structs import replace
 
 from tgsbench.errors import ExitCode, TgsError, nearest
 from tgsbench.presets import catalog
-from tgsbench.schema.hardware import AttentionSpeed, Constants, Gpu, Link
+from tgsbench.schema.hardware import AttentionSpeed, Constants, GpuSpec, Link
 
-CPU = Gpu(
+CPU = GpuSpec(
     name="cpu",
     matches=[],
     bf16_tflops=1.0,
@@ -25,7 +25,7 @@ CPU = Gpu(
 class Machine(Struct, frozen=True):
     """One GPU model, how its nodes are joined, and what it reaches."""
 
-    gpu: Gpu
+    gpu: GpuSpec
     link: Link
     constants: Constants | None
     """None: nothing was measured; memory can be planned, time cannot."""
@@ -39,7 +39,7 @@ def find_machine(gpu: str, link: str = "") -> Machine:
     return Machine(found, find_link(link, found), find_constants(found.name))
 
 
-def find_link(name: str, gpu: Gpu) -> Link:
+def find_link(name: str, gpu: GpuSpec) -> Link:
     """An interconnect by name, or the network cards usual beside this GPU."""
     if not name:
         return Link(

@@ -9,8 +9,8 @@ from __future__ import annotations
 from msgspec import Struct
 
 from tgsbench.planner.counts import exchange_bytes, tile_tokens
-from tgsbench.planner.systems import System
-from tgsbench.planner.work import Work
+from tgsbench.planner.workload import StepWorkload
+from tgsbench.systems.costs import System
 from tgsbench.units import GIB
 
 CONTEXT_BYTES = int(0.5 * GIB)
@@ -25,7 +25,7 @@ REDUCE_BUCKET_BYTES = 2 * 500_000_000
 RESIDENT = ("parameters", "gradients", "optimizer_states")
 
 
-class Moment(Struct, frozen=True):
+class PeakMoment(Struct, frozen=True):
     """One moment of the step and what is live then."""
 
     name: str
@@ -40,7 +40,7 @@ class Moment(Struct, frozen=True):
 class MemoryPlan(Struct, frozen=True, kw_only=True):
     """Memory of one GPU at its peak, and of one node's host."""
 
-    peak: Moment
+    peak: PeakMoment
     moments: dict[str, float]
     """Bytes at every moment looked at."""
     host_bytes: float
@@ -52,12 +52,16 @@ class MemoryPlan(Struct, frozen=True, kw_only=True):
         return self.peak.total - self.peak.items["context_and_nccl"] - self.peak.items["allocator"]
 
 
-def memory_plan(work: Work, system: System) -> MemoryPlan:
+def memory_plan(work: StepWorkload, system: System) -> MemoryPlan:
     """Memory at the peak of a steady-state step."""
-    moments = [Moment(name, _with_overhead(work, system, items)) for name, items in _moments(work, system)]
+    moments = [
+        PeakMoment(name, _with_overhead(work, system, items)) for name, items in _moments(work, system)
+    ]
     peak = max(moments, key=lambda moment: moment.total)
     return MemoryPlan(
-        peak=Moment(peak.name, {name: size for name, size in peak.items.items() if size or name in _ALWAYS}),
+        peak=PeakMoment(
+            peak.name, {name: size for name, size in peak.items.items() if size or name in _ALWAYS}
+        ),
         moments={moment.name: moment.total for moment in moments},
         host_bytes=_host_bytes(work, system),
     )
@@ -66,7 +70,7 @@ def memory_plan(work: Work, system: System) -> MemoryPlan:
 _ALWAYS = (*RESIDENT, "context_and_nccl", "allocator")
 
 
-def _moments(work: Work, system: System) -> list[tuple[str, dict[str, float]]]:
+def _moments(work: StepWorkload, system: System) -> list[tuple[str, dict[str, float]]]:
     """The moments that can be the peak: the loss, both ends of the backward, the optimizer step."""
     before, after = _gradients(work, system)
     states = _states(work, system)
@@ -107,12 +111,12 @@ def _moments(work: Work, system: System) -> list[tuple[str, dict[str, float]]]:
     return moments
 
 
-def resident_bytes(work: Work, system: System) -> float:
+def resident_bytes(work: StepWorkload, system: System) -> float:
     """Bytes of parameters and optimizer states that one GPU holds all the time: less is not possible."""
     return sum(_states(work, system).values())
 
 
-def _states(work: Work, system: System) -> dict[str, float]:
+def _states(work: StepWorkload, system: System) -> dict[str, float]:
     """Parameters and optimizer states resident on the GPU, as the ZeRO stage shards and offloads them."""
     n, world = float(work.dims.num_parameters), work.world
     parameters = n * system.parameter_bytes / (world if work.zero_stage == 3 else 1)
@@ -123,7 +127,7 @@ def _states(work: Work, system: System) -> dict[str, float]:
     }
 
 
-def _gradients(work: Work, system: System) -> tuple[float, float]:
+def _gradients(work: StepWorkload, system: System) -> tuple[float, float]:
     """Gradient bytes held when a backward begins and when it ends."""
     sharded = work.world if work.zero_stage >= 2 else 1
     whole = float(work.dims.num_parameters) * system.gradient_bytes / sharded
@@ -133,13 +137,13 @@ def _gradients(work: Work, system: System) -> tuple[float, float]:
     return (whole if kept else 0.0), whole
 
 
-def _embedding(work: Work) -> dict[str, float]:
+def _embedding(work: StepWorkload) -> dict[str, float]:
     """The embedding gathered and its gradient; tied to the head also the head's part and their sum."""
     copies = 4 if work.dims.tied else 2
     return {"weight_gradients": float(copies * work.compute_bytes * work.dims.embedding_weights)}
 
 
-def _share_behind(work: Work, behind: int) -> float:
+def _share_behind(work: StepWorkload, behind: int) -> float:
     """Of all parameters, those whose gradients are there: the head's and those of the layers behind.
 
     The embedding's come last; tied to the head they are added there.
@@ -149,7 +153,7 @@ def _share_behind(work: Work, behind: int) -> float:
     return min(1.0, (head + behind * d.layer_weights) / d.num_parameters)
 
 
-def _scatter(work: Work, system: System, weights: int) -> float:
+def _scatter(work: StepWorkload, system: System, weights: int) -> float:
     """Buffer in which gradients of the group before are being reduced."""
     if work.world == 1 and not system.live_parameters:
         return 4.0 * weights
@@ -158,17 +162,17 @@ def _scatter(work: Work, system: System, weights: int) -> float:
     return float(max(system.reduce_bytes, 4) * weights)
 
 
-def unit(work: Work, width: float) -> float:
+def unit(work: StepWorkload, width: float) -> float:
     """U(width)."""
     return float(work.local_tokens) * width * work.compute_bytes
 
 
-def _lse(work: Work) -> float:
+def _lse(work: StepWorkload) -> float:
     """Log-sum-exp of attention: fp32 per token and query head."""
     return 4.0 * work.local_tokens * work.dims.query_heads
 
 
-def layer_activations(work: Work, system: System) -> dict[str, float]:
+def layer_activations(work: StepWorkload, system: System) -> dict[str, float]:
     """What autograd saves of one layer that is not checkpointed.
 
     Norms keep their input in fp32, the normed value and the scaled one: 4 U(h) each in bf16. Attention
@@ -195,7 +199,7 @@ def layer_activations(work: Work, system: System) -> dict[str, float]:
     }
 
 
-def _mlp_gradients(work: Work, system: System) -> float:
+def _mlp_gradients(work: StepWorkload, system: System) -> float:
     """What is live in the MLP's backward beside what it kept.
 
     In tiles: six tensors of a tile's width, the fp32 sums of the weights' gradients, the input's gradient.
@@ -208,7 +212,7 @@ def _mlp_gradients(work: Work, system: System) -> float:
     return 6.0 * tile + sums + unit(work, d.hidden)
 
 
-def _saved(work: Work, system: System, layers: int) -> dict[str, float]:
+def _saved(work: StepWorkload, system: System, layers: int) -> dict[str, float]:
     """What this many layers keep from the forward to the backward."""
     if work.checkpointing == "none":
         return {name: size * layers for name, size in layer_activations(work, system).items()}
@@ -222,18 +226,18 @@ def _saved(work: Work, system: System, layers: int) -> dict[str, float]:
     return saved
 
 
-def _kept_at_loss(work: Work, saved: dict[str, float]) -> dict[str, float]:
+def _kept_at_loss(work: StepWorkload, saved: dict[str, float]) -> dict[str, float]:
     """Offloaded inputs are all on the host when the forward ends."""
     return saved | {"checkpoints": 0.0} if work.activation_offload and "checkpoints" in saved else saved
 
 
-def _attention_saved(work: Work, system: System) -> tuple[float, float]:
+def _attention_saved(work: StepWorkload, system: System) -> tuple[float, float]:
     """Per layer under selective checkpointing: output and LSE, and the results of both all-to-alls."""
     heads = work.dims.query_heads * work.dims.head_dim
     return unit(work, heads) + _lse(work), sum(exchange_bytes(work, system))
 
 
-def _layer_working_set(work: Work, system: System) -> dict[str, float]:
+def _layer_working_set(work: StepWorkload, system: System) -> dict[str, float]:
     """The layer in the backward: recomputed activations, gradients on the way, gathered weights."""
     d = work.dims
     recomputed = layer_activations(work, system)
@@ -255,7 +259,7 @@ def _layer_working_set(work: Work, system: System) -> dict[str, float]:
     }
 
 
-def _gathered(work: Work, system: System) -> float:
+def _gathered(work: StepWorkload, system: System) -> float:
     """Gathered weights: the layer in use and the one that is being gathered."""
     if work.world == 1 and not system.live_parameters:
         # FSDP keeps the low-precision copies of one layer at a time even when there is nothing to gather.
@@ -267,7 +271,7 @@ def _gathered(work: Work, system: System) -> float:
     return float(work.compute_bytes * live)
 
 
-def _loss(work: Work, system: System) -> dict[str, float]:
+def _loss(work: StepWorkload, system: System) -> dict[str, float]:
     """Logits and what surrounds them: the final norm, the head's weight, its gradient."""
     d = work.dims
     head = float(d.embedding_weights)
@@ -288,7 +292,7 @@ def _loss(work: Work, system: System) -> dict[str, float]:
     }
 
 
-def _optimizer_extra(work: Work, system: System) -> dict[str, float]:
+def _optimizer_extra(work: StepWorkload, system: System) -> dict[str, float]:
     """DeepSpeed casts gradients to fp32 a sub-group of 1e9 at a time."""
     if not system.live_parameters or work.offload != "none":
         return {}
@@ -296,7 +300,7 @@ def _optimizer_extra(work: Work, system: System) -> dict[str, float]:
     return {"gradient_buffers": 4.0 * min(1e9, shard) + REDUCE_BUCKET_BYTES}
 
 
-def _with_overhead(work: Work, system: System, items: dict[str, float]) -> dict[str, float]:
+def _with_overhead(work: StepWorkload, system: System, items: dict[str, float]) -> dict[str, float]:
     passing = sum(size for name, size in items.items() if name not in RESIDENT)
     communicators = 0 if work.world == 1 else 1 if work.sp == 1 else 2
     overhead = float(CONTEXT_BYTES + communicators * COMMUNICATOR_BYTES)
@@ -306,7 +310,7 @@ def _with_overhead(work: Work, system: System, items: dict[str, float]) -> dict[
     }
 
 
-def _host_bytes(work: Work, system: System) -> float:
+def _host_bytes(work: StepWorkload, system: System) -> float:
     """Host memory of one node for what is offloaded, pinned."""
     ranks = min(work.world, work.gpus_per_node)
     shard = work.dims.num_parameters / work.world

@@ -6,9 +6,9 @@ from msgspec import Struct
 
 from tgsbench.planner.counts import exchange_bytes
 from tgsbench.planner.machine import Machine
-from tgsbench.planner.systems import System
-from tgsbench.planner.work import Work
+from tgsbench.planner.workload import StepWorkload
 from tgsbench.schema.hardware import Constants
+from tgsbench.systems.costs import System
 
 GIGA = 1e9
 NODE_LATENCY_S = 15e-6
@@ -27,7 +27,7 @@ class ShardBytes(Struct, frozen=True, kw_only=True):
     """Once per optimizer step: gradients or parameters that stages 1 and 2 move there."""
 
 
-def shard_bytes(work: Work, system: System) -> ShardBytes:
+def shard_bytes(work: StepWorkload, system: System) -> ShardBytes:
     """What ZeRO or FSDP moves; nothing on one GPU."""
     if work.world == 1:
         return ShardBytes()
@@ -49,7 +49,9 @@ def shard_bytes(work: Work, system: System) -> ShardBytes:
     )
 
 
-def ring_s(num_bytes: float, num_calls: float, work: Work, machine: Machine, constants: Constants) -> float:
+def ring_s(
+    num_bytes: float, num_calls: float, work: StepWorkload, machine: Machine, constants: Constants
+) -> float:
     """Seconds of all-gathers or reduce-scatters over all ranks: (n - 1)/n of the bytes pass each GPU."""
     if num_bytes == 0:
         return 0.0
@@ -59,7 +61,7 @@ def ring_s(num_bytes: float, num_calls: float, work: Work, machine: Machine, con
     return num_bytes * (n - 1) / n / gather_rate(work, machine, constants) + num_calls * latency
 
 
-def gather_rate(work: Work, machine: Machine, constants: Constants) -> float:
+def gather_rate(work: StepWorkload, machine: Machine, constants: Constants) -> float:
     """Bytes per second into one GPU of a ring over all ranks.
 
     Inside a node NVLink bounds it; across nodes every byte enters the node once and all cards of the node
@@ -82,7 +84,7 @@ class Exchange(Struct, frozen=True):
     network_s: float
 
 
-def exchange_s(num_bytes: float, work: Work, machine: Machine, constants: Constants) -> Exchange:
+def exchange_s(num_bytes: float, work: StepWorkload, machine: Machine, constants: Constants) -> Exchange:
     """Seconds of an all-to-all of `num_bytes` in the sp group, whose ranks are neighbours.
 
     Each rank sends 1/sp of its buffer to every peer; both kinds of peers are served at once, so the
@@ -110,17 +112,17 @@ def all_to_all_rate(machine: Machine, constants: Constants) -> float:
     return link.inter_node_gb_per_s * constants.network_share * GIGA
 
 
-def exchange_passes(work: Work) -> int:
+def exchange_passes(work: StepWorkload) -> int:
     """How often a layer's all-to-alls run in a micro-step: forward, recompute, backward."""
     return 3 if work.checkpointing == "full" else 2
 
 
-def exchanged_bytes(work: Work, system: System) -> float:
+def exchanged_bytes(work: StepWorkload, system: System) -> float:
     """All-to-all bytes of one rank in one micro-step, its own part included."""
     return work.dims.num_layers * exchange_passes(work) * sum(exchange_bytes(work, system))
 
 
-def gathered_bytes(work: Work, system: System) -> float:
+def gathered_bytes(work: StepWorkload, system: System) -> float:
     """All-gather bytes of one micro-step, whole tensors."""
     moved = shard_bytes(work, system)
     return moved.gather_forward + moved.gather_backward

@@ -11,14 +11,14 @@ from tgsbench.errors import ExitCode, TgsError
 from tgsbench.models.flops import tflops_by_convention
 from tgsbench.planner.machine import CPU, Machine, attention_speed, find_machine
 from tgsbench.planner.memory import MemoryPlan, memory_plan, resident_bytes
-from tgsbench.planner.systems import System, find_system
 from tgsbench.planner.terms import term_sources
-from tgsbench.planner.time import StepTime, step_time
+from tgsbench.planner.time import StepEstimate, step_time
 from tgsbench.planner.verdict import HOST_GIB_PER_GPU, breaking_item, host_fits, verdict_of
-from tgsbench.planner.work import Work, work_of
+from tgsbench.planner.workload import StepWorkload, work_of
 from tgsbench.schema.hardware import Constants
-from tgsbench.schema.plan import Plan, PlannedMemory, TgsRange, Verdict
+from tgsbench.schema.plan import Forecast, PlannedMemory, TgsRange, Verdict
 from tgsbench.schema.preset import Preset
+from tgsbench.systems.costs import System, find_system
 from tgsbench.units import GIB, gib, percent
 
 _ALIASES = {"sdpa": "flash2", "varlen": "flash2"}
@@ -33,10 +33,10 @@ _NETWORK_SHARE = 0.4
 class Estimate(Struct, frozen=True, kw_only=True):
     """Numbers of one preset, before they are put into words; cheap enough for a search."""
 
-    work: Work
+    work: StepWorkload
     memory: MemoryPlan
     verdict: Verdict
-    time: StepTime | None
+    time: StepEstimate | None
 
     @property
     def tgs(self) -> float | None:
@@ -97,7 +97,7 @@ def pick_kernel(preset: Preset, constants: Constants | None) -> str:
 
 def predict(
     preset: Preset, gpu: str = "", *, link: str = "", system: str = "", card_gib: float | None = None
-) -> Plan:
+) -> Forecast:
     """Forecast one preset, without advice; a few hundred microseconds once the data files are read.
 
     `gpu`, `link` and `system` replace what the preset names; `card_gib` is the memory of a CPU rank.
@@ -110,7 +110,7 @@ def predict(
     return assemble(preset, found, machine, estimate(preset, found, machine))
 
 
-def assemble(preset: Preset, system: System, machine: Machine, numbers: Estimate) -> Plan:
+def assemble(preset: Preset, system: System, machine: Machine, numbers: Estimate) -> Forecast:
     """Turn numbers into the document that is printed and stored."""
     work, time, tgs = numbers.work, numbers.time, numbers.tgs
     items = {name: size / GIB for name, size in numbers.memory.peak.items.items()}
@@ -120,7 +120,7 @@ def assemble(preset: Preset, system: System, machine: Machine, numbers: Estimate
     if tgs is not None:
         tflops = tflops_by_convention(preset.model, work.attended_len, work.checkpointing, tgs)
     bar, why = error_bar(numbers, machine)
-    return Plan(
+    return Forecast(
         preset=preset.name,
         gpu=machine.gpu.name,
         link=machine.link.name,

@@ -13,12 +13,12 @@ from tgsbench.errors import ExitCode, TgsError
 from tgsbench.planner.machine import Machine
 from tgsbench.planner.memory import memory_plan
 from tgsbench.planner.plan import Estimate, estimate, why_no_time
-from tgsbench.planner.systems import SYSTEMS
 from tgsbench.planner.verdict import host_fits, verdict_of
-from tgsbench.planner.work import work_of
+from tgsbench.planner.workload import work_of
 from tgsbench.presets.validate import mesh_problems, valid_sp
 from tgsbench.schema.plan import Verdict
 from tgsbench.schema.preset import EngineOptions, Preset, Training
+from tgsbench.systems.costs import SYSTEMS
 from tgsbench.units import GIB
 
 _MODES = ("full", "selective", "none")
@@ -77,7 +77,7 @@ class Found(Struct, frozen=True, kw_only=True):
     candidates: list[Candidate]
 
 
-class Longest(Struct, frozen=True, kw_only=True):
+class LongestForecast(Struct, frozen=True, kw_only=True):
     """The longest sequence that fits, and how."""
 
     seq_len: int
@@ -126,7 +126,7 @@ def _sensible(engine: EngineOptions, training: Training) -> bool:
     return not (engine.activation_offload and training.checkpointing == "none")
 
 
-def max_seq_len(preset: Preset, machine: Machine) -> Longest:
+def max_seq_len(preset: Preset, machine: Machine) -> LongestForecast:
     """The longest multiple of 1,024 tokens that some variant fits, and the fastest variant there.
 
     Memory only grows with length, so a bisection finds it. Raises TgsError when not even 1,024 tokens fit.
@@ -145,7 +145,7 @@ def max_seq_len(preset: Preset, machine: Machine) -> Longest:
         )
     # The exact bound may divide by few sp only; the next lower multiple that does is what can be run.
     at = replace(preset, workload=replace(preset.workload, seq_len=low * 1024))
-    return Longest(seq_len=low * 1024, best=search(at, machine).candidates[0])
+    return LongestForecast(seq_len=low * 1024, best=search(at, machine).candidates[0])
 
 
 def _fits_at(preset: Preset, machine: Machine, seq_len: int) -> bool:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from msgspec import Struct
 
 from tgsbench.errors import TgsError
-from tgsbench.planner.advice import Change, assignments, changed_estimates, smallest
+from tgsbench.planner.advice import PresetChange, assignments, changed_estimates, smallest
 from tgsbench.planner.plan import Estimate, estimate, machine_of
-from tgsbench.planner.systems import find_system
 from tgsbench.schema.preset import Preset
+from tgsbench.systems.costs import find_system
 from tgsbench.units import GIB, gib
 
 _LEAST_SHARE = 0.02
@@ -61,7 +61,7 @@ def _forecast(planned: float, in_use: int, requested: int) -> str:
     return f"planned {gib(planned)} a rank, ran out at {gib(needed)}{asked}: {off}"
 
 
-def _remedy(change: Change, numbers: Estimate, missed: float) -> str:
+def _remedy(change: PresetChange, numbers: Estimate, missed: float) -> str:
     sets = " ".join(f"--set {text}" for text in assignments(change))
     total = numbers.memory.peak.total
     too = f", {gib(total + missed)} with the same miss" if missed else ""

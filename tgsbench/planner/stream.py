@@ -5,12 +5,12 @@ from __future__ import annotations
 from tgsbench.planner.counts import head_product, layer_counts
 from tgsbench.planner.memory import memory_plan
 from tgsbench.planner.network import exchanged_bytes, gathered_bytes, shard_bytes
-from tgsbench.planner.systems import System
-from tgsbench.planner.work import Work
+from tgsbench.planner.workload import StepWorkload
+from tgsbench.systems.costs import System
 from tgsbench.units import GIB
 
 
-def planned_stream(work: Work, system: System) -> dict[str, float]:
+def planned_stream(work: StepWorkload, system: System) -> dict[str, float]:
     """FLOPs, collective bytes and live tensors of one micro-step; the keys of report.plan.dry_run_totals."""
     counts, layers = layer_counts(work, system), work.dims.num_layers
     again = counts.gemm_recompute.flops if work.checkpointing != "none" else 0.0

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from tgsbench.planner.machine import Machine, attention_speed
-from tgsbench.planner.systems import System
-from tgsbench.planner.work import Work
+from tgsbench.planner.workload import StepWorkload
 from tgsbench.schema.hardware import Constants
 from tgsbench.schema.plan import TermSource
+from tgsbench.systems.costs import System
 
 _ATTENTION = "2·S·(local tokens)·a·d FLOPs a layer over speed·S/(S + half length)"
 _TIME = {
@@ -53,7 +53,7 @@ _MEMORY = {
 
 
 def term_sources(
-    work: Work, system: System, machine: Machine, times: dict[str, float], items: dict[str, float]
+    work: StepWorkload, system: System, machine: Machine, times: dict[str, float], items: dict[str, float]
 ) -> dict[str, TermSource]:
     """Formula, constant and source of every item of time and memory that a plan shows."""
     sources = {f"memory.{name}": _memory(name, system) for name in items}
@@ -69,13 +69,13 @@ def _memory(name: str, system: System) -> TermSource:
     return TermSource(formula=text, source=f"planner/memory.py for system {system.name}")
 
 
-def _time(name: str, work: Work, machine: Machine, constants: Constants) -> TermSource:
+def _time(name: str, work: StepWorkload, machine: Machine, constants: Constants) -> TermSource:
     formula, constant = _TIME[name]
     value, source = _constant(constant, work, machine, constants)
     return TermSource(formula=formula, constant=value, source=source)
 
 
-def _constant(name: str, work: Work, machine: Machine, constants: Constants) -> tuple[str, str]:
+def _constant(name: str, work: StepWorkload, machine: Machine, constants: Constants) -> tuple[str, str]:
     """A constant's value in words and its source."""
     link = machine.link
     source = constants.sources.get(name, f"presets/constants/{constants.name}.toml")

@@ -14,9 +14,9 @@ from msgspec import Struct
 from tgsbench.planner.counts import LayerCounts, Product, head_product, layer_counts
 from tgsbench.planner.machine import Machine, attention_speed
 from tgsbench.planner.network import exchange_s, ring_s, shard_bytes
-from tgsbench.planner.systems import System
-from tgsbench.planner.work import Work
+from tgsbench.planner.workload import StepWorkload
 from tgsbench.schema.hardware import Constants
+from tgsbench.systems.costs import System
 
 CPU_ADAM_BYTES_PER_S = 12e9
 """Optimizer traffic one rank's share of host memory sustains when eight ranks share two sockets."""
@@ -50,7 +50,7 @@ class Passes(Struct, frozen=True, kw_only=True):
     backward: LayerTime
 
 
-class StepTime(Struct, frozen=True, kw_only=True):
+class StepEstimate(Struct, frozen=True, kw_only=True):
     """Seconds of one optimizer step; the items add up to `step_s`."""
 
     items: dict[str, float]
@@ -64,7 +64,7 @@ class StepTime(Struct, frozen=True, kw_only=True):
         return sum(self.items.values())
 
 
-def step_time(work: Work, system: System, machine: Machine, constants: Constants) -> StepTime:
+def step_time(work: StepWorkload, system: System, machine: Machine, constants: Constants) -> StepEstimate:
     """Itemised seconds of one optimizer step; raises TgsError when the attention kernel is unknown."""
     passes = layer_passes(work, system, machine, constants)
     micro = _micro_items(work, system, machine, constants, passes)
@@ -72,10 +72,10 @@ def step_time(work: Work, system: System, machine: Machine, constants: Constants
     items = {name: seconds * work.accumulation for name, seconds in micro.items()}
     items |= _step_items(work, system, machine, constants)
     items["stragglers"] = sum(items.values()) * _straggling(work, constants)
-    return StepTime(items=items, passes=passes, gather_s=gather_s)
+    return StepEstimate(items=items, passes=passes, gather_s=gather_s)
 
 
-def layer_passes(work: Work, system: System, machine: Machine, constants: Constants) -> Passes:
+def layer_passes(work: StepWorkload, system: System, machine: Machine, constants: Constants) -> Passes:
     """Seconds of one layer forward, recomputed and backward."""
     counts = layer_counts(work, system)
     forward = _forward(work, system, machine, constants, counts)
@@ -86,7 +86,7 @@ def layer_passes(work: Work, system: System, machine: Machine, constants: Consta
     )
 
 
-def product_s(product: Product, work: Work, machine: Machine, constants: Constants) -> float:
+def product_s(product: Product, work: StepWorkload, machine: Machine, constants: Constants) -> float:
     """Seconds of matrix products: arithmetic, then the traffic of operands and results."""
     flops = machine.gpu.bf16_tflops * 1e12 * constants.gemm_share
     if work.fp8:
@@ -99,7 +99,9 @@ def stream_s(num_bytes: float, machine: Machine, constants: Constants) -> float:
     return num_bytes / (machine.gpu.memory_gb_per_s * 1e9 * constants.stream_share)
 
 
-def attention_s(work: Work, system: System, constants: Constants, flops: float) -> tuple[float, float]:
+def attention_s(
+    work: StepWorkload, system: System, constants: Constants, flops: float
+) -> tuple[float, float]:
     """Seconds of one layer's attention forward and backward."""
     speed = attention_speed(constants, work.kernel, work.dims.head_dim)
     share = work.attended_len / (work.attended_len + speed.half_len) * system.attention_share * 1e12
@@ -107,7 +109,7 @@ def attention_s(work: Work, system: System, constants: Constants, flops: float) 
 
 
 def _forward(
-    work: Work, system: System, machine: Machine, constants: Constants, counts: LayerCounts
+    work: StepWorkload, system: System, machine: Machine, constants: Constants, counts: LayerCounts
 ) -> LayerTime:
     node, network = _exchange(work, machine, constants, counts)
     return LayerTime(
@@ -120,7 +122,7 @@ def _forward(
 
 
 def _recompute(
-    work: Work, machine: Machine, constants: Constants, counts: LayerCounts, forward: LayerTime
+    work: StepWorkload, machine: Machine, constants: Constants, counts: LayerCounts, forward: LayerTime
 ) -> LayerTime:
     if work.checkpointing == "none":
         return LayerTime(gemm=0.0, attention=0.0, elementwise=0.0, exchange_node=0.0, exchange_network=0.0)
@@ -135,7 +137,7 @@ def _recompute(
 
 
 def _backward(
-    work: Work,
+    work: StepWorkload,
     system: System,
     machine: Machine,
     constants: Constants,
@@ -151,7 +153,9 @@ def _backward(
     )
 
 
-def _exchange(work: Work, machine: Machine, constants: Constants, counts: LayerCounts) -> tuple[float, float]:
+def _exchange(
+    work: StepWorkload, machine: Machine, constants: Constants, counts: LayerCounts
+) -> tuple[float, float]:
     """Seconds of a layer's all-to-alls in one pass; three separate ones cost two latencies more."""
     if work.sp == 1:
         return 0.0, 0.0
@@ -164,7 +168,7 @@ def _exchange(work: Work, machine: Machine, constants: Constants, counts: LayerC
 
 
 def _micro_items(
-    work: Work, system: System, machine: Machine, constants: Constants, passes: Passes
+    work: StepWorkload, system: System, machine: Machine, constants: Constants, passes: Passes
 ) -> dict[str, float]:
     """Seconds of one micro-step by item, and the bare gather time under `gather_s`."""
     num_layers = work.dims.num_layers
@@ -204,21 +208,21 @@ def _shared_cards_s(items: dict[str, float], gather_s: float) -> float:
     return across * min(1.0, hidden / busy) if across else 0.0
 
 
-def _host_s(work: Work, system: System, constants: Constants, device_s: float) -> float:
+def _host_s(work: StepWorkload, system: System, constants: Constants, device_s: float) -> float:
     """Kernel launches: a GPU runs behind them and waits only if it is faster, a CPU does both in turn."""
     kernels = system.kernel_ops * work.dims.num_layers * (1.0 if work.checkpointing != "none" else 0.75)
     launch_s = kernels * constants.launch_us * 1e-6
     return launch_s if work.on_cpu else max(0.0, launch_s - device_s)
 
 
-def _head_s(head: Product, work: Work, machine: Machine, constants: Constants) -> float:
+def _head_s(head: Product, work: StepWorkload, machine: Machine, constants: Constants) -> float:
     """The head is computed in bf16 where layers run in FP8."""
     flops = machine.gpu.bf16_tflops * 1e12 * constants.gemm_share
     return head.flops / flops + stream_s(head.num_bytes, machine, constants)
 
 
 def _gathers(
-    work: Work, system: System, machine: Machine, constants: Constants, passes: Passes
+    work: StepWorkload, system: System, machine: Machine, constants: Constants, passes: Passes
 ) -> tuple[float, float]:
     """Seconds of parameter and gradient traffic in a micro-step, and what of it nothing hides.
 
@@ -236,7 +240,7 @@ def _gathers(
     return forward + backward + scatter, exposed
 
 
-def _activation_offload_s(work: Work, machine: Machine, passes: Passes) -> float:
+def _activation_offload_s(work: StepWorkload, machine: Machine, passes: Passes) -> float:
     """Checkpointed inputs go to the host in the forward and come back in the backward, behind compute."""
     if not work.activation_offload:
         return 0.0
@@ -247,7 +251,9 @@ def _activation_offload_s(work: Work, machine: Machine, passes: Passes) -> float
     return max(0.0, one_way_s - num_layers * passes.forward.compute) + max(0.0, one_way_s - behind_backward)
 
 
-def _step_items(work: Work, system: System, machine: Machine, constants: Constants) -> dict[str, float]:
+def _step_items(
+    work: StepWorkload, system: System, machine: Machine, constants: Constants
+) -> dict[str, float]:
     """Seconds once per optimizer step."""
     shard = work.dims.num_parameters / work.world
     per_step = ring_s(shard_bytes(work, system).per_step, 1, work, machine, constants)
@@ -263,6 +269,6 @@ def _step_items(work: Work, system: System, machine: Machine, constants: Constan
     }
 
 
-def _straggling(work: Work, constants: Constants) -> float:
+def _straggling(work: StepWorkload, constants: Constants) -> float:
     """A synchronous step waits for the slowest rank; it costs more with the logarithm of the ranks."""
     return constants.straggler_share * math.log(work.world / 8) if work.world > 8 else 0.0

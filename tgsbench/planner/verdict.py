@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tgsbench.planner.memory import RESIDENT, MemoryPlan
-from tgsbench.schema.hardware import Gpu
+from tgsbench.schema.hardware import GpuSpec
 from tgsbench.schema.plan import Verdict
 from tgsbench.units import GIB
 
@@ -20,7 +20,7 @@ def host_fits(memory: MemoryPlan, ranks_per_node: int) -> bool:
     return memory.host_bytes <= HOST_GIB_PER_GPU * GIB * ranks_per_node
 
 
-def verdict_of(memory: MemoryPlan, gpu: Gpu) -> Verdict:
+def verdict_of(memory: MemoryPlan, gpu: GpuSpec) -> Verdict:
     """Hold planned memory against the card; a CPU rank has none."""
     if not gpu.memory_gib:
         return "unknown"

@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 import msgspec
 
 from tgsbench import units
-from tgsbench.confined import read_regular
 from tgsbench.errors import ExitCode, TgsError, nearest
-from tgsbench.schema.hardware import Constants, Gpu, Link
+from tgsbench.safe_files import read_regular
+from tgsbench.schema.hardware import Constants, GpuSpec, Link
 from tgsbench.schema.preset import ModelShape
 from tgsbench.schema.reference import PublishedRows, ReferenceRow
 
@@ -140,12 +140,14 @@ def load_model(name: str) -> ModelShape:
 
 
 @cache
-def load_gpus() -> dict[str, Gpu]:
+def load_gpus() -> dict[str, GpuSpec]:
     """All known GPUs by name."""
-    return {name: _convert(read_toml(path), Gpu, path) for name, path in files("presets", "hardware").items()}
+    return {
+        name: _convert(read_toml(path), GpuSpec, path) for name, path in files("presets", "hardware").items()
+    }
 
 
-def find_gpu(device: str) -> Gpu | None:
+def find_gpu(device: str) -> GpuSpec | None:
     """The GPU whose key or driver name this is, or None: an unknown GPU has no peak."""
     gpus = load_gpus()
     if device in gpus:

@@ -13,7 +13,7 @@ _ASCII_GLYPHS = (" ", "'", ".", ":")
 """Glyph of an ASCII cell by its bits: 1 upper half, 2 lower half."""
 
 
-class Run(NamedTuple):
+class Cells(NamedTuple):
     """Neighbouring characters of one row that belong to one series."""
 
     text: str
@@ -49,7 +49,7 @@ class Canvas:
             self._bits[cell] |= bit_row[y % high]
             self._roles[cell] = role
 
-    def runs(self) -> list[list[Run]]:
+    def runs(self) -> list[list[Cells]]:
         """Each row as runs of equal role, top row first."""
         return [self._row_runs(row) for row in range(self.rows)]
 
@@ -57,14 +57,14 @@ class Canvas:
         """Each row as plain text, top row first."""
         return ["".join(run.text for run in row) for row in self.runs()]
 
-    def _row_runs(self, row: int) -> list[Run]:
+    def _row_runs(self, row: int) -> list[Cells]:
         own = slice(row * self.columns, (row + 1) * self.columns)
         glyphs = _ASCII_GLYPHS if self.ascii_only else _BRAILLE_GLYPHS
         text = "".join([glyphs[bits] for bits in self._bits[own]])
-        runs: list[Run] = []
+        runs: list[Cells] = []
         begin = 0
         for role, cells in groupby(self._roles[own]):
             end = begin + len(list(cells))
-            runs.append(Run(text[begin:end], role))
+            runs.append(Cells(text[begin:end], role))
             begin = end
         return runs

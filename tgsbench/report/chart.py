@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from tgsbench.report.braille import Canvas, Run
+from tgsbench.report.braille import Canvas, Cells
 
 Stroke = Literal["solid", "dashed", "dotted"]
 """How a line is drawn, so that lines differ without colour."""
@@ -17,7 +17,7 @@ _PERIOD: dict[Stroke, tuple[int, int]] = {"solid": (1, 1), "dashed": (6, 3), "do
 
 
 @dataclass(frozen=True)
-class Line:
+class ChartLine:
     """One series; `low` and `high`, where given, are the spread around each `y`, drawn as dotted edges."""
 
     role: str
@@ -41,7 +41,7 @@ class Band:
 class Chart:
     """What one chart shows; sizes and glyphs are chosen when it is drawn."""
 
-    lines: Sequence[Line]
+    lines: Sequence[ChartLine]
     bands: Sequence[Band] = ()
     format_y: Callable[[float], str] = "{:.3g}".format
     format_x: Callable[[float], str] = "{:.0f}".format
@@ -50,7 +50,7 @@ class Chart:
 
 def draw(
     chart: Chart, columns: int, rows: int, *, ascii_only: bool = False, cursor_x: float | None = None
-) -> list[list[Run]]:
+) -> list[list[Cells]]:
     """Draw a chart into exactly `rows` lines of `columns` characters.
 
     Axis text has the role "axis", the edges of a spread "spread", the vertical line at `cursor_x`
@@ -68,7 +68,7 @@ def draw(
     for line in chart.lines:
         for edge in (line.low, line.high):
             if edge and edge != line.y:
-                _draw_line(canvas, Line("spread", line.x, edge, stroke="dotted"), x_limits, limits)
+                _draw_line(canvas, ChartLine("spread", line.x, edge, stroke="dotted"), x_limits, limits)
     for line in chart.lines:
         _draw_line(canvas, line, x_limits, limits)
     if cursor_x is not None:
@@ -82,10 +82,10 @@ _LARGEST = 1e300
 """Beyond it differences overflow: such a value is drawn at the edge and does not stretch the axis."""
 
 
-def _empty(columns: int, rows: int) -> list[list[Run]]:
+def _empty(columns: int, rows: int) -> list[list[Cells]]:
     text = "no data yet"[: max(0, columns)]
     middle = max(0, rows // 2)
-    return [[Run((text if row == middle else "").center(max(0, columns)), "axis")] for row in range(rows)]
+    return [[Cells((text if row == middle else "").center(max(0, columns)), "axis")] for row in range(rows)]
 
 
 def _y_label(chart: Chart, value: float) -> str:
@@ -119,7 +119,7 @@ def _draw_band(canvas: Canvas, band: Band, limits: tuple[float, float]) -> None:
 
 
 def _draw_line(
-    canvas: Canvas, line: Line, x_limits: tuple[float, float], limits: tuple[float, float]
+    canvas: Canvas, line: ChartLine, x_limits: tuple[float, float], limits: tuple[float, float]
 ) -> None:
     spans = _column_spans(canvas, line, x_limits, limits)
     period, drawn = _PERIOD[line.stroke]
@@ -133,7 +133,7 @@ def _draw_line(
 
 
 def _column_spans(
-    canvas: Canvas, line: Line, x_limits: tuple[float, float], limits: tuple[float, float]
+    canvas: Canvas, line: ChartLine, x_limits: tuple[float, float], limits: tuple[float, float]
 ) -> dict[int, tuple[int, int]]:
     """Smallest and largest dot row of every dot column that the line crosses, points joined straight."""
     to_row = _dot_rows(canvas, limits)
@@ -158,7 +158,7 @@ class _Column(NamedTuple):
     y: float
 
 
-def _columns(canvas: Canvas, line: Line, x_limits: tuple[float, float]) -> list[_Column]:
+def _columns(canvas: Canvas, line: ChartLine, x_limits: tuple[float, float]) -> list[_Column]:
     """Fold the points that share a dot column first: 20,000 points cost 140 column drawings, not 20,000."""
     first, scale = x_limits[0], (canvas.dots_wide - 1) / (x_limits[1] - x_limits[0])
     columns: list[_Column] = []
@@ -209,16 +209,16 @@ def _dot_rows(canvas: Canvas, limits: tuple[float, float]) -> Callable[[float], 
     return row
 
 
-def _with_gutter(rows: list[list[Run]], labels: list[str], gutter: int) -> list[list[Run]]:
+def _with_gutter(rows: list[list[Cells]], labels: list[str], gutter: int) -> list[list[Cells]]:
     middle, last = len(rows) // 2, len(rows) - 1
     shown = {middle: labels[1], last: labels[2], 0: labels[0]}
     if last < 2:
         shown = {last: labels[2], 0: labels[0]}
-    return [[Run(shown.get(i, "").rjust(gutter - 1) + " ", "axis"), *row] for i, row in enumerate(rows)]
+    return [[Cells(shown.get(i, "").rjust(gutter - 1) + " ", "axis"), *row] for i, row in enumerate(rows)]
 
 
-def _x_axis(chart: Chart, limits: tuple[float, float], gutter: int, columns: int) -> Run:
+def _x_axis(chart: Chart, limits: tuple[float, float], gutter: int, columns: int) -> Cells:
     left, right = chart.format_x(limits[0]), chart.format_x(limits[1])
     room = columns - gutter - len(left) - len(right)
     label = f" {chart.x_label} " if room >= len(chart.x_label) + 2 else ""
-    return Run((" " * gutter + left + label.center(room) + right)[:columns].ljust(columns), "axis")
+    return Cells((" " * gutter + left + label.center(room) + right)[:columns].ljust(columns), "axis")

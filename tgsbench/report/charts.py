@@ -7,15 +7,15 @@ from collections.abc import Callable, Sequence
 from tgsbench import units
 from tgsbench.presets.catalog import find_gpu
 from tgsbench.report import svg
-from tgsbench.report.document import Entry, Table, brand
+from tgsbench.report.document import ReportEntry, ReportTable, brand
 from tgsbench.report.markup import Safe
-from tgsbench.store.rows import Row
+from tgsbench.results.rows import Row
 
-_Pick = Callable[[Entry], Row | None]
+_Pick = Callable[[ReportEntry], Row | None]
 _PREDICTED, _MEASURED = "predicted", "measured"
 
 
-def charts_of(table: Table) -> list[Safe]:
+def charts_of(table: ReportTable) -> list[Safe]:
     """Charts of one table; what has too few points for a chart is left out."""
     picks = _picks(table)
     charts = [_tgs_bars(table, picks)] if _any_tgs(table, picks) else []
@@ -23,7 +23,7 @@ def charts_of(table: Table) -> list[Safe]:
     return charts + _memory(table)
 
 
-def longest(tables: Sequence[Table]) -> list[Safe]:
+def longest(tables: Sequence[ReportTable]) -> list[Safe]:
     """The longest published sequence that trained, by model and system; only where systems differ in it."""
     found = {table.model: _longest(table) for table in tables}
     names = list(dict.fromkeys(name for table in tables for name in map(brand, table.systems)))
@@ -37,7 +37,7 @@ def longest(tables: Sequence[Table]) -> list[Safe]:
     return [svg.bars("Longest published sequence that trained", names, groups)]
 
 
-def _picks(table: Table) -> dict[str, _Pick]:
+def _picks(table: ReportTable) -> dict[str, _Pick]:
     """Series name -> how it finds its row in an entry; a series keeps its colour in every chart."""
     found: dict[str, _Pick] = {
         brand(system): (lambda e, s=system: e.published.get(s))  # type: ignore[misc]
@@ -48,12 +48,12 @@ def _picks(table: Table) -> dict[str, _Pick]:
     return {n: pick for n, pick in found.items() if any(pick(e) is not None for e in table.entries)}
 
 
-def _any_tgs(table: Table, picks: dict[str, _Pick]) -> bool:
+def _any_tgs(table: ReportTable, picks: dict[str, _Pick]) -> bool:
     rows = [pick(entry) for entry in table.entries for pick in picks.values()]
     return any(row is not None and row.tgs for row in rows)
 
 
-def _tgs_bars(table: Table, picks: dict[str, _Pick]) -> Safe:
+def _tgs_bars(table: ReportTable, picks: dict[str, _Pick]) -> Safe:
     groups = []
     for entry in table.entries:
         rows = [(index, pick(entry)) for index, pick in enumerate(picks.values())]
@@ -62,7 +62,7 @@ def _tgs_bars(table: Table, picks: dict[str, _Pick]) -> Safe:
     return svg.bars(f"{table.model}: TGS, tokens per GPU per second", list(picks), groups)
 
 
-def _group_label(entry: Entry, table: Table) -> str:
+def _group_label(entry: ReportEntry, table: ReportTable) -> str:
     """Length, and what tells the entry from the table's others: GPUs, engine, the run itself."""
     label = _setting(entry, table)
     if [_setting(other, table) for other in table.entries].count(label) == 1:
@@ -70,7 +70,7 @@ def _group_label(entry: Entry, table: Table) -> str:
     return f"{label} {_short(entry.label)}"
 
 
-def _setting(entry: Entry, table: Table) -> str:
+def _setting(entry: ReportEntry, table: ReportTable) -> str:
     label = units.length(entry.seq_len)
     several = len({(e.num_gpus, e.gpu) for e in table.entries}) > 1
     engine = f" {entry.measured.system}" if entry.measured else ""
@@ -89,7 +89,7 @@ def _bar(series: int, row: Row) -> svg.Bar:
     return svg.Bar(series, row.tgs, text, tip=f"{row.label}: {text} tokens/GPU/s")
 
 
-def _scaling(table: Table, picks: dict[str, _Pick]) -> Safe:
+def _scaling(table: ReportTable, picks: dict[str, _Pick]) -> Safe:
     series = []
     for colour, (name, pick) in enumerate(picks.items()):
         rows = [
@@ -98,11 +98,11 @@ def _scaling(table: Table, picks: dict[str, _Pick]) -> Safe:
         points = [(float(row.seq_len), row.tgs) for row in rows if row.tgs]
         spread = [row.ci95 or (row.tgs, row.tgs) for row in rows if row.tgs] if name == _PREDICTED else []
         if points:
-            series.append(svg.Series(name, colour, points, spread, joined=name != _MEASURED))
+            series.append(svg.SvgSeries(name, colour, points, spread, joined=name != _MEASURED))
     return svg.lines(f"{table.model}: TGS over sequence length", series, _tick, "TGS, tokens/GPU/s")
 
 
-def _memory(table: Table) -> list[Safe]:
+def _memory(table: ReportTable) -> list[Safe]:
     """Memory of one GPU over length; resident memory of CPU ranks is another figure and stays out."""
     picks: dict[str, _Pick] = {_PREDICTED: lambda e: e.predicted, _MEASURED: lambda e: e.measured}
     order = list(_picks(table))
@@ -111,7 +111,7 @@ def _memory(table: Table) -> list[Safe]:
         rows = [row for e in table.entries if (row := pick(e)) is not None and row.mem_kind == "cuda"]
         points = [(float(row.seq_len), row.mem_peak_gib) for row in rows if row.mem_peak_gib]
         if points:
-            series.append(svg.Series(name, order.index(name), points, joined=name == _PREDICTED))
+            series.append(svg.SvgSeries(name, order.index(name), points, joined=name == _PREDICTED))
     if sum(len(line.points) for line in series) < 2:
         return []
     gpus = {e.gpu for e in table.entries}
@@ -121,7 +121,7 @@ def _memory(table: Table) -> list[Safe]:
     return [svg.lines(title, series, _tick, "GiB at the peak of a step", limit, log_y=False)]
 
 
-def _longest(table: Table) -> dict[str, int]:
+def _longest(table: ReportTable) -> dict[str, int]:
     lengths: dict[str, int] = {}
     for entry in table.entries:
         for system, row in entry.published.items():

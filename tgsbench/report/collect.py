@@ -12,20 +12,21 @@ from tgsbench import presets
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.planner.machine import CPU
 from tgsbench.report.document import (
-    Entry,
     Report,
+    ReportEntry,
     RunSection,
     brand,
     conventions,
-    judged,
     tables_of,
+    with_comparisons,
 )
 from tgsbench.report.summary import summary_lines
+from tgsbench.results import results, row_specs, rows
+from tgsbench.results.rows import Row
 from tgsbench.schema.hotspots import TITLES
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Result
-from tgsbench.store import operands, profiles, results, rows
-from tgsbench.store.rows import Row
+from tgsbench.store import profiles
 from tgsbench.store.run_dir import RunDir
 
 _FOREIGN = "imported"
@@ -36,7 +37,7 @@ def of_words(root: Path, words: Sequence[str], title: str = "") -> Report:
 
     Raises TgsError naming what would have been known.
     """
-    found = [row for word in words for row in operands.resolve(root, word)]
+    found = [row for word in words for row in row_specs.resolve(root, word)]
     sections, entries = [], []
     for row in dict.fromkeys(_key(row) for row in found):
         item = next(r for r in found if _key(r) == row)
@@ -101,7 +102,7 @@ def _key(row: Row) -> tuple[str, str, str]:
     return row.kind, row.label, row.source
 
 
-def _entry(row: Row) -> Entry:
+def _entry(row: Row) -> ReportEntry:
     """The table row that a comparison row belongs to."""
     if row.kind == "run":
         return _of_run(row)
@@ -110,8 +111,8 @@ def _entry(row: Row) -> Entry:
     return _of_preset(presets.resolve(row.preset).preset)
 
 
-def _of_preset(preset: Preset) -> Entry:
-    return Entry(
+def _of_preset(preset: Preset) -> ReportEntry:
+    return ReportEntry(
         config=preset.name,
         model=preset.model,
         gpu=preset.hardware.gpu or preset.hardware.device,
@@ -123,10 +124,10 @@ def _of_preset(preset: Preset) -> Entry:
     )
 
 
-def _of_run(row: Row) -> Entry:
+def _of_run(row: Row) -> ReportEntry:
     run = RunDir(Path(row.source))
     preset, result = run.preset(), results.load_result(run)
-    entry = Entry(
+    entry = ReportEntry(
         config=preset.name,
         model=preset.model,
         gpu=row.gpu,
@@ -138,10 +139,10 @@ def _of_run(row: Row) -> Entry:
         predicted=_predicted(preset, result.prediction, result.device),
         measured=row,
     )
-    return judged(entry)
+    return with_comparisons(entry)
 
 
-def _of_foreign(row: Row) -> Entry:
+def _of_foreign(row: Row) -> ReportEntry:
     """An imported row; its shape is known only by the model's name."""
     shapes = [presets.load_model(name) for name in presets.catalog.files("presets", "models")]
     model = next((shape for shape in shapes if shape.name == row.model), None)
@@ -149,7 +150,7 @@ def _of_foreign(row: Row) -> Entry:
         raise TgsError(
             f"{row.label}: model {row.model!r} is none of presets/models", exit_code=ExitCode.BAD_INPUT
         )
-    return Entry(
+    return ReportEntry(
         config=_FOREIGN,
         model=model,
         gpu=row.gpu,
@@ -170,7 +171,7 @@ def _predicted(preset: Preset, stored: dict[str, Any] | None, device: str) -> Ro
     if stored is None:
         gpu = presets.find_gpu(device) if device else None
         try:
-            stored = operands.forecast(preset, gpu.name if gpu else "")
+            stored = row_specs.forecast(preset, gpu.name if gpu else "")
         except TgsError:
             return None
     if not stored.get("tgs") and stored.get("gpu") == CPU.name:
@@ -191,7 +192,7 @@ def _counted(names: list[str]) -> str:
     return ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
 
 
-def _report(title: str, entries: list[Entry], sections: list[RunSection]) -> Report:
+def _report(title: str, entries: list[ReportEntry], sections: list[RunSection]) -> Report:
     tables = tables_of(entries)
     published_rows = [row for e in entries for row in e.published.values()]
     sources = list(

@@ -6,18 +6,18 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from tgsbench import units
-from tgsbench.report.document import Entry, Table, brand
-from tgsbench.store.rows import Row, model_mfu
+from tgsbench.report.document import ReportEntry, ReportTable, brand
+from tgsbench.results.rows import Row, model_mfu
 
 
 class Column(NamedTuple):
     """One column: its title and what it shows of a row."""
 
     title: str
-    cell: Callable[[Entry], str]
+    cell: Callable[[ReportEntry], str]
 
 
-def columns_of(table: Table) -> list[Column]:
+def columns_of(table: ReportTable) -> list[Column]:
     """Columns that have something to say for at least one row of the table."""
     columns = [Column("config", _config), Column("GPUs", _gpus), Column("length", _length)]
     columns.append(Column("sp", lambda e: str(e.sp)))
@@ -34,7 +34,7 @@ def columns_of(table: Table) -> list[Column]:
 def _published(system: str) -> list[Column]:
     name = brand(system)
 
-    def row(entry: Entry) -> Row | None:
+    def row(entry: ReportEntry) -> Row | None:
         return entry.published.get(system)
 
     return [
@@ -44,7 +44,7 @@ def _published(system: str) -> list[Column]:
     ]
 
 
-def _verdicts(entry: Entry) -> str:
+def _verdicts(entry: ReportEntry) -> str:
     found = []
     for item in entry.against:
         ratio = f" {item.ratio.value:.3f}x" if item.ratio is not None else ""
@@ -70,15 +70,15 @@ def _run(row: Row | None) -> str:
     return f"{row.label} (disturbed machine)" if row.disturbances else row.label
 
 
-def _config(entry: Entry) -> str:
+def _config(entry: ReportEntry) -> str:
     return f"{entry.config} (rehearsal)" if entry.rehearsal_of else entry.config
 
 
-def _gpus(entry: Entry) -> str:
+def _gpus(entry: ReportEntry) -> str:
     return f"{entry.num_gpus} x {entry.gpu}"
 
 
-def _length(entry: Entry) -> str:
+def _length(entry: ReportEntry) -> str:
     return units.length(entry.seq_len)
 
 
@@ -104,7 +104,7 @@ def _tflops(row: Row | None) -> str:
     return f"{units.rate(row.tflops[name])} {name}"
 
 
-def _mfu(row: Row | None, entry: Entry) -> str:
+def _mfu(row: Row | None, entry: ReportEntry) -> str:
     mfu = model_mfu(row, entry.model) if row is not None else None
     return units.percent(mfu, 1) if mfu is not None else ""
 

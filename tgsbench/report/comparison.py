@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from tgsbench import units
 from tgsbench.metrics.ratio import Ratio
 from tgsbench.report.forecast import forecast_text
-from tgsbench.store.compare import Comparison, Difference
-from tgsbench.store.rows import Row
+from tgsbench.results.compare import Comparison, Difference
+from tgsbench.results.rows import Row
 
 _COLUMNS = ("", "system", "GPUs", "length", "sp", "TGS", "95 % interval", "TFLOPs", "MFU", "memory")
 

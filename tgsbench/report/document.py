@@ -8,17 +8,17 @@ from msgspec import Struct
 
 from tgsbench.models.flops import FORMULAS
 from tgsbench.models.spec import num_parameters
+from tgsbench.results.compare import Comparison, compare
+from tgsbench.results.rows import Row
 from tgsbench.schema.preset import ModelShape
 from tgsbench.schema.run import SCHEMA_VERSION
-from tgsbench.store.compare import Comparison, compare
-from tgsbench.store.rows import Row
 
 TGS = "real tokens / (GPUs x wall seconds), over whole optimizer steps, median, warm-up excluded"
 MFU = "model TFLOPs / dense bf16 peak of the GPU"
 _BRANDS = {"xtuner": "XTuner", "llamafactory": "LLaMA-Factory"}
 
 
-class Entry(Struct, kw_only=True):
+class ReportEntry(Struct, kw_only=True):
     """One row of a table: a preset, what was published for it, forecast, and measured."""
 
     config: str
@@ -42,12 +42,12 @@ class Entry(Struct, kw_only=True):
         return self.measured.label if self.measured else self.config
 
 
-class Table(Struct, kw_only=True):
+class ReportTable(Struct, kw_only=True):
     """All rows of one model, shortest sequence first."""
 
     model: str
     num_parameters: int
-    entries: list[Entry]
+    entries: list[ReportEntry]
     systems: list[str]
     """Systems with a published row in it."""
 
@@ -76,7 +76,7 @@ class Report(Struct, kw_only=True):
 
     schema_version: int = SCHEMA_VERSION
     title: str
-    tables: list[Table]
+    tables: list[ReportTable]
     runs: list[RunSection] = []
     conventions: dict[str, str] = {}
     """Figure -> how it is defined."""
@@ -89,9 +89,9 @@ def brand(system: str) -> str:
     return _BRANDS.get(system, system)
 
 
-def tables_of(entries: Sequence[Entry]) -> list[Table]:
+def tables_of(entries: Sequence[ReportEntry]) -> list[ReportTable]:
     """Group entries by model, smallest first; shrunken models of rehearsals stand apart."""
-    groups: dict[tuple[int, str], list[Entry]] = {}
+    groups: dict[tuple[int, str], list[ReportEntry]] = {}
     for entry in entries:
         title = f"{entry.model.name} (rehearsal)" if entry.rehearsal_of else entry.model.name
         groups.setdefault((num_parameters(entry.model), title), []).append(entry)
@@ -99,11 +99,11 @@ def tables_of(entries: Sequence[Entry]) -> list[Table]:
     for (count, title), members in sorted(groups.items()):
         members.sort(key=lambda e: (e.seq_len, e.num_gpus, e.label))
         systems = list(dict.fromkeys(name for entry in members for name in entry.published))
-        tables.append(Table(model=title, num_parameters=count, entries=members, systems=systems))
+        tables.append(ReportTable(model=title, num_parameters=count, entries=members, systems=systems))
     return tables
 
 
-def judged(entry: Entry) -> Entry:
+def with_comparisons(entry: ReportEntry) -> ReportEntry:
     """The entry with its measured row compared with every published one."""
     if entry.measured is not None:
         entry.against = [compare(entry.measured, row) for row in entry.published.values()]

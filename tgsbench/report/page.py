@@ -10,7 +10,7 @@ from tgsbench.report import svg
 from tgsbench.report.charts import charts_of, longest
 from tgsbench.report.columns import columns_of
 from tgsbench.report.comparison import verdict_text
-from tgsbench.report.document import Entry, Report, RunSection, Table
+from tgsbench.report.document import Report, ReportEntry, ReportTable, RunSection
 from tgsbench.report.markup import Safe, join, tag, trusted
 from tgsbench.report.page_style import STYLE
 
@@ -64,7 +64,7 @@ def _findings(report: Report) -> list[Safe]:
     return [tag("h2", "Against the published rows"), tag("ul", *lines)] if lines else []
 
 
-def _table(table: Table) -> Safe:
+def _table(table: ReportTable) -> Safe:
     columns = columns_of(table)
     head = tag("tr", *(tag("th", column.title, scope="col") for column in columns))
     rows = [_row(entry, [column.cell for column in columns]) for entry in table.entries]
@@ -72,7 +72,7 @@ def _table(table: Table) -> Safe:
     return tag("div", shown, class_="scroll", tabindex=0, role="region", aria_label=f"Table of {table.model}")
 
 
-def _row(entry: Entry, cells: Sequence[Callable[[Entry], str]]) -> Safe:
+def _row(entry: ReportEntry, cells: Sequence[Callable[[ReportEntry], str]]) -> Safe:
     first, *rest = (cell(entry) for cell in cells)
     return tag("tr", tag("th", first, scope="row"), *(tag("td", text) for text in rest))
 
@@ -111,6 +111,6 @@ def _list(title: str, items: Sequence[str]) -> list[Safe]:
     return [tag("h2", title), tag("ul", *(tag("li", item) for item in items))] if items else []
 
 
-def _parameters(table: Table) -> str:
+def _parameters(table: ReportTable) -> str:
     billions = table.num_parameters / 1e9
     return f"{billions:.1f} B parameters" if billions >= 0.1 else f"{table.num_parameters:,} parameters"

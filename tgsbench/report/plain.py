@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 
 from tgsbench.report.columns import columns_of
 from tgsbench.report.comparison import verdict_text
-from tgsbench.report.document import Entry, Report, Table
-from tgsbench.store.rows import Row, model_mfu
+from tgsbench.report.document import Report, ReportEntry, ReportTable
+from tgsbench.results.rows import Row, model_mfu
 
 _ESCAPED = str.maketrans({c: f"\\{c}" for c in "\\`*[]|~#"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"})
 _UNDERSCORE = re.compile(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
@@ -52,7 +52,7 @@ def _markdown(report: Report) -> Iterator[str]:
             yield from ("", f"## {title}", "", *(f"- {_md(item)}" for item in items))
 
 
-def _md_table(table: Table) -> Iterator[str]:
+def _md_table(table: ReportTable) -> Iterator[str]:
     columns = columns_of(table)
     yield _md_row([column.title for column in columns])
     yield _md_row(["---", "---", *["---:"] * (len(columns) - 2)], raw=True)
@@ -94,7 +94,7 @@ def csv_text(report: Report) -> str:
     return sink.getvalue()
 
 
-def _csv_row(entry: Entry, row: Row) -> list[object]:
+def _csv_row(entry: ReportEntry, row: Row) -> list[object]:
     low, high = row.ci95 or (None, None)
     cells: list[object] = [
         entry.config, entry.model.name, row.gpu, row.num_gpus, row.seq_len, row.sp, row.kind, row.system,

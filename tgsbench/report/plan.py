@@ -7,16 +7,16 @@ from collections.abc import Sequence
 
 from tgsbench import units
 from tgsbench.planner.scale import ScalePoint
-from tgsbench.planner.search import Candidate, Found, Longest
+from tgsbench.planner.search import Candidate, Found, LongestForecast
 from tgsbench.schema.dry_run import DryRun
-from tgsbench.schema.plan import Advice, Plan, TgsRange
+from tgsbench.schema.plan import Advice, Forecast, TgsRange
 from tgsbench.units import GIB
 
 _BAR = 40
 _WIDTH = 110
 
 
-def plan_lines(plan: Plan) -> list[str]:
+def plan_lines(plan: Forecast) -> list[str]:
     """Verdict first, then TGS, memory and time by item with where each comes from."""
     mesh = f"{plan.num_gpus} x {plan.gpu}: dp {plan.dp} x sp {plan.sp}, network: {plan.link}"
     lines = [
@@ -41,7 +41,7 @@ def range_text(tgs: TgsRange | None) -> str:
     return f"{units.rate(tgs.predicted)} ({units.rate(tgs.low)} to {units.rate(tgs.high)})"
 
 
-def _speed(plan: Plan) -> list[str]:
+def _speed(plan: Forecast) -> list[str]:
     if plan.tgs is None or plan.step_s is None:
         return [f"{'TGS':<11} not predicted"]
     tflops = ", ".join(f"{units.rate(value)} {name}" for name, value in plan.tflops.items())
@@ -53,7 +53,7 @@ def _speed(plan: Plan) -> list[str]:
     ]
 
 
-def _memory(plan: Plan) -> list[str]:
+def _memory(plan: Forecast) -> list[str]:
     memory = plan.memory
     lines = [f"memory of one GPU at the peak ({memory.at})"]
     for name, size in sorted(memory.items.items(), key=lambda item: -item[1]):
@@ -64,7 +64,7 @@ def _memory(plan: Plan) -> list[str]:
     return lines
 
 
-def _time(plan: Plan) -> list[str]:
+def _time(plan: Forecast) -> list[str]:
     if plan.step_s is None:
         return ["time: not planned, see the note"]
     lines = ["time of one optimizer step"]
@@ -82,7 +82,7 @@ def _share(share: float) -> str:
     return units.percent(share) if share >= 0.001 else "<0.1 %"
 
 
-def _sources(plan: Plan) -> list[str]:
+def _sources(plan: Forecast) -> list[str]:
     """Formula of every term of the step, and the source of its constant."""
     lines = []
     for name, _ in sorted(plan.time.items(), key=lambda item: -item[1]):
@@ -92,7 +92,7 @@ def _sources(plan: Plan) -> list[str]:
     return ["", "formula of each term; source of its constant", *lines] if lines else []
 
 
-def _formula(plan: Plan, kind: str, name: str) -> str:
+def _formula(plan: Forecast, kind: str, name: str) -> str:
     term = plan.terms.get(f"{kind}.{name}")
     return term.formula if term else ""
 
@@ -120,7 +120,7 @@ def search_lines(found: Found, top: int) -> list[str]:
     return lines + [_candidate(c) for c in found.candidates[:top]]
 
 
-def longest_lines(longest: Longest) -> list[str]:
+def longest_lines(longest: LongestForecast) -> list[str]:
     """The longest sequence and how it is reached."""
     tokens = longest.seq_len
     columns = _columns(("TGS", "GiB", "host", "sp", "dp", "b", "checkpoints", "engine"))

@@ -37,7 +37,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Series:
+class SvgSeries:
     """Points of one line, in order of x; the spread is drawn where it is known."""
 
     name: str
@@ -67,7 +67,7 @@ def bars(title: str, series: Sequence[str], groups: Sequence[Group]) -> Safe:
 
 def lines(
     title: str,
-    series: Sequence[Series],
+    series: Sequence[SvgSeries],
     format_y: Callable[[float], str],
     y_label: str,
     limit: tuple[float, str] | None = None,
@@ -210,7 +210,7 @@ def _bar(bar: Bar, x: float, y: float, scale: float) -> Safe:
     return join(drawn, _text(x + width + 5, y + 11, bar.text))
 
 
-def _line(line: Series, frame: _Frame) -> Safe:
+def _line(line: SvgSeries, frame: _Frame) -> Safe:
     points = [(frame.x(x), frame.y(y)) for x, y in line.points]
     parts = []
     for (x, _), (low, high) in zip(line.points, line.low_high, strict=False):
@@ -224,7 +224,7 @@ def _line(line: Series, frame: _Frame) -> Safe:
     return join(*parts)
 
 
-def _spread(line: Series) -> list[tuple[float, float]]:
+def _spread(line: SvgSeries) -> list[tuple[float, float]]:
     return [(0.0, edge) for pair in line.low_high for edge in pair]
 
 

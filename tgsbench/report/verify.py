@@ -6,7 +6,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from tgsbench.confined import printable
+from tgsbench.safe_files import printable
 from tgsbench.schema.verify import Check, CheckName, Verification
 from tgsbench.units import duration
 

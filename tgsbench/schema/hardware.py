@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct, field
 
 
-class Gpu(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class GpuSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One GPU model's datasheet figures."""
 
     name: str

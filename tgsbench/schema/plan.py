@@ -53,7 +53,7 @@ class Advice(Struct, frozen=True, kw_only=True):
     verdict: Verdict = "unknown"
 
 
-class Plan(Struct, frozen=True, kw_only=True):
+class Forecast(Struct, frozen=True, kw_only=True):
     """Everything the planner says about one preset."""
 
     schema_version: int = 1

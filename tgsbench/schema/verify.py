@@ -17,7 +17,7 @@ Status = Literal["passed", "failed", "skipped"]
 CheckName = Literal["parity", "engines", "labels", "tokens", "all_to_all", "mask", "determinism"]
 
 
-class Cut(Struct, kw_only=True):
+class ShardRecord(Struct, kw_only=True):
     """One shard of one pack: as it reached the model, or as the packed data demand it."""
 
     where: str
@@ -35,7 +35,7 @@ class Cut(Struct, kw_only=True):
     """Demanded cuts only: does another shard of the pack follow?"""
 
 
-class Leak(Struct, kw_only=True):
+class MaskProbe(Struct, kw_only=True):
     """One rank's sums of token losses before and after one document was changed."""
 
     document: str
@@ -59,10 +59,10 @@ class Evidence(Struct, kw_only=True):
     """Labels by which each step's loss is divided, over all ranks."""
     all_to_alls: list[tuple[int, int]] = []
     """Calls and bytes of each step, counted at the process group."""
-    cuts: list[Cut] = []
-    demanded: list[Cut] = []
+    cuts: list[ShardRecord] = []
+    demanded: list[ShardRecord] = []
     """Rank 0 only: what the packed data demand of all ranks together."""
-    leak: Leak | None = None
+    leak: MaskProbe | None = None
     """None where no pack holds two documents."""
 
 

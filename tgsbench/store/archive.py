@@ -18,8 +18,8 @@ from typing import IO
 import msgspec
 from msgspec import Struct
 
-from tgsbench.confined import open_regular
 from tgsbench.errors import ExitCode, TgsError
+from tgsbench.safe_files import open_regular
 from tgsbench.store.run_dir import RunDir, unwritable
 
 _SUMS = "tgsbench-archive.json"

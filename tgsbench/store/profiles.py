@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 
 from tgsbench.errors import ExitCode, TgsError
@@ -39,3 +41,14 @@ def has_traces(run: RunDir) -> bool:
     """Did the run capture anything?"""
     folder = run.path / "profile"
     return folder.is_dir() and any(folder.rglob("*.pt.trace.json*"))
+
+
+def profile_dir(run_path: Path) -> Path:
+    """Folder of a run's traces; TgsError says how to capture some when there is none."""
+    folder = run_path / "profile"
+    if not folder.is_dir():
+        raise TgsError(
+            f"{run_path.name} holds no captured traces",
+            hint="capture some: tgsbench run --preset NAME --profile hotspots",
+        )
+    return folder

@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 import msgspec
 
 from tgsbench import presets
-from tgsbench.confined import read_regular
 from tgsbench.errors import ExitCode, TgsError, nearest
 from tgsbench.events.tail import RunTail
+from tgsbench.safe_files import read_regular
 from tgsbench.schema.events import Event
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import SCHEMA_VERSION, LauncherReport, Manifest, Outcome, Result

@@ -34,7 +34,7 @@ _LEAST_FILES = 4096
 """A rank opens a few hundred files and sockets; 1,024 event files are followed one at a time."""
 
 
-class Check(Struct, frozen=True):
+class DoctorCheck(Struct, frozen=True):
     """One line: what was looked at, what was found, what to do about it."""
 
     what: str
@@ -48,7 +48,7 @@ class Check(Struct, frozen=True):
         return MARKS[self.level]
 
 
-def run_checks(runs_root: Path = Path("runs"), probe: Probe | None = None) -> list[Check]:
+def run_checks(runs_root: Path = Path("runs"), probe: Probe | None = None) -> list[DoctorCheck]:
     """Look at this machine; takes some seconds, for torch is imported and two ranks talk."""
     ask = probe or ask_torch
     # Each import of torch takes seconds: the questions are asked side by side. The load of this machine is
@@ -73,15 +73,15 @@ def run_checks(runs_root: Path = Path("runs"), probe: Probe | None = None) -> li
     ]
 
 
-def worst(checks: list[Check]) -> Level:
+def worst(checks: list[DoctorCheck]) -> Level:
     """The gravest level among the checks."""
     levels = {check.level for check in checks}
     return "failure" if "failure" in levels else "warning" if "warning" in levels else "ok"
 
 
 def ask_torch(question: str) -> dict[str, Any]:
-    """Ask tgsbench.trainer.probe in a process of its own; {"problem": why} when it gives no answer."""
-    argv = [sys.executable, "-m", "tgsbench.trainer.probe", question]
+    """Ask tgsbench.training.torch_info in a process of its own; {"problem": why} when it gives no answer."""
+    argv = [sys.executable, "-m", "tgsbench.training.torch_info", question]
     root = str(Path(__file__).absolute().parents[2])
     env = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")])))
     try:
@@ -108,90 +108,96 @@ def ask_torch(question: str) -> dict[str, Any]:
 _PACKAGES = (("transformers", "train"), ("datasets", "train"), ("deepspeed", "deepspeed"))
 
 
-def _python() -> Check:
+def _python() -> DoctorCheck:
     found = f"{platform.python_version()} on {platform.platform()}"
     if sys.version_info[:2] < _LEAST_PYTHON:
-        return Check("python", "failure", found, "install Python 3.11 or newer")
-    return Check("python", "ok", found)
+        return DoctorCheck("python", "failure", found, "install Python 3.11 or newer")
+    return DoctorCheck("python", "ok", found)
 
 
-def _torch(facts: dict[str, Any], packages: dict[str, str]) -> Check:
+def _torch(facts: dict[str, Any], packages: dict[str, str]) -> DoctorCheck:
     if "torch" not in packages:
-        return Check("torch", "failure", "not installed", 'pip install "tgsbench[train]"')
+        return DoctorCheck("torch", "failure", "not installed", 'pip install "tgsbench[train]"')
     if "torch" not in facts:
-        return Check("torch", "failure", f"does not import: {facts.get('problem')}", "reinstall torch")
+        return DoctorCheck("torch", "failure", f"does not import: {facts.get('problem')}", "reinstall torch")
     build = f"CUDA {facts['cuda_build']}" if facts["cuda_build"] else "CPU build"
-    return Check("torch", "ok", f"{facts['torch']} ({build})")
+    return DoctorCheck("torch", "ok", f"{facts['torch']} ({build})")
 
 
-def _package(name: str, installed: dict[str, str], extra: str) -> Check:
+def _package(name: str, installed: dict[str, str], extra: str) -> DoctorCheck:
     if name in installed:
-        return Check(name, "ok", installed[name])
-    return Check(name, "warning", "not installed", f'pip install "tgsbench[{extra}]"')
+        return DoctorCheck(name, "ok", installed[name])
+    return DoctorCheck(name, "warning", "not installed", f'pip install "tgsbench[{extra}]"')
 
 
-def _gpus(facts: dict[str, Any]) -> list[Check]:
+def _gpus(facts: dict[str, Any]) -> list[DoctorCheck]:
     gpus = list_gpus()
     if not gpus:
-        return [Check("GPUs", "ok", "none: CPU presets, rehearsals and plans run without one")]
+        return [DoctorCheck("GPUs", "ok", "none: CPU presets, rehearsals and plans run without one")]
     kinds = {gpu.name: sum(g.name == gpu.name for g in gpus) for gpu in gpus}
     named = ", ".join(f"{n} x {name or 'unnamed'}" for name, n in kinds.items())
     level: Level = "ok" if len(kinds) == 1 else "warning"
     remedy = "" if len(kinds) == 1 else "measure on equal GPUs: CUDA_VISIBLE_DEVICES chooses them"
-    return [Check("GPUs", level, named, remedy), _driver(), _cuda(facts), _nccl(facts), _topology(facts)]
+    return [
+        DoctorCheck("GPUs", level, named, remedy),
+        _driver(),
+        _cuda(facts),
+        _nccl(facts),
+        _topology(facts),
+    ]
 
 
-def _driver() -> Check:
+def _driver() -> DoctorCheck:
     version, cuda = driver()
     if not version:
         remedy = 'pip install "tgsbench[gpu]" for nvidia-ml-py; nvidia-smi shows whether the driver runs'
-        return Check(
+        return DoctorCheck(
             "driver", "warning", "NVML does not answer: no GPU samples, no foreign processes", remedy
         )
-    return Check("driver", "ok", f"{version}, up to CUDA {cuda}")
+    return DoctorCheck("driver", "ok", f"{version}, up to CUDA {cuda}")
 
 
-def _cuda(facts: dict[str, Any]) -> Check:
+def _cuda(facts: dict[str, Any]) -> DoctorCheck:
     if facts.get("cuda_available"):
-        return Check("CUDA", "ok", f"{facts['cuda_build']}, {len(facts['devices'])} devices visible")
+        return DoctorCheck("CUDA", "ok", f"{facts['cuda_build']}, {len(facts['devices'])} devices visible")
     problem = facts.get("cuda_problem") or facts.get("problem") or "not available"
-    return Check("CUDA", "failure", problem, "install a CUDA build of torch that the driver supports")
+    return DoctorCheck("CUDA", "failure", problem, "install a CUDA build of torch that the driver supports")
 
 
-def _nccl(facts: dict[str, Any]) -> Check:
+def _nccl(facts: dict[str, Any]) -> DoctorCheck:
     if facts.get("nccl"):
-        return Check("NCCL", "ok", facts["nccl"])
-    return Check("NCCL", "failure", "not available", "install a CUDA build of torch: it brings NCCL")
+        return DoctorCheck("NCCL", "ok", facts["nccl"])
+    return DoctorCheck("NCCL", "failure", "not available", "install a CUDA build of torch: it brings NCCL")
 
 
-def _topology(facts: dict[str, Any]) -> Check:
+def _topology(facts: dict[str, Any]) -> DoctorCheck:
     found = links()
     if not found:
-        return Check("topology", "warning", "not told", 'pip install "tgsbench[gpu]"')
+        return DoctorCheck("topology", "warning", "not told", 'pip install "tgsbench[gpu]"')
     if facts.get("cuda_available") and not facts.get("peer_access", True):
-        return Check(
+        return DoctorCheck(
             "topology",
             "warning",
             f"{found}; not every pair has peer access",
             "all-to-all goes through host memory between those: disable ACS/IOMMU, or choose other GPUs",
         )
-    return Check("topology", "ok", found)
+    return DoctorCheck("topology", "ok", found)
 
 
-def _kernels(facts: dict[str, Any]) -> Check:
+def _kernels(facts: dict[str, Any]) -> DoctorCheck:
     kernels = facts.get("kernels", {})
     if not kernels:
         remedy = "reinstall torch" if "torch" in facts else "see torch"
-        return Check("attention", "failure", "no kernel imports", remedy)
+        return DoctorCheck("attention", "failure", "no kernel imports", remedy)
     found = ", ".join(f"{name} {version}".strip() for name, version in kernels.items())
     if facts.get("cuda_available") and not any(name.startswith("flash") for name in kernels):
-        return Check("attention", "warning", found, 'pip install "tgsbench[gpu]" for flash-attn')
-    return Check("attention", "ok", found)
+        return DoctorCheck("attention", "warning", found, 'pip install "tgsbench[gpu]" for flash-attn')
+    return DoctorCheck("attention", "ok", found)
 
 
-def _talk(talk: dict[str, Any]) -> Check:
+def _talk(talk: dict[str, Any]) -> DoctorCheck:
     if talk.get("problem") or not talk.get("seconds"):
-        return Check(
+        return DoctorCheck(
             "ranks talk",
             "failure",
             f"no: {talk.get('problem', 'no answer')}",
@@ -199,60 +205,62 @@ def _talk(talk: dict[str, Any]) -> Check:
         )
     # Half of each rank's bytes cross; that is what the other one waits for.
     rate = talk["num_bytes"] / 2 / talk["seconds"] / 1e9
-    return Check("ranks talk", "ok", f"2 ranks over {talk['backend']}: {rate:.2f} GB/s each way, all-to-all")
+    return DoctorCheck(
+        "ranks talk", "ok", f"2 ranks over {talk['backend']}: {rate:.2f} GB/s each way, all-to-all"
+    )
 
 
-def _cpu(environment: dict[str, Any]) -> Check:
+def _cpu(environment: dict[str, Any]) -> DoctorCheck:
     found = f"{environment['num_cores']} cores, {environment['memory_gib']} GiB, {environment['cpu']}"
-    return Check("CPU", "ok", found)
+    return DoctorCheck("CPU", "ok", found)
 
 
-def _quiet() -> Check:
+def _quiet() -> DoctorCheck:
     load = look_around()
     if load.cores < FOREIGN_CORES:
-        return Check("idle", "ok", f"other processes use {load.cores:.1f} cores")
+        return DoctorCheck("idle", "ok", f"other processes use {load.cores:.1f} cores")
     who = f": {', '.join(load.named)}" if load.named else ""
     found = f"other processes use {load.cores:.1f} cores{who}"
-    return Check(
+    return DoctorCheck(
         "idle", "warning", found, "stop them before you measure; results say that they were disturbed"
     )
 
 
-def disk(runs_root: Path) -> Check:
+def disk(runs_root: Path) -> DoctorCheck:
     """Room and the right to write where runs go."""
     folder = next(p for p in (runs_root.absolute(), *runs_root.absolute().parents) if p.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         remedy = "choose another folder: --output DIR or TGSBENCH_RUNS=DIR"
-        return Check("disk", "failure", f"{folder} cannot be written", remedy)
+        return DoctorCheck("disk", "failure", f"{folder} cannot be written", remedy)
     free_gib = shutil.disk_usage(folder).free / _GIB
     found = f"{free_gib:.1f} GiB free for runs in {folder}"
     if free_gib < _DISK_GIB:
-        return Check("disk", "warning", found, "profiler traces take about a GiB a run: make room")
-    return Check("disk", "ok", found)
+        return DoctorCheck("disk", "warning", found, "profiler traces take about a GiB a run: make room")
+    return DoctorCheck("disk", "ok", found)
 
 
-def shared_memory(folder: Path) -> Check:
+def shared_memory(folder: Path) -> DoctorCheck:
     """Size of /dev/shm."""
     if not folder.is_dir():
-        return Check("/dev/shm", "warning", "missing", "mount a tmpfs there")
+        return DoctorCheck("/dev/shm", "warning", "missing", "mount a tmpfs there")
     size_gib = shutil.disk_usage(folder).total / _GIB
     found = f"{size_gib:.2f} GiB"
     if size_gib < _SHM_GIB:
-        return Check("/dev/shm", "warning", found, "docker run --shm-size=8g, or --ipc=host")
-    return Check("/dev/shm", "ok", found)
+        return DoctorCheck("/dev/shm", "warning", found, "docker run --shm-size=8g, or --ipc=host")
+    return DoctorCheck("/dev/shm", "ok", found)
 
 
-def _limits() -> list[Check]:
+def _limits() -> list[DoctorCheck]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     found = f"{_limit(soft)} (hard limit {_limit(hard)})"
     enough = soft == resource.RLIM_INFINITY or soft >= _LEAST_FILES
     remedy = "" if enough else f"ulimit -n {_LEAST_FILES}"
-    checks = [Check("open files", "ok" if enough else "warning", found, remedy)]
+    checks = [DoctorCheck("open files", "ok" if enough else "warning", found, remedy)]
     if any(Path("/sys/class/infiniband").glob("*")):
         locked, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
         free = locked == resource.RLIM_INFINITY
         remedy = "" if free else "InfiniBand registers memory: ulimit -l unlimited"
-        checks.append(Check("locked memory", "ok" if free else "warning", _limit(locked), remedy))
+        checks.append(DoctorCheck("locked memory", "ok" if free else "warning", _limit(locked), remedy))
     return checks
 
 
@@ -260,8 +268,8 @@ def _limit(value: int) -> str:
     return "unlimited" if value == resource.RLIM_INFINITY else str(value)
 
 
-def _hub(hub: dict[str, Any]) -> Check:
+def _hub(hub: dict[str, Any]) -> DoctorCheck:
     if hub.get("problem"):
         remedy = "runs draw random tokens of Alpaca's lengths instead, or read workload.file"
-        return Check("hub", "warning", hub["problem"], remedy)
-    return Check("hub", "ok", "the Alpaca corpus can be had")
+        return DoctorCheck("hub", "warning", hub["problem"], remedy)
+    return DoctorCheck("hub", "ok", "the Alpaca corpus can be had")

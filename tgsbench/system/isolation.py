@@ -83,7 +83,7 @@ def look_around(seconds: float = _BEFORE_S) -> Load:
     return watch.look()
 
 
-class Isolation:
+class DisturbanceWatch:
     """Looks before the ranks start and every few seconds while they measure; speaks in `warn` events.
 
     `family` gives the process numbers that belong to the run, at the moment of asking.

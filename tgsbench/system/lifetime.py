@@ -41,7 +41,7 @@ def process_identity(pid: int) -> str:
     return f"{boot}/{pid}/{fields[_START_FIELD]}"
 
 
-def tied(argv: list[str]) -> list[str]:
+def die_with_parent_argv(argv: list[str]) -> list[str]:
     """The command that runs `argv` and lets it end (SIGTERM) when this process does, even by SIGKILL."""
     return [sys.executable, "-I", str(Path(__file__).resolve()), str(os.getpid()), *argv]
 

@@ -16,12 +16,12 @@ def scratch_folder(prefix: str) -> Iterator[Path]:
     try:
         folder = tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True)
     except OSError as error:
-        raise no_room(tempfile.gettempdir(), error) from error
+        raise disk_full_error(tempfile.gettempdir(), error) from error
     with folder as name:
         yield Path(name)
 
 
-def no_room(where: str | Path, error: OSError) -> TgsError:
+def disk_full_error(where: str | Path, error: OSError) -> TgsError:
     """The error for a temporary folder that takes nothing."""
     return TgsError(
         f"cannot write {where}: {error.strerror}",

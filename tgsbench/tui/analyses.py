@@ -13,7 +13,7 @@ from tgsbench.system.child import child_environment, module_argv
 _TIMEOUT_S = 600.0
 
 
-def made(run: RunDir) -> Profile | None:
+def analyse_in_background(run: RunDir) -> Profile | None:
     """The analysis made just now, or None when the run has no traces; TgsError when it cannot be made."""
     if not has_traces(run):
         return None

@@ -18,16 +18,17 @@ from textual.screen import ModalScreen, Screen
 from textual.worker import Worker, WorkerState
 
 from tgsbench.errors import TgsError, nearest
+from tgsbench.live import session
+from tgsbench.live.session import Session
 from tgsbench.schema.preset import Preset
 from tgsbench.store import run_dir
 from tgsbench.store.run_dir import RunDir
-from tgsbench.tui import clipboard, recorded, session
+from tgsbench.tui import clipboard, launching, recorded
 from tgsbench.tui.actions import Scope, bindings
 from tgsbench.tui.ascii import AsciiFilter
 from tgsbench.tui.config import UiConfig, config_path, load_config, save_config
 from tgsbench.tui.messages import SessionOpened
 from tgsbench.tui.screens import dialogs
-from tgsbench.tui.session import Session
 from tgsbench.tui.tensorboard import TensorBoard
 
 _FONTS = re.compile(r"@font-face\s*\{.*?\}", re.S)
@@ -46,9 +47,9 @@ def _screen(module: str, name: str) -> Callable[[], Screen[Any]]:
 
 
 def _palette() -> type[Provider]:
-    from tgsbench.tui.palette import Everything
+    from tgsbench.tui.palette import TgsCommands
 
-    return Everything
+    return TgsCommands
 
 
 class TgsApp(App[int]):
@@ -169,7 +170,7 @@ class TgsApp(App[int]):
     @work(thread=True, group="launch", exit_on_error=False)
     def _launch(self, preset: Preset, rehearse: bool) -> None:
         try:
-            opened = session.launch(preset, self.runs_root, rehearse=rehearse)
+            opened = launching.launch(preset, self.runs_root, rehearse=rehearse)
         except TgsError as error:
             self.call_from_thread(self._say, error)
         else:
@@ -337,4 +338,4 @@ def open_app(
 def open_live(path: Path, *, ascii_only: bool = False) -> list[RunDir]:
     """Open the live view of a run; a run that was only prepared is started first."""
     run = RunDir(path)
-    return open_app(runs_root=path.parent, ascii_only=ascii_only, opens=session.start(run))
+    return open_app(runs_root=path.parent, ascii_only=ascii_only, opens=launching.start(run))

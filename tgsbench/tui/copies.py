@@ -7,8 +7,8 @@ import shlex
 import msgspec
 
 from tgsbench import units
+from tgsbench.results import results
 from tgsbench.schema.run import Result
-from tgsbench.store import results
 from tgsbench.store.run_dir import RunDir
 
 FORMS = (

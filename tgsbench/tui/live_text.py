@@ -8,15 +8,15 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from tgsbench import units
-from tgsbench.metrics.live import LiveRun
-from tgsbench.metrics.live_view import Headline, RunView
+from tgsbench.live.fold import LiveRun
+from tgsbench.live.headline import Headline, RunView
+from tgsbench.live.history import DownsampledSeries, RankRow
+from tgsbench.live.session import ReplayFeed, Session
 from tgsbench.metrics.ratio import SAME_WITHIN
-from tgsbench.metrics.trend import StepRow, Trend
-from tgsbench.report.chart import Band, Chart, Line
+from tgsbench.report.chart import Band, Chart, ChartLine
 from tgsbench.schema.events import PHASES
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import ReferenceVerdict
-from tgsbench.tui.session import ReplayFeed, Session
 
 STATUS_MARKS = {
     "running": "▶", "replay": "▶", "ok": "✓", "emulated": "✓", "cancelled": "■", "preempted": "■",
@@ -204,20 +204,22 @@ def _gib(num_bytes: float) -> str:
     return f"{num_bytes / units.GIB:.2f}G"
 
 
-def _own(live: LiveRun, value: Callable[[StepRow], float]) -> list[Line]:
+def _own(live: LiveRun, value: Callable[[RankRow], float]) -> list[ChartLine]:
     rows = live.grid.rows
     if live.world < 2 or not rows:
         return []
-    return [Line("rank", [float(row.first_step) for row in rows], list(map(value, rows)), stroke="dashed")]
+    return [
+        ChartLine("rank", [float(row.first_step) for row in rows], list(map(value, rows)), stroke="dashed")
+    ]
 
 
 def _chart(
-    trend: Trend,
+    trend: DownsampledSeries,
     format_y: Callable[[float], str],
-    others: list[Line] | None = None,
+    others: list[ChartLine] | None = None,
     bands: list[Band] | None = None,
 ) -> Chart:
-    main = Line("main", list(trend.x), list(trend.y), list(trend.low), list(trend.high))
+    main = ChartLine("main", list(trend.x), list(trend.y), list(trend.low), list(trend.high))
     return Chart([main, *(others or [])], bands or [], format_y=format_y)
 
 

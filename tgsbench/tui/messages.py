@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from textual.message import Message
 
 if TYPE_CHECKING:
-    from tgsbench.tui.session import Session
+    from tgsbench.live.session import Session
 
 
-class Folded(Message):
+class EventsArrived(Message):
     """New events were folded into the open run; a burst of these becomes one repaint."""
 
     def __init__(self, session: Session) -> None:
@@ -19,7 +19,7 @@ class Folded(Message):
 
     def can_replace(self, message: Message) -> bool:
         """Only the newest matters."""
-        return isinstance(message, Folded)
+        return isinstance(message, EventsArrived)
 
 
 class SessionOpened(Message):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from textual.command import DiscoveryHit, Hit, Hits, Provider
 from textual.content import Content
@@ -13,9 +13,7 @@ from tgsbench import presets
 from tgsbench.store import run_dir
 from tgsbench.tui.actions import ACTIONS, SCOPE_TITLES, Action, Scope
 from tgsbench.tui.screens.dialogs import show_key
-
-if TYPE_CHECKING:
-    from tgsbench.tui.app import TgsApp
+from tgsbench.tui.shell import Shell, shell
 
 MODE_OF: dict[Scope, Scope] = {
     "presets": "presets", "form": "presets", "live": "live", "replay": "live", "profile": "profile",
@@ -29,16 +27,13 @@ Command = tuple[str, Any, str]
 """Text, what to call, help."""
 
 
-class Everything(Provider):
+class TgsCommands(Provider):
     """Actions of the registry first, then presets, then runs."""
 
     @property
-    def tgs(self) -> TgsApp:
+    def tgs(self) -> Shell:
         """The app, with its own type."""
-        from tgsbench.tui.app import TgsApp
-
-        assert isinstance(self.app, TgsApp)
-        return self.app
+        return shell(self.app)
 
     async def startup(self) -> None:
         """Collect once, when the palette opens."""

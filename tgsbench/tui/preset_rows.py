@@ -13,7 +13,7 @@ from rich.text import Text
 from tgsbench import presets, units
 from tgsbench.errors import TgsError
 from tgsbench.launch import preflight
-from tgsbench.launch.preflight import Machine
+from tgsbench.launch.preflight import LocalMachine
 from tgsbench.models.spec import num_parameters
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.reference import ReferenceRow
@@ -53,12 +53,12 @@ class PresetRow:
         return " ".join([*words, p.description, "" if self.problem else "fits"]).lower()
 
 
-def read_rows(machine: Machine) -> list[PresetRow]:
+def read_rows(machine: LocalMachine) -> list[PresetRow]:
     """All presets in their order; one with a broken file is listed with its problem."""
     return [_row(name, machine) for name in presets.list_presets()]
 
 
-def _row(name: str, machine: Machine) -> PresetRow:
+def _row(name: str, machine: LocalMachine) -> PresetRow:
     references = tuple(presets.load_references().get(name, []))
     try:
         preset = presets.resolve(name).preset

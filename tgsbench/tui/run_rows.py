@@ -11,10 +11,10 @@ from rich.text import Text
 
 from tgsbench import units
 from tgsbench.errors import TgsError
+from tgsbench.results import results
+from tgsbench.results.compare import Comparison, compare, from_result
+from tgsbench.results.rows import Row
 from tgsbench.schema.run import Failure, Manifest, Result
-from tgsbench.store import results
-from tgsbench.store.compare import Comparison, compare, from_result
-from tgsbench.store.rows import Row
 from tgsbench.store.run_dir import RunDir
 from tgsbench.tui.live_text import VERDICT_MARKS, status_text
 from tgsbench.tui.widgets import table
@@ -167,7 +167,7 @@ def notes(found: CompareTable) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-def load(run: RunDir) -> Row:
+def comparison_row(run: RunDir) -> Row:
     """A run as a row of a comparison. Raises TgsError when it cannot be read."""
     return from_result(results.load_result(run), run.preset())
 

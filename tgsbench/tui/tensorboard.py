@@ -11,7 +11,7 @@ import subprocess
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.store.run_dir import RunDir
 from tgsbench.system.child import child_environment, module_argv
-from tgsbench.system.lifetime import tied
+from tgsbench.system.lifetime import die_with_parent_argv
 
 _ADDRESS = re.compile(rb"http://(?:127\.0\.0\.1|localhost):\d+\S*")
 _PATIENCE_S = 5.0
@@ -19,7 +19,7 @@ _PATIENCE_S = 5.0
 
 def command(run: RunDir) -> list[str]:
     """What starts it: the same command as on the command line, which ends when the UI is killed, too."""
-    return tied(module_argv("tgsbench", "tensorboard", str(run.path)))
+    return die_with_parent_argv(module_argv("tgsbench", "tensorboard", str(run.path)))
 
 
 class TensorBoard:

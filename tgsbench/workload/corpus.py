@@ -64,7 +64,7 @@ def _lengths(preset: Preset, num_packs: int, report: Report) -> Corpus:
 
 
 def _pydoc(preset: Preset, report: Report) -> Corpus:
-    def read() -> list[rows.Row]:
+    def read() -> list[rows.CorpusRow]:
         report("reading the docstrings of Python's standard library")
         return pydoc.read_rows()
 
@@ -75,7 +75,7 @@ def _file(preset: Preset, report: Report) -> Corpus:
     path = Path(preset.workload.file).expanduser()
     digest = _digest(path)
 
-    def read() -> list[rows.Row]:
+    def read() -> list[rows.CorpusRow]:
         report(f"reading {path}")
         return rows.read_file(path)
 
@@ -88,7 +88,7 @@ def _alpaca(preset: Preset, report: Report) -> Corpus:
     if not cache.entry_path("corpora", key).exists():
         hub.require()
 
-    def read() -> list[rows.Row]:
+    def read() -> list[rows.CorpusRow]:
         report("reading Alpaca (en and zh) from the hub")
         return hub.read_rows()
 
@@ -96,7 +96,11 @@ def _alpaca(preset: Preset, report: Report) -> Corpus:
 
 
 def _text(
-    name: str, identity: dict[str, object], read: Callable[[], list[rows.Row]], preset: Preset, report: Report
+    name: str,
+    identity: dict[str, object],
+    read: Callable[[], list[rows.CorpusRow]],
+    preset: Preset,
+    report: Report,
 ) -> Corpus:
     """A corpus of real text, tokenised once and kept."""
     vocab_size = preset.model.vocab_size

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tgsbench.errors import ExitCode, TgsError
-from tgsbench.workload.rows import Row, has_answer
+from tgsbench.workload.rows import CorpusRow, has_answer
 
 DATASETS: dict[str, tuple[str, str, str]] = {
     "tatsu-lab/alpaca": ("instruction", "input", "output"),
@@ -32,17 +32,17 @@ def require() -> None:
         raise HubUnavailable(problem)
 
 
-def read_rows() -> list[Row]:
+def read_rows() -> list[CorpusRow]:
     """Read both data sets; raises HubUnavailable when one cannot be had."""
     datasets = _datasets(offline=bool(_problem()))
-    rows: list[Row] = []
+    rows: list[CorpusRow] = []
     for name, columns in DATASETS.items():
         table = _load(datasets, name)
         missing = [column for column in columns if column not in table.column_names]
         if missing:
             raise HubUnavailable(f"{name} has no column {', '.join(missing)}")
         texts = ([text or "" for text in table[column]] for column in columns)
-        rows += [row for row in map(Row, *texts) if has_answer(row)]
+        rows += [row for row in map(CorpusRow, *texts) if has_answer(row)]
     return rows
 
 

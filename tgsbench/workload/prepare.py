@@ -33,7 +33,7 @@ def prepare(preset: Preset, num_packs: int, report: Callable[[str], None]) -> Pa
     kept = _stream(corpus, workload, report)
     stream = Documents(kept.arrays["coded"], kept.arrays["starts"])
     bounds = pack_bounds(stream.starts, workload)
-    warnings = corpus.warnings + judge(bounds, corpus.name, stream.num_documents, workload)
+    warnings = corpus.warnings + check_packs(bounds, corpus.name, stream.num_documents, workload)
     if kept.problem:
         warnings.append(_cache_warning(kept.problem))
     return PackedDataset(
@@ -53,7 +53,7 @@ def pack_bounds(document_starts: Int64, workload: Workload) -> Bounds:
     return stock_bounds(document_starts, workload.seq_len, workload.map_batch_size, workload.map_num_proc)
 
 
-def judge(bounds: Bounds, corpus: str, num_documents: int, workload: Workload) -> list[events.Warn]:
+def check_packs(bounds: Bounds, corpus: str, num_documents: int, workload: Workload) -> list[events.Warn]:
     """Refuse packs that are too short; under `xtuner_stock`, which makes such packs, warn instead."""
     fill = bounds.mean_pack_tokens / bounds.seq_len
     if fill >= MIN_MEAN_FILL:

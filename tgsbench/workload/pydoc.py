@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from tgsbench.workload.rows import Row
+from tgsbench.workload.rows import CorpusRow
 
 _Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 _MIN_CHARACTERS = 40
@@ -38,15 +38,15 @@ def fingerprint() -> str:
     return digest.hexdigest()
 
 
-def read_rows() -> list[Row]:
+def read_rows() -> list[CorpusRow]:
     """One row for each documented module, class and function, in file order."""
-    rows: list[Row] = []
+    rows: list[CorpusRow] = []
     for path in source_files():
         rows += rows_of_source(path.read_text("utf-8", "replace"), path.stem)
     return rows
 
 
-def rows_of_source(source: str, module: str) -> list[Row]:
+def rows_of_source(source: str, module: str) -> list[CorpusRow]:
     """Rows of one module's source; none when this Python cannot parse it."""
     try:
         with warnings.catch_warnings():
@@ -66,7 +66,7 @@ def _documented(node: _Documented, name: str) -> Iterator[tuple[_Documented, str
                 yield from _documented(child, f"{name}.{child.name}")
 
 
-def _row(node: _Documented, name: str, lines: list[str]) -> Row | None:
+def _row(node: _Documented, name: str, lines: list[str]) -> CorpusRow | None:
     docstring = ast.get_docstring(node, clean=False)
     if docstring is None:
         return None
@@ -74,7 +74,7 @@ def _row(node: _Documented, name: str, lines: list[str]) -> Row | None:
     if len(text) < _MIN_CHARACTERS:
         return None
     if isinstance(node, ast.Module):
-        return Row(f"What is Python's module {name} for?", "", text)
+        return CorpusRow(f"What is Python's module {name} for?", "", text)
     kind = "class" if isinstance(node, ast.ClassDef) else "function"
     declaration = lines[node.lineno - 1].strip() if node.lineno <= len(lines) else ""
-    return Row(f"Explain the {kind} {name} of Python's standard library.", declaration, text)
+    return CorpusRow(f"Explain the {kind} {name} of Python's standard library.", declaration, text)

@@ -15,7 +15,7 @@ _MAX_PROBLEMS = 5
 _SPACE = " \t\r\n"
 
 
-class Row(NamedTuple):
+class CorpusRow(NamedTuple):
     """One instruction with its optional input and its answer."""
 
     instruction: str
@@ -23,12 +23,12 @@ class Row(NamedTuple):
     output: str
 
 
-def has_answer(row: Row) -> bool:
+def has_answer(row: CorpusRow) -> bool:
     """Whether the row trains anything; Alpaca marks unanswered rows with <nooutput>."""
     return row.output.strip() not in ("", "<nooutput>")
 
 
-def read_file(path: Path) -> list[Row]:
+def read_file(path: Path) -> list[CorpusRow]:
     """Read an Alpaca-format file: one JSON array, or one JSON object a line.
 
     Raises TgsError with file and line of the first problems.
@@ -42,7 +42,7 @@ def read_file(path: Path) -> list[Row]:
             problems.append(f"{path}:{line}: {problem}")
         else:
             rows.append(
-                Row(_clean(value["instruction"]), _clean(value.get("input")), _clean(value["output"]))
+                CorpusRow(_clean(value["instruction"]), _clean(value.get("input")), _clean(value["output"]))
             )
     if problems:
         raise _file_error(problems)

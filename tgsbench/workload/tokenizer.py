@@ -17,7 +17,7 @@ from tgsbench.workload.documents import (
     from_parts,
     starts_of,
 )
-from tgsbench.workload.rows import Row
+from tgsbench.workload.rows import CorpusRow
 
 SPECIAL_TOKENS = ["<pad>", "<s>", "</s>"]
 BOS, EOS = 1, 2
@@ -27,7 +27,7 @@ _TRAIN_CHARACTERS = 4_000_000
 _BLOCK_ROWS = 8_192
 
 
-def train(rows: list[Row], vocab_size: int) -> Any:
+def train(rows: list[CorpusRow], vocab_size: int) -> Any:
     """Train a byte-level BPE of at most `vocab_size` tokens on an even sample of the rows."""
     tokenizers = _tokenizers()
     if vocab_size < MIN_VOCAB:
@@ -51,7 +51,7 @@ def train(rows: list[Row], vocab_size: int) -> Any:
     return tokenizer
 
 
-def encode(tokenizer: Any, rows: list[Row], report: Callable[[str], None]) -> Documents:
+def encode(tokenizer: Any, rows: list[CorpusRow], report: Callable[[str], None]) -> Documents:
     """Encode rows in the llama2_chat template: <s>[INST] … [/INST] output </s> newline.
 
     Output and </s> are training targets; the rest is ignored.
@@ -67,12 +67,12 @@ def encode(tokenizer: Any, rows: list[Row], report: Callable[[str], None]) -> Do
     return Documents(coded, starts_of(np.concatenate([block.lengths for block in blocks])))
 
 
-def prompt_of(row: Row) -> str:
+def prompt_of(row: CorpusRow) -> str:
     """The prompt of a row as the reference's Alpaca map and chat template write it."""
     return f"[INST] {row.instruction}\n{row.input} [/INST]"
 
 
-def _encode_block(tokenizer: Any, rows: list[Row], newline: Int32) -> Documents:
+def _encode_block(tokenizer: Any, rows: list[CorpusRow], newline: Int32) -> Documents:
     prompt, prompt_lengths = _encode_texts(tokenizer, [prompt_of(row) for row in rows])
     output, output_lengths = _encode_texts(tokenizer, [row.output for row in rows])
     n = len(rows)
@@ -105,7 +105,7 @@ def _encode_texts(tokenizer: Any, texts: list[str]) -> tuple[Int32, Int64]:
     return flatten([encoding.ids for encoding in tokenizer.encode_batch_fast(texts)])
 
 
-def _sample(rows: list[Row]) -> Iterator[str]:
+def _sample(rows: list[CorpusRow]) -> Iterator[str]:
     characters = sum(len(prompt_of(row)) + len(row.output) for row in rows)
     stride = max(1, -(-characters // _TRAIN_CHARACTERS))
     for row in rows[::stride]:

@@ -10,7 +10,7 @@ import sys
 
 def labels_shifted_inside_the_shard():
     """The last position of each shard loses its target to the next rank."""
-    from tgsbench.trainer import batches
+    from tgsbench.training.engines import batches
 
     shard = batches.shard
 
@@ -38,7 +38,7 @@ def targets_two_ahead():
 
 def kv_heads_wrongly_repeated():
     """0 1 0 1 instead of 0 0 1 1."""
-    from tgsbench.parallel import ulysses
+    from tgsbench.training.parallel import ulysses
 
     by_rank = ulysses._by_rank
 
@@ -50,7 +50,7 @@ def kv_heads_wrongly_repeated():
 
 def sp_silently_1():
     """Every rank trains on whole sequences."""
-    from tgsbench.trainer import rank
+    from tgsbench.training import rank
 
     build_mesh = rank.build_mesh
     rank.build_mesh = lambda device_type, sp: build_mesh(device_type, 1)
@@ -58,7 +58,7 @@ def sp_silently_1():
 
 def tokens_fed_twice():
     """Every rank of a sequence trains on its first shard."""
-    from tgsbench.trainer import batches
+    from tgsbench.training.engines import batches
 
     shard = batches.shard
     batches.shard = lambda pack, sp_rank, sp, mask: shard(pack, 0, sp, mask)
@@ -66,7 +66,7 @@ def tokens_fed_twice():
 
 def gradients_divided_by_dp():
     """They are averaged over dp, though the labels of all dp groups were counted already."""
-    from tgsbench.engines.fsdp2 import Fsdp2Engine
+    from tgsbench.training.engines.fsdp2 import Fsdp2Engine
 
     step = Fsdp2Engine.forward_backward
     Fsdp2Engine.forward_backward = lambda self, batch, labels: step(self, batch, labels * self.mesh.dp)
@@ -74,21 +74,21 @@ def gradients_divided_by_dp():
 
 def mask_ignored():
     """Attention runs over the whole pack."""
-    from tgsbench.parallel import kernels
+    from tgsbench.training.attention import kernels
 
     kernels._with_documents = lambda q, k, v, scale, docs: kernels._causal(q, k, v, scale)
 
 
 def all_to_alls_sent_again():
     """Selective checkpointing saves no all-to-all's result."""
-    from tgsbench.parallel import checkpointing
+    from tgsbench.training.parallel import checkpointing
 
     checkpointing.ALL_TO_ALL = None
 
 
 def noise():
     """Gradients differ in their last bits from run to run."""
-    from tgsbench.engines.fsdp2 import Fsdp2Engine
+    from tgsbench.training.engines.fsdp2 import Fsdp2Engine
 
     step = Fsdp2Engine.forward_backward
     factor = 1 + 5e-7 * (1 + os.urandom(1)[0] / 256)
@@ -97,7 +97,7 @@ def noise():
 
 def learning_rate_halved():
     """The optimizer of fsdp2 takes half the step it is told."""
-    from tgsbench.engines.fsdp2 import Fsdp2Engine
+    from tgsbench.training.engines.fsdp2 import Fsdp2Engine
 
     step = Fsdp2Engine.optimizer_step
     Fsdp2Engine.optimizer_step = lambda self, lr: step(self, lr / 2)
@@ -105,7 +105,7 @@ def learning_rate_halved():
 
 def one_rank_raises():
     """A rank ends with an exception in its first step."""
-    from tgsbench.trainer import loop
+    from tgsbench.training import loop
 
     step = loop.Stepper.step
 
@@ -117,6 +117,6 @@ def one_rank_raises():
     loop.Stepper.step = broken
 
 
-if "tgsbench.trainer.forks" in sys.orig_argv:
+if "tgsbench.training.verify_worker" in sys.orig_argv:
     for name in filter(None, os.environ.get("TGSBENCH_TEST_BUILD", "").split(",")):
         globals()[name]()

@@ -41,7 +41,7 @@ def _fault(do, stepper, index):
 
 
 def _install(fault):
-    from tgsbench.trainer import loop
+    from tgsbench.training import loop
 
     step = loop.Stepper.step
 
@@ -62,5 +62,5 @@ def _jump(seconds):
 _told = json.loads(os.environ.get("TGSBENCH_TEST_FAULT", "{}"))
 if _told.get("do") == "clock":
     _jump(_told["seconds"])
-elif _told and os.environ.get("RANK") == str(_told["rank"]) and "tgsbench.trainer" in sys.orig_argv:
+elif _told and os.environ.get("RANK") == str(_told["rank"]) and "tgsbench.training" in sys.orig_argv:
     _install(_told)

@@ -1,3 +1,3 @@
 #!/bin/sh
 # The command that started this run's ranks; for reading and copying.
-python3 -m tgsbench.trainer.agent RUN_DIR --nproc-per-node 8
+python3 -m tgsbench.training.agent RUN_DIR --nproc-per-node 8

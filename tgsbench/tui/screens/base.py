@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from rich.style import Style
 from rich.text import Text
@@ -12,13 +12,11 @@ from textual.screen import Screen
 from textual.widgets import Footer
 from textual.worker import Worker
 
-from tgsbench.metrics.explain import TEXTS, Explanation
+from tgsbench.live.explain import TEXTS, Explanation
 from tgsbench.tui.actions import Scope
+from tgsbench.tui.shell import Shell, shell
 from tgsbench.tui.widgets.line import Line
 from tgsbench.tui.widgets.search import Search
-
-if TYPE_CHECKING:
-    from tgsbench.tui.app import TgsApp
 
 MODES: tuple[tuple[str, str], ...] = (
     ("presets", "1 Presets"),
@@ -39,12 +37,9 @@ class ModeScreen(Screen[None]):
     """Whose actions work here: palette and help show them."""
 
     @property
-    def tgs(self) -> TgsApp:
+    def tgs(self) -> Shell:
         """The app, with its own type."""
-        from tgsbench.tui.app import TgsApp
-
-        assert isinstance(self.app, TgsApp)
-        return self.app
+        return shell(self.app)
 
     def compose(self) -> ComposeResult:
         """Bar, body, footer."""

@@ -10,7 +10,7 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.widgets import Static
 
-from tgsbench.store.rows import Row
+from tgsbench.results.rows import Row
 from tgsbench.tui import run_rows
 from tgsbench.tui.actions import bindings
 from tgsbench.tui.run_rows import CompareTable

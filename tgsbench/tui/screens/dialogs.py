@@ -15,7 +15,7 @@ from textual.screen import ModalScreen
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
-from tgsbench.metrics.explain import Explanation
+from tgsbench.live.explain import Explanation
 from tgsbench.tui.actions import ACTIONS, SCOPE_TITLES, Action, Scope, bindings
 from tgsbench.tui.config import config_path
 

@@ -11,7 +11,7 @@ from textual.binding import BindingType
 from textual.widgets import Static
 
 from tgsbench.system import doctor
-from tgsbench.system.doctor import Check
+from tgsbench.system.doctor import DoctorCheck
 from tgsbench.tui.actions import bindings
 from tgsbench.tui.screens.base import ModeScreen
 from tgsbench.tui.widgets.line import Line
@@ -30,7 +30,7 @@ class DoctorScreen(ModeScreen):
 
     def __init__(self) -> None:
         super().__init__()
-        self._checks: list[Check] = []
+        self._checks: list[DoctorCheck] = []
 
     def compose_body(self) -> ComposeResult:
         """Table and one line about the check under the cursor."""
@@ -55,7 +55,7 @@ class DoctorScreen(ModeScreen):
         found = doctor.run_checks(self.tgs.runs_root)
         self.app.call_from_thread(self._show, found)
 
-    def _show(self, found: list[Check]) -> None:
+    def _show(self, found: list[DoctorCheck]) -> None:
         self._checks = found
         self.query_one(ListTable).fill(_rows(found))
         bad = sum(c.level != "ok" for c in found)
@@ -81,5 +81,5 @@ class DoctorScreen(ModeScreen):
         self.tgs.put_on_clipboard("\n".join(lines) + "\n", "the report")
 
 
-def _rows(found: list[Check]) -> list[Row]:
+def _rows(found: list[DoctorCheck]) -> list[Row]:
     return [(str(i), (c.marked, Text(c.what), Text(c.found), Text(c.remedy))) for i, c in enumerate(found)]

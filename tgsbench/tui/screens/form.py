@@ -14,21 +14,22 @@ from textual.screen import ModalScreen
 from textual.widgets import Footer, Input, Label, Select, Static
 
 from tgsbench import presets, units
-from tgsbench.engines.external import support
 from tgsbench.errors import TgsError
 from tgsbench.launch import preflight
-from tgsbench.launch.preflight import Machine
+from tgsbench.launch.preflight import LocalMachine
 from tgsbench.presets import catalog
+from tgsbench.presets.recipes import load_recipe
 from tgsbench.presets.save import save_user_preset
 from tgsbench.presets.validate import valid_sp
-from tgsbench.profiling.recipes import load_recipe
 from tgsbench.schema.preset import Checkpointing, EngineName, Preset
+from tgsbench.systems import support
 from tgsbench.tui.actions import Scope, app_bindings, bindings
 from tgsbench.tui.preset_rows import command_line
+from tgsbench.tui.shell import shell
 
 
 @dataclass(frozen=True)
-class Entry:
+class FormField:
     """One line of the form."""
 
     key: str
@@ -39,21 +40,21 @@ class Entry:
     hint: str = ""
 
 
-def entries(preset: Preset) -> list[Entry]:
+def entries(preset: Preset) -> list[FormField]:
     """The form's lines for a preset."""
     sps = ", ".join(map(str, valid_sp(preset)))
     recipes = ("", *sorted(catalog.files("profiles")))
     return [
-        Entry("engine.name", "engine", preset.engine.name, get_args(EngineName)),
-        Entry("hardware.num_gpus", "GPUs", str(preset.hardware.num_gpus), hint="ranks, one per GPU"),
-        Entry("parallel.sp", "sp", str(preset.parallel.sp), hint=f"one of {sps}"),
-        Entry("workload.seq_len", "length", units.length(preset.workload.seq_len), hint="8192, 8k, 1M"),
-        Entry("measure.steps", "steps", str(preset.measure.steps), hint="measured optimizer steps"),
-        Entry("measure.warmup", "warm-up", str(preset.measure.warmup), hint="steps dropped before"),
-        Entry(
+        FormField("engine.name", "engine", preset.engine.name, get_args(EngineName)),
+        FormField("hardware.num_gpus", "GPUs", str(preset.hardware.num_gpus), hint="ranks, one per GPU"),
+        FormField("parallel.sp", "sp", str(preset.parallel.sp), hint=f"one of {sps}"),
+        FormField("workload.seq_len", "length", units.length(preset.workload.seq_len), hint="8192, 8k, 1M"),
+        FormField("measure.steps", "steps", str(preset.measure.steps), hint="measured optimizer steps"),
+        FormField("measure.warmup", "warm-up", str(preset.measure.warmup), hint="steps dropped before"),
+        FormField(
             "training.checkpointing", "checkpointing", preset.training.checkpointing, get_args(Checkpointing)
         ),
-        Entry("profile", "capture", preset.profile, recipes, hint="steps profiled at the end"),
+        FormField("profile", "capture", preset.profile, recipes, hint="steps profiled at the end"),
     ]
 
 
@@ -72,7 +73,7 @@ class PresetForm(ModalScreen[None]):
         self._preset = presets.resolve(base).preset
         self._entries = entries(self._preset)
         self._problem = ""
-        self._machine: Machine | None = None
+        self._machine: LocalMachine | None = None
 
     def compose(self) -> ComposeResult:
         """One line per value, then other keys, problems and the command."""
@@ -95,7 +96,7 @@ class PresetForm(ModalScreen[None]):
             yield Static("", id="form-command", markup=False)
         yield Footer(show_command_palette=False, compact=True)
 
-    def _editor(self, entry: Entry) -> ComposeResult:
+    def _editor(self, entry: FormField) -> ComposeResult:
         name = _widget_id(entry.key)
         if entry.choices:
             options = [(choice or "none", choice) for choice in entry.choices]
@@ -119,7 +120,7 @@ class PresetForm(ModalScreen[None]):
         changed = [f"{e.key}={value}" for e in self._entries if (value := self._value(e)) != e.value]
         return changed + self.query_one("#others", Input).value.split()
 
-    def _value(self, entry: Entry) -> str:
+    def _value(self, entry: FormField) -> str:
         widget = self.query_one(f"#{_widget_id(entry.key)}")
         assert isinstance(widget, Input | Select)
         return str(widget.value).strip()
@@ -165,13 +166,10 @@ class PresetForm(ModalScreen[None]):
 
     def action_launch(self) -> None:
         """Run the preset as edited; the form stays when it cannot be started."""
-        from tgsbench.tui.app import TgsApp
-
         if self._problem:
             self.notify("mend the problem first", severity="warning")
             return
-        assert isinstance(self.app, TgsApp)
-        self.app.launch(self._resolved())
+        shell(self.app).launch(self._resolved())
 
     def action_save(self) -> None:
         """Save as a preset of the user's own."""

@@ -17,15 +17,15 @@ from textual.worker import Worker, get_current_worker
 from tgsbench.errors import TgsError
 from tgsbench.events.logs import LogTail
 from tgsbench.launch import detached
-from tgsbench.metrics.explain import Explanation, explain
-from tgsbench.metrics.heatmap import METRICS, heatmap
+from tgsbench.live.explain import Explanation, explain
+from tgsbench.live.heatmap import METRICS, heatmap
+from tgsbench.live.session import ReplayFeed, Session
 from tgsbench.models.flops import CONVENTIONS
 from tgsbench.tui import live_text
 from tgsbench.tui.actions import bindings
-from tgsbench.tui.messages import Folded, SessionOpened
+from tgsbench.tui.messages import EventsArrived, SessionOpened
 from tgsbench.tui.screens.base import ModeScreen, tab_bar
 from tgsbench.tui.screens.dialogs import Choice
-from tgsbench.tui.session import ReplayFeed, Session
 from tgsbench.tui.widgets.chart import ChartView
 from tgsbench.tui.widgets.figure import BigFigure, Figure
 from tgsbench.tui.widgets.heat_view import HeatView
@@ -163,21 +163,21 @@ class LiveScreen(ModeScreen):
         while not worker.is_cancelled:
             spent_s = time.process_time()
             more = session.pump(CATCH_UP_S)
-            self.post_message(Folded(session))
+            self.post_message(EventsArrived(session))
             if more:
                 continue
             session.look_at_status()
             if session.is_over:
                 session.pump()
-                self.post_message(Folded(session))
+                self.post_message(EventsArrived(session))
                 return
             if session.is_replay:
                 time.sleep(REPLAY_POLL_S)
             else:
                 _rest(worker, spent_s)
 
-    @on(Folded)
-    def _on_folded(self, message: Folded) -> None:
+    @on(EventsArrived)
+    def _on_folded(self, message: EventsArrived) -> None:
         if message.session is not self.session:
             return
         wait_s = self._painted_at + REPAINT_PERIOD_S - time.monotonic()

@@ -11,7 +11,7 @@ from textual.containers import Container
 from textual.widgets import DataTable, Input, Static
 
 from tgsbench.launch import preflight
-from tgsbench.launch.preflight import Machine
+from tgsbench.launch.preflight import LocalMachine
 from tgsbench.schema.run import Result
 from tgsbench.store import run_dir
 from tgsbench.tui import preset_rows
@@ -49,7 +49,7 @@ class PresetsScreen(ModeScreen):
         super().__init__()
         self._rows: list[PresetRow] = []
         self._best: dict[str, Result] = {}
-        self._machine: Machine | None = None
+        self._machine: LocalMachine | None = None
 
     def compose_body(self) -> ComposeResult:
         """Search, table, detail."""
@@ -77,7 +77,7 @@ class PresetsScreen(ModeScreen):
         rows = preset_rows.read_rows(machine)
         self.app.call_from_thread(self._show_rows, machine, rows)
 
-    def _show_rows(self, machine: Machine, rows: list[PresetRow]) -> None:
+    def _show_rows(self, machine: LocalMachine, rows: list[PresetRow]) -> None:
         self._machine, self._rows = machine, rows
         self._fill()
         self._load_best()

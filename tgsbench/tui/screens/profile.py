@@ -118,7 +118,7 @@ class ProfileScreen(ModeScreen):
     @work(thread=True, exclusive=True, group="profile", exit_on_error=False)
     def _load(self, run: RunDir) -> None:
         try:
-            found = profiles.stored_profile(run) or analyses.made(run)
+            found = profiles.stored_profile(run) or analyses.analyse_in_background(run)
         except TgsError as error:
             self.app.call_from_thread(self._say, f"{error.msg}\n{error.hint}")
             return

@@ -141,7 +141,7 @@ class RunsScreen(ModeScreen):
         from tgsbench.tui.screens.compare import CompareScreen
 
         try:
-            rows = [run_rows.load(run) for run in self._marked_runs()]
+            rows = [run_rows.comparison_row(run) for run in self._marked_runs()]
         except TgsError as error:
             self.notify(f"{error.msg}\n{error.hint}".strip(), severity="error", markup=False)
         else:

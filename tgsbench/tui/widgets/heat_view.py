@@ -9,7 +9,7 @@ from rich.style import Style
 from textual.strip import Strip
 from textual.widget import Widget
 
-from tgsbench.metrics.heatmap import LEVELS, Cell, Heatmap, HeatRow
+from tgsbench.live.heatmap import LEVELS, Cell, Heatmap, HeatRow
 
 GLYPHS = "·-+x#"
 """One per level, so that the map reads without colour."""

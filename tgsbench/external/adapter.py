@@ -1,0 +1,130 @@
+"""What one system needs to be run: files, command, environment, and how its log is read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from msgspec import Struct
+
+from tgsbench.external.process import ExternalProcess
+from tgsbench.schema.events import Data, Warn
+from tgsbench.schema.preset import Preset
+
+Say = Callable[[str], None]
+
+
+class StepReport(Struct, frozen=True, kw_only=True):
+    """One optimizer step as a system's log tells it, over all ranks."""
+
+    tokens: float
+    """As the system counts them: padding included."""
+    step_s: float
+    loss: float = 0.0
+    mem_gib: float = 0.0
+
+
+class Adapter(Protocol):
+    """One system."""
+
+    name: str
+
+    def files(self, preset: Preset, folder: Path) -> dict[str, str]:
+        """Configuration files by name, to be written into `folder`."""
+        ...
+
+    def prepare(
+        self, preset: Preset, folder: Path, peer: ExternalProcess, say: Say
+    ) -> tuple[Data, list[Warn]]:
+        """Write what it trains on; returns what its packing did."""
+        ...
+
+    def program(self, preset: Preset) -> list[str]:
+        """What torchrun starts in every rank: a script, or -m and a module."""
+        ...
+
+    def kernel(self, preset: Preset) -> str:
+        """Its attention kernel."""
+        ...
+
+    def clean(self, folder: Path) -> None:
+        """Remove what a run leaves that nobody reads again."""
+        ...
+
+    def arguments(self, preset: Preset, folder: Path) -> list[str]:
+        """Arguments of the module."""
+        ...
+
+    def environment(self, preset: Preset) -> dict[str, str]:
+        """Variables that its ranks need beside the usual ones."""
+        ...
+
+    def read_log(self, folder: Path) -> str:
+        """What its log says so far; empty while there is none."""
+        ...
+
+    def steps(self, log: str, preset: Preset) -> list[StepReport]:
+        """Whole optimizer steps of the log, in order."""
+        ...
+
+    def claims(self, log: str, preset: Preset) -> dict[str, float]:
+        """The system's own figures, as it words them."""
+        ...
+
+
+def num_steps(preset: Preset) -> int:
+    """Optimizer steps to train: warm-up and measured."""
+    return preset.measure.warmup + preset.measure.steps
+
+
+def model_config(preset: Preset) -> dict[str, Any]:
+    """The model's config.json; positions reach at least the sequence's end."""
+    shape = preset.model
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_act": "silu",
+        "hidden_size": shape.hidden_size,
+        "intermediate_size": shape.intermediate_size,
+        "num_hidden_layers": shape.num_layers,
+        "num_attention_heads": shape.num_query_heads,
+        "num_key_value_heads": shape.num_kv_heads,
+        "head_dim": shape.head_dim,
+        "vocab_size": shape.vocab_size,
+        "max_position_embeddings": max(shape.max_position_embeddings, preset.workload.seq_len),
+        "rms_norm_eps": shape.rms_norm_eps,
+        "rope_theta": shape.rope_theta,
+        "tie_word_embeddings": shape.tie_word_embeddings,
+        "attention_bias": False,
+        "initializer_range": 0.02,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "torch_dtype": preset.training.compute_dtype,
+        "use_cache": False,
+    }
+
+
+def deepspeed_config(preset: Preset) -> str:
+    """DeepSpeed's JSON as both systems ship it, with the preset's stage, offload and dtype."""
+    engine, on_cpu = preset.engine, preset.hardware.device == "cpu"
+    zero: dict[str, Any] = {"stage": engine.zero_stage, "overlap_comm": not on_cpu}
+    if engine.zero_stage == 3:
+        zero["stage3_gather_16bit_weights_on_model_save"] = True
+    if engine.offload != "none":
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+    if engine.offload == "all":
+        zero["offload_param"] = {"device": "cpu", "pin_memory": True}
+    document = {
+        "gradient_accumulation_steps": "auto",
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_clipping": "auto",
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "zero_optimization": zero,
+        "fp16": {"enabled": False},
+        "bf16": {"enabled": preset.training.compute_dtype == "bfloat16"},
+    }
+    return json.dumps(document, indent=2) + "\n"

@@ -1,0 +1,273 @@
+"""Runs another system's ranks under torchrun, follows its log, and writes the events that our ranks would."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from tgsbench.errors import ExitCode, TgsError
+from tgsbench.events.emitter import Emitter
+from tgsbench.external import exit_report
+from tgsbench.external.adapter import Adapter, StepReport, num_steps
+from tgsbench.external.llamafactory import LlamaFactory
+from tgsbench.external.process import ExternalProcess, peer_environment, tail
+from tgsbench.external.xtuner import XTuner
+from tgsbench.schema.events import (
+    Bye,
+    Claimed,
+    Error,
+    Event,
+    Heartbeat,
+    Hello,
+    Kernel,
+    Phase,
+    PhaseName,
+    Step,
+    Warn,
+)
+from tgsbench.schema.preset import Preset
+from tgsbench.schema.run import LauncherReport
+from tgsbench.store.run_dir import RunDir
+from tgsbench.system.environment import host_name
+from tgsbench.system.gpus import list_gpus
+from tgsbench.system.lifetime import die_with_parent, die_with_parent_argv
+from tgsbench.system.process import ProcessGroup
+from tgsbench.systems import environments, support
+from tgsbench.units import GIB
+
+ADAPTERS: dict[str, Adapter] = {"llamafactory": LlamaFactory(), "xtuner": XTuner()}
+_POLL_S = 0.5
+_MISCOUNTED = 0.005
+"""A step whose tokens are further than this from the preset's is not the step that was asked for."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the ranks of RUN_DIR to their end; returns the exit code."""
+    args = _parse(argv)
+    die_with_parent(signal.SIGTERM, args.parent_pid)
+    stop = _Stop()
+    run = RunDir(args.run_dir)
+    bridge = ExternalRun(run, run.preset(), stop)
+    try:
+        return bridge.run()
+    except TgsError as error:
+        kind = "unsupported" if error.exit_code == ExitCode.UNSUPPORTED else "refused"
+        return bridge.fail(Error(kind=kind, msg=error.msg, hint=error.hint, exit_code=error.exit_code))
+
+
+class _Stop:
+    """Remembers that this process was asked to end."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        for sig in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(sig, self._catch)
+
+    def _catch(self, *_: object) -> None:
+        self.asked = True
+
+
+class ExternalRun:
+    """One run of another system."""
+
+    def __init__(self, run: RunDir, preset: Preset, stop: _Stop) -> None:
+        self._run, self._preset, self._stop = run, preset, stop
+        self._adapter = ADAPTERS[preset.engine.name]
+        self._folder = run.path.resolve() / "external"
+        self._log = run.log_dir / f"{self._adapter.name}.log"
+        self._emitters = [
+            Emitter(run.events_dir / f"rank{rank:05d}.jsonl", rank) for rank in range(preset.world_size)
+        ]
+        self._num_reported = 0
+        self._padded = 0.0
+        self._mem_peak = [0] * preset.world_size
+        self._heartbeat_s = 0.0
+
+    def run(self) -> int:
+        """Write its material, start it, follow it."""
+        support.check(self._preset)
+        environment = environments.require(self._adapter.name)
+        self._hello(environment)
+        self._phase("data")
+        self._folder.mkdir()
+        try:
+            self._prepare(environment.python)
+            code = self._follow(environment.python)
+        finally:
+            self._adapter.clean(self._folder)
+        return self._end(code)
+
+    def fail(self, error: Error) -> int:
+        """Say why there is nothing."""
+        self._emitters[0].emit(error)
+        self._each(lambda _: Bye(status=error.kind))
+        return error.exit_code
+
+    def _hello(self, environment: environments.Environment) -> None:
+        gpus = list_gpus()
+        on_gpu = self._preset.hardware.device == "cuda" and gpus
+        for rank, emitter in enumerate(self._emitters):
+            emitter.emit(
+                Hello(
+                    world=self._preset.world_size,
+                    host=host_name(),
+                    device=gpus[0].name if on_gpu else "cpu",
+                    local_rank=rank,
+                    unix_t=time.time(),
+                    versions=environment.versions,
+                )
+            )
+
+    def _prepare(self, python: str) -> None:
+        preset, adapter = self._preset, self._adapter
+        for name, text in adapter.files(preset, self._folder).items():
+            (self._folder / name).write_text(text, "utf-8")
+        data, warnings = adapter.prepare(preset, self._folder, self._peer(python), self._say)
+        whole = data.num_tokens + data.tokens_padded
+        self._padded = data.tokens_padded / whole if whole else 0.0
+        self._emitters[0].emit(data)
+        for warning in warnings:
+            self._emitters[0].emit(warning)
+        self._emitters[0].emit(Kernel(name=adapter.kernel(preset), reason=f"chosen by {adapter.name}"))
+
+    def _follow(self, python: str) -> int:
+        self._phase("build")
+        child = ProcessGroup(die_with_parent_argv(self._argv(python)), self._env(), self._log)
+        try:
+            while child.poll() is None and not self._stop.asked:
+                self._watch(child)
+                time.sleep(_POLL_S)
+        finally:
+            code = child.poll()
+            if code is None:
+                code = child.stop()
+        self._report()
+        return code
+
+    def _peer(self, python: str) -> ExternalProcess:
+        return ExternalProcess(python, self._env(), self._log, self._stop)
+
+    def _env(self) -> dict[str, str]:
+        return peer_environment(self._preset, self._adapter.environment(self._preset), os.environ)
+
+    def _argv(self, python: str) -> list[str]:
+        argv = [python, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
+        argv += ["--nproc-per-node", str(self._preset.world_size)]
+        return [
+            *argv,
+            *self._adapter.program(self._preset),
+            *self._adapter.arguments(self._preset, self._folder),
+        ]
+
+    def _watch(self, child: ProcessGroup) -> None:
+        self._report()
+        now_s = time.monotonic()
+        if now_s - self._heartbeat_s < max(1.0, self._preset.measure.heartbeat_s):
+            return
+        self._heartbeat_s = now_s
+        self._each(lambda _: Heartbeat(step=self._num_reported))
+        if self._preset.hardware.device == "cpu":
+            self._sample_memory(child)
+
+    def _sample_memory(self, child: ProcessGroup) -> None:
+        for process in child.family():
+            with contextlib.suppress(psutil.Error, KeyError, ValueError):
+                rank = int(process.environ()["RANK"])
+                self._mem_peak[rank] = max(self._mem_peak[rank], process.memory_info().rss)
+
+    def _report(self) -> None:
+        """Emit the steps that the log has gained."""
+        steps = self._adapter.steps(self._adapter.read_log(self._folder), self._preset)
+        for index in range(self._num_reported, min(len(steps), num_steps(self._preset))):
+            self._report_step(index, steps[index])
+        self._num_reported = max(self._num_reported, len(steps))
+
+    def _report_step(self, index: int, step: StepReport) -> None:
+        warmup = self._preset.measure.warmup
+        phase: PhaseName = "warmup" if index < warmup else "measure"
+        if index in (0, warmup):
+            self._phase(phase)
+        if index == warmup:
+            self._check_count(step)
+        shares = shared_out(round(step.tokens * (1 - self._padded)), self._preset.world_size)
+        self._each(
+            lambda rank: Step(
+                step=index,
+                phase=phase,
+                tokens=shares[rank],
+                # The log gives one mean: it stands as the loss of one label a rank.
+                labels=1,
+                loss_sum=step.loss,
+                micro_steps=self._preset.accumulation,
+                step_s=step.step_s,
+                mem_peak=int(step.mem_gib * GIB) or self._mem_peak[rank],
+                mem_alloc=int(step.mem_gib * GIB) or self._mem_peak[rank],
+            )
+        )
+
+    def _check_count(self, step: StepReport) -> None:
+        asked = self._preset.tokens_per_step
+        if self._preset.workload.packing == "carry" and abs(step.tokens / asked - 1) > _MISCOUNTED:
+            msg = (
+                f"{self._adapter.name} counts {step.tokens:,.0f} tokens a step where {asked:,} were asked for"
+            )
+            self._emitters[0].emit(Warn(code="other_step", msg=msg, hint="its figure is of another workload"))
+
+    def _end(self, code: int) -> int:
+        figures = self._adapter.claims(self._adapter.read_log(self._folder), self._preset)
+        if figures:
+            self._emitters[0].emit(Claimed(system=self._adapter.name, figures=figures))
+        if self._stop.asked:
+            self._each(lambda _: Bye(status="cancelled"))
+            return 128 + signal.SIGINT
+        done = self._num_reported >= num_steps(self._preset)
+        if code == 0 and done:
+            self._phase("teardown")
+            self._each(lambda _: Bye())
+            return 0
+        return self._failed(code)
+
+    def _failed(self, code: int) -> int:
+        text = tail(self._log)
+        if killed := exit_report.killed(text):
+            killed.t = int(time.time())
+            report = LauncherReport(exits=[killed], ended_unix=time.time())
+            self._run.write("launcher.json", report)
+        error = exit_report.describe(self._adapter.name, code, text)
+        if error is None:
+            return int(ExitCode.CRASHED)
+        if code == 0:
+            error.msg = (
+                f"{self._adapter.name} ended after {self._num_reported} of {num_steps(self._preset)} steps"
+            )
+        return self.fail(error)
+
+    def _say(self, note: str) -> None:
+        self._phase("data", note)
+
+    def _phase(self, name: PhaseName, note: str = "") -> None:
+        self._each(lambda _: Phase(phase=name, note=note))
+
+    def _each(self, make: Callable[[int], Event]) -> None:
+        for rank, emitter in enumerate(self._emitters):
+            emitter.emit(make(rank))
+
+
+def shared_out(total: int, world_size: int) -> list[int]:
+    """`total` in whole parts that differ by one at most."""
+    part, rest = divmod(total, world_size)
+    return [part + (rank < rest) for rank in range(world_size)]
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tgsbench.external")
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("--parent-pid", type=int, default=0)
+    return parser.parse_args(argv)

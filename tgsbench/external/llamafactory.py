@@ -1,0 +1,187 @@
+"""LLaMA-Factory: its YAML from a preset, and its trainer_log.jsonl as steps."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tgsbench.external import training_data
+from tgsbench.external.adapter import Say, StepReport, deepspeed_config, num_steps
+from tgsbench.external.process import ExternalProcess
+from tgsbench.safe_files import read_regular
+from tgsbench.schema.events import Data, Warn
+from tgsbench.schema.preset import Preset
+from tgsbench.systems.logs import json_lines
+
+_MAX_LOG = 64 << 20
+_KERNELS = {"auto": "auto", "sdpa": "sdpa", "flash2": "fa2"}
+FULL_PACK_BATCH = 25_000
+"""Documents packed together: with the default 1,000 a 128k pack holds 27 % padding, a 1M pack 91 %."""
+_STOCK_BATCH = 1_000
+
+
+class LlamaFactory:
+    """See `adapter.Adapter`."""
+
+    name = "llamafactory"
+
+    def files(self, preset: Preset, folder: Path) -> dict[str, str]:
+        """train.yaml (JSON, which YAML reads), the data set's index, DeepSpeed's JSON."""
+        columns = {"prompt": "instruction", "query": "input", "response": "output"}
+        index = {"corpus": {"file_name": "corpus.json", "columns": columns}}
+        return {
+            "train.yaml": json.dumps(self.settings(preset, folder), indent=2) + "\n",
+            "dataset_info.json": json.dumps(index) + "\n",
+            "deepspeed.json": deepspeed_config(preset),
+        }
+
+    def settings(self, preset: Preset, folder: Path) -> dict[str, Any]:
+        """Every value of its configuration."""
+        training, workload = preset.training, preset.workload
+        stock = workload.packing == "xtuner_stock"
+        return {
+            "model_name_or_path": str(folder / "model"),
+            "train_from_scratch": True,
+            "trust_remote_code": False,
+            "flash_attn": _KERNELS.get(preset.engine.kernel, "auto"),
+            "enable_liger_kernel": preset.engine.liger,
+            "disable_gradient_checkpointing": training.checkpointing == "none",
+            "stage": "sft",
+            "do_train": True,
+            "finetuning_type": "full",
+            "dataset": "corpus",
+            "dataset_dir": str(folder),
+            "tokenized_path": str(folder / "tokenized"),
+            "template": "llama2",
+            "cutoff_len": workload.seq_len,
+            "packing": True,
+            "neat_packing": workload.document_mask,
+            "preprocessing_batch_size": _STOCK_BATCH if stock else FULL_PACK_BATCH,
+            "preprocessing_num_workers": 1,
+            "dataloader_num_workers": 0 if preset.hardware.device == "cpu" else 4,
+            "output_dir": str(folder / "out"),
+            "overwrite_output_dir": True,
+            "logging_steps": 1,
+            "save_strategy": "no",
+            "report_to": "none",
+            "per_device_train_batch_size": training.micro_batch,
+            "gradient_accumulation_steps": preset.accumulation,
+            "max_steps": num_steps(preset),
+            "learning_rate": training.lr,
+            "adam_beta1": training.beta1,
+            "adam_beta2": training.beta2,
+            "weight_decay": training.weight_decay,
+            "max_grad_norm": training.clip_norm,
+            "lr_scheduler_type": "cosine",
+            "warmup_ratio": training.lr_warmup_ratio,
+            "optim": "adamw_torch",
+            "bf16": training.compute_dtype == "bfloat16",
+            "deepspeed": str(folder / "deepspeed.json"),
+            "ddp_timeout": 180_000_000,
+            "include_num_input_tokens_seen": True,
+            "include_effective_tokens_per_second": True,
+            "seed": training.seed,
+        }
+
+    def prepare(
+        self, preset: Preset, folder: Path, peer: ExternalProcess, say: Say
+    ) -> tuple[Data, list[Warn]]:
+        """Our documents as text; it tokenizes and packs them itself, ahead of the run."""
+        num_documents = training_data.write_documents(preset, folder, say)
+        say(f"{self.name} packs {num_documents:,} documents")
+        counted = json.loads(peer.script("llamafactory_prepare.py", str(folder / "train.yaml")))
+        real = counted["num_tokens"] - counted["num_padded"]
+        data = Data(
+            corpus=preset.workload.corpus,
+            num_documents=num_documents,
+            num_tokens=real,
+            num_full=counted["num_full"],
+            num_short=counted["num_packs"] - counted["num_full"],
+            mean_pack_tokens=real / max(1, counted["num_packs"]),
+            tokens_lost=0,
+            tokens_padded=counted["num_padded"],
+            attended_len=counted["attended_len"] if preset.workload.document_mask else 0.0,
+            note="packed by LLaMA-Factory",
+        )
+        return data, []
+
+    def program(self, preset: Preset) -> list[str]:
+        """Its module; the command line of its own would choose the number of ranks itself."""
+        return ["-m", "llamafactory.launcher"]
+
+    def kernel(self, preset: Preset) -> str:
+        """As its configuration asks; `auto` is PyTorch's."""
+        asked = _KERNELS.get(preset.engine.kernel, "auto")
+        return "sdpa" if asked == "auto" else preset.engine.kernel
+
+    def clean(self, folder: Path) -> None:
+        """Text, tokens and the trained model."""
+        for name in ("tokenized", "model"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        (folder / "corpus.json").unlink(missing_ok=True)
+        for pattern in ("*.safetensors", "tokenizer*", "training_args.bin", "*.pt"):
+            for path in (folder / "out").glob(pattern):
+                path.unlink()
+
+    def arguments(self, preset: Preset, folder: Path) -> list[str]:
+        """Its configuration file."""
+        return [str(folder / "train.yaml")]
+
+    def environment(self, preset: Preset) -> dict[str, str]:
+        """No hub, no version check; memory in its log."""
+        return {"DISABLE_VERSION_CHECK": "1", "RECORD_VRAM": "1"}
+
+    def read_log(self, folder: Path) -> str:
+        """trainer_log.jsonl."""
+        try:
+            return read_regular(folder / "out" / "trainer_log.jsonl", _MAX_LOG).decode("utf-8", "replace")
+        except OSError:
+            return ""
+
+    def steps(self, log: str, preset: Preset) -> list[StepReport]:
+        """Differences of its cumulative figures: t = total_tokens / throughput, tokens = total_tokens.
+
+        Its clock starts at the first step; the last row (no loss) sums the run up and is no step.
+        """
+        found: list[StepReport] = []
+        tokens, clock_s = 0.0, 0.0
+        for row in _rows(log):
+            now_s = row.total_tokens / row.throughput
+            report = StepReport(
+                tokens=row.total_tokens - tokens,
+                step_s=now_s - clock_s,
+                loss=row.loss,
+                mem_gib=row.vram_allocated,
+            )
+            tokens, clock_s = row.total_tokens, now_s
+            if report.tokens > 0 and report.step_s > 0:
+                found.append(report)
+        return found
+
+    def claims(self, log: str, preset: Preset) -> dict[str, float]:
+        """Its last `throughput`: all GPUs, padding and warm-up included."""
+        rows = _rows(log)
+        return {"throughput, tokens/s over all GPUs": rows[-1].throughput} if rows else {}
+
+
+class _Row(msgspec.Struct):
+    total_tokens: float
+    throughput: float
+    loss: float
+    vram_allocated: float = 0.0
+
+
+def _rows(log: str) -> list[_Row]:
+    found = []
+    for line in json_lines(log):
+        try:
+            row = msgspec.convert(line, _Row)
+        except msgspec.ValidationError:
+            continue
+        if row.throughput > 0:
+            found.append(row)
+    return found

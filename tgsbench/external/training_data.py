@@ -1,0 +1,100 @@
+"""What another system trains on: our documents as text with a tokenizer, or our packs as arrays."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from tgsbench.errors import ExitCode, TgsError
+from tgsbench.external.adapter import model_config
+from tgsbench.schema import events
+from tgsbench.schema.preset import Preset
+from tgsbench.workload import cache, hub, prepare, pydoc, rows, tokenizer
+from tgsbench.workload.packs import IGNORE_INDEX, PackedDataset
+from tgsbench.workload.rows import CorpusRow
+
+Say = Callable[[str], None]
+
+
+def write_documents(preset: Preset, folder: Path, say: Say) -> int:
+    """corpus.json, and model/ with configuration and tokenizer; returns the number of documents."""
+    documents = _documents(preset)
+    bpe = tokenizer.train(documents, preset.model.vocab_size)
+    say(f"writing {len(documents):,} documents and a tokenizer of {preset.model.vocab_size:,} entries")
+    model = folder / "model"
+    model.mkdir(parents=True, exist_ok=True)
+    bpe.save(str(model / "tokenizer.json"))
+    special = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+        **special,
+    }
+    (model / "tokenizer_config.json").write_text(json.dumps(settings), "utf-8")
+    (model / "config.json").write_text(json.dumps(model_config(preset)), "utf-8")
+    repeated = documents * preset.workload.concat
+    (folder / "corpus.json").write_text(json.dumps([row._asdict() for row in repeated]), "utf-8")
+    return len(repeated)
+
+
+def write_packs(
+    preset: Preset, folder: Path, num_packs: int, say: Say
+) -> tuple[events.Data, list[events.Warn]]:
+    """Our own packs as arrays, labels not shifted (the other system shifts them); see peer/xtuner_prepare."""
+    data = prepare(preset, num_packs, say)
+    kept = min(num_packs, data.num_packs)
+    shape = (kept, preset.workload.seq_len)
+    tokens = np.lib.format.open_memmap(folder / "tokens.npy", "w+", np.int32, shape)
+    labels = np.lib.format.open_memmap(folder / "labels.npy", "w+", np.int32, shape)
+    lengths, starts = np.zeros(kept, np.int64), []
+    for index in range(kept):
+        lengths[index] = _write_pack(data, index, tokens[index], labels[index])
+        if preset.workload.document_mask:
+            starts.append(data.pack(index).doc_starts.tolist())
+    np.save(folder / "lengths.npy", lengths)
+    (folder / "starts.json").write_text(json.dumps(starts), "utf-8")
+    # A pack shorter than S is handed over as it is, so nothing is padded but to a multiple of sp.
+    padded = int((-lengths % preset.parallel.sp).sum())
+    return msgspec.structs.replace(data.data, tokens_padded=padded), data.warnings
+
+
+def write_model_settings(preset: Preset, folder: Path) -> None:
+    """model.json, with the folder that the weights go to."""
+    settings = {**model_config(preset), "_path": str(weights_dir(preset))}
+    (folder / "model.json").write_text(json.dumps(settings), "utf-8")
+
+
+def weights_dir(preset: Preset) -> Path:
+    """Folder of random weights, shared by presets of one shape."""
+    settings = json.dumps(model_config(preset), sort_keys=True)
+    return cache.cache_dir() / "random-weights" / hashlib.sha256(settings.encode()).hexdigest()[:16]
+
+
+def _write_pack(data: PackedDataset, index: int, tokens: np.ndarray, labels: np.ndarray) -> int:
+    pack = data.pack(index)
+    tokens[:] = pack.tokens
+    labels[0] = IGNORE_INDEX
+    labels[1:] = pack.labels[:-1]
+    return pack.num_tokens
+
+
+def _documents(preset: Preset) -> list[CorpusRow]:
+    name = preset.workload.corpus
+    if name == "pydoc":
+        return pydoc.read_rows()
+    if name == "file":
+        return rows.read_file(Path(preset.workload.file).expanduser())
+    try:
+        hub.require()
+        return hub.read_rows()
+    except hub.HubUnavailable as error:
+        raise TgsError(
+            f"corpus alpaca cannot be had ({error}), and {preset.engine.name} tokenizes text itself",
+            hint="--set workload.corpus=pydoc, or --set workload.corpus=file --set workload.file=PATH",
+            exit_code=ExitCode.BAD_DATA,
+        ) from error

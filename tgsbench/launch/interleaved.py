@@ -1,0 +1,187 @@
+"""Engines run in turns on one preset, the order rotated, until their ratio is known well enough."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from tgsbench import presets, units
+from tgsbench.errors import TgsError
+from tgsbench.launch import local, preflight
+from tgsbench.launch.rehearse import rehearsal_on
+from tgsbench.metrics import ratio, stats
+from tgsbench.results import rows
+from tgsbench.results.compare import Comparison, compare_pairs
+from tgsbench.results.rows import Row
+from tgsbench.schema.preset import Preset
+from tgsbench.schema.run import Result
+from tgsbench.store import run_dir
+from tgsbench.systems import support
+
+MIN_ROUNDS = 3
+"""Below it Student's t gives an interval that says nothing (two pairs: 12.7 standard errors)."""
+MAX_ROUNDS = 30
+
+Say = Callable[[str], None]
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """When enough is known."""
+
+    within: float = 0.02
+    """Half width of every ratio's interval, as a share of the ratio."""
+    budget_s: float = 900.0
+
+
+class EngineRuns(Struct, kw_only=True):
+    """One engine and its runs so far."""
+
+    engine: str
+    preset: Preset | None = None
+    """None when it cannot run this preset here."""
+    results: list[Result] = []
+    reason: str = ""
+    """Why it does not run, or no longer does."""
+
+    @property
+    def runs_on(self) -> bool:
+        """Does it take part in the next round?"""
+        return self.preset is not None and not self.reason
+
+    @property
+    def medians(self) -> list[float]:
+        """TGS of each run."""
+        return [r.tgs.median for r in self.results if r.status == "ok" and r.tgs.median is not None]
+
+
+def contenders(
+    name: str, assignments: Sequence[str], engines: Sequence[str], rehearse: bool
+) -> list[EngineRuns]:
+    """Each engine's preset, or why it cannot run it; nothing is started."""
+    return [_contender(name, assignments, engine, rehearse) for engine in engines]
+
+
+def order(engines: Sequence[EngineRuns], index: int) -> list[EngineRuns]:
+    """Round `index`: rotated by one each time, so that no engine always follows the same one."""
+    live = [engine for engine in engines if engine.runs_on]
+    shift = index % len(live) if live else 0
+    return live[shift:] + live[:shift]
+
+
+def run_interleaved(
+    engines: list[EngineRuns],
+    root: Path,
+    limits: Limits,
+    say: Say,
+    tag: str,
+    run: Callable[..., Result] | None = None,
+) -> str:
+    """Run round after round; returns why it ended. An engine whose run fails leaves, its result stays.
+
+    `run` (a test's) takes a preset, the folder of runs and a tag.
+    """
+    begin_s, longest_s = time.monotonic(), 0.0
+    for index in range(MAX_ROUNDS):
+        spent_s = time.monotonic() - begin_s
+        if index and spent_s + longest_s > limits.budget_s:
+            done = units.counted(index, "round")
+            return f"another round does not fit into the budget of {limits.budget_s:.0f} s after {done}"
+        for engine in order(engines, index):
+            assert engine.preset is not None
+            result = (run or run_once)(engine.preset, root, tag)
+            engine.results.append(result)
+            _judge(engine, result)
+            say(_told(index, engine, result))
+        longest_s = max(longest_s, time.monotonic() - begin_s - spent_s)
+        if sum(engine.runs_on for engine in engines) < 2:
+            return "fewer than two engines are left"
+        if index + 1 >= MIN_ROUNDS and _narrow(engines, limits.within):
+            return f"every interval is within {limits.within:.1%} after {index + 1} rounds"
+    return f"{MAX_ROUNDS} rounds were run"
+
+
+def run_once(preset: Preset, root: Path, tag: str) -> Result:
+    """One stored run, told to nobody."""
+    run = run_dir.create(root, preset)
+    manifest = local.prepare_run(run, preset)
+    manifest.tags = [tag]
+    run.write("run.json", manifest)
+    return local.supervise(run, lambda events: None)
+
+
+def as_row(contender: EngineRuns) -> Row:
+    """The engine's runs as one row; its samples are the medians of its runs."""
+    medians = contender.medians
+    if not contender.results:
+        return Row(
+            label=contender.engine,
+            kind="run",
+            system=contender.engine,
+            status="unsupported",
+            reason=contender.reason,
+        )
+    best = next((r for r in reversed(contender.results) if r.status == "ok"), contender.results[-1])
+    row = rows.from_result(best, label=contender.engine)
+    return msgspec.structs.replace(
+        row,
+        tgs=stats.median(medians),
+        ci95=stats.median_ci95(medians),
+        samples=medians,
+        tflops=_scaled(best, medians),
+    )
+
+
+def comparison(a: EngineRuns, b: EngineRuns, force: bool) -> Comparison:
+    """Engine `a` against the base `b`, round by round."""
+    return compare_pairs(as_row(a), as_row(b), list(zip(a.medians, b.medians, strict=False)), force=force)
+
+
+def _contender(name: str, assignments: Sequence[str], engine: str, rehearse: bool) -> EngineRuns:
+    preset = presets.resolve(name, [*assignments, f"engine.name={engine}"]).preset
+    machine = preflight.this_machine()
+    try:
+        preset = rehearsal_on(preset, machine) if rehearse else preset
+        support.check(preset)
+        preflight.check(preset, machine, preset.world_size)
+    except TgsError as error:
+        return EngineRuns(
+            engine=engine, reason=f"{error.msg} (try: {error.hint})" if error.hint else error.msg
+        )
+    return EngineRuns(engine=engine, preset=preset)
+
+
+def _judge(engine: EngineRuns, result: Result) -> None:
+    if result.status != "ok" or result.tgs.median is None:
+        why = result.failure.reason if result.failure else "; ".join(result.integrity.problems)
+        engine.reason = f"{result.status}: {why}"
+
+
+def _told(index: int, engine: EngineRuns, result: Result) -> str:
+    figure = (
+        f"TGS {result.tgs.median:,.1f}"
+        if result.tgs.median is not None and not engine.reason
+        else engine.reason
+    )
+    return f"round {index + 1}  {engine.engine:<12} {figure}  {result.run_id}"
+
+
+def _narrow(engines: Sequence[EngineRuns], within: float) -> bool:
+    base, *others = [engine.medians for engine in engines if engine.runs_on]
+    return all(half_width(ratio.of_pairs(list(zip(own, base, strict=False)))) <= within for own in others)
+
+
+def half_width(found: ratio.Ratio) -> float:
+    """Half of the interval over the ratio; infinite without an interval."""
+    return (found.ci95[1] - found.ci95[0]) / 2 / found.value if found.ci95 else float("inf")
+
+
+def _scaled(result: Result, medians: list[float]) -> dict[str, float]:
+    """TFLOPs follow TGS; those of one run are carried to the median of all."""
+    median = stats.median(medians)
+    if not median or not result.tgs.median:
+        return {}
+    return {name: value * median / result.tgs.median for name, value in result.tflops.items()}

@@ -1,0 +1,118 @@
+"""The longest sequence that trains, by bisection on real runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from tgsbench import units
+from tgsbench.errors import ExitCode, TgsError
+from tgsbench.launch import sweep
+from tgsbench.presets.validate import mesh_problems
+from tgsbench.schema.preset import Preset
+from tgsbench.schema.run import Result
+
+GRANULE = 1024
+"""Lengths are multiples of it (and of sp)."""
+
+
+class LongestRun(Struct, kw_only=True):
+    """What bisection found."""
+
+    seq_len: int | None = None
+    """None: not even the shortest length trains."""
+    too_long: int | None = None
+    """The shortest length known not to train; None: the limit was reached."""
+    best: Result | None = None
+    num_runs: int = 0
+    tried: dict[int, str] = {}
+    """Length -> how its run ended."""
+
+
+Attempt = Callable[[int], Result]
+
+
+def find_longest(preset: Preset, root: Path, name: str, limit: int, say: sweep.Say) -> LongestRun:
+    """Search from the preset's own length, with one warm-up and one measured step a run.
+
+    Runs that lie stored already are not made again. Raises TgsError when a run ends for another reason than
+    memory.
+    """
+
+    def attempt(length: int) -> Result:
+        variant = with_length(preset, length)
+        digest = sweep.digest_of(variant)
+        found, run_name = sweep.stored(root, f"{name}-longest", digest)
+        result = found or sweep.run_named(variant, root, run_name, f"longest:{name}")
+        say(f"  {units.length(length)}: {sweep.told(result)}")
+        return result
+
+    return bisect(attempt, preset.workload.seq_len, limit, granule_of(preset))
+
+
+def granule_of(preset: Preset) -> int:
+    """Smallest step between lengths: a multiple of sp that is at least 1,024 where the length is."""
+    sp, length = preset.parallel.sp, preset.workload.seq_len
+    base = min(GRANULE, length)
+    return -(-base // sp) * sp
+
+
+def with_length(preset: Preset, length: int) -> Preset:
+    """The preset at another length, one warm-up and one measured step.
+
+    The model's positions are not in the way: what is searched is memory.
+    """
+    shape = replace(preset.model, max_position_embeddings=max(preset.model.max_position_embeddings, length))
+    variant = replace(
+        preset,
+        model=shape,
+        workload=replace(preset.workload, seq_len=length),
+        measure=replace(preset.measure, steps=1, warmup=1),
+    )
+    problems = mesh_problems(variant)
+    if problems:
+        raise TgsError(f"seq_len {length}: {problems[0]}", exit_code=ExitCode.BAD_PRESET)
+    return variant
+
+
+def bisect(attempt: Attempt, start: int, limit: int, granule: int) -> LongestRun:
+    """Double until a run ends out of memory, or halve until one does not, then halve the gap."""
+    found = LongestRun()
+    at = max(granule, min(start, limit) // granule * granule)
+    while True:
+        if _trains(attempt, at, found):
+            if at >= limit:
+                return found
+            above = min(limit // granule * granule, at * 2)
+            at = _between(found, granule) if found.too_long is not None else above
+        else:
+            at = _between(found, granule) if found.seq_len is not None else at // 2 // granule * granule
+        if at in found.tried or at < granule:
+            return found
+
+
+def _between(found: LongestRun, granule: int) -> int:
+    """Middle of the gap; the lower end again when nothing lies between."""
+    assert found.seq_len is not None
+    assert found.too_long is not None
+    return (found.seq_len + found.too_long) // 2 // granule * granule
+
+
+def _trains(attempt: Attempt, length: int, found: LongestRun) -> bool:
+    result = attempt(length)
+    found.num_runs += 1
+    found.tried[length] = result.status
+    if result.status == "ok":
+        found.seq_len, found.best = length, result
+        return True
+    if result.status != "oom":
+        raise TgsError(
+            f"the search ended at {units.length(length)}: {sweep.told(result)}",
+            hint=f"its logs: {result.run_dir}/log",
+            exit_code=ExitCode.CANCELLED if result.status == "cancelled" else ExitCode.CRASHED,
+        )
+    found.too_long = length
+    return False

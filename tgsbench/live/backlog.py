@@ -1,0 +1,122 @@
+"""What a long run has written before it is opened, read by processes of their own.
+
+Decoding holds the interpreter's lock, and two thirds of the time that it takes to open a run of a million
+events went to it, on the core that also paints the screen. Each part that comes back says how far it was
+read, so whoever takes the pieces in can go on by itself behind any of them, however a reader ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import weakref
+from collections.abc import Iterator, Sequence
+from heapq import merge
+
+import msgspec
+
+from tgsbench.events.tail import FileTail, RunTail
+from tgsbench.live.reader import HEAD_BYTES, ReadPart, Request
+from tgsbench.live.step_columns import RankBatch
+from tgsbench.system.child import child_environment, module_argv
+from tgsbench.system.cores import free_cores
+
+_WORTH_BYTES = 32 << 20
+"""From here on it pays: a reader is there after 0.15 s, in which one process decodes as much."""
+_MAX_READERS = 4
+_PIPE_BYTES = 1 << 20
+_MAX_PART_BYTES = 64 << 20
+"""A part holds one piece, and an event of at most 16 MiB that began before it."""
+_PARTS = msgspec.msgpack.Decoder(ReadPart)
+
+
+class _Died(Exception):
+    """A reader ended before its files did."""
+
+
+def backlog(run: RunTail) -> Iterator[RankBatch]:
+    """All that is in the run's files now, the rank that is least far first; nothing where it is little.
+
+    Readers begin at once. Each of `run`'s tails stands behind its newest piece at any time: what readers
+    leave over, be it that they cannot go on or that the files grow, is still there for `run` itself.
+    """
+    tails = run.tails()
+    if sum(tail.num_unread() for tail in tails) < _WORTH_BYTES:
+        return iter(())
+    num_readers = min(_MAX_READERS, free_cores(), len(tails))
+    readers = _started([tails[i::num_readers] for i in range(num_readers)])
+    pieces = _merged(readers)
+    weakref.finalize(pieces, _close, readers)  # a generator that nobody began has no `finally`
+    return pieces
+
+
+def _started(groups: Sequence[Sequence[FileTail]]) -> Sequence[_Reader]:
+    """A reader for each group, or none where the system has no room for all."""
+    readers: list[_Reader] = []
+    try:
+        for tails in groups:
+            readers.append(_Reader(tails))  # noqa: PERF401 - those before a failure must be known
+    except OSError:
+        _close(readers)
+        return ()
+    return readers
+
+
+def _close(readers: Sequence[_Reader]) -> None:
+    for reader in readers:
+        reader.close()
+
+
+def _merged(readers: Sequence[_Reader]) -> Iterator[RankBatch]:
+    try:
+        parts = [reader.parts() for reader in readers]
+        for part, tail in merge(*parts, key=lambda pair: pair[0].front):
+            tail.place = part.place
+            yield part.piece
+    except _Died:
+        return
+    finally:
+        _close(readers)
+
+
+class _Reader:
+    """A process that reads some of the files."""
+
+    def __init__(self, tails: Sequence[FileTail]) -> None:
+        self._tails = tails
+        self._process = subprocess.Popen(
+            module_argv("tgsbench.live.reader"),
+            env=child_environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            pipesize=_PIPE_BYTES,
+        )
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._stdout = self._process.stdout
+        request = Request([(os.fsencode(tail.path), tail.place) for tail in tails])
+        with contextlib.suppress(OSError), self._process.stdin as stdin:
+            stdin.write(msgspec.msgpack.encode(request))
+
+    def parts(self) -> Iterator[tuple[ReadPart, FileTail]]:
+        """Parts and the tails that they are of, until it is done; _Died when it ended before, or raves."""
+        while num_bytes := int.from_bytes(self._exactly(HEAD_BYTES), "little"):
+            try:
+                part = _PARTS.decode(self._exactly(num_bytes))
+                tail = self._tails[part.file]
+            except (msgspec.DecodeError, IndexError):  # of another version
+                raise _Died from None
+            yield part, tail
+
+    def _exactly(self, num_bytes: int) -> bytes:
+        data = self._stdout.read(num_bytes) if num_bytes <= _MAX_PART_BYTES else b""
+        if len(data) < num_bytes:
+            raise _Died
+        return data
+
+    def close(self) -> None:
+        """End it."""
+        self._stdout.close()
+        self._process.kill()
+        self._process.wait()

@@ -1,0 +1,266 @@
+"""The live view-model: a fold of events into what a screen shows, in constant memory per rank."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from operator import attrgetter
+from struct import unpack
+from typing import Any
+
+from tgsbench.live.history import DownsampledSeries, RankRow, StepGrid
+from tgsbench.live.pending import MAX_PENDING_STEPS, ClosedStep, PendingSteps
+from tgsbench.live.step_columns import RankBatch, condense
+from tgsbench.metrics.result import step_tgs
+from tgsbench.schema import events as ev
+
+MAX_NOTES = 200
+"""Warnings and errors kept; later ones are counted."""
+NUM_RECENT = 3
+"""Steps kept unmerged, to find a straggler in."""
+GPU_HISTORY = 60
+"""GPU samples kept per rank: one minute at the one a second that ranks write."""
+
+
+class RankState:
+    """The newest that is known of one rank."""
+
+    __slots__ = (
+        "bye", "device", "error", "first_t", "gpu", "gpu_utils", "host", "last_t", "mem_peak", "note",
+        "num_warnings", "phase", "pid", "rank", "seen_at", "step", "unix_offset_s",
+    )  # fmt: skip
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+        self.host = ""
+        self.device = ""
+        self.pid = 0
+        self.phase = ""
+        self.note = ""
+        self.step = -1
+        self.mem_peak: float | None = None
+        """Peak memory of the newest step, bytes."""
+        self.first_t = math.nan
+        self.last_t = math.nan
+        """Times of hello and of the newest event on the host's monotonic clock."""
+        self.unix_offset_s = math.nan
+        """Wall clock minus the host's monotonic clock, from hello."""
+        self.seen_at = math.nan
+        """Reader's monotonic clock when the newest event arrived."""
+        self.gpu: ev.Gpu | None = None
+        self.gpu_utils: deque[float] = deque(maxlen=GPU_HISTORY)
+        self.num_warnings = 0
+        self.error: ev.Error | None = None
+        self.bye: str = ""
+
+
+@dataclass
+class Note:
+    """One warning or error, as the screen lists it."""
+
+    rank: int
+    t: float
+    severity: str
+    """warning | error"""
+    title: str
+    msg: str
+    hint: str = ""
+    traceback: str = ""
+
+
+def by_rank(events: Sequence[Any]) -> Iterator[list[Any]]:
+    """Neighbours of one rank together."""
+    return (list(own) for _, own in groupby(events, key=attrgetter("rank")))
+
+
+@dataclass
+class LiveRun:
+    """Everything folded from a run's events so far; `fold` is the only way in."""
+
+    world: int
+    ranks: list[RankState] = field(init=False)
+    pending: PendingSteps = field(init=False)
+    grid: StepGrid = field(default_factory=StepGrid)
+    recent: deque[RankRow] = field(default_factory=lambda: deque(maxlen=NUM_RECENT))
+    """The newest closed steps as they are; rows of the grid come to stand for several steps."""
+    tgs: DownsampledSeries = field(default_factory=DownsampledSeries)
+    step_s: DownsampledSeries = field(default_factory=DownsampledSeries)
+    """Slowest rank, with the spread over ranks."""
+    loss: DownsampledSeries = field(default_factory=DownsampledSeries)
+    mem_peak: DownsampledSeries = field(default_factory=DownsampledSeries)
+    tgs_samples: array[float] = field(default_factory=lambda: array("d"))
+    """TGS of every measured step that all ranks reported."""
+    step_samples: array[float] = field(default_factory=lambda: array("d"))
+    measured_tokens: int = 0
+    measured_s: float = 0.0
+    last_closed_step: int = -1
+    num_complete: int = 0
+    num_partial: int = 0
+    """Steps given up on because a rank never reported them."""
+    num_events: int = 0
+    num_foreign: int = 0
+    """Events of ranks outside the world."""
+    notes: deque[Note] = field(default_factory=lambda: deque(maxlen=MAX_NOTES))
+    num_notes: int = 0
+    data: ev.Data | None = None
+    kernel: ev.Kernel | None = None
+    traces: list[ev.Trace] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.ranks = [RankState(rank) for rank in range(self.world)]
+        self.pending = PendingSteps(self.world)
+        self._handlers: dict[type[Any], Callable[[RankState, Any], None]] = {
+            ev.Hello: self._hello,
+            ev.Phase: self._phase,
+            ev.Data: self._data,
+            ev.Kernel: self._kernel,
+            ev.Depth: lambda _state, _event: None,  # an emulated rank has no steps to show
+            ev.Claimed: lambda _state, _event: None,
+            ev.Trace: self._trace,
+            ev.Warn: self._warn,
+            ev.Error: self._error,
+            ev.Bye: self._bye,
+        }
+
+    def fold(self, events: Sequence[Any], now: float = math.nan) -> None:
+        """Take in events of any ranks; each rank's own must come in their order.
+
+        `now` is the reader's monotonic clock in seconds, NaN when the events are not live.
+        """
+        for own in by_rank(events):
+            self.take(condense(own), now)
+        self.close_steps()
+
+    def take(self, piece: RankBatch, now: float = math.nan) -> None:
+        """As `fold`, with a piece of one rank; steps stay open until `close_steps`: once a round over all."""
+        self.num_events += piece.num_events
+        if 0 <= piece.rank < self.world:
+            self._fold_rank(self.ranks[piece.rank], piece, now)
+        else:
+            self.num_foreign += piece.num_events - len(piece.others)
+            for event in piece.others:
+                self._elsewhere(event)
+
+    def close_steps(self) -> None:
+        """Take steps that every rank has passed into histories and figures."""
+        for closed in self.pending.close():
+            self._close(closed)
+
+    def _fold_rank(self, state: RankState, piece: RankBatch, now: float) -> None:
+        for event in piece.others:
+            self._handlers[type(event)](state, event)
+        state.last_t, state.seen_at = piece.last_t, now
+        state.gpu = piece.gpu or state.gpu
+        state.gpu_utils.extend(piece.gpu_utils)
+        for steps in piece.steps:
+            self.pending.add(state.rank, steps)
+        if piece.steps and piece.steps[-1].last_step > state.step:
+            state.step = piece.steps[-1].last_step
+            (state.mem_peak,) = unpack("d", piece.steps[-1].mem_peak[-8:])
+
+    def _elsewhere(self, event: Any) -> None:
+        """Warnings of a node's supervisor (ranks below 0) are kept; ranks beyond the world are not ours."""
+        if event.rank < 0 and isinstance(event, ev.Warn):
+            self._note(Note(event.rank, event.t, "warning", event.code, event.msg, event.hint))
+        else:
+            self.num_foreign += 1
+
+    def is_ahead(self, rank: int) -> bool:
+        """Has the rank so many steps waiting for others that it had better be read more slowly?"""
+        return 0 <= rank < self.world and self.pending.num_waiting(rank) > MAX_PENDING_STEPS // 4
+
+    @property
+    def num_ignored(self) -> int:
+        """Duplicates, steps that are already closed, and events of ranks outside the world."""
+        return self.num_foreign + self.pending.num_ignored
+
+    @property
+    def front_step(self) -> int:
+        """The newest step that any rank reported; -1 before the first."""
+        return max((state.step for state in self.ranks), default=-1)
+
+    @property
+    def phase(self) -> str:
+        """The phase of the rank that is least far; empty before any rank spoke."""
+        known = [state.phase for state in self.ranks if state.phase in ev.PHASES]
+        return min(known, key=ev.PHASES.index, default="")
+
+    @property
+    def elapsed_s(self) -> float:
+        """Longest time from a rank's hello to its newest event; 0 before the first."""
+        spans = [state.last_t - state.first_t for state in self.ranks]
+        return max((span for span in spans if span == span), default=0.0)
+
+    @property
+    def median_step_s(self) -> float:
+        """Median seconds per measured step, else per step so far; NaN before the first."""
+        if self.step_samples:
+            return statistics.median(self.step_samples)
+        return statistics.median(self.step_s.y) if self.step_s.y else math.nan
+
+    def _close(self, closed: ClosedStep) -> None:
+        """Add a step that is over to the histories, and to trends and samples when all ranks reported it."""
+        self.recent.append(closed.row)
+        self.grid.add(closed.row)
+        self.last_closed_step = closed.step
+        if closed.is_complete:
+            self._measure(closed)
+        else:
+            self.num_partial += 1
+
+    def _measure(self, closed: ClosedStep) -> None:
+        step, (fastest, slowest), (least, most) = closed.step, closed.step_s, closed.mem_peak
+        self.num_complete += 1
+        self.step_s.add(step, slowest, fastest, slowest)
+        self.mem_peak.add(step, most, least)
+        if closed.labels:
+            self.loss.add(step, closed.loss_sum / closed.labels)
+        tgs = step_tgs(closed.tokens, self.world, slowest)
+        if tgs is None:
+            return
+        self.tgs.add(step, tgs)
+        if closed.phase == "measure":
+            self.tgs_samples.append(tgs)
+            self.step_samples.append(slowest)
+            self.measured_tokens += int(closed.tokens)
+            self.measured_s += slowest
+
+    def _hello(self, state: RankState, event: ev.Hello) -> None:
+        state.host, state.device, state.pid = event.host, event.device, event.pid
+        state.first_t = event.t
+        if event.unix_t:
+            state.unix_offset_s = event.unix_t - event.t
+
+    def _phase(self, state: RankState, event: ev.Phase) -> None:
+        state.phase, state.note = event.phase, event.note
+
+    def _data(self, state: RankState, event: ev.Data) -> None:
+        self.data = event
+
+    def _kernel(self, state: RankState, event: ev.Kernel) -> None:
+        self.kernel = event
+
+    def _trace(self, state: RankState, event: ev.Trace) -> None:
+        if len(self.traces) < MAX_NOTES:
+            self.traces.append(event)
+
+    def _warn(self, state: RankState, event: ev.Warn) -> None:
+        state.num_warnings += 1
+        self._note(Note(state.rank, event.t, "warning", event.code, event.msg, event.hint))
+
+    def _error(self, state: RankState, event: ev.Error) -> None:
+        state.error = state.error or event
+        note = Note(state.rank, event.t, "error", event.kind, event.msg, event.hint, event.traceback)
+        self._note(note)
+
+    def _note(self, note: Note) -> None:
+        self.num_notes += 1
+        self.notes.append(note)
+
+    def _bye(self, state: RankState, event: ev.Bye) -> None:
+        state.bye = event.status

@@ -1,0 +1,207 @@
+"""Judges what ranks saw for `tgsbench verify`: one function a check, each from plain values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from tgsbench.metrics.integrity import expected_all_to_alls
+from tgsbench.schema.preset import Preset
+from tgsbench.schema.verify import Check, CheckName, Evidence, ShardRecord
+from tgsbench.units import size
+
+PARITY = 2e-6
+"""Relative norm of the difference, in fp32: that of sums in another order (measured: up to 5e-7)."""
+ENGINES = 2e-6
+"""Relative difference of a step's loss over 20 steps, in fp32 (measured: 0 at sp 1 and 2, 6e-8 at sp 4)."""
+LEAK = 1e-6
+"""Relative change of the other documents' loss; without a leak it is 0."""
+REACHES = 1e-5
+"""Least relative change of the changed document's own loss: without it nothing was tested."""
+
+Ranks = Sequence[Evidence]
+
+
+def step_losses(ranks: Ranks) -> list[float]:
+    """Label-weighted mean loss of each optimizer step over all ranks."""
+    return [
+        sum(sums) / max(1, labels)
+        for labels, *sums in zip(ranks[0].num_labels, *(rank.loss_sums for rank in ranks), strict=True)
+    ]
+
+
+def parity(preset: Preset, differences: Mapping[str, float], alone: Ranks, many: Ranks) -> Check:
+    """Loss and gradients of the first optimizer step on the mesh against one rank.
+
+    `differences`: relative norm of the difference of each parameter's gradient.
+    """
+    measured = {
+        "loss": _relative(step_losses(many)[0], step_losses(alone)[0]),
+        **{f"gradient of {name}": difference for name, difference in differences.items()},
+    }
+    check = _worst_below("parity", preset, measured, PARITY)
+    mesh = f"sp {preset.parallel.sp}" + (f", dp {preset.dp}" if preset.dp > 1 else "")
+    check.note = f"{mesh} against one rank, {len(differences)} parameters"
+    return check
+
+
+def engines(pair: str, first: Ranks, second: Ranks) -> Check:
+    """Losses of two engines on the same mesh, step for step."""
+    losses = list(zip(step_losses(first), step_losses(second), strict=True))
+    measured = {f"step {i}: {a:.7g} and {b:.7g}": _relative(a, b) for i, (a, b) in enumerate(losses)}
+    check = _worst_below("engines", pair, measured, ENGINES)
+    check.note = f"{len(losses)} steps, loss {losses[0][0]:.4f} to {losses[-1][0]:.4f}"
+    return check
+
+
+def labels(preset: Preset, ranks: Ranks) -> Check:
+    """Targets that reached the loss against those that the packed data hold, at shard borders above all."""
+    demanded, seen = ranks[0].demanded, _seen(ranks)
+    by_tokens = {cut.tokens: cut for cut in demanded}
+    num_seen = sum(cut.num_labels for cut in seen)
+    num_demanded = sum(cut.num_labels for cut in demanded)
+    inner = [cut for cut in demanded if cut.is_inner and cut.border >= 0]
+    fed = {(cut.tokens, cut.border) for cut in seen}
+    lost = [cut.where for cut in inner if (cut.tokens, cut.border) not in fed]
+    wrong = [cut.where for cut in seen if _differs(cut, by_tokens.get(cut.tokens))]
+    missing = sorted(by_tokens.keys() - {cut.tokens for cut in seen})
+    unfed = [f"{by_tokens[tokens].where} reached no rank" for tokens in missing]
+    check = _counted("labels", preset, num_seen, num_demanded, [*lost, *wrong, *unfed])
+    borders = f"{len(inner) - len(lost)} of {len(inner)} targets at shard borders kept"
+    check.note = borders if preset.parallel.sp > 1 else "sp is 1: there are no shard borders"
+    return check
+
+
+def tokens(preset: Preset, ranks: Ranks) -> Check:
+    """Distinct tokens that reached the model against those of the packs."""
+    demanded, seen = ranks[0].demanded, _seen(ranks)
+    first: dict[str, str] = {}
+    wrong = []
+    wanted = {cut.tokens for cut in demanded}
+    for cut in seen:
+        if cut.tokens not in wanted:
+            wrong.append(f"{cut.where}: no shard of any pack")
+        elif cut.tokens in first:
+            wrong.append(f"{cut.where}: again what {first[cut.tokens]} had")
+        first.setdefault(cut.tokens, cut.where)
+    wrong += [f"{cut.where} reached no rank" for cut in demanded if cut.tokens not in first]
+    distinct = sum(cut.num_tokens for cut in demanded if cut.tokens in first)
+    total = sum(cut.num_tokens for cut in demanded)
+    return _counted("tokens", preset, distinct, total, wrong)
+
+
+def all_to_alls(preset: Preset, ranks: Ranks) -> Check:
+    """All-to-alls that the process groups were asked for in each step, on each rank, against the shapes."""
+    calls, num_bytes = expected_all_to_alls(preset)
+    wrong = [
+        (rank.rank, step, ran)
+        for rank in ranks
+        for step, ran in enumerate(rank.all_to_alls)
+        if tuple(ran) != (calls, num_bytes)
+    ]
+    ran = wrong[0][2] if wrong else (calls, num_bytes)
+    return Check(
+        name="all_to_all",
+        engine=preset.engine.name,
+        status="failed" if wrong else "passed",
+        measured=_traffic(*ran),
+        bound=f"= {_traffic(calls, num_bytes)}",
+        value=ran[1],
+        limit=num_bytes,
+        worst=f"rank {wrong[0][0]}, step {wrong[0][1]}" if wrong else "",
+        note=f"per rank and step; {len(wrong)} of {sum(len(r.all_to_alls) for r in ranks)} differ",
+    )
+
+
+def mask(preset: Preset, ranks: Ranks) -> Check:
+    """Does a change in one document move another one's loss?"""
+    leaks = {rank.rank: rank.leak for rank in ranks if rank.leak is not None}
+    if not leaks:
+        return skipped("mask", preset.engine.name, "no pack of this length holds two documents")
+    measured = {
+        f"rank {rank}, {leak.document}": _relative(leak.others_after, leak.others)
+        for rank, leak in leaks.items()
+    }
+    check = _worst_below("mask", preset, measured, LEAK)
+    own, after = (sum(getattr(leak, which) for leak in leaks.values()) for which in ("own", "own_after"))
+    moved = _relative(after, own)
+    check.note = f"the changed document's own loss moved by {moved:.1e}"
+    if moved < REACHES:
+        check.status, check.worst = "failed", "the change did not reach the model"
+    if not preset.workload.document_mask:
+        check.note += "; the mask is turned on for this check, the preset has none"
+    return check
+
+
+def determinism(preset: Preset, differences: Mapping[str, float], first: Ranks, again: Ranks) -> Check:
+    """The same preset twice, in processes of their own: equal bit for bit."""
+    measured = {f"gradient of {name}": difference for name, difference in differences.items()}
+    for what in ("loss_sums", "grad_norms"):
+        for one, two in zip(first, again, strict=True):
+            for step, (a, b) in enumerate(zip(getattr(one, what), getattr(two, what), strict=True)):
+                measured[f"{what[:-1]} of rank {one.rank}, step {step}"] = _relative(b, a)
+    check = _worst_below("determinism", preset, measured, 0.0)
+    check.note = f"{len(first[0].loss_sums)} steps, {len(differences)} gradients"
+    return check
+
+
+def skipped(name: CheckName, engine: str, why: str) -> Check:
+    """A check that has nothing to look at; it proves nothing."""
+    return Check(name=name, engine=engine, status="skipped", note=why)
+
+
+def not_run(name: CheckName, engine: str, why: str) -> Check:
+    """A check whose run did not come to its end: no pass."""
+    return Check(name=name, engine=engine, status="failed", measured="not run", note=why)
+
+
+def _seen(ranks: Ranks) -> list[ShardRecord]:
+    return [cut for rank in ranks for cut in rank.cuts]
+
+
+def _differs(cut: ShardRecord, demanded: ShardRecord | None) -> bool:
+    return demanded is not None and cut.labels != demanded.labels
+
+
+def _relative(value: float, reference: float) -> float:
+    if value == reference:
+        return 0.0
+    return abs(value - reference) / abs(reference) if reference else math.inf
+
+
+def _worst_below(name: CheckName, of: Preset | str, measured: Mapping[str, float], limit: float) -> Check:
+    """Passed when no value is above the limit; NaN fails."""
+    worst = max(measured, key=lambda key: _order(measured[key]))
+    value = measured[worst]
+    return Check(
+        name=name,
+        engine=of if isinstance(of, str) else of.engine.name,
+        status="passed" if value <= limit else "failed",
+        measured=f"{value:.1e}" if value else "0",
+        bound=f"≤ {limit:.0e}" if limit else "= 0",
+        value=value if math.isfinite(value) else None,
+        limit=limit,
+        worst=worst if value else "",
+    )
+
+
+def _order(value: float) -> float:
+    return math.inf if math.isnan(value) else value
+
+
+def _counted(name: CheckName, preset: Preset, value: int, limit: int, wrong: Sequence[str]) -> Check:
+    """Passed when the counts agree and nothing is wrong in detail."""
+    return Check(
+        name=name,
+        engine=preset.engine.name,
+        status="passed" if value == limit and not wrong else "failed",
+        measured=f"{value:,}",
+        bound=f"= {limit:,}",
+        value=value,
+        limit=limit,
+        worst=wrong[0] + (f" and {len(wrong) - 1} more" if len(wrong) > 1 else "") if wrong else "",
+    )
+
+
+def _traffic(calls: int, num_bytes: int) -> str:
+    return f"{calls:,} calls, {size(num_bytes)}"

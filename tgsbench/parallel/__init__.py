@@ -1,1 +1,0 @@
-"""Sequence parallelism: mesh, all-to-all, attention, checkpointing, loss."""

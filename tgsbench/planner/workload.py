@@ -1,0 +1,122 @@
+"""What one GPU does in a step, as numbers: shapes, lengths, mesh, checkpoint mode."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from tgsbench.models import spec
+from tgsbench.schema.preset import Checkpointing, ModelShape, Preset
+
+
+class Dims(Struct, frozen=True, kw_only=True):
+    """A decoder's dimensions; a plain MLP has two matrices, a gated one three."""
+
+    num_layers: int
+    hidden: int
+    intermediate: int
+    query_heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    mlp_matrices: int = 3
+    tied: bool = False
+    num_parameters: int
+
+    @property
+    def layer_weights(self) -> int:
+        """Weights of one layer's matrices."""
+        attention = 2 * self.query_heads + 2 * self.kv_heads
+        return self.hidden * (attention * self.head_dim + self.mlp_matrices * self.intermediate)
+
+    @property
+    def embedding_weights(self) -> int:
+        """Weights of the token embedding, and of the head where it is not tied."""
+        return self.vocab * self.hidden
+
+
+class StepWorkload(Struct, frozen=True, kw_only=True):
+    """One rank's share of an optimizer step."""
+
+    dims: Dims
+    seq_len: int
+    attended_len: float
+    """Length that attention sees per token: seq_len, or Σ len² / Σ len under a document mask."""
+    sp: int = 1
+    world: int = 1
+    gpus_per_node: int = 8
+    micro_batch: int = 1
+    accumulation: int = 1
+    checkpointing: Checkpointing = "full"
+    zero_stage: int = 3
+    regather: bool = True
+    """Parameters are gathered again for the backward (ZeRO-3); False: kept from the forward."""
+    offload: str = "none"
+    activation_offload: bool = False
+    tiled_mlp: bool = False
+    fused_ops: bool = False
+    """Norms, rotary embedding and gated activation run as one kernel each (Liger, torch.compile)."""
+    loss_chunk_tokens: int = 0
+    compute_bytes: int = 2
+    fp8: bool = False
+    kernel: str = "flash2"
+    on_cpu: bool = False
+
+    @property
+    def local_tokens(self) -> int:
+        """Tokens of one micro-step on this rank."""
+        return self.micro_batch * self.seq_len // self.sp
+
+    @property
+    def tokens_per_gpu(self) -> int:
+        """Tokens of one optimizer step divided by the GPUs."""
+        return self.local_tokens * self.accumulation
+
+    @property
+    def kv_heads_sent(self) -> int:
+        """KV heads in the all-to-all when they are repeated only up to sp."""
+        return max(self.dims.kv_heads, self.sp) if self.sp > 1 else self.dims.kv_heads
+
+
+def dims_of(shape: ModelShape) -> Dims:
+    """Dimensions of a preset's model."""
+    return Dims(
+        num_layers=shape.num_layers,
+        hidden=shape.hidden_size,
+        intermediate=shape.intermediate_size,
+        query_heads=shape.num_query_heads,
+        kv_heads=shape.num_kv_heads,
+        head_dim=shape.head_dim,
+        vocab=shape.vocab_size,
+        tied=shape.tie_word_embeddings,
+        num_parameters=spec.num_parameters(shape),
+    )
+
+
+ALPACA_ATTENDED_LEN = 140.0
+"""Σ len² / Σ len over 5,000 Alpaca samples in the llama2_chat format under the Llama-2 vocabulary."""
+
+
+def work_of(preset: Preset, kernel: str, *, on_cpu: bool = False) -> StepWorkload:
+    """What a preset asks of each rank; `kernel` names the attention speed to plan with."""
+    seq_len, engine = preset.workload.seq_len, preset.engine
+    masked = preset.workload.document_mask
+    return StepWorkload(
+        dims=dims_of(preset.model),
+        seq_len=seq_len,
+        attended_len=min(float(seq_len), ALPACA_ATTENDED_LEN) if masked else float(seq_len),
+        sp=preset.parallel.sp,
+        world=preset.world_size,
+        gpus_per_node=preset.hardware.gpus_per_node,
+        micro_batch=preset.training.micro_batch,
+        accumulation=preset.accumulation,
+        checkpointing=preset.training.checkpointing,
+        zero_stage=engine.zero_stage,
+        offload=engine.offload,
+        activation_offload=engine.activation_offload,
+        tiled_mlp=engine.tiled_mlp,
+        fused_ops=engine.liger or engine.compile,
+        loss_chunk_tokens=engine.loss_chunk_tokens,
+        compute_bytes=2 if preset.training.compute_dtype == "bfloat16" else 4,
+        kernel=kernel,
+        on_cpu=on_cpu,
+    )

@@ -1,0 +1,90 @@
+"""A run's result: stored, or derived from its events when nobody wrote it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+
+from tgsbench.errors import TgsError
+from tgsbench.metrics.observe import fold_events
+from tgsbench.metrics.result import build_result
+from tgsbench.presets.catalog import find_gpu
+from tgsbench.schema.preset import Preset
+from tgsbench.schema.run import Failure, Outcome, Result
+from tgsbench.store.run_dir import RunDir, age_s
+
+_SILENT_S = 60.0
+_STARTING_S = 20.0
+"""A supervisor signs within a second of its start; ten times that on a busy machine."""
+
+
+def result_from_folder(run: RunDir, outcome: Outcome | None = None) -> Result:
+    """Derive the result from what lies in the folder, and from an outcome that could not be stored there."""
+    manifest = run.manifest()
+    result = build_result(
+        manifest,
+        run.preset(),
+        fold_events(run.events(), manifest.world_size),
+        outcome or run.outcome(),
+        run.launcher_report(),
+        run.environment(),
+        run.stack_texts(),
+    )
+    if result.failure is not None:
+        result.failure.files = run.collected()
+        if result.status == "oom":
+            _explain_shortfall(result, run.preset())
+    result.run_dir = str(run.path)
+    return result
+
+
+def _explain_shortfall(result: Result, preset: Preset) -> None:
+    """Say beside an out-of-memory error what was planned, and the smallest change that should fit."""
+    from tgsbench.planner.shortfall import explain
+
+    failure, gpu = result.failure, find_gpu(result.device)
+    if failure is None or (gpu is None and result.device != "cpu"):
+        return
+    found = explain(preset, gpu.name if gpu else "", failure.bytes_in_use, failure.bytes_requested)
+    if found is not None:
+        failure.forecast = found.forecast
+        failure.hint = failure.hint or found.remedy
+
+
+def store_result(run: RunDir, warnings: Sequence[str] = ()) -> Result:
+    """Derive the result and write result.json, with what only the launcher noticed."""
+    result = result_from_folder(run)
+    result.warnings += warnings
+    run.write("result.json", result)
+    return result
+
+
+def load_result(run: RunDir) -> Result:
+    """The stored result; a derived one while the run goes on (status running) or after its launcher died."""
+    stored = run.result()
+    if stored is not None:
+        stored.run_dir = str(run.path)
+        return stored
+    result = result_from_folder(run)
+    if run.outcome() is None and is_running(run):
+        result.status, result.failure = "running", None
+    return result
+
+
+def load_or_describe(run: RunDir) -> Result | Failure:
+    """The result, or a failure that says why the folder cannot be read; for lists that must go on."""
+    try:
+        return load_result(run)
+    except TgsError as error:
+        return Failure(kind="damaged", reason=error.msg, hint=error.hint)
+
+
+def is_running(run: RunDir) -> bool:
+    """Is the run going on: its supervisor lives here, or, on another host, its events are fresh?"""
+    manifest = run.manifest()
+    if manifest.host != os.uname().nodename:
+        return age_s(run) < _SILENT_S
+    if not manifest.supervisor_identity:  # prepared; its supervisor has not signed yet
+        return time.time() - manifest.created_unix < _STARTING_S
+    return run.is_alive()

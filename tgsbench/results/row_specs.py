@@ -1,0 +1,126 @@
+"""Words of the command line -> rows: runs, imported rows, published rows, forecasts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tgsbench import presets
+from tgsbench.errors import ExitCode, TgsError, nearest
+from tgsbench.results import imported, results, rows
+from tgsbench.results.rows import Row
+from tgsbench.schema.preset import Preset
+from tgsbench.store import run_dir
+from tgsbench.store.run_dir import RunDir
+
+Predict = Callable[[Preset], dict[str, Any]]
+"""The planner: a preset's forecast as `tgsbench plan --json` writes it."""
+
+_FORECAST = ("predicted", "plan")
+_PUBLISHED = "published"
+
+
+def forecast(preset: Preset, gpu: str = "") -> dict[str, Any]:
+    """The planner's forecast for a preset, on its own GPU or another one."""
+    from tgsbench.planner.plan import predict
+
+    plan: dict[str, Any] = msgspec.to_builtins(predict(preset, gpu))
+    return plan
+
+
+def resolve(root: Path, word: str, predict: Predict = forecast) -> list[Row]:
+    """Rows that a word names.
+
+    `SYSTEM:PRESET` (xtuner:llama2_7b_32k) and `published:PRESET` are published rows, `predicted:PRESET` or a
+    preset's name its forecast, `predicted:RUN` the one a run keeps, `foreign:NAME` or a name an imported row,
+    and anything else a run: its name, a unique part of it, its folder, or `latest`. Raises TgsError naming
+    what would have been known.
+    """
+    prefix, colon, name = word.partition(":")
+    if colon and prefix == "foreign":
+        return [_foreign(root, name)]
+    if colon and prefix in _FORECAST and name not in presets.list_presets():
+        return [_kept(_run(root, name))]
+    if colon and not Path(word).exists():
+        return _of_preset(prefix, name, predict)
+    if word in imported.names(root):
+        return [_foreign(root, word)]
+    if word in presets.list_presets():
+        return [_forecast(word, predict)]
+    return [of_run(_run(root, word))]
+
+
+def of_run(run: RunDir) -> Row:
+    """The row of one run."""
+    result = results.load_result(run)
+    preset = run.preset() if result.model is None else None
+    return rows.from_result(result, preset)
+
+
+def published(preset_name: str, system: str = _PUBLISHED) -> list[Row]:
+    """Published rows of a preset, of one system or of all."""
+    preset = presets.resolve(preset_name).preset
+    found = presets.load_references().get(preset_name, [])
+    systems = sorted({row.system for row in found})
+    chosen = [row for row in found if system in (_PUBLISHED, row.system)]
+    if not chosen:
+        have = f"it has rows of {', '.join(systems)}" if systems else "nobody published one"
+        raise TgsError(f"no {system} row for {preset_name}; {have}", exit_code=ExitCode.BAD_INPUT)
+    return [rows.from_reference(row, preset) for row in chosen]
+
+
+def _of_preset(prefix: str, name: str, predict: Predict) -> list[Row]:
+    if prefix in _FORECAST:
+        return [_forecast(name, predict)]
+    systems = {row.system for found in presets.load_references().values() for row in found}
+    if prefix != _PUBLISHED and prefix not in systems:
+        known = [*systems, _PUBLISHED, *_FORECAST, "foreign"]
+        raise TgsError(
+            f"{prefix}:{name}: no such kind of row; {nearest(prefix, known)}",
+            hint="RUN, PRESET, xtuner:PRESET, published:PRESET, predicted:PRESET or foreign:NAME",
+        )
+    return published(name, prefix)
+
+
+def _forecast(name: str, predict: Predict) -> Row:
+    preset = presets.resolve(name).preset
+    return rows.from_prediction(preset, predict(preset))
+
+
+def _kept(run: RunDir) -> Row:
+    """The forecast that a run keeps, for the device it ran on."""
+    result = results.load_result(run)
+    if not result.prediction:
+        raise TgsError(
+            f"{result.run_id} keeps no forecast",
+            hint=f"tgsbench compare {result.run_id} predicted:PRESET makes one now",
+            exit_code=ExitCode.STORE,
+        )
+    row = rows.from_prediction(run.preset(), result.prediction, f"predicted:{result.run_id}")
+    return msgspec.structs.replace(row, gpu=of_run(run).gpu)
+
+
+def _foreign(root: Path, name: str) -> Row:
+    known = imported.names(root)
+    if name not in known:
+        raise TgsError(
+            f"no imported row called {name!r}; {nearest(name, known)}",
+            hint="tgsbench import FILE reads one",
+            exit_code=ExitCode.STORE,
+        )
+    return imported.load(root / "foreign" / f"{name}.json").row
+
+
+def _run(root: Path, word: str) -> RunDir:
+    try:
+        return run_dir.find(root, word)
+    except TgsError as error:
+        others = [*presets.list_presets(), *imported.names(root)]
+        raise TgsError(
+            f"{error.msg}; presets: {nearest(word, others)}",
+            hint="RUN, PRESET, xtuner:PRESET, published:PRESET, predicted:PRESET or foreign:NAME",
+            exit_code=error.exit_code,
+        ) from error

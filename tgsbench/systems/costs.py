@@ -1,0 +1,178 @@
+"""How each training system shards, sends, saves and recomputes: what its steps cost beyond the arithmetic.
+
+Bytes of the eager decoder were counted on the operator stream of a step (`tgsbench plan --trace`); those
+of other systems follow from their published sources.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from tgsbench.errors import ExitCode, TgsError, nearest
+
+
+class ElementwiseTraffic(Struct, frozen=True, kw_only=True):
+    """Bytes that element-wise kernels read and write, forward and backward, per element of each width.
+
+    `hidden` counts norms and residual adds of a layer, `rotary` the query and key heads, `mlp` the
+    intermediate width, `exchange` what is packed and unpacked around an all-to-all.
+    """
+
+    hidden: tuple[float, float]
+    rotary: tuple[float, float]
+    mlp: tuple[float, float]
+    exchange: tuple[float, float] = (6.0, 6.0)
+    logits: float = 50.0
+    """Per token and vocabulary entry, loss forward and backward."""
+
+
+EAGER = ElementwiseTraffic(hidden=(84.0, 224.0), rotary=(20.0, 32.0), mlp=(10.0, 18.0))
+"""transformers' Llama layer, one kernel per operator: RMSNorm in fp32 takes 36 and 106 bytes."""
+
+FUSED = ElementwiseTraffic(hidden=(20.0, 36.0), rotary=(4.0, 4.0), mlp=(6.0, 10.0))
+"""One kernel each for norm, rotary embedding and gated activation, in and out in bf16."""
+
+
+OWN = ElementwiseTraffic(hidden=(20.0, 36.0), rotary=(10.0, 10.0), mlp=(10.0, 20.0))
+"""This project's torch code: norms in one kernel, rotary embedding and gated activation in a few each."""
+
+
+class System(Struct, frozen=True, kw_only=True):
+    """One training system."""
+
+    name: str
+    parameter_bytes: int
+    """Resident per parameter, sharded by stage 3: what is trained or its low-precision copy."""
+    gradient_bytes: int
+    optimizer_bytes: int
+    """AdamW moments, and the fp32 master copy where parameters are kept in bf16."""
+    reduce_bytes: int = 4
+    """Per gradient in a reduce-scatter, where the compute precision has no more."""
+    copy_bytes: float = 26.0
+    """Memory traffic per gathered parameter and micro-step: what collectives and their copies move."""
+    optimizer_traffic: float = 40.0
+    """Bytes per parameter of the shard: clip, AdamW, cast."""
+    fused_exchange: bool = True
+    """q, k and v travel in one all-to-all; False: three."""
+    repeats_kv: bool = False
+    """KV heads are repeated to all query heads before the all-to-all; False: only up to sp."""
+    whole_logits: bool = False
+    """Logits of the whole shard exist, whatever the preset says."""
+    logits_bytes: float = 12.0
+    """Per entry of whole logits at their peak: fp32 logits, log-softmax and its gradient."""
+    norm_units: float = 8.0
+    """What a layer's two norms save, in U(h): input in fp32, normed and scaled value each."""
+    norm_keeps_checkpoint: bool = False
+    """One of these is the layer's input itself, which a checkpoint keeps anyway."""
+    mlp_units: float = 4.0
+    """What a gated MLP saves, in U(i): gate, up, activation, product."""
+    mlp_gradients: float = 2.0
+    """Gradients of width i that are alive at once in its backward, in U(i)."""
+    sequence_parallel: bool = True
+    mlp_tile_tokens: int = 0
+    """Tokens of one tile of a tiled MLP; 0: as many as the hidden size (ALST's rule)."""
+    mlp_tile_again: float = 1.0
+    """Share of the MLP's products that a tiled MLP's backward computes again."""
+    early_stop: bool = False
+    """Recomputation of a layer stops at the last tensor that the backward needs: no down projection."""
+    live_parameters: int = 0
+    """Gathered parameters that are kept at most; 0: the layer in use and the next."""
+    gradients_resident: bool = False
+    """The gradient shard is allocated for good, not per step."""
+    allocator_share: float = 0.02
+    """Of tensors that come and go: fragments that the allocator cannot use."""
+    kernel_ops: float = 550.0
+    """Kernels launched per layer and micro-step with full recomputation."""
+    traffic: ElementwiseTraffic = EAGER
+    attention_share: float = 1.0
+    """Speed of its attention kernel beside the published one."""
+    default_kernel: str = "flash2"
+
+
+FSDP2 = System(
+    name="fsdp2",
+    parameter_bytes=4,
+    gradient_bytes=4,
+    optimizer_bytes=8,
+    copy_bytes=32.0,
+    early_stop=True,
+    norm_units=4.0,
+    norm_keeps_checkpoint=True,
+    mlp_units=3.0,
+    mlp_gradients=1.0,
+    mlp_tile_tokens=8192,
+    mlp_tile_again=2 / 3,
+    traffic=OWN,
+)
+"""This project's engine: fp32 shards, bf16 gathers, fp32 reduce-scatter, expandable segments, norms that
+keep their input alone and a SwiGLU that keeps gate and up."""
+
+DEEPSPEED = System(
+    name="deepspeed",
+    parameter_bytes=2,
+    gradient_bytes=2,
+    optimizer_bytes=12,
+    reduce_bytes=2,
+    fused_exchange=False,
+    live_parameters=1_000_000_000,
+    gradients_resident=True,
+    allocator_share=0.06,
+)
+"""ZeRO with DeepSpeed's defaults: 1e9 live parameters, gradients in bf16, master copy and moments in fp32."""
+
+XTUNER = System(
+    name="xtuner",
+    parameter_bytes=2,
+    gradient_bytes=2,
+    optimizer_bytes=12,
+    reduce_bytes=2,
+    fused_exchange=False,
+    repeats_kv=True,
+    whole_logits=True,
+    live_parameters=1_000_000_000,
+    gradients_resident=True,
+    allocator_share=0.06,
+    traffic=ElementwiseTraffic(hidden=EAGER.hidden, rotary=EAGER.rotary, mlp=EAGER.mlp, exchange=(8.0, 8.0)),
+)
+"""XTuner 0.1.20 on ZeRO-3: eager norms, three all-to-alls in and one out, whole logits."""
+
+LLAMA_FACTORY = System(
+    name="llamafactory",
+    parameter_bytes=2,
+    gradient_bytes=2,
+    optimizer_bytes=12,
+    reduce_bytes=2,
+    whole_logits=True,
+    sequence_parallel=False,
+    live_parameters=1_000_000_000,
+    gradients_resident=True,
+    allocator_share=0.06,
+)
+"""LLaMA-Factory on ZeRO-3: no sequence parallelism, whole logits."""
+
+LLM_FOUNDRY = System(
+    name="llm_foundry",
+    parameter_bytes=4,
+    gradient_bytes=4,
+    optimizer_bytes=8,
+    reduce_bytes=2,
+    copy_bytes=32.0,
+    whole_logits=True,
+    sequence_parallel=False,
+    allocator_share=0.06,
+    logits_bytes=4.0,
+    norm_units=4.0,
+    traffic=ElementwiseTraffic(hidden=(44.84, 53.81), rotary=(0.0, 0.0), mlp=(17.94, 26.91), logits=19.16),
+    attention_share=0.5252,
+)
+"""The stack of the calibration rows: FSDP, fused LayerNorm, GELU, attention that computes masked blocks.
+Its traffic and attention share are fitted on those rows (benchmarks/planner_fit.py)."""
+
+SYSTEMS = {system.name: system for system in (FSDP2, DEEPSPEED, XTUNER, LLAMA_FACTORY, LLM_FOUNDRY)}
+
+
+def find_system(name: str) -> System:
+    """A system by name; TgsError names the known ones."""
+    if name in SYSTEMS:
+        return SYSTEMS[name]
+    raise TgsError(f"no system called {name!r}; {nearest(name, SYSTEMS)}", exit_code=ExitCode.UNSUPPORTED)

@@ -1,0 +1,220 @@
+"""Environments of the systems that run outside ours: where they are, what they lack, how one is made."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import venv
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from tgsbench.errors import ExitCode, TgsError, nearest
+from tgsbench.presets.catalog import config_dir, read_toml
+
+_ASK_S = 60.0
+"""A cold disk takes seconds to start an interpreter; none takes a minute."""
+_ASK = (
+    "import json, sys\n"
+    "from importlib import metadata\n"
+    "def version(name):\n"
+    "    try: return metadata.version(name)\n"
+    "    except metadata.PackageNotFoundError: return ''\n"
+    "print(json.dumps({'python': sys.version.split()[0], **{n: version(n) for n in sys.argv[1:]}}))\n"
+)
+
+
+class EnvironmentRecipe(Struct, frozen=True, kw_only=True):
+    """What one system's environment holds."""
+
+    version: str
+    """The release that the adapter was tested with."""
+    requirements: tuple[str, ...]
+    needs: tuple[str, ...]
+    """Distributions that must be there."""
+    below_python: tuple[int, int] = (4, 0)
+    limits: tuple[str, ...] = ()
+
+
+RECIPES: dict[str, EnvironmentRecipe] = {
+    "llamafactory": EnvironmentRecipe(
+        version="0.9.5",
+        # transformers 5.6 and datasets 4.0 are the newest that this release allows.
+        requirements=("torch", "torchvision", "llamafactory==0.9.5", "deepspeed<=0.18.4", "ninja"),
+        needs=("llamafactory", "torch", "transformers", "deepspeed"),
+        limits=("no sequence parallelism", "no document mask in its packs without flash-attn"),
+    ),
+    "xtuner": EnvironmentRecipe(
+        version="0.2.0",
+        # mmengine reads pkg_resources, which setuptools dropped with 81.
+        requirements=(
+            "torch",
+            "torchvision",
+            "xtuner==0.2.0",
+            "transformers==4.48.0",
+            "mmengine==0.10.6",
+            # mmengine imports deepspeed.runtime.fp16.onebit, which 0.19 dropped.
+            "deepspeed<0.19",
+            "ninja",
+            "setuptools<81",
+        ),
+        needs=("xtuner", "torch", "transformers", "mmengine", "deepspeed"),
+        below_python=(3, 13),
+        limits=("on a CPU only through tgsbench's shim",),
+    ),
+}
+
+
+class Environment(Struct, frozen=True, kw_only=True):
+    """The environment that a system would run in."""
+
+    system: str
+    python: str = ""
+    """Interpreter, or empty when none was named and none was made."""
+    named: bool = False
+    """Whether the user named it."""
+    versions: dict[str, str] = {}
+    missing: list[str] = []
+
+
+def find_environment(system: str) -> Environment:
+    """The named interpreter, else the one that `engines setup` made, and what it lacks."""
+    named = named_python(system)
+    python = named or str(made_python(system))
+    if not Path(python).exists():
+        return Environment(system=system, python=named, named=bool(named), missing=[_absent(system, named)])
+    recipe = RECIPES[system]
+    try:
+        versions = installed_versions(python, recipe.needs)
+    except TgsError as error:
+        return Environment(system=system, python=python, named=bool(named), missing=[error.msg])
+    missing = [f"package {name} in {python}" for name in recipe.needs if not versions.get(name)]
+    return Environment(
+        system=system,
+        python=python,
+        named=bool(named),
+        versions={name: version for name, version in versions.items() if version},
+        missing=missing,
+    )
+
+
+def require(system: str) -> Environment:
+    """The environment of a system that can run; TgsError with the command that makes one."""
+    environment = find_environment(system)
+    if environment.missing:
+        raise TgsError(
+            f"engine {system} cannot run here: {'; '.join(environment.missing)}",
+            hint=f"{setup_command(system)}, or name a Python that has it: --python PATH",
+            exit_code=ExitCode.MISSING_DEPENDENCY,
+        )
+    return environment
+
+
+def named_python(system: str) -> str:
+    """Interpreter that the user named for a system, from engines.toml; empty when none."""
+    path = config_path()
+    if not path.exists():
+        return ""
+    table = read_toml(path).get(system, {})
+    return str(table.get("python", "")) if isinstance(table, dict) else ""
+
+
+def name_python(system: str, python: Path) -> None:
+    """Keep an interpreter for a system in engines.toml.
+
+    Raises TgsError when it is not there or the file cannot be written.
+    """
+    find_recipe(system)
+    if not python.exists():
+        raise TgsError(f"{python}: no such interpreter", hint="name the bin/python of an environment")
+    path = config_path()
+    document = read_toml(path) if path.exists() else {}
+    document[system] = {"python": str(python.absolute())}
+    tables = [(n, t) for n, t in document.items() if isinstance(t, dict)]
+    lines = [f"[{n}]\npython = {json.dumps(str(t.get('python', '')))}\n" for n, t in tables]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(lines), "utf-8")
+    except OSError as error:
+        raise TgsError(f"{path}: {error.strerror}", exit_code=ExitCode.STORE) from error
+
+
+def config_path() -> Path:
+    """Where named interpreters are kept."""
+    return config_dir() / "engines.toml"
+
+
+def made_python(system: str) -> Path:
+    """Interpreter of the environment that `engines setup` makes for a system."""
+    return environment_dir(system) / "bin" / "python"
+
+
+def environment_dir(system: str) -> Path:
+    """Folder of a system's environment under XDG_CACHE_HOME."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "tgsbench" / "engines" / f"{system}-{find_recipe(system).version}"
+
+
+def find_recipe(system: str) -> EnvironmentRecipe:
+    """The recipe of a system; TgsError for one that has no environment of its own."""
+    if system not in RECIPES:
+        raise TgsError(
+            f"{system!r} has no environment of its own; {nearest(system, RECIPES)}", hint="tgsbench engines"
+        )
+    return RECIPES[system]
+
+
+def setup_command(system: str) -> str:
+    """The command that makes a system's environment."""
+    return f"tgsbench engines setup {system}"
+
+
+def install_argv(system: str) -> list[str]:
+    """What `engines setup` runs inside the new environment."""
+    return [str(made_python(system)), "-m", "pip", "install", *find_recipe(system).requirements]
+
+
+def create(system: str, say: Callable[[str], None]) -> Path:
+    """Make a system's environment and install it; pip's output goes to stderr.
+
+    Raises TgsError for a Python that the release does not support, or when pip fails.
+    """
+    recipe, folder = find_recipe(system), environment_dir(system)
+    if sys.version_info[:2] >= recipe.below_python:
+        raise TgsError(
+            f"{system} {recipe.version} needs Python below {'.'.join(map(str, recipe.below_python))}, "
+            f"this is {sys.version.split()[0]}",
+            hint="make an environment with an older Python and name it: --python PATH",
+            exit_code=ExitCode.UNSUPPORTED,
+        )
+    say(f"making {folder}")
+    argv = install_argv(system)
+    try:
+        venv.create(folder, with_pip=True, clear=True)
+        code = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False).returncode
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise TgsError(f"{folder}: {error}", exit_code=ExitCode.STORE) from error
+    if code:
+        raise TgsError(f"pip ended with exit code {code}", exit_code=ExitCode.MISSING_DEPENDENCY)
+    return made_python(system)
+
+
+def installed_versions(python: str, names: tuple[str, ...]) -> dict[str, str]:
+    """Versions of distributions in another interpreter, and its own; empty where one is not installed."""
+    try:
+        done = subprocess.run(
+            [python, "-I", "-c", _ASK, *names], capture_output=True, timeout=_ASK_S, check=False
+        )
+        return msgspec.json.decode(done.stdout, type=dict[str, str])
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise TgsError(f"{python} does not start: {error}") from error
+    except msgspec.DecodeError as error:
+        raise TgsError(f"{python} is no Python that answers") from error
+
+
+def _absent(system: str, named: str) -> str:
+    return f"{named}: no such interpreter" if named else f"an environment with {system}"

@@ -1,0 +1,210 @@
+"""What the host was doing at an instant: which region, recomputing or not, in which operator.
+
+A region is opened by our own spans, by torch's `Optimizer.step#…`, by operators whose name says attention,
+loss, optimizer or product, by collectives, and by the backward of what ran in an attention span (autograd
+gives both the same sequence number). It holds for everything beneath.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from tgsbench.schema import spans
+from tgsbench.schema.hotspots import COLLECTIVES, PARTS
+from tgsbench.traces import categories, nesting
+from tgsbench.traces.tables import Host
+
+Ints = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+
+CODE: Final = {part: code for code, part in enumerate(PARTS)}
+NONE: Final = -1
+OTHER: Final = CODE["other"]
+RECOMPUTE: Final = CODE["recompute"]
+IS_COLLECTIVE: Final = np.array([part in COLLECTIVES for part in PARTS])
+"""By code."""
+_STRONG: Final = np.array(
+    [part in ("attention_fwd", "attention_bwd", "loss", "optimizer", "data") for part in PARTS]
+)
+_OPENED_BY_NAME: Final = ("attention_fwd", "attention_bwd", "loss", "optimizer", "gemm")
+
+
+@dataclass(frozen=True)
+class Thread:
+    """One thread's operators as a forest, with what each stands in; arrays by position in the forest."""
+
+    forest: nesting.Nesting
+    segments: nesting.Segments
+    region: Ints
+    """Code of a part, or NONE."""
+    recompute: Flags
+    kind: Ints
+    """Code of the operator's own kind, by its name."""
+    frame: Flags
+    """Its own time is Python's or a wait's."""
+
+
+@dataclass(frozen=True)
+class HostContext:
+    """Where some instants fall, and what holds there."""
+
+    thread: Ints
+    position: Ints
+    """Of the innermost operator in its thread's forest; -1: none."""
+    row: Ints
+    """Its row in the host table; -1: none."""
+    region: Ints
+    recompute: Flags
+    kind: Ints
+
+
+class Scopes:
+    """The host side of one stretch of a trace."""
+
+    def __init__(self, host: Host, codes: NameCodes, attention: Ints) -> None:
+        """`attention`: that of the stretch before."""
+        self._host = host
+        self._names = codes
+        self._threads: dict[int, Thread] = {}
+        self._attention_nodes, self.attention = self._made_in_attention(attention)
+        """Sequence numbers of the autograd nodes made in attention spans, up to the stretch's end."""
+
+    def thread(self, number: int) -> Thread:
+        """One thread's forest; built on first use."""
+        if number not in self._threads:
+            rows = np.flatnonzero(self._host.thread == number)
+            self._threads[number] = self._build(rows)
+        return self._threads[number]
+
+    def places(self, threads: npt.NDArray[Any], instants: npt.NDArray[Any]) -> HostContext:
+        """Where instants on threads fall."""
+        count = len(instants)
+        place = HostContext(
+            thread=np.asarray(threads, np.int64),
+            position=np.full(count, -1),
+            row=np.full(count, -1),
+            region=np.full(count, NONE),
+            recompute=np.zeros(count, bool),
+            kind=np.full(count, OTHER),
+        )
+        for number in np.unique(threads):
+            thread, at = self.thread(int(number)), np.flatnonzero(threads == number)
+            owner = thread.segments.owner_at(instants[at])
+            inside = owner >= 0
+            at, owner = at[inside], owner[inside]
+            place.position[at] = owner
+            place.row[at] = thread.forest.rows[owner]
+            place.region[at] = thread.region[owner]
+            place.recompute[at] = thread.recompute[owner]
+            place.kind[at] = thread.kind[owner]
+        return place
+
+    def enclosing(self, place: HostContext, index: int) -> list[int]:
+        """Host rows around one of the instants, innermost first."""
+        position, found = int(place.position[index]), []
+        if position >= 0:
+            forest = self.thread(int(place.thread[index])).forest
+            while position >= 0:
+                found.append(int(forest.rows[position]))
+                position = int(forest.parent[position])
+        return found
+
+    def _made_in_attention(self, earlier: Ints) -> tuple[Flags, Ints]:
+        """Which rows are backward nodes made in attention spans; all such numbers at the stretch's end.
+
+        All ops up to the one that makes a node carry its number: the last of them before the node made it.
+        Threads count for themselves, so that numbers may come again.
+        """
+        host, codes = self._host, self._names
+        found = np.zeros(len(host.start), bool)
+        span = host.names.index(spans.ATTENTION) if spans.ATTENTION in host.names else -1
+        if span < 0:
+            return found, earlier
+        makes = (host.sequence >= 0) & ~codes.backward[host.name] & (host.start >= host.since)
+        node = (host.sequence >= 0) & codes.node[host.name]
+        rows = np.flatnonzero(makes | node)
+        rows = rows[np.lexsort((host.start[rows], host.sequence[rows]))]
+        numbers, at = host.sequence[rows], np.arange(len(rows))
+        opens, closes = np.ones(len(rows), bool), np.ones(len(rows), bool)
+        opens[1:] = closes[:-1] = numbers[1:] != numbers[:-1]
+        first = np.maximum.accumulate(np.where(opens, at, 0))
+        maker = np.maximum.accumulate(np.where(makes[rows], at, -1))
+        inside = np.where(maker >= first, self._in_spans(rows, span)[maker], np.isin(numbers, earlier))
+        found[rows] = inside & node[rows]
+        attention = np.union1d(np.setdiff1d(earlier, numbers[closes]), numbers[closes & inside])
+        return found, np.asarray(attention, np.int64)
+
+    def _in_spans(self, rows: Ints, span: int) -> Flags:
+        """Which rows lie in an annotation of that name on their thread."""
+        host, inside = self._host, np.zeros(len(rows), bool)
+        for number in np.unique(host.thread[host.name == span]):
+            at = np.flatnonzero((host.name == span) & (host.thread == number))
+            order = at[np.argsort(host.start[at])]
+            index = np.searchsorted(host.start[order], host.start[rows], "right") - 1
+            covered = (index >= 0) & (host.end[order[np.maximum(index, 0)]] >= host.end[rows])
+            inside |= covered & (host.thread[rows] == number)
+        return inside
+
+    def _build(self, rows: Ints) -> Thread:
+        host, codes = self._host, self._names
+        forest = nesting.nest(host.start[rows], host.end[rows])
+        forest = nesting.Nesting(rows[forest.rows], forest.start, forest.end, forest.parent, forest.levels)
+        name, sequence = host.name[forest.rows], host.sequence[forest.rows]
+        node = codes.node[name]
+        opens = codes.region[name].copy()
+        opens[self._attention_nodes[forest.rows]] = CODE["attention_bwd"]
+        again = (opens == RECOMPUTE) | codes.reentrant[name]
+        forward = (sequence >= 0) & ~codes.backward[name]
+        forward &= sequence != np.where(forest.parent >= 0, sequence[forest.parent], -1)  # a node itself
+        region, recompute = _inherit(forest, opens, again, node, forward)
+        frame = codes.frame[name] | host.is_annotation[forest.rows]
+        return Thread(forest, nesting.segments(forest), region, recompute, codes.kind[name], frame)
+
+
+def _inherit(
+    forest: nesting.Nesting, opens: Ints, again: Flags, node: Flags, forward: Flags
+) -> tuple[Ints, Flags]:
+    """Regions and recomputing, from the outermost level inwards.
+
+    Beneath a backward node only what runs again in the forward direction has a sequence number: gradients
+    are off otherwise. (Of 1,240 ops of a checkpointed step the 308 with one were exactly those in our
+    recompute spans.)
+    """
+    region, recompute, in_backward = opens.copy(), again.copy(), node.copy()
+    region[region == RECOMPUTE] = NONE
+    for level in forest.levels:
+        above = forest.parent[level]
+        inner, above = level[above >= 0], above[above >= 0]
+        outer, own = region[above], region[inner]
+        collective = (own >= 0) & IS_COLLECTIVE[own]
+        keep = ~collective & (outer >= 0) & (_STRONG[outer] | (own == NONE))
+        region[inner] = np.where(keep, outer, own)
+        begins = in_backward[above] & forward[inner]
+        recompute[inner] = (recompute[inner] | recompute[above] | begins) & ~node[inner]
+        in_backward[inner] |= in_backward[above] & ~recompute[inner]
+    return region, recompute
+
+
+class NameCodes:
+    """What each host name stands for, by its number."""
+
+    def __init__(self, host_names: list[str]) -> None:
+        kinds = [categories.SPAN_KINDS.get(name) or categories.kind_of(name) for name in host_names]
+        self.kind = np.array([CODE[kind] for kind in kinds], np.int64)
+        opened = (
+            name in categories.SPAN_KINDS or kind in _OPENED_BY_NAME or kind in COLLECTIVES
+            for name, kind in zip(host_names, kinds, strict=True)
+        )
+        self.region = np.where(np.array(list(opened), bool), self.kind, NONE)
+        self.reentrant = np.array(["CheckpointFunctionBackward" in name for name in host_names], bool)
+        self.node = np.array([categories.is_backward_node(name) for name in host_names], bool)
+        self.backward = self.node | np.array([_ends_in_backward(name) for name in host_names], bool)
+        self.frame = np.array([categories.is_frame(name) for name in host_names], bool)
+
+
+def _ends_in_backward(name: str) -> bool:
+    return name.rstrip("0123456789").endswith("Backward") or "AccumulateGrad" in name

@@ -1,0 +1,78 @@
+"""The TensorBoard process: on loopback, with its own plugins and the extended profiler, and no others."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import multiprocessing
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Final
+
+from tgsbench.errors import ExitCode, TgsError
+
+HOST: Final = "127.0.0.1"
+_PACKAGES: Final = {"tensorboard": "tensorboard", "torch_tb_profiler": "torch-tb-profiler"}
+_FITTING: Final = "0.4.3"
+"""The release of torch-tb-profiler that plugin.py extends."""
+_INSTALL: Final = "pip install 'tgsbench[profile]'"
+
+
+def require_packages() -> None:
+    """Raise TgsError (exit code 6) with what installs them when TensorBoard or its plugin is missing."""
+    for module, package in _PACKAGES.items():
+        if importlib.util.find_spec(module) is None:
+            raise TgsError(
+                f"{package} is not installed", hint=_INSTALL, exit_code=ExitCode.MISSING_DEPENDENCY
+            )
+    found = metadata.version("torch-tb-profiler")
+    if found != _FITTING:
+        raise TgsError(
+            f"torch-tb-profiler {found} is installed; its pages work without network in {_FITTING}",
+            hint=_INSTALL,
+            exit_code=ExitCode.MISSING_DEPENDENCY,
+        )
+
+
+@contextlib.contextmanager
+def serving(logdir: Path, port: int | None) -> Iterator[str]:
+    """Serve a folder while the context lasts; its address. `port` None: the first free one from 6006 on.
+
+    Raises TgsError when the port is taken.
+    """
+    from tensorboard import default, program
+
+    from tgsbench.traces.tensorboard.plugin import Plugin
+
+    board = program.TensorBoard(plugins=[*default.get_static_plugins(), Plugin])
+    # load_fast starts a process with a port of its own, to read scalars of which a run has few.
+    board.configure(logdir=str(logdir), host=HOST, port=port, load_fast="false")
+    try:
+        if port is not None:  # asked before the plugin starts its parsers
+            socket.create_server((HOST, port)).close()
+        address = board.launch()
+    except (OSError, program.TensorBoardServerException) as error:
+        why = error.strerror if isinstance(error, OSError) else error.msg
+        raise TgsError(
+            f"TensorBoard cannot listen on {HOST}:{port or 6006}: {why}",
+            hint="another --port; without the option a free one is chosen",
+        ) from error
+    try:
+        yield address
+    finally:
+        while parsers := multiprocessing.active_children():
+            for parser in parsers:
+                parser.terminate()
+                parser.join()
+
+
+def until_interrupted() -> None:
+    """Wait for ctrl-c, for SIGTERM, or for the terminal to go."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: stop.set())
+    stop.wait()

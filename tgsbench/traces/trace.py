@@ -1,0 +1,288 @@
+"""Reads Kineto traces in chunks: plain or gzip, in memory that does not grow with the file.
+
+The events of a chunk are decoded into structs that name the few fields wanted; the parser skips the rest
+(decoding all arguments takes 2–3.5 times as long). Chunks of 4 MiB and their events stay in the cache.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO, Final, cast
+
+import msgspec
+from msgspec import Raw, Struct, field
+
+from tgsbench.errors import ExitCode, TgsError
+from tgsbench.safe_files import open_regular
+from tgsbench.traces.event_boundary import exact_end, likely_end
+
+try:
+    from isal import igzip, igzip_lib
+except ImportError:  # only needs longer: 1.3 instead of 4 GB/s
+    _open_gzip: Any = gzip.GzipFile
+    _GzipError: Any = zlib.error
+else:
+    _open_gzip = igzip.IGzipFile
+    _GzipError = igzip_lib.IsalError
+
+CHUNK: Final = 4 << 20
+MAX_HEAD: Final = 16 << 20
+"""Room for what stands before the events: the process groups of some thousand ranks."""
+MAX_EVENT: Final = 32 << 20
+"""No event of a real trace comes near; without a limit memory would not be bounded."""
+_KEY: Final = b'"traceEvents"'
+
+Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+
+
+class Args(Struct, gc=False, frozen=True):
+    """The arguments wanted of an event."""
+
+    correlation: Int64 = 0
+    external: Int64 = field(name="External id", default=0)
+    sequence: Int64 = field(name="Sequence number", default=-1)
+    collective: str | None = field(name="Collective name", default=None)
+    group_size: Int64 | None = field(name="Group size", default=None)
+    group_name: str | None = field(name="Process Group Name", default=None)
+    group_description: str | None = field(name="Process Group Description", default=None)
+    group_ranks: str | None = field(name="Process Group Ranks", default=None)
+    in_elements: Int64 | None = field(name="In msg nelems", default=None)
+    out_elements: Int64 | None = field(name="Out msg nelems", default=None)
+    dtype: str | None = None
+    dims: Raw = field(name="Input Dims", default=Raw())
+    """JSON; valid until the next chunk is read, as `types`."""
+    types: Raw = field(name="Input type", default=Raw())
+    concrete: Raw = field(name="Concrete Inputs", default=Raw())
+
+
+NO_ARGS: Final = Args()
+
+
+class Span(Struct, gc=False, tag_field="ph", tag="X"):
+    """An event with a duration; `ts` and `dur` in microseconds."""
+
+    cat: str = ""
+    name: str = ""
+    tid: Int64 | str = 0
+    ts: float = 0.0
+    dur: float = 0.0
+    args: Args = NO_ARGS
+
+
+def _passed_over(tag: str) -> type[Struct]:
+    return msgspec.defstruct(f"Phase{ord(tag)}", [], tag_field="ph", tag=tag, gc=False)
+
+
+_event: Any = Span
+for _tag in "BEiICbneSTpFstfPNODVvRcM()":  # all phases of the trace event format that hold nothing wanted
+    _event |= _passed_over(_tag)
+_QUICK: Final = msgspec.json.Decoder(list[_event])
+_LENIENT: Final = msgspec.json.Decoder(_event, strict=False)
+_WHOLE_QUICK: Final = msgspec.json.Decoder(list[dict[str, Any]])
+_WHOLE_ONE: Final = msgspec.json.Decoder(dict[str, Any])
+_NOT_QUICK: Final = (msgspec.DecodeError, UnicodeDecodeError)
+
+
+class ProcessGroup(Struct):
+    """One entry of distributedInfo's pg_config."""
+
+    pg_name: str = ""
+    pg_desc: str = ""
+    ranks: list[int] = []
+
+
+class Distributed(Struct):
+    """What the trace says about the job."""
+
+    backend: str = ""
+    rank: int = 0
+    world_size: int = 1
+    pg_config: list[ProcessGroup] = []
+
+
+class Head(Struct):
+    """What stands before the events; a part of an unexpected type is as good as missing."""
+
+    distributed: Distributed | None = None
+    device_name: str = ""
+    base_ns: int = 0
+    host: str = ""
+
+
+class TraceReader:
+    """One pass over one trace; `head` is known from the first chunk on, the counts at the end."""
+
+    def __init__(self, path: Path, whole_events: bool = False) -> None:
+        """`whole_events`: events come as dictionaries with all that the file says."""
+        self.path = path
+        self._quick: msgspec.json.Decoder[Any]
+        self._one: msgspec.json.Decoder[Any]
+        self._quick, self._one = (_WHOLE_QUICK, _WHOLE_ONE) if whole_events else (_QUICK, _LENIENT)
+        self.head = Head()
+        self.num_bytes = 0
+        """Decompressed."""
+        self.num_events = 0
+        self.num_broken = 0
+        """Events that are no objects of the expected types."""
+        self._buffer = bytearray(CHUNK)
+        self._filled = 0
+
+    def chunks(self) -> Iterator[list[Any]]:
+        """Events in file order, some ten thousand at a time; TgsError for what is no whole trace."""
+        try:
+            with _opened(self.path) as stream:
+                self._read_head(stream)
+                yield from self._read_events(stream)
+        except (OSError, EOFError, zlib.error, _GzipError) as error:
+            raise self._error(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        except RecursionError as error:
+            raise self._error("is nested too deeply to be a trace") from error
+
+    def _read_events(self, stream: BinaryIO) -> Iterator[list[Any]]:
+        at_end = False
+        while True:
+            end, events = self._decode(likely_end(self._buffer, self._filled))
+            closed = False
+            if events is None and (end or at_end or self._filled == len(self._buffer)):
+                end, closed = exact_end(self._buffer, self._filled)
+                events = self._carefully(end) if end else None
+            if events is not None:
+                self.num_events += len(events)
+                yield events
+                del events
+                self._keep_from(end)
+            if closed:
+                return
+            if at_end:
+                raise self._error(
+                    f"is cut off after {self.num_events:,} events ({self.num_bytes:,} bytes)",
+                    "its rank was killed, or its disk was full, while it wrote",
+                )
+            at_end = self._fill(stream, MAX_EVENT, "holds an event of more than {} MiB") == 0
+
+    def _decode(self, end: int) -> tuple[int, list[Any] | None]:
+        """Events up to `end`, without a copy: for the moment the comma there closes an array."""
+        if not end:
+            return 0, None
+        buffer, after = self._buffer, self._buffer[end]
+        buffer[0], buffer[end] = ord("["), ord("]")
+        try:
+            with memoryview(buffer) as view:
+                return end, self._quick.decode(view[: end + 1])
+        except _NOT_QUICK:
+            return end, None
+        finally:
+            buffer[end] = after
+
+    def _carefully(self, end: int) -> list[Any]:
+        """Events up to `end` where some are unlike torch's: one by one, broken ones counted."""
+        text = b"[" + bytes(self._buffer[1:end]) + b"]"
+        try:
+            items = json.loads(text.decode("utf-8", "replace"), strict=False)
+        except ValueError as error:
+            raise self._error(f"holds broken JSON after {self.num_events:,} events: {error}") from error
+        events = []
+        for item in items:
+            try:
+                events.append(self._one.decode(msgspec.json.encode(item)))
+            except (ValueError, OverflowError):
+                self.num_broken += 1
+        return events
+
+    def _read_head(self, stream: BinaryIO) -> None:
+        """Parse what stands before the events; the buffer then begins with their opening bracket."""
+        while True:
+            got = self._fill(stream, MAX_HEAD, "holds no traceEvents in its first {} MiB")
+            start = self._events_start()
+            if start is not None:
+                self._keep_from(start)
+                return
+            if not got:
+                raise self._error("holds no traceEvents" if self._filled else "is empty")
+
+    def _events_start(self) -> int | None:
+        buffer, filled = self._buffer, self._filled
+        first = bytes(buffer[:256]).lstrip()[:1] if filled else b""
+        if first == b"[":
+            return buffer.index(b"[")
+        if first not in (b"{", b"", b"\0"):
+            raise self._error("is no JSON")
+        at = buffer.find(_KEY, 0, filled)
+        while at >= 0:
+            bracket = buffer.find(b"[", at, filled)
+            if bracket < 0:
+                return None
+            is_key = bytes(buffer[at + len(_KEY) : bracket]).strip() == b":"
+            if is_key and self._parse_head(bytes(buffer[:at])):
+                return bracket
+            at = buffer.find(_KEY, at + 1, filled)
+        return None
+
+    def _parse_head(self, text: bytes) -> bool:
+        try:
+            found = json.loads((text + _KEY + b":[]}").decode("utf-8", "replace"), strict=False)
+        except ValueError:
+            return False
+        self.head = _head(found)
+        return True
+
+    def _fill(self, stream: BinaryIO, limit: int, complaint: str) -> int:
+        """Read more behind what is there; the buffer doubles up to `limit` when it is full."""
+        if self._filled == len(self._buffer):
+            if self._filled >= limit:
+                raise self._error(complaint.format(limit >> 20))
+            self._buffer = self._buffer + bytearray(len(self._buffer))
+        with memoryview(self._buffer) as view:
+            got = cast(int, stream.readinto(view[self._filled :]))  # type: ignore[attr-defined]
+        self._filled += got
+        self.num_bytes += got
+        return got
+
+    def _keep_from(self, start: int) -> None:
+        rest = self._filled - start
+        with memoryview(self._buffer) as view:
+            view[:rest] = view[start : self._filled]
+        self._filled = rest
+
+    def _error(self, why: str, hint: str = "") -> TgsError:
+        hint = hint or "a trace is what torch.profiler's export_chrome_trace writes: .json or .json.gz"
+        return TgsError(f"{self.path}: {why}", hint=hint, exit_code=ExitCode.BAD_INPUT)
+
+
+def _opened(path: Path) -> BinaryIO:
+    file = os.fdopen(open_regular(path, follow=True), "rb", buffering=0)
+    magic = file.read(2)
+    file.seek(0)
+    if magic == b"\x1f\x8b":
+        return cast(BinaryIO, _open_gzip(fileobj=file, mode="rb"))
+    return cast(BinaryIO, file)
+
+
+def _head(found: dict[str, Any]) -> Head:
+    devices = found.get("deviceProperties")
+    device = devices[0] if isinstance(devices, list) and devices else None
+    base_ns = found.get("baseTimeNanoseconds")
+    host = found.get("host_name")
+    return Head(
+        distributed=_converted(found.get("distributedInfo")),
+        device_name=_text(device.get("name")) if isinstance(device, dict) else "",
+        base_ns=base_ns if isinstance(base_ns, int) else 0,
+        host=_text(host),
+    )
+
+
+def _converted(found: Any) -> Distributed | None:
+    try:
+        return msgspec.convert(found, Distributed | None, strict=False)
+    except (msgspec.ValidationError, UnicodeEncodeError):
+        return None
+
+
+def _text(found: Any) -> str:
+    """A string that can be written: half a surrogate pair cannot."""
+    return found.encode("utf-8", "replace").decode() if isinstance(found, str) else ""

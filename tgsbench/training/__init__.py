@@ -1,0 +1,1 @@
+"""What runs in every rank: the only package that imports torch, transformers or DeepSpeed."""

@@ -1,0 +1,63 @@
+"""One rank: `python -m tgsbench.training RUN_DIR`, started by the elastic agent."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import sys
+from pathlib import Path
+
+from tgsbench.errors import ExitCode
+from tgsbench.events.emitter import Emitter
+from tgsbench.schema.events import Bye
+from tgsbench.system.lifetime import die_with_parent
+from tgsbench.training import errors, signals
+
+
+def main(run_dir: Path) -> None:
+    """Set the process up before anything heavy is imported, then train."""
+    rank = int(os.environ["RANK"])
+    die_with_parent(signal.SIGKILL, int(os.environ.get("TGSBENCH_AGENT_PID", "0")))
+    try:
+        _redirect_output(run_dir / "log" / f"rank{rank:05d}.log")
+        emitter = Emitter(run_dir / "events" / f"rank{rank:05d}.jsonl", rank)
+    except OSError as error:
+        print(f"rank {rank} cannot write to {run_dir}: {error}", file=sys.stderr)
+        sys.exit(ExitCode.STORE)
+    faulthandler.enable()
+    signals.listen(emitter, lambda: errors.dump_flight_recorder(run_dir, rank))
+    code = _train(run_dir, rank, emitter)
+    if code:
+        # A normal exit would run destructors of process groups whose peers are gone; they can wait for ever.
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _train(run_dir: Path, rank: int, emitter: Emitter) -> int:
+    try:
+        from tgsbench.training.rank import run_rank
+
+        run_rank(run_dir, rank, emitter)
+    except Exception as error:  # noqa: BLE001 - the border of the process: every error becomes an event
+        event = errors.describe(error)
+        if event.kind == "oom":
+            errors.dump_memory(run_dir, rank)
+        emitter.emit(event)
+        emitter.emit(Bye(status=event.kind))
+        print(event.traceback or event.msg, file=sys.stderr)
+        return event.exit_code
+    emitter.emit(Bye(status="ok"))
+    return ExitCode.OK
+
+
+def _redirect_output(path: Path) -> None:
+    """Send stdout and stderr, C++ libraries' included, to the rank's own log: no pipe can fill."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(fd, 1)
+    os.dup2(fd, 2)
+    os.close(fd)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

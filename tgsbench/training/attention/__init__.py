@@ -1,0 +1,1 @@
+"""Attention inside a rank: kernels, document boundaries, which kernel runs."""

@@ -1,0 +1,61 @@
+"""Sequence-parallel attention as a transformers attention function."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+from tgsbench.schema import spans
+from tgsbench.training.attention.documents import PackDocuments
+from tgsbench.training.attention.kernels import AttentionKernel
+from tgsbench.training.parallel.tracing import span
+from tgsbench.training.parallel.ulysses import gather_heads, scatter_heads
+
+NAME = "tgsbench"
+"""The `attn_implementation` that models are built with; transformers makes no mask for it."""
+
+
+class UlyssesAttention:
+    """All-to-all, one kernel over the whole sequence with a share of the heads, all-to-all."""
+
+    def __init__(self, kernel: AttentionKernel, group: dist.ProcessGroup | None) -> None:
+        self.kernel = kernel
+        self.group = group
+        self.documents: PackDocuments | None = None
+        """Boundaries of the current micro-step's pack; None: causal over the whole pack."""
+
+    def register(self) -> None:
+        """Make every layer built with NAME call this object.
+
+        It stays outside compiled layers: traced into one, a selective checkpoint gave wrong gradients at
+        sp 2 (torch 2.13: the loss was off by 0.19 after three steps).
+        """
+        AttentionInterface.register(NAME, torch.compiler.disable(self.__call__))
+
+    def __call__(
+        self,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        scaling: float = 1.0,
+        **_: Any,
+    ) -> tuple[Tensor, None]:
+        """query [B, a, s, d], key and value [B, n, s, d] -> [B, s, a, d]."""
+        q, k, v = (x.transpose(1, 2) for x in (query, key, value))
+        q, k, v = scatter_heads(q, k, v, self.group)
+        with span(spans.ATTENTION):
+            out = self._attend(q, k, v, scaling)
+        return gather_heads(out, self.group), None
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, scaling: float) -> Tensor:
+        if self.documents is None or q.shape[0] == 1:
+            return self.kernel.run(q, k, v, scaling, self.documents)
+        # Document boundaries run through all rows of a micro-batch laid end to end.
+        rows_q, rows_k, rows_v = (x.flatten(0, 1).unsqueeze(0) for x in (q, k, v))
+        return self.kernel.run(rows_q, rows_k, rows_v, scaling, self.documents).view_as(q)

@@ -1,0 +1,170 @@
+"""Attention kernels behind one call: q [B, S, a, d], k and v [B, S, n, d] -> [B, S, a, d], causal."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.backends.cuda import SDPAParams, can_use_cudnn_attention
+from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from tgsbench.errors import ExitCode, TgsError
+from tgsbench.training.attention import flash
+from tgsbench.training.attention.documents import Bucket, PackDocuments
+from tgsbench.training.attention.kernel_timing import KernelShape, forward_backward_s
+from tgsbench.training.model.cpu_bf16 import to_fp32
+
+AttentionFn = Callable[[Tensor, Tensor, Tensor, float, PackDocuments | None], Tensor]
+
+CUDA_KERNELS = ("flash4", "flash3", "flash2", "cudnn", "sdpa")
+"""What `auto` measures on CUDA without a document mask; the first wins a tie."""
+CUDA_DOCUMENT_KERNELS = ("flash4", "flash3", "flash2", "varlen", "sdpa")
+"""The same with a document mask: kernels with a varlen form, and bucketed SDPA."""
+
+
+@dataclass(frozen=True)
+class AttentionKernel:
+    """An attention kernel, its version, and why it was chosen."""
+
+    name: str
+    version: str
+    run: AttentionFn
+    reason: str = ""
+
+
+def choose(
+    name: str, device: torch.device, document_mask: bool, probe: KernelShape | None = None
+) -> AttentionKernel:
+    """The kernel a preset names, or for `auto` the fastest at the probe's shape.
+
+    On CUDA every kernel that imports is timed forward and backward, and all ranks take the first rank's
+    choice; a CPU has one kernel. Raises TgsError when the named kernel cannot run here.
+    """
+    if name != "auto":
+        return dataclasses.replace(make(name, device), reason="the preset names it")
+    if device.type != "cuda":
+        return dataclasses.replace(make("sdpa", device), reason="the only kernel of a CPU")
+    return _fastest(CUDA_DOCUMENT_KERNELS if document_mask else CUDA_KERNELS, device, probe or KernelShape())
+
+
+def make(name: str, device: torch.device) -> AttentionKernel:
+    """A kernel by name, imported but not run; TgsError when it cannot run on this device."""
+    if name == "sdpa":
+        return AttentionKernel("sdpa", str(torch.__version__), sdpa)
+    if device.type != "cuda":
+        raise _missing(name, "it needs a CUDA device", "engine.kernel=sdpa runs everywhere")
+    try:
+        if name == "cudnn":
+            return AttentionKernel("cudnn", str(torch.backends.cudnn.version()), cudnn)
+        version, run = flash.LOADERS[name]()
+    except Exception as error:  # a package that was built for another torch raises anything
+        raise _missing(name, f"{type(error).__name__}: {error}", flash.INSTALL[name]) from error
+    return AttentionKernel(name, version, run)
+
+
+def sdpa(q: Tensor, k: Tensor, v: Tensor, scale: float, docs: PackDocuments | None) -> Tensor:
+    """torch's scaled_dot_product_attention without cuDNN; documents go in buckets of similar length."""
+    if not q.is_cuda:
+        return _with_documents(q, k, v, scale, docs)
+    with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
+        return _with_documents(q, k, v, scale, docs)
+
+
+def cudnn(q: Tensor, k: Tensor, v: Tensor, scale: float, docs: PackDocuments | None) -> Tensor:
+    """SDPA pinned to cuDNN's fused attention; KV heads are repeated where this torch needs that."""
+    group = q.shape[2] // k.shape[2]
+    with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+        if group > 1 and not _cudnn_takes_gqa(q, k, v):
+            k, v = (x.repeat_interleave(group, dim=2) for x in (k, v))
+        return _with_documents(q, k, v, scale, docs)
+
+
+def _cudnn_takes_gqa(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    return can_use_cudnn_attention(SDPAParams(q, k, v, None, 0.0, True, True))
+
+
+def _with_documents(q: Tensor, k: Tensor, v: Tensor, scale: float, docs: PackDocuments | None) -> Tensor:
+    if docs is None:
+        return _causal(q, k, v, scale)
+    out = torch.empty_like(q)
+    for bucket in docs.buckets:
+        out = _attend_bucket(out, q, k, v, scale, bucket)
+    return out
+
+
+def _causal(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    dtype = q.dtype
+    # On a CPU without bf16 products SDPA's backward takes 5 times as long in bf16 as in fp32.
+    q, k, v = (to_fp32(x).transpose(1, 2) for x in (q, k, v))
+    out = functional.scaled_dot_product_attention(
+        q,
+        k,
+        v,
+        is_causal=True,
+        scale=scale,
+        enable_gqa=q.shape[1] != k.shape[1],
+    )
+    return out.transpose(1, 2).to(dtype)
+
+
+def _attend_bucket(out: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float, bucket: Bucket) -> Tensor:
+    """Attention of one bucket's documents, scattered into `out` [B, S, a, d]."""
+    batch, _, heads, dim = q.shape
+    n, width = bucket.index.shape
+    flat = bucket.index.flatten()
+
+    def gather(x: Tensor) -> Tensor:
+        return x[:, flat].reshape(batch * n, width, x.shape[2], dim)
+
+    part = _causal(gather(q), gather(k), gather(v), scale).reshape(batch, n * width, heads, dim)
+    return out.index_copy(1, bucket.positions, part[:, bucket.rows])
+
+
+def _fastest(names: tuple[str, ...], device: torch.device, probe: KernelShape) -> AttentionKernel:
+    """Time every kernel that runs here; the reason says what each took."""
+    times_s: dict[str, float] = {}
+    kernels: dict[str, AttentionKernel] = {}
+    for name in names:
+        try:
+            kernels[name] = make(name, device)
+            times_s[name] = forward_backward_s(kernels[name].run, probe, device)
+        except Exception as error:  # noqa: BLE001 - a JIT may raise anything; such a kernel is no candidate
+            times_s.pop(name, None)
+            kernels.pop(name, None)
+            last_error = error
+    torch.cuda.empty_cache()
+    if not times_s:
+        raise TgsError(
+            f"no attention kernel runs here: {last_error}",
+            hint="set engine.kernel",
+            exit_code=ExitCode.CRASHED,
+        )
+    best = _agreed(min(times_s, key=times_s.__getitem__), names, device)
+    if best not in kernels:
+        raise _missing(
+            best, "rank 0 chose it, and this rank lacks it", "install the same packages everywhere"
+        )
+    ordered = sorted(times_s.items(), key=lambda pair: pair[1])
+    measured = ", ".join(f"{name} {seconds * 1e3:.3g} ms" for name, seconds in ordered)
+    return dataclasses.replace(kernels[best], reason=f"measured forward and backward, {probe}: {measured}")
+
+
+def _agreed(best: str, names: tuple[str, ...], device: torch.device) -> str:
+    """Rank 0's choice, so that no rank waits for a slower kernel of another."""
+    if not dist.is_initialized() or dist.get_world_size() == 1 or dist.get_backend() == "fake":
+        return best
+    index = torch.tensor(names.index(best), device=device)
+    dist.broadcast(index, src=0)
+    return names[int(index)]
+
+
+def _missing(name: str, why: str, hint: str) -> TgsError:
+    return TgsError(
+        f"attention kernel {name!r} cannot run here: {why}", hint=hint, exit_code=ExitCode.MISSING_DEPENDENCY
+    )

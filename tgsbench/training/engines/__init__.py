@@ -1,0 +1,1 @@
+"""Engines that train inside our ranks: built once, in a process of their own."""

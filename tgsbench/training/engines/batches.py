@@ -1,0 +1,90 @@
+"""Which packs a rank trains on in each micro-step, and their shards on the device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tgsbench.schema.preset import Preset
+from tgsbench.training.attention.documents import documents
+from tgsbench.training.engines.base import Batch
+from tgsbench.training.parallel.mesh import SequenceMesh
+from tgsbench.workload import Pack, PackedDataset, Shard, checksum, shard
+
+
+@dataclass
+class StepCounts:
+    """What a rank was fed in one optimizer step, counted from the shards themselves."""
+
+    tokens: int = 0
+    labels: int = 0
+    pack_tokens: int = 0
+    seen_checksum: int = 0
+    pack_checksum: int = 0
+
+
+_MODULUS = 2**61 - 1
+
+
+class Batches:
+    """Deals packs to dp groups in order and cuts them for this rank."""
+
+    def __init__(self, preset: Preset, mesh: SequenceMesh, data: PackedDataset, device: torch.device) -> None:
+        self._preset = preset
+        self._mesh = mesh
+        self._data = data
+        self._device = device
+
+    def num_labels(self, step: int) -> int:
+        """Labels of a whole optimizer step, over all ranks; every rank can tell without asking."""
+        per_step = self._preset.packs_per_step
+        return sum(self._data.num_labels(i) for i in range(step * per_step, (step + 1) * per_step))
+
+    def batch(self, step: int, micro_step: int, fed: StepCounts) -> Batch:
+        """This rank's shard of one micro-step; what it holds is added to `fed`."""
+        rows = [self._shard(index, fed) for index in self.indices(step, micro_step)]
+        return Batch(
+            self._stack([row.input_ids for row in rows]),
+            self._stack([row.labels for row in rows]),
+            self._stack([row.position_ids for row in rows]),
+            documents(joined_borders(rows), self._device) if self._preset.workload.document_mask else None,
+        )
+
+    def indices(self, step: int, micro_step: int) -> range:
+        """Packs of this rank's dp group in one micro-step, counted from the run's first."""
+        return self._packs_of(step * self._preset.accumulation + micro_step)
+
+    def _packs_of(self, micro: int) -> range:
+        """Packs of this rank's dp group in micro-step `micro`, counted from the run's first."""
+        size = self._preset.training.micro_batch
+        first = (micro * self._mesh.dp + self._mesh.dp_rank) * size
+        return range(first, first + size)
+
+    def _shard(self, index: int, fed: StepCounts) -> Shard:
+        pack = self._data.pack(index)
+        part = shard(pack, self._mesh.sp_rank, self._mesh.sp, self._preset.workload.document_mask)
+        self._count(part.input_ids, part.labels, pack, fed)
+        return part
+
+    def _count(self, tokens: np.ndarray, labels: np.ndarray, pack: Pack, fed: StepCounts) -> None:
+        """Add this rank's shard (tokens and labels [s]) of a pack to `fed`."""
+        offset = self._mesh.sp_rank * len(tokens)
+        fed.tokens += min(len(tokens), max(0, pack.num_tokens - offset))
+        fed.labels += int(np.count_nonzero(labels >= 0))
+        fed.seen_checksum = (fed.seen_checksum + checksum(tokens, offset)) % _MODULUS
+        if self._mesh.sp_rank == 0:
+            fed.pack_tokens += pack.num_tokens
+            fed.pack_checksum = (fed.pack_checksum + checksum(pack.tokens, 0)) % _MODULUS
+
+    def _stack(self, rows: list[np.ndarray]) -> Tensor:
+        return torch.from_numpy(np.stack(rows)).to(self._device, torch.int64)
+
+
+def joined_borders(rows: list[Shard]) -> Tensor:
+    """Boundaries of several packs laid end to end."""
+    length = int(rows[0].cu_seqlens[-1])
+    parts = [row.cu_seqlens[:-1] + i * length for i, row in enumerate(rows)]
+    return torch.from_numpy(np.concatenate([*parts, [len(rows) * length]]).astype(np.int32))

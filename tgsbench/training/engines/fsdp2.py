@@ -1,0 +1,112 @@
+"""The native engine: FSDP2 over dp × sp, fp32 sharded master weights, fused Ulysses attention."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from tgsbench.schema import spans
+from tgsbench.schema.preset import Preset
+from tgsbench.training.attention import attention, kernels
+from tgsbench.training.attention.kernel_timing import kernel_shape_of
+from tgsbench.training.engines.base import Batch
+from tgsbench.training.model.build import CausalLM, build_meta, materialise, plain_name
+from tgsbench.training.parallel.checkpointing import wrap_layer
+from tgsbench.training.parallel.mesh import SequenceMesh
+from tgsbench.training.parallel.offload import HostOffload
+from tgsbench.training.parallel.tracing import Mark, mlp_marks, span
+
+
+class Fsdp2Engine:
+    """Owns the sharded model and its optimizer; see `engines.base.Engine`."""
+
+    def __init__(self, preset: Preset, mesh: SequenceMesh, device: torch.device) -> None:
+        self.device = device
+        self.mesh = mesh
+        self.clip_norm = preset.training.clip_norm
+        self.compiled = preset.engine.compile
+        self.kernel = kernels.choose(
+            preset.engine.kernel, device, preset.workload.document_mask, kernel_shape_of(preset)
+        )
+        self.attention = attention.UlyssesAttention(self.kernel, mesh.sp_group if mesh.sp > 1 else None)
+        self.attention.register()
+        self.model = _sharded_model(preset, mesh, device)
+        self.kernel = dataclasses.replace(self.kernel, reason=f"{self.kernel.reason}; {self.model.fused}")
+        materialise(self.model, device, preset.training.seed)
+        self.optimizer = _optimizer(self.model, preset)
+
+    def forward_backward(self, batch: Batch, num_labels: int) -> Tensor:
+        """Forward, chunked loss, backward; FSDP averages over ranks, hence the factor `world`."""
+        self.attention.documents = batch.documents
+        with span(spans.FORWARD):
+            loss_sum: Tensor = self.model(batch.input_ids, batch.position_ids, batch.labels)
+        with span(spans.BACKWARD):
+            (loss_sum * (self.mesh.world / num_labels)).backward()
+        return loss_sum.detach()
+
+    def gradients(self) -> Iterator[tuple[str, Tensor]]:
+        """Whole gradients by plain parameter name."""
+        for name, parameter in self.model.named_parameters():
+            if parameter.grad is not None:
+                yield plain_name(name), _whole(parameter.grad)
+
+    def optimizer_step(self, lr: float) -> Tensor:
+        """Clip to clip_norm, AdamW, clear."""
+        with span(spans.OPTIMIZER):
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+            norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm, foreach=True)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+        return _whole(norm)
+
+    def marks(self) -> list[Mark]:
+        """FSDP's collectives by their names before and after torch 2.13; a compiled layer stays whole."""
+        gathers = [Mark(dist, f"all_gather_{end}", spans.SHARD_GATHER) for end in ("into_tensor", "single")]
+        scatters = [Mark(dist, f"reduce_scatter_{end}", spans.SHARD_SCATTER) for end in ("tensor", "single")]
+        return gathers + scatters + ([] if self.compiled else mlp_marks(self.model))
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _sharded_model(preset: Preset, mesh: SequenceMesh, device: torch.device) -> CausalLM:
+    engine = preset.engine
+    model = build_meta(
+        preset.model, preset.workload.seq_len, attention.NAME, engine.loss_chunk_tokens, engine
+    )
+    policy = MixedPrecisionPolicy(
+        param_dtype=getattr(torch, preset.training.compute_dtype), reduce_dtype=torch.float32
+    )
+    decoder = model.model
+    stash = HostOffload(preset.model.hidden_size, device) if engine.activation_offload else None
+    for index, layer in enumerate(decoder.layers):
+        if engine.compile:
+            layer.compile()
+        wrapped = wrap_layer(layer, preset.training.checkpointing, stash)
+        decoder.layers[index] = wrapped
+        fully_shard(wrapped, mesh=mesh.fsdp, mp_policy=policy)
+    if not preset.model.tie_word_embeddings:
+        fully_shard(decoder.embed_tokens, mesh=mesh.fsdp, mp_policy=policy)
+        # The head is the last thing of the forward and the first of the backward: gather it once.
+        fully_shard([decoder.norm, model.head], mesh=mesh.fsdp, mp_policy=policy, reshard_after_forward=False)
+    fully_shard(model, mesh=mesh.fsdp, mp_policy=policy, reshard_after_forward=False)
+    return model
+
+
+def _optimizer(model: nn.Module, preset: Preset) -> torch.optim.AdamW:
+    training = preset.training
+    return torch.optim.AdamW(
+        model.parameters(),
+        lr=training.lr,
+        betas=(training.beta1, training.beta2),
+        weight_decay=training.weight_decay,
+        fused=True,
+    )

@@ -1,0 +1,1 @@
+"""The transformers model that is trained: built on the meta device, fused layers, loss."""

@@ -1,0 +1,117 @@
+"""A transformers model from a shape alone: no hub, no weights file, built on the meta device."""
+
+from __future__ import annotations
+
+import zlib
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from transformers import LlamaConfig, LlamaModel
+from transformers.initialization import no_init_weights
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+from tgsbench.schema.preset import EngineOptions, ModelShape
+from tgsbench.training.model.fused_layers import fuse
+from tgsbench.training.model.loss import LossHead
+
+_INIT_STD = 0.02
+_TORCH_CODE = EngineOptions()
+
+
+class CausalLM(nn.Module):
+    """Decoder and loss head; its forward gives the sum of token losses."""
+
+    def __init__(
+        self, config: LlamaConfig, loss_chunk_tokens: int, engine: EngineOptions = _TORCH_CODE
+    ) -> None:
+        super().__init__()
+        self.model = LlamaModel(config)
+        self.fused = fuse(self.model, engine)
+        """Whose norms, RoPE and SwiGLU run."""
+        self.head = LossHead(config.hidden_size, config.vocab_size, loss_chunk_tokens, engine.liger)
+        if config.tie_word_embeddings:
+            self.head.weight = self.model.embed_tokens.weight
+
+    def forward(self, input_ids: Tensor, position_ids: Tensor, labels: Tensor) -> Tensor:
+        """input_ids, position_ids, labels [B, s] -> sum of token losses, fp32 scalar."""
+        hidden = self.model(input_ids=input_ids, position_ids=position_ids, use_cache=False)
+        loss: Tensor = self.head(hidden.last_hidden_state, labels)
+        return loss
+
+
+def llama_config(shape: ModelShape, seq_len: int, attn_implementation: str) -> LlamaConfig:
+    """The transformers configuration of a shape, long enough for `seq_len` positions."""
+    return LlamaConfig(
+        vocab_size=shape.vocab_size,
+        hidden_size=shape.hidden_size,
+        intermediate_size=shape.intermediate_size,
+        num_hidden_layers=shape.num_layers,
+        num_attention_heads=shape.num_query_heads,
+        num_key_value_heads=shape.num_kv_heads,
+        head_dim=shape.head_dim,
+        max_position_embeddings=max(seq_len, shape.max_position_embeddings),
+        rms_norm_eps=shape.rms_norm_eps,
+        tie_word_embeddings=shape.tie_word_embeddings,
+        rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta},
+        attention_dropout=0.0,
+        attn_implementation=attn_implementation,
+        use_cache=False,
+    )
+
+
+def build_meta(
+    shape: ModelShape,
+    seq_len: int,
+    attn_implementation: str,
+    loss_chunk_tokens: int,
+    engine: EngineOptions = _TORCH_CODE,
+) -> CausalLM:
+    """Build the model in fp32 on the meta device: shapes only, no memory."""
+    with torch.device("meta"), no_init_weights():
+        return CausalLM(llama_config(shape, seq_len, attn_implementation), loss_chunk_tokens, engine)
+
+
+def materialise(model: CausalLM, device: torch.device, seed: int) -> None:
+    """Give a (sharded) meta model memory and seeded weights that depend on names and shapes only.
+
+    Every rank draws whole parameters one at a time and keeps its shard, so the same model comes out of
+    every mesh and every engine, and no collective runs.
+    """
+    model.to_empty(device=device)
+    with torch.device(device):  # its buffers are computed, not stored, so to_empty loses them
+        model.model.rotary_emb = LlamaRotaryEmbedding(model.model.config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            fill(parameter, plain_name(name), seed)
+
+
+def plain_name(name: str) -> str:
+    """A parameter's name without what checkpoint wrappers put into it."""
+    return name.replace("_checkpoint_wrapped_module.", "")
+
+
+def fill(parameter: Tensor, name: str, seed: int) -> None:
+    """Overwrite one parameter (or its DTensor shard) with its seeded initial value."""
+    target = parameter._local_tensor if isinstance(parameter, DTensor) else parameter
+    if parameter.ndim == 1:
+        target.fill_(1.0)
+        return
+    whole = draw(name, parameter.shape, seed, target.device)
+    if isinstance(parameter, DTensor):
+        start = _shard_start(parameter)
+        whole = whole[start : start + target.shape[0]]
+    target.copy_(whole)
+
+
+def draw(name: str, shape: torch.Size, seed: int, device: torch.device) -> Tensor:
+    """A parameter's whole initial value: normal, std 0.02, from a generator seeded by its name."""
+    generator = torch.Generator(device).manual_seed(seed * 2**32 + zlib.crc32(name.encode()))
+    return torch.empty(shape, device=device).normal_(0.0, _INIT_STD, generator=generator)
+
+
+def _shard_start(parameter: DTensor) -> int:
+    """First row of this rank's shard; FSDP2 cuts dim 0 as torch.chunk does."""
+    mesh = parameter.device_mesh
+    rows = -(-parameter.shape[0] // mesh.size())
+    return min(rows * mesh.get_local_rank(), parameter.shape[0])

@@ -1,0 +1,209 @@
+"""Llama's norms, SwiGLU and RoPE in fewer passes over memory: torch code, or Liger's kernels if asked for.
+
+At 128k tokens a layer's matrix products and attention leave these to memory bandwidth: transformers' RMSNorm
+moves about 36 bytes a value (fp32 copies), the fused one 4. The modules keep their class's parameters, so
+names, shapes and initial values stay what they are.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import LlamaModel
+from transformers.models.llama import modeling_llama
+from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
+
+from tgsbench.errors import ExitCode, TgsError
+from tgsbench.schema.preset import EngineOptions
+from tgsbench.training.model.cpu_bf16 import Fp32Linear
+from tgsbench.training.model.tiled_mlp import TILE_TOKENS, tiled_mlp
+
+_PLAIN_ROPE = modeling_llama.apply_rotary_pos_emb
+
+
+def fuse(decoder: LlamaModel, engine: EngineOptions) -> str:
+    """Swap a decoder's norms and MLPs in place, and RoPE for the whole process; says what runs.
+
+    Under torch.compile transformers' own code stays, because the compiler fuses it; Liger's kernels need a
+    CUDA device at run time. Raises TgsError when Liger is asked for and missing.
+    """
+    if engine.liger:
+        require_liger()
+        norm, mlp, rope, source = LigerNorm, LigerMLP, _liger_rope(), f"liger-kernel {liger_version()}"
+    elif engine.compile:
+        norm, mlp, rope, source = LlamaRMSNorm, LlamaMLP, _PLAIN_ROPE, "torch.compile"
+    else:
+        norm, mlp, rope, source = FusedNorm, FusedMLP, fused_rope, "torch"
+    for module in decoder.modules():
+        if type(module) is LlamaRMSNorm:
+            module.__class__ = norm
+        elif type(module) is LlamaMLP:
+            module.__class__ = TiledMLP if engine.tiled_mlp else mlp
+        elif type(module) is nn.Linear and not engine.compile:
+            module.__class__ = Fp32Linear
+    modeling_llama.apply_rotary_pos_emb = rope
+    return f"norms, RoPE and SwiGLU by {source}" + (", the MLP tiled" if engine.tiled_mlp else "")
+
+
+def unfuse() -> None:
+    """Give transformers its own RoPE back."""
+    modeling_llama.apply_rotary_pos_emb = _PLAIN_ROPE
+
+
+def liger_version() -> str:
+    """Version of liger-kernel, or an empty string where it is not installed."""
+    if importlib.util.find_spec("liger_kernel") is None:
+        return ""
+    return importlib.metadata.version("liger-kernel")
+
+
+def require_liger() -> None:
+    """Raise TgsError unless liger-kernel is installed."""
+    if not liger_version():
+        raise TgsError(
+            "engine.liger=true needs liger-kernel",
+            hint='pip install "tgsbench[gpu]", or engine.liger=false: torch code does the same',
+            exit_code=ExitCode.MISSING_DEPENDENCY,
+        )
+
+
+class FusedNorm(LlamaRMSNorm):  # type: ignore[misc]
+    """RMSNorm that keeps its input alone: torch's one kernel on CUDA (since 2.9), a function elsewhere."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """hidden_states [..., h] -> the same shape and dtype."""
+        weight = self.weight.to(hidden_states.dtype)
+        if hidden_states.is_cuda:
+            return functional.rms_norm(hidden_states, weight.shape, weight, self.variance_epsilon)
+        out: Tensor = _RmsNorm.apply(hidden_states, weight, self.variance_epsilon)  # type: ignore[no-untyped-call]
+        return out
+
+
+class FusedMLP(LlamaMLP):  # type: ignore[misc]
+    """SwiGLU that keeps gate and up only, and makes the rest of its gradient's inputs again."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., h] -> [..., h]."""
+        product = _SiluMul.apply(self.gate_proj(x), self.up_proj(x))  # type: ignore[no-untyped-call]
+        out: Tensor = self.down_proj(product)
+        return out
+
+
+class TiledMLP(LlamaMLP):  # type: ignore[misc]
+    """The MLP over one stretch of the sequence after the other: no [s, i] tensor exists."""
+
+    tile_tokens = TILE_TOKENS
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., h] -> [..., h]."""
+        weights = self.gate_proj.weight, self.up_proj.weight, self.down_proj.weight
+        return tiled_mlp(x, *weights, self.tile_tokens)
+
+
+class LigerNorm(LlamaRMSNorm):  # type: ignore[misc]
+    """Liger's RMSNorm kernel."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """hidden_states [..., h] -> the same shape and dtype."""
+        from liger_kernel.ops.rms_norm import LigerRMSNormFunction
+
+        # Not in place: the incoming gradient may be the residual stream's, which others still read.
+        out: Tensor = LigerRMSNormFunction.apply(
+            hidden_states, self.weight, self.variance_epsilon, 0.0, "llama", False
+        )
+        return out
+
+
+class LigerMLP(LlamaMLP):  # type: ignore[misc]
+    """Liger's SwiGLU kernel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., h] -> [..., h]."""
+        from liger_kernel.ops.swiglu import LigerSiLUMulFunction
+
+        out: Tensor = self.down_proj(LigerSiLUMulFunction.apply(self.gate_proj(x), self.up_proj(x)))
+        return out
+
+
+def fused_rope(
+    q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *_: Any, unsqueeze_dim: int = 1, **__: Any
+) -> tuple[Tensor, Tensor]:
+    """Rotate q [B, a, s, d] and k [B, n, s, d] by cos and sin [B, s, d] without temporaries of their size."""
+    cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
+    rotate: Any = _Rotate.apply
+    return rotate(q, cos, sin), rotate(k, cos, sin)
+
+
+class _Rotate(torch.autograd.Function):
+    """(x1, x2) -> (x1·cos − x2·sin, x2·cos + x1·sin) over the halves of the last dimension."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _rotated(x, cos, sin, 1.0)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        cos, sin = ctx.saved_tensors
+        return _rotated(grads[0], cos, sin, -1.0), None, None
+
+
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
+    # transformers repeats the angles in both halves, so the first half of cos and sin is enough.
+    half = x.shape[-1] // 2
+    cos, sin = cos[..., :half], sin[..., :half]
+    out = torch.empty_like(x)
+    first, second = x[..., :half], x[..., half:]
+    torch.mul(first, cos, out=out[..., :half]).addcmul_(second, sin, value=-sign)
+    torch.mul(second, cos, out=out[..., half:]).addcmul_(first, sin, value=sign)
+    return out
+
+
+class _RmsNorm(torch.autograd.Function):
+    """x / rms(x) · w in fp32, rounded once."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        wide = x.float()
+        inverse = wide.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, weight, inverse)
+        return (wide * inverse).mul_(weight).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        x, weight, inverse = ctx.saved_tensors
+        unit, grad = x.float() * inverse, grads[0].float()
+        grad_weight = (grad * unit).flatten(0, -2).sum(0)
+        grad_unit = grad * weight
+        along = (grad_unit * unit).mean(-1, keepdim=True)
+        grad_x = grad_unit.sub_(unit.mul_(along)).mul_(inverse)
+        return grad_x.to(x.dtype), grad_weight.to(weight.dtype), None
+
+
+class _SiluMul(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        return functional.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        gate, up = ctx.saved_tensors
+        grad_up = functional.silu(gate).mul_(grads[0])
+        # In place of the incoming gradient, which down_proj made for this function alone: two [s, i]
+        # tensors less at the peak of a layer's backward, 5.4 GiB of 7B shapes at 128k tokens.
+        grad_gate = grads[0].mul_(up)
+        torch.ops.aten.silu_backward.grad_input(grad_gate, gate, grad_input=grad_gate)
+        return grad_gate, grad_up
+
+
+def _liger_rope() -> Any:
+    """Liger's RoPE; it rotates in place, which is safe for outputs of q_proj and k_proj that nobody saves."""
+    from liger_kernel.transformers.rope import liger_rotary_pos_emb
+
+    return liger_rotary_pos_emb

@@ -1,0 +1,104 @@
+"""Linear + cross-entropy in chunks: no [s, V] logits tensor exists."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tgsbench.schema import spans
+from tgsbench.training.model.cpu_bf16 import linear, to_fp32
+from tgsbench.training.parallel.tracing import span
+
+IGNORE_INDEX = -100
+
+
+class LossHead(nn.Module):
+    """The output projection and its loss as one module, so that FSDP gathers its weight around it."""
+
+    def __init__(self, hidden_size: int, vocab_size: int, chunk_tokens: int, liger: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(vocab_size, hidden_size))
+        self.chunk_tokens = chunk_tokens
+        self.liger = liger
+
+    def forward(self, hidden: Tensor, labels: Tensor) -> Tensor:
+        """Sum of token losses in fp32; hidden [B, s, h], labels [B, s] already shifted."""
+        rows, targets = hidden.flatten(0, 1), labels.flatten()
+        with span(spans.LOSS):
+            if self.liger:
+                return liger_linear_cross_entropy(rows, self.weight, targets)
+            return linear_cross_entropy(rows, self.weight, targets, self.chunk_tokens)
+
+
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, chunk_tokens: int) -> Tensor:
+    """Sum over labelled tokens of −log softmax(hidden · weightᵀ)[label], in fp32.
+
+    hidden [T, h], weight [V, h], labels [T] with IGNORE_INDEX for none. chunk_tokens = 0 makes whole
+    logits. The chunks' gradients are computed in the forward, as Liger's kernel does (arXiv 2410.10989),
+    so that logits are never recomputed. The weight's is summed over chunks in fp32: 128 sums in bf16
+    (128k tokens) would round away what the later chunks add.
+    """
+    if chunk_tokens == 0:
+        logits = linear(hidden, weight).float()
+        return functional.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="sum")
+    return _ChunkedLoss.apply(hidden, weight, labels, chunk_tokens)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def liger_linear_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+    """The same by Liger's fused kernel, which picks its own chunks (CUDA)."""
+    from liger_kernel.transformers.fused_linear_cross_entropy import LigerFusedLinearCrossEntropyLoss
+
+    options: dict[str, Any] = {"ignore_index": IGNORE_INDEX, "reduction": "sum"}
+    if "accum_dtype" in inspect.signature(LigerFusedLinearCrossEntropyLoss).parameters:
+        options["accum_dtype"] = torch.float32
+    loss: Tensor = LigerFusedLinearCrossEntropyLoss(**options)(weight, hidden, labels)
+    return loss.float()
+
+
+class _ChunkedLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, chunk_tokens: int) -> Tensor:
+        needs_grad, dtype = hidden.requires_grad or weight.requires_grad, weight.dtype
+        hidden, weight = to_fp32(hidden), to_fp32(weight)
+        grad_hidden = torch.zeros_like(hidden) if needs_grad else None
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if needs_grad else None
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        for start in range(0, len(labels), chunk_tokens):
+            piece = slice(start, start + chunk_tokens)
+            total += _chunk(hidden[piece], weight, labels[piece], _row(grad_hidden, piece), grad_weight)
+        ctx.save_for_backward(*(None if g is None else g.to(dtype) for g in (grad_hidden, grad_weight)))
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        grad_hidden, grad_weight = ctx.saved_tensors
+        scale = grads[0]
+        return grad_hidden.mul_(scale), grad_weight.mul_(scale), None, None
+
+
+def _row(tensor: Tensor | None, piece: slice) -> Tensor | None:
+    return None if tensor is None else tensor[piece]
+
+
+def _chunk(
+    hidden: Tensor, weight: Tensor, labels: Tensor, grad_hidden: Tensor | None, grad_weight: Tensor | None
+) -> Tensor:
+    """Loss of one chunk; its gradients are written to grad_hidden and added to grad_weight."""
+    labelled = labels != IGNORE_INDEX
+    target = labels.masked_fill(~labelled, 0).unsqueeze(1)
+    logits = functional.linear(hidden, weight).float()
+    log_z = torch.logsumexp(logits, dim=1, keepdim=True)
+    loss = ((log_z - logits.gather(1, target)).squeeze(1) * labelled).sum()
+    if grad_hidden is not None and grad_weight is not None:
+        # d loss / d logits = softmax − one-hot, in place of the logits.
+        grad_logits = logits.sub_(log_z).exp_()
+        grad_logits.scatter_add_(1, target, grad_logits.new_full(target.shape, -1.0))
+        grad_logits.mul_(labelled.unsqueeze(1))
+        low = grad_logits.to(weight.dtype)
+        torch.mm(low, weight, out=grad_hidden)
+        grad_weight.add_(low.t() @ hidden)
+    return loss

@@ -1,0 +1,134 @@
+"""What reached the model and the network of one rank, seen from outside the code that is being proved.
+
+Token ids are read where the embedding takes them, targets where the loss head does, and all-to-alls where
+the process group does: below every engine, and after all packing, sharding and dealing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+from torch._C._distributed_c10d import ProcessGroup
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from tgsbench.schema.preset import Preset
+from tgsbench.schema.verify import ShardRecord
+from tgsbench.training.model.loss import LossHead
+from tgsbench.workload import IGNORE_INDEX, PackedDataset
+from tgsbench.workload.documents import Int64, tokens_of
+
+_ALL_TO_ALLS = ("all_to_all_single", "alltoall_base", "alltoall")
+"""Methods of a process group, one of which every all-to-all of Python code ends in; torch 2.11 to 2.13."""
+
+
+class AllToAllMeter:
+    """Counts the all-to-alls that this process asks its groups for, and the bytes it hands them."""
+
+    def __init__(self) -> None:
+        self._calls = self._num_bytes = 0
+        for name in _ALL_TO_ALLS:
+            if method := getattr(ProcessGroup, name, None):
+                setattr(ProcessGroup, name, self._counted(method))
+
+    def take(self) -> tuple[int, int]:
+        """Calls and bytes since the last take."""
+        taken = self._calls, self._num_bytes
+        self._calls = self._num_bytes = 0
+        return taken
+
+    def _counted(self, method: Any) -> Any:
+        def counted(group: ProcessGroup, received: Any, sent: Any, *rest: Any) -> Any:
+            self._calls += 1
+            for tensor in sent if isinstance(sent, list) else [sent]:
+                self._num_bytes += tensor.numel() * tensor.element_size()
+            return method(group, received, sent, *rest)
+
+        return counted
+
+
+class InputRecorder:
+    """Writes down every row that enters the model, until it is told to stop."""
+
+    def __init__(self, rank: int) -> None:
+        self.cuts: list[ShardRecord] = []
+        self.step = 0
+        self._rank = rank
+        self._micro_step = 0
+        self._tokens: Tensor | None = None
+        self._handle = register_module_forward_pre_hook(self._look)
+
+    def begin_step(self, step: int) -> None:
+        """What comes now belongs to this optimizer step."""
+        self.step, self._micro_step = step, 0
+
+    def close(self) -> None:
+        """See no more."""
+        self._handle.remove()
+
+    def _look(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        if isinstance(module, nn.Embedding):
+            self._tokens = args[0]
+        elif isinstance(module, LossHead) and self._tokens is not None:
+            self._write_down(self._tokens, args[1])
+            self._tokens = None
+            self._micro_step += 1
+
+    def _write_down(self, tokens: Tensor, labels: Tensor) -> None:
+        where = f"rank {self._rank}, step {self.step}, micro-step {self._micro_step}"
+        for row_tokens, row_labels in zip(tokens.cpu().numpy(), labels.cpu().numpy(), strict=True):
+            self.cuts.append(_cut(where, row_tokens, row_labels, len(row_tokens)))
+
+
+def expected_shards(preset: Preset, data: PackedDataset, num_steps: int) -> list[ShardRecord]:
+    """What all ranks together must be fed in `num_steps`, from the token stream and the pack borders alone.
+
+    Neither the code that reads packs nor the one that shards them takes part.
+    """
+    return [
+        cut for index in range(preset.packs_per_step * num_steps) for cut in _cuts_of(preset, data, index)
+    ]
+
+
+def _cuts_of(preset: Preset, data: PackedDataset, index: int) -> list[ShardRecord]:
+    tokens, labels, num_tokens = _pack(data, index % data.num_packs, preset.workload.document_mask)
+    sp, size = preset.parallel.sp, preset.local_seq_len
+    cuts = []
+    for number in range(sp):
+        part = slice(number * size, (number + 1) * size)
+        real = min(size, max(0, num_tokens - number * size))
+        cut = _cut(f"pack {index}, shard {number + 1} of {sp}", tokens[part], labels[part], real)
+        cut.is_inner = number < sp - 1
+        cuts.append(cut)
+    return cuts
+
+
+def _pack(data: PackedDataset, index: int, document_mask: bool) -> tuple[Int64, Int64, int]:
+    """Tokens and shifted targets, int64 [S], and the number of real tokens of one pack."""
+    begin, end = int(data.bounds.starts[index]), int(data.bounds.ends[index])
+    coded = np.asarray(data.stream.coded[begin:end])
+    tokens = np.zeros(data.seq_len, np.int64)
+    tokens[: len(coded)] = tokens_of(coded)
+    targets = np.flatnonzero(coded[1:] < 0) + 1
+    if document_mask:
+        targets = np.setdiff1d(targets, data.stream.starts - begin)
+    labels = np.full(data.seq_len, IGNORE_INDEX, np.int64)
+    labels[targets - 1] = tokens[targets]
+    return tokens, labels, len(coded)
+
+
+def _cut(where: str, tokens: Int64, labels: Int64, num_tokens: int) -> ShardRecord:
+    return ShardRecord(
+        where=where,
+        tokens=_digest(tokens),
+        labels=_digest(labels),
+        num_tokens=num_tokens,
+        num_labels=int(np.count_nonzero(labels >= 0)),
+        border=int(labels[-1]),
+    )
+
+
+def _digest(values: Int64) -> str:
+    return hashlib.blake2b(np.ascontiguousarray(values, np.int64).tobytes(), digest_size=8).hexdigest()

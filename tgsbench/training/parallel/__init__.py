@@ -1,0 +1,1 @@
+"""Sequence parallelism: mesh, all-to-all, checkpointing, offload."""

@@ -1,0 +1,122 @@
+"""Layer inputs of activation checkpoints in host memory, copied on a stream beside the computation.
+
+A step of 16 layers at 1M tokens of Llama3.2-1B keeps 64 GiB of layer inputs; on the host they cost PCIe
+bandwidth instead: 4 GiB a layer at 50 GB/s are 86 ms, beside seconds of attention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointWrapper
+
+
+@dataclass
+class _Slot:
+    """One layer input: its host copy, and its device copy once that is on its way back."""
+
+    host: Tensor
+    device: torch.device
+    on_device: Tensor | None = None
+    arrived: torch.cuda.Event | None = None
+
+
+class HostOffload:
+    """Takes layer inputs in the order of the forward and gives them back in reverse.
+
+    Host buffers are pinned once and used again in every step. On a CPU there is no second stream and no
+    saving; the same code runs, for tests.
+    """
+
+    def __init__(self, hidden_size: int, device: torch.device) -> None:
+        self._hidden_size = hidden_size
+        self._cuda = device.type == "cuda"
+        self._stream = torch.cuda.Stream(device) if self._cuda else None
+        self._slots: list[_Slot | None] = []
+        self.on_host: Callable[[Tensor], None] = lambda _: None
+        """Told of each new host buffer: where fake tensors stand for a GPU's, host and device look alike."""
+        self._free: dict[tuple[torch.Size, torch.dtype], list[Tensor]] = {}
+
+    def hooks(self) -> AbstractContextManager[Any]:
+        """What a layer's forward runs in, so that its saved input goes to the host."""
+        return saved_tensors_hooks(self._pack, self._unpack)
+
+    def _pack(self, tensor: Tensor) -> Tensor | int:
+        # Only [B, s, h]: the rotary angles are shared by all layers, and parameters stay where they are.
+        if tensor.ndim != 3 or tensor.shape[-1] != self._hidden_size:
+            return tensor
+        buffers = self._free.setdefault((tensor.shape, tensor.dtype), [])
+        host = buffers.pop() if buffers else self._pinned(tensor)
+        with self._beside(tensor):
+            host.copy_(tensor, non_blocking=self._cuda)
+        self._slots.append(_Slot(host, tensor.device))
+        return len(self._slots) - 1
+
+    def _pinned(self, tensor: Tensor) -> Tensor:
+        host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=self._cuda)
+        self.on_host(host)
+        return host
+
+    def _unpack(self, packed: Tensor | int) -> Tensor:
+        if isinstance(packed, Tensor):
+            return packed
+        self._fetch(packed)
+        tensor = self._take(packed)
+        if packed > 0:
+            self._fetch(packed - 1)  # the next layer's input comes while this layer's backward runs
+        return tensor
+
+    def _fetch(self, index: int) -> None:
+        """Start a slot's copy back to the device, unless it is under way or gone."""
+        slot = self._slots[index]
+        if slot is None or slot.on_device is not None:
+            return
+        slot.on_device = torch.empty(slot.host.shape, dtype=slot.host.dtype, device=slot.device)
+        with self._beside(slot.on_device):
+            slot.on_device.copy_(slot.host, non_blocking=self._cuda)
+            if self._stream is not None:
+                slot.arrived = self._stream.record_event()
+
+    def _take(self, index: int) -> Tensor:
+        """Wait (on the device's stream, not on the host) for a slot's tensor, and free the slot."""
+        slot = self._slots[index]
+        assert slot is not None and slot.on_device is not None
+        if slot.arrived is not None:
+            torch.cuda.current_stream(slot.device).wait_event(slot.arrived)
+        self._free[slot.host.shape, slot.host.dtype].append(slot.host)
+        self._slots[index] = None
+        while self._slots and self._slots[-1] is None:
+            self._slots.pop()
+        return slot.on_device
+
+    def _beside(self, tensor: Tensor) -> AbstractContextManager[Any]:
+        """Work on the side stream that comes after what is queued, and that `tensor` must outlive."""
+        if self._stream is None:
+            return nullcontext()
+        self._stream.wait_stream(torch.cuda.current_stream(tensor.device))
+        tensor.record_stream(self._stream)
+        return torch.cuda.stream(self._stream)
+
+
+class OffloadedCheckpoint(CheckpointWrapper):
+    """A checkpointed layer whose input waits on the host."""
+
+    stash: HostOffload
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the layer gives."""
+        with self.stash.hooks():
+            return super().forward(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+
+def offload(layer: nn.Module, stash: HostOffload) -> None:
+    """Make a checkpointed layer keep its input in `stash`."""
+    assert type(layer) is CheckpointWrapper, type(layer)
+    layer.__class__ = OffloadedCheckpoint
+    object.__setattr__(layer, "stash", stash)

@@ -1,0 +1,232 @@
+"""A rank's life: hello, data, build, warm-up, measure, profile, bye."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import time
+import tomllib
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import TCPStore
+
+from tgsbench import presets
+from tgsbench.events.emitter import Emitter
+from tgsbench.presets.recipes import load_recipe, num_profile_steps
+from tgsbench.schema.events import Hello, Kernel, Phase, PhaseName, Step
+from tgsbench.schema.preset import Preset
+from tgsbench.schema.recipe import Recipe
+from tgsbench.store.run_dir import RunDir
+from tgsbench.system.environment import host_name
+from tgsbench.system.gpus import GpuSampler
+from tgsbench.training.capture import capture
+from tgsbench.training.device import device_name, pick_device
+from tgsbench.training.emulate import emulate_rank
+from tgsbench.training.engines.base import Engine
+from tgsbench.training.engines.build import build_engine, make_batches
+from tgsbench.training.evidence import collect_evidence
+from tgsbench.training.heartbeat import HeartbeatThread
+from tgsbench.training.loop import Stepper
+from tgsbench.training.parallel.mesh import SequenceMesh, build_mesh
+from tgsbench.workload import PackedDataset, prepare
+
+_VERSIONED = (
+    "torch",
+    "transformers",
+    "datasets",
+    "deepspeed",
+    "flash-attn",
+    "flash-attn-3",
+    "flash-attn-4",
+    "liger-kernel",
+    "tgsbench",
+)
+
+
+def run_rank(run_dir: Path, rank: int, emitter: Emitter) -> None:
+    """Train as run_dir/preset.toml says and report; errors are the caller's to tell."""
+    preset = presets.from_document(tomllib.loads((run_dir / "preset.toml").read_text("utf-8")))
+    life = _Rank(run_dir, rank, preset, emitter)
+    manifest = RunDir(run_dir).manifest()
+    if manifest.emulated:
+        life.emulate()
+    elif manifest.testifies:
+        life.run(life.collect_evidence)
+    else:
+        life.run(life.train)
+
+
+class _Rank:
+    def __init__(self, run_dir: Path, rank: int, preset: Preset, emitter: Emitter) -> None:
+        self.run_dir = run_dir
+        self.rank = rank
+        self.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        self.preset = preset
+        self.emitter = emitter
+        self.recipe = load_recipe(preset.profile) if preset.profile else None
+        self.device = pick_device(preset.hardware.device, self.local_rank)
+
+    def run(self, work: Callable[[SequenceMesh, PackedDataset, Engine, HeartbeatThread], None]) -> None:
+        """Come up, do the work with the engine, leave."""
+        self._hello()
+        self._phase("init")
+        pulse = HeartbeatThread(self.emitter, self.preset.measure.heartbeat_s, self._sampler())
+        pulse.start()
+        try:
+            mesh = self._init_distributed()
+            data = self._data()
+            engine = self._engine(mesh)
+            work(mesh, data, engine, pulse)
+        finally:
+            pulse.stop()
+        self._phase("teardown")
+        dist.destroy_process_group()
+
+    def emulate(self) -> None:
+        """Measure rank 0 of the whole mesh alone; see `trainer.emulate`."""
+        self._hello()
+        self._phase("build")
+        pulse = HeartbeatThread(self.emitter, self.preset.measure.heartbeat_s, self._sampler())
+        pulse.start()
+        try:
+            emulate_rank(
+                self.preset, self.device, self.emitter.emit, lambda note: self._phase("measure", note)
+            )
+        finally:
+            pulse.stop()
+        self._phase("teardown")
+
+    def _hello(self) -> None:
+        self.emitter.emit(
+            Hello(
+                world=int(os.environ["WORLD_SIZE"]),
+                host=host_name(),
+                device=device_name(self.device),
+                pid=os.getpid(),
+                local_rank=self.local_rank,
+                unix_t=time.time(),
+                versions=_versions(),
+            )
+        )
+
+    def _phase(self, name: PhaseName, note: str = "") -> None:
+        self.emitter.emit(Phase(phase=name, note=note))
+
+    def _sampler(self) -> GpuSampler | None:
+        if self.device.type != "cuda":
+            return None
+        return GpuSampler.for_uuid(str(torch.cuda.get_device_properties(self.device).uuid))
+
+    def _init_distributed(self) -> SequenceMesh:
+        backend = "nccl" if self.device.type == "cuda" else "gloo"
+        # Longer than the stall watch of the launcher, which must be the one that speaks first.
+        timeout_s = max(1800.0, 2 * self.preset.measure.stall_s)
+        dist.init_process_group(
+            backend,
+            timeout=datetime.timedelta(seconds=timeout_s),
+            device_id=self.device if backend == "nccl" else None,
+            **_loopback_store(),
+        )
+        return build_mesh(self.device.type, self.preset.parallel.sp)
+
+    def _data(self) -> PackedDataset:
+        """Pack once per host: the first local rank fills the cache, the others read it."""
+        self._phase("data")
+        num_packs = self.preset.packs_per_step * (self._num_steps() + self._num_profile_steps())
+        first = self.local_rank == 0
+        if not first:
+            dist.barrier()
+        data = prepare(self.preset, num_packs, lambda note: self._phase("data", note))
+        if first:
+            dist.barrier()
+        if self.rank == 0:
+            self.emitter.emit(data.data)
+            for warning in data.warnings:
+                self.emitter.emit(warning)
+        return data
+
+    def _num_steps(self) -> int:
+        return self.preset.measure.warmup + self.preset.measure.steps
+
+    def _num_profile_steps(self) -> int:
+        return num_profile_steps(self.recipe) if self.recipe else 0
+
+    def _engine(self, mesh: SequenceMesh) -> Engine:
+        self._phase("build")
+        engine = build_engine(self.preset, mesh, self.device, lambda note: self._phase("build", note))
+        kernel = engine.kernel
+        self.emitter.emit(Kernel(name=kernel.name, version=kernel.version, reason=kernel.reason))
+        return engine
+
+    def collect_evidence(
+        self, mesh: SequenceMesh, data: PackedDataset, engine: Engine, pulse: HeartbeatThread
+    ) -> None:
+        """Take the steps that `tgsbench verify` asks for and write down what was seen."""
+        self._phase("measure")
+        collect_evidence(
+            self.run_dir,
+            self.preset,
+            mesh,
+            data,
+            engine,
+            self.emitter.emit,
+            lambda note: self._phase("measure", note),
+        )
+
+    def train(self, mesh: SequenceMesh, data: PackedDataset, engine: Engine, pulse: HeartbeatThread) -> None:
+        """Warm up, measure, profile."""
+        batches = make_batches(self.preset, mesh, data, self.device)
+        stepper = Stepper(self.preset, engine, batches, self._num_steps(), self.device)
+        warmup = self.preset.measure.warmup
+        for index in range(self._num_steps()):
+            phase: PhaseName = "warmup" if index < warmup else "measure"
+            if index in (0, warmup):
+                self._phase(phase)
+            pulse.step = index
+            self.emitter.emit(stepper.step(index, phase))
+        if self.recipe is not None:
+            self._profile(stepper, self.recipe)
+
+    def _profile(self, stepper: Stepper, recipe: Recipe) -> None:
+        """Capture in steps of their own: no measured step is a profiled one."""
+        self._phase("profile", f"capturing {recipe.name}")
+
+        def run_step(index: int) -> Step:
+            event = stepper.step(self._num_steps() + index, "profile")
+            self.emitter.emit(event)
+            return event
+
+        stem = f"{host_name()}_{self.rank:04d}"
+        with stepper.marked():
+            traces = capture(recipe, self.device, self.run_dir / "staging", stem, run_step)
+        for trace in traces:
+            self.emitter.emit(trace)
+
+
+def _loopback_store() -> dict[str, Any]:
+    """Arguments that join the store which the agent of a one-machine run keeps on the loopback address."""
+    port = os.environ.get("TGSBENCH_STORE_PORT")
+    if port is None:
+        return {}
+    world = int(os.environ["WORLD_SIZE"])
+    store = TCPStore("127.0.0.1", int(port), world, is_master=False)
+    return {"store": store, "rank": int(os.environ["RANK"]), "world_size": world}
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in _VERSIONED:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    if torch.version.cuda:
+        found["cuda"] = torch.version.cuda
+        found["nccl"] = ".".join(map(str, torch.cuda.nccl.version()))
+    return found
