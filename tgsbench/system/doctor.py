@@ -9,7 +9,7 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +23,7 @@ from tgsbench.system.isolation import FOREIGN_CORES, look_around
 Level = Literal["ok", "warning", "failure"]
 MARKS = {"ok": "✓ ok", "warning": "! warn", "failure": "✗ fail"}
 Probe = Callable[[str], dict[str, Any]]
+_NONE: Mapping[str, str] = {}
 
 _GIB = 2**30
 _PROBE_S = 120
@@ -48,19 +49,27 @@ class DoctorCheck(Struct, frozen=True):
         return MARKS[self.level]
 
 
-def run_checks(runs_root: Path = Path("runs"), probe: Probe | None = None) -> list[DoctorCheck]:
-    """Look at this machine; takes some seconds, for torch is imported and two ranks talk."""
+def run_checks(
+    runs_root: Path = Path("runs"),
+    probe: Probe | None = None,
+    engine_distributions: Mapping[str, str] = _NONE,
+) -> list[DoctorCheck]:
+    """Look at this machine; takes some seconds, for torch is imported and two ranks talk.
+
+    `engine_distributions` are what single engines need beside torch: name -> extra that installs it.
+    """
     ask = probe or ask_torch
     # Each import of torch takes seconds: the questions are asked side by side. The load of this machine is
     # looked at before they cause some.
     quiet = _quiet()
     with ThreadPoolExecutor(max_workers=3) as pool:
         facts, talk, hub = pool.map(ask, ("facts", "talk", "hub"))
-    environment = describe_environment()
+    environment = describe_environment(engine_distributions)
+    packages = _PACKAGES | dict(engine_distributions)
     return [
         _python(),
         _torch(facts, environment["packages"]),
-        *(_package(name, environment["packages"], extra) for name, extra in _PACKAGES),
+        *(_package(name, environment["packages"], extra) for name, extra in packages.items()),
         *_gpus(facts),
         _kernels(facts),
         _talk(talk),
@@ -105,7 +114,7 @@ def ask_torch(question: str) -> dict[str, Any]:
     return answer if isinstance(answer, dict) else {"problem": "an answer that cannot be read"}
 
 
-_PACKAGES = (("transformers", "train"), ("datasets", "train"), ("deepspeed", "deepspeed"))
+_PACKAGES = {"transformers": "train", "datasets": "train"}
 
 
 def _python() -> DoctorCheck:

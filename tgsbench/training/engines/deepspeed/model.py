@@ -16,6 +16,8 @@ from transformers.initialization import no_init_weights
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from tgsbench.schema.preset import EngineOptions, Preset
+from tgsbench.systems.engines.deepspeed import DeepSpeedOptions
+from tgsbench.systems.spec import options_of
 from tgsbench.training.attention.attention import NAME
 from tgsbench.training.engines.deepspeed.alst import TiledLossHead, tile_mlps
 from tgsbench.training.model.build import CausalLM, build_meta, draw, llama_config, materialise, plain_name
@@ -32,7 +34,7 @@ def build(preset: Preset, device: torch.device, zero: dict[str, Any]) -> CausalL
         seed_parts(model, device, preset.training.seed)
     else:
         model = _whole(preset, options, device)
-    if preset.engine.tiled_loss:
+    if options_of(preset, DeepSpeedOptions).tiled_loss:
         model.head.__class__ = TiledLossHead
     if preset.engine.tiled_mlp:
         tile_mlps(model)
