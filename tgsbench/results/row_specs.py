@@ -13,6 +13,7 @@ from tgsbench.errors import ExitCode, TgsError, nearest
 from tgsbench.results import imported, results, rows
 from tgsbench.results.rows import Row
 from tgsbench.schema.preset import Preset
+from tgsbench.schema.reference import XTUNER
 from tgsbench.store import run_dir
 from tgsbench.store.run_dir import RunDir
 
@@ -20,6 +21,7 @@ Predict = Callable[[Preset], dict[str, Any]]
 """The planner: a preset's forecast as `tgsbench plan --json` writes it."""
 
 _FORECAST = ("predicted", "plan")
+_FORMS = f"RUN, PRESET, {XTUNER}:PRESET, published:PRESET, predicted:PRESET or foreign:NAME"
 _PUBLISHED = "published"
 
 
@@ -80,7 +82,7 @@ def _of_preset(prefix: str, name: str, predict: Predict) -> list[Row]:
         known = [*systems, _PUBLISHED, *_FORECAST, "foreign"]
         raise TgsError(
             f"{prefix}:{name}: no such kind of row; {nearest(prefix, known)}",
-            hint="RUN, PRESET, xtuner:PRESET, published:PRESET, predicted:PRESET or foreign:NAME",
+            hint=_FORMS,
         )
     return published(name, prefix)
 
@@ -121,6 +123,6 @@ def _run(root: Path, word: str) -> RunDir:
         others = [*presets.list_presets(), *imported.names(root)]
         raise TgsError(
             f"{error.msg}; presets: {nearest(word, others)}",
-            hint="RUN, PRESET, xtuner:PRESET, published:PRESET, predicted:PRESET or foreign:NAME",
+            hint=_FORMS,
             exit_code=error.exit_code,
         ) from error

@@ -24,6 +24,9 @@ from tgsbench.training.model.build import CausalLM, build_meta, draw, llama_conf
 from tgsbench.training.parallel.checkpointing import wrap_layer
 from tgsbench.training.parallel.offload import HostOffload
 
+_KEPT_OPS = ("deepspeed::dim_zero_all_to_all",)
+"""ALST's all-to-all: a selective checkpoint keeps what it received."""
+
 
 def build(preset: Preset, device: torch.device, zero: dict[str, Any]) -> CausalLM:
     """The model, checkpointed and tiled as the preset says; under ZeRO-3 every rank keeps only its part."""
@@ -41,7 +44,7 @@ def build(preset: Preset, device: torch.device, zero: dict[str, Any]) -> CausalL
     stash = HostOffload(preset.model.hidden_size, device) if options.activation_offload else None
     layers = model.model.layers
     for index, layer in enumerate(layers):
-        layers[index] = wrap_layer(layer, preset.training.checkpointing, stash)
+        layers[index] = wrap_layer(layer, preset.training.checkpointing, stash, _KEPT_OPS)
     return model
 
 
