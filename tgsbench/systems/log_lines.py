@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -34,6 +34,10 @@ class LoggedStep(Struct, kw_only=True):
     mfu_percent: float | None = None
     loss: float | None = None
     mem_gib: float | None = None
+
+
+LogReader = Callable[[str, int, int], list[LoggedStep]]
+"""(text, num_gpus, seq_len) -> the steps of a log, empty for a log of another system."""
 
 
 def text_lines(text: str) -> Iterator[str]:

@@ -13,8 +13,15 @@ from msgspec import Struct
 
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.systems import registry
-from tgsbench.systems.log_lines import INDEX, NUMBER, LoggedStep, figure_after, text_lines, to_float
-from tgsbench.systems.spec import LogReader
+from tgsbench.systems.log_lines import (
+    INDEX,
+    NUMBER,
+    LoggedStep,
+    LogReader,
+    figure_after,
+    text_lines,
+    to_float,
+)
 
 _GIB_OF = {"GiB": 1.0, "MiB": 1 / 1024, "GB": 1e9 / 2**30, "MB": 1e6 / 2**30}
 

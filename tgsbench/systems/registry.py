@@ -6,14 +6,13 @@ An engine of tgsbench is a file in `systems/engines/`; nothing else lists it.
 from __future__ import annotations
 
 import importlib
-import pkgutil
 from collections.abc import Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from tgsbench.errors import ExitCode, TgsError, nearest
 from tgsbench.schema.preset import EngineOptions
-from tgsbench.systems import engines as _files
 from tgsbench.systems.costs import LLM_FOUNDRY, System
 from tgsbench.systems.engines import fsdp2
 from tgsbench.systems.plugins import BrokenPlugin, load_plugin, plugin_names
@@ -21,14 +20,14 @@ from tgsbench.systems.spec import EngineSpec
 
 DEFAULT = fsdp2.ENGINE
 """The engine of a preset that names none."""
+_FOLDER = Path(__file__).with_name("engines")
 _COMMON = frozenset(EngineOptions.__struct_fields__)
 
 
 @cache
 def built_in() -> Mapping[str, EngineSpec]:
     """The engines of tgsbench by name: the default, then others of our ranks, then other systems."""
-    names = [module.name for module in pkgutil.iter_modules(_files.__path__)]
-    specs = [importlib.import_module(f"{_files.__name__}.{name}").ENGINE for name in names]
+    specs = [_read(name) for name in _file_names()]
     specs.sort(key=lambda spec: (spec.kind == "external", spec.name != DEFAULT.name, spec.name))
     return {spec.name: spec for spec in specs}
 
@@ -58,7 +57,7 @@ def find_engine(name: str) -> EngineSpec:
 
     Raises TgsError that names the nearest ones, or says why a plug-in of this name gives none.
     """
-    spec = built_in().get(name) or load_plugin(name)
+    spec = _read(name) if name in _file_names() else load_plugin(name)
     if isinstance(spec, EngineSpec):
         return spec
     if spec is not None:
@@ -68,7 +67,7 @@ def find_engine(name: str) -> EngineSpec:
 
 def is_plugin(name: str) -> bool:
     """Does an installed plug-in, working or broken, have this name?"""
-    return name not in built_in() and name in plugin_names()
+    return name not in _file_names() and name in plugin_names()
 
 
 def owner_of(switch: str) -> EngineSpec | None:
@@ -122,8 +121,7 @@ def systems() -> Mapping[str, System]:
 
 def title_of(name: str) -> str:
     """A system's name as its makers write it; its own where nobody has said."""
-    spec = built_in().get(name)
-    return spec.title if spec else name
+    return _read(name).title if name in _file_names() else name
 
 
 def log_note(name: str) -> str:
@@ -142,12 +140,25 @@ def engine_distributions() -> dict[str, str]:
 
 
 def _known(name: str) -> EngineSpec | None:
-    spec = built_in().get(name) or load_plugin(name)
+    spec = _read(name) if name in _file_names() else load_plugin(name)
     return spec if isinstance(spec, EngineSpec) else None
 
 
+@cache
+def _file_names() -> frozenset[str]:
+    """What the files of `systems/engines` are called: as their engines."""
+    return frozenset(path.stem for path in _FOLDER.glob("[a-z]*.py"))
+
+
+@cache
+def _read(name: str) -> EngineSpec:
+    """Import one engine's file alone: a start pays for the engine that it names."""
+    spec: EngineSpec = importlib.import_module(f"tgsbench.systems.engines.{name}").ENGINE
+    return spec
+
+
 def _plugged() -> list[EngineSpec | BrokenPlugin]:
-    found = (load_plugin(name) for name in plugin_names() if name not in built_in())
+    found = (load_plugin(name) for name in plugin_names() if name not in _file_names())
     return [spec for spec in found if spec is not None]
 
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from msgspec import Struct
 
 from tgsbench.schema.preset import EngineOptions, Preset
 from tgsbench.systems.costs import System
-from tgsbench.systems.log_lines import LoggedStep
+
+if TYPE_CHECKING:
+    from tgsbench.systems.log_lines import LogReader
 
 Kind = Literal["native", "external"]
-LogReader = Callable[[str, int, int], list[LoggedStep]]
-"""(text, num_gpus, seq_len) -> the steps of a log, empty for a log of another system."""
 Options = TypeVar("Options", bound=EngineOptions)
 
 
