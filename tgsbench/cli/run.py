@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -23,6 +22,7 @@ from tgsbench.presets.recipes import load_recipe
 from tgsbench.report.forecast import forecast_text
 from tgsbench.report.summary import summary_lines
 from tgsbench.results.forecast import forecast_note
+from tgsbench.schema.forecast import Forecast
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Result
 from tgsbench.store import run_dir
@@ -133,7 +133,7 @@ def run(
 def _prepared(root: Path, preset: Preset, run_name: str, emulate: bool) -> RunDir:
     run_folder = run_dir.create(root, preset, run_name)
     manifest = local.prepare_run(run_folder, preset, emulated=emulate)
-    if emulate and not (manifest.prediction or {}).get("time"):
+    if emulate and not (manifest.forecast and manifest.forecast.time):
         diagnostics.warn("no forecast, so no time for communication", "tgsbench plan says why")
     return run_folder
 
@@ -177,11 +177,11 @@ def run_headless(
     with progress_for(preset, to_stderr=as_json) as progress:
         progress.narrate(f"run {run_folder.path}")
         if node.node_rank == 0:  # run.json is the first node's: another node may come before it is there
-            _say_forecast(progress, preset, run_folder.manifest().prediction)
+            _say_forecast(progress, preset, run_folder.manifest().forecast)
         result = local.supervise(run_folder, progress.update, node, stop)
     try:
         print_result(result, as_json)
-        if result.profile is not None and result.profile["traces"] and not as_json:
+        if result.profile is not None and result.profile.traces and not as_json:
             _print_hotspots(run_folder)
     except BrokenPipeError:
         output.detach_stdout()
@@ -189,10 +189,10 @@ def run_headless(
     return result
 
 
-def _say_forecast(progress: RunProgress, preset: Preset, prediction: dict[str, Any] | None) -> None:
-    if text := forecast_text(prediction):
+def _say_forecast(progress: RunProgress, preset: Preset, forecast: Forecast | None) -> None:
+    if text := forecast_text(forecast):
         progress.narrate(f"predicted {text}")
-    if note := forecast_note(preset, prediction):
+    if note := forecast_note(preset, forecast):
         progress.narrate(note)
 
 

@@ -6,11 +6,11 @@ import os
 import platform
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from tgsbench import __version__
+from tgsbench.schema.environment import Environment
 from tgsbench.system.cores import num_cores
 from tgsbench.system.gpus import list_gpus
 
@@ -22,19 +22,19 @@ def host_name() -> str:
     return os.environ.get("SLURMD_NODENAME") or os.uname().nodename
 
 
-def describe_environment() -> dict[str, Any]:
+def describe_environment() -> Environment:
     """Hardware and software of this machine, without importing any of it."""
-    return {
-        "tgsbench": __version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpu": _cpu_model(),
-        "num_cores": num_cores(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "gpus": [gpu.name for gpu in list_gpus()],
-        "packages": installed_packages(),
-        "load_1min_at_start": round(os.getloadavg()[0], 2),
-    }
+    return Environment(
+        tgsbench=__version__,
+        python=platform.python_version(),
+        platform=platform.platform(),
+        cpu=_cpu_model(),
+        num_cores=num_cores(),
+        memory_gib=round(psutil.virtual_memory().total / 2**30, 1),
+        gpus=[gpu.name for gpu in list_gpus()],
+        packages=installed_packages(),
+        load_1min_at_start=round(os.getloadavg()[0], 2),
+    )
 
 
 def installed_packages() -> dict[str, str]:
