@@ -35,7 +35,7 @@ from tgsbench.planner.memory import memory_plan
 from tgsbench.planner.time import StepEstimate, step_time
 from tgsbench.planner.verdict import verdict_of
 from tgsbench.schema.hardware import Constants
-from tgsbench.systems.costs import find_system
+from tgsbench.systems.registry import find_system
 
 
 class Judged(Struct, frozen=True, kw_only=True):

@@ -283,7 +283,7 @@ async def test_the_doctor_lists_checks_and_tells_the_chosen_one_in_full(app, mon
         DoctorCheck("python", "ok", "3.11.7"),
         DoctorCheck("gloo", "warning", "two ranks cannot talk", remedy),
     ]
-    monkeypatch.setattr("tgsbench.system.doctor.run_checks", lambda root: checks)
+    monkeypatch.setattr("tgsbench.system.doctor.run_checks", lambda root, **_: checks)
     async with app.run_test(size=(80, 24)) as pilot:
         await pilot.press("5")
         await shows(pilot, "python", "✓ ok", "! warn")

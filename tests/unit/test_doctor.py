@@ -30,7 +30,7 @@ TALK = {"backend": "gloo", "num_bytes": 2_000_000_000, "seconds": 2.0, "problem"
 def quiet(monkeypatch):
     """Nobody else is here."""
     monkeypatch.setattr(doctor, "look_around", lambda: Load(0.0, 0.5, []))
-    monkeypatch.setattr(doctor, "describe_environment", lambda: Environment(
+    monkeypatch.setattr(doctor, "describe_environment", lambda *_: Environment(
         packages=dict.fromkeys(("torch", "transformers", "datasets", "deepspeed"), "1"),
         num_cores=2, memory_gib=8, cpu="x",
     ))  # fmt: skip
@@ -39,11 +39,11 @@ def quiet(monkeypatch):
 def checks(tmp_path, facts=CPU_FACTS, talk=TALK, hub=None) -> dict[str, DoctorCheck]:
     answers = {"facts": facts, "talk": talk, "hub": hub or {"problem": ""}}
 
-
     def probe(question, kind):
         return msgspec.convert(answers[question], kind)
 
-    return {check.what: check for check in run_checks(tmp_path / "runs", probe)}
+    found = run_checks(tmp_path / "runs", probe, {"deepspeed": "deepspeed"})
+    return {check.what: check for check in found}
 
 
 def fake_gpus(monkeypatch, names=("NVIDIA H100", "NVIDIA H100"), level=10, nvlinks=18) -> None:

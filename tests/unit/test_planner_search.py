@@ -19,7 +19,7 @@ from tgsbench.planner.search import max_seq_len, search, variants
 from tgsbench.presets.validate import mesh_problems
 from tgsbench.report import plan as report
 from tgsbench.schema import spans
-from tgsbench.systems.costs import SYSTEMS, find_system
+from tgsbench.systems.registry import find_system
 
 
 def preset(name: str = "llama2_70b_128k", *sets: str):
@@ -104,7 +104,7 @@ def test_a_model_that_fits_at_no_length_is_an_error():
 
 def test_scaling_costs_speed_and_saves_memory():
     asked = preset("llama2_70b_8k")
-    points = scale(asked, SYSTEMS["fsdp2"], machine_of(asked), [8, 16, 32, 64, 512, 4096])
+    points = scale(asked, find_system("fsdp2"), machine_of(asked), [8, 16, 32, 64, 512, 4096])
     memory = [point.total_gib for point in points]
     speeds = [point.tgs.estimate for point in points]
     assert memory == sorted(memory, reverse=True)
@@ -118,7 +118,7 @@ def test_scaling_costs_speed_and_saves_memory():
 def test_a_slower_interconnect_scales_worse():
     asked = preset("llama2_70b_8k")
     slow, fast = (
-        scale(asked, SYSTEMS["fsdp2"], machine_of(asked, link=link), [64])[0]
+        scale(asked, find_system("fsdp2"), machine_of(asked, link=link), [64])[0]
         for link in ("ethernet100", "xdr800")
     )
     assert slow.tgs.estimate < fast.tgs.estimate
@@ -127,7 +127,7 @@ def test_a_slower_interconnect_scales_worse():
 
 def test_the_plot_has_a_bar_for_each_number_of_gpus():
     asked = preset("llama2_70b_8k")
-    points = scale(asked, SYSTEMS["fsdp2"], machine_of(asked), [8, 64])
+    points = scale(asked, find_system("fsdp2"), machine_of(asked), [8, 64])
     text = "\n".join(report.scale_lines(points))
     assert "out of memory" in text
     assert text.count("█") > 10

@@ -16,6 +16,7 @@ from tgsbench.report import comparison as text
 from tgsbench.results import row_specs
 from tgsbench.results.compare import Comparison, Row
 from tgsbench.results.compare import compare as compare_rows
+from tgsbench.schema.reference import XTUNER
 from tgsbench.store import run_dir
 from tgsbench.systems import registry
 
@@ -71,7 +72,7 @@ def finish(rows: list[Row], base: Row | None, force: bool, margin: float | None,
     if base is None and rows:
         base, rows = rows[0], rows[1:]
     if base is None or not rows:
-        raise TgsError("compare needs two rows", hint="tgsbench compare RUN xtuner:llama2_7b_32k")
+        raise TgsError("compare needs two rows", hint=f"tgsbench compare RUN {XTUNER}:llama2_7b_32k")
     comparisons = [compare_rows(row, base, force=force) for row in rows]
     _show([base, *rows], comparisons, as_json)
     sys.exit(_exit_code(comparisons, margin))
@@ -94,7 +95,7 @@ def _finish_engines(
     if not words or len(names) < 2:
         raise TgsError(
             "--engines needs a preset and two engines",
-            hint="tgsbench compare tiny_cpu --engines fsdp2,deepspeed",
+            hint=f"tgsbench compare tiny_cpu --engines {','.join(registry.native_names())}",
         )
     for name in names:
         registry.find_engine(name)

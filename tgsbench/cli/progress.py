@@ -26,6 +26,7 @@ from tgsbench.live.stragglers import suspects
 from tgsbench.metrics import figures
 from tgsbench.metrics.observe import RunTotals, StepTotal
 from tgsbench.metrics.result import attended_len
+from tgsbench.models.flops import XTUNER
 from tgsbench.presets.recipes import load_recipe, num_profile_steps
 from tgsbench.safe_files import printable
 from tgsbench.schema.events import Depth, Event, Phase, Step, Warn
@@ -107,7 +108,7 @@ class _Fold:
         """Step, TGS, TFLOPs, step time, memory, loss of one step."""
         tgs = figures.tgs(total.tokens, self.preset.world_size, total.step_s) or 0.0
         tflops = figures.tflops_in(
-            "xtuner",
+            XTUNER,
             self.preset.model,
             attended_len(self.preset, self.observed.data),
             self.preset.training.checkpointing,
@@ -118,7 +119,7 @@ class _Fold:
             f"step {total.step + 1}/{last}",
             f"{total.phase}",
             f"TGS {units.rate(tgs)}",
-            f"{units.rate(tflops)} TFLOPs (xtuner)",
+            f"{units.rate(tflops)} TFLOPs ({XTUNER})",
             f"{units.duration(total.step_s)}",
             f"mem {units.gib(total.mem_peak)}",
             f"loss {total.loss or 0.0:.4f}",

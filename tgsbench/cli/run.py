@@ -35,7 +35,7 @@ from tgsbench.systems import environments, support
 @click.option("--headless", is_flag=True, help="Print progress here instead of opening the live view.")
 @click.option("--ascii", "ascii_only", is_flag=True, help="Draw the live view with ASCII characters only.")
 @click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON document: result.json.")
-@click.option("--engine", help="fsdp2 or deepspeed (or an external one: see `tgsbench engines`).")
+@click.option("--engine", help="Engine that trains, of those that `tgsbench engines` lists.")
 @click.option(
     "--python",
     type=click.Path(path_type=Path),

@@ -33,6 +33,7 @@ from tgsbench.system.cores import num_cores
 from tgsbench.system.environment import describe_environment, host_name
 from tgsbench.system.lifetime import process_identity
 from tgsbench.system.process import ProcessGroup
+from tgsbench.systems import registry
 
 _OTHERS_S = 30.0
 """Patience with the other nodes at the end: an agent takes up to 5 s, NFS shows a file after up to 30 s."""
@@ -63,7 +64,7 @@ def prepare_run(
     )
     try:
         run_dir.write_atomic(run.path / "command.sh", as_script(argv).encode())
-        run.write("env.json", describe_environment())
+        run.write("env.json", describe_environment(registry.engine_distributions()))
         run.write("run.json", manifest)
     except OSError as error:
         raise run_dir.unwritable(run.path, error) from error

@@ -18,12 +18,13 @@ from tgsbench.errors import ExitCode, TgsError, nearest
 from tgsbench.launch import local, preflight
 from tgsbench.launch.rehearse import rehearsal_on
 from tgsbench.planner import forecast_preset
-from tgsbench.presets.catalog import read_toml
 from tgsbench.results import results
+from tgsbench.safe_files import read_toml
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Result
 from tgsbench.store import run_dir
 from tgsbench.store.run_dir import RunDir
+from tgsbench.systems import registry
 
 SHORT = {
     "sp": "parallel.sp",
@@ -203,7 +204,9 @@ def _point(spec: Spec, values: dict[str, str]) -> Point:
     point = Point(values=values)
     machine = preflight.this_machine()
     try:
-        assignments = [*spec.fixed, *(f"{key}={value}" for key, value in values.items())]
+        engines = list(map(str, spec.grid.get("engine.name", [])))
+        fixed = registry.assignments_for(values.get("engine.name", ""), engines, spec.fixed)
+        assignments = [*fixed, *(f"{key}={value}" for key, value in values.items())]
         preset = presets.resolve(spec.preset, assignments).preset
         preset = rehearsal_on(preset, machine) if spec.rehearse else preset
         point.preset, point.digest = preset, digest_of(preset)

@@ -18,7 +18,8 @@ from tgsbench.planner.workload import StepWorkload, work_of
 from tgsbench.schema.forecast import Forecast, PlannedMemory, TgsRange, Verdict
 from tgsbench.schema.hardware import Constants
 from tgsbench.schema.preset import Preset
-from tgsbench.systems.costs import System, find_system
+from tgsbench.systems.costs import System
+from tgsbench.systems.registry import find_system
 from tgsbench.units import GIB, gib, percent
 
 _ALIASES = {"sdpa": "flash2", "varlen": "flash2"}

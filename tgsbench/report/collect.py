@@ -29,6 +29,7 @@ from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Result
 from tgsbench.store import profiles
 from tgsbench.store.run_dir import RunDir
+from tgsbench.systems.registry import DEFAULT
 
 _FOREIGN = "imported"
 
@@ -203,8 +204,8 @@ def _report(title: str, entries: list[ReportEntry], sections: list[RunSection]) 
     odd = [f"{row.label}: {row.reason}" for row in published_rows if row.reason and row.status == "ok"]
     notes = (
         [
-            "predicted: tgsbench plan, for engine fsdp2 (unless the run names another) and the datasheet's"
-            " network; no forecast of the published systems, whose clusters' network is unknown"
+            f"predicted: tgsbench plan, for engine {DEFAULT.name} (unless the run names another) and the"
+            " datasheet's network; no forecast of the published systems, whose clusters' network is unknown"
         ]
         if any(e.forecast for e in entries)
         else []

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from tgsbench import units
+from tgsbench.models.flops import XTUNER
 from tgsbench.report.document import ReportEntry, ReportTable, brand
 from tgsbench.results.rows import Row, model_mfu
 
@@ -100,7 +101,7 @@ def _tflops(row: Row | None) -> str:
     """In the tables' own convention where the row has it, else the first, named."""
     if row is None or not row.tflops:
         return ""
-    name = "xtuner" if "xtuner" in row.tflops else next(iter(row.tflops))
+    name = XTUNER if XTUNER in row.tflops else next(iter(row.tflops))
     return f"{units.rate(row.tflops[name])} {name}"
 
 

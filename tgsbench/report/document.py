@@ -12,10 +12,10 @@ from tgsbench.results.compare import Comparison, compare
 from tgsbench.results.rows import Row
 from tgsbench.schema.preset import ModelShape
 from tgsbench.schema.run import SCHEMA_VERSION
+from tgsbench.systems.registry import title_of
 
 TGS = "real tokens / (GPUs x wall seconds), over whole optimizer steps, median, warm-up excluded"
 MFU = "model TFLOPs / dense bf16 peak of the GPU"
-_BRANDS = {"xtuner": "XTuner", "llamafactory": "LLaMA-Factory"}
 
 
 class ReportEntry(Struct, kw_only=True):
@@ -86,7 +86,7 @@ class Report(Struct, kw_only=True):
 
 def brand(system: str) -> str:
     """A system's name as its makers write it."""
-    return _BRANDS.get(system, system)
+    return title_of(system)
 
 
 def tables_of(entries: Sequence[ReportEntry]) -> list[ReportTable]:

@@ -10,6 +10,8 @@ from tgsbench.planner.scale import ScalePoint
 from tgsbench.planner.search import Candidate, Found, LongestForecast
 from tgsbench.schema.dry_run import DryRun
 from tgsbench.schema.forecast import Advice, Forecast, TgsRange
+from tgsbench.systems.registry import find_engine
+from tgsbench.systems.zero import ZeroOptions
 from tgsbench.units import GIB
 
 _BAR = 40
@@ -132,7 +134,8 @@ def longest_lines(longest: LongestForecast) -> list[str]:
 
 
 def _candidate(c: Candidate) -> str:
-    engine = f"{c.engine} ZeRO-{c.zero_stage}" if c.engine == "deepspeed" else c.engine
+    by_zero = issubclass(find_engine(c.engine).options, ZeroOptions)
+    engine = f"{c.engine} ZeRO-{c.zero_stage}" if by_zero else c.engine
     extras = [f"offload {c.offload}"] if c.offload != "none" else []
     extras += ["activation offload"] if c.activation_offload else []
     extras += ["tiled MLP"] if c.tiled_mlp else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from tgsbench.metrics import figures
-from tgsbench.models.flops import FORMULAS, flops_per_token
+from tgsbench.models.flops import FORMULAS, XTUNER, flops_per_token
 from tgsbench.models.spec import num_parameters
 from tgsbench.schema.hardware import GpuSpec
 from tgsbench.schema.preset import Checkpointing, ModelShape
@@ -88,7 +88,7 @@ def _known(shape: ModelShape, attended_len: float) -> list[tuple[str, str, str, 
     def flops(name: str, policy: Checkpointing = "full") -> float:
         return flops_per_token(name, shape, attended_len, policy)
 
-    rows = [("xtuner", policy, FORMULAS["xtuner"], flops("xtuner", policy)) for policy in ("full", "none")]
+    rows = [(XTUNER, policy, FORMULAS[XTUNER], flops(XTUNER, policy)) for policy in ("full", "none")]
     rows += [(name, "", FORMULAS[name], flops(name)) for name in ("model", "palm")]
     rows += [("hardware", policy, FORMULAS["hardware"], flops("hardware", policy)) for policy in _RECOMPUTED]
     rows.append(("6N", "", "6N, attention not counted", 6.0 * num_parameters(shape)))

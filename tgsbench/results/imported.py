@@ -21,7 +21,8 @@ from tgsbench.schema.preset import ModelShape
 from tgsbench.schema.run import SCHEMA_VERSION
 from tgsbench.store.run_dir import unwritable, write_atomic
 from tgsbench.systems import logs
-from tgsbench.systems.logs import ImportedLog, LoggedStep
+from tgsbench.systems.log_lines import LoggedStep
+from tgsbench.systems.logs import ImportedLog
 
 _SAFE_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
 _MAX_BYTES = 64 << 20
@@ -176,8 +177,8 @@ def _warmup(log: ImportedLog, asked: int | None) -> int:
 
 
 def _log_note(log: ImportedLog, steps: list[LoggedStep]) -> str:
-    if log.tool == "llamafactory":
-        return "LLaMA-Factory counts padding as tokens: its real TGS is lower by the padded share"
+    if log.note:
+        return log.note
     weights = [(s.tgs, s.step_s) for s in steps if s.tgs and s.step_s]
     if not weights:
         return ""

@@ -14,6 +14,7 @@ from tgsbench.results import imported, results, rows
 from tgsbench.results.rows import Row
 from tgsbench.schema.forecast import Forecast
 from tgsbench.schema.preset import Preset
+from tgsbench.schema.reference import XTUNER
 from tgsbench.store import run_dir
 from tgsbench.store.run_dir import RunDir
 
@@ -21,6 +22,7 @@ Forecaster = Callable[[Preset], Forecast]
 """The planner."""
 
 _FORECAST_WORDS = ("predicted", "plan")
+_FORMS = f"RUN, PRESET, {XTUNER}:PRESET, published:PRESET, predicted:PRESET or foreign:NAME"
 _PUBLISHED = "published"
 
 
@@ -73,7 +75,7 @@ def _of_preset(prefix: str, name: str, forecaster: Forecaster) -> list[Row]:
         known = [*systems, _PUBLISHED, *_FORECAST_WORDS, "foreign"]
         raise TgsError(
             f"{prefix}:{name}: no such kind of row; {nearest(prefix, known)}",
-            hint="RUN, PRESET, xtuner:PRESET, published:PRESET, predicted:PRESET or foreign:NAME",
+            hint=_FORMS,
         )
     return published(name, prefix)
 
@@ -114,6 +116,6 @@ def _run(root: Path, word: str) -> RunDir:
         others = [*presets.list_presets(), *imported.names(root)]
         raise TgsError(
             f"{error.msg}; presets: {nearest(word, others)}",
-            hint="RUN, PRESET, xtuner:PRESET, published:PRESET, predicted:PRESET or foreign:NAME",
+            hint=_FORMS,
             exit_code=error.exit_code,
         ) from error

@@ -8,6 +8,7 @@ import resource
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar
@@ -24,6 +25,7 @@ from tgsbench.system.isolation import FOREIGN_CORES, look_around
 Level = Literal["ok", "warning", "failure"]
 MARKS = {"ok": "✓ ok", "warning": "! warn", "failure": "✗ fail"}
 A = TypeVar("A", bound=Answer)
+_NONE: Mapping[str, str] = {}
 
 
 class Probe(Protocol):
@@ -57,8 +59,15 @@ class DoctorCheck(Struct, frozen=True):
         return MARKS[self.level]
 
 
-def run_checks(runs_root: Path = Path("runs"), probe: Probe | None = None) -> list[DoctorCheck]:
-    """Look at this machine; takes some seconds, for torch is imported and two ranks talk."""
+def run_checks(
+    runs_root: Path = Path("runs"),
+    probe: Probe | None = None,
+    engine_distributions: Mapping[str, str] = _NONE,
+) -> list[DoctorCheck]:
+    """Look at this machine; takes some seconds, for torch is imported and two ranks talk.
+
+    `engine_distributions` are what single engines need beside torch: name -> extra that installs it.
+    """
     ask = probe or ask_torch
     # Each import of torch takes seconds: the questions are asked side by side. The load of this machine is
     # looked at before they cause some.
@@ -68,12 +77,13 @@ def run_checks(runs_root: Path = Path("runs"), probe: Probe | None = None) -> li
         asked_talk = pool.submit(ask, "talk", TalkAnswer)
         asked_hub = pool.submit(ask, "hub", HubAnswer)
         facts, talk, hub = asked_facts.result(), asked_talk.result(), asked_hub.result()
-    environment = describe_environment()
-    packages = environment.packages or {}
+    environment = describe_environment(engine_distributions)
+    installed = environment.packages or {}
+    packages = _PACKAGES | dict(engine_distributions)
     return [
         _python(),
-        _torch(facts, packages),
-        *(_package(name, packages, extra) for name, extra in _PACKAGES),
+        _torch(facts, installed),
+        *(_package(name, installed, extra) for name, extra in packages.items()),
         *_gpus(facts),
         _kernels(facts),
         _talk(talk),
@@ -117,7 +127,7 @@ def ask_torch(question: str, kind: type[A]) -> A:
         return kind(problem="an answer that cannot be read")
 
 
-_PACKAGES = (("transformers", "train"), ("datasets", "train"), ("deepspeed", "deepspeed"))
+_PACKAGES = {"transformers": "train", "datasets": "train"}
 
 
 def _python() -> DoctorCheck:

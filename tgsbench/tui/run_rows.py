@@ -11,6 +11,7 @@ from rich.text import Text
 
 from tgsbench import units
 from tgsbench.errors import TgsError
+from tgsbench.models.flops import XTUNER
 from tgsbench.results import results
 from tgsbench.results.compare import Comparison, compare, from_result
 from tgsbench.results.rows import Row
@@ -217,7 +218,7 @@ _FIELDS = (
     ("attention", lambda r: _or_dash(r.kernel)),
     ("dtype", lambda r: _or_dash(r.dtype)),
     ("corpus", lambda r: _or_dash(r.corpus)),
-    ("TFLOPs xtuner", lambda r: units.rate(r.tflops["xtuner"]) if "xtuner" in r.tflops else "-"),
+    (f"TFLOPs {XTUNER}", lambda r: units.rate(r.tflops[XTUNER]) if XTUNER in r.tflops else "-"),
     ("TFLOPs model", lambda r: units.rate(r.tflops["model"]) if "model" in r.tflops else "-"),
     ("MFU", lambda r: "-" if r.mfu is None else units.percent(r.mfu)),
     ("peak memory", lambda r: "-" if r.mem_peak_gib is None else f"{r.mem_peak_gib:.2f} GiB {r.mem_kind}"),
