@@ -35,6 +35,7 @@ def test_presets_models_hardware_references_and_recipes_are_shipped(wheel):
         "profiles/hotspots.toml",
     ):
         assert f"tgsbench/_data/{path}" in names
+    assert "tgsbench/py.typed" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not any(name.startswith("tests/") for name in names)
 
@@ -50,3 +51,9 @@ def test_the_unpacked_wheel_lists_presets_away_from_the_source_tree(wheel, tmp_p
     )
     assert done.returncode == 0, done.stderr
     assert "llama2_70b_1M" in done.stdout
+
+
+def test_the_wheel_is_of_the_version_that_the_program_prints(wheel):
+    from tgsbench import __version__
+
+    assert wheel.name == f"tgsbench-{__version__}-py3-none-any.whl"

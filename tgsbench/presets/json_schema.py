@@ -1,0 +1,28 @@
+"""The JSON schema of a preset file, for editors that complete and check TOML by one."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from tgsbench.schema.preset import ModelShape, Preset, Workload
+
+_DRAFT: Final = "https://json-schema.org/draft/2020-12/schema"
+
+
+def preset_schema() -> dict[str, Any]:
+    """What a preset's file may say: the structs' schema, and what is read into them.
+
+    A file may extend another preset, name a model, and write a length as text. No key is required, for each
+    may come from what the file extends: what is missing in the end, `tgsbench presets validate` says.
+    """
+    (root,), tables = msgspec.json.schema_components([Preset], ref_template="#/$defs/{name}")
+    for table in tables.values():
+        table.pop("required", None)
+    keys = tables[Preset.__name__]["properties"]
+    keys["extends"] = {"type": "string", "description": "Name of the preset that this one changes."}
+    keys["model"] = {"anyOf": [{"type": "string"}, {"$ref": f"#/$defs/{ModelShape.__name__}"}]}
+    lengths = tables[Workload.__name__]["properties"]
+    lengths["seq_len"] = {"anyOf": [lengths["seq_len"], {"type": "string", "pattern": r"^\d+[kKmMgG]?$"}]}
+    return {"$schema": _DRAFT, "title": "tgsbench preset", **root, "$defs": tables}
