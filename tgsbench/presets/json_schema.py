@@ -9,6 +9,8 @@ import msgspec
 from tgsbench.schema.preset import ModelShape, Preset, Workload
 
 _DRAFT: Final = "https://json-schema.org/draft/2020-12/schema"
+_LENGTH: Final = {"type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*[kKmMgG]?i?\s*$"}
+"""A length as `units.parse_length` reads it: 128k, 1M."""
 
 
 def preset_schema() -> dict[str, Any]:
@@ -24,5 +26,7 @@ def preset_schema() -> dict[str, Any]:
     keys["extends"] = {"type": "string", "description": "Name of the preset that this one changes."}
     keys["model"] = {"anyOf": [{"type": "string"}, {"$ref": f"#/$defs/{ModelShape.__name__}"}]}
     lengths = tables[Workload.__name__]["properties"]
-    lengths["seq_len"] = {"anyOf": [lengths["seq_len"], {"type": "string", "pattern": r"^\d+[kKmMgG]?$"}]}
+    lengths["seq_len"] = {
+        "anyOf": [lengths["seq_len"], {"type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*[kKmMgG]?i?\s*$"}]
+    }
     return {"$schema": _DRAFT, "title": "tgsbench preset", **root, "$defs": tables}

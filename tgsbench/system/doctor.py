@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
+from tgsbench.install import FLASH_ATTN, pip_install
 from tgsbench.system.environment import describe_environment
 from tgsbench.system.gpus import driver, links, list_gpus
 from tgsbench.system.isolation import FOREIGN_CORES, look_around
@@ -117,7 +118,7 @@ def _python() -> DoctorCheck:
 
 def _torch(facts: dict[str, Any], packages: dict[str, str]) -> DoctorCheck:
     if "torch" not in packages:
-        return DoctorCheck("torch", "failure", "not installed", 'pip install "tgsbench[train]"')
+        return DoctorCheck("torch", "failure", "not installed", pip_install("train"))
     if "torch" not in facts:
         return DoctorCheck("torch", "failure", f"does not import: {facts.get('problem')}", "reinstall torch")
     build = f"CUDA {facts['cuda_build']}" if facts["cuda_build"] else "CPU build"
@@ -127,7 +128,7 @@ def _torch(facts: dict[str, Any], packages: dict[str, str]) -> DoctorCheck:
 def _package(name: str, installed: dict[str, str], extra: str) -> DoctorCheck:
     if name in installed:
         return DoctorCheck(name, "ok", installed[name])
-    return DoctorCheck(name, "warning", "not installed", f'pip install "tgsbench[{extra}]"')
+    return DoctorCheck(name, "warning", "not installed", pip_install(extra))
 
 
 def _gpus(facts: dict[str, Any]) -> list[DoctorCheck]:
@@ -150,7 +151,7 @@ def _gpus(facts: dict[str, Any]) -> list[DoctorCheck]:
 def _driver() -> DoctorCheck:
     version, cuda = driver()
     if not version:
-        remedy = 'pip install "tgsbench[gpu]" for nvidia-ml-py; nvidia-smi shows whether the driver runs'
+        remedy = f"{pip_install('gpu')} for nvidia-ml-py; nvidia-smi shows whether the driver runs"
         return DoctorCheck(
             "driver", "warning", "NVML does not answer: no GPU samples, no foreign processes", remedy
         )
@@ -173,7 +174,7 @@ def _nccl(facts: dict[str, Any]) -> DoctorCheck:
 def _topology(facts: dict[str, Any]) -> DoctorCheck:
     found = links()
     if not found:
-        return DoctorCheck("topology", "warning", "not told", 'pip install "tgsbench[gpu]"')
+        return DoctorCheck("topology", "warning", "not told", pip_install("gpu"))
     if facts.get("cuda_available") and not facts.get("peer_access", True):
         return DoctorCheck(
             "topology",
@@ -191,7 +192,7 @@ def _kernels(facts: dict[str, Any]) -> DoctorCheck:
         return DoctorCheck("attention", "failure", "no kernel imports", remedy)
     found = ", ".join(f"{name} {version}".strip() for name, version in kernels.items())
     if facts.get("cuda_available") and not any(name.startswith("flash") for name in kernels):
-        return DoctorCheck("attention", "warning", found, 'pip install "tgsbench[gpu]" for flash-attn')
+        return DoctorCheck("attention", "warning", found, FLASH_ATTN)
     return DoctorCheck("attention", "ok", found)
 
 

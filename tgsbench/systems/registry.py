@@ -17,6 +17,7 @@ from typing import Literal
 from msgspec import Struct
 
 from tgsbench.errors import TgsError, nearest
+from tgsbench.install import pip_install
 from tgsbench.system.gpus import list_gpus
 from tgsbench.systems import environments
 
@@ -99,8 +100,7 @@ def missing_packages(name: str) -> list[Package]:
 
 def install_command(missing: Iterable[Package]) -> str:
     """What installs missing packages: tgsbench's extras."""
-    extras = ",".join(dict.fromkeys(package.extra for package in missing))
-    return f'pip install "tgsbench[{extras}]"' if extras else ""
+    return pip_install(*(package.extra for package in missing))
 
 
 def states() -> list[EngineState]:

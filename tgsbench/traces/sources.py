@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tgsbench.errors import ExitCode, TgsError
+from tgsbench.install import pip_install
 from tgsbench.schema.hotspots import Profile
 from tgsbench.store import run_dir
 from tgsbench.store.profiles import profile_dir
@@ -33,7 +34,7 @@ def require_packages() -> None:
     except ModuleNotFoundError as error:
         raise TgsError(
             f"{error.name} is not installed",
-            hint="pip install 'tgsbench[profile]'",
+            hint=pip_install("profile"),
             exit_code=ExitCode.MISSING_DEPENDENCY,
         ) from error
 
