@@ -179,7 +179,7 @@ def test_a_report_on_nothing_says_what_to_name():
 
 
 def test_elements_escape_text_and_attributes():
-    assert tag("p", 'a<b & "c"', title='x"y<') == '<p title="x&quot;y&lt;">a&lt;b &amp; &quot;c&quot;</p>'
+    assert tag("p", 'a<b & "c"', title='x"y<') == '<p title="x&#34;y&lt;">a&lt;b &amp; &#34;c&#34;</p>'
     assert join("<", tag("br")) == "&lt;<br/>"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -153,27 +152,25 @@ def _stored(found: Constants, name: str, samples: Sequence[Sample], errors: dict
 
 def constants_toml(constants: Constants) -> str:
     """Constants as a TOML file of presets/constants."""
-    document = msgspec.to_builtins(constants)
-    attention = document.pop("attention")
-    tables = {key: document.pop(key) for key in ("residuals", "sources")}
-    lines = [f"{key} = {_value(value)}" for key, value in document.items()]
-    for name, table in tables.items():
-        if table:
-            lines += ["", f"[{name}]", *(f"{key} = {_value(value)}" for key, value in table.items())]
-    for speed in attention:
-        lines += ["", "[[attention]]", *(f"{key} = {_value(value)}" for key, value in speed.items())]
-    return "\n".join(lines) + "\n"
+    return _toml(msgspec.to_builtins(constants))
 
 
 def link_toml(link: Link) -> str:
     """A link as a TOML file of presets/links."""
-    document = {key: value for key, value in msgspec.to_builtins(link).items() if value not in (None, "")}
-    return "\n".join(f"{key} = {_value(value)}" for key, value in document.items()) + "\n"
+    return _toml({key: value for key, value in msgspec.to_builtins(link).items() if value not in (None, "")})
 
 
-def _value(value: Any) -> str:
-    if isinstance(value, float):
-        return repr(float(f"{value:.6g}"))
+def _toml(document: dict[str, Any]) -> str:
+    """TOML with floats at six significant digits: a fit knows no more."""
+    import tomli_w  # here, for plans write none
+
+    shown: str = tomli_w.dumps(_rounded({k: v for k, v in document.items() if v != {}}))
+    return shown
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
     if isinstance(value, list):
-        return "[" + ", ".join(_value(item) for item in value) + "]"
-    return json.dumps(value, ensure_ascii=False)
+        return [_rounded(item) for item in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value

@@ -19,6 +19,7 @@ import msgspec
 from tgsbench import presets
 from tgsbench.errors import ExitCode, TgsError, nearest
 from tgsbench.events.tail import RunTail
+from tgsbench.install import upgrade
 from tgsbench.safe_files import read_regular
 from tgsbench.schema import lenient
 from tgsbench.schema.environment import Environment
@@ -369,6 +370,6 @@ def _damaged(path: Path, why: str) -> TgsError:
 def _newer(path: Path, version: int) -> TgsError:
     return TgsError(
         f"{path}: schema {version}; this tgsbench reads up to {SCHEMA_VERSION}",
-        hint="upgrade tgsbench: pip install -U tgsbench",
+        hint=f"upgrade tgsbench: {upgrade()}",
         exit_code=ExitCode.STORE,
     )

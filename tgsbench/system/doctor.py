@@ -16,6 +16,7 @@ from typing import Literal, Protocol, TypeVar
 import msgspec
 from msgspec import Struct
 
+from tgsbench.install import FLASH_ATTN, pip_install
 from tgsbench.schema.environment import Environment
 from tgsbench.schema.torch_answers import Answer, HubAnswer, TalkAnswer, TorchFacts
 from tgsbench.system.environment import describe_environment
@@ -139,7 +140,7 @@ def _python() -> DoctorCheck:
 
 def _torch(facts: TorchFacts, packages: dict[str, str]) -> DoctorCheck:
     if "torch" not in packages:
-        return DoctorCheck("torch", "failure", "not installed", 'pip install "tgsbench[train]"')
+        return DoctorCheck("torch", "failure", "not installed", pip_install("train"))
     if not facts.torch:
         return DoctorCheck("torch", "failure", f"does not import: {facts.problem}", "reinstall torch")
     build = f"CUDA {facts.cuda_build}" if facts.cuda_build else "CPU build"
@@ -149,7 +150,7 @@ def _torch(facts: TorchFacts, packages: dict[str, str]) -> DoctorCheck:
 def _package(name: str, installed: dict[str, str], extra: str) -> DoctorCheck:
     if name in installed:
         return DoctorCheck(name, "ok", installed[name])
-    return DoctorCheck(name, "warning", "not installed", f'pip install "tgsbench[{extra}]"')
+    return DoctorCheck(name, "warning", "not installed", pip_install(extra))
 
 
 def _gpus(facts: TorchFacts) -> list[DoctorCheck]:
@@ -172,7 +173,7 @@ def _gpus(facts: TorchFacts) -> list[DoctorCheck]:
 def _driver() -> DoctorCheck:
     version, cuda = driver()
     if not version:
-        remedy = 'pip install "tgsbench[gpu]" for nvidia-ml-py; nvidia-smi shows whether the driver runs'
+        remedy = f"{pip_install('gpu')} for nvidia-ml-py; nvidia-smi shows whether the driver runs"
         return DoctorCheck(
             "driver", "warning", "NVML does not answer: no GPU samples, no foreign processes", remedy
         )
@@ -195,7 +196,7 @@ def _nccl(facts: TorchFacts) -> DoctorCheck:
 def _topology(facts: TorchFacts) -> DoctorCheck:
     found = links()
     if not found:
-        return DoctorCheck("topology", "warning", "not told", 'pip install "tgsbench[gpu]"')
+        return DoctorCheck("topology", "warning", "not told", pip_install("gpu"))
     if facts.cuda_available and not facts.peer_access:
         return DoctorCheck(
             "topology",
@@ -213,7 +214,7 @@ def _kernels(facts: TorchFacts) -> DoctorCheck:
         return DoctorCheck("attention", "failure", "no kernel imports", remedy)
     found = ", ".join(f"{name} {version}".strip() for name, version in kernels.items())
     if facts.cuda_available and not any(name.startswith("flash") for name in kernels):
-        return DoctorCheck("attention", "warning", found, 'pip install "tgsbench[gpu]" for flash-attn')
+        return DoctorCheck("attention", "warning", found, FLASH_ATTN)
     return DoctorCheck("attention", "ok", found)
 
 
