@@ -1,3 +1,33 @@
-"""tgsbench measures how fast language models train on long sequences."""
+"""tgsbench measures how fast language models train on long sequences.
 
-__version__ = "0.1.0"
+- `tgsbench.run("tiny_cpu", {"measure.steps": 6})` measures a preset, as `tgsbench run` does.
+- `tgsbench.plan("llama2_70b_1M")` forecasts one.
+- `tgsbench.profile("latest")` says where a run's time goes.
+- `tgsbench.compare("latest", "xtuner:llama2_7b_32k")` compares runs, forecasts and published rows.
+- `tgsbench.load_run("latest")` reads a stored result.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tgsbench.api import compare, load_run, plan, profile, run
+    from tgsbench.errors import ExitCode, TgsError
+
+__version__ = "0.2.0"
+__all__ = ["ExitCode", "TgsError", "compare", "load_run", "plan", "profile", "run"]
+
+_ERRORS = ("ExitCode", "TgsError")
+
+
+def __getattr__(name: str) -> Any:
+    """Import the API when it is first asked for: every command imports this module, few of them all of it."""
+    if name not in __all__:
+        raise AttributeError(f"module 'tgsbench' has no attribute {name!r}")
+    return getattr(importlib.import_module("tgsbench.errors" if name in _ERRORS else "tgsbench.api"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.contract.cli import environment, tgsbench, tgsbench_json
+from tests.contract.cli import ROOT, environment, tgsbench, tgsbench_json
 
 HEAVY = ("torch", "transformers", "textual", "deepspeed", "datasets", "numpy")
 
@@ -110,7 +110,7 @@ def test_missing_torch_is_said_with_the_command_that_installs_it(tmp_path, args)
         [sys.executable, "-c", code], cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True
     )
     assert done.returncode == 6
-    assert 'pip install "tgsbench[train]"' in done.stderr
+    assert f'pip install -e "{ROOT}[train]"' in done.stderr
 
 
 def test_a_runs_folder_that_is_a_file_is_a_clear_error(tmp_path):

@@ -82,7 +82,7 @@ def test_a_missing_package_comes_with_its_install_command(tmp_path, package):
     )  # fmt: skip
     assert done.returncode == 6
     assert f"{package.replace('_', '-')} is not installed" in done.stderr
-    assert "pip install 'tgsbench[profile]'" in done.stderr
+    assert f'pip install -e "{ROOT}[profile]"' in done.stderr
 
 
 def test_traces_that_cannot_be_read_are_named(tmp_path):

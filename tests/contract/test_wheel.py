@@ -35,6 +35,7 @@ def test_presets_models_hardware_references_and_recipes_are_shipped(wheel):
         "profiles/hotspots.toml",
     ):
         assert f"tgsbench/_data/{path}" in names
+    assert "tgsbench/py.typed" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not any(name.startswith("tests/") for name in names)
 
@@ -50,3 +51,19 @@ def test_the_unpacked_wheel_lists_presets_away_from_the_source_tree(wheel, tmp_p
     )
     assert done.returncode == 0, done.stderr
     assert "llama2_70b_1M" in done.stdout
+
+
+def test_the_wheel_is_of_the_version_that_the_program_prints(wheel):
+    from tgsbench import __version__
+
+    assert wheel.name == f"tgsbench-{__version__}-py3-none-any.whl"
+
+
+def test_an_installed_wheel_names_itself_where_a_package_is_missing(wheel, tmp_path):
+    site = tmp_path / "site"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
+    subprocess.run([*pip, "--target", str(site), f"{wheel}[profile]"], check=True, capture_output=True)
+    code = "from tgsbench.install import pip_install; print(pip_install('profile'))"
+    env = dict(os.environ, PYTHONPATH=str(site))
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.stdout.strip() == f'pip install "{wheel}[profile]"', done.stderr

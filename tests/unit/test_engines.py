@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from tgsbench.cli.engines import engines
 from tgsbench.errors import ExitCode, TgsError
+from tgsbench.install import pip_install
 from tgsbench.systems import availability, environments, registry
 
 
@@ -45,12 +46,12 @@ def test_a_missing_package_names_the_extra_that_installs_it(monkeypatch):
     state = availability.state("deepspeed")
     assert not state.available
     assert state.missing == ["package deepspeed"]
-    assert state.install == 'pip install "tgsbench[deepspeed]"'
+    assert state.install == pip_install("deepspeed")
 
 
 def test_several_missing_packages_are_installed_by_one_command(monkeypatch):
     without(monkeypatch, "deepspeed", "torch")
-    assert availability.state("deepspeed").install == 'pip install "tgsbench[train,deepspeed]"'
+    assert availability.state("deepspeed").install == pip_install("train", "deepspeed")
 
 
 def test_an_external_system_without_environment_names_the_setup_command():

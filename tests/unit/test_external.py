@@ -24,6 +24,7 @@ from tgsbench.launch.command import agent_argv
 from tgsbench.metrics.observe import fold_events
 from tgsbench.metrics.result import build_result
 from tgsbench.report.summary import summary_lines
+from tgsbench.schema.environment import Environment
 from tgsbench.schema.events import Bye, Claimed, Data, Error, Hello, Step
 from tgsbench.schema.run import Manifest
 from tgsbench.systems import support
@@ -166,7 +167,7 @@ def test_the_result_holds_our_figure_and_the_claimed_one():
         run_id="x", preset="tiny_cpu", engine="llamafactory", created_unix=0.0, world_size=2, device="cpu"
     )
     observed = fold_events(_events(preset, data, claims), preset.world_size)
-    result = build_result(manifest, preset, observed, None, None, {})
+    result = build_result(manifest, preset, observed, None, None, Environment())
     assert result.status == "ok"
     assert result.tgs.median == 500
     assert result.claimed == {"throughput": 1333.0}

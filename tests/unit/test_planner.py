@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from tgsbench import presets
 from tgsbench.errors import ExitCode, TgsError
-from tgsbench.planner import predict
+from tgsbench.planner import forecast_preset
 from tgsbench.planner.counts import attention_flops, layer_counts, products
 from tgsbench.planner.machine import Machine, attention_speed, find_constants, find_link, find_machine
 from tgsbench.planner.memory import COMMUNICATOR_BYTES, memory_plan
@@ -99,7 +99,7 @@ PLANNED += [("llama2_70b_128k", gpu) for gpu in GPUS]
 
 @pytest.mark.parametrize(("name", "gpu"), PLANNED)
 def test_items_add_up_to_the_totals(name, gpu):
-    plan = predict(presets.resolve(name, []).preset, gpu)
+    plan = forecast_preset(presets.resolve(name, []).preset, gpu)
     assert plan.memory.total_gib == pytest.approx(math.fsum(plan.memory.items.values()))
     assert plan.memory.total_gib == pytest.approx(max(plan.memory.moments.values()))
     assert plan.memory.moments[plan.memory.at] == pytest.approx(plan.memory.total_gib)
@@ -111,14 +111,14 @@ def test_items_add_up_to_the_totals(name, gpu):
         assert any("no constants" in note for note in plan.notes)
         return
     assert plan.step_s == pytest.approx(math.fsum(plan.time.values()))
-    assert plan.tgs.predicted == pytest.approx(plan.tokens_per_step / plan.num_gpus / plan.step_s)
-    assert plan.tgs.low < plan.tgs.predicted < plan.tgs.high
+    assert plan.tgs.estimate == pytest.approx(plan.tokens_per_step / plan.num_gpus / plan.step_s)
+    assert plan.tgs.low < plan.tgs.estimate < plan.tgs.high
     assert all(seconds > 0 for seconds in plan.time.values())
 
 
 @pytest.mark.parametrize("name", ["llama2_7b_8k", "llama2_70b_1M", "llama3_8b_512k"])
 def test_json_has_every_field_and_every_item_says_where_it_comes_from(name):
-    plan = msgspec.json.decode(msgspec.json.encode(predict(presets.resolve(name, []).preset)))
+    plan = msgspec.json.decode(msgspec.json.encode(forecast_preset(presets.resolve(name, []).preset)))
     assert plan["tgs"].keys() == {"predicted", "low", "high"}
     assert {"step_s", "time", "tflops", "mfu", "memory", "verdict", "advice"} <= plan.keys()
     assert {"total_gib", "items", "host_gib"} <= plan["memory"].keys()
@@ -135,7 +135,7 @@ def test_json_has_every_field_and_every_item_says_where_it_comes_from(name):
 
 
 def test_selective_checkpointing_names_what_it_keeps():
-    plan = predict(presets.resolve("llama2_70b_128k", ["training.checkpointing=selective"]).preset)
+    plan = forecast_preset(presets.resolve("llama2_70b_128k", ["training.checkpointing=selective"]).preset)
     layers, tokens, heads = 80, 131072 // 8, 64
     assert plan.memory.at == "backward of the second last layer"
     kept = (layers - 1) * tokens * heads * (128 * 2 + 4) / GIB
@@ -146,14 +146,14 @@ def test_selective_checkpointing_names_what_it_keeps():
 
 def test_offloading_needs_host_memory():
     sets = ["engine.name=deepspeed", "engine.offload=optimizer"]
-    plan = predict(presets.resolve("llama2_70b_8k", sets).preset)
+    plan = forecast_preset(presets.resolve("llama2_70b_8k", sets).preset)
     shard = 68_976_648_192 / 32
     assert plan.memory.host_gib == pytest.approx(8 * (12 + 2) * shard / GIB)
     assert plan.memory.items["optimizer_states"] == 0
-    assert predict(presets.resolve("llama2_70b_8k", []).preset).memory.host_gib == 0
+    assert forecast_preset(presets.resolve("llama2_70b_8k", []).preset).memory.host_gib == 0
     assert not any("host memory" in note for note in plan.notes)
     long = ["engine.activation_offload=true", "workload.seq_len=32M"]
-    notes = predict(presets.resolve("llama2_70b_1M", long).preset).notes
+    notes = forecast_preset(presets.resolve("llama2_70b_1M", long).preset).notes
     assert any("host memory a node: more than a usual node has (1792.00 GiB)" in n for n in notes), notes
 
 
@@ -332,7 +332,7 @@ def test_a_gpu_without_constants_has_memory_and_no_time(tmp_path, monkeypatch):
         'source = "datasheet"\n'
     )
     monkeypatch.chdir(tmp_path)
-    plan = predict(presets.resolve("llama2_7b_8k", []).preset, "X900")
+    plan = forecast_preset(presets.resolve("llama2_7b_8k", []).preset, "X900")
     assert plan.tgs is None
     assert plan.memory.total_gib > 0
     assert any("--calibrate" in note for note in plan.notes)
@@ -340,7 +340,7 @@ def test_a_gpu_without_constants_has_memory_and_no_time(tmp_path, monkeypatch):
 
 
 def test_float32_on_a_gpu_has_memory_and_no_time():
-    plan = predict(presets.resolve("llama2_7b_8k", ["training.compute_dtype=float32"]).preset)
+    plan = forecast_preset(presets.resolve("llama2_7b_8k", ["training.compute_dtype=float32"]).preset)
     assert (plan.tgs, plan.verdict) == (None, "fits")
     assert any("not for float32 products" in note for note in plan.notes)
 

@@ -13,7 +13,7 @@ from tgsbench.errors import ExitCode, TgsError
 from tgsbench.planner.advice import advise, assign
 from tgsbench.planner.chrome import chrome_trace
 from tgsbench.planner.machine import Machine
-from tgsbench.planner.plan import estimate, machine_of, predict
+from tgsbench.planner.plan import estimate, forecast_preset, machine_of
 from tgsbench.planner.scale import scale
 from tgsbench.planner.search import max_seq_len, search, variants
 from tgsbench.presets.validate import mesh_problems
@@ -49,8 +49,8 @@ def test_candidates_fit_and_are_ranked(found):
 def test_a_candidates_changes_make_the_plan_it_shows(found):
     asked, result = found
     for candidate in result.candidates[:: max(1, len(result.candidates) // 12)]:
-        plan = predict(preset(asked.name, *candidate.change))
-        assert plan.tgs.predicted == pytest.approx(candidate.tgs)
+        plan = forecast_preset(preset(asked.name, *candidate.change))
+        assert plan.tgs.estimate == pytest.approx(candidate.tgs)
         assert plan.memory.total_gib == pytest.approx(candidate.total_gib)
         assert (plan.sp, plan.checkpointing) == (candidate.sp, candidate.checkpointing)
 
@@ -106,7 +106,7 @@ def test_scaling_costs_speed_and_saves_memory():
     asked = preset("llama2_70b_8k")
     points = scale(asked, find_system("fsdp2"), machine_of(asked), [8, 16, 32, 64, 512, 4096])
     memory = [point.total_gib for point in points]
-    speeds = [point.tgs.predicted for point in points]
+    speeds = [point.tgs.estimate for point in points]
     assert memory == sorted(memory, reverse=True)
     assert speeds == sorted(speeds, reverse=True)
     fitting = [point for point in points if point.verdict != "out of memory"]
@@ -121,7 +121,7 @@ def test_a_slower_interconnect_scales_worse():
         scale(asked, find_system("fsdp2"), machine_of(asked, link=link), [64])[0]
         for link in ("ethernet100", "xdr800")
     )
-    assert slow.tgs.predicted < fast.tgs.predicted
+    assert slow.tgs.estimate < fast.tgs.estimate
     assert slow.network_share > fast.network_share
 
 
@@ -145,7 +145,7 @@ def test_advice_for_what_does_not_fit_is_one_change_that_fits():
     assert advice[0].verdict == "fits"
     assert len(advice[0].change) == 1
     assert "smallest change that fits" in advice[0].why
-    again = predict(
+    again = forecast_preset(
         preset("llama2_7b_8k", "training.checkpointing=none", "training.micro_batch=8", *advice[0].change)
     )
     assert again.verdict == "fits"
@@ -155,11 +155,11 @@ def test_advice_for_what_does_not_fit_is_one_change_that_fits():
 def test_the_verdict_names_the_term_that_breaks_it():
     assert (
         "largest item is activations"
-        in predict(preset("llama2_7b_32k", "training.checkpointing=none")).reason
+        in forecast_preset(preset("llama2_7b_32k", "training.checkpointing=none")).reason
     )
-    big = predict(preset("llama2_70b_8k", "hardware.num_gpus=8"))
+    big = forecast_preset(preset("llama2_70b_8k", "hardware.num_gpus=8"))
     assert (big.verdict, "model states" in big.reason) == ("out of memory", True)
-    logits = predict(preset("llama2_7b_32k", "engine.loss_chunk_tokens=0", "workload.seq_len=512k"))
+    logits = forecast_preset(preset("llama2_7b_32k", "engine.loss_chunk_tokens=0", "workload.seq_len=512k"))
     assert (logits.memory.at, "largest item is loss" in logits.reason) == ("loss", True)
 
 
@@ -170,7 +170,8 @@ def test_advice_on_speed_is_faster():
     assert advice
     for item in advice:
         assert item.tgs_ratio == pytest.approx(item.tgs / base.tgs)
-        assert predict(preset("llama2_70b_128k", *item.change)).tgs.predicted == pytest.approx(item.tgs)
+        found = forecast_preset(preset("llama2_70b_128k", *item.change))
+        assert found.tgs.estimate == pytest.approx(item.tgs)
 
 
 def test_assign_replaces_dotted_keys():

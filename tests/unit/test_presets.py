@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import tomllib
 
+import jsonschema
+import msgspec
 import pytest
 
 from tgsbench import presets
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.launch import preflight
+from tgsbench.presets import catalog
+from tgsbench.presets.json_schema import preset_schema
 from tgsbench.presets.resolve import check
+from tgsbench.presets.save import save_user_preset
 
 REFERENCE_ROWS = [
     *(f"llama2_7b_{n}" for n in ("8k", "32k", "128k", "256k", "1M")),
@@ -167,3 +172,55 @@ def test_damaged_published_rows_end_a_run_before_it_starts(tmp_path, text, words
     assert "lab.toml" in caught.value.msg
     assert words in caught.value.msg
     assert caught.value.exit_code == ExitCode.BAD_PRESET
+
+
+def test_text_of_any_kind_reads_back_from_toml():
+    preset = presets.resolve("tiny_cpu").preset
+    odd = msgspec.structs.replace(preset, description='a "b" \\ \n \x7f é', notes=["x" * 200, "\x7f"])
+    assert presets.from_document(tomllib.loads(presets.to_toml(odd))) == odd
+
+
+def test_a_saved_preset_holds_its_base_and_what_was_changed():
+    path = save_user_preset("mine", "tiny_cpu", ["measure.steps=2", 'description="a \x7f"'])
+    assert tomllib.loads(path.read_text()) == {
+        "extends": "tiny_cpu", "measure": {"steps": 2}, "description": "a \x7f",
+    }  # fmt: skip
+    assert presets.resolve("mine").preset.measure.steps == 2
+
+
+def test_a_value_that_toml_has_not_is_refused_and_nothing_is_written():
+    with pytest.raises(TgsError, match="cannot be written as TOML") as raised:
+        save_user_preset("mine", "tiny_cpu", ["measure.steps=null"])
+    assert raised.value.exit_code == ExitCode.BAD_PRESET
+    assert not (catalog.config_dir() / "presets" / "mine.toml").exists()
+
+
+def schema_problems(text: str) -> list[str]:
+    found = jsonschema.Draft202012Validator(preset_schema()).iter_errors(tomllib.loads(text))
+    return [error.message for error in found]
+
+
+def test_the_schema_of_presets_is_a_schema_and_every_shipped_file_keeps_to_it():
+    jsonschema.Draft202012Validator.check_schema(preset_schema())
+    files = sorted(catalog.shipped("presets").glob("*.toml"))
+    assert len(files) > 20
+    assert {file.name: found for file in files if (found := schema_problems(file.read_text()))} == {}
+
+
+@pytest.mark.parametrize("name", REFERENCE_ROWS + OWN)
+def test_a_resolved_preset_keeps_to_the_schema_too(name):
+    assert schema_problems(presets.to_toml(presets.resolve(name).preset)) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("colour = 1", "colour"),
+        ("[workload]\nseq_len = 'long'", "long"),
+        ("[parallel]\nsp = 'x'", "integer"),
+        ("[training]\ncheckpointing = 'some'", "some"),
+        ("[model]\nlayers = 3", "layers"),
+    ],
+)
+def test_a_slip_is_seen_by_the_schema(text, word):
+    assert any(word in problem for problem in schema_problems(text))

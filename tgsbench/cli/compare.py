@@ -6,21 +6,33 @@ import re
 import sys
 import time
 from pathlib import Path
+from typing import NoReturn
 
 import click
+from msgspec import Struct
 
+from tgsbench import api
 from tgsbench.cli import diagnostics, output
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.launch import interleaved
+from tgsbench.launch.interleaved import EngineRuns
 from tgsbench.report import comparison as text
 from tgsbench.results import row_specs
 from tgsbench.results.compare import Comparison, Row
-from tgsbench.results.compare import compare as compare_rows
-from tgsbench.schema.reference import XTUNER
 from tgsbench.store import run_dir
 from tgsbench.systems import registry
 
 _FAIL_ON = re.compile(r"^worse(?::(\d+(?:\.\d+)?)\s*%?)?$")
+
+
+class Wanted(Struct, frozen=True, kw_only=True):
+    """What to compare with, how to show it, and when to fail."""
+
+    margin: float | None
+    """Share that a row may be worse before the exit code says so; None: none does."""
+    baseline: str | None
+    force: bool
+    as_json: bool
 
 
 @click.command()
@@ -54,43 +66,32 @@ def compare(
     foreign:NAME. What differs comes first; where rows are not comparable, no ratio is given. With --engines
     the first word is the preset that they run in turns.
     """
-    margin = _margin(fail_on)
+    wanted = Wanted(margin=_margin(fail_on), baseline=baseline, force=force, as_json=as_json)
     root = run_dir.runs_root(folder)
     if engines is None and (sets or rehearse):
         raise TgsError("--set and --rehearse are for --engines", hint="tgsbench compare PRESET --engines A,B")
-    if engines is not None:
-        limits = interleaved.Limits(within=within / 100, budget_s=budget)
-        _finish_engines(words, engines, list(sets), rehearse, limits, root, force, margin, baseline, as_json)
-        return
-    rows = [row for word in words for row in row_specs.resolve(root, word)]
-    base = row_specs.resolve(root, baseline)[0] if baseline else None
-    finish(rows, base, force, margin, as_json)
+    if engines is None:
+        _finish(api.compare(*words, baseline=baseline, force=force, root=root), wanted)
+    found = _contenders(words, engines, sets, rehearse)
+    limits = interleaved.Limits(within=within / 100, budget_s=budget)
+    others = [row for word in words[1:] for row in row_specs.resolve(root, word)]
+    _finish(_side_by_side(found, others, root, limits, wanted), wanted)
 
 
-def finish(rows: list[Row], base: Row | None, force: bool, margin: float | None, as_json: bool) -> None:
-    """Compare every row with the base, print, and leave with the exit code that this calls for."""
-    if base is None and rows:
-        base, rows = rows[0], rows[1:]
-    if base is None or not rows:
-        raise TgsError("compare needs two rows", hint=f"tgsbench compare RUN {XTUNER}:llama2_7b_32k")
-    comparisons = [compare_rows(row, base, force=force) for row in rows]
-    _show([base, *rows], comparisons, as_json)
-    sys.exit(_exit_code(comparisons, margin))
+def _finish(comparisons: list[Comparison], wanted: Wanted) -> NoReturn:
+    """Print the comparisons, and leave with the exit code that they call for."""
+    rows = [comparisons[0].b, *(found.a for found in comparisons)]
+    if wanted.as_json:
+        output.json({"rows": rows, "comparisons": comparisons})
+    else:
+        _print(rows, comparisons)
+    sys.exit(_exit_code(comparisons, wanted.margin))
 
 
-def _finish_engines(
-    words: tuple[str, ...],
-    engines: str,
-    sets: list[str],
-    rehearse: bool,
-    limits: interleaved.Limits,
-    root: Path,
-    force: bool,
-    margin: float | None,
-    baseline: str | None,
-    as_json: bool,
-) -> None:
-    """Run engines in turns, then compare each with the first (or --baseline), and the other words' rows."""
+def _contenders(
+    words: tuple[str, ...], engines: str, sets: tuple[str, ...], rehearse: bool
+) -> list[EngineRuns]:
+    """The engines that --engines names, each with the preset that is the first word."""
     names = list(dict.fromkeys(name.strip() for name in engines.split(",") if name.strip()))
     if not words or len(names) < 2:
         raise TgsError(
@@ -99,9 +100,15 @@ def _finish_engines(
         )
     for name in names:
         registry.find_engine(name)
-    others = [row for word in words[1:] for row in row_specs.resolve(root, word)]
-    found = interleaved.contenders(words[0], sets, names, rehearse)
-    if baseline in names:
+    return interleaved.contenders(words[0], sets, names, rehearse)
+
+
+def _side_by_side(
+    found: list[EngineRuns], others: list[Row], root: Path, limits: interleaved.Limits, wanted: Wanted
+) -> list[Comparison]:
+    """Run engines in turns, then compare each with the first (or --baseline), and the other words' rows."""
+    baseline = wanted.baseline
+    if baseline in [contender.engine for contender in found]:
         found.sort(key=lambda contender: contender.engine != baseline)
         baseline = None
     _say_absent(found)
@@ -110,28 +117,19 @@ def _finish_engines(
     )
     rows = [interleaved.as_row(contender) for contender in found]
     if baseline is not None:
-        base = row_specs.resolve(root, baseline)[0]
-        finish([*rows, *others], base, force, margin, as_json)
-    comparisons = [interleaved.comparison(contender, found[0], force) for contender in found[1:]]
-    comparisons += [compare_rows(rows[0], row, force=force) for row in others]
-    _show([*rows, *others], comparisons, as_json)
-    sys.exit(_exit_code(comparisons, margin))
+        return api.compare(*rows, *others, baseline=baseline, force=wanted.force, root=root)
+    first = found[0]
+    comparisons = [interleaved.comparison(contender, first, wanted.force) for contender in found[1:]]
+    return comparisons + (api.compare(*others, baseline=rows[0], force=wanted.force) if others else [])
 
 
-def _say_absent(found: list[interleaved.EngineRuns]) -> None:
+def _say_absent(found: list[EngineRuns]) -> None:
     """What cannot run is said before anything is started; with fewer than two left nothing is."""
     absent = [contender for contender in found if not contender.runs_on]
     for contender in absent:
         diagnostics.warn(f"{contender.engine} does not take part: {contender.reason}")
     if len(found) - len(absent) < 2:
         raise TgsError("fewer than two engines can run this preset here", exit_code=ExitCode.UNSUPPORTED)
-
-
-def _show(rows: list[Row], comparisons: list[Comparison], as_json: bool) -> None:
-    if as_json:
-        output.json({"rows": rows, "comparisons": comparisons})
-    else:
-        _print(rows, comparisons)
 
 
 def _print(rows: list[Row], comparisons: list[Comparison]) -> None:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
+from msgspec.structs import replace
 
-from tgsbench import presets
+from tgsbench import api
 from tgsbench.cli import diagnostics, output
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.planner import scale as scaling
-from tgsbench.planner.advice import advise
 from tgsbench.planner.chrome import chrome_trace
-from tgsbench.planner.limits import MAX_GPUS, check_sizes
-from tgsbench.planner.machine import Machine
-from tgsbench.planner.plan import Estimate, assemble, estimate, machine_of, why_no_time
+from tgsbench.planner.limits import MAX_GPUS
+from tgsbench.planner.plan import estimate, why_no_time
 from tgsbench.planner.search import max_seq_len, search
 from tgsbench.planner.stream import planned_stream
 from tgsbench.presets import catalog
@@ -24,16 +24,32 @@ from tgsbench.report import plan as report
 from tgsbench.schema.preset import Preset
 from tgsbench.systems.costs import System
 from tgsbench.systems.registry import find_system
-from tgsbench.units import GIB, percent
+from tgsbench.units import percent
 
 
-class Asked(msgspec.Struct, frozen=True):
-    """What the options of one call come to."""
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """The options of one call, as typed."""
 
-    preset: Preset
-    machine: Machine
-    system: System
+    name: str | None
+    model: str | None
+    seq_len: str | None
+    gpu: str
+    num_gpus: int | None
+    link: str
+    system_name: str
+    sets: tuple[str, ...]
+    searching: bool
+    top: int
+    longest: bool
+    scale_to: str | None
+    chrome: Path | None
+    tracing: bool
+    calibrate: bool
+    folder: Path | None
+    list_gpus: bool
+    list_links: bool
     as_json: bool
+    runs: tuple[str, ...]
 
 
 @click.command()
@@ -57,128 +73,92 @@ class Asked(msgspec.Struct, frozen=True):
 @click.option("--list-links", is_flag=True, help="Interconnects that are described.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.argument("runs", nargs=-1)
-def plan(
-    name: str | None,
-    model: str | None,
-    seq_len: str | None,
-    gpu: str,
-    num_gpus: int | None,
-    link: str,
-    system_name: str,
-    sets: tuple[str, ...],
-    searching: bool,
-    top: int,
-    longest: bool,
-    scale_to: str | None,
-    chrome: Path | None,
-    tracing: bool,
-    calibrate: bool,
-    folder: Path | None,
-    list_gpus: bool,
-    list_links: bool,
-    as_json: bool,
-    runs: tuple[str, ...],
-) -> None:
+def plan(**options: Any) -> None:
     """Forecast a preset: memory, TGS and where the step's time goes, before a GPU-hour is spent."""
-    if list_gpus or list_links:
-        _list(list_gpus, as_json)
-        return
-    if calibrate:
-        _calibrate(runs, folder, as_json)
-        return
-    if runs:
-        raise TgsError(f"unexpected argument {runs[0]!r}", hint="RUNS belong to --calibrate")
-    if scale_to and (searching or longest):
+    asked = Options(**options)
+    _mode(asked)(asked)
+
+
+def _mode(asked: Options) -> Callable[[Options], None]:
+    """What the options ask for. Raises TgsError for words that do not go together."""
+    if asked.list_gpus or asked.list_links:
+        return _list_gpus if asked.list_gpus else _list_links
+    if asked.calibrate:
+        return _calibrate
+    if asked.runs:
+        raise TgsError(f"unexpected argument {asked.runs[0]!r}", hint="RUNS belong to --calibrate")
+    if asked.scale_to is not None and (asked.searching or asked.longest):
         raise TgsError("--scale plans one way for each number of GPUs: leave out --search and --max-seq-len")
-    scale_over = _gpu_counts(scale_to) if scale_to is not None else []
-    if model and scale_over and num_gpus is None:
-        num_gpus = scale_over[0]
-    if model and longest and not seq_len:
-        seq_len = "8k"  # only where a search over lengths starts
-    preset = _preset(name, model, seq_len, num_gpus, gpu, sets)
-    asked = _asked(preset, gpu, link, system_name, as_json)
-    if searching or longest:
-        _search(asked, longest, top)
-    elif scale_over:
-        free_sp = model is not None and not any(text.startswith("parallel.sp") for text in sets)
-        _scale(asked, scale_over, free_sp)
-    elif tracing:
-        _trace(asked)
-    else:
-        _plan(asked, chrome)
+    if asked.longest:
+        return _max_seq_len
+    if asked.searching:
+        return _search
+    if asked.scale_to is not None:
+        return _scale
+    return _trace if asked.tracing else _forecast
 
 
-def _preset(
-    name: str | None,
-    model: str | None,
-    seq_len: str | None,
-    num_gpus: int | None,
-    gpu: str,
-    sets: tuple[str, ...],
-) -> Preset:
+def _preset(asked: Options) -> Preset:
     """The preset, or the reference settings with a model, a length and a number of GPUs."""
-    if (name is None) == (model is None):
+    if (asked.name is None) == (asked.model is None):
         raise TgsError("name what to plan: either --preset NAME or --model NAME", hint="tgsbench presets")
+    num_gpus = asked.num_gpus
     if num_gpus is not None and not 1 <= num_gpus <= MAX_GPUS:
         raise TgsError(f"--num-gpus {num_gpus}: must be 1 to {MAX_GPUS:,}", exit_code=ExitCode.BAD_PRESET)
-    assignments = [f"workload.seq_len={seq_len}"] if seq_len else []
+    assignments = [f"workload.seq_len={asked.seq_len}"] if asked.seq_len else []
     assignments += [f"hardware.num_gpus={num_gpus}"] if num_gpus is not None else []
-    if name is not None:
-        return presets.resolve(presets.named(name), [*assignments, *sets]).preset
-    if not seq_len or num_gpus is None or not gpu:
-        given = {"--seq-len": seq_len, "--num-gpus": num_gpus, "--gpu": gpu}
+    if asked.name is not None:
+        return api.load_preset(asked.name, [*assignments, *asked.sets])
+    if not asked.seq_len or num_gpus is None or not asked.gpu:
+        given = {"--seq-len": asked.seq_len, "--num-gpus": num_gpus, "--gpu": asked.gpu}
         missing = ", ".join(option for option, value in given.items() if not value)
         raise TgsError(f"--model also needs {missing}", hint="or name a --preset")
-    shown = f"{model}_{seq_len}"
-    return presets.resolve("_reference", [f"model={model}", f"name={shown}", *assignments, *sets]).preset
+    shown = f"{asked.model}_{asked.seq_len}"
+    return api.load_preset("_reference", [f"model={asked.model}", f"name={shown}", *assignments, *asked.sets])
 
 
-def _asked(preset: Preset, gpu: str, link: str, system: str, as_json: bool) -> Asked:
-    """Find the machine; a CPU rank's memory is its share of this machine's."""
-    check_sizes(preset)
-    machine = machine_of(preset, gpu, link)
-    if machine.gpu.name == "cpu":
-        import psutil
-
-        share = psutil.virtual_memory().total / GIB / preset.world_size
-        machine = Machine(
-            msgspec.structs.replace(machine.gpu, memory_gib=share), machine.link, machine.constants
-        )
-    return Asked(preset, machine, find_system(system or preset.engine.name), as_json)
-
-
-def _plan(asked: Asked, chrome: Path | None) -> None:
-    numbers = estimate(asked.preset, asked.system, asked.machine)
-    document = assemble(asked.preset, asked.system, asked.machine, numbers)
-    advice = advise(asked.preset, asked.system, asked.machine, numbers)
-    document = msgspec.structs.replace(document, advice=advice)
-    if chrome is not None:
-        _write_trace(asked, numbers, chrome)
+def _forecast(asked: Options) -> None:
+    preset = _preset(asked)
+    document = api.forecast(preset, gpu=asked.gpu, link=asked.link, system=asked.system_name)
+    if asked.chrome is not None:
+        _write_trace(asked, preset, asked.chrome)
     _print(asked.as_json, document, lambda: report.plan_lines(document))
 
 
-def _write_trace(asked: Asked, numbers: Estimate, path: Path) -> None:
+def _write_trace(asked: Options, preset: Preset, path: Path) -> None:
+    machine = api.planned_machine(preset, asked.gpu, asked.link)
+    numbers = estimate(preset, _system(asked, preset), machine)
     if numbers.time is None:
-        why, remedy = why_no_time(asked.preset, asked.machine)
+        why, remedy = why_no_time(preset, machine)
         raise TgsError(f"{why}: there is no time to draw", hint=remedy, exit_code=ExitCode.UNKNOWN_HARDWARE)
     try:
-        path.write_bytes(msgspec.json.encode(chrome_trace(numbers, asked.preset.name)))
+        path.write_bytes(msgspec.json.encode(chrome_trace(numbers, preset.name)))
     except OSError as error:
         raise TgsError(f"{path}: {error.strerror}", exit_code=ExitCode.STORE) from error
     diagnostics.note(f"wrote {path}: open it in https://ui.perfetto.dev or chrome://tracing")
 
 
-def _search(asked: Asked, longest: bool, top: int) -> None:
-    if longest:
-        best = max_seq_len(asked.preset, asked.machine)
-        _print(asked.as_json, best, lambda: report.longest_lines(best))
-        return
-    found = search(asked.preset, asked.machine)
-    _print(asked.as_json, found, lambda: report.search_lines(found, top))
+def _system(asked: Options, preset: Preset) -> System:
+    return find_system(asked.system_name or preset.engine.name)
+
+
+def _max_seq_len(asked: Options) -> None:
+    if asked.model and not asked.seq_len:
+        asked = replace(asked, seq_len="8k")  # only where the search over lengths starts
+    preset = _preset(asked)
+    best = max_seq_len(preset, api.planned_machine(preset, asked.gpu, asked.link))
+    _print(asked.as_json, best, lambda: report.longest_lines(best))
+
+
+def _search(asked: Options) -> None:
+    preset = _preset(asked)
+    machine = api.planned_machine(preset, asked.gpu, asked.link)
+    found = search(preset, machine)
+    _print(asked.as_json, found, lambda: report.search_lines(found, asked.top))
     if not found.candidates:
         raise TgsError(
-            f"{asked.preset.model.name} at {asked.preset.workload.seq_len:,} tokens fits no way on "
-            f"{asked.preset.world_size} x {asked.machine.gpu.name}",
+            f"{preset.model.name} at {preset.workload.seq_len:,} tokens fits no way on "
+            f"{preset.world_size} x {machine.gpu.name}",
             hint="--max-seq-len says what would fit",
             exit_code=ExitCode.DOES_NOT_FIT,
         )
@@ -194,27 +174,35 @@ def _gpu_counts(text: str) -> list[int]:
     return numbers
 
 
-def _scale(asked: Asked, numbers: list[int], free_sp: bool) -> None:
-    points = scaling.scale(asked.preset, asked.system, asked.machine, numbers, free_sp=free_sp)
+def _scale(asked: Options) -> None:
+    numbers = _gpu_counts(asked.scale_to or "")
+    if asked.model and asked.num_gpus is None:
+        asked = replace(asked, num_gpus=numbers[0])
+    preset = _preset(asked)
+    machine = api.planned_machine(preset, asked.gpu, asked.link)
+    free_sp = asked.model is not None and not any(text.startswith("parallel.sp") for text in asked.sets)
+    points = scaling.scale(preset, _system(asked, preset), machine, numbers, free_sp=free_sp)
     _print(asked.as_json, points, lambda: report.scale_lines(points))
 
 
-def _trace(asked: Asked) -> None:
-    # Here, as in _calibrate and _asked: what most plans do not use is half of the command's start.
+def _trace(asked: Options) -> None:
+    # Here, as in _calibrate: what most plans do not use is half of the command's start.
     from tgsbench.launch.dry_run import dry_run
 
-    run = dry_run(asked.preset)
-    planned = planned_stream(estimate(asked.preset, asked.system, asked.machine).work, asked.system)
+    preset = _preset(asked)
+    machine, system = api.planned_machine(preset, asked.gpu, asked.link), _system(asked, preset)
+    run = dry_run(preset)
+    planned = planned_stream(estimate(preset, system, machine).work, system)
     document = {"stream": run, "totals": report.dry_run_totals(run), "planned": planned}
     _print(asked.as_json, document, lambda: report.dry_run_lines(run, planned))
 
 
-def _calibrate(names: tuple[str, ...], folder: Path | None, as_json: bool) -> None:
+def _calibrate(asked: Options) -> None:
     from tgsbench.results.calibrate_on_runs import calibrate_on
     from tgsbench.store import run_dir
 
-    root = run_dir.runs_root(folder)
-    found, path = calibrate_on([run_dir.find(root, name) for name in names])
+    root = run_dir.runs_root(asked.folder)
+    found, path = calibrate_on([run_dir.find(root, name) for name in asked.runs])
 
     def lines() -> list[str]:
         errors = [
@@ -223,30 +211,32 @@ def _calibrate(names: tuple[str, ...], folder: Path | None, as_json: bool) -> No
         bar = percent(found.constants.error_share)
         return [f"constants of {found.constants.name} written to {path}", *errors, f"error bar ±{bar}"]
 
-    _print(as_json, {"path": str(path), "constants": found.constants, "errors": found.errors}, lines)
+    _print(asked.as_json, {"path": str(path), "constants": found.constants, "errors": found.errors}, lines)
 
 
-def _list(gpus: bool, as_json: bool) -> None:
-    known: dict[str, Any] = dict(catalog.load_gpus() if gpus else catalog.load_links())
+def _list_gpus(asked: Options) -> None:
+    known = catalog.load_gpus()
     fitted = {gpu: constants for constants in catalog.load_constants() for gpu in constants.gpus}
 
-    def lines() -> list[str]:
-        if not gpus:
-            return [
-                f"{n:<24} {v.inter_node_gb_per_s:>7g} GB/s per GPU   {v.description}"
-                for n, v in known.items()
-            ]
-        out = []
-        for name, gpu in known.items():
-            constants = fitted.get(name)
-            state = "no constants" if constants is None else constants.carried_over or "constants fitted"
-            out.append(f"{name:<18} {gpu.bf16_tflops:>7g} TFLOPs {gpu.memory_gib:>6g} GiB   {state}")
-        return out
+    def line(name: str) -> str:
+        gpu, constants = known[name], fitted.get(name)
+        state = "no constants" if constants is None else constants.carried_over or "constants fitted"
+        return f"{name:<18} {gpu.bf16_tflops:>7g} TFLOPs {gpu.memory_gib:>6g} GiB   {state}"
 
-    _print(as_json, known, lines)
+    _print(asked.as_json, known, lambda: list(map(line, known)))
 
 
-def _print(as_json: bool, document: Any, lines: Any) -> None:
+def _list_links(asked: Options) -> None:
+    known = catalog.load_links()
+
+    def line(name: str) -> str:
+        link = known[name]
+        return f"{name:<24} {link.inter_node_gb_per_s:>7g} GB/s per GPU   {link.description}"
+
+    _print(asked.as_json, known, lambda: list(map(line, known)))
+
+
+def _print(as_json: bool, document: Any, lines: Callable[[], list[str]]) -> None:
     if as_json:
         output.json(document)
         return

@@ -1,4 +1,4 @@
-"""`tgsbench presets`: list, show, validate."""
+"""`tgsbench presets`: list, show, validate, schema."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tgsbench.schema.reference import LLAMA_FACTORY, XTUNER
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
 @click.pass_context
 def presets(ctx: click.Context, as_json: bool) -> None:
-    """List presets; `show NAME` and `validate FILE` look at one."""
+    """List presets; `show NAME` and `validate FILE` look at one, `schema` prints what a file may say."""
     if ctx.invoked_subcommand is not None:
         return
     rows = [_row(name) for name in catalog.list_presets()]
@@ -56,6 +56,14 @@ def validate(file: Path) -> None:
             "\n  ".join([f"{file}: {len(problems)} problem(s)", *problems]), exit_code=ExitCode.BAD_PRESET
         )
     output.line(f"{file}: ok")
+
+
+@presets.command()
+def schema() -> None:
+    """Print the JSON schema of a preset file, for editors that complete and check TOML."""
+    from tgsbench.presets.json_schema import preset_schema
+
+    output.json(preset_schema())
 
 
 def _row(name: str) -> dict[str, Any]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
-from tgsbench import presets
+from tgsbench import api
 from tgsbench.cli import diagnostics, output
 from tgsbench.cli.progress import RunProgress, progress_for
 from tgsbench.cli.terminal import print_running, require_terminal
@@ -17,12 +16,12 @@ from tgsbench.errors import ExitCode, TgsError
 from tgsbench.launch import detached, local, preflight
 from tgsbench.launch import nodes as several
 from tgsbench.launch.command import ONE_NODE, Node
-from tgsbench.launch.rehearse import rehearsal_on
 from tgsbench.launch.watch import StopSignals
 from tgsbench.presets.recipes import load_recipe
 from tgsbench.report.forecast import forecast_text
 from tgsbench.report.summary import summary_lines
 from tgsbench.results.forecast import forecast_note
+from tgsbench.schema.forecast import Forecast
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Result
 from tgsbench.store import run_dir
@@ -101,13 +100,11 @@ def run(
     if in_terminal:
         require_terminal(f"tgsbench run --preset {name} --headless")
     assignments = [*sets, *(f"{key}={value}" for key, value in flags.items() if value is not None)]
-    preset = resolve_for_run(name, assignments, rehearse)
+    preset = api.load_preset(name, assignments, rehearse=rehearse)
     if python is not None:
         environments.name_python(preset.engine.name, python)
-    if preset.is_external and (emulate or nodes or node_rank is not None):
-        support.refuse_option(preset, "--emulate-rank" if emulate else "--nodes")
-    if emulate:
-        preflight.check_emulation(preset, on_several=bool(nodes or node_rank is not None))
+    if nodes or node_rank is not None:
+        _require_nodes(preset, emulate)
     root = run_dir.runs_root(output)
     if nodes or node_rank is not None:
         part = several.NodePart(several.parse_nodes(nodes or ""), node_rank, rendezvous, run_name)
@@ -117,8 +114,7 @@ def run(
             return
         result = run_headless(several.prepare(part, preset, root), preset, as_json, part.node(preset))
         sys.exit(local.EXIT_CODES[result.status])
-    num_ranks = 1 if emulate else preset.world_size
-    preflight.check(preset, preflight.this_machine(), num_ranks, emulated=emulate)
+    api.check_machine(preset, emulate_rank=emulate)
     with StopSignals() as stop:
         run_folder = _prepared(root, preset, run_name, emulate)
         if not in_terminal:
@@ -130,22 +126,22 @@ def run(
     _open_live_view(run_folder, ascii_only)
 
 
-def _prepared(root: Path, preset: Preset, run_name: str, emulate: bool) -> RunDir:
-    run_folder = run_dir.create(root, preset, run_name)
-    manifest = local.prepare_run(run_folder, preset, emulated=emulate)
-    if emulate and not (manifest.prediction or {}).get("time"):
-        diagnostics.warn("no forecast, so no time for communication", "tgsbench plan says why")
-    return run_folder
-
-
-def resolve_for_run(name: str, assignments: list[str], rehearse: bool) -> Preset:
-    """The preset to run, shrunken if this is a rehearsal."""
-    preset = presets.resolve(presets.named(name), assignments).preset
+def _require_nodes(preset: Preset, emulate: bool) -> None:
+    """Raise TgsError when this preset cannot run over several machines."""
     if preset.profile:
         load_recipe(preset.profile)
-    if not rehearse:
-        return preset
-    return rehearsal_on(preset, preflight.this_machine())
+    if preset.is_external:
+        support.refuse_option(preset, "--emulate-rank" if emulate else "--nodes")
+    if emulate:
+        preflight.check_emulation(preset, on_several=True)
+
+
+def _prepared(root: Path, preset: Preset, run_name: str, emulate: bool) -> RunDir:
+    run_folder = api.prepare(preset, root, run_name, emulate_rank=emulate)
+    forecast = run_folder.manifest().forecast
+    if emulate and not (forecast and forecast.time):
+        diagnostics.warn("no forecast, so no time for communication", "tgsbench plan says why")
+    return run_folder
 
 
 def _print_commands(
@@ -177,11 +173,11 @@ def run_headless(
     with progress_for(preset, to_stderr=as_json) as progress:
         progress.narrate(f"run {run_folder.path}")
         if node.node_rank == 0:  # run.json is the first node's: another node may come before it is there
-            _say_forecast(progress, preset, run_folder.manifest().prediction)
+            _say_forecast(progress, preset, run_folder.manifest().forecast)
         result = local.supervise(run_folder, progress.update, node, stop)
     try:
         print_result(result, as_json)
-        if result.profile is not None and result.profile["traces"] and not as_json:
+        if result.profile is not None and result.profile.traces and not as_json:
             _print_hotspots(run_folder)
     except BrokenPipeError:
         output.detach_stdout()
@@ -189,10 +185,10 @@ def run_headless(
     return result
 
 
-def _say_forecast(progress: RunProgress, preset: Preset, prediction: dict[str, Any] | None) -> None:
-    if text := forecast_text(prediction):
+def _say_forecast(progress: RunProgress, preset: Preset, forecast: Forecast | None) -> None:
+    if text := forecast_text(forecast):
         progress.narrate(f"predicted {text}")
-    if note := forecast_note(preset, prediction):
+    if note := forecast_note(preset, forecast):
         progress.narrate(note)
 
 
@@ -207,14 +203,10 @@ def print_result(result: Result, as_json: bool) -> None:
 
 def _print_hotspots(run_folder: RunDir) -> None:
     """Where the profiled steps' time went; a trace that cannot be analysed leaves the result as it is."""
-    from tgsbench.cli.profile import require_analysis
     from tgsbench.report.profile import shares_line
 
     try:
-        require_analysis()
-        from tgsbench.traces.run_profile import run_profile
-
-        profile = run_profile(run_folder)
+        profile = api.profile(run_folder.path, processes=None)
     except TgsError as error:
         diagnostics.warn(error.msg, error.hint)
         return

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import click
 
+from tgsbench import api
 from tgsbench.cli import output
 from tgsbench.report.summary import summary_lines
-from tgsbench.results import results
-from tgsbench.store import run_dir
 
 
 @click.command()
@@ -18,7 +17,7 @@ from tgsbench.store import run_dir
 @click.option("--output", "folder", type=click.Path(path_type=Path, file_okay=False), help="Folder of runs.")
 def show(run: str, as_json: bool, folder: Path | None) -> None:
     """Print one run's result; the root cause first when it failed."""
-    result = results.load_result(run_dir.find(run_dir.runs_root(folder), run))
+    result = api.load_run(run, root=folder)
     if as_json:
         output.json(result)
         return

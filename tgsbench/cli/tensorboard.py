@@ -10,10 +10,10 @@ import click
 
 from tgsbench import units
 from tgsbench.cli import diagnostics, output
-from tgsbench.cli.profile import find_run, trace_paths
 from tgsbench.errors import ExitCode, TgsError
-from tgsbench.store import profiles
+from tgsbench.store import profiles, run_dir
 from tgsbench.system.scratch import disk_full_error, scratch_folder
+from tgsbench.traces.sources import find_run, trace_paths
 
 if TYPE_CHECKING:
     from tgsbench.traces.tensorboard.logdir import LogdirRun
@@ -56,13 +56,14 @@ def tensorboard(sources: tuple[str, ...], port: int | None, folder: Path | None)
 def _shown(source: str, folder: Path | None) -> LogdirRun:
     from tgsbench.traces.tensorboard.logdir import LogdirRun
 
-    run = find_run(source, folder)
+    root = run_dir.runs_root(folder)
+    run = find_run(source, root)
     name = Path(source).resolve().name if run is None else run.run_id
     if run is not None and not profiles.has_traces(run):
         diagnostics.note(f"{name}: no traces were captured, its scalars are shown")
         return LogdirRun(name, (), run)
     # A FIFO among them would be waited for without end.
-    return LogdirRun(name, [path for path in trace_paths((source,), folder) if path.is_file()], run)
+    return LogdirRun(name, [path for path in trace_paths((source,), root) if path.is_file()], run)
 
 
 def _lay_out(shown: list[LogdirRun], target: Path) -> None:

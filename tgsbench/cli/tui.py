@@ -10,6 +10,7 @@ import click
 from tgsbench.cli import diagnostics
 from tgsbench.cli.terminal import print_running, require_terminal
 from tgsbench.errors import ExitCode, TgsError
+from tgsbench.install import pip_install
 
 
 @click.command()
@@ -34,7 +35,7 @@ def _serve(ascii_only: bool, port: int, output: Path | None) -> None:
     except ImportError as error:
         raise TgsError(
             f"--serve needs textual-serve: {error}",
-            hint='pip install "tgsbench[serve]"',
+            hint=pip_install("serve"),
             exit_code=ExitCode.MISSING_DEPENDENCY,
         ) from error
     diagnostics.note(f"open http://127.0.0.1:{port} in a browser; ctrl-c ends it, runs go on")

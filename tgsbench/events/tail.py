@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from tgsbench.errors import ExitCode, TgsError
+from tgsbench.install import upgrade
 from tgsbench.safe_files import open_regular
 from tgsbench.schema.events import PROTOCOL_VERSION, Event, Glance
 
@@ -281,6 +282,6 @@ def _refuse_newer(line: bytes, path: Path) -> None:
     if head.v > PROTOCOL_VERSION:
         raise TgsError(
             f"{path}: written with event protocol {head.v}; this tgsbench reads up to {PROTOCOL_VERSION}",
-            hint="upgrade tgsbench: pip install -U tgsbench",
+            hint=f"upgrade tgsbench: {upgrade()}",
             exit_code=ExitCode.STORE,
         )

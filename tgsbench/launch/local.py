@@ -21,7 +21,7 @@ from tgsbench.launch.watch import OnEvents, StopSignals, Watch
 from tgsbench.results import results
 from tgsbench.results.export import tensorboard_log
 from tgsbench.results.export.series import series_of
-from tgsbench.results.forecast import forecast
+from tgsbench.results.forecast import forecast_here
 from tgsbench.schema.events import Event, Trace
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Manifest, Outcome, Result
@@ -60,7 +60,7 @@ def prepare_run(
         nodes=list(hosts),
         rehearsal_of=preset.rehearsal_of,
         emulated=emulated,
-        prediction=forecast(preset)[0],
+        forecast=forecast_here(preset)[0],
     )
     try:
         run_dir.write_atomic(run.path / "command.sh", as_script(argv).encode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -36,7 +37,8 @@ class StopSignals:
     """Remembers SIGINT, SIGTERM or SIGHUP instead of dying, so that a run gets its status.
 
     By handlers, not by a mask: a masked signal still interrupts through any other thread of the process,
-    and children inherit a mask.
+    and children inherit a mask. Python lets only the main thread have handlers: in another one, as of a
+    program that calls `tgsbench.run` there, signals stay that program's own.
     """
 
     def __init__(self) -> None:
@@ -44,8 +46,9 @@ class StopSignals:
         self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> StopSignals:
-        for sig in _STOP:
-            self._before[sig] = signal.signal(sig, self._catch)
+        if threading.current_thread() is threading.main_thread():
+            for sig in _STOP:
+                self._before[sig] = signal.signal(sig, self._catch)
         return self
 
     def __exit__(

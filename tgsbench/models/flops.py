@@ -29,15 +29,6 @@ def flops_per_token(
     return _BY_NAME[convention](shape, attended_len, checkpointing)
 
 
-def tflops_by_convention(
-    shape: ModelShape, attended_len: float, checkpointing: Checkpointing, tgs: float
-) -> dict[str, float]:
-    """TFLOPs per GPU in every convention at `tgs` tokens per GPU per second."""
-    return {
-        name: tgs * flops_per_token(name, shape, attended_len, checkpointing) / 1e12 for name in CONVENTIONS
-    }
-
-
 def gemm_forward(shape: ModelShape) -> float:
     """Forward FLOPs per token of one layer's projections and MLP."""
     h, d = shape.hidden_size, shape.head_dim

@@ -14,7 +14,7 @@ from tgsbench.planner.machine import Machine
 from tgsbench.planner.plan import Estimate, estimate
 from tgsbench.planner.verdict import host_fits
 from tgsbench.presets.validate import mesh_problems, valid_sp
-from tgsbench.schema.plan import Advice
+from tgsbench.schema.forecast import Advice
 from tgsbench.schema.preset import Preset
 from tgsbench.systems import registry
 from tgsbench.systems.costs import System

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +11,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from tgsbench.errors import ExitCode, TgsError
+from tgsbench.metrics import figures
 from tgsbench.planner.least_squares import fit
 from tgsbench.planner.machine import Machine
 from tgsbench.planner.time import step_time
@@ -80,7 +80,7 @@ def calibrate(samples: Sequence[Sample], start: Constants | None, name: str) -> 
 
     def residuals(values: list[float]) -> list[float]:
         tried = _scaled(base, values)
-        return [math.log(_predicted(sample, tried) / sample.tgs) for sample in samples]
+        return [math.log(_estimated_tgs(sample, tried) / sample.tgs) for sample in samples]
 
     fitted = fit(residuals, [1.0] * len(sigma), list(sigma.values()))
     errors = {s.label: math.expm1(r) for s, r in zip(samples, fitted.residuals, strict=True)}
@@ -99,10 +99,11 @@ def _check(samples: Sequence[Sample]) -> None:
         )
 
 
-def _predicted(sample: Sample, constants: Constants) -> float:
+def _estimated_tgs(sample: Sample, constants: Constants) -> float:
     work = replace(sample.work, kernel=_known_kernel(constants, sample.work.kernel))
     machine = Machine(sample.machine.gpu, sample.machine.link, constants)
-    return work.tokens_per_gpu / step_time(work, sample.system, machine, constants).step_s
+    step_s = step_time(work, sample.system, machine, constants).step_s
+    return figures.tgs_of_gpu(work.tokens_per_gpu, step_s)
 
 
 def _known_kernel(constants: Constants, kernel: str) -> str:
@@ -151,27 +152,25 @@ def _stored(found: Constants, name: str, samples: Sequence[Sample], errors: dict
 
 def constants_toml(constants: Constants) -> str:
     """Constants as a TOML file of presets/constants."""
-    document = msgspec.to_builtins(constants)
-    attention = document.pop("attention")
-    tables = {key: document.pop(key) for key in ("residuals", "sources")}
-    lines = [f"{key} = {_value(value)}" for key, value in document.items()]
-    for name, table in tables.items():
-        if table:
-            lines += ["", f"[{name}]", *(f"{key} = {_value(value)}" for key, value in table.items())]
-    for speed in attention:
-        lines += ["", "[[attention]]", *(f"{key} = {_value(value)}" for key, value in speed.items())]
-    return "\n".join(lines) + "\n"
+    return _toml(msgspec.to_builtins(constants))
 
 
 def link_toml(link: Link) -> str:
     """A link as a TOML file of presets/links."""
-    document = {key: value for key, value in msgspec.to_builtins(link).items() if value not in (None, "")}
-    return "\n".join(f"{key} = {_value(value)}" for key, value in document.items()) + "\n"
+    return _toml({key: value for key, value in msgspec.to_builtins(link).items() if value not in (None, "")})
 
 
-def _value(value: Any) -> str:
-    if isinstance(value, float):
-        return repr(float(f"{value:.6g}"))
+def _toml(document: dict[str, Any]) -> str:
+    """TOML with floats at six significant digits: a fit knows no more."""
+    import tomli_w  # here, for plans write none
+
+    shown: str = tomli_w.dumps(_rounded({k: v for k, v in document.items() if v != {}}))
+    return shown
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
     if isinstance(value, list):
-        return "[" + ", ".join(_value(item) for item in value) + "]"
-    return json.dumps(value, ensure_ascii=False)
+        return [_rounded(item) for item in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value

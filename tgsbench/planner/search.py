@@ -15,7 +15,7 @@ from tgsbench.planner.plan import Estimate, estimate, why_no_time
 from tgsbench.planner.verdict import host_fits, verdict_of
 from tgsbench.planner.workload import work_of
 from tgsbench.presets.validate import mesh_problems, valid_sp
-from tgsbench.schema.plan import Verdict
+from tgsbench.schema.forecast import Verdict
 from tgsbench.schema.preset import EngineOptions, Preset, Training
 from tgsbench.systems import registry
 from tgsbench.systems.registry import find_system

@@ -72,13 +72,9 @@ def check(path: Path) -> list[str]:
 
 def to_toml(preset: Preset) -> str:
     """Write a preset as TOML that `from_document` reads back to the same value."""
-    document = msgspec.to_builtins(preset)
-    scalars = {k: v for k, v in document.items() if not isinstance(v, dict)}
-    lines = [f"{key} = {_toml_value(value)}" for key, value in scalars.items()]
-    for table, values in document.items():
-        if isinstance(values, dict):
-            lines += ["", f"[{table}]", *(f"{k} = {_toml_value(v)}" for k, v in values.items())]
-    return "\n".join(lines) + "\n"
+    import tomli_w  # here, for `tgsbench presets` and most commands write none
+
+    return tomli_w.dumps(msgspec.to_builtins(preset))
 
 
 def build(document: dict[str, Any], origins: Origins) -> tuple[Preset | None, list[str]]:
@@ -274,11 +270,3 @@ def _problems_error(source: str, problems: list[str]) -> TgsError:
         hint="`tgsbench presets show NAME --origin` shows every value and where it came from",
         exit_code=ExitCode.BAD_PRESET,
     )
-
-
-def _toml_value(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, list):
-        return "[" + ", ".join(_toml_value(item) for item in value) + "]"
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+import tomli_w
 
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.presets import catalog
@@ -24,13 +25,17 @@ def save_user_preset(name: str, base: str, assignments: Iterable[str]) -> Path:
     path = folder / f"{name}.toml"
     if path.exists():
         raise _refused(f"{path} exists already", "choose another name, or edit the file")
-    document: dict[str, Any] = {}
+    document: dict[str, Any] = {"extends": base}
     for assignment in assignments:
         key, value = parse_assignment(assignment)
         _put(document, key.split("."), value)
     try:
+        data = tomli_w.dumps(document).encode()
+    except (TypeError, ValueError) as error:  # null, or bytes of a command line that are no UTF-8
+        raise _refused(f"a value cannot be written as TOML: {error}") from error
+    try:
         folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(_toml(base, document), "utf-8")
+        path.write_bytes(data)
     except OSError as error:
         raise _refused(f"cannot write {path}: {error.strerror}") from error
     problems = check(path)
@@ -44,19 +49,6 @@ def _put(document: dict[str, Any], parts: list[str], value: Any) -> None:
     for part in parts[:-1]:
         document = document.setdefault(part, {})
     document[parts[-1]] = value
-
-
-def _toml(base: str, document: dict[str, Any]) -> str:
-    scalars = [f"{key} = {_value(value)}" for key, value in document.items() if not isinstance(value, dict)]
-    lines = [f"extends = {json.dumps(base)}", *scalars]
-    for table, values in document.items():
-        if isinstance(values, dict):
-            lines += ["", f"[{table}]", *(f"{k} = {_value(v)}" for k, v in values.items())]
-    return "\n".join(lines) + "\n"
-
-
-def _value(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
 
 
 def _refused(msg: str, hint: str = "") -> TgsError:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from markupsafe import Markup
+
 from tgsbench import units
 from tgsbench.presets.catalog import find_gpu
 from tgsbench.report import svg
 from tgsbench.report.document import ReportEntry, ReportTable, brand
-from tgsbench.report.markup import Safe
 from tgsbench.results.rows import Row
 
 _Pick = Callable[[ReportEntry], Row | None]
-_PREDICTED, _MEASURED = "predicted", "measured"
+_FORECAST, _MEASURED = "predicted", "measured"
 
 
-def charts_of(table: ReportTable) -> list[Safe]:
+def charts_of(table: ReportTable) -> list[Markup]:
     """Charts of one table; what has too few points for a chart is left out."""
     picks = _picks(table)
     charts = [_tgs_bars(table, picks)] if _any_tgs(table, picks) else []
@@ -23,7 +24,7 @@ def charts_of(table: ReportTable) -> list[Safe]:
     return charts + _memory(table)
 
 
-def longest(tables: Sequence[ReportTable]) -> list[Safe]:
+def longest(tables: Sequence[ReportTable]) -> list[Markup]:
     """The longest published sequence that trained, by model and system; only where systems differ in it."""
     found = {table.model: _longest(table) for table in tables}
     names = list(dict.fromkeys(name for table in tables for name in map(brand, table.systems)))
@@ -43,7 +44,7 @@ def _picks(table: ReportTable) -> dict[str, _Pick]:
         brand(system): (lambda e, s=system: e.published.get(s))  # type: ignore[misc]
         for system in table.systems
     }
-    found[_PREDICTED] = lambda e: e.predicted
+    found[_FORECAST] = lambda e: e.forecast
     found[_MEASURED] = lambda e: e.measured
     return {n: pick for n, pick in found.items() if any(pick(e) is not None for e in table.entries)}
 
@@ -53,7 +54,7 @@ def _any_tgs(table: ReportTable, picks: dict[str, _Pick]) -> bool:
     return any(row is not None and row.tgs for row in rows)
 
 
-def _tgs_bars(table: ReportTable, picks: dict[str, _Pick]) -> Safe:
+def _tgs_bars(table: ReportTable, picks: dict[str, _Pick]) -> Markup:
     groups = []
     for entry in table.entries:
         rows = [(index, pick(entry)) for index, pick in enumerate(picks.values())]
@@ -89,29 +90,29 @@ def _bar(series: int, row: Row) -> svg.Bar:
     return svg.Bar(series, row.tgs, text, tip=f"{row.label}: {text} tokens/GPU/s")
 
 
-def _scaling(table: ReportTable, picks: dict[str, _Pick]) -> Safe:
+def _scaling(table: ReportTable, picks: dict[str, _Pick]) -> Markup:
     series = []
     for colour, (name, pick) in enumerate(picks.items()):
         rows = [
             row for e in table.entries if (row := pick(e)) is not None and row.tgs and row.status != "oom"
         ]
         points = [(float(row.seq_len), row.tgs) for row in rows if row.tgs]
-        spread = [row.ci95 or (row.tgs, row.tgs) for row in rows if row.tgs] if name == _PREDICTED else []
+        spread = [row.ci95 or (row.tgs, row.tgs) for row in rows if row.tgs] if name == _FORECAST else []
         if points:
             series.append(svg.SvgSeries(name, colour, points, spread, joined=name != _MEASURED))
     return svg.lines(f"{table.model}: TGS over sequence length", series, _tick, "TGS, tokens/GPU/s")
 
 
-def _memory(table: ReportTable) -> list[Safe]:
+def _memory(table: ReportTable) -> list[Markup]:
     """Memory of one GPU over length; resident memory of CPU ranks is another figure and stays out."""
-    picks: dict[str, _Pick] = {_PREDICTED: lambda e: e.predicted, _MEASURED: lambda e: e.measured}
+    picks: dict[str, _Pick] = {_FORECAST: lambda e: e.forecast, _MEASURED: lambda e: e.measured}
     order = list(_picks(table))
     series = []
     for name, pick in picks.items():
         rows = [row for e in table.entries if (row := pick(e)) is not None and row.mem_kind == "cuda"]
         points = [(float(row.seq_len), row.mem_peak_gib) for row in rows if row.mem_peak_gib]
         if points:
-            series.append(svg.SvgSeries(name, order.index(name), points, joined=name == _PREDICTED))
+            series.append(svg.SvgSeries(name, order.index(name), points, joined=name == _FORECAST))
     if sum(len(line.points) for line in series) < 2:
         return []
     gpus = {e.gpu for e in table.entries}

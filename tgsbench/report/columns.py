@@ -24,9 +24,9 @@ def columns_of(table: ReportTable) -> list[Column]:
     columns.append(Column("sp", lambda e: str(e.sp)))
     for system in table.systems:
         columns += _published(system)
-    columns += [Column("predicted TGS", lambda e: _tgs(e.predicted))]
-    columns += [Column("predicted range", lambda e: _interval(e.predicted))]
-    columns += [Column("predicted memory", lambda e: _memory(e.predicted))]
+    columns += [Column("predicted TGS", lambda e: _tgs(e.forecast))]
+    columns += [Column("predicted range", lambda e: _interval(e.forecast))]
+    columns += [Column("predicted memory", lambda e: _memory(e.forecast))]
     columns += _MEASURED
     always = {"config", "GPUs", "length", "sp"}
     return [c for c in columns if c.title in always or any(c.cell(entry) for entry in table.entries)]

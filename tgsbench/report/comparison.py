@@ -25,7 +25,7 @@ def table(rows: Sequence[Row]) -> list[str]:
 
 def forecast_lines(rows: Sequence[Row]) -> list[str]:
     """Of each run that keeps a forecast: predicted beside measured."""
-    told = [(row.label, forecast_text(row.prediction, row.tgs)) for row in rows]
+    told = [(row.label, forecast_text(row.forecast, row.tgs)) for row in rows]
     return [f"{label}: predicted {text}" for label, text in told if text]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from tgsbench.models.flops import FORMULAS
 from tgsbench.models.spec import num_parameters
@@ -31,7 +31,7 @@ class ReportEntry(Struct, kw_only=True):
     rehearsal_of: str = ""
     published: dict[str, Row] = {}
     """By system."""
-    predicted: Row | None = None
+    forecast: Row | None = field(default=None, name="predicted")
     measured: Row | None = None
     against: list[Comparison] = []
     """The measured row against each published one."""

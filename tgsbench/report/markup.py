@@ -2,40 +2,29 @@
 
 from __future__ import annotations
 
-import html
+from markupsafe import Markup, escape
 
 _VOID = frozenset({"meta", "br", "hr", "line", "rect", "circle", "path", "polyline", "col"})
 
 
-class Safe(str):
-    """Markup that `tag`, `join` or `trusted` made; any other string is text and gets escaped."""
-
-    __slots__ = ()
-
-
-def tag(name: str, /, *children: str, **attributes: object) -> Safe:
-    """One element; children that are not Safe are escaped, and so is every attribute.
+def tag(name: str, /, *children: str, **attributes: object) -> Markup:
+    """One element; children that are not Markup are escaped, and so is every attribute.
 
     A trailing underscore of an attribute's name is dropped (class_), others become hyphens; None is left out.
     """
     shown = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{html.escape(_number(value), quote=True)}"'
+        f' {key.rstrip("_").replace("_", "-")}="{escape(_number(value))}"'
         for key, value in attributes.items()
         if value is not None
     )
     if name in _VOID and not children:
-        return Safe(f"<{name}{shown}/>")
-    return Safe(f"<{name}{shown}>{join(*children)}</{name}>")
+        return Markup(f"<{name}{shown}/>")
+    return Markup(f"<{name}{shown}>{join(*children)}</{name}>")
 
 
-def join(*parts: str) -> Safe:
+def join(*parts: str) -> Markup:
     """Parts one after another, text escaped."""
-    return Safe("".join(part if isinstance(part, Safe) else html.escape(part) for part in parts))
-
-
-def trusted(markup: str) -> Safe:
-    """Markup from this project's own source, such as its style sheet; never from data."""
-    return Safe(markup)
+    return Markup("").join(parts)
 
 
 def _number(value: object) -> str:

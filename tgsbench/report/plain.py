@@ -90,7 +90,7 @@ def csv_text(report: Report) -> str:
     writer.writerow(_FIELDS)
     for table in report.tables:
         for entry in table.entries:
-            rows = [*entry.published.values(), entry.predicted, entry.measured]
+            rows = [*entry.published.values(), entry.forecast, entry.measured]
             writer.writerows(_csv_row(entry, row) for row in rows if row is not None)
     return sink.getvalue()
 

@@ -6,8 +6,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from markupsafe import Markup
+
 from tgsbench import units
-from tgsbench.report.markup import Safe, join, tag
+from tgsbench.report.markup import join, tag
 
 WIDTH = 460.0
 """Charts are at most this wide, so that on a phone of 390 px text shrinks by a sixth only."""
@@ -47,7 +49,7 @@ class SvgSeries:
     joined: bool = True
 
 
-def bars(title: str, series: Sequence[str], groups: Sequence[Group]) -> Safe:
+def bars(title: str, series: Sequence[str], groups: Sequence[Group]) -> Markup:
     """Horizontal bars from zero, grouped, each with its figure beside it."""
     gutter = 10 + _TEXT * max(len(group.label) for group in groups)
     room = 8 + _TEXT * max(len(bar.text) for group in groups for bar in group.bars)
@@ -72,7 +74,7 @@ def lines(
     y_label: str,
     limit: tuple[float, str] | None = None,
     log_y: bool = True,
-) -> Safe:
+) -> Markup:
     """Lines over sequence length (log2); `limit` is a dashed horizontal line with its name."""
     values = [y for line in series for _, y in [*line.points, *_spread(line)]]
     values += [limit[0]] if limit else []
@@ -87,7 +89,7 @@ def lines(
     return _figure(title, _HEIGHT, join(*parts), _key(key))
 
 
-def shares(title: str, parts: dict[str, float]) -> Safe:
+def shares(title: str, parts: dict[str, float]) -> Markup:
     """Fractions of a whole as labelled bars, largest first; small ones are summed up."""
     shown = {name: share for name, share in parts.items() if share >= 0.005}
     rest = sum(parts.values()) - sum(shown.values())
@@ -97,7 +99,7 @@ def shares(title: str, parts: dict[str, float]) -> Safe:
     return bars(title, [], groups)
 
 
-def steps(title: str, samples: Sequence[float], median: float, y_label: str) -> Safe:
+def steps(title: str, samples: Sequence[float], median: float, y_label: str) -> Markup:
     """One figure a step, with the median as a dashed line."""
     low, high = min(samples), max(samples)
     pad = (high - low) * 0.1 or high * 0.05 or 1.0
@@ -114,12 +116,14 @@ def steps(title: str, samples: Sequence[float], median: float, y_label: str) -> 
     parts += [_polyline(points, 0), *(_mark("circle", x, v, 0) for x, v in points)]
     parts.append(_text(left, bottom + 18, "step 1"))
     parts.append(_text(right, bottom + 18, f"step {len(samples)}", anchor="end"))
-    return _figure(title, bottom + 24, join(*parts), Safe(""))
+    return _figure(title, bottom + 24, join(*parts), Markup(""))
 
 
-def legend(names: Sequence[str]) -> Safe:
+def legend(names: Sequence[str]) -> Markup:
     """Names of bar series beside their colours; nothing for a single one."""
-    return _key([(name, index, "square") for index, name in enumerate(names)]) if len(names) > 1 else Safe("")
+    return (
+        _key([(name, index, "square") for index, name in enumerate(names)]) if len(names) > 1 else Markup("")
+    )
 
 
 # --- pieces ---------------------------------------------------------------------------------------
@@ -167,7 +171,7 @@ class _Frame:
         value = math.log(value) if self.log_y else value
         return 216 - (value - self.y_low) / (self.y_high - self.y_low) * 192
 
-    def grid(self, format_y: Callable[[float], str]) -> list[Safe]:
+    def grid(self, format_y: Callable[[float], str]) -> list[Markup]:
         """Grid lines with their labels; lengths that would overlap are left out."""
         parts = []
         for tick in self.ticks_y:
@@ -200,7 +204,7 @@ def _ticks(high: float) -> list[float]:
     return [i * step for i in range(math.ceil(high / step - 1e-9) + 1)]
 
 
-def _bar(bar: Bar, x: float, y: float, scale: float) -> Safe:
+def _bar(bar: Bar, x: float, y: float, scale: float) -> Markup:
     if bar.value is None:
         return _text(x + 6, y + 11, bar.text, class_="none")
     width = max(1.0, bar.value * scale)
@@ -210,7 +214,7 @@ def _bar(bar: Bar, x: float, y: float, scale: float) -> Safe:
     return join(drawn, _text(x + width + 5, y + 11, bar.text))
 
 
-def _line(line: SvgSeries, frame: _Frame) -> Safe:
+def _line(line: SvgSeries, frame: _Frame) -> Markup:
     points = [(frame.x(x), frame.y(y)) for x, y in line.points]
     parts = []
     for (x, _), (low, high) in zip(line.points, line.low_high, strict=False):
@@ -228,12 +232,12 @@ def _spread(line: SvgSeries) -> list[tuple[float, float]]:
     return [(0.0, edge) for pair in line.low_high for edge in pair]
 
 
-def _polyline(points: Sequence[tuple[float, float]], colour: int) -> Safe:
+def _polyline(points: Sequence[tuple[float, float]], colour: int) -> Markup:
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     return tag("polyline", points=path, class_=f"line c{colour % NUM_COLOURS}")
 
 
-def _mark(shape: str, x: float, y: float, colour: int) -> Safe:
+def _mark(shape: str, x: float, y: float, colour: int) -> Markup:
     """A marker; shapes differ, so that lines can be told apart without colour."""
     name = f"mark c{colour % NUM_COLOURS}"
     if shape == "circle":
@@ -247,11 +251,11 @@ def _mark(shape: str, x: float, y: float, colour: int) -> Safe:
     return tag("path", d=paths[shape], class_=name)
 
 
-def _text(x: float, y: float, text: str, anchor: str | None = None, class_: str | None = None) -> Safe:
+def _text(x: float, y: float, text: str, anchor: str | None = None, class_: str | None = None) -> Markup:
     return tag("text", text, x=x, y=y, text_anchor=anchor, class_=class_)
 
 
-def _key(entries: Sequence[tuple[str, int, str]]) -> Safe:
+def _key(entries: Sequence[tuple[str, int, str]]) -> Markup:
     """The legend as HTML, which wraps on narrow screens."""
     items = []
     for name, colour, shape in entries:
@@ -262,7 +266,7 @@ def _key(entries: Sequence[tuple[str, int, str]]) -> Safe:
     return tag("div", *items, class_="legend")
 
 
-def _figure(title: str, height: float, content: Safe, key: Safe) -> Safe:
+def _figure(title: str, height: float, content: Markup, key: Markup) -> Markup:
     drawing = tag(
         "svg",
         tag("title", title),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from tgsbench.metrics import figures
 from tgsbench.models.flops import FORMULAS, XTUNER, flops_per_token
 from tgsbench.models.spec import num_parameters
 from tgsbench.schema.hardware import GpuSpec
@@ -67,19 +68,19 @@ def identify(
             name=name,
             checkpointing=policy,
             formula=formula,
-            tflops=tgs * flops / 1e12,
-            deviation=tflops * 1e12 / (tgs * flops) - 1,
+            tflops=figures.tflops(tgs, flops),
+            deviation=figures.tflops_deviation(tflops, tgs, flops),
         )
         for name, policy, formula, flops in _known(shape, attended_len)
     ]
     found.sort(key=lambda c: round(abs(c.deviation), 4))
-    model = tgs * flops_per_token("model", shape, attended_len, "none") / 1e12
+    model = figures.tflops_in("model", shape, attended_len, "none", tgs)
     return Identified(
         convention=found[0].name if abs(found[0].deviation) <= WITHIN else "",
         candidates=found,
         tflops=tflops,
         model_tflops=model,
-        model_mfu=model / gpu.bf16_tflops if gpu else None,
+        model_mfu=figures.mfu(model, gpu),
     )
 
 

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from tgsbench import units
 from tgsbench.errors import ExitCode, TgsError, nearest
-from tgsbench.metrics import stats
+from tgsbench.metrics import figures, stats
 from tgsbench.models.spec import num_parameters
 from tgsbench.presets.catalog import find_gpu
 from tgsbench.results.convention import Identified, identify
@@ -163,12 +163,12 @@ def _identified(
     """Name the convention of the stated TFLOPs (or MFU), and keep the speed in `model` terms."""
     gpu = find_gpu(context.gpu) if context.gpu else None
     if tflops is None and mfu_percent is not None and gpu is not None:
-        tflops = mfu_percent / 100 * gpu.bf16_tflops
+        tflops = figures.tflops_at_mfu(mfu_percent / 100, gpu)
     if not tflops or not row.tgs:
         return ImportedRow(row=row, tool=tool, note=note)
     found = identify(context.model, context.seq_len, row.tgs, tflops, gpu)
-    figures = {"model": found.model_tflops, (found.convention or "unknown convention"): tflops}
-    row = msgspec.structs.replace(row, tflops=figures, mfu=found.model_mfu)
+    by_convention = {"model": found.model_tflops, (found.convention or "unknown convention"): tflops}
+    row = msgspec.structs.replace(row, tflops=by_convention, mfu=found.model_mfu)
     return ImportedRow(row=row, tool=tool, identified=found, note=note)
 
 

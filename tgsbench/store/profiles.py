@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from tgsbench.errors import ExitCode, TgsError
+from tgsbench.install import upgrade
 from tgsbench.schema.hotspots import PROFILE_VERSION, Profile
 from tgsbench.store.run_dir import RunDir
 
@@ -31,7 +32,7 @@ def stored_profile(run: RunDir) -> Profile | None:
     if found.schema_version > PROFILE_VERSION:
         raise TgsError(
             f"{path}: schema {found.schema_version}; this tgsbench reads up to {PROFILE_VERSION}",
-            hint="upgrade tgsbench: pip install -U tgsbench",
+            hint=f"upgrade tgsbench: {upgrade()}",
             exit_code=ExitCode.BAD_INPUT,
         )
     return found

@@ -7,11 +7,11 @@ import platform
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from tgsbench import __version__
+from tgsbench.schema.environment import Environment
 from tgsbench.system.cores import num_cores
 from tgsbench.system.gpus import list_gpus
 
@@ -23,22 +23,22 @@ def host_name() -> str:
     return os.environ.get("SLURMD_NODENAME") or os.uname().nodename
 
 
-def describe_environment(distributions: Iterable[str] = ()) -> dict[str, Any]:
+def describe_environment(distributions: Iterable[str] = ()) -> Environment:
     """Hardware and software of this machine, without importing any of it.
 
     `distributions` are asked for beside those that every measurement depends on.
     """
-    return {
-        "tgsbench": __version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpu": _cpu_model(),
-        "num_cores": num_cores(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "gpus": [gpu.name for gpu in list_gpus()],
-        "packages": installed_packages((*_PACKAGES, *distributions)),
-        "load_1min_at_start": round(os.getloadavg()[0], 2),
-    }
+    return Environment(
+        tgsbench=__version__,
+        python=platform.python_version(),
+        platform=platform.platform(),
+        cpu=_cpu_model(),
+        num_cores=num_cores(),
+        memory_gib=round(psutil.virtual_memory().total / 2**30, 1),
+        gpus=[gpu.name for gpu in list_gpus()],
+        packages=installed_packages((*_PACKAGES, *distributions)),
+        load_1min_at_start=round(os.getloadavg()[0], 2),
+    )
 
 
 def installed_packages(names: Iterable[str]) -> dict[str, str]:

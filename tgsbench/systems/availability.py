@@ -13,6 +13,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from tgsbench.install import pip_install
 from tgsbench.system.gpus import list_gpus
 from tgsbench.systems import environments, registry
 from tgsbench.systems.plugins import BrokenPlugin
@@ -48,8 +49,7 @@ def missing_packages(name: str) -> list[Package]:
 
 def install_command(missing: Iterable[Package]) -> str:
     """What installs missing packages: tgsbench's extras."""
-    extras = ",".join(dict.fromkeys(package.extra for package in missing))
-    return f'pip install "tgsbench[{extras}]"' if extras else ""
+    return pip_install(*(package.extra for package in missing))
 
 
 def states() -> list[EngineState]:

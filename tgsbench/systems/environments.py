@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
+import tomli_w
 from msgspec import Struct
 
 from tgsbench.errors import ExitCode, TgsError, nearest
@@ -96,11 +96,10 @@ def name_python(system: str, python: Path) -> None:
     path = config_path()
     document = read_toml(path) if path.exists() else {}
     document[system] = {"python": str(python.absolute())}
-    tables = [(n, t) for n, t in document.items() if isinstance(t, dict)]
-    lines = [f"[{n}]\npython = {json.dumps(str(t.get('python', '')))}\n" for n, t in tables]
+    tables = {n: {"python": str(t.get("python", ""))} for n, t in document.items() if isinstance(t, dict)}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("\n".join(lines), "utf-8")
+        path.write_text(tomli_w.dumps(tables), "utf-8")
     except OSError as error:
         raise TgsError(f"{path}: {error.strerror}", exit_code=ExitCode.STORE) from error
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import tomli_w
 
 from tgsbench.errors import TgsError, nearest
 from tgsbench.safe_files import read_toml
@@ -73,15 +74,18 @@ def save_config(config: UiConfig) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         text = path.read_text("utf-8") if path.exists() else ""
-        text = _with(text, "welcomed", str(config.welcomed).lower())
-        path.write_text(_with(text, "theme", json.dumps(config.theme)), "utf-8")
+        for key, value in (("welcomed", config.welcomed), ("theme", config.theme)):
+            text = _with(text, key, value)
+        path.write_text(text, "utf-8")
     except OSError:
         return
 
 
-def _with(text: str, key: str, value: str) -> str:
+def _with(text: str, key: str, value: object) -> str:
     """The settings with one line above all tables replaced, or put first."""
     head, table, rest = text.partition("\n[") if not text.startswith("[") else ("", "", text)
     line = rf"^({key}\s*=\s*)(\"[^\"\n]*\"|'[^'\n]*'|[^\s#]+)"
-    changed, num = re.subn(line, lambda found: found[1] + value, head, count=1, flags=re.M)
-    return (changed if num else f"{key} = {value}\n{head}") + table + rest
+    written = tomli_w.dumps({key: value})
+    shown = written.partition(" = ")[2].rstrip("\n")
+    changed, num = re.subn(line, lambda found: found[1] + shown, head, count=1, flags=re.M)
+    return (changed if num else f"{written}{head}") + table + rest

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tgsbench.errors import ExitCode, TgsError
+from tgsbench.install import pip_install
 from tgsbench.workload.rows import CorpusRow, has_answer
 
 DATASETS: dict[str, tuple[str, str, str]] = {
@@ -108,6 +109,6 @@ def _datasets(offline: bool) -> Any:
 def _missing() -> TgsError:
     return TgsError(
         "corpus alpaca needs the package datasets, which is not installed",
-        hint="pip install 'tgsbench[train]', or take random tokens: --set workload.corpus=lengths",
+        hint=f"{pip_install('train')}, or take random tokens: --set workload.corpus=lengths",
         exit_code=ExitCode.MISSING_DEPENDENCY,
     )

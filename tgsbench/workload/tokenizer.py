@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tgsbench.errors import ExitCode, TgsError
+from tgsbench.install import pip_install
 from tgsbench.workload.documents import (
     Documents,
     Int32,
@@ -123,7 +124,7 @@ def _tokenizers() -> Any:
     except ImportError as error:
         raise TgsError(
             "text corpora need the package tokenizers, which is not installed",
-            hint="pip install 'tgsbench[train]', or take random tokens: --set workload.corpus=lengths",
+            hint=f"{pip_install('train')}, or take random tokens: --set workload.corpus=lengths",
             exit_code=ExitCode.MISSING_DEPENDENCY,
         ) from error
     return tokenizers

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tgsbench.errors import ExitCode, TgsError
+from tgsbench.install import pip_install
 from tgsbench.results.export import tensorboard_log
 from tgsbench.results.export.series import Series, flat_rows
 
@@ -38,7 +39,7 @@ def _parquet(series: Sequence[Series], target: Path) -> None:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise _missing("pyarrow", 'pip install "tgsbench[train]"') from error
+        raise _missing("pyarrow", pip_install("train")) from error
     rows = [row for one in series for row in flat_rows(one)]
     names = list(dict.fromkeys(name for row in rows for name in row))
     columns = {name: [row.get(name) for row in rows] for name in names}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tgsbench.errors import ExitCode, TgsError
+from tgsbench.install import pip_install
 from tgsbench.results.export.series import Series
 from tgsbench.schema.run import Status
 
@@ -24,7 +25,7 @@ def write(series: Series, folder: Path) -> None:
     if not is_installed():
         raise TgsError(
             "TensorBoard's event files need the package tensorboard",
-            hint='pip install "tgsbench[profile]"',
+            hint=pip_install("profile"),
             exit_code=ExitCode.MISSING_DEPENDENCY,
         )
     from tensorboard.compat.proto import event_pb2

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Final
 
 from tgsbench.errors import ExitCode, TgsError
+from tgsbench.install import pip_install
 
 HOST: Final = "127.0.0.1"
 _PACKAGES: Final = {"tensorboard": "tensorboard", "torch_tb_profiler": "torch-tb-profiler"}
 _FITTING: Final = "0.4.3"
 """The release of torch-tb-profiler that plugin.py extends."""
-_INSTALL: Final = "pip install 'tgsbench[profile]'"
 
 
 def require_packages() -> None:
@@ -27,13 +27,15 @@ def require_packages() -> None:
     for module, package in _PACKAGES.items():
         if importlib.util.find_spec(module) is None:
             raise TgsError(
-                f"{package} is not installed", hint=_INSTALL, exit_code=ExitCode.MISSING_DEPENDENCY
+                f"{package} is not installed",
+                hint=pip_install("profile"),
+                exit_code=ExitCode.MISSING_DEPENDENCY,
             )
     found = metadata.version("torch-tb-profiler")
     if found != _FITTING:
         raise TgsError(
             f"torch-tb-profiler {found} is installed; its pages work without network in {_FITTING}",
-            hint=_INSTALL,
+            hint=pip_install("profile"),
             exit_code=ExitCode.MISSING_DEPENDENCY,
         )
 

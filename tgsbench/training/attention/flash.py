@@ -16,12 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tgsbench.install import FLASH_ATTN
 from tgsbench.training.attention.documents import PackDocuments
 
 Run = Callable[[Tensor, Tensor, Tensor, float, PackDocuments | None], Tensor]
 
 INSTALL = {
-    "flash2": "pip install flash-attn --no-build-isolation",
+    "flash2": FLASH_ATTN,
     "flash3": "build the hopper folder of flash-attention, or install its flash_attn_3 wheel",
     "flash4": "pip install --pre flash-attn-4",
     "varlen": "it comes with torch 2.10 and later",

@@ -19,6 +19,7 @@ from transformers.models.llama import modeling_llama
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
 from tgsbench.errors import ExitCode, TgsError
+from tgsbench.install import pip_install
 from tgsbench.schema.preset import EngineOptions
 from tgsbench.training.model.cpu_bf16 import Fp32Linear
 from tgsbench.training.model.tiled_mlp import TILE_TOKENS, tiled_mlp
@@ -67,7 +68,7 @@ def require_liger() -> None:
     if not liger_version():
         raise TgsError(
             "engine.liger=true needs liger-kernel",
-            hint='pip install "tgsbench[gpu]", or engine.liger=false: torch code does the same',
+            hint=f"{pip_install('gpu')}, or engine.liger=false: torch code does the same",
             exit_code=ExitCode.MISSING_DEPENDENCY,
         )
 

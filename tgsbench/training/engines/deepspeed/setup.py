@@ -8,6 +8,7 @@ import warnings
 import torch
 
 from tgsbench.errors import ExitCode, TgsError
+from tgsbench.install import pip_install
 from tgsbench.training.engines.base import Note
 from tgsbench.training.engines.deepspeed import ops
 
@@ -47,7 +48,7 @@ def prepare(device: torch.device, note: Note) -> None:
     except ImportError as error:
         raise TgsError(
             f"engine deepspeed cannot run here: {error}",
-            hint='pip install "tgsbench[deepspeed]"',
+            hint=pip_install("deepspeed"),
             exit_code=ExitCode.MISSING_DEPENDENCY,
         ) from error
     ops.announce_builds(op_builder.builder.OpBuilder, note)

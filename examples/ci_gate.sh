@@ -1,0 +1,15 @@
+#!/bin/sh
+# A gate for CI: fails with exit code 15 when a preset got slower than the machine's baseline.
+#   sh examples/ci_gate.sh PRESET MARGIN [options of tgsbench run]
+# The first run on a machine becomes the baseline; `rm -r runs/PRESET-baseline` makes the next one it.
+set -eu
+preset=${1:-tiny_cpu}
+margin=${2:-5%}
+shift $(($# < 2 ? $# : 2))
+
+if ! tgsbench show "$preset-baseline" >/dev/null 2>&1; then
+    exec tgsbench run --preset "$preset" --headless --name "$preset-baseline" "$@"
+fi
+candidate="$preset-$(date -u +%Y%m%dT%H%M%S)-$$"
+tgsbench run --preset "$preset" --headless --name "$candidate" "$@"
+exec tgsbench compare "$candidate" --baseline "$preset-baseline" --fail-on "worse:$margin"

@@ -1,0 +1,213 @@
+"""The Python API: what the commands do, as functions that return typed documents and raise TgsError.
+
+Nothing is printed and no process is ended. `import tgsbench` alone imports none of this; it offers `run`,
+`plan`, `profile`, `compare` and `load_run`. The other functions here are what the command line is made of.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from tgsbench import presets
+from tgsbench.errors import TgsError
+from tgsbench.planner.machine import Machine
+from tgsbench.presets.recipes import load_recipe
+from tgsbench.results import compare as comparing
+from tgsbench.results import results, row_specs, rows
+from tgsbench.results.compare import Comparison
+from tgsbench.results.rows import Row
+from tgsbench.schema.events import Event
+from tgsbench.schema.forecast import Forecast
+from tgsbench.schema.hotspots import Profile
+from tgsbench.schema.preset import Preset
+from tgsbench.schema.run import Result
+from tgsbench.store import run_dir
+from tgsbench.store.run_dir import RunDir
+from tgsbench.systems import support
+from tgsbench.units import GIB
+
+Overrides = Mapping[str, object] | Iterable[str]
+"""Values over a preset's own: {"measure.steps": 2}, or texts as after --set: ["measure.steps=2"]."""
+
+RowSource = str | Row | Result
+"""What can be compared: a word of `tgsbench compare`, a row, or a result."""
+
+
+def run(
+    preset: str | Path,
+    set: Overrides = (),
+    *,
+    rehearse: bool = False,
+    emulate_rank: bool = False,
+    name: str = "",
+    root: str | Path | None = None,
+    on_events: Callable[[list[Event]], None] = lambda events: None,
+) -> Result:
+    """Train a preset on this machine, store the run, and return what was measured.
+
+    A run that went out of memory, crashed or stalled is a result too: look at `status` and `failure`.
+    `root` is the folder of runs ($TGSBENCH_RUNS or ./runs), `name` the run's own folder in it; `on_events`
+    gets the ranks' events as they come. Raises TgsError when nothing could be started. In the main thread
+    Ctrl-C ends the ranks, stores what was measured as `cancelled` and raises KeyboardInterrupt; signal
+    handlers are then as they were before.
+    """
+    # Here, as wherever only a run needs it: comparing and planning start in half the time without.
+    from tgsbench.launch import local
+    from tgsbench.launch.watch import StopSignals
+
+    resolved = load_preset(preset, set, rehearse=rehearse)
+    check_machine(resolved, emulate_rank=emulate_rank)
+    with StopSignals() as stop:
+        folder = prepare(resolved, runs_root(root), name, emulate_rank=emulate_rank)
+        result = local.supervise(folder, on_events, stop=stop)
+    stop.send_on()
+    return result
+
+
+def plan(
+    preset: str | Path, set: Overrides = (), *, gpu: str = "", link: str = "", system: str = ""
+) -> Forecast:
+    """Forecast a preset without running it: memory, TGS with its error bar, and what would be better.
+
+    `gpu`, `link` (between nodes) and `system` (xtuner, …) replace the preset's own. Raises TgsError for an
+    unknown preset or hardware, and for sizes that no plan can be made for.
+    """
+    return forecast(load_preset(preset, set), gpu=gpu, link=link, system=system)
+
+
+def profile(
+    *sources: str | Path, root: str | Path | None = None, again: bool = False, processes: int | None = 1
+) -> Profile:
+    """Say where the step's time goes: of a run (the newest without a name), or of trace files and folders.
+
+    What was analysed before is read back unless `again`. `processes` reads several ranks' traces at once
+    (None: as many as there are cores); a script that asks for more than one needs the usual guard
+    `if __name__ == "__main__"`. Raises TgsError when there is no trace or one is damaged.
+    """
+    from tgsbench.traces import sources as traces
+
+    names = [str(source) for source in sources] or ["latest"]
+    return traces.load_profile(names, runs_root(root), processes, again)
+
+
+def compare(
+    *sources: RowSource,
+    baseline: RowSource | None = None,
+    force: bool = False,
+    root: str | Path | None = None,
+) -> list[Comparison]:
+    """Compare rows with the first of them, or with `baseline`; one Comparison for each other row.
+
+    A source is a result, a row or a word: a run (name, part of it, folder, "latest"), "xtuner:PRESET",
+    "published:PRESET", "predicted:PRESET". Rows that measure different things have no ratio unless `force`.
+    Raises TgsError for an unknown word, and when there are not two rows.
+    """
+    folder = runs_root(root)
+    found = [row for source in sources for row in _rows(source, folder)]
+    base = found.pop(0) if baseline is None and found else None
+    if baseline is not None:
+        base = _rows(baseline, folder)[0]
+    if base is None or not found:
+        raise TgsError("compare needs two rows", hint="tgsbench compare RUN xtuner:llama2_7b_32k")
+    return [comparing.compare(row, base, force=force) for row in found]
+
+
+def load_run(run: str | Path = "latest", *, root: str | Path | None = None) -> Result:
+    """The result of a stored run: its name, a unique part of it, its folder, or "latest".
+
+    Derived from the run's events where nobody wrote it. Raises TgsError for an unknown or damaged run.
+    """
+    return results.load_result(run_dir.find(runs_root(root), str(run)))
+
+
+def load_preset(preset: str | Path, set: Overrides = (), *, rehearse: bool = False) -> Preset:
+    """The preset of a name or .toml file with `set` over it; `rehearse` shrinks it to this machine.
+
+    Raises TgsError listing every problem found, each with where its value came from.
+    """
+    resolved = presets.resolve(presets.named(str(preset)), _assignments(set)).preset
+    if not rehearse:
+        return resolved
+    from tgsbench.launch import preflight
+    from tgsbench.launch.rehearse import rehearsal_on
+
+    return rehearsal_on(resolved, preflight.this_machine())
+
+
+def check_machine(preset: Preset, *, emulate_rank: bool = False) -> None:
+    """Raise TgsError (exit code 3, 4, 6 or 13) when this machine cannot run the preset, or one rank of it."""
+    from tgsbench.launch import preflight
+
+    if preset.profile:
+        load_recipe(preset.profile)
+    if emulate_rank:
+        if preset.is_external:
+            support.refuse_option(preset, "--emulate-rank")
+        preflight.check_emulation(preset, on_several=False)
+    num_ranks = 1 if emulate_rank else preset.world_size
+    preflight.check(preset, preflight.this_machine(), num_ranks, emulated=emulate_rank)
+
+
+def prepare(preset: Preset, root: Path, name: str = "", *, emulate_rank: bool = False) -> RunDir:
+    """Make the folder of a run that `launch.local.supervise` can start, with the forecast made before it.
+
+    Raises TgsError when the folder cannot be written or is there already.
+    """
+    from tgsbench.launch import local
+
+    folder = run_dir.create(root, preset, name)
+    local.prepare_run(folder, preset, emulated=emulate_rank)
+    return folder
+
+
+def forecast(preset: Preset, *, gpu: str = "", link: str = "", system: str = "") -> Forecast:
+    """The forecast of a resolved preset, with advice. Raises TgsError as `plan` does."""
+    from tgsbench.planner.advice import advise
+    from tgsbench.planner.plan import assemble, estimate
+    from tgsbench.systems.registry import find_system
+
+    machine = planned_machine(preset, gpu, link)
+    planned = find_system(system or preset.engine.name)
+    numbers = estimate(preset, planned, machine)
+    document = assemble(preset, planned, machine, numbers)
+    return replace(document, advice=advise(preset, planned, machine, numbers))
+
+
+def planned_machine(preset: Preset, gpu: str = "", link: str = "") -> Machine:
+    """The machine to plan for; a CPU rank's memory is its share of this machine's.
+
+    Raises TgsError for unknown hardware, and for sizes that no plan can be made for.
+    """
+    from tgsbench.planner.limits import check_sizes
+    from tgsbench.planner.plan import machine_of
+
+    check_sizes(preset)
+    machine = machine_of(preset, gpu, link)
+    if machine.gpu.name != "cpu":
+        return machine
+    import psutil
+
+    share_gib = psutil.virtual_memory().total / GIB / preset.world_size
+    return replace(machine, gpu=replace(machine.gpu, memory_gib=share_gib))
+
+
+def runs_root(root: str | Path | None) -> Path:
+    """Folder of all runs: the one named, $TGSBENCH_RUNS, or ./runs."""
+    return run_dir.runs_root(Path(root) if root else None)
+
+
+def _assignments(overrides: Overrides) -> Sequence[str]:
+    """Overrides as `key=value` texts; values as JSON, so that a text such as "1" stays one."""
+    if isinstance(overrides, Mapping):
+        return [f"{key}={json.dumps(value, default=str)}" for key, value in overrides.items()]
+    return [overrides] if isinstance(overrides, str) else list(overrides)
+
+
+def _rows(source: RowSource, root: Path) -> list[Row]:
+    if isinstance(source, Row):
+        return [source]
+    return [rows.from_result(source)] if isinstance(source, Result) else row_specs.resolve(root, source)
