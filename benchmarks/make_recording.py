@@ -17,6 +17,7 @@ from tgsbench.launch.command import agent_argv, as_script
 from tgsbench.metrics.integrity import expected_all_to_alls
 from tgsbench.presets.recipes import load_recipe, num_profile_steps
 from tgsbench.results import results
+from tgsbench.schema.environment import Environment
 from tgsbench.schema.hotspots import Collective, Finding, HotOp, Profile, RankProfile, Skew
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Manifest, Outcome
@@ -43,7 +44,7 @@ def make(root: Path) -> Path:
     run.log_dir.mkdir(parents=True)
     argv = agent_argv(Path("RUN_DIR"), preset, python="python3")
     run.write("run.json", _manifest(preset, argv))
-    run.write("env.json", {"simulated": True, "note": NOTE})
+    run.write("env.json", Environment(simulated=True, note=NOTE))
     run.write("outcome.json", Outcome(ended_unix=CREATED_UNIX + 4000))
     write_atomic(run.path / "preset.toml", presets.to_toml(preset).encode())
     write_atomic(run.path / "command.sh", as_script(argv).encode())

@@ -8,6 +8,9 @@ from msgspec import Struct
 class Environment(Struct, kw_only=True, omit_defaults=True):
     """Hardware and software of one machine; None is what the file does not say, and is not written."""
 
+    simulated: bool | None = None
+    """The events are made up: no machine ran this."""
+    note: str | None = None
     tgsbench: str | None = None
     python: str | None = None
     platform: str | None = None
