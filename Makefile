@@ -59,7 +59,7 @@ test-cluster: $(STAMP)  ## jobs on a real Slurm, two network-namespace hosts (ro
 
 # Environments of the systems that tgsbench is compared with, made by the recipes that users get.
 PEER_ENV := XDG_CACHE_HOME=$(CURDIR)/.peers XDG_CONFIG_HOME=$(CURDIR)/.peers/config
-.peers/%.installed: tgsbench/systems/environments.py $(STAMP)
+.peers/%.installed: tgsbench/systems/engines/%.py $(STAMP)
 	$(PEER_ENV) $(BIN)/python -m tgsbench engines setup $*
 	touch $@
 

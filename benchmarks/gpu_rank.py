@@ -20,12 +20,12 @@ import torch.distributed as dist
 
 from tgsbench import presets
 from tgsbench.errors import TgsError
+from tgsbench.metrics import figures
 from tgsbench.metrics.emulation import emulation
-from tgsbench.metrics.result import step_tgs
-from tgsbench.models.flops import tflops_by_convention
-from tgsbench.planner.plan import predict
+from tgsbench.planner.plan import forecast_preset
 from tgsbench.presets.catalog import find_gpu, load_references
 from tgsbench.schema.events import Depth, Step
+from tgsbench.schema.forecast import Forecast
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.recipe import Recipe
 from tgsbench.traces.hotspots import analyse_rank
@@ -155,10 +155,9 @@ class Rank:
         times_s = self.times_s(steps)
         peak, reserved = _peak(self.device)
         preset, kernel = self.preset, self.engine.kernel
-        tgs = step_tgs(preset.workload.seq_len, 1, statistics.median(times_s)) or 0.0
+        tgs = figures.tgs(preset.workload.seq_len, 1, statistics.median(times_s)) or 0.0
         seen = self.batch.documents.attended_len if self.batch.documents else preset.workload.seq_len
-        tflops = tflops_by_convention(preset.model, seen, preset.training.checkpointing, tgs)["model"]
-        gpu = find_gpu(device_name(self.device))
+        tflops = figures.tflops_in("model", preset.model, seen, preset.training.checkpointing, tgs)
         return Measured(
             preset.name,
             preset.training.checkpointing,
@@ -167,11 +166,11 @@ class Rank:
             times_s,
             tgs,
             tflops,
-            tflops / gpu.bf16_tflops if gpu else None,
+            figures.mfu(tflops, find_gpu(device_name(self.device))),
             self.loss,
             peak / GIB,
             reserved / GIB,
-            ((forecast(preset) or {}).get("memory") or {}).get("tensors_gib"),
+            _planned_gib(preset),
             attempt(self.shares) if profile else {},
         )
 
@@ -197,15 +196,20 @@ def _peak(device: torch.device) -> tuple[int, int]:
     return torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
 
 
-def forecast(preset: Preset) -> Json | None:
-    """The planner's figures for this GPU; None for hardware that it does not know."""
+def forecast(preset: Preset) -> Forecast | None:
+    """The planner's forecast for this GPU; None for hardware that it does not know."""
     gpu = find_gpu(torch.cuda.get_device_name(0)) if torch.cuda.is_available() else None
     if gpu is None and torch.cuda.is_available():
         return None  # the preset's own GPU would be another
     with suppress(TgsError):
-        plan: Json = msgspec.to_builtins(predict(preset, gpu.name if gpu else ""))
-        return plan
+        return forecast_preset(preset, gpu.name if gpu else "")
     return None
+
+
+def _planned_gib(preset: Preset) -> float | None:
+    """GiB of tensors at the peak, as planned."""
+    found = forecast(preset)
+    return found.memory.tensors_gib if found else None
 
 
 def attempt(work: Callable[[], Json]) -> Json:
@@ -258,8 +262,10 @@ def _scaled(preset: Preset) -> Json | None:
     here = forecast(preset)
     if not rows or rows[0].tgs is None or here is None:
         return None
-    with suppress(TgsError, KeyError, TypeError):
-        there = msgspec.to_builtins(predict(presets.resolve(preset.name).preset))
-        factor = here["tgs"]["predicted"] / there["tgs"]["predicted"]
-        return {"tgs": rows[0].tgs, "gpu": rows[0].gpu, "factor": factor, "scaled_tgs": rows[0].tgs * factor}
+    with suppress(TgsError):
+        there = forecast_preset(presets.resolve(preset.name).preset)
+        if here.tgs and there.tgs:
+            factor = here.tgs.estimate / there.tgs.estimate
+            scaled = {"factor": factor, "scaled_tgs": rows[0].tgs * factor}
+            return {"tgs": rows[0].tgs, "gpu": rows[0].gpu, **scaled}
     return {"tgs": rows[0].tgs, "gpu": rows[0].gpu}

@@ -141,7 +141,7 @@ def main() -> None:
         machine = LocalMachine([], 2, 16 << 30)
         with (
             patch("tgsbench.launch.preflight.this_machine", lambda: machine),
-            patch("tgsbench.system.doctor.run_checks", lambda runs_root: CHECKS),
+            patch("tgsbench.system.doctor.run_checks", lambda runs_root, **_: CHECKS),
         ):
             asyncio.run(all_shots(root))
 

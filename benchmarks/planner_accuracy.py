@@ -29,12 +29,13 @@ from benchmarks.planner_rows import (
     read_rows,
 )
 from tgsbench.errors import TgsError
+from tgsbench.metrics.figures import memory_fraction, tgs_of_gpu
 from tgsbench.planner.machine import Machine, find_constants
 from tgsbench.planner.memory import memory_plan
 from tgsbench.planner.time import StepEstimate, step_time
 from tgsbench.planner.verdict import verdict_of
 from tgsbench.schema.hardware import Constants
-from tgsbench.systems.costs import find_system
+from tgsbench.systems.registry import find_system
 
 
 class Judged(Struct, frozen=True, kw_only=True):
@@ -97,7 +98,7 @@ def calibration() -> dict[str, Any]:
     worst = sorted(zip(tables["leave-one-GPU-out"], rows, strict=True), key=lambda pair: -abs(pair[0]))[:8]
     print("  furthest with their GPU left out:")
     for error, row in worst:
-        share = memory_plan(row.work, row.system).peak.total / (row.gpu.memory_gib * 2**30)
+        share = memory_fraction(memory_plan(row.work, row.system).peak.total, row.gpu) or 0.0
         print(f"    {row.label:<48} {100 * error:+6.1f} %   planned memory {100 * share:.0f} % of the card")
     return {name: dict(zip((r.label for r in rows), values, strict=True)) for name, values in tables.items()}
 
@@ -130,8 +131,8 @@ def judge(row: Row, found: Constants) -> Judged:
     work = replace(row.work, kernel=_kernel(row, found))
     machine = Machine(row.gpu, row.link, found)
     time, memory = step_time(work, row.system, machine, found), memory_plan(work, row.system)
-    predicted = work.tokens_per_gpu / time.step_s
-    share = memory.peak.total / (row.gpu.memory_gib * 2**30)
+    predicted = tgs_of_gpu(work.tokens_per_gpu, time.step_s)
+    share = memory_fraction(memory.peak.total, row.gpu) or 0.0
     verdict = verdict_of(memory, row.gpu)
     error = None if row.tgs is None else predicted / row.tgs - 1
     ran_out = row.tgs is None

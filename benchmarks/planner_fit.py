@@ -18,6 +18,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from benchmarks.planner_rows import CALIBRATION, KERNELS, XTUNER, Row, link_rows, read_rows
+from tgsbench.metrics.figures import tgs_of_gpu
 from tgsbench.planner.calibrate import constants_toml, link_toml
 from tgsbench.planner.least_squares import fit, solve
 from tgsbench.planner.machine import Machine
@@ -104,7 +105,7 @@ def constants(name: str, parameters: Parameters, attention: list[AttentionSpeed]
 def predicted_tgs(row: Row, system: System, found: Constants) -> float:
     """TGS of a row."""
     time = step_time(row.work, system, Machine(row.gpu, row.link, found), found)
-    return row.work.tokens_per_gpu / time.step_s
+    return tgs_of_gpu(row.work.tokens_per_gpu, time.step_s)
 
 
 Kernels = dict[str, list[AttentionSpeed]]

@@ -20,7 +20,8 @@ from tgsbench.planner.workload import Dims, StepWorkload, work_of
 from tgsbench.presets import catalog
 from tgsbench.schema.hardware import GpuSpec, Link
 from tgsbench.schema.preset import Checkpointing, Preset
-from tgsbench.systems.costs import SYSTEMS, System
+from tgsbench.systems.costs import System
+from tgsbench.systems.registry import find_system, systems
 
 DATA = Path(__file__).parent / "data"
 CALIBRATION = DATA / "calibration.csv"
@@ -149,7 +150,7 @@ def _shape_row(raw: dict[str, str], label: str, system: str, link: str) -> Row:
         fused_ops="compile" in note.lower(),
         fp8="fp8" in note.lower() or "float8" in note.lower(),
     )
-    found = SYSTEMS[system] if system else _row_system(raw)
+    found = find_system(system) if system else _row_system(raw)
     return Row(
         label=f"{label} b{micro_batch}x{accumulation}" + (" fp8" if work.fp8 else ""),
         work=work,
@@ -195,7 +196,7 @@ def _sequence_parallel(text: str) -> int:
 def _row_system(raw: dict[str, str]) -> System:
     """The stack of a row's repository where it is described, else this project's engine."""
     repo = re.sub(r"[^a-z]+", "_", raw.get("source_repo", "").lower())
-    return next((s for name, s in SYSTEMS.items() if name in repo), SYSTEMS["fsdp2"])
+    return next((s for name, s in systems().items() if name in repo), find_system("fsdp2"))
 
 
 def _checkpointing(text: str) -> Checkpointing:
@@ -260,7 +261,7 @@ def _speed_row(raw: dict[str, str], label: str, system: str, link: str) -> Row:
     return Row(
         label=label,
         work=work_of(preset, "flash2"),
-        system=SYSTEMS[found],
+        system=find_system(found),
         gpu=gpu,
         link=_row_link(link or (REFERENCE_LINK if gpu.name == REFERENCE_GPU else ""), gpu),
         tgs=_tgs(raw),

@@ -18,7 +18,7 @@ from tgsbench.launch.dry_run import dry_run
 from tgsbench.planner.plan import estimate, machine_of
 from tgsbench.planner.stream import planned_stream
 from tgsbench.report.plan import dry_run_totals
-from tgsbench.systems.costs import find_system
+from tgsbench.systems.registry import find_system
 
 _WHOLE = ("engine.activation_offload=false", "engine.tiled_mlp=false")
 CASES: tuple[tuple[str, ...], ...] = (

@@ -45,12 +45,12 @@ BIG_STEPS = 13_500
 class Terminal:
     """A command in a pseudo-terminal; what it writes is kept."""
 
-    def __init__(self, *argv: str, env: dict[str, str] | None = None) -> None:
+    def __init__(self, *argv: str, env: dict[str, str] | None = None, root: Path = ROOT) -> None:
         self.started = time.perf_counter()
         pid, self.fd = pty.fork()
         if pid == 0:
-            os.chdir(ROOT)
-            os.environ.update(env or {}, TERM="xterm-256color", PYTHONPATH=str(ROOT))
+            os.chdir(root)
+            os.environ.update(env or {}, TERM="xterm-256color", PYTHONPATH=str(root))
             os.execv(sys.executable, [sys.executable, *argv])
         fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", *SIZE, 0, 0))
         self.process = psutil.Process(pid)

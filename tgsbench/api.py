@@ -21,9 +21,10 @@ from tgsbench.results import results, row_specs, rows
 from tgsbench.results.compare import Comparison
 from tgsbench.results.rows import Row
 from tgsbench.schema.events import Event
+from tgsbench.schema.forecast import Forecast
 from tgsbench.schema.hotspots import Profile
-from tgsbench.schema.plan import Forecast
 from tgsbench.schema.preset import Preset
+from tgsbench.schema.reference import XTUNER
 from tgsbench.schema.run import Result
 from tgsbench.store import run_dir
 from tgsbench.store.run_dir import RunDir
@@ -112,7 +113,7 @@ def compare(
     if baseline is not None:
         base = _rows(baseline, folder)[0]
     if base is None or not found:
-        raise TgsError("compare needs two rows", hint="tgsbench compare RUN xtuner:llama2_7b_32k")
+        raise TgsError("compare needs two rows", hint=f"tgsbench compare RUN {XTUNER}:llama2_7b_32k")
     return [comparing.compare(row, base, force=force) for row in found]
 
 
@@ -168,7 +169,7 @@ def forecast(preset: Preset, *, gpu: str = "", link: str = "", system: str = "")
     """The forecast of a resolved preset, with advice. Raises TgsError as `plan` does."""
     from tgsbench.planner.advice import advise
     from tgsbench.planner.plan import assemble, estimate
-    from tgsbench.systems.costs import find_system
+    from tgsbench.systems.registry import find_system
 
     machine = planned_machine(preset, gpu, link)
     planned = find_system(system or preset.engine.name)

@@ -5,9 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import tomllib
 from pathlib import Path
+from typing import Any
 
 from tgsbench.errors import ExitCode, TgsError
+
+_MAX_TOML = 1 << 20
+"""A preset of a megabyte is none."""
 
 
 def open_regular(path: Path, follow: bool = False) -> int:
@@ -32,6 +37,22 @@ def read_regular(path: Path, max_bytes: int, follow: bool = False) -> bytes:
     if len(data) > max_bytes:
         raise OSError(errno.EFBIG, f"larger than {max_bytes:,} bytes", str(path))
     return data
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read one TOML file; a broken one is a TgsError that names the file and line."""
+    try:
+        return tomllib.loads(read_regular(path, _MAX_TOML, follow=True).decode("utf-8"))
+    except RecursionError as error:
+        raise TgsError(f"{path}: nested too deeply", exit_code=ExitCode.BAD_PRESET) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise TgsError(
+            f"{path}: not valid TOML: {error}",
+            hint="fix that line, or start again from `tgsbench presets show NAME`",
+            exit_code=ExitCode.BAD_PRESET,
+        ) from error
+    except OSError as error:
+        raise TgsError(f"{path}: {error.strerror or error}", exit_code=ExitCode.BAD_PRESET) from error
 
 
 def inside(root: Path, relative: str) -> Path:

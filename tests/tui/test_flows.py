@@ -9,6 +9,7 @@ from textual import events
 from tests.tui.conftest import NUM_PRESETS, line_of, shows, text_of, until, welcome
 from tgsbench.live import session
 from tgsbench.presets import resolve
+from tgsbench.results import index
 from tgsbench.system.doctor import DoctorCheck
 from tgsbench.tui import launching
 from tgsbench.tui.app import TgsApp
@@ -249,6 +250,32 @@ async def test_runs_filter_mark_compare_and_copy(app, add_run, copied):
     assert copied[1].lstrip().startswith("[")
 
 
+async def test_the_list_of_runs_reads_only_what_changed(app, add_run, monkeypatch):
+    add_run("one")
+    add_run("two")
+    read = []
+    glance = index.glance
+    monkeypatch.setattr(index, "glance", lambda run: read.append(run.run_id) or glance(run))
+    async with app.run_test(size=(120, 40)) as pilot:
+        await pilot.press("2")
+        await shows(pilot, "2 of 2 runs")
+        add_run("three")
+        await pilot.press("1", "2")
+        await shows(pilot, "3 of 3 runs")
+    assert sorted(read) == ["one", "three", "two"]
+
+
+async def test_a_run_that_cannot_be_read_is_one_row_of_the_list(app, add_run, monkeypatch):
+    add_run("one")
+    add_run("two")
+    glance = index.glance
+    monkeypatch.setattr(index, "glance", lambda run: 1 // (run.run_id != "two") and glance(run))
+    async with app.run_test(size=(120, 40)) as pilot:
+        await pilot.press("2")
+        await shows(pilot, "2 of 2 runs", "✓ ok", "✗ damaged")
+        await shows(pilot, "two: ", "ZeroDivisionError")
+
+
 async def test_copy_menu_offers_command_markdown_and_json(app, add_run, copied):
     add_run("a|b")
     async with app.run_test(size=(120, 40)) as pilot:
@@ -283,7 +310,7 @@ async def test_the_doctor_lists_checks_and_tells_the_chosen_one_in_full(app, mon
         DoctorCheck("python", "ok", "3.11.7"),
         DoctorCheck("gloo", "warning", "two ranks cannot talk", remedy),
     ]
-    monkeypatch.setattr("tgsbench.system.doctor.run_checks", lambda root: checks)
+    monkeypatch.setattr("tgsbench.system.doctor.run_checks", lambda root, **_: checks)
     async with app.run_test(size=(80, 24)) as pilot:
         await pilot.press("5")
         await shows(pilot, "python", "✓ ok", "! warn")

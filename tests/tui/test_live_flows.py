@@ -4,12 +4,15 @@ import json
 import shutil
 import sys
 
+import msgspec
 import pytest
 from textual import events
 
 from benchmarks.simulate import Scenario, write_events
 from tests.tui.conftest import line_of, shows, until
+from tests.unit.stored import a_forecast
 from tgsbench.live import session
+from tgsbench.schema.forecast import TgsRange
 from tgsbench.tui.app import TgsApp
 from tgsbench.tui.widgets.log_view import LogView
 from tgsbench.tui.widgets.search import Search
@@ -223,7 +226,8 @@ async def test_profile_tables_ranks_and_copy(opened, copied):
 async def test_the_live_view_shows_what_was_predicted_beside_what_is_measured(runs_root, add_run):
     run = add_run("forecast")
     manifest = json.loads((run.path / "run.json").read_text())
-    manifest["prediction"] = {"tgs": {"predicted": 900.0, "low": 800.0, "high": 1000.0}}
+    kept = a_forecast(tgs=TgsRange(estimate=900.0, low=800.0, high=1000.0))
+    manifest["prediction"] = msgspec.to_builtins(kept)
     (run.path / "run.json").write_text(json.dumps(manifest))
     app = TgsApp(runs_root=runs_root, opens=session.follow(run))
     async with app.run_test(size=(120, 40)) as pilot:

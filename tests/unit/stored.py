@@ -8,8 +8,10 @@ from pathlib import Path
 import msgspec
 
 from tgsbench import presets
-from tgsbench.models.flops import tflops_by_convention
+from tgsbench.metrics.figures import mfu, tflops_by_convention
 from tgsbench.presets import find_gpu
+from tgsbench.schema.environment import Environment
+from tgsbench.schema.forecast import Forecast, PlannedMemory
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Manifest, Memory, Result, StepTime, Tgs
 from tgsbench.store.run_dir import RunDir
@@ -24,7 +26,6 @@ def a_preset(name: str = "llama2_7b_32k", *sets: str) -> Preset:
 def a_result(preset: Preset, run_id: str, samples=FAST, device="NVIDIA A100-SXM4-80GB", **changes) -> Result:
     ordered = sorted(samples)
     median = statistics.median(samples) if samples else None
-    gpu = find_gpu(device)
     tflops = {}
     if median:
         length = float(preset.workload.seq_len)
@@ -41,8 +42,19 @@ def a_result(preset: Preset, run_id: str, samples=FAST, device="NVIDIA A100-SXM4
         ),
         step_s=StepTime(median=1.0, samples=[1.0] * len(samples)),
         mem=Memory(peak_gib=61.2, kind="cuda", by_rank_gib=[61.2, 60.9]),
-        tflops=tflops, mfu=tflops["model"] / gpu.bf16_tflops if gpu and tflops else None,
-        environment={"cpu": "x", "gpus": [device] * 8, "versions": {"torch": "2.13.0"}},
+        tflops=tflops, mfu=mfu(tflops.get("model"), find_gpu(device)),
+        environment=Environment(cpu="x", gpus=[device] * 8, versions={"torch": "2.13.0"}),
+    )  # fmt: skip
+    return msgspec.structs.replace(base, **changes)
+
+
+def a_forecast(total_gib=0.0, tensors_gib=0.0, **changes) -> Forecast:
+    """A forecast without time."""
+    memory = PlannedMemory(total_gib=total_gib, items={}, at="loss", moments={}, tensors_gib=tensors_gib)
+    base = Forecast(
+        preset="llama2_7b_32k", gpu="A100-SXM4-80GB", link="ib", num_gpus=8, dp=8, sp=1, seq_len=32768,
+        engine="fsdp2", kernel="flash2", checkpointing="full", tokens_per_step=8 * 32768, memory=memory,
+        verdict="fits",
     )  # fmt: skip
     return msgspec.structs.replace(base, **changes)
 

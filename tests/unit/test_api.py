@@ -74,7 +74,7 @@ def test_a_plan_is_a_forecast_with_advice_that_can_be_planned_again():
     assert forecast.gpu == "H100-SXM5-80GB" and forecast.tgs is not None
     best = forecast.advice[0]
     again = tgsbench.plan("llama2_70b_128k", best.change, gpu="H100-SXM5-80GB")
-    assert again.tgs is not None and again.tgs.predicted == pytest.approx(best.tgs)
+    assert again.tgs is not None and again.tgs.estimate == pytest.approx(best.tgs)
 
 
 def test_a_plan_for_unknown_hardware_names_what_is_known():

@@ -3,8 +3,11 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from tests.unit.stored import a_forecast
 from tgsbench import presets
-from tgsbench.results.compare import compare, from_prediction, from_reference, from_result
+from tgsbench.results.compare import compare, from_forecast, from_reference, from_result
+from tgsbench.schema.environment import Environment
+from tgsbench.schema.forecast import TgsRange
 from tgsbench.schema.run import Failure, Packing, Result, Tgs
 
 PRESET = presets.resolve("llama2_7b_32k").preset
@@ -34,7 +37,7 @@ def result(samples=FAST, **changes):
         tgs=Tgs(
             median=ordered[len(ordered) // 2], ci95=(ordered[0], ordered[-1]), n=len(samples), samples=samples
         ),
-        environment={"versions": {"torch": "2.13.0"}},
+        environment=Environment(versions={"torch": "2.13.0"}),
     )
     return msgspec.structs.replace(base, **changes)
 
@@ -102,7 +105,7 @@ def test_choices_of_a_system_are_listed_and_do_not_block():
         sp=2,
         checkpointing="selective",
         attention="alst/sdpa",
-        environment={"versions": {"torch": "2.12.0", "deepspeed": "0.19.8"}},
+        environment=Environment(versions={"torch": "2.12.0", "deepspeed": "0.19.8"}),
     )
     found = compare(other, row())
     assert [d.what for d in found.differences] == [
@@ -162,13 +165,13 @@ def test_published_rows_of_two_systems_compare_without_a_claim_of_significance()
 
 
 def test_a_forecast_carries_its_error_bar():
-    forecast = {"tgs": {"predicted": 2200.0, "low": 2050.0, "high": 2350.0}, "memory": {"total_gib": 61.0}}
-    found = compare(row(), from_prediction(PRESET, forecast))
+    forecast = a_forecast(tgs=TgsRange(estimate=2200.0, low=2050.0, high=2350.0), total_gib=61.0)
+    found = compare(row(), from_forecast(PRESET, forecast))
     assert found.verdict == "not significant"
     assert found.b.mem_peak_gib == 61.0
 
 
 def test_cpus_of_two_models_are_two_devices():
-    ours = row(device="cpu", environment={"cpu": "EPYC 9B14"})
-    theirs = row(device="cpu", environment={"cpu": "Xeon 8481C"})
+    ours = row(device="cpu", environment=Environment(cpu="EPYC 9B14"))
+    theirs = row(device="cpu", environment=Environment(cpu="Xeon 8481C"))
     assert compare(ours, theirs).reasons == ["GPU: CPU EPYC 9B14 against CPU Xeon 8481C"]

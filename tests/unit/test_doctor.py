@@ -6,8 +6,11 @@ import sys
 import types
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from tgsbench.schema.environment import Environment
+from tgsbench.schema.torch_answers import TorchFacts
 from tgsbench.system import doctor, gpus
 from tgsbench.system.doctor import DoctorCheck, run_checks, worst
 from tgsbench.system.isolation import Load
@@ -27,15 +30,20 @@ TALK = {"backend": "gloo", "num_bytes": 2_000_000_000, "seconds": 2.0, "problem"
 def quiet(monkeypatch):
     """Nobody else is here."""
     monkeypatch.setattr(doctor, "look_around", lambda: Load(0.0, 0.5, []))
-    monkeypatch.setattr(doctor, "describe_environment", lambda: {
-        "packages": dict.fromkeys(("torch", "transformers", "datasets", "deepspeed"), "1"),
-        "num_cores": 2, "memory_gib": 8, "cpu": "x",
-    })  # fmt: skip
+    monkeypatch.setattr(doctor, "describe_environment", lambda *_: Environment(
+        packages=dict.fromkeys(("torch", "transformers", "datasets", "deepspeed"), "1"),
+        num_cores=2, memory_gib=8, cpu="x",
+    ))  # fmt: skip
 
 
 def checks(tmp_path, facts=CPU_FACTS, talk=TALK, hub=None) -> dict[str, DoctorCheck]:
     answers = {"facts": facts, "talk": talk, "hub": hub or {"problem": ""}}
-    return {check.what: check for check in run_checks(tmp_path / "runs", answers.__getitem__)}
+
+    def probe(question, kind):
+        return msgspec.convert(answers[question], kind)
+
+    found = run_checks(tmp_path / "runs", probe, {"deepspeed": "deepspeed"})
+    return {check.what: check for check in found}
 
 
 def fake_gpus(monkeypatch, names=("NVIDIA H100", "NVIDIA H100"), level=10, nvlinks=18) -> None:
@@ -144,5 +152,5 @@ def test_a_probe_that_fails_is_a_problem_not_a_traceback(monkeypatch, tmp_path, 
     script.write_text(f"#!{sys.executable}\n{code}\n")
     script.chmod(0o755)
     monkeypatch.setattr(doctor.sys, "executable", str(script))
-    assert problem in doctor.ask_torch("facts")["problem"]
+    assert problem in doctor.ask_torch("facts", TorchFacts).problem
     assert Path(script).exists()

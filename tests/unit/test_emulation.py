@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
-from tests.unit.stored import a_result
+from tests.unit.stored import a_forecast, a_result
 from tgsbench import presets
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.launch import preflight
@@ -46,12 +46,12 @@ def _events(noise=lambda index: 0.0, depths=(2, 4), built=4, layers_s=LAYER_S):
             )
 
 
-def _projected(events, prediction=None):
-    return emulation(PRESET, events, prediction, "NVIDIA H100 80GB HBM3", float(PRESET.workload.seq_len))
+def _projected(events, forecast=None):
+    return emulation(PRESET, events, forecast, "NVIDIA H100 80GB HBM3", float(PRESET.workload.seq_len))
 
 
 def test_layer_and_fixed_costs_separate_and_add_up_to_the_step():
-    got = _projected(_events(), {"time": COMMUNICATION})
+    got = _projected(_events(), a_forecast(time=COMMUNICATION))
     assert got.layer_s == pytest.approx(LAYER_S)
     assert got.micro_fixed_s == pytest.approx(FIXED_S)
     assert got.optimizer_s == pytest.approx(NORM_S + LAYERS * UPDATE_S)
@@ -65,7 +65,7 @@ def test_layer_and_fixed_costs_separate_and_add_up_to_the_step():
 
 
 def test_the_interval_holds_the_spread_of_repetitions_and_the_error_of_communication():
-    got = _projected(_events(lambda index: 0.01 * (index - 3)), {"time": COMMUNICATION})
+    got = _projected(_events(lambda index: 0.01 * (index - 3)), a_forecast(time=COMMUNICATION))
     fast, slow = (ACCUMULATION * LAYERS * (LAYER_S + d) for d in (-0.03, 0.03))
     rest = ACCUMULATION * FIXED_S + NORM_S + LAYERS * UPDATE_S
     per_gpu = PRESET.tokens_per_step / 64
@@ -75,7 +75,7 @@ def test_the_interval_holds_the_spread_of_repetitions_and_the_error_of_communica
 
 
 def test_memory_grows_by_activations_and_by_states_of_layers_that_were_not_built():
-    got = _projected(_events(), {"memory": {"tensors_gib": 95.0}})
+    got = _projected(_events(), a_forecast(tensors_gib=95.0))
     assert got.mem_measured_gib == {2: 12.0, 4: 14.0}
     assert got.mem_projected_gib == pytest.approx(14.0 + 76 * 1.0 + 76 / 8)
     assert got.mem_planned_gib == 95.0
@@ -103,9 +103,9 @@ def test_missing_all_to_alls_and_impossible_times_are_said():
 
 
 def test_a_forecast_without_time_counts_as_no_forecast_of_communication():
-    memory_only = {"tgs": None, "time": {}, "memory": {"tensors_gib": 4.0}}
+    memory_only = a_forecast(tensors_gib=4.0)
     assert any("communication counts as 0" in text for text in _projected(_events(), memory_only).problems)
-    known = {"time": COMMUNICATION}
+    known = a_forecast(time=COMMUNICATION)
     assert not any("counts as 0" in text for text in _projected(_events(), known).problems)
 
 
@@ -130,21 +130,21 @@ def test_every_shipped_preset_of_our_own_engine_can_be_emulated():
         preflight.check_emulation(presets.resolve(name).preset, on_several=False)
 
 
-def _lines(prediction) -> str:
-    emulated = _projected(_events(), prediction)
-    result = a_result(PRESET, "one", samples=[], status="emulated", emulated=emulated, prediction=prediction)
+def _lines(forecast) -> str:
+    emulated = _projected(_events(), forecast)
+    result = a_result(PRESET, "one", samples=[], status="emulated", emulated=emulated, forecast=forecast)
     return "\n".join(summary_lines(result))
 
 
 def test_measured_modelled_and_projected_are_told_apart():
-    text = _lines({"time": COMMUNICATION, "memory": {"tensors_gib": 95.0}})
+    text = _lines(a_forecast(time=COMMUNICATION, tensors_gib=95.0))
     assert "34 s of communication" in text and "all_to_all_network 30 s, gather_exposed 4 s" in text
     assert "compare with nothing that was measured" in text
     assert "GiB projected for all layers, planned 95.00 GiB" in text
 
 
 def test_a_missing_forecast_is_no_word_that_nothing_was_sent():
-    text = _lines({"memory": {"tensors_gib": 95.0}})
+    text = _lines(a_forecast(tensors_gib=95.0))
     assert "modelled    nothing: communication has no forecast here and counts as 0" in text
     assert "no communication" not in text
 

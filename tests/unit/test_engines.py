@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from tgsbench.cli.engines import engines
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.install import pip_install
-from tgsbench.systems import environments, registry
+from tgsbench.systems import availability, environments, registry
 
 
 @pytest.fixture(autouse=True)
@@ -35,16 +35,15 @@ def without(monkeypatch, *names: str) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda n, *a: None if n in names else found(n, *a))
 
 
-def test_every_engine_of_the_schema_is_registered():
-    from tgsbench.schema.preset import EngineOptions
-
-    names = next(f for f in msgspec.inspect.type_info(EngineOptions).fields if f.name == "name").type.values
-    assert set(names) == set(registry.ENGINES)
+def test_every_engine_has_options_that_carry_its_name():
+    for spec in registry.engines():
+        assert spec.options().name == spec.name
+        assert spec.options.is_external == (spec.kind == "external")
 
 
 def test_a_missing_package_names_the_extra_that_installs_it(monkeypatch):
     without(monkeypatch, "deepspeed")
-    state = registry.state("deepspeed")
+    state = availability.state("deepspeed")
     assert not state.available
     assert state.missing == ["package deepspeed"]
     assert state.install == pip_install("deepspeed")
@@ -52,11 +51,11 @@ def test_a_missing_package_names_the_extra_that_installs_it(monkeypatch):
 
 def test_several_missing_packages_are_installed_by_one_command(monkeypatch):
     without(monkeypatch, "deepspeed", "torch")
-    assert registry.state("deepspeed").install == pip_install("train", "deepspeed")
+    assert availability.state("deepspeed").install == pip_install("train", "deepspeed")
 
 
 def test_an_external_system_without_environment_names_the_setup_command():
-    state = registry.state("llamafactory")
+    state = availability.state("llamafactory")
     assert not state.available
     assert state.install == "tgsbench engines setup llamafactory"
     with pytest.raises(TgsError) as caught:
@@ -69,16 +68,16 @@ def test_a_named_interpreter_is_kept_and_asked(tmp_path):
     versions = {"python": "3.11.7", "xtuner": "0.2.0", "torch": "2.6", "transformers": "4.48.0"}
     environments.name_python("llamafactory", a_python(tmp_path, {}))
     environments.name_python("xtuner", a_python(tmp_path, versions))
-    state = registry.state("xtuner")
+    state = availability.state("xtuner")
     assert state.versions == versions
     assert [m.split(" in ")[0] for m in state.missing] == ["package mmengine", "package deepspeed"]
     assert environments.named_python("llamafactory") == environments.named_python("xtuner")
 
 
 def test_a_complete_environment_can_run(tmp_path):
-    versions = dict.fromkeys(("python", *environments.RECIPES["llamafactory"].needs), "1")
+    versions = dict.fromkeys(("python", *environments.find_recipe("llamafactory").needs), "1")
     environments.name_python("llamafactory", a_python(tmp_path, versions))
-    assert registry.state("llamafactory").available
+    assert availability.state("llamafactory").available
     assert environments.require("llamafactory").python == str(tmp_path / "python")
 
 
@@ -87,7 +86,7 @@ def test_an_interpreter_that_is_none_is_refused(tmp_path):
     broken.write_text("#!/bin/sh\necho hello\n")
     broken.chmod(0o755)
     environments.name_python("xtuner", broken)
-    assert "no Python that answers" in registry.state("xtuner").missing[0]
+    assert "no Python that answers" in availability.state("xtuner").missing[0]
     with pytest.raises(TgsError, match="no such interpreter"):
         environments.name_python("xtuner", tmp_path / "nowhere")
 
@@ -99,8 +98,8 @@ def test_versions_are_read_from_another_interpreter():
 
 def test_the_command_lists_engines_as_json():
     done = CliRunner().invoke(engines, ["--json"])
-    rows = msgspec.json.decode(done.output, type=list[registry.EngineState])
-    assert [row.name for row in rows] == list(registry.ENGINES)
+    rows = msgspec.json.decode(done.output, type=list[availability.EngineState])
+    assert [row.name for row in rows] == registry.names()
 
 
 def test_setup_dry_run_prints_the_two_commands(tmp_path):
@@ -118,6 +117,6 @@ def test_an_unknown_system_names_the_nearest_one():
 
 
 def test_the_registry_imports_no_torch():
-    code = "import sys\nfrom tgsbench.systems import registry\n"
-    code += "registry.states(); sys.exit('torch' in sys.modules)"
+    code = "import sys\nfrom tgsbench.systems import availability\n"
+    code += "availability.states(); sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

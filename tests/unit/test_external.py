@@ -18,12 +18,13 @@ from tgsbench.cli.run import run
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.external import exit_report
 from tgsbench.external.adapter import num_steps
-from tgsbench.external.bridge import ADAPTERS, shared_out
+from tgsbench.external.bridge import load_adapter, shared_out
 from tgsbench.external.process import peer_environment
 from tgsbench.launch.command import agent_argv
 from tgsbench.metrics.observe import fold_events
 from tgsbench.metrics.result import build_result
 from tgsbench.report.summary import summary_lines
+from tgsbench.schema.environment import Environment
 from tgsbench.schema.events import Bye, Claimed, Data, Error, Hello, Step
 from tgsbench.schema.run import Manifest
 from tgsbench.systems import support
@@ -84,7 +85,7 @@ def test_options_of_our_own_ranks_are_refused(option, value):
 
 def test_llamafactory_gets_the_presets_values():
     preset = a_tiny("llamafactory", "training.accumulation=3", "training.lr=1e-4")
-    settings = json.loads(ADAPTERS["llamafactory"].files(preset, Path("/x"))["train.yaml"])
+    settings = json.loads(load_adapter("llamafactory").files(preset, Path("/x"))["train.yaml"])
     assert settings["cutoff_len"] == preset.workload.seq_len
     assert settings["gradient_accumulation_steps"] == 3
     assert settings["learning_rate"] == 1e-4
@@ -97,7 +98,7 @@ def test_llamafactory_gets_the_presets_values():
 def test_xtuners_configuration_is_python_whose_values_are_literals():
     preset = a_tiny("xtuner", "training.accumulation=2")
     folder = Path("/x/'; import os  # ")
-    source = ADAPTERS["xtuner"].files(preset, folder)["config.py"]
+    source = load_adapter("xtuner").files(preset, folder)["config.py"]
     tree = ast.parse(source)
     values = {
         node.targets[0].id: ast.literal_eval(node.value)
@@ -112,7 +113,7 @@ def test_xtuners_configuration_is_python_whose_values_are_literals():
 
 def test_llamafactory_steps_are_differences_of_its_cumulative_figures():
     preset = a_tiny("llamafactory")
-    steps = ADAPTERS["llamafactory"].steps(LLAMAFACTORY, preset)
+    steps = load_adapter("llamafactory").steps(LLAMAFACTORY, preset)
     assert [step.tokens for step in steps[:3]] == [2048, 2048, 2048]
     assert steps[1].step_s == pytest.approx(4096 / 17855.6 - 2048 / 17197.79)
     assert sum(s.step_s for s in steps[:3]) == pytest.approx(6144 / 18191.82)
@@ -123,13 +124,13 @@ def test_llamafactorys_summary_row_is_no_step():
     summary = {k: v for k, v in rows[-1].items() if k != "loss"}
     with_summary = LLAMAFACTORY.rstrip() + "\n" + json.dumps(summary) + "\n"
     preset = a_tiny("llamafactory")
-    adapter = ADAPTERS["llamafactory"]
+    adapter = load_adapter("llamafactory")
     assert adapter.steps(with_summary, preset) == adapter.steps(LLAMAFACTORY, preset)
 
 
 def test_xtuner_steps_are_whole_accumulation_windows():
     preset = a_tiny("xtuner", "training.accumulation=2")
-    steps = ADAPTERS["xtuner"].steps(XTUNER, preset)
+    steps = load_adapter("xtuner").steps(XTUNER, preset)
     # The first two lines of the sample: 0.0971 s and 0.1065 s, 256 tokens a GPU each.
     assert steps[0].step_s == pytest.approx(0.0971 + 0.1065)
     assert steps[0].tokens == pytest.approx(2 * (2635.8872 * 0.0971 + 2403.5319 * 0.1065))
@@ -138,8 +139,8 @@ def test_xtuner_steps_are_whole_accumulation_windows():
 
 def test_xtuners_claim_is_the_biased_mean_over_micro_batches():
     preset = a_tiny("xtuner", "training.accumulation=2", "measure.warmup=0")
-    claims = ADAPTERS["xtuner"].claims(XTUNER, preset)
-    steps = ADAPTERS["xtuner"].steps(XTUNER, preset)
+    claims = load_adapter("xtuner").claims(XTUNER, preset)
+    steps = load_adapter("xtuner").steps(XTUNER, preset)
     ours = sum(s.tokens for s in steps) / sum(s.step_s for s in steps) / preset.world_size
     assert claims["tokens_per_sec, mean over micro-batches"] > ours
 
@@ -166,7 +167,7 @@ def test_the_result_holds_our_figure_and_the_claimed_one():
         run_id="x", preset="tiny_cpu", engine="llamafactory", created_unix=0.0, world_size=2, device="cpu"
     )
     observed = fold_events(_events(preset, data, claims), preset.world_size)
-    result = build_result(manifest, preset, observed, None, None, {})
+    result = build_result(manifest, preset, observed, None, None, Environment())
     assert result.status == "ok"
     assert result.tgs.median == 500
     assert result.claimed == {"throughput": 1333.0}
@@ -232,7 +233,7 @@ def test_a_tied_program_ends_when_its_parent_is_killed(tmp_path):
     told = tmp_path / "pid"
     inner = f"import os, time; open({str(told)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
     outer = (
-        "import subprocess, sys\nfrom tgsbench.system.lifetime import tied\n"
+        "import subprocess, sys\nfrom tgsbench.system.lifetime import die_with_parent_argv as tied\n"
         f"subprocess.Popen(tied([sys.executable, '-c', {inner!r}])).wait()"
     )
     parent = subprocess.Popen([sys.executable, "-c", outer])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tgsbench import presets
-from tgsbench.models.flops import flops_per_token, tflops_by_convention
+from tgsbench.metrics.figures import tflops_by_convention
+from tgsbench.models.flops import flops_per_token
 from tgsbench.models.spec import num_parameters
 
 INCONSISTENT_IN_THE_SOURCE = {"llama2_7b_32k": 0.0066, "yi_34b_8k": -0.0011}

@@ -13,9 +13,12 @@ from click.testing import CliRunner
 from tests.unit.stored import a_preset, store_run
 from tgsbench.cli.runs import runs
 from tgsbench.errors import TgsError
-from tgsbench.results import index, prune
+from tgsbench.results import index, prune, run_columns
+from tgsbench.schema.run import Failure
 from tgsbench.store import run_dir
 from tgsbench.store.run_dir import RunDir
+from tgsbench.system.lifetime import process_identity
+from tgsbench.tui import run_rows
 
 
 def listed(root: Path) -> list[str]:
@@ -178,3 +181,89 @@ def test_a_filter_that_lets_nothing_through_does_not_call_the_folder_empty(tmp_p
     some_runs(tmp_path)
     assert ask("--tag", "nightly", root=tmp_path) == f"no run in {tmp_path} with tag nightly\n"
     assert "start one" in ask(root=tmp_path / "empty")
+
+
+def test_a_run_that_cannot_be_read_at_all_is_one_row(tmp_path, monkeypatch):
+    for name in ("a", "b", "c"):
+        store_run(tmp_path, name)
+    read = index.summarize
+
+    def fails(run):
+        if run.run_id == "b":
+            raise ValueError("-40 is not a valid Signals")
+        return read(run)
+
+    monkeypatch.setattr(index, "summarize", fails)
+    found = {summary.run_id: summary for summary in index.list_summaries(tmp_path)}
+    assert [found[name].status for name in "abc"] == ["ok", "damaged", "ok"]
+    assert found["b"].reason == f"{tmp_path / 'b'}: ValueError: -40 is not a valid Signals"
+    monkeypatch.setattr(index, "summarize", read)
+    assert [summary.status for summary in index.list_summaries(tmp_path)] == ["ok"] * 3
+
+
+def test_a_folder_whose_name_is_no_text_leaves_the_others_and_the_cache(tmp_path):
+    store_run(tmp_path, "a")
+    odd = store_run(tmp_path, "b").path
+    os.rename(odd, os.fsencode(tmp_path) + b"/b\xff")
+    assert listed(tmp_path) == ["b\udcff", "a"]
+    assert len(json.loads((tmp_path / ".index.json").read_text())["entries"]) == 1
+
+
+def test_what_was_read_is_kept_when_the_caller_stops_early(tmp_path, monkeypatch):
+    for name in ("a", "b", "c"):
+        store_run(tmp_path, name)
+    reader = index.iter_summaries(tmp_path, index.summarize)
+    assert [next(reader).run_id, next(reader).run_id] == ["c", "b"]
+    reader.close()
+    read = []
+    reader = index.iter_summaries(tmp_path, lambda run: read.append(run) or index.summarize(run))
+    assert len(list(reader)) == 3
+    assert [run.run_id for run in read] == ["a"]
+
+
+def test_a_list_that_changed_nothing_writes_nothing(tmp_path, monkeypatch):
+    store_run(tmp_path, "a")
+    (store_run(tmp_path, "b").path / "result.json").unlink()
+    listed(tmp_path)
+    monkeypatch.setattr(index, "write_atomic", lambda path, data: pytest.fail("written"))
+    assert listed(tmp_path) == ["b", "a"]
+
+
+def test_a_glance_at_a_run_that_goes_on_reads_no_events(tmp_path, monkeypatch):
+    run = store_run(tmp_path, "a")
+    (run.path / "result.json").unlink()
+
+    def sign(manifest):
+        manifest.host, manifest.supervisor_pid = os.uname().nodename, os.getpid()
+        manifest.supervisor_identity = process_identity(os.getpid())
+
+    run.change_manifest(sign)
+    monkeypatch.setattr(RunDir, "events", lambda self: pytest.fail("events read"))
+    (found,) = index.iter_summaries(tmp_path, index.glance)
+    assert (found.status, found.preset, found.world_size, found.tgs) == ("running", "llama2_7b_32k", 8, None)
+
+
+def test_a_column_added_to_the_table_is_in_both_lists(tmp_path, monkeypatch):
+    store_run(tmp_path, "a")
+    pack = run_columns.RunColumn("packs", lambda s: 7 * s.sp, "{} packs".format, width=12, right=True)
+    monkeypatch.setitem(run_columns.COLUMNS, "packs", pack)
+    monkeypatch.setattr(run_columns, "TABLE", ("run", "packs", "why"))
+    monkeypatch.setattr(run_columns, "LIST", ("packs", *run_columns.LIST))
+    (summary,) = index.list_summaries(tmp_path)
+    shown = f"{7 * summary.sp} packs"
+    assert ask(root=tmp_path) == f"run{'packs'.rjust(2 + len(shown))}  why\na    {shown}\n"
+    assert ("packs", "packs", 12) in run_rows.list_columns()
+    [(key, cells)] = run_rows.table_rows([run_rows.run_row(summary)], [])
+    assert run_rows.name_of(key) == "a"
+    assert cells[1].plain == shown.rjust(12)
+
+
+def test_the_table_of_runs_prints_as_ever(tmp_path):
+    store_run(tmp_path, "one", status="oom", failure=Failure(kind="oom", reason="out\nof  memory"))
+    store_run(tmp_path, "two", rehearsal_of="llama2_70b_1M", samples=[])
+    ask("tag", "two", "v1", "good", root=tmp_path)
+    assert ask(root=tmp_path).splitlines() == [
+        "run  status  engine    TGS  n  tags     why",
+        "two  ok      fsdp2       -  0  v1,good  rehearsal: compare with nothing",
+        "one  oom     fsdp2   2,302  7           out of memory",
+    ]

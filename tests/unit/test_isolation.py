@@ -12,6 +12,7 @@ import pytest
 from tgsbench import presets
 from tgsbench.metrics.observe import fold_events
 from tgsbench.metrics.result import build_result
+from tgsbench.schema.environment import Environment
 from tgsbench.schema.events import Gpu, Hello, Warn
 from tgsbench.schema.run import Manifest, Outcome
 from tgsbench.system import isolation
@@ -164,7 +165,7 @@ def test_a_result_of_a_disturbed_machine_says_so():
     manifest = Manifest(
         run_id="r", preset="tiny_cpu", engine="fsdp2", created_unix=0, world_size=2, device="cuda"
     )
-    result = build_result(manifest, preset, fold_events(stream, 2), Outcome(), None, {})
+    result = build_result(manifest, preset, fold_events(stream, 2), Outcome(), None, Environment())
     assert result.disturbances == [
         "other processes used 3.2 of 16 cores",
         "GPU clocks were held down in 25% of samples: hardware thermal",

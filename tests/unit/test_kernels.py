@@ -235,8 +235,8 @@ def test_a_cudnn_that_torch_refuses_is_a_missing_kernel_and_a_fact(monkeypatch):
         kernels.make("cudnn", torch.device("cuda"))
     assert "LD_LIBRARY_PATH" in caught.value.hint
     facts = torch_info.facts()
-    assert facts["cudnn"] == "cuDNN version incompatibility: compiled against 9.26"
-    assert "sdpa" in facts["kernels"]
+    assert facts.cudnn == "cuDNN version incompatibility: compiled against 9.26"
+    assert "sdpa" in facts.kernels
 
 
 def test_auto_takes_the_fastest_kernel_that_runs_and_records_all_times(monkeypatch):

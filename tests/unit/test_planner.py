@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from tgsbench import presets
 from tgsbench.errors import ExitCode, TgsError
-from tgsbench.planner import predict
+from tgsbench.planner import forecast_preset
 from tgsbench.planner.counts import attention_flops, layer_counts, products
 from tgsbench.planner.machine import Machine, attention_speed, find_constants, find_link, find_machine
 from tgsbench.planner.memory import COMMUNICATOR_BYTES, memory_plan
@@ -24,7 +24,8 @@ from tgsbench.planner.plan import estimate, machine_of
 from tgsbench.planner.time import step_time
 from tgsbench.planner.workload import Dims, StepWorkload
 from tgsbench.presets import catalog
-from tgsbench.systems.costs import SYSTEMS, find_system
+from tgsbench.systems import registry
+from tgsbench.systems.registry import find_system
 from tgsbench.units import GIB
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,7 +83,7 @@ def works(draw: st.DrawFn, sp: int | None = None) -> StepWorkload:
     )
 
 
-systems = st.sampled_from(sorted(SYSTEMS)).map(SYSTEMS.__getitem__)
+systems = st.sampled_from(sorted(registry.systems())).map(find_system)
 
 
 def reference_machine(gpu: str = "A100-SXM4-80GB", link: str = "") -> Machine:
@@ -98,7 +99,7 @@ PLANNED += [("llama2_70b_128k", gpu) for gpu in GPUS]
 
 @pytest.mark.parametrize(("name", "gpu"), PLANNED)
 def test_items_add_up_to_the_totals(name, gpu):
-    plan = predict(presets.resolve(name, []).preset, gpu)
+    plan = forecast_preset(presets.resolve(name, []).preset, gpu)
     assert plan.memory.total_gib == pytest.approx(math.fsum(plan.memory.items.values()))
     assert plan.memory.total_gib == pytest.approx(max(plan.memory.moments.values()))
     assert plan.memory.moments[plan.memory.at] == pytest.approx(plan.memory.total_gib)
@@ -110,14 +111,14 @@ def test_items_add_up_to_the_totals(name, gpu):
         assert any("no constants" in note for note in plan.notes)
         return
     assert plan.step_s == pytest.approx(math.fsum(plan.time.values()))
-    assert plan.tgs.predicted == pytest.approx(plan.tokens_per_step / plan.num_gpus / plan.step_s)
-    assert plan.tgs.low < plan.tgs.predicted < plan.tgs.high
+    assert plan.tgs.estimate == pytest.approx(plan.tokens_per_step / plan.num_gpus / plan.step_s)
+    assert plan.tgs.low < plan.tgs.estimate < plan.tgs.high
     assert all(seconds > 0 for seconds in plan.time.values())
 
 
 @pytest.mark.parametrize("name", ["llama2_7b_8k", "llama2_70b_1M", "llama3_8b_512k"])
 def test_json_has_every_field_and_every_item_says_where_it_comes_from(name):
-    plan = msgspec.json.decode(msgspec.json.encode(predict(presets.resolve(name, []).preset)))
+    plan = msgspec.json.decode(msgspec.json.encode(forecast_preset(presets.resolve(name, []).preset)))
     assert plan["tgs"].keys() == {"predicted", "low", "high"}
     assert {"step_s", "time", "tflops", "mfu", "memory", "verdict", "advice"} <= plan.keys()
     assert {"total_gib", "items", "host_gib"} <= plan["memory"].keys()
@@ -134,7 +135,7 @@ def test_json_has_every_field_and_every_item_says_where_it_comes_from(name):
 
 
 def test_selective_checkpointing_names_what_it_keeps():
-    plan = predict(presets.resolve("llama2_70b_128k", ["training.checkpointing=selective"]).preset)
+    plan = forecast_preset(presets.resolve("llama2_70b_128k", ["training.checkpointing=selective"]).preset)
     layers, tokens, heads = 80, 131072 // 8, 64
     assert plan.memory.at == "backward of the second last layer"
     kept = (layers - 1) * tokens * heads * (128 * 2 + 4) / GIB
@@ -145,14 +146,14 @@ def test_selective_checkpointing_names_what_it_keeps():
 
 def test_offloading_needs_host_memory():
     sets = ["engine.name=deepspeed", "engine.offload=optimizer"]
-    plan = predict(presets.resolve("llama2_70b_8k", sets).preset)
+    plan = forecast_preset(presets.resolve("llama2_70b_8k", sets).preset)
     shard = 68_976_648_192 / 32
     assert plan.memory.host_gib == pytest.approx(8 * (12 + 2) * shard / GIB)
     assert plan.memory.items["optimizer_states"] == 0
-    assert predict(presets.resolve("llama2_70b_8k", []).preset).memory.host_gib == 0
+    assert forecast_preset(presets.resolve("llama2_70b_8k", []).preset).memory.host_gib == 0
     assert not any("host memory" in note for note in plan.notes)
     long = ["engine.activation_offload=true", "workload.seq_len=32M"]
-    notes = predict(presets.resolve("llama2_70b_1M", long).preset).notes
+    notes = forecast_preset(presets.resolve("llama2_70b_1M", long).preset).notes
     assert any("host memory a node: more than a usual node has (1792.00 GiB)" in n for n in notes), notes
 
 
@@ -215,7 +216,7 @@ def test_tgs_falls_as_length_grows_once_compute_hides_the_traffic(name, link):
 @given(works(sp=1), st.sampled_from((2, 4, 8)))
 def test_sp_changes_no_model_flops(work, sp):
     split = replace(work, sp=sp, world=work.world * sp)
-    system = SYSTEMS["fsdp2"]
+    system = find_system("fsdp2")
     for part in (work, split):
         assert part.local_tokens * part.sp == work.local_tokens
     whole, each = layer_counts(work, system), layer_counts(split, system)
@@ -255,7 +256,7 @@ def test_flops_of_a_layer_by_hand():
     h, i, tokens = 256, 768, 1024
     weights = h * h * 2 + 2 * h * 128 + 3 * h * i
     assert products(work, [(h, h)]).flops == 2 * tokens * h * h
-    assert layer_counts(work, SYSTEMS["deepspeed"]).gemm.flops == 2 * tokens * weights
+    assert layer_counts(work, find_system("deepspeed")).gemm.flops == 2 * tokens * weights
     # Q·Kᵀ and P·V, half of the square: 2 products · 2 FLOPs · S²/2 · 4 heads · 64.
     assert attention_flops(work) == 2 * 1024 * 1024 * 4 * 64
 
@@ -266,11 +267,11 @@ def test_bytes_of_the_collectives_by_hand():
     tokens, width = 1024, 64 * 2
     # q at 8 heads, k and v repeated from 2 to sp = 4, the output at 8: three passes, two layers.
     one_pass = tokens * width * (8 + 2 * 4 + 8)
-    assert exchanged_bytes(work, SYSTEMS["fsdp2"]) == 2 * 3 * one_pass
-    assert exchanged_bytes(replace(work, checkpointing="selective"), SYSTEMS["fsdp2"]) == 2 * 2 * one_pass
+    assert exchanged_bytes(work, find_system("fsdp2")) == 2 * 3 * one_pass
+    assert exchanged_bytes(replace(work, checkpointing="selective"), find_system("fsdp2")) == 2 * 2 * one_pass
     # Everything for the forward; embedding, head and final norm are not gathered again.
     again = base.num_parameters - base.embedding_weights - base.hidden
-    assert gathered_bytes(work, SYSTEMS["fsdp2"]) == 2 * (base.num_parameters + again)
+    assert gathered_bytes(work, find_system("fsdp2")) == 2 * (base.num_parameters + again)
 
 
 def test_a_tiled_mlp_computes_gate_and_up_once_more_and_keeps_its_input_alone():
@@ -278,19 +279,20 @@ def test_a_tiled_mlp_computes_gate_and_up_once_more_and_keeps_its_input_alone():
     whole = StepWorkload(dims=base, seq_len=65_536, attended_len=65_536.0, world=1)
     tiled = replace(whole, tiled_mlp=True)
     mlp = 2 * whole.local_tokens * base.mlp_matrices * base.hidden * base.intermediate
-    own, alst = (layer_counts(tiled, SYSTEMS[name]) for name in ("fsdp2", "deepspeed"))
+    own, alst = (layer_counts(tiled, find_system(name)) for name in ("fsdp2", "deepspeed"))
     assert own.gemm_tiled.flops == pytest.approx(mlp * 2 / 3)
     assert alst.gemm_tiled.flops == pytest.approx(mlp)
     # Its recomputation runs the down projection too: a function's inputs are saved when it has run.
-    assert own.gemm_recompute.flops == layer_counts(whole, SYSTEMS["fsdp2"]).gemm.flops
-    assert memory_plan(tiled, SYSTEMS["fsdp2"]).peak.total < memory_plan(whole, SYSTEMS["fsdp2"]).peak.total
+    assert own.gemm_recompute.flops == layer_counts(whole, find_system("fsdp2")).gemm.flops
+    fsdp2 = find_system("fsdp2")
+    assert memory_plan(tiled, fsdp2).peak.total < memory_plan(whole, fsdp2).peak.total
 
 
 def test_offloaded_inputs_come_back_two_at_a_time():
     work = StepWorkload(
         dims=dims(32, 32, 8, 64, 512), seq_len=65_536, attended_len=65_536.0, world=1, activation_offload=True
     )
-    peak = memory_plan(work, SYSTEMS["fsdp2"]).peak
+    peak = memory_plan(work, find_system("fsdp2")).peak
     assert peak.name == "backward of the second layer"
     assert peak.items["checkpoints"] == 2 * 65_536 * 32 * 64 * 2
 
@@ -330,7 +332,7 @@ def test_a_gpu_without_constants_has_memory_and_no_time(tmp_path, monkeypatch):
         'source = "datasheet"\n'
     )
     monkeypatch.chdir(tmp_path)
-    plan = predict(presets.resolve("llama2_7b_8k", []).preset, "X900")
+    plan = forecast_preset(presets.resolve("llama2_7b_8k", []).preset, "X900")
     assert plan.tgs is None
     assert plan.memory.total_gib > 0
     assert any("--calibrate" in note for note in plan.notes)
@@ -338,7 +340,7 @@ def test_a_gpu_without_constants_has_memory_and_no_time(tmp_path, monkeypatch):
 
 
 def test_float32_on_a_gpu_has_memory_and_no_time():
-    plan = predict(presets.resolve("llama2_7b_8k", ["training.compute_dtype=float32"]).preset)
+    plan = forecast_preset(presets.resolve("llama2_7b_8k", ["training.compute_dtype=float32"]).preset)
     assert (plan.tgs, plan.verdict) == (None, "fits")
     assert any("not for float32 products" in note for note in plan.notes)
 

@@ -18,7 +18,7 @@ from benchmarks.planner_rows import (
 )
 from tgsbench.errors import TgsError
 from tgsbench.planner.machine import find_constants
-from tgsbench.systems.costs import SYSTEMS
+from tgsbench.systems.registry import find_system
 
 SHAPE = (
     "source_repo,model,params_b,layers,hidden,intermediate,heads,kv_heads,vocab,gpu,gpus,seq_len,"
@@ -137,7 +137,7 @@ def test_shipped_constants_are_those_of_the_fit():
     rows, _ = read_rows(CALIBRATION)
     parameters = planner_fit.fit_parameters(rows, kernels)
     stack = planner_fit.stack(parameters)
-    shipped = SYSTEMS["llm_foundry"]
+    shipped = find_system("llm_foundry")
     assert shipped.attention_share == pytest.approx(stack.attention_share, rel=2e-3)
     assert shipped.traffic.hidden == pytest.approx(stack.traffic.hidden, rel=2e-3)
     assert shipped.traffic.logits == pytest.approx(stack.traffic.logits, rel=2e-3)

@@ -13,13 +13,13 @@ from tgsbench.errors import ExitCode, TgsError
 from tgsbench.planner.advice import advise, assign
 from tgsbench.planner.chrome import chrome_trace
 from tgsbench.planner.machine import Machine
-from tgsbench.planner.plan import estimate, machine_of, predict
+from tgsbench.planner.plan import estimate, forecast_preset, machine_of
 from tgsbench.planner.scale import scale
 from tgsbench.planner.search import max_seq_len, search, variants
 from tgsbench.presets.validate import mesh_problems
 from tgsbench.report import plan as report
 from tgsbench.schema import spans
-from tgsbench.systems.costs import SYSTEMS, find_system
+from tgsbench.systems.registry import find_system
 
 
 def preset(name: str = "llama2_70b_128k", *sets: str):
@@ -49,8 +49,8 @@ def test_candidates_fit_and_are_ranked(found):
 def test_a_candidates_changes_make_the_plan_it_shows(found):
     asked, result = found
     for candidate in result.candidates[:: max(1, len(result.candidates) // 12)]:
-        plan = predict(preset(asked.name, *candidate.change))
-        assert plan.tgs.predicted == pytest.approx(candidate.tgs)
+        plan = forecast_preset(preset(asked.name, *candidate.change))
+        assert plan.tgs.estimate == pytest.approx(candidate.tgs)
         assert plan.memory.total_gib == pytest.approx(candidate.total_gib)
         assert (plan.sp, plan.checkpointing) == (candidate.sp, candidate.checkpointing)
 
@@ -104,9 +104,9 @@ def test_a_model_that_fits_at_no_length_is_an_error():
 
 def test_scaling_costs_speed_and_saves_memory():
     asked = preset("llama2_70b_8k")
-    points = scale(asked, SYSTEMS["fsdp2"], machine_of(asked), [8, 16, 32, 64, 512, 4096])
+    points = scale(asked, find_system("fsdp2"), machine_of(asked), [8, 16, 32, 64, 512, 4096])
     memory = [point.total_gib for point in points]
-    speeds = [point.tgs.predicted for point in points]
+    speeds = [point.tgs.estimate for point in points]
     assert memory == sorted(memory, reverse=True)
     assert speeds == sorted(speeds, reverse=True)
     fitting = [point for point in points if point.verdict != "out of memory"]
@@ -118,16 +118,16 @@ def test_scaling_costs_speed_and_saves_memory():
 def test_a_slower_interconnect_scales_worse():
     asked = preset("llama2_70b_8k")
     slow, fast = (
-        scale(asked, SYSTEMS["fsdp2"], machine_of(asked, link=link), [64])[0]
+        scale(asked, find_system("fsdp2"), machine_of(asked, link=link), [64])[0]
         for link in ("ethernet100", "xdr800")
     )
-    assert slow.tgs.predicted < fast.tgs.predicted
+    assert slow.tgs.estimate < fast.tgs.estimate
     assert slow.network_share > fast.network_share
 
 
 def test_the_plot_has_a_bar_for_each_number_of_gpus():
     asked = preset("llama2_70b_8k")
-    points = scale(asked, SYSTEMS["fsdp2"], machine_of(asked), [8, 64])
+    points = scale(asked, find_system("fsdp2"), machine_of(asked), [8, 64])
     text = "\n".join(report.scale_lines(points))
     assert "out of memory" in text
     assert text.count("█") > 10
@@ -145,7 +145,7 @@ def test_advice_for_what_does_not_fit_is_one_change_that_fits():
     assert advice[0].verdict == "fits"
     assert len(advice[0].change) == 1
     assert "smallest change that fits" in advice[0].why
-    again = predict(
+    again = forecast_preset(
         preset("llama2_7b_8k", "training.checkpointing=none", "training.micro_batch=8", *advice[0].change)
     )
     assert again.verdict == "fits"
@@ -155,11 +155,11 @@ def test_advice_for_what_does_not_fit_is_one_change_that_fits():
 def test_the_verdict_names_the_term_that_breaks_it():
     assert (
         "largest item is activations"
-        in predict(preset("llama2_7b_32k", "training.checkpointing=none")).reason
+        in forecast_preset(preset("llama2_7b_32k", "training.checkpointing=none")).reason
     )
-    big = predict(preset("llama2_70b_8k", "hardware.num_gpus=8"))
+    big = forecast_preset(preset("llama2_70b_8k", "hardware.num_gpus=8"))
     assert (big.verdict, "model states" in big.reason) == ("out of memory", True)
-    logits = predict(preset("llama2_7b_32k", "engine.loss_chunk_tokens=0", "workload.seq_len=512k"))
+    logits = forecast_preset(preset("llama2_7b_32k", "engine.loss_chunk_tokens=0", "workload.seq_len=512k"))
     assert (logits.memory.at, "largest item is loss" in logits.reason) == ("loss", True)
 
 
@@ -170,7 +170,8 @@ def test_advice_on_speed_is_faster():
     assert advice
     for item in advice:
         assert item.tgs_ratio == pytest.approx(item.tgs / base.tgs)
-        assert predict(preset("llama2_70b_128k", *item.change)).tgs.predicted == pytest.approx(item.tgs)
+        found = forecast_preset(preset("llama2_70b_128k", *item.change))
+        assert found.tgs.estimate == pytest.approx(item.tgs)
 
 
 def test_assign_replaces_dotted_keys():

@@ -87,8 +87,10 @@ def test_the_python_snippet_is_the_example_that_is_run():
 def test_the_install_lines_name_extras_and_the_wheel_that_there_are():
     named = re.findall(r'pip install (?:-e )?"([^"\[]*)\[([a-z,]+)\]"', README)
     assert [where for where, _ in named] == [".", f"./tgsbench-{__version__}-py3-none-any.whl"]
-    assert {extra for _, extras in named for extra in extras.split(",")} <= set(PACKAGE["optional-dependencies"])
-    torch, clone, flash = (README.index(line) for line in ("pip install torch", "pip install -e", "flash-attn --no"))
+    extras = {extra for _, extras in named for extra in extras.split(",")}
+    assert extras <= set(PACKAGE["optional-dependencies"])
+    lines = ("pip install torch", "pip install -e", "flash-attn --no")
+    torch, clone, flash = (README.index(line) for line in lines)
     assert torch < clone < flash
 
 

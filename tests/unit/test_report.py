@@ -53,7 +53,7 @@ def test_the_published_report_holds_the_reference_pages_three_tables():
         for entry in table.entries:
             want = {row.system: (row.tgs, row.status) for row in references[entry.config]}
             assert {s: (row.tgs, row.status) for s, row in entry.published.items()} == want
-            assert entry.predicted is not None and entry.predicted.tgs
+            assert entry.forecast is not None and entry.forecast.tgs
 
 
 def test_the_published_page_shows_each_figure_and_out_of_memory_where_it_was():
@@ -127,7 +127,7 @@ def test_a_measured_run_stands_beside_published_and_predicted(tmp_path):
     store_run(tmp_path, "mine")
     found = collect.of_words(tmp_path, ["mine"])
     (entry,) = found.tables[0].entries
-    assert entry.predicted is not None and set(entry.published) == {"xtuner", "llamafactory"}
+    assert entry.forecast is not None and set(entry.published) == {"xtuner", "llamafactory"}
     assert {c.b.system: c.verdict for c in entry.against} == {"xtuner": "better", "llamafactory": "better"}
     html = page.render(found)
     assert "mine against xtuner:llama2_7b_32k: better: 1.030x" in html

@@ -13,6 +13,7 @@ from tgsbench.metrics import integrity, reference
 from tgsbench.metrics.failure import root_cause
 from tgsbench.metrics.observe import fold_events
 from tgsbench.metrics.result import build_result, throughput
+from tgsbench.schema.environment import Environment
 from tgsbench.schema.events import Bye, Data, Error, Hello, Kernel, Step
 from tgsbench.schema.run import LauncherReport, Manifest, Outcome, RankExit, Tgs
 
@@ -43,7 +44,7 @@ def result(stream, outcome=None, launcher=None, preset=PRESET, device="cpu"):
     manifest = Manifest(
         run_id="r", preset=preset.name, engine="fsdp2", created_unix=0, world_size=2, device=device
     )
-    return build_result(manifest, preset, fold_events(stream), outcome or Outcome(), launcher, {})
+    return build_result(manifest, preset, fold_events(stream), outcome or Outcome(), launcher, Environment())
 
 
 def test_tgs_is_tokens_over_gpus_and_the_slowest_ranks_seconds():

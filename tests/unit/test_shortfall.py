@@ -7,7 +7,7 @@ import re
 import pytest
 
 from tgsbench import presets
-from tgsbench.planner.plan import predict
+from tgsbench.planner.plan import forecast_preset
 from tgsbench.planner.shortfall import explain
 from tgsbench.units import GIB
 
@@ -16,7 +16,7 @@ CARD_GIB = 79.2
 
 
 def total_gib(preset) -> float:
-    return predict(preset).memory.total_gib
+    return forecast_preset(preset).memory.total_gib
 
 
 @pytest.mark.parametrize(("in_use_gib", "asked_gib"), [(77.9, 2.5), (70.0, 20.0)])

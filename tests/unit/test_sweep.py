@@ -7,10 +7,11 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from tests.unit.stored import a_preset, a_result, store_run
+from tests.unit.stored import a_forecast, a_preset, a_result, store_run
 from tgsbench.cli.sweep import sweep as command
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.launch import max_seq_len, sweep
+from tgsbench.schema.forecast import TgsRange
 from tgsbench.schema.run import Failure
 
 SPEC = """
@@ -67,9 +68,10 @@ def test_a_point_is_named_in_the_words_of_its_spec(tmp_path):
 def test_what_the_planner_says_cannot_fit_is_skipped(spec, monkeypatch):
     def forecast(preset, gpu=""):
         verdict = "out of memory" if preset.parallel.sp == 1 else "fits"
-        return {"verdict": verdict, "reason": "logits", "tgs": {"predicted": 5.0}, "step_s": 1.0}
+        tgs = TgsRange(estimate=5.0, low=4.0, high=6.0)
+        return a_forecast(verdict=verdict, reason="logits", tgs=tgs, step_s=1.0)
 
-    monkeypatch.setattr(sweep.row_specs, "forecast", forecast)
+    monkeypatch.setattr(sweep, "forecast_preset", forecast)
     found = sweep.points(sweep.read_spec(spec))
     assert {p.skipped for p in found if p.values["parallel.sp"] == "1"} == {"planned out of memory: logits"}
 
@@ -77,10 +79,10 @@ def test_what_the_planner_says_cannot_fit_is_skipped(spec, monkeypatch):
 def test_the_fastest_forecast_runs_first(spec, monkeypatch):
     def forecast(preset, gpu=""):
         tgs = 10.0 * preset.parallel.sp + (preset.training.checkpointing == "none")
-        return {"verdict": "fits", "tgs": {"predicted": tgs}, "step_s": 1.0}
+        return a_forecast(tgs=TgsRange(estimate=tgs, low=tgs, high=tgs), step_s=1.0)
 
-    monkeypatch.setattr(sweep.row_specs, "forecast", forecast)
-    order = [p.predicted_tgs for p in sweep.points(sweep.read_spec(spec)) if not p.skipped]
+    monkeypatch.setattr(sweep, "forecast_preset", forecast)
+    order = [p.forecast_tgs for p in sweep.points(sweep.read_spec(spec)) if not p.skipped]
     assert order == [21.0, 20.0, 11.0, 10.0]
 
 

@@ -96,7 +96,7 @@ def _contenders(
     if not words or len(names) < 2:
         raise TgsError(
             "--engines needs a preset and two engines",
-            hint="tgsbench compare tiny_cpu --engines fsdp2,deepspeed",
+            hint=f"tgsbench compare tiny_cpu --engines {','.join(registry.native_names())}",
         )
     for name in names:
         registry.find_engine(name)

@@ -9,6 +9,7 @@ import click
 from tgsbench import presets, units
 from tgsbench.cli import output
 from tgsbench.errors import ExitCode, TgsError, nearest
+from tgsbench.metrics import figures
 from tgsbench.results.convention import Identified, identify
 from tgsbench.schema.hardware import GpuSpec
 
@@ -67,7 +68,7 @@ def model_terms(found: Identified, gpu: GpuSpec | None) -> str:
 def _from_mfu(mfu_percent: float, gpu: GpuSpec | None) -> float:
     if gpu is None:
         raise TgsError("--mfu needs --gpu: a share of which peak?")
-    return mfu_percent / 100 * gpu.bf16_tflops
+    return figures.tflops_at_mfu(mfu_percent / 100, gpu)
 
 
 def known_gpu(name: str) -> GpuSpec:

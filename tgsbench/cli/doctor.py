@@ -12,6 +12,7 @@ from tgsbench.cli import diagnostics, output
 from tgsbench.errors import ExitCode
 from tgsbench.store import run_dir
 from tgsbench.system.doctor import DoctorCheck, run_checks, worst
+from tgsbench.systems import registry
 
 
 @click.command()
@@ -20,7 +21,7 @@ from tgsbench.system.doctor import DoctorCheck, run_checks, worst
 def doctor(as_json: bool, folder: Path | None) -> None:
     """Check Python, torch, GPUs and their links, ranks that talk, disk, limits, the hub."""
     diagnostics.note("looking at this machine; torch takes some seconds …")
-    checks = run_checks(run_dir.runs_root(folder))
+    checks = run_checks(run_dir.runs_root(folder), engine_distributions=registry.engine_distributions())
     level = worst(checks)
     if as_json:
         output.json({"level": level, "checks": msgspec.to_builtins(checks)})

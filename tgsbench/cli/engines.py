@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 
 from tgsbench.cli import diagnostics, output
-from tgsbench.systems import environments, registry
-from tgsbench.systems.registry import EngineState
+from tgsbench.systems import availability, environments
+from tgsbench.systems.availability import EngineState
 
 
 @click.group(invoke_without_command=True)
@@ -19,7 +19,7 @@ def engines(ctx: click.Context, as_json: bool) -> None:
     """List the engines: can each run here, what is missing, what installs it."""
     if ctx.invoked_subcommand is not None:
         return
-    found = registry.states()
+    found = availability.states()
     if as_json:
         output.json(found)
         return
@@ -29,7 +29,7 @@ def engines(ctx: click.Context, as_json: bool) -> None:
 
 
 @engines.command()
-@click.argument("system", metavar="llamafactory|xtuner")
+@click.argument("system", metavar="ENGINE")
 @click.option(
     "--python", type=click.Path(path_type=Path), help="Keep this interpreter instead of making one."
 )
@@ -45,7 +45,7 @@ def setup(system: str, python: Path | None, dry_run: bool) -> None:
         return
     elif python is None:
         environments.create(system, diagnostics.note)
-    for line in _lines(registry.state(system)):
+    for line in _lines(availability.state(system)):
         output.line(line)
 
 

@@ -22,7 +22,8 @@ from tgsbench.planner.stream import planned_stream
 from tgsbench.presets import catalog
 from tgsbench.report import plan as report
 from tgsbench.schema.preset import Preset
-from tgsbench.systems.costs import System, find_system
+from tgsbench.systems.costs import System
+from tgsbench.systems.registry import find_system
 from tgsbench.units import percent
 
 
@@ -58,7 +59,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 @click.option("--gpu", default="", help="GPU to plan for instead of the preset's.")
 @click.option("--num-gpus", type=int, help="Number of GPUs instead of the preset's.")
 @click.option("--link", default="", help="Interconnect between nodes (--list-links).")
-@click.option("--system", "system_name", default="", help="Training system to plan, such as xtuner.")
+@click.option("--system", "system_name", default="", help="Training system to plan instead of the preset's.")
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override any value of the preset.")
 @click.option("--search", "searching", is_flag=True, help="Rank every feasible mesh, mode and engine.")
 @click.option("--top", type=click.IntRange(min=1), default=10, help="Lines of a search.")

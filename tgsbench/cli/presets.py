@@ -13,6 +13,7 @@ from tgsbench import units
 from tgsbench.cli import output
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.presets.resolve import check
+from tgsbench.schema.reference import LLAMA_FACTORY, XTUNER
 
 
 @click.group(invoke_without_command=True)
@@ -91,7 +92,7 @@ def _row(name: str) -> dict[str, Any]:
 
 def _preset_line(row: dict[str, Any]) -> str:
     published = {ref["system"]: ref["tgs"] or ref["status"] for ref in row["references"]}
-    tgs = [published.get(system, "-") for system in ("xtuner", "llamafactory")]
+    tgs = [published.get(system, "-") for system in (XTUNER, LLAMA_FACTORY)]
     return _line(row["name"], row["model"], row["num_gpus"], units.length(row["seq_len"]), row["sp"], *tgs)
 
 

@@ -23,9 +23,10 @@ from tgsbench import units
 from tgsbench.cli import diagnostics, output
 from tgsbench.live.fold import LiveRun
 from tgsbench.live.stragglers import suspects
+from tgsbench.metrics import figures
 from tgsbench.metrics.observe import RunTotals, StepTotal
-from tgsbench.metrics.result import attended_len, step_tgs
-from tgsbench.models.flops import flops_per_token
+from tgsbench.metrics.result import attended_len
+from tgsbench.models.flops import XTUNER
 from tgsbench.presets.recipes import load_recipe, num_profile_steps
 from tgsbench.safe_files import printable
 from tgsbench.schema.events import Depth, Event, Phase, Step, Warn
@@ -105,19 +106,20 @@ class _Fold:
 
     def figures(self, total: StepTotal) -> list[str]:
         """Step, TGS, TFLOPs, step time, memory, loss of one step."""
-        tgs = step_tgs(total.tokens, self.preset.world_size, total.step_s) or 0.0
-        per_token = flops_per_token(
-            "xtuner",
+        tgs = figures.tgs(total.tokens, self.preset.world_size, total.step_s) or 0.0
+        tflops = figures.tflops_in(
+            XTUNER,
             self.preset.model,
             attended_len(self.preset, self.observed.data),
             self.preset.training.checkpointing,
+            tgs,
         )
         last = self.num_steps
         return [
             f"step {total.step + 1}/{last}",
             f"{total.phase}",
             f"TGS {units.rate(tgs)}",
-            f"{units.rate(tgs * per_token / 1e12)} TFLOPs (xtuner)",
+            f"{units.rate(tflops)} TFLOPs ({XTUNER})",
             f"{units.duration(total.step_s)}",
             f"mem {units.gib(total.mem_peak)}",
             f"loss {total.loss or 0.0:.4f}",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -22,6 +21,7 @@ from tgsbench.presets.recipes import load_recipe
 from tgsbench.report.forecast import forecast_text
 from tgsbench.report.summary import summary_lines
 from tgsbench.results.forecast import forecast_note
+from tgsbench.schema.forecast import Forecast
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Result
 from tgsbench.store import run_dir
@@ -34,7 +34,7 @@ from tgsbench.systems import environments, support
 @click.option("--headless", is_flag=True, help="Print progress here instead of opening the live view.")
 @click.option("--ascii", "ascii_only", is_flag=True, help="Draw the live view with ASCII characters only.")
 @click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON document: result.json.")
-@click.option("--engine", help="fsdp2 or deepspeed (or an external one: see `tgsbench engines`).")
+@click.option("--engine", help="Engine that trains, of those that `tgsbench engines` lists.")
 @click.option(
     "--python",
     type=click.Path(path_type=Path),
@@ -138,7 +138,8 @@ def _require_nodes(preset: Preset, emulate: bool) -> None:
 
 def _prepared(root: Path, preset: Preset, run_name: str, emulate: bool) -> RunDir:
     run_folder = api.prepare(preset, root, run_name, emulate_rank=emulate)
-    if emulate and not (run_folder.manifest().prediction or {}).get("time"):
+    forecast = run_folder.manifest().forecast
+    if emulate and not (forecast and forecast.time):
         diagnostics.warn("no forecast, so no time for communication", "tgsbench plan says why")
     return run_folder
 
@@ -172,11 +173,11 @@ def run_headless(
     with progress_for(preset, to_stderr=as_json) as progress:
         progress.narrate(f"run {run_folder.path}")
         if node.node_rank == 0:  # run.json is the first node's: another node may come before it is there
-            _say_forecast(progress, preset, run_folder.manifest().prediction)
+            _say_forecast(progress, preset, run_folder.manifest().forecast)
         result = local.supervise(run_folder, progress.update, node, stop)
     try:
         print_result(result, as_json)
-        if result.profile is not None and result.profile["traces"] and not as_json:
+        if result.profile is not None and result.profile.traces and not as_json:
             _print_hotspots(run_folder)
     except BrokenPipeError:
         output.detach_stdout()
@@ -184,10 +185,10 @@ def run_headless(
     return result
 
 
-def _say_forecast(progress: RunProgress, preset: Preset, prediction: dict[str, Any] | None) -> None:
-    if text := forecast_text(prediction):
+def _say_forecast(progress: RunProgress, preset: Preset, forecast: Forecast | None) -> None:
+    if text := forecast_text(forecast):
         progress.narrate(f"predicted {text}")
-    if note := forecast_note(preset, prediction):
+    if note := forecast_note(preset, forecast):
         progress.narrate(note)
 
 

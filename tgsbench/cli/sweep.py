@@ -107,7 +107,7 @@ def _show(found: list[Point], as_json: bool) -> None:
 
 
 def _told(point: Point) -> str:
-    foreseen = f"  predicted TGS {units.rate(point.predicted_tgs)}" if point.predicted_tgs else ""
+    foreseen = f"  predicted TGS {units.rate(point.forecast_tgs)}" if point.forecast_tgs else ""
     if point.skipped:
         return f"skipped: {point.skipped}"
     if point.result is None:
@@ -122,7 +122,7 @@ def _row(point: Point) -> dict[str, Any]:
         "values": point.values,
         "status": "skipped" if point.skipped else (result.status if result else "to run"),
         "reason": point.skipped or (result.failure.reason if result and result.failure else ""),
-        "predicted_tgs": point.predicted_tgs,
+        "predicted_tgs": point.forecast_tgs,
         "tgs": result.tgs.median if result else None,
         "mem_peak_gib": result.mem.peak_gib if result else None,
         "run_id": result.run_id if result else "",

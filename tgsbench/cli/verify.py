@@ -20,8 +20,8 @@ from tgsbench.schema.preset import Preset
     "--engine",
     "engines",
     multiple=True,
-    help="fsdp2 or deepspeed; several are verified one by one and compared (default: the preset's, "
-    "compared with the other one if that is installed).",
+    help="Engine of our ranks; several are verified one by one and compared (default: the preset's, "
+    "compared with another one if that is installed).",
 )
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override any value of the preset.")
 @click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON document.")

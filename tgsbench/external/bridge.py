@@ -16,9 +16,7 @@ from tgsbench.errors import ExitCode, TgsError
 from tgsbench.events.emitter import Emitter
 from tgsbench.external import exit_report
 from tgsbench.external.adapter import Adapter, StepReport, num_steps
-from tgsbench.external.llamafactory import LlamaFactory
 from tgsbench.external.process import ExternalProcess, peer_environment, tail
-from tgsbench.external.xtuner import XTuner
 from tgsbench.schema.events import (
     Bye,
     Claimed,
@@ -40,9 +38,11 @@ from tgsbench.system.gpus import list_gpus
 from tgsbench.system.lifetime import die_with_parent, die_with_parent_argv
 from tgsbench.system.process import ProcessGroup
 from tgsbench.systems import environments, support
+from tgsbench.systems.entry import load_entry
+from tgsbench.systems.registry import find_engine
+from tgsbench.systems.spec import External
 from tgsbench.units import GIB
 
-ADAPTERS: dict[str, Adapter] = {"llamafactory": LlamaFactory(), "xtuner": XTuner()}
 _POLL_S = 0.5
 _MISCOUNTED = 0.005
 """A step whose tokens are further than this from the preset's is not the step that was asked for."""
@@ -79,7 +79,7 @@ class ExternalRun:
 
     def __init__(self, run: RunDir, preset: Preset, stop: _Stop) -> None:
         self._run, self._preset, self._stop = run, preset, stop
-        self._adapter = ADAPTERS[preset.engine.name]
+        self._adapter = load_adapter(preset.engine.name)
         self._folder = run.path.resolve() / "external"
         self._log = run.log_dir / f"{self._adapter.name}.log"
         self._emitters = [
@@ -258,6 +258,14 @@ class ExternalRun:
     def _each(self, make: Callable[[int], Event]) -> None:
         for rank, emitter in enumerate(self._emitters):
             emitter.emit(make(rank))
+
+
+def load_adapter(engine: str) -> Adapter:
+    """The adapter that an external engine's spec names; raises TgsError for an unknown engine."""
+    launch = find_engine(engine).launch
+    assert isinstance(launch, External), engine
+    adapter: Adapter = load_entry(launch.adapter)
+    return adapter
 
 
 def shared_out(total: int, world_size: int) -> list[int]:

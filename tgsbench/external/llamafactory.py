@@ -15,7 +15,8 @@ from tgsbench.external.process import ExternalProcess
 from tgsbench.safe_files import read_regular
 from tgsbench.schema.events import Data, Warn
 from tgsbench.schema.preset import Preset
-from tgsbench.systems.logs import json_lines
+from tgsbench.systems.engines.llamafactory import ENGINE
+from tgsbench.systems.log_lines import json_lines
 
 _MAX_LOG = 64 << 20
 _KERNELS = {"auto": "auto", "sdpa": "sdpa", "flash2": "fa2"}
@@ -27,7 +28,7 @@ _STOCK_BATCH = 1_000
 class LlamaFactory:
     """See `adapter.Adapter`."""
 
-    name = "llamafactory"
+    name = ENGINE.name
 
     def files(self, preset: Preset, folder: Path) -> dict[str, str]:
         """train.yaml (JSON, which YAML reads), the data set's index, DeepSpeed's JSON."""
@@ -166,6 +167,9 @@ class LlamaFactory:
         """Its last `throughput`: all GPUs, padding and warm-up included."""
         rows = _rows(log)
         return {"throughput, tokens/s over all GPUs": rows[-1].throughput} if rows else {}
+
+
+ADAPTER = LlamaFactory()
 
 
 class _Row(msgspec.Struct):

@@ -12,7 +12,8 @@ from tgsbench.external.process import PEER, ExternalProcess
 from tgsbench.safe_files import read_regular
 from tgsbench.schema.events import Data, Warn
 from tgsbench.schema.preset import Preset
-from tgsbench.systems.logs import LoggedStep, xtuner_steps
+from tgsbench.systems.engines.xtuner import ENGINE, xtuner_steps
+from tgsbench.systems.log_lines import LoggedStep
 
 _MAX_LOG = 64 << 20
 
@@ -20,7 +21,7 @@ _MAX_LOG = 64 << 20
 class XTuner:
     """See `adapter.Adapter`."""
 
-    name = "xtuner"
+    name = ENGINE.name
 
     def files(self, preset: Preset, folder: Path) -> dict[str, str]:
         """config.py and DeepSpeed's JSON."""
@@ -108,6 +109,9 @@ class XTuner:
         found = {"tokens_per_sec, mean over micro-batches": _mean([m.tgs for m in micro])}
         found["tflops, mean over micro-batches"] = _mean([m.tflops for m in micro])
         return {name: value for name, value in found.items() if value is not None}
+
+
+ADAPTER = XTuner()
 
 
 def _window(window: list[LoggedStep], world_size: int) -> StepReport:

@@ -20,7 +20,7 @@ from tgsbench.results.rows import Row
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Result
 from tgsbench.store import run_dir
-from tgsbench.systems import support
+from tgsbench.systems import registry, support
 
 MIN_ROUNDS = 3
 """Below it Student's t gives an interval that says nothing (two pairs: 12.7 standard errors)."""
@@ -62,7 +62,10 @@ def contenders(
     name: str, assignments: Sequence[str], engines: Sequence[str], rehearse: bool
 ) -> list[EngineRuns]:
     """Each engine's preset, or why it cannot run it; nothing is started."""
-    return [_contender(name, assignments, engine, rehearse) for engine in engines]
+    return [
+        _contender(name, registry.assignments_for(engine, engines, assignments), engine, rehearse)
+        for engine in engines
+    ]
 
 
 def order(engines: Sequence[EngineRuns], index: int) -> list[EngineRuns]:

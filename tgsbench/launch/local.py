@@ -21,7 +21,7 @@ from tgsbench.launch.watch import OnEvents, StopSignals, Watch
 from tgsbench.results import results
 from tgsbench.results.export import tensorboard_log
 from tgsbench.results.export.series import series_of
-from tgsbench.results.forecast import forecast
+from tgsbench.results.forecast import forecast_here
 from tgsbench.schema.events import Event, Trace
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Manifest, Outcome, Result
@@ -33,6 +33,7 @@ from tgsbench.system.cores import num_cores
 from tgsbench.system.environment import describe_environment, host_name
 from tgsbench.system.lifetime import process_identity
 from tgsbench.system.process import ProcessGroup
+from tgsbench.systems import registry
 
 _OTHERS_S = 30.0
 """Patience with the other nodes at the end: an agent takes up to 5 s, NFS shows a file after up to 30 s."""
@@ -59,11 +60,11 @@ def prepare_run(
         nodes=list(hosts),
         rehearsal_of=preset.rehearsal_of,
         emulated=emulated,
-        prediction=forecast(preset)[0],
+        forecast=forecast_here(preset)[0],
     )
     try:
         run_dir.write_atomic(run.path / "command.sh", as_script(argv).encode())
-        run.write("env.json", describe_environment())
+        run.write("env.json", describe_environment(registry.engine_distributions()))
         run.write("run.json", manifest)
     except OSError as error:
         raise run_dir.unwritable(run.path, error) from error

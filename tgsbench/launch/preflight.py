@@ -12,7 +12,8 @@ from tgsbench.presets.catalog import load_gpus, load_references
 from tgsbench.schema.preset import Preset
 from tgsbench.system.cores import num_cores
 from tgsbench.system.gpus import GpuInfo, list_gpus
-from tgsbench.systems import environments, registry, support
+from tgsbench.systems import availability, environments, support
+from tgsbench.systems.engines import fsdp2
 from tgsbench.units import GIB, gib
 
 
@@ -60,10 +61,10 @@ def check_emulation(preset: Preset, on_several: bool) -> None:
             hint="leave --profile out, or --set profile=",
             exit_code=ExitCode.UNSUPPORTED,
         )
-    if preset.engine.name != "fsdp2":
+    if preset.engine.name != fsdp2.ENGINE.name:
         raise TgsError(
-            f"--emulate-rank runs the fsdp2 engine only, not {preset.engine.name!r}",
-            hint="--engine fsdp2",
+            f"--emulate-rank runs the {fsdp2.ENGINE.name} engine only, not {preset.engine.name!r}",
+            hint=f"--engine {fsdp2.ENGINE.name}",
             exit_code=ExitCode.UNSUPPORTED,
         )
     if preset.model.num_layers < 2:
@@ -78,13 +79,13 @@ def check_emulation(preset: Preset, on_several: bool) -> None:
 def check_packages(preset: Preset) -> None:
     """Raise TgsError when a package that the engine needs is not installed."""
     name = preset.engine.name
-    if registry.find_engine(name).kind == "external":
+    if preset.is_external:
         environments.require(name)
-    missing = registry.missing_packages(name)
+    missing = availability.missing_packages(name)
     if missing:
         raise TgsError(
             f"engine {name} needs {', '.join(package.module for package in missing)}",
-            hint=registry.install_command(missing),
+            hint=availability.install_command(missing),
             exit_code=ExitCode.MISSING_DEPENDENCY,
         )
 
@@ -125,7 +126,10 @@ def _gpu_memory_problem(preset: Preset, machine: LocalMachine) -> str:
     known = [gpu.memory_gib for gpu in machine.gpus if gpu.memory_gib]
     if preset.is_external or not known:
         return ""
-    need = states_bytes(preset)
+    try:
+        need = states_bytes(preset)
+    except TgsError:  # an engine of a plug-in, whose costs nobody has described
+        return ""
     if need <= min(known) * GIB:
         return ""
     card = gib(min(known) * GIB)

@@ -17,12 +17,14 @@ from tgsbench import presets, units
 from tgsbench.errors import ExitCode, TgsError, nearest
 from tgsbench.launch import local, preflight
 from tgsbench.launch.rehearse import rehearsal_on
-from tgsbench.presets.catalog import read_toml
-from tgsbench.results import results, row_specs
+from tgsbench.planner import forecast_preset
+from tgsbench.results import results
+from tgsbench.safe_files import read_toml
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Result
 from tgsbench.store import run_dir
 from tgsbench.store.run_dir import RunDir
+from tgsbench.systems import registry
 
 SHORT = {
     "sp": "parallel.sp",
@@ -62,8 +64,8 @@ class Point(Struct, kw_only=True):
     values: dict[str, str]
     preset: Preset | None = None
     digest: str = ""
-    predicted_tgs: float | None = None
-    predicted_s: float | None = None
+    forecast_tgs: float | None = None
+    forecast_s: float | None = None
     """Forecast of the whole run."""
     skipped: str = ""
     """Why it is not run."""
@@ -119,7 +121,7 @@ def points(spec: Spec) -> list[Point]:
         first = seen.setdefault(point.digest, point) if point.digest else point
         if first is not point:
             point.skipped = f"the same as {first.label}"
-    return sorted(found, key=lambda p: (bool(p.skipped), -(p.predicted_tgs or 0.0)))
+    return sorted(found, key=lambda p: (bool(p.skipped), -(p.forecast_tgs or 0.0)))
 
 
 def run_points(spec: Spec, found: Sequence[Point], root: Path, say: Say, run: Run | None = None) -> bool:
@@ -182,19 +184,19 @@ class Clock:
     """How long the rest will take: the forecasts scaled by what runs took, else their mean."""
 
     def __init__(self, todo: Sequence[Point]) -> None:
-        self._foreseen = all(point.predicted_s for point in todo)
+        self._foreseen = all(point.forecast_s for point in todo)
         self._took: list[tuple[float, float]] = []
 
     def took(self, point: Point, seconds: float) -> None:
         """One run is over."""
-        self._took.append((seconds, (point.predicted_s or 1.0) if self._foreseen else 1.0))
+        self._took.append((seconds, (point.forecast_s or 1.0) if self._foreseen else 1.0))
 
     def left(self, rest: Sequence[Point]) -> str:
         """Text with the time left, empty before the first run is over."""
         if not self._took:
             return ""
         factor = sum(s for s, _ in self._took) / sum(weight for _, weight in self._took)
-        weights = sum((p.predicted_s or 1.0) if self._foreseen else 1.0 for p in rest)
+        weights = sum((p.forecast_s or 1.0) if self._foreseen else 1.0 for p in rest)
         return f"  ({units.duration(factor * weights)} left)"
 
 
@@ -202,7 +204,9 @@ def _point(spec: Spec, values: dict[str, str]) -> Point:
     point = Point(values=values)
     machine = preflight.this_machine()
     try:
-        assignments = [*spec.fixed, *(f"{key}={value}" for key, value in values.items())]
+        engines = list(map(str, spec.grid.get("engine.name", [])))
+        fixed = registry.assignments_for(values.get("engine.name", ""), engines, spec.fixed)
+        assignments = [*fixed, *(f"{key}={value}" for key, value in values.items())]
         preset = presets.resolve(spec.preset, assignments).preset
         preset = rehearsal_on(preset, machine) if spec.rehearse else preset
         point.preset, point.digest = preset, digest_of(preset)
@@ -223,16 +227,16 @@ def _shortened(error: TgsError) -> str:
 
 
 def _forecast(point: Point, preset: Preset) -> None:
-    """Predicted speed and duration; a point that the planner says cannot fit is skipped."""
+    """Estimated speed and duration; a point that the planner says cannot fit is skipped."""
     try:
-        plan = row_specs.forecast(preset)
+        found = forecast_preset(preset)
     except TgsError:
         return
-    point.predicted_tgs = (plan.get("tgs") or {}).get("predicted")
-    if plan.get("step_s"):
-        point.predicted_s = plan["step_s"] * (preset.measure.steps + preset.measure.warmup)
-    if plan.get("verdict") == "out of memory":
-        point.skipped = f"planned out of memory: {plan.get('reason') or ''}".strip()
+    point.forecast_tgs = found.tgs.estimate if found.tgs else None
+    if found.step_s:
+        point.forecast_s = found.step_s * (preset.measure.steps + preset.measure.warmup)
+    if found.verdict == "out of memory":
+        point.skipped = f"planned out of memory: {found.reason}".strip()
 
 
 def digest_of(preset: Preset) -> str:

@@ -20,10 +20,10 @@ from tgsbench.launch.evidence_runs import EvidenceRun, Say, gather
 from tgsbench.launch.rehearse import shrunken
 from tgsbench.launch.watch import StopSignals
 from tgsbench.metrics import verification
-from tgsbench.schema.preset import EXTERNAL_ENGINES, Preset
+from tgsbench.schema.preset import Preset
 from tgsbench.schema.verify import Check, CheckName, Verification
 from tgsbench.system.scratch import scratch_folder
-from tgsbench.systems import registry
+from tgsbench.systems import availability, registry
 
 NUM_STEPS = 20
 _SEQ_LEN = 512
@@ -67,7 +67,7 @@ def one_rank(small: Preset) -> Preset:
         small,
         hardware=replace(small.hardware, num_gpus=1, gpus_per_node=1),
         parallel=replace(small.parallel, sp=1),
-        engine=replace(small.engine, data_adapter=False),
+        engine=small.engine.on_one_rank(),
         training=replace(small.training, accumulation=small.accumulation * small.dp),
         measure=replace(small.measure, steps=1, warmup=small.measure.steps - 1),
     )
@@ -76,10 +76,10 @@ def one_rank(small: Preset) -> Preset:
 def require(small: Preset) -> None:
     """Raise TgsError when this machine, or the engine, cannot do what verifying takes."""
     name = small.engine.name
-    if name in EXTERNAL_ENGINES:
+    if small.is_external:
         raise TgsError(
             f"engine {name} runs as it is, in an environment of its own: verify cannot look into its ranks",
-            hint="--engine fsdp2 or --engine deepspeed",
+            hint=" or ".join(f"--engine {native}" for native in registry.native_names()),
             exit_code=ExitCode.UNSUPPORTED,
         )
     preflight.check_packages(small)
@@ -95,11 +95,11 @@ def require(small: Preset) -> None:
 def peer_of(preset: Preset) -> str:
     """The other native engine if it is installed, else nothing."""
     other = _other(preset.engine.name)
-    return "" if registry.missing_packages(other) else other
+    return "" if availability.missing_packages(other) else other
 
 
 def _other(engine: str) -> str:
-    return "deepspeed" if engine == "fsdp2" else "fsdp2"
+    return next(name for name in registry.native_names() if name != engine)
 
 
 def verify(wanted: Sequence[Preset], peer: Preset | None, say: Say) -> Verification:

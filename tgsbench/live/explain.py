@@ -9,6 +9,7 @@ from tgsbench.live.headline import Headline, RunView
 from tgsbench.live.stragglers import SLOW_RATIO, SLOW_STEPS
 from tgsbench.models.flops import FORMULAS, flops_per_token
 from tgsbench.presets.catalog import find_gpu
+from tgsbench.schema.collective_kinds import KINDS
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,18 @@ class Explanation:
     source: str
     inputs: list[tuple[str, str]] = field(default_factory=list)
     """Name and value of what went in, as shown."""
+
+
+def _bus_formulas() -> str:
+    """Bus bandwidth by kind of collective, kinds of one formula together."""
+    titles: dict[int, list[str]] = {}
+    for kind in KINDS:
+        if kind.link_passes:
+            titles.setdefault(kind.link_passes, []).append(kind.title)
+    return "; ".join(
+        f"{', '.join(kinds)}: bytes · {passes if passes > 1 else ''}(n−1)/n / time"
+        for passes, kinds in titles.items()
+    )
 
 
 TEXTS: dict[str, Explanation] = {
@@ -152,7 +165,7 @@ TEXTS: dict[str, Explanation] = {
     "profile_bandwidth": Explanation(
         "Bus bandwidth",
         "Bytes that crossed the rank's link over the time in flight, beside the link's peak if known.",
-        "all-to-all: bytes · (n−1)/n / time; all-gather and reduce-scatter likewise",
+        _bus_formulas(),
         "Collective name and sizes in the trace; presets/hardware for the peak",
     ),
     "status": Explanation(

@@ -16,7 +16,7 @@ from typing import Any
 from tgsbench.live.history import DownsampledSeries, RankRow, StepGrid
 from tgsbench.live.pending import MAX_PENDING_STEPS, ClosedStep, PendingSteps
 from tgsbench.live.step_columns import RankBatch, condense
-from tgsbench.metrics.result import step_tgs
+from tgsbench.metrics import figures
 from tgsbench.schema import events as ev
 
 MAX_NOTES = 200
@@ -220,7 +220,7 @@ class LiveRun:
         self.mem_peak.add(step, most, least)
         if closed.labels:
             self.loss.add(step, closed.loss_sum / closed.labels)
-        tgs = step_tgs(closed.tokens, self.world, slowest)
+        tgs = figures.tgs(closed.tokens, self.world, slowest)
         if tgs is None:
             return
         self.tgs.add(step, tgs)

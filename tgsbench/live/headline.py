@@ -8,9 +8,8 @@ from functools import cached_property
 
 from tgsbench.live.fold import LiveRun
 from tgsbench.live.stragglers import Silent, Straggler, find_silent, find_stragglers, silence_limit_s
-from tgsbench.metrics import reference
+from tgsbench.metrics import figures, reference
 from tgsbench.metrics.result import attended_len, summarize
-from tgsbench.models.flops import tflops_by_convention
 from tgsbench.presets.catalog import find_gpu, load_references
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.reference import ReferenceRow
@@ -115,8 +114,10 @@ class RunView:
         attended = attended_len(preset, live.data)
         tflops: dict[str, float] = {}
         if tgs.median is not None:
-            tflops = tflops_by_convention(preset.model, attended, preset.training.checkpointing, tgs.median)
-        gpu, step_s = find_gpu(self.device), _finite(live.median_step_s)
+            tflops = figures.tflops_by_convention(
+                preset.model, attended, preset.training.checkpointing, tgs.median
+            )
+        step_s = _finite(live.median_step_s)
         slowest = next((s for s in live.ranks if s.phase == live.phase), live.ranks[0])
         return Headline(
             tgs=tgs,
@@ -125,7 +126,7 @@ class RunView:
                 reference.compare_with_published(preset, self.device, tgs, row) for row in self.references
             ),
             tflops=tflops,
-            mfu=tflops["model"] / gpu.bf16_tflops if gpu and tflops else None,
+            mfu=figures.mfu(tflops.get("model"), find_gpu(self.device)),
             device=self.device,
             attended_len=attended,
             phase=live.phase,

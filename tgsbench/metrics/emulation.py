@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from msgspec import Struct
 
-from tgsbench.metrics import stats
+from tgsbench.metrics import figures, stats
 from tgsbench.metrics.integrity import expected_all_to_alls
-from tgsbench.models.flops import tflops_by_convention
 from tgsbench.presets.catalog import find_gpu
 from tgsbench.schema.events import Depth
+from tgsbench.schema.forecast import Forecast
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Emulation
 from tgsbench.units import GIB
@@ -35,7 +34,7 @@ class _Line(Struct, frozen=True):
 def emulation(
     preset: Preset,
     events: Iterable[Depth],
-    prediction: Mapping[str, Any] | None,
+    forecast: Forecast | None,
     device: str,
     seen_len: float,
 ) -> Emulation | None:
@@ -49,15 +48,14 @@ def emulation(
     if len(by_depth) < 2:
         return None
     lines = _lines(by_depth)
-    communication = _communication(prediction)
+    communication = _communication(forecast)
     comm_s = sum(communication.values())
     compute_s = [_compute_s(preset, line) for line in lines]
     low_s, high_s = _interval(compute_s)
     tokens_per_gpu = preset.tokens_per_step / preset.world_size
     step_s = statistics.median(compute_s) + comm_s
-    tgs = tokens_per_gpu / step_s
-    tflops = tflops_by_convention(preset.model, seen_len, preset.training.checkpointing, tgs)
-    gpu = find_gpu(device)
+    tgs = figures.tgs_of_gpu(tokens_per_gpu, step_s)
+    tflops = figures.tflops_by_convention(preset.model, seen_len, preset.training.checkpointing, tgs)
     return Emulation(
         depths=sorted(by_depth),
         n=len(lines),
@@ -70,12 +68,14 @@ def emulation(
         communication=communication,
         step_s=step_s,
         tgs=tgs,
-        tgs_low=tokens_per_gpu / (high_s + comm_s * (1 + _COMMUNICATION_ERROR)),
-        tgs_high=tokens_per_gpu / (low_s + comm_s * (1 - _COMMUNICATION_ERROR)),
+        tgs_low=figures.tgs_of_gpu(tokens_per_gpu, high_s + comm_s * (1 + _COMMUNICATION_ERROR)),
+        tgs_high=figures.tgs_of_gpu(tokens_per_gpu, low_s + comm_s * (1 - _COMMUNICATION_ERROR)),
         tflops=tflops,
-        mfu=tflops["model"] / gpu.bf16_tflops if gpu else None,
-        problems=_problems(preset, by_depth, prediction),
-        **_memory(preset, by_depth, prediction),
+        mfu=figures.mfu(tflops["model"], find_gpu(device)),
+        problems=_problems(preset, by_depth, forecast),
+        mem_measured_gib=_peaks_gib(preset, by_depth),
+        mem_projected_gib=_projected_gib(preset, by_depth),
+        mem_planned_gib=forecast.memory.tensors_gib if forecast else None,
     )
 
 
@@ -120,34 +120,32 @@ def _interval(samples: Sequence[float]) -> tuple[float, float]:
     return stats.median_ci95(samples) or (min(samples), max(samples))
 
 
-def _communication(prediction: Mapping[str, Any] | None) -> dict[str, float]:
-    times = (prediction or {}).get("time") or {}
+def _communication(forecast: Forecast | None) -> dict[str, float]:
+    times = forecast.time if forecast else {}
     return {name: times[name] for name in COMMUNICATION if times.get(name)}
 
 
-def _memory(
-    preset: Preset, by_depth: Mapping[int, list[Depth]], prediction: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    """Peak by depth; with all layers: activations grow by the slope, states by what a layer's shard holds."""
-    peaks = {depth: max(e.mem_peak for e in events) / GIB for depth, events in by_depth.items()}
-    planned = ((prediction or {}).get("memory") or {}).get("tensors_gib")
-    if preset.hardware.device != "cuda":  # a resident set says nothing about tensors
-        return {"mem_planned_gib": planned}
+def _peaks_gib(preset: Preset, by_depth: Mapping[int, list[Depth]]) -> dict[int, float]:
+    """Peak by depth; none on a CPU, whose resident set says nothing about tensors."""
+    if preset.hardware.device != "cuda":
+        return {}
+    return {depth: max(e.mem_peak for e in events) / GIB for depth, events in by_depth.items()}
+
+
+def _projected_gib(preset: Preset, by_depth: Mapping[int, list[Depth]]) -> float | None:
+    """Peak with all layers: activations grow by the slope, states by what a layer's shard holds."""
+    peaks = _peaks_gib(preset, by_depth)
+    if not peaks:
+        return None
     _, slope = fit(list(peaks.items()))
     deepest = max(by_depth)
     event = by_depth[deepest][0]
     more = preset.model.num_layers - deepest
     states = (preset.model.num_layers - event.built_layers) * event.state_bytes_per_layer / GIB
-    return {
-        "mem_measured_gib": peaks,
-        "mem_projected_gib": peaks[deepest] + more * slope + states,
-        "mem_planned_gib": planned,
-    }
+    return peaks[deepest] + more * slope + states
 
 
-def _problems(
-    preset: Preset, by_depth: Mapping[int, list[Depth]], prediction: Mapping[str, Any] | None
-) -> list[str]:
+def _problems(preset: Preset, by_depth: Mapping[int, list[Depth]], forecast: Forecast | None) -> list[str]:
     """What keeps the projection from being believed."""
     problems = []
     calls, num_bytes = expected_all_to_alls(preset)
@@ -160,7 +158,7 @@ def _problems(
             problems.append(
                 f"{depth} layers gave a loss or gradients that are not finite: their time says nothing"
             )
-    if not (prediction or {}).get("time") and preset.world_size > 1:
+    if not (forecast and forecast.time) and preset.world_size > 1:
         problems.append("no forecast of time for this hardware: communication counts as 0")
     if any(line.micro_layer_s <= 0 for line in _lines(by_depth)):
         problems.append("a repetition was slower with fewer layers: the machine is too noisy or busy")

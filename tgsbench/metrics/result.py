@@ -1,19 +1,22 @@
-"""Events to result.json: the one place where TGS, TFLOPs and MFU are computed."""
+"""Events to result.json."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-from tgsbench.metrics import integrity, reference, stats
+from msgspec.structs import replace
+
+from tgsbench.metrics import figures, integrity, reference, stats
 from tgsbench.metrics.emulation import emulation
 from tgsbench.metrics.failure import root_cause
 from tgsbench.metrics.observe import RunTotals, StepTotal
-from tgsbench.models.flops import tflops_by_convention
 from tgsbench.presets.catalog import find_gpu, load_references
+from tgsbench.schema.environment import Environment
 from tgsbench.schema.events import Data
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import (
+    Capture,
+    CapturedTrace,
     Integrity,
     LauncherReport,
     Loss,
@@ -35,7 +38,7 @@ def build_result(
     observed: RunTotals,
     outcome: Outcome | None,
     launcher: LauncherReport | None,
-    environment: dict[str, Any],
+    environment: Environment,
     stack_texts: Mapping[int, str] | None = None,
 ) -> Result:
     """Derive everything that can be said about a run that is over."""
@@ -60,7 +63,7 @@ def throughput(steps: list[StepTotal], world_size: int) -> Tgs:
 
     TGS = real tokens / (GPUs · wall seconds) over whole optimizer steps, slowest rank.
     """
-    rates = (step_tgs(s.tokens, world_size, s.step_s) for s in steps)
+    rates = (figures.tgs(s.tokens, world_size, s.step_s) for s in steps)
     samples = [rate for rate in rates if rate is not None]
     return summarize(samples, sum(s.tokens for s in steps), sum(s.step_s for s in steps), world_size)
 
@@ -72,13 +75,8 @@ def summarize(samples: list[float], tokens: int, time_s: float, world_size: int)
         ci95=stats.median_ci95(samples),
         n=len(samples),
         samples=samples,
-        total=step_tgs(tokens, world_size, time_s),
+        total=figures.tgs(tokens, world_size, time_s),
     )
-
-
-def step_tgs(tokens: float, world_size: int, seconds: float) -> float | None:
-    """Real tokens of all ranks / (GPUs · seconds); None when no time has passed."""
-    return tokens / (world_size * seconds) if seconds > 0 else None
 
 
 def attended_len(preset: Preset, data: Data | None) -> float:
@@ -91,7 +89,7 @@ def attended_len(preset: Preset, data: Data | None) -> float:
 def _emulated(result: Result, preset: Preset, observed: RunTotals) -> None:
     """One rank alone: a projection, which is compared with nothing."""
     seen = attended_len(preset, observed.data)
-    result.emulated = emulation(preset, observed.depths, result.prediction, result.device, seen)
+    result.emulated = emulation(preset, observed.depths, result.forecast, result.device, seen)
     for verdict in result.references:
         verdict.verdict, verdict.reasons = (
             "not comparable",
@@ -103,9 +101,7 @@ def _emulated(result: Result, preset: Preset, observed: RunTotals) -> None:
             result.status = "emulated"
 
 
-def _described(
-    manifest: Manifest, preset: Preset, observed: RunTotals, environment: dict[str, Any]
-) -> Result:
+def _described(manifest: Manifest, preset: Preset, observed: RunTotals, environment: Environment) -> Result:
     hello = observed.hellos.get(0)
     kernel = observed.kernel.name if observed.kernel else preset.engine.kernel
     versions = dict(hello.versions) if hello else {}
@@ -129,21 +125,16 @@ def _described(
         model=preset.model,
         rehearsal_of=preset.rehearsal_of,
         tokens_per_step=preset.tokens_per_step,
-        prediction=manifest.prediction,
-        claimed=_claims(observed),
+        forecast=manifest.forecast,
+        claimed=dict(observed.claimed.figures) if observed.claimed else None,
         packing=_packing(observed),
         warnings=[w.msg for w in observed.warnings] + [text for _, text in _throttles(observed)],
         disturbances=_disturbances(observed),
         hosts=observed.hosts(),
         sp_spans_nodes=_sp_spans_nodes(observed, preset.parallel.sp),
         created_unix=manifest.created_unix,
-        environment={**environment, "versions": versions},
+        environment=replace(environment, versions=versions),
     )
-
-
-def _claims(observed: RunTotals) -> dict[str, Any] | None:
-    """Another system's own figures, under their names."""
-    return dict(observed.claimed.figures) if observed.claimed else None
 
 
 _POWER_CAP = "power cap"
@@ -180,14 +171,13 @@ def _measure(result: Result, preset: Preset, steps: list[StepTotal], observed: R
     padded = observed.data.tokens_padded if observed.data else 0
     result.integrity = Integrity() if preset.is_external else integrity.check(preset, steps, padded)
     if result.tgs.median is not None:
-        result.tflops = tflops_by_convention(
+        result.tflops = figures.tflops_by_convention(
             preset.model,
             attended_len(preset, observed.data),
             preset.training.checkpointing,
             result.tgs.median,
         )
-        gpu = find_gpu(result.device)
-        result.mfu = result.tflops["model"] / gpu.bf16_tflops if gpu else None
+        result.mfu = figures.mfu(result.tflops["model"], find_gpu(result.device))
     rows = load_references().get(preset.rehearsal_of or preset.name, [])
     result.references = [
         reference.compare_with_published(preset, result.device, result.tgs, row) for row in rows
@@ -209,28 +199,18 @@ def _memory(steps: list[StepTotal], observed: RunTotals, device: str) -> Memory:
     )
 
 
-def _capture(observed: RunTotals, world_size: int, measured: StepTime) -> dict[str, Any] | None:
+def _capture(observed: RunTotals, world_size: int, measured: StepTime) -> Capture | None:
     """What the capture cost: profiled steps against measured ones, sizes, export times."""
     steps = observed.complete("profile", world_size)
     if not steps:
         return None
     profiled_s = stats.median([s.step_s for s in steps])
     ratio = profiled_s / measured.median if profiled_s and measured.median else None
-    return {
-        "num_steps": len(steps),
-        "step_s": profiled_s,
-        "over_measured": ratio,
-        "traces": [
-            {
-                "rank": t.rank,
-                "file": t.path,
-                "num_bytes": t.num_bytes,
-                "export_s": t.export_s,
-                "steps": t.steps,
-            }
-            for t in observed.traces
-        ],
-    }
+    traces = [
+        CapturedTrace(rank=t.rank, file=t.path, num_bytes=t.num_bytes, export_s=t.export_s, steps=t.steps)
+        for t in observed.traces
+    ]
+    return Capture(num_steps=len(steps), step_s=profiled_s, over_measured=ratio, traces=traces)
 
 
 def _packing(observed: RunTotals) -> Packing:

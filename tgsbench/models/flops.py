@@ -10,10 +10,12 @@ from collections.abc import Callable
 
 from tgsbench.schema.preset import Checkpointing, ModelShape
 
-CONVENTIONS = ("xtuner", "model", "palm", "hardware")
+XTUNER = "xtuner"
+"""The convention of the published tables, and so of ours."""
+CONVENTIONS = (XTUNER, "model", "palm", "hardware")
 
 FORMULAS = {
-    "xtuner": "(3 + k)·L·(8h² + 4Sh/2 + 6hi) + 6hV, k = 1 with activation checkpointing (XTuner)",
+    XTUNER: "(3 + k)·L·(8h² + 4Sh/2 + 6hi) + 6hV, k = 1 with activation checkpointing (XTuner)",
     "model": "3·[L·(4had + 4h·kv·d + 6hi + 2Sad) + 2hV], causal, GQA-aware (Megatron-LM, MaxText)",
     "palm": "as model with full attention: 6N + 12·L·a·d·S (PaLM, torchtitan)",
     "hardware": "the forward counted as often as it runs under the checkpoint policy",
@@ -25,15 +27,6 @@ def flops_per_token(
 ) -> float:
     """FLOPs one token costs in a training step, forward and backward; KeyError on an unknown convention."""
     return _BY_NAME[convention](shape, attended_len, checkpointing)
-
-
-def tflops_by_convention(
-    shape: ModelShape, attended_len: float, checkpointing: Checkpointing, tgs: float
-) -> dict[str, float]:
-    """TFLOPs per GPU in every convention at `tgs` tokens per GPU per second."""
-    return {
-        name: tgs * flops_per_token(name, shape, attended_len, checkpointing) / 1e12 for name in CONVENTIONS
-    }
 
 
 def gemm_forward(shape: ModelShape) -> float:
@@ -78,7 +71,7 @@ def _hardware(shape: ModelShape, attended_len: float, checkpointing: Checkpointi
 
 
 _BY_NAME: dict[str, Callable[[ModelShape, float, Checkpointing], float]] = {
-    "xtuner": _xtuner,
+    XTUNER: _xtuner,
     "model": _model,
     "palm": _palm,
     "hardware": _hardware,

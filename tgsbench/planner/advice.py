@@ -14,9 +14,11 @@ from tgsbench.planner.machine import Machine
 from tgsbench.planner.plan import Estimate, estimate
 from tgsbench.planner.verdict import host_fits
 from tgsbench.presets.validate import mesh_problems, valid_sp
-from tgsbench.schema.plan import Advice
+from tgsbench.schema.forecast import Advice
 from tgsbench.schema.preset import Preset
-from tgsbench.systems.costs import SYSTEMS, System
+from tgsbench.systems import registry
+from tgsbench.systems.costs import System
+from tgsbench.systems.registry import find_system
 from tgsbench.units import GIB, percent
 
 _MIN_GAIN = 0.02
@@ -73,6 +75,11 @@ def assign(preset: Preset, sets: dict[str, Any]) -> Preset:
     for dotted, value in sets.items():
         table, _, key = dotted.partition(".")
         tables.setdefault(table, {})[key] = value
+    engine = tables.pop("engine", {})
+    if "name" in engine:
+        preset = replace(preset, engine=registry.change_engine(preset.engine, engine["name"], engine))
+    elif engine:
+        preset = replace(preset, engine=replace(preset.engine, **engine))
     return replace(preset, **{t: replace(getattr(preset, t), **values) for t, values in tables.items()})
 
 
@@ -92,21 +99,30 @@ def _candidates(preset: Preset) -> Iterator[tuple[dict[str, Any], int, str]]:
         yield {"engine.kernel": kernel}, 3, f"attention kernel {kernel}"
     yield {"engine.tiled_mlp": True}, 4, "the MLP in tiles of the sequence"
     yield {"engine.activation_offload": True}, 20, "checkpointed inputs in host memory"
-    if preset.engine.name == "deepspeed":
-        yield {"engine.offload": "optimizer"}, 21, "optimizer states in host memory"
-        yield {"engine.offload": "all"}, 22, "optimizer states and parameters in host memory"
-    else:
-        offload = {"engine.name": "deepspeed", "engine.offload": "optimizer"}
-        yield offload, 23, "DeepSpeed with optimizer states in host memory"
+    yield from _engine_advice(preset.engine.name)
     for factor in (2, 4, 8):
         more = preset.hardware.num_gpus * factor
         yield {"hardware.num_gpus": more}, 30 + factor, f"{more} GPUs"
 
 
+def _engine_advice(engine: str) -> Iterator[tuple[dict[str, Any], int, str]]:
+    """What the engine's own spec advises; of engines that advise nothing, what others offer."""
+    own = [change for change in registry.find_engine(engine).advice if not change.from_others]
+    for change in own:
+        yield {f"engine.{key}": value for key, value in change.switches.items()}, change.effort, change.what
+    if own:
+        return
+    for spec in registry.built_in().values():
+        for change in spec.advice:
+            if change.from_others:
+                sets = {"engine.name": spec.name} | {f"engine.{k}": v for k, v in change.switches.items()}
+                yield sets, change.effort, change.what
+
+
 def _try(change: PresetChange, system: System, machine: Machine) -> Estimate | None:
     """The changed preset's numbers; None where the change has no known speed or overfills a usual host."""
     if "engine.name" in change.sets:
-        system = SYSTEMS[change.preset.engine.name]
+        system = find_system(change.preset.engine.name)
     try:
         numbers = estimate(change.preset, system, machine)
     except TgsError:

@@ -11,6 +11,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from tgsbench.errors import ExitCode, TgsError
+from tgsbench.metrics import figures
 from tgsbench.planner.least_squares import fit
 from tgsbench.planner.machine import Machine
 from tgsbench.planner.time import step_time
@@ -79,7 +80,7 @@ def calibrate(samples: Sequence[Sample], start: Constants | None, name: str) -> 
 
     def residuals(values: list[float]) -> list[float]:
         tried = _scaled(base, values)
-        return [math.log(_predicted(sample, tried) / sample.tgs) for sample in samples]
+        return [math.log(_estimated_tgs(sample, tried) / sample.tgs) for sample in samples]
 
     fitted = fit(residuals, [1.0] * len(sigma), list(sigma.values()))
     errors = {s.label: math.expm1(r) for s, r in zip(samples, fitted.residuals, strict=True)}
@@ -98,10 +99,11 @@ def _check(samples: Sequence[Sample]) -> None:
         )
 
 
-def _predicted(sample: Sample, constants: Constants) -> float:
+def _estimated_tgs(sample: Sample, constants: Constants) -> float:
     work = replace(sample.work, kernel=_known_kernel(constants, sample.work.kernel))
     machine = Machine(sample.machine.gpu, sample.machine.link, constants)
-    return work.tokens_per_gpu / step_time(work, sample.system, machine, constants).step_s
+    step_s = step_time(work, sample.system, machine, constants).step_s
+    return figures.tgs_of_gpu(work.tokens_per_gpu, step_s)
 
 
 def _known_kernel(constants: Constants, kernel: str) -> str:

@@ -8,17 +8,18 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from tgsbench.errors import ExitCode, TgsError
-from tgsbench.models.flops import tflops_by_convention
+from tgsbench.metrics import figures
 from tgsbench.planner.machine import CPU, Machine, attention_speed, find_machine
 from tgsbench.planner.memory import MemoryPlan, memory_plan, resident_bytes
 from tgsbench.planner.terms import term_sources
 from tgsbench.planner.time import StepEstimate, step_time
 from tgsbench.planner.verdict import HOST_GIB_PER_GPU, breaking_item, host_fits, verdict_of
 from tgsbench.planner.workload import StepWorkload, work_of
+from tgsbench.schema.forecast import Forecast, PlannedMemory, TgsRange, Verdict
 from tgsbench.schema.hardware import Constants
-from tgsbench.schema.plan import Forecast, PlannedMemory, TgsRange, Verdict
 from tgsbench.schema.preset import Preset
-from tgsbench.systems.costs import System, find_system
+from tgsbench.systems.costs import System
+from tgsbench.systems.registry import find_system
 from tgsbench.units import GIB, gib, percent
 
 _ALIASES = {"sdpa": "flash2", "varlen": "flash2"}
@@ -41,7 +42,7 @@ class Estimate(Struct, frozen=True, kw_only=True):
     @property
     def tgs(self) -> float | None:
         """Tokens per GPU per second; None without constants."""
-        return None if self.time is None else self.work.tokens_per_gpu / self.time.step_s
+        return None if self.time is None else figures.tgs_of_gpu(self.work.tokens_per_gpu, self.time.step_s)
 
 
 def machine_of(preset: Preset, gpu: str = "", link: str = "") -> Machine:
@@ -95,7 +96,7 @@ def pick_kernel(preset: Preset, constants: Constants | None) -> str:
     return max(allowed, key=lambda kernel: attention_speed(constants, kernel, head_dim).forward_tflops)
 
 
-def predict(
+def forecast_preset(
     preset: Preset, gpu: str = "", *, link: str = "", system: str = "", card_gib: float | None = None
 ) -> Forecast:
     """Forecast one preset, without advice; a few hundred microseconds once the data files are read.
@@ -118,7 +119,7 @@ def assemble(preset: Preset, system: System, machine: Machine, numbers: Estimate
     on_cpu = machine.gpu.name == CPU.name
     tflops = {}
     if tgs is not None:
-        tflops = tflops_by_convention(preset.model, work.attended_len, work.checkpointing, tgs)
+        tflops = figures.tflops_by_convention(preset.model, work.attended_len, work.checkpointing, tgs)
     bar, why = error_bar(numbers, machine)
     return Forecast(
         preset=preset.name,
@@ -136,7 +137,7 @@ def assemble(preset: Preset, system: System, machine: Machine, numbers: Estimate
         step_s=None if time is None else time.step_s,
         time=times,
         tflops=tflops,
-        mfu=tflops["model"] / machine.gpu.bf16_tflops if tflops and not on_cpu else None,
+        mfu=figures.mfu(tflops.get("model"), None if on_cpu else machine.gpu),
         memory=_planned(numbers.memory, items, machine),
         verdict=numbers.verdict,
         reason=_reason(numbers, machine),
@@ -147,7 +148,7 @@ def assemble(preset: Preset, system: System, machine: Machine, numbers: Estimate
 
 
 def error_bar(numbers: Estimate, machine: Machine) -> tuple[TgsRange | None, str]:
-    """Low, predicted and high TGS, and what the bar is made of.
+    """Low, estimated and high TGS, and what the bar is made of.
 
     The constants' share is the 90th percentile of |error| on rows left out of their fit; what the network
     takes is less certain; a tight memory only ever costs.
@@ -164,7 +165,7 @@ def error_bar(numbers: Estimate, machine: Machine) -> tuple[TgsRange | None, str
     parts += [f"network ±{percent(network_share)}"] if network_share > 0.005 else []
     parts += [f"tight memory -{percent(tight)}"] if tight else []
     low = tgs * max(0.0, 1 - math.hypot(share, tight))
-    return TgsRange(predicted=tgs, low=low, high=tgs * (1 + share)), ", ".join(parts)
+    return TgsRange(estimate=tgs, low=low, high=tgs * (1 + share)), ", ".join(parts)
 
 
 def _planned(memory: MemoryPlan, items: dict[str, float], machine: Machine) -> PlannedMemory:
@@ -180,12 +181,13 @@ def _planned(memory: MemoryPlan, items: dict[str, float], machine: Machine) -> P
 
 
 def _reason(numbers: Estimate, machine: Machine) -> str:
-    total, card = numbers.memory.peak.total, machine.gpu.memory_gib * GIB
-    if not card:
+    total = numbers.memory.peak.total
+    fraction = figures.memory_fraction(total, machine.gpu)
+    if fraction is None:
         return f"{gib(total)} a rank at the peak ({numbers.memory.peak.name})"
     largest = breaking_item(numbers.memory).replace("_", " ")
     at = numbers.memory.peak.name
-    text = f"{gib(total)} of {gib(card)} ({percent(total / card)}) at the peak ({at})"
+    text = f"{gib(total)} of {gib(machine.gpu.memory_gib * GIB)} ({percent(fraction)}) at the peak ({at})"
     if numbers.verdict == "fits":
         return text
     return f"{text}; the largest item is {largest}"

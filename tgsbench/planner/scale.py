@@ -11,7 +11,7 @@ from tgsbench.errors import ExitCode, TgsError
 from tgsbench.planner.machine import Machine
 from tgsbench.planner.plan import Estimate, error_bar, estimate
 from tgsbench.presets.validate import valid_sp
-from tgsbench.schema.plan import TgsRange, Verdict
+from tgsbench.schema.forecast import TgsRange, Verdict
 from tgsbench.schema.preset import Preset
 from tgsbench.systems.costs import System
 from tgsbench.units import GIB

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -16,34 +15,15 @@ from tgsbench.planner.plan import Estimate, estimate, why_no_time
 from tgsbench.planner.verdict import host_fits, verdict_of
 from tgsbench.planner.workload import work_of
 from tgsbench.presets.validate import mesh_problems, valid_sp
-from tgsbench.schema.plan import Verdict
+from tgsbench.schema.forecast import Verdict
 from tgsbench.schema.preset import EngineOptions, Preset, Training
-from tgsbench.systems.costs import SYSTEMS
+from tgsbench.systems import registry
+from tgsbench.systems.registry import find_system
+from tgsbench.systems.zero import ZeroOptions
 from tgsbench.units import GIB
 
 _MODES = ("full", "selective", "none")
 _MICRO_BATCHES = (1, 2, 4, 8, 16)
-_STAGES = ((3, "none"), (3, "optimizer"), (3, "all"), (2, "none"), (2, "optimizer"), (1, "none"))
-_OPTIONS: tuple[dict[str, Any], ...] = (
-    *(
-        {"name": "fsdp2", "activation_offload": away, "tiled_mlp": tiled}
-        for away in (False, True)
-        for tiled in (False, True)
-    ),
-    *(
-        {
-            "name": "deepspeed",
-            "zero_stage": stage,
-            "offload": where,
-            "activation_offload": away,
-            "tiled_mlp": tiled,
-        }
-        for stage, where in _STAGES
-        for away in (False, True)
-        for tiled in (False, True)
-    ),
-)
-"""Engine switches that change what fits."""
 MAX_SEQ_LEN = 2**30
 """Lengths beyond are not searched: no model has positions for them."""
 
@@ -103,8 +83,12 @@ def search(preset: Preset, machine: Machine) -> Found:
 
 def variants(preset: Preset) -> Iterator[Preset]:
     """Every variant of a preset that breaks no rule."""
-    plain = replace(preset.engine, offload="none", zero_stage=3, activation_offload=False, tiled_mlp=False)
-    engines = [replace(plain, **options) for options in _OPTIONS]
+    engines = [
+        registry.change_engine(preset.engine, spec.name, switches)
+        for spec in registry.engines()
+        if spec.costs
+        for switches in spec.variants
+    ]
     meshes = [replace(preset.parallel, sp=sp) for sp in valid_sp(preset)]
     trainings = [
         replace(preset.training, micro_batch=micro_batch, checkpointing=mode)
@@ -156,7 +140,7 @@ def _fits_at(preset: Preset, machine: Machine, seq_len: int) -> bool:
 
 def _fits(preset: Preset, machine: Machine) -> bool:
     """On the card, and what is offloaded on a usual host."""
-    memory = memory_plan(work_of(preset, preset.engine.kernel), SYSTEMS[preset.engine.name])
+    memory = memory_plan(work_of(preset, preset.engine.kernel), find_system(preset.engine.name))
     ranks = min(preset.world_size, preset.hardware.gpus_per_node)
     return verdict_of(memory, machine.gpu) != "out of memory" and host_fits(memory, ranks)
 
@@ -166,7 +150,7 @@ def _micro_batches(preset: Preset) -> tuple[int, ...]:
 
 
 def _numbers(preset: Preset, machine: Machine) -> Estimate:
-    return estimate(preset, SYSTEMS[preset.engine.name], machine)
+    return estimate(preset, find_system(preset.engine.name), machine)
 
 
 def _candidate(preset: Preset, numbers: Estimate) -> Candidate:
@@ -198,7 +182,7 @@ def _sets(preset: Preset, engine: EngineOptions) -> list[str]:
         f"training.micro_batch={preset.training.micro_batch}",
         f"training.checkpointing={preset.training.checkpointing}",
     ]
-    if engine.name == "deepspeed":
+    if isinstance(engine, ZeroOptions):
         sets.append(f"engine.zero_stage={engine.zero_stage}")
     sets += [f"engine.offload={engine.offload}"] if engine.offload != "none" else []
     sets += ["engine.activation_offload=true"] if engine.activation_offload else []

@@ -8,7 +8,7 @@ from tgsbench.errors import TgsError
 from tgsbench.planner.advice import PresetChange, assignments, changed_estimates, smallest
 from tgsbench.planner.plan import Estimate, estimate, machine_of
 from tgsbench.schema.preset import Preset
-from tgsbench.systems.costs import find_system
+from tgsbench.systems.registry import find_system
 from tgsbench.units import GIB, gib
 
 _LEAST_SHARE = 0.02

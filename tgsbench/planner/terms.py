@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from tgsbench.planner.machine import Machine, attention_speed
 from tgsbench.planner.workload import StepWorkload
+from tgsbench.schema.forecast import TermSource
 from tgsbench.schema.hardware import Constants
-from tgsbench.schema.plan import TermSource
 from tgsbench.systems.costs import System
 
 _ATTENTION = "2·S·(local tokens)·a·d FLOPs a layer over speed·S/(S + half length)"

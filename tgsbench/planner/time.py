@@ -11,6 +11,7 @@ import math
 
 from msgspec import Struct
 
+from tgsbench.metrics import figures
 from tgsbench.planner.counts import LayerCounts, Product, head_product, layer_counts
 from tgsbench.planner.machine import Machine, attention_speed
 from tgsbench.planner.network import exchange_s, ring_s, shard_bytes
@@ -88,10 +89,10 @@ def layer_passes(work: StepWorkload, system: System, machine: Machine, constants
 
 def product_s(product: Product, work: StepWorkload, machine: Machine, constants: Constants) -> float:
     """Seconds of matrix products: arithmetic, then the traffic of operands and results."""
-    flops = machine.gpu.bf16_tflops * 1e12 * constants.gemm_share
+    flops_per_s = figures.peak_flops_per_s(machine.gpu) * constants.gemm_share
     if work.fp8:
-        flops *= constants.fp8_gain
-    return product.flops / flops + stream_s(product.num_bytes, machine, constants)
+        flops_per_s *= constants.fp8_gain
+    return product.flops / flops_per_s + stream_s(product.num_bytes, machine, constants)
 
 
 def stream_s(num_bytes: float, machine: Machine, constants: Constants) -> float:
@@ -217,8 +218,8 @@ def _host_s(work: StepWorkload, system: System, constants: Constants, device_s: 
 
 def _head_s(head: Product, work: StepWorkload, machine: Machine, constants: Constants) -> float:
     """The head is computed in bf16 where layers run in FP8."""
-    flops = machine.gpu.bf16_tflops * 1e12 * constants.gemm_share
-    return head.flops / flops + stream_s(head.num_bytes, machine, constants)
+    flops_per_s = figures.peak_flops_per_s(machine.gpu) * constants.gemm_share
+    return head.flops / flops_per_s + stream_s(head.num_bytes, machine, constants)
 
 
 def _gathers(

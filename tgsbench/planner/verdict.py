@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from tgsbench.metrics import figures
 from tgsbench.planner.memory import RESIDENT, MemoryPlan
+from tgsbench.schema.forecast import Verdict
 from tgsbench.schema.hardware import GpuSpec
-from tgsbench.schema.plan import Verdict
 from tgsbench.units import GIB
 
 TIGHT_SHARE = 0.83
@@ -22,9 +23,9 @@ def host_fits(memory: MemoryPlan, ranks_per_node: int) -> bool:
 
 def verdict_of(memory: MemoryPlan, gpu: GpuSpec) -> Verdict:
     """Hold planned memory against the card; a CPU rank has none."""
-    if not gpu.memory_gib:
+    share = figures.memory_fraction(memory.peak.total, gpu)
+    if share is None:
         return "unknown"
-    share = memory.peak.total / (gpu.memory_gib * GIB)
     if share > 1.0:
         return "out of memory"
     return "tight" if share > TIGHT_SHARE else "fits"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,15 +12,14 @@ import msgspec
 
 from tgsbench import units
 from tgsbench.errors import ExitCode, TgsError, nearest
-from tgsbench.safe_files import read_regular
+from tgsbench.safe_files import read_toml
 from tgsbench.schema.hardware import Constants, GpuSpec, Link
 from tgsbench.schema.preset import ModelShape
 from tgsbench.schema.reference import PublishedRows, ReferenceRow
+from tgsbench.system.config import config_dir
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 T = TypeVar("T")
-_MAX_FILE = 1 << 20
-"""A preset of a megabyte is none."""
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
 
 
@@ -36,32 +34,10 @@ def shipped(kind: str) -> Path:
     return packed if packed.is_dir() else _PACKAGE.parent / kind
 
 
-def config_dir() -> Path:
-    """The user's tgsbench folder under XDG_CONFIG_HOME."""
-    base = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
-    return Path(base) / "tgsbench"
-
-
 def search_path(kind: str = "presets") -> list[Path]:
     """Folders searched for user and shipped files, first match wins: ./KIND, XDG config, shipped."""
     config = os.environ.get("XDG_CONFIG_HOME", "")
     return [path for path in _candidates(kind, os.getcwd(), config) if path.is_dir()]  # noqa: PTH109 - a cache key
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """Read one TOML file; a broken one is a TgsError that names the file and line."""
-    try:
-        return tomllib.loads(read_regular(path, _MAX_FILE, follow=True).decode("utf-8"))
-    except RecursionError as error:
-        raise TgsError(f"{path}: nested too deeply", exit_code=ExitCode.BAD_PRESET) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise TgsError(
-            f"{path}: not valid TOML: {error}",
-            hint="fix that line, or start again from `tgsbench presets show NAME`",
-            exit_code=ExitCode.BAD_PRESET,
-        ) from error
-    except OSError as error:
-        raise TgsError(f"{path}: {error.strerror or error}", exit_code=ExitCode.BAD_PRESET) from error
 
 
 def files(kind: str, sub: str = "") -> dict[str, Path]:

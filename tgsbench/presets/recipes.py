@@ -6,6 +6,7 @@ import msgspec
 
 from tgsbench.errors import ExitCode, TgsError, nearest
 from tgsbench.presets import catalog
+from tgsbench.safe_files import read_toml
 from tgsbench.schema.recipe import Recipe
 
 
@@ -22,7 +23,7 @@ def load_recipe(name: str) -> Recipe:
             exit_code=ExitCode.BAD_PRESET,
         )
     try:
-        recipe = msgspec.convert({"name": name, **catalog.read_toml(known[name])}, Recipe)
+        recipe = msgspec.convert({"name": name, **read_toml(known[name])}, Recipe)
     except msgspec.ValidationError as error:
         raise TgsError(f"{known[name]}: {error}", exit_code=ExitCode.BAD_PRESET) from error
     if recipe.active_steps < 1 or recipe.warmup_steps < 0:

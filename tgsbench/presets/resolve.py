@@ -6,14 +6,16 @@ import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args
 
 import msgspec
 
 from tgsbench import units
 from tgsbench.errors import ExitCode, TgsError, nearest
-from tgsbench.presets import catalog
+from tgsbench.presets import catalog, engine_table
+from tgsbench.presets.engine_table import EngineTable
 from tgsbench.presets.validate import mesh_problems
+from tgsbench.safe_files import read_toml
 from tgsbench.schema.preset import Preset
 
 Origins = dict[str, str]
@@ -80,17 +82,22 @@ def build(document: dict[str, Any], origins: Origins) -> tuple[Preset | None, li
     if torn := _not_text(document, origins):
         return None, torn
     problems = _normalise(document, origins)
+    table = engine_table.read(document.get("engine", {}))
     try:
-        preset = msgspec.convert(document, Preset)
+        options = msgspec.convert(table.own, table.options)
+        rest = {key: value for key, value in document.items() if key != "engine"}
+        preset = msgspec.structs.replace(msgspec.convert(rest, Preset), engine=options)
     except msgspec.ValidationError as error:
         # Only now is every key looked at by itself: msgspec stops at the first problem.
-        return None, [*problems, *_key_problems(document, origins)] or [str(error)]
+        return None, [*problems, *_all_key_problems(document, origins, table)] or [str(error)]
+    if not table.is_known:
+        return None, [*problems, *_all_key_problems(document, origins, table)]
     problems += _not_finite(document, origins)
-    return preset, problems or mesh_problems(preset)
+    return preset, problems or [*mesh_problems(preset), *_engine_problems(table, origins)]
 
 
 def _load(path: Path, depth: int = 0) -> tuple[dict[str, Any], Origins]:
-    document = catalog.read_toml(path)
+    document = read_toml(path)
     if depth > _MAX_EXTENDS:
         raise TgsError(f"{path}: `extends` goes in a circle", exit_code=ExitCode.BAD_PRESET)
     base: dict[str, Any] = {}
@@ -178,27 +185,40 @@ def _normalise(document: dict[str, Any], origins: Origins) -> list[str]:
     return problems
 
 
-def _key_problems(
-    document: dict[str, Any], origins: Origins, kind: type[Any] = Preset, at: str = ""
-) -> list[str]:
+def _all_key_problems(document: dict[str, Any], origins: Origins, table: EngineTable) -> list[str]:
+    """Unknown, missing and wrongly typed keys of a whole document."""
+    rest = {key: value for key, value in document.items() if key != "engine"}
+    problems = _key_problems(rest, origins, Preset, "")
+    if not isinstance(table.own, dict):
+        return [*problems, f"engine: expected a table [engine]{_from(origins, 'engine')}"]
+    own = {key: value for key, value in table.own.items() if f"engine.{key}" not in table.refused}
+    problems += _key_problems(own, origins, table.options, "engine.")
+    return problems + _engine_problems(table, origins)
+
+
+def _key_problems(document: dict[str, Any], origins: Origins, kind: type[Any], at: str) -> list[str]:
     """Unknown, missing and wrongly typed keys of one table and those below it."""
-    hints = get_type_hints(kind)
+    fields = {field.name: field.type for field in msgspec.structs.fields(kind)}
     problems = []
     for key, value in document.items():
         dotted = f"{at}{key}"
         where = _from(origins, dotted)
-        if key not in hints:
-            problems.append(f"{dotted}: unknown key; {nearest(key, hints)}{where}")
-        elif isinstance(hints[key], type) and issubclass(hints[key], msgspec.Struct):
+        if key not in fields:
+            problems.append(f"{dotted}: unknown key; {nearest(key, fields)}{where}")
+        elif isinstance(fields[key], type) and issubclass(fields[key], msgspec.Struct):
             if isinstance(value, dict):
-                problems += _key_problems(value, origins, hints[key], f"{dotted}.")
+                problems += _key_problems(value, origins, fields[key], f"{dotted}.")
             elif dotted != "model":
                 problems.append(f"{dotted}: expected a table [{dotted}]{where}")
         else:
-            problems += _value_problems(dotted, value, hints[key], where)
-    required = (f.name for f in msgspec.structs.fields(kind) if f.required)
+            problems += _value_problems(dotted, value, fields[key], where)
+    required = (field.name for field in msgspec.structs.fields(kind) if field.required)
     problems += [f"{at}{name}: missing" for name in required if name not in document]
     return problems
+
+
+def _engine_problems(table: EngineTable, origins: Origins) -> list[str]:
+    return [f"{problem}{_from(origins, dotted)}" for dotted, problem in table.refused.items()]
 
 
 def _not_finite(document: dict[str, Any], origins: Origins, at: str = "") -> list[str]:

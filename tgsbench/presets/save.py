@@ -11,6 +11,7 @@ import tomli_w
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.presets import catalog
 from tgsbench.presets.resolve import check, parse_assignment
+from tgsbench.system.config import config_dir
 
 
 def save_user_preset(name: str, base: str, assignments: Iterable[str]) -> Path:
@@ -20,7 +21,7 @@ def save_user_preset(name: str, base: str, assignments: Iterable[str]) -> Path:
     """
     if not catalog.is_name(name) or name.startswith("_"):
         raise _refused(f"preset name {name!r} may hold letters, digits, '_', '.', '-' only")
-    folder = catalog.config_dir() / "presets"
+    folder = config_dir() / "presets"
     path = folder / f"{name}.toml"
     if path.exists():
         raise _refused(f"{path} exists already", "choose another name, or edit the file")

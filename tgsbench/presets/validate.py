@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from tgsbench.schema.preset import Preset, Training
+from tgsbench.systems import registry
 
 
 def mesh_problems(preset: Preset) -> list[str]:
@@ -101,23 +102,9 @@ def _sp_problems(preset: Preset) -> list[str]:
 
 
 def _engine_problems(preset: Preset) -> list[str]:
-    engine, problems = preset.engine, []
-    if engine.name == "fsdp2" and engine.attention == "alst":
-        problems.append('engine.attention="alst" is DeepSpeed\'s; use --engine deepspeed, or "native"')
-    if engine.name == "fsdp2" and engine.offload != "none":
-        problems.append('engine.offload belongs to engine "deepspeed"; use --engine deepspeed')
-    if engine.name == "fsdp2" and engine.zero_stage != 3:
-        problems.append(f"engine.zero_stage={engine.zero_stage}: fsdp2 shards everything (stage 3)")
-    if engine.name == "deepspeed" and engine.compile:
-        problems.append("engine.compile=true: ZeRO's hooks break compiled layers; use --engine fsdp2")
-    if engine.name == "fsdp2":
-        problems += [
-            f'engine.{option} belongs to engine "deepspeed"; use --engine deepspeed'
-            for option in ("data_adapter", "tiled_loss")
-            if getattr(engine, option)
-        ]
-    if engine.liger and engine.tiled_loss:
-        problems.append("engine.liger=true and engine.tiled_loss=true: a loss has one kernel; drop one")
+    engine = preset.engine
+    rules = registry.find_engine(engine.name).rules
+    problems = rules(preset) if rules else []
     if engine.activation_offload and preset.training.checkpointing == "none":
         problems.append('engine.activation_offload needs training.checkpointing="full" or "selective"')
     if preset.workload.document_mask and engine.kernel == "cudnn":

@@ -13,7 +13,7 @@ from tgsbench.report.document import ReportEntry, ReportTable, brand
 from tgsbench.results.rows import Row
 
 _Pick = Callable[[ReportEntry], Row | None]
-_PREDICTED, _MEASURED = "predicted", "measured"
+_FORECAST, _MEASURED = "predicted", "measured"
 
 
 def charts_of(table: ReportTable) -> list[Markup]:
@@ -44,7 +44,7 @@ def _picks(table: ReportTable) -> dict[str, _Pick]:
         brand(system): (lambda e, s=system: e.published.get(s))  # type: ignore[misc]
         for system in table.systems
     }
-    found[_PREDICTED] = lambda e: e.predicted
+    found[_FORECAST] = lambda e: e.forecast
     found[_MEASURED] = lambda e: e.measured
     return {n: pick for n, pick in found.items() if any(pick(e) is not None for e in table.entries)}
 
@@ -97,7 +97,7 @@ def _scaling(table: ReportTable, picks: dict[str, _Pick]) -> Markup:
             row for e in table.entries if (row := pick(e)) is not None and row.tgs and row.status != "oom"
         ]
         points = [(float(row.seq_len), row.tgs) for row in rows if row.tgs]
-        spread = [row.ci95 or (row.tgs, row.tgs) for row in rows if row.tgs] if name == _PREDICTED else []
+        spread = [row.ci95 or (row.tgs, row.tgs) for row in rows if row.tgs] if name == _FORECAST else []
         if points:
             series.append(svg.SvgSeries(name, colour, points, spread, joined=name != _MEASURED))
     return svg.lines(f"{table.model}: TGS over sequence length", series, _tick, "TGS, tokens/GPU/s")
@@ -105,14 +105,14 @@ def _scaling(table: ReportTable, picks: dict[str, _Pick]) -> Markup:
 
 def _memory(table: ReportTable) -> list[Markup]:
     """Memory of one GPU over length; resident memory of CPU ranks is another figure and stays out."""
-    picks: dict[str, _Pick] = {_PREDICTED: lambda e: e.predicted, _MEASURED: lambda e: e.measured}
+    picks: dict[str, _Pick] = {_FORECAST: lambda e: e.forecast, _MEASURED: lambda e: e.measured}
     order = list(_picks(table))
     series = []
     for name, pick in picks.items():
         rows = [row for e in table.entries if (row := pick(e)) is not None and row.mem_kind == "cuda"]
         points = [(float(row.seq_len), row.mem_peak_gib) for row in rows if row.mem_peak_gib]
         if points:
-            series.append(svg.SvgSeries(name, order.index(name), points, joined=name == _PREDICTED))
+            series.append(svg.SvgSeries(name, order.index(name), points, joined=name == _FORECAST))
     if sum(len(line.points) for line in series) < 2:
         return []
     gpus = {e.gpu for e in table.entries}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from tgsbench import presets
 from tgsbench.errors import ExitCode, TgsError
+from tgsbench.planner import forecast_preset
 from tgsbench.planner.machine import CPU
 from tgsbench.report.document import (
     Report,
@@ -23,11 +23,13 @@ from tgsbench.report.document import (
 from tgsbench.report.summary import summary_lines
 from tgsbench.results import results, row_specs, rows
 from tgsbench.results.rows import Row
+from tgsbench.schema.forecast import Forecast
 from tgsbench.schema.hotspots import TITLES
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Result
 from tgsbench.store import profiles
 from tgsbench.store.run_dir import RunDir
+from tgsbench.systems.registry import DEFAULT
 
 _FOREIGN = "imported"
 
@@ -71,7 +73,7 @@ def section(run: RunDir) -> RunSection:
         mem_by_rank_gib=result.mem.by_rank_gib,
         mem_kind=result.mem.kind,
         tflops=dict(result.tflops),
-        claimed={str(k): str(v) for k, v in (result.claimed or {}).items()},
+        claimed={name: str(value) for name, value in (result.claimed or {}).items()},
         hotspots=hotspots,
         findings=findings,
     )
@@ -80,21 +82,18 @@ def section(run: RunDir) -> RunSection:
 def environment_facts(result: Result) -> dict[str, str]:
     """Hardware and software that a run was made on, for people."""
     env = result.environment
-    gpus = env.get("gpus") or []
     facts = {
-        "GPUs": _counted(gpus) if result.device != "cpu" else "",
+        "GPUs": _counted(env.gpus or []) if result.device != "cpu" else "",
         "ranks": f"{result.world_size} (dp {result.dp} x sp {result.sp})",
         "machines": ", ".join(result.hosts),
-        "CPU": f"{env.get('cpu', '')}, {env.get('num_cores', '?')} cores",
-        "memory": f"{env.get('memory_gib', '?')} GiB",
-        "platform": str(env.get("platform", "")),
-        "Python": str(env.get("python", "")),
-        "tgsbench": str(env.get("tgsbench", "")),
+        "CPU": f"{env.cpu or ''}, {_known(env.num_cores)} cores",
+        "memory": f"{_known(env.memory_gib)} GiB",
+        "platform": env.platform or "",
+        "Python": env.python or "",
+        "tgsbench": env.tgsbench or "",
         "attention": result.attention,
     }
-    versions: Any = env.get("versions") or env.get("packages") or {}
-    if isinstance(versions, dict):
-        facts |= {str(name): str(version) for name, version in versions.items() if name != "python"}
+    facts |= {name: version for name, version in env.software.items() if name != "python"}
     return {name: value for name, value in facts.items() if value}
 
 
@@ -120,7 +119,7 @@ def _of_preset(preset: Preset) -> ReportEntry:
         seq_len=preset.workload.seq_len,
         sp=preset.parallel.sp,
         published=_published(preset),
-        predicted=_predicted(preset, None, ""),
+        forecast=_forecast(preset, None, ""),
     )
 
 
@@ -136,7 +135,7 @@ def _of_run(row: Row) -> ReportEntry:
         sp=row.sp,
         rehearsal_of=row.rehearsal_of,
         published={} if row.rehearsal_of else _published(preset),
-        predicted=_predicted(preset, result.prediction, result.device),
+        forecast=_forecast(preset, result.forecast, result.device),
         measured=row,
     )
     return with_comparisons(entry)
@@ -166,17 +165,17 @@ def _published(preset: Preset) -> dict[str, Row]:
     return {row.system: rows.from_reference(row, preset) for row in found}
 
 
-def _predicted(preset: Preset, stored: dict[str, Any] | None, device: str) -> Row | None:
+def _forecast(preset: Preset, stored: Forecast | None, device: str) -> Row | None:
     """The forecast kept with a run, or a new one for its GPU; None for hardware nobody described."""
     if stored is None:
         gpu = presets.find_gpu(device) if device else None
         try:
-            stored = row_specs.forecast(preset, gpu.name if gpu else "")
+            stored = forecast_preset(preset, gpu.name if gpu else "")
         except TgsError:
             return None
-    if not stored.get("tgs") and stored.get("gpu") == CPU.name:
+    if stored.tgs is None and stored.gpu == CPU.name:
         return None
-    return rows.from_prediction(preset, stored)
+    return rows.from_forecast(preset, stored)
 
 
 def _hotspots(run: RunDir) -> tuple[dict[str, float], list[str]]:
@@ -186,6 +185,10 @@ def _hotspots(run: RunDir) -> tuple[dict[str, float], list[str]]:
     shares = sorted(profile.shares.items(), key=lambda item: -item[1])
     named = {TITLES.get(name, name): share for name, share in shares if share > 0}
     return named, [finding.text for finding in profile.findings]
+
+
+def _known(value: float | None) -> str:
+    return "?" if value is None else str(value)
 
 
 def _counted(names: list[str]) -> str:
@@ -201,10 +204,10 @@ def _report(title: str, entries: list[ReportEntry], sections: list[RunSection]) 
     odd = [f"{row.label}: {row.reason}" for row in published_rows if row.reason and row.status == "ok"]
     notes = (
         [
-            "predicted: tgsbench plan, for engine fsdp2 (unless the run names another) and the datasheet's"
-            " network; no forecast of the published systems, whose clusters' network is unknown"
+            f"predicted: tgsbench plan, for engine {DEFAULT.name} (unless the run names another) and the"
+            " datasheet's network; no forecast of the published systems, whose clusters' network is unknown"
         ]
-        if any(e.predicted for e in entries)
+        if any(e.forecast for e in entries)
         else []
     )
     return Report(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from tgsbench import units
+from tgsbench.models.flops import XTUNER
 from tgsbench.report.document import ReportEntry, ReportTable, brand
 from tgsbench.results.rows import Row, model_mfu
 
@@ -23,9 +24,9 @@ def columns_of(table: ReportTable) -> list[Column]:
     columns.append(Column("sp", lambda e: str(e.sp)))
     for system in table.systems:
         columns += _published(system)
-    columns += [Column("predicted TGS", lambda e: _tgs(e.predicted))]
-    columns += [Column("predicted range", lambda e: _interval(e.predicted))]
-    columns += [Column("predicted memory", lambda e: _memory(e.predicted))]
+    columns += [Column("predicted TGS", lambda e: _tgs(e.forecast))]
+    columns += [Column("predicted range", lambda e: _interval(e.forecast))]
+    columns += [Column("predicted memory", lambda e: _memory(e.forecast))]
     columns += _MEASURED
     always = {"config", "GPUs", "length", "sp"}
     return [c for c in columns if c.title in always or any(c.cell(entry) for entry in table.entries)]
@@ -100,7 +101,7 @@ def _tflops(row: Row | None) -> str:
     """In the tables' own convention where the row has it, else the first, named."""
     if row is None or not row.tflops:
         return ""
-    name = "xtuner" if "xtuner" in row.tflops else next(iter(row.tflops))
+    name = XTUNER if XTUNER in row.tflops else next(iter(row.tflops))
     return f"{units.rate(row.tflops[name])} {name}"
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from tgsbench import units
 from tgsbench.metrics.ratio import Ratio
+from tgsbench.models.flops import XTUNER
 from tgsbench.report.forecast import forecast_text
 from tgsbench.results.compare import Comparison, Difference
 from tgsbench.results.rows import Row
@@ -24,7 +25,7 @@ def table(rows: Sequence[Row]) -> list[str]:
 
 def forecast_lines(rows: Sequence[Row]) -> list[str]:
     """Of each run that keeps a forecast: predicted beside measured."""
-    told = [(row.label, forecast_text(row.prediction, row.tgs)) for row in rows]
+    told = [(row.label, forecast_text(row.forecast, row.tgs)) for row in rows]
     return [f"{label}: predicted {text}" for label, text in told if text]
 
 
@@ -49,7 +50,7 @@ def row_cells(row: Row) -> tuple[str, ...]:
 
 def tflops_text(row: Row) -> str:
     """TFLOPs with the name of their convention: xtuner's where the row has it."""
-    name = next((n for n in ("xtuner", *row.tflops) if n in row.tflops), "")
+    name = next((n for n in (XTUNER, *row.tflops) if n in row.tflops), "")
     return f"{units.rate(row.tflops[name])} {name}" if name else ""
 
 

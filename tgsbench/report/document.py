@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from tgsbench.models.flops import FORMULAS
 from tgsbench.models.spec import num_parameters
@@ -12,10 +12,10 @@ from tgsbench.results.compare import Comparison, compare
 from tgsbench.results.rows import Row
 from tgsbench.schema.preset import ModelShape
 from tgsbench.schema.run import SCHEMA_VERSION
+from tgsbench.systems.registry import title_of
 
 TGS = "real tokens / (GPUs x wall seconds), over whole optimizer steps, median, warm-up excluded"
 MFU = "model TFLOPs / dense bf16 peak of the GPU"
-_BRANDS = {"xtuner": "XTuner", "llamafactory": "LLaMA-Factory"}
 
 
 class ReportEntry(Struct, kw_only=True):
@@ -31,7 +31,7 @@ class ReportEntry(Struct, kw_only=True):
     rehearsal_of: str = ""
     published: dict[str, Row] = {}
     """By system."""
-    predicted: Row | None = None
+    forecast: Row | None = field(default=None, name="predicted")
     measured: Row | None = None
     against: list[Comparison] = []
     """The measured row against each published one."""
@@ -86,7 +86,7 @@ class Report(Struct, kw_only=True):
 
 def brand(system: str) -> str:
     """A system's name as its makers write it."""
-    return _BRANDS.get(system, system)
+    return title_of(system)
 
 
 def tables_of(entries: Sequence[ReportEntry]) -> list[ReportTable]:

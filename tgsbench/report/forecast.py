@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from tgsbench import units
+from tgsbench.schema.forecast import Forecast
 
 
-def forecast_text(prediction: Mapping[str, Any] | None, measured_tgs: float | None = None) -> str:
-    """Predicted TGS with its error bar, measured TGS over it, predicted memory; empty without a forecast.
+def forecast_text(forecast: Forecast | None, measured_tgs: float | None = None) -> str:
+    """Estimated TGS with its error bar, measured TGS over it, estimated memory; empty without a forecast.
 
-    `prediction` is a plan as `run.json` and `result.json` keep it; TGS in tokens per GPU and second.
+    TGS in tokens per GPU and second.
     """
-    plan = prediction or {}
-    tgs, memory = plan.get("tgs") or {}, plan.get("memory") or {}
-    parts = []
-    if tgs.get("predicted"):
-        parts.append(
-            f"TGS {units.rate(tgs['predicted'])} ({units.rate(tgs['low'])} to {units.rate(tgs['high'])})"
-        )
+    if forecast is None:
+        return ""
+    tgs, parts = forecast.tgs, []
+    if tgs is not None and tgs.estimate:
+        parts.append(f"TGS {units.rate(tgs.estimate)} ({units.rate(tgs.low)} to {units.rate(tgs.high)})")
         if measured_tgs is not None:
-            parts[-1] += f", measured {measured_tgs / tgs['predicted']:.2f} of it"
-    if memory.get("total_gib"):
-        parts.append(f"memory {memory['total_gib']:.2f} GiB")
+            parts[-1] += f", measured {measured_tgs / tgs.estimate:.2f} of it"
+    if forecast.memory.total_gib:
+        parts.append(f"memory {forecast.memory.total_gib:.2f} GiB")
     return "; ".join(parts)

@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 
+from tgsbench.models.flops import XTUNER
 from tgsbench.report.columns import columns_of
 from tgsbench.report.comparison import verdict_text
 from tgsbench.report.document import Report, ReportEntry, ReportTable
@@ -89,7 +90,7 @@ def csv_text(report: Report) -> str:
     writer.writerow(_FIELDS)
     for table in report.tables:
         for entry in table.entries:
-            rows = [*entry.published.values(), entry.predicted, entry.measured]
+            rows = [*entry.published.values(), entry.forecast, entry.measured]
             writer.writerows(_csv_row(entry, row) for row in rows if row is not None)
     return sink.getvalue()
 
@@ -98,7 +99,7 @@ def _csv_row(entry: ReportEntry, row: Row) -> list[object]:
     low, high = row.ci95 or (None, None)
     cells: list[object] = [
         entry.config, entry.model.name, row.gpu, row.num_gpus, row.seq_len, row.sp, row.kind, row.system,
-        row.label, row.status, row.tgs, low, high, len(row.samples) or None, row.tflops.get("xtuner"),
+        row.label, row.status, row.tgs, low, high, len(row.samples) or None, row.tflops.get(XTUNER),
         row.tflops.get("model"), model_mfu(row, entry.model), row.mem_peak_gib, row.document_mask,
         row.checkpointing, row.source,
     ]  # fmt: skip

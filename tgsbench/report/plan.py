@@ -9,7 +9,9 @@ from tgsbench import units
 from tgsbench.planner.scale import ScalePoint
 from tgsbench.planner.search import Candidate, Found, LongestForecast
 from tgsbench.schema.dry_run import DryRun
-from tgsbench.schema.plan import Advice, Forecast, TgsRange
+from tgsbench.schema.forecast import Advice, Forecast, TgsRange
+from tgsbench.systems.registry import find_engine
+from tgsbench.systems.zero import ZeroOptions
 from tgsbench.units import GIB
 
 _BAR = 40
@@ -38,7 +40,7 @@ def range_text(tgs: TgsRange | None) -> str:
     """TGS and its error bar."""
     if tgs is None:
         return "not predicted"
-    return f"{units.rate(tgs.predicted)} ({units.rate(tgs.low)} to {units.rate(tgs.high)})"
+    return f"{units.rate(tgs.estimate)} ({units.rate(tgs.low)} to {units.rate(tgs.high)})"
 
 
 def _speed(plan: Forecast) -> list[str]:
@@ -132,7 +134,8 @@ def longest_lines(longest: LongestForecast) -> list[str]:
 
 
 def _candidate(c: Candidate) -> str:
-    engine = f"{c.engine} ZeRO-{c.zero_stage}" if c.engine == "deepspeed" else c.engine
+    by_zero = issubclass(find_engine(c.engine).options, ZeroOptions)
+    engine = f"{c.engine} ZeRO-{c.zero_stage}" if by_zero else c.engine
     extras = [f"offload {c.offload}"] if c.offload != "none" else []
     extras += ["activation offload"] if c.activation_offload else []
     extras += ["tiled MLP"] if c.tiled_mlp else []
@@ -156,7 +159,7 @@ def scale_lines(points: Sequence[ScalePoint]) -> list[str]:
     ]
     for point in points:
         tgs = (
-            [units.rate(v) for v in (point.tgs.predicted, point.tgs.low, point.tgs.high)]
+            [units.rate(v) for v in (point.tgs.estimate, point.tgs.low, point.tgs.high)]
             if point.tgs
             else ["-"] * 3
         )
@@ -170,15 +173,15 @@ def scale_lines(points: Sequence[ScalePoint]) -> list[str]:
 
 def _bars(points: Sequence[ScalePoint]) -> list[str]:
     """TGS as full bars, memory as thin ones, each against its largest."""
-    best = max((p.tgs.predicted for p in points if p.tgs), default=0.0)
+    best = max((p.tgs.estimate for p in points if p.tgs), default=0.0)
     most = max(p.total_gib for p in points)
     lines = [f"  {'GPUs':>6}  TGS (full) and GiB (thin)"]
     for point in points:
         out = point.verdict == "out of memory"
         if point.tgs and best:
             bar = "░" if out else "█"
-            text = "out of memory" if out else units.rate(point.tgs.predicted)
-            lines.append(f"  {point.num_gpus:>6}  {bar * _width(point.tgs.predicted, best)} {text}")
+            text = "out of memory" if out else units.rate(point.tgs.estimate)
+            lines.append(f"  {point.num_gpus:>6}  {bar * _width(point.tgs.estimate, best)} {text}")
         count = "" if point.tgs and best else point.num_gpus
         lines.append(f"  {count:>6}  {'▁' * _width(point.total_gib, most)} {point.total_gib:.1f} GiB")
     return lines

@@ -21,7 +21,7 @@ def summary_lines(result: Result) -> list[str]:
         ("TFLOPs", _tflops(result)),
         ("step", _step(result)),
         ("memory", _memory(result)),
-        ("predicted", _predicted(result)),
+        ("predicted", forecast_text(result.forecast, result.tgs.median)),
         ("loss", _loss(result)),
         ("packing", _packing(result)),
         ("integrity", _integrity(result)),
@@ -80,7 +80,7 @@ def _emulated(result: Result) -> list[tuple[str, str]]:
 
 
 def _no_communication(result: Result) -> str:
-    alone = result.world_size == 1 or bool((result.prediction or {}).get("time"))
+    alone = result.world_size == 1 or bool(result.forecast and result.forecast.time)
     return "no communication" if alone else "nothing: communication has no forecast here and counts as 0"
 
 
@@ -110,7 +110,7 @@ def _tflops(result: Result) -> str:
 def _claimed(result: Result) -> str:
     """Another system's own figures, in its words."""
     figures = (result.claimed or {}).items()
-    told = [f"{value:,.6g} ({name})" for name, value in figures if isinstance(value, int | float)]
+    told = [f"{value:,.6g} ({name})" for name, value in figures]
     return f"{'; '.join(told)}, as {result.engine} counts" if told else ""
 
 
@@ -125,10 +125,6 @@ def _memory(result: Result) -> str:
         return ""
     kind = "allocated at the peak" if result.mem.kind == "cuda" else "resident"
     return f"{result.mem.peak_gib:.2f} GiB {kind}, largest rank"
-
-
-def _predicted(result: Result) -> str:
-    return forecast_text(result.prediction, result.tgs.median)
 
 
 def _loss(result: Result) -> str:
@@ -163,13 +159,13 @@ def _integrity(result: Result) -> str:
 def _profile(result: Result) -> str:
     if result.profile is None:
         return ""
-    traces = result.profile["traces"]
-    size = units.size(sum(trace["num_bytes"] for trace in traces))
-    export_s = max((trace["export_s"] for trace in traces), default=0.0)
+    traces = result.profile.traces
+    size = units.size(sum(trace.num_bytes for trace in traces))
+    export_s = max((trace.export_s for trace in traces), default=0.0)
     if not traces:
         return "no trace was written"
     text = f"{units.counted(len(traces), 'trace')}, {size}, written in {units.duration(export_s)}"
-    ratio = result.profile["over_measured"]
+    ratio = result.profile.over_measured
     return text + (f"; a profiled step takes {ratio:.2f} of a measured one" if ratio else "")
 
 

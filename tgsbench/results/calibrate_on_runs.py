@@ -15,7 +15,8 @@ from tgsbench.results import results
 from tgsbench.schema.run import Result
 from tgsbench.store import run_dir
 from tgsbench.store.run_dir import RunDir
-from tgsbench.systems.costs import find_system
+from tgsbench.system.config import config_dir
+from tgsbench.systems.registry import find_system
 
 
 def calibrate_on(runs: Sequence[RunDir]) -> tuple[Calibration, Path]:
@@ -28,7 +29,7 @@ def calibrate_on(runs: Sequence[RunDir]) -> tuple[Calibration, Path]:
         raise TgsError("name at least one run", hint="tgsbench plan --calibrate latest")
     gpu = samples[0].machine.gpu.name
     found = calibrate(samples, samples[0].machine.constants, name=gpu)
-    path = catalog.config_dir() / "presets" / "constants" / f"{gpu}.toml"
+    path = config_dir() / "presets" / "constants" / f"{gpu}.toml"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         run_dir.write_atomic(path, constants_toml(found.constants).encode())

@@ -11,7 +11,7 @@ from msgspec import Struct
 from tgsbench import units
 from tgsbench.metrics import ratio as ratios
 from tgsbench.metrics.ratio import Interval, Ratio
-from tgsbench.results.rows import UNKNOWN, Row, from_prediction, from_reference, from_result
+from tgsbench.results.rows import UNKNOWN, Row, from_forecast, from_reference, from_result
 from tgsbench.schema.run import Verdict
 
 __all__ = [
@@ -21,7 +21,7 @@ __all__ = [
     "compare",
     "compare_pairs",
     "differences",
-    "from_prediction",
+    "from_forecast",
     "from_reference",
     "from_result",
 ]

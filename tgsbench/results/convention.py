@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from tgsbench.models.flops import FORMULAS, flops_per_token
+from tgsbench.metrics import figures
+from tgsbench.models.flops import FORMULAS, XTUNER, flops_per_token
 from tgsbench.models.spec import num_parameters
 from tgsbench.schema.hardware import GpuSpec
 from tgsbench.schema.preset import Checkpointing, ModelShape
@@ -67,19 +68,19 @@ def identify(
             name=name,
             checkpointing=policy,
             formula=formula,
-            tflops=tgs * flops / 1e12,
-            deviation=tflops * 1e12 / (tgs * flops) - 1,
+            tflops=figures.tflops(tgs, flops),
+            deviation=figures.tflops_deviation(tflops, tgs, flops),
         )
         for name, policy, formula, flops in _known(shape, attended_len)
     ]
     found.sort(key=lambda c: round(abs(c.deviation), 4))
-    model = tgs * flops_per_token("model", shape, attended_len, "none") / 1e12
+    model = figures.tflops_in("model", shape, attended_len, "none", tgs)
     return Identified(
         convention=found[0].name if abs(found[0].deviation) <= WITHIN else "",
         candidates=found,
         tflops=tflops,
         model_tflops=model,
-        model_mfu=model / gpu.bf16_tflops if gpu else None,
+        model_mfu=figures.mfu(model, gpu),
     )
 
 
@@ -87,7 +88,7 @@ def _known(shape: ModelShape, attended_len: float) -> list[tuple[str, str, str, 
     def flops(name: str, policy: Checkpointing = "full") -> float:
         return flops_per_token(name, shape, attended_len, policy)
 
-    rows = [("xtuner", policy, FORMULAS["xtuner"], flops("xtuner", policy)) for policy in ("full", "none")]
+    rows = [(XTUNER, policy, FORMULAS[XTUNER], flops(XTUNER, policy)) for policy in ("full", "none")]
     rows += [(name, "", FORMULAS[name], flops(name)) for name in ("model", "palm")]
     rows += [("hardware", policy, FORMULAS["hardware"], flops("hardware", policy)) for policy in _RECOMPUTED]
     rows.append(("6N", "", "6N, attention not counted", 6.0 * num_parameters(shape)))

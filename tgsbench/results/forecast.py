@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import msgspec
-
 from tgsbench import presets, units
 from tgsbench.errors import TgsError
-from tgsbench.planner import predict
+from tgsbench.planner import forecast_preset
+from tgsbench.schema.forecast import Forecast
 from tgsbench.schema.preset import Preset
 from tgsbench.system.gpus import list_gpus
 
 _LONG_S = 3600.0
 
 
-def forecast_note(preset: Preset, prediction: dict[str, Any] | None) -> str:
+def forecast_note(preset: Preset, forecast: Forecast | None) -> str:
     """What to know before a run of more than an hour: how long, and how the same speed is had sooner."""
-    step_s = (prediction or {}).get("step_s")
+    step_s = forecast.step_s if forecast else None
     total_s = (step_s or 0.0) * (preset.measure.warmup + preset.measure.steps)
     if total_s < _LONG_S:
         return ""
@@ -31,8 +28,8 @@ def forecast_note(preset: Preset, prediction: dict[str, Any] | None) -> str:
     return f"forecast: {units.duration(total_s)} for {preset.measure.steps} measured steps{sooner}"
 
 
-def forecast(preset: Preset) -> tuple[dict[str, Any] | None, str]:
-    """The plan of a preset on this machine's GPUs as JSON values, or None and why there is none.
+def forecast_here(preset: Preset) -> tuple[Forecast | None, str]:
+    """The forecast of a preset on this machine's GPUs, or None and why there is none.
 
     A GPU that is not described is never replaced by the preset's own.
     """
@@ -44,6 +41,6 @@ def forecast(preset: Preset) -> tuple[dict[str, Any] | None, str]:
             return None, f"no peak is known for {gpus[0].name or 'this GPU'}"
         gpu_name = gpu.name if gpu else ""
     try:
-        return msgspec.to_builtins(predict(preset, gpu_name)), ""
+        return forecast_preset(preset, gpu_name), ""
     except TgsError as error:
         return None, error.msg

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from tgsbench import units
 from tgsbench.errors import ExitCode, TgsError, nearest
-from tgsbench.metrics import stats
+from tgsbench.metrics import figures, stats
 from tgsbench.models.spec import num_parameters
 from tgsbench.presets.catalog import find_gpu
 from tgsbench.results.convention import Identified, identify
@@ -21,7 +21,8 @@ from tgsbench.schema.preset import ModelShape
 from tgsbench.schema.run import SCHEMA_VERSION
 from tgsbench.store.run_dir import unwritable, write_atomic
 from tgsbench.systems import logs
-from tgsbench.systems.logs import ImportedLog, LoggedStep
+from tgsbench.systems.log_lines import LoggedStep
+from tgsbench.systems.logs import ImportedLog
 
 _SAFE_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
 _MAX_BYTES = 64 << 20
@@ -162,12 +163,12 @@ def _identified(
     """Name the convention of the stated TFLOPs (or MFU), and keep the speed in `model` terms."""
     gpu = find_gpu(context.gpu) if context.gpu else None
     if tflops is None and mfu_percent is not None and gpu is not None:
-        tflops = mfu_percent / 100 * gpu.bf16_tflops
+        tflops = figures.tflops_at_mfu(mfu_percent / 100, gpu)
     if not tflops or not row.tgs:
         return ImportedRow(row=row, tool=tool, note=note)
     found = identify(context.model, context.seq_len, row.tgs, tflops, gpu)
-    figures = {"model": found.model_tflops, (found.convention or "unknown convention"): tflops}
-    row = msgspec.structs.replace(row, tflops=figures, mfu=found.model_mfu)
+    by_convention = {"model": found.model_tflops, (found.convention or "unknown convention"): tflops}
+    row = msgspec.structs.replace(row, tflops=by_convention, mfu=found.model_mfu)
     return ImportedRow(row=row, tool=tool, identified=found, note=note)
 
 
@@ -176,8 +177,8 @@ def _warmup(log: ImportedLog, asked: int | None) -> int:
 
 
 def _log_note(log: ImportedLog, steps: list[LoggedStep]) -> str:
-    if log.tool == "llamafactory":
-        return "LLaMA-Factory counts padding as tokens: its real TGS is lower by the padded share"
+    if log.note:
+        return log.note
     weights = [(s.tgs, s.step_s) for s in steps if s.tgs and s.step_s]
     if not weights:
         return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import msgspec
@@ -51,20 +52,66 @@ class _Index(Struct, kw_only=True):
 
 def list_summaries(root: Path) -> list[Summary]:
     """Every run, newest first; only runs that changed since the last call are read."""
-    known = {entry.summary.run_id: entry for entry in _read(root)}
-    found, changed, base = [], False, f"{root}/"
-    for name in _names(root):
-        stamp = _stamp(f"{base}{name}/")
-        if stamp is None:
-            continue
-        entry = known.get(name)
-        if entry is None or entry.stamp != stamp:
-            entry, changed = _Entry(stamp, summarize(RunDir(root / name))), True
-        found.append(entry)
-    if changed or len(found) != len(known):
-        # A run without result.json is asked again each time: what it is changes without a write to it.
-        _write(root, [entry for entry in found if entry.stamp[2]])
-    return [entry.summary for entry in found]
+    return list(iter_summaries(root, summarize))
+
+
+def iter_summaries(root: Path, read: Callable[[RunDir], Summary]) -> Generator[Summary, None, None]:
+    """Every run, newest first, one by one; only runs that changed since the last call are `read`.
+
+    What was read is kept for the next call even when the caller stops early.
+    """
+    stored = _read(root)
+    known = {entry.summary.run_id: entry for entry in stored or ()}
+    names, base = _names(root), f"{root}/"
+    kept = {name: known[name] for name in names if name in known}
+    is_changed = len(kept) != len(known)
+    try:
+        for name in names:
+            stamp, entry = _stamp(f"{base}{name}/"), kept.get(name)
+            if entry is not None and entry.stamp == stamp:
+                yield entry.summary
+                continue
+            is_changed |= kept.pop(name, None) is not None
+            if stamp is None:
+                continue
+            summary, is_lasting = _survived(read, RunDir(root / name))
+            # A run without result.json is asked again each time: what it is changes without a write to it;
+            # so is one whose name is no text, which the cache cannot hold.
+            if is_lasting and stamp[2] and name.isprintable():
+                kept[name], is_changed = _Entry(stamp, summary), True
+            is_changed |= stored is None
+            yield summary
+    finally:
+        if is_changed:
+            _write(root, list(kept.values()))
+
+
+def _survived(read: Callable[[RunDir], Summary], run: RunDir) -> tuple[Summary, bool]:
+    """What `read` says of a run and whether to keep it; an exception becomes the reason of this one row."""
+    try:
+        return read(run), True
+    except Exception as error:  # noqa: BLE001 - one folder, written by anybody, must not take the list
+        reason = error.msg if isinstance(error, TgsError) else f"{run.path}: {type(error).__name__}: {error}"
+        return Summary(run_id=run.run_id, status="damaged", reason=reason), False
+
+
+def glance(run: RunDir) -> Summary:
+    """As `summarize`, but a run that goes on is told by its manifest alone: its events are not read."""
+    from tgsbench.results import results
+
+    if (run.path / "result.json").exists() or not results.is_running(run):
+        return summarize(run)
+    manifest = run.manifest()
+    return Summary(
+        run_id=run.run_id,
+        status="running",
+        preset=manifest.preset,
+        engine=manifest.engine,
+        world_size=manifest.world_size,
+        created_unix=manifest.created_unix,
+        rehearsal_of=manifest.rehearsal_of,
+        tags=manifest.tags,
+    )
 
 
 def summarize(run: RunDir) -> Summary:
@@ -117,16 +164,16 @@ def _stamp(path: str) -> Stamp | None:
     return (run.st_mtime_ns, run.st_size, result.st_mtime_ns, result.st_size)
 
 
-def _read(root: Path) -> list[_Entry]:
-    """What the cache says; nothing when it is missing, damaged or of another version."""
+def _read(root: Path) -> list[_Entry] | None:
+    """What the cache says; None when it is missing, damaged or of another version."""
     try:
         index = msgspec.json.decode(read_regular(root / _NAME, _MAX_BYTES), type=_Index)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
-        return []
-    return index.entries if index.version == VERSION else []
+        return None
+    return index.entries if index.version == VERSION else None
 
 
 def _write(root: Path, entries: list[_Entry]) -> None:
     """By rename, so that readers see one index or the other; a folder that takes none is listed anyway."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, UnicodeEncodeError):  # the path in a reason may be no text
         write_atomic(root / _NAME, msgspec.json.encode(_Index(entries=entries)))

@@ -35,6 +35,7 @@ def result_from_folder(run: RunDir, outcome: Outcome | None = None) -> Result:
         result.failure.files = run.collected()
         if result.status == "oom":
             _explain_shortfall(result, run.preset())
+    result.warnings += run.notes("run.json", "env.json")
     result.run_dir = str(run.path)
     return result
 
@@ -64,6 +65,7 @@ def load_result(run: RunDir) -> Result:
     """The stored result; a derived one while the run goes on (status running) or after its launcher died."""
     stored = run.result()
     if stored is not None:
+        stored.warnings += run.notes("result.json")
         stored.run_dir = str(run.path)
         return stored
     result = result_from_folder(run)

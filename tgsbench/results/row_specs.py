@@ -4,34 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from tgsbench import presets
 from tgsbench.errors import ExitCode, TgsError, nearest
+from tgsbench.planner import forecast_preset
 from tgsbench.results import imported, results, rows
 from tgsbench.results.rows import Row
+from tgsbench.schema.forecast import Forecast
 from tgsbench.schema.preset import Preset
+from tgsbench.schema.reference import XTUNER
 from tgsbench.store import run_dir
 from tgsbench.store.run_dir import RunDir
 
-Predict = Callable[[Preset], dict[str, Any]]
-"""The planner: a preset's forecast as `tgsbench plan --json` writes it."""
+Forecaster = Callable[[Preset], Forecast]
+"""The planner."""
 
-_FORECAST = ("predicted", "plan")
+_FORECAST_WORDS = ("predicted", "plan")
+_FORMS = f"RUN, PRESET, {XTUNER}:PRESET, published:PRESET, predicted:PRESET or foreign:NAME"
 _PUBLISHED = "published"
 
 
-def forecast(preset: Preset, gpu: str = "") -> dict[str, Any]:
-    """The planner's forecast for a preset, on its own GPU or another one."""
-    from tgsbench.planner.plan import predict
-
-    plan: dict[str, Any] = msgspec.to_builtins(predict(preset, gpu))
-    return plan
-
-
-def resolve(root: Path, word: str, predict: Predict = forecast) -> list[Row]:
+def resolve(root: Path, word: str, forecaster: Forecaster = forecast_preset) -> list[Row]:
     """Rows that a word names.
 
     `SYSTEM:PRESET` (xtuner:llama2_7b_32k) and `published:PRESET` are published rows, `predicted:PRESET` or a
@@ -42,14 +37,14 @@ def resolve(root: Path, word: str, predict: Predict = forecast) -> list[Row]:
     prefix, colon, name = word.partition(":")
     if colon and prefix == "foreign":
         return [_foreign(root, name)]
-    if colon and prefix in _FORECAST and name not in presets.list_presets():
+    if colon and prefix in _FORECAST_WORDS and name not in presets.list_presets():
         return [_kept(_run(root, name))]
     if colon and not Path(word).exists():
-        return _of_preset(prefix, name, predict)
+        return _of_preset(prefix, name, forecaster)
     if word in imported.names(root):
         return [_foreign(root, word)]
     if word in presets.list_presets():
-        return [_forecast(word, predict)]
+        return [_forecast(word, forecaster)]
     return [of_run(_run(root, word))]
 
 
@@ -72,34 +67,34 @@ def published(preset_name: str, system: str = _PUBLISHED) -> list[Row]:
     return [rows.from_reference(row, preset) for row in chosen]
 
 
-def _of_preset(prefix: str, name: str, predict: Predict) -> list[Row]:
-    if prefix in _FORECAST:
-        return [_forecast(name, predict)]
+def _of_preset(prefix: str, name: str, forecaster: Forecaster) -> list[Row]:
+    if prefix in _FORECAST_WORDS:
+        return [_forecast(name, forecaster)]
     systems = {row.system for found in presets.load_references().values() for row in found}
     if prefix != _PUBLISHED and prefix not in systems:
-        known = [*systems, _PUBLISHED, *_FORECAST, "foreign"]
+        known = [*systems, _PUBLISHED, *_FORECAST_WORDS, "foreign"]
         raise TgsError(
             f"{prefix}:{name}: no such kind of row; {nearest(prefix, known)}",
-            hint="RUN, PRESET, xtuner:PRESET, published:PRESET, predicted:PRESET or foreign:NAME",
+            hint=_FORMS,
         )
     return published(name, prefix)
 
 
-def _forecast(name: str, predict: Predict) -> Row:
+def _forecast(name: str, forecaster: Forecaster) -> Row:
     preset = presets.resolve(name).preset
-    return rows.from_prediction(preset, predict(preset))
+    return rows.from_forecast(preset, forecaster(preset))
 
 
 def _kept(run: RunDir) -> Row:
     """The forecast that a run keeps, for the device it ran on."""
     result = results.load_result(run)
-    if not result.prediction:
+    if result.forecast is None:
         raise TgsError(
             f"{result.run_id} keeps no forecast",
             hint=f"tgsbench compare {result.run_id} predicted:PRESET makes one now",
             exit_code=ExitCode.STORE,
         )
-    row = rows.from_prediction(run.preset(), result.prediction, f"predicted:{result.run_id}")
+    row = rows.from_forecast(run.preset(), result.forecast, f"predicted:{result.run_id}")
     return msgspec.structs.replace(row, gpu=of_run(run).gpu)
 
 
@@ -121,6 +116,6 @@ def _run(root: Path, word: str) -> RunDir:
         others = [*presets.list_presets(), *imported.names(root)]
         raise TgsError(
             f"{error.msg}; presets: {nearest(word, others)}",
-            hint="RUN, PRESET, xtuner:PRESET, published:PRESET, predicted:PRESET or foreign:NAME",
+            hint=_FORMS,
             exit_code=error.exit_code,
         ) from error

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
+from tgsbench.metrics import figures
 from tgsbench.metrics.ratio import Interval
-from tgsbench.models.flops import flops_per_token
 from tgsbench.models.spec import num_parameters
 from tgsbench.presets.catalog import find_gpu
+from tgsbench.schema.environment import Environment
+from tgsbench.schema.forecast import Forecast
 from tgsbench.schema.preset import ModelShape, Preset
 from tgsbench.schema.reference import ReferenceRow
 from tgsbench.schema.run import Result
@@ -55,8 +57,8 @@ class Row(Struct, frozen=True, kw_only=True):
     mfu: float | None = None
     mem_peak_gib: float | None = None
     mem_kind: str = ""
-    prediction: dict[str, Any] | None = None
-    """The planner's forecast that a run keeps, made before it."""
+    forecast: Forecast | None = field(default=None, name="prediction")
+    """The planner's, which a run keeps, made before it."""
     source: str = ""
     reason: str = ""
     """Why there is no TGS."""
@@ -88,7 +90,7 @@ def from_result(result: Result, preset: Preset | None = None, label: str = "") -
         kernel=result.attention,
         dtype=result.compute_dtype or (preset.training.compute_dtype if preset else UNKNOWN),
         corpus=result.corpus,
-        versions=_versions(result.environment),
+        versions=dict(result.environment.software),
         tgs=result.tgs.median,
         ci95=(ci95[0], ci95[1]) if ci95 else None,
         samples=list(result.tgs.samples),
@@ -96,7 +98,7 @@ def from_result(result: Result, preset: Preset | None = None, label: str = "") -
         mfu=result.mfu,
         mem_peak_gib=result.mem.peak_gib,
         mem_kind=result.mem.kind,
-        prediction=result.prediction,
+        forecast=result.forecast,
         source=result.run_dir,
         reason=result.failure.reason if result.failure else "",
         disturbances=list(result.disturbances),
@@ -128,11 +130,9 @@ def from_reference(row: ReferenceRow, preset: Preset, label: str = "") -> Row:
     return msgspec.structs.replace(found, mfu=model_mfu(found, preset.model))
 
 
-def from_prediction(preset: Preset, prediction: dict[str, Any], label: str = "") -> Row:
-    """The planner's forecast for a preset, as `tgsbench plan --json` writes it."""
-    tgs = prediction.get("tgs") or {}
-    low, high = tgs.get("low"), tgs.get("high")
-    memory = prediction.get("memory") or {}
+def from_forecast(preset: Preset, forecast: Forecast, label: str = "") -> Row:
+    """The row that the planner forecasts for a preset."""
+    tgs = forecast.tgs
     return Row(
         label=label or f"predicted:{preset.name}",
         kind="predicted",
@@ -140,7 +140,7 @@ def from_prediction(preset: Preset, prediction: dict[str, Any], label: str = "")
         preset=preset.name,
         model=preset.model.name,
         num_parameters=num_parameters(preset.model),
-        gpu=prediction.get("gpu") or preset.hardware.gpu or preset.hardware.device,
+        gpu=forecast.gpu or preset.hardware.gpu or preset.hardware.device,
         num_gpus=preset.world_size,
         seq_len=preset.workload.seq_len,
         sp=preset.parallel.sp,
@@ -149,29 +149,24 @@ def from_prediction(preset: Preset, prediction: dict[str, Any], label: str = "")
         share_padded=0.0,
         checkpointing=preset.training.checkpointing,
         dtype=preset.training.compute_dtype,
-        tgs=tgs.get("predicted"),
-        ci95=(low, high) if low and high else None,
-        tflops=dict(prediction.get("tflops", {})),
-        mfu=prediction.get("mfu"),
-        mem_peak_gib=memory.get("total_gib"),
+        tgs=tgs.estimate if tgs else None,
+        ci95=(tgs.low, tgs.high) if tgs and tgs.low and tgs.high else None,
+        tflops=dict(forecast.tflops),
+        mfu=forecast.mfu,
+        mem_peak_gib=forecast.memory.total_gib,
         mem_kind="cuda",
         source="tgsbench plan",
-        status="oom" if prediction.get("verdict") == "out of memory" else "ok",
-        reason=str(prediction.get("reason") or ""),
+        status="oom" if forecast.verdict == "out of memory" else "ok",
+        reason=forecast.reason,
     )
 
 
-def _device_name(device: str, environment: dict[str, Any]) -> str:
+def _device_name(device: str, environment: Environment) -> str:
     """Key of presets/hardware where the driver's name is known; a CPU by its model."""
     if device == "cpu":
-        return f"CPU {environment.get('cpu') or ''}".strip()
+        return f"CPU {environment.cpu or ''}".strip()
     gpu = find_gpu(device)
     return gpu.name if gpu else device
-
-
-def _versions(environment: dict[str, Any]) -> dict[str, str]:
-    found = environment.get("versions") or environment.get("packages") or {}
-    return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
 
 
 def model_mfu(row: Row, model: ModelShape) -> float | None:
@@ -184,4 +179,4 @@ def model_mfu(row: Row, model: ModelShape) -> float | None:
     gpu = find_gpu(row.gpu) if row.gpu else None
     if row.tgs is None or gpu is None or row.document_mask:
         return None
-    return row.tgs * flops_per_token("model", model, float(row.seq_len), "none") / 1e12 / gpu.bf16_tflops
+    return figures.mfu(figures.tflops_in("model", model, float(row.seq_len), "none", row.tgs), gpu)

@@ -10,19 +10,11 @@ from typing import Final, Literal
 
 from msgspec import Struct, field
 
+from tgsbench.schema.collective_kinds import KINDS
+
 PROFILE_VERSION: Final = 1
 
-COLLECTIVES: Final = (
-    "all_to_all",
-    "all_gather",
-    "reduce_scatter",
-    "all_reduce",
-    "broadcast",
-    "p2p",
-    "barrier",
-    "comm_other",
-    "comm_unknown",
-)
+COLLECTIVES: Final = tuple(kind.name for kind in KINDS)
 """Kinds of communication; comm_other: named but none of ours; comm_unknown: no name could be found."""
 
 COMPUTE: Final = (
@@ -54,15 +46,7 @@ TITLES: Final = {
     "memcpy": "memcpy",
     "data": "data",
     "other": "other",
-    "all_to_all": "all-to-all",
-    "all_gather": "all-gather",
-    "reduce_scatter": "reduce-scatter",
-    "all_reduce": "all-reduce",
-    "broadcast": "broadcast",
-    "p2p": "send/recv",
-    "barrier": "barrier",
-    "comm_other": "other communication",
-    "comm_unknown": "unknown communication",
+    **{kind.name: kind.title for kind in KINDS},
     "idle": "idle",
 }
 """How each part is written for people."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal, Self
 
 from msgspec import Struct, field
 
-EngineName = Literal["fsdp2", "deepspeed", "llamafactory", "xtuner"]
-EXTERNAL_ENGINES = ("llamafactory", "xtuner")
-"""Systems that run as they are, in environments of their own."""
+Attention = Literal["native", "alst"]
+"""Sequence-parallel attention: our fused all-to-all, or DeepSpeed's UlyssesSPAttentionHF."""
 Checkpointing = Literal["none", "selective", "full"]
 Device = Literal["cuda", "cpu"]
 
@@ -71,29 +70,44 @@ class Parallel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class EngineOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which engine trains, and its own switches."""
+    """Which engine trains, and the switches that all engines share.
 
-    name: EngineName = "fsdp2"
+    An engine's own switches are the fields of a subclass, which its EngineSpec names.
+    """
+
+    is_external: ClassVar[bool] = False
+    """Does another system train as it is, in an environment of its own?"""
+
+    name: str = ""
     attention: Literal["auto", "native", "alst"] = "auto"
-    """Sequence-parallel attention: our fused all-to-all, or DeepSpeed's UlyssesSPAttentionHF."""
     kernel: Literal["auto", "sdpa", "cudnn", "varlen", "flash2", "flash3", "flash4"] = "auto"
-    zero_stage: Literal[1, 2, 3] = 3
-    offload: Literal["none", "optimizer", "all"] = "none"
-    """ZeRO offload to host memory: optimizer states, or optimizer states and parameters."""
     activation_offload: bool = False
     """Keep the layers' checkpointed inputs in pinned host memory."""
-    data_adapter: bool = False
-    """Deal and shard packs by DeepSpeed's UlyssesSPDataLoaderAdapter."""
     tiled_mlp: bool = False
     """Run the MLP in tiles of about h tokens (ALST's TiledMLP)."""
-    tiled_loss: bool = False
-    """Loss by ALST's sequence_tiled_compute in tiles of loss_chunk_tokens."""
     loss_chunk_tokens: int = 2048
     """Tokens whose logits exist at once; 0 materialises [S/sp, V]."""
     compile: bool = False
     liger: bool = False
-    cpu_shim: bool = False
-    """XTuner on CPU ranks: answer its checks for a GPU and flash-attn."""
+
+    @property
+    def zero_stage(self) -> int:
+        """What is sharded over ranks, as ZeRO counts it: 3 is parameters, gradients and optimizer states."""
+        return 3
+
+    @property
+    def offload(self) -> str:
+        """What is kept in host memory: none, optimizer (its states), or all (parameters too)."""
+        return "none"
+
+    @property
+    def attention_in_use(self) -> Attention:
+        """Sequence-parallel attention once `auto` is decided."""
+        return "native" if self.attention == "auto" else self.attention
+
+    def on_one_rank(self) -> Self:
+        """The same options without what takes several ranks."""
+        return self
 
 
 class Training(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -136,6 +150,7 @@ class Preset(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     workload: Workload
     parallel: Parallel = field(default_factory=Parallel)
     engine: EngineOptions = field(default_factory=EngineOptions)
+    """Of the struct that belongs to the engine's name."""
     training: Training = field(default_factory=Training)
     measure: Measure = field(default_factory=Measure)
     profile: str = ""
@@ -152,7 +167,7 @@ class Preset(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     @property
     def is_external(self) -> bool:
         """Does another system train, in an environment of its own?"""
-        return self.engine.name in EXTERNAL_ENGINES
+        return self.engine.is_external
 
     @property
     def dp(self) -> int:
@@ -180,8 +195,6 @@ class Preset(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return self.packs_per_step * self.workload.seq_len
 
     @property
-    def attention(self) -> Literal["native", "alst"]:
+    def attention(self) -> Attention:
         """Sequence-parallel attention in use once `auto` is decided."""
-        if self.engine.attention != "auto":
-            return self.engine.attention
-        return "alst" if self.engine.name == "deepspeed" else "native"
+        return self.engine.attention_in_use

@@ -6,6 +6,9 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
+XTUNER, LLAMA_FACTORY = "xtuner", "llamafactory"
+"""Systems that presets/references holds rows of."""
+
 
 class ReferenceRow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One published measurement of one preset."""

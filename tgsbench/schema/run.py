@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from msgspec import Struct, field
 
+from tgsbench.schema.environment import Environment
+from tgsbench.schema.forecast import Forecast
 from tgsbench.schema.preset import ModelShape
 
 SCHEMA_VERSION = 1
@@ -41,8 +43,8 @@ class Manifest(Struct, kw_only=True):
     """One process runs one rank of the mesh; see Emulation."""
     testifies: bool = False
     """The ranks gather evidence for `tgsbench verify` instead of measuring; see schema.verify."""
-    prediction: dict[str, Any] | None = None
-    """The planner's forecast made before launch."""
+    forecast: Forecast | None = field(default=None, name="prediction")
+    """The planner's, made before launch."""
     tags: list[str] = []
 
 
@@ -130,6 +132,30 @@ class Packing(Struct, kw_only=True):
     share_padded: float = 0.0
     num_documents: int = 0
     note: str = ""
+
+
+class CapturedTrace(Struct, kw_only=True):
+    """One rank's profiler trace, as it was written."""
+
+    rank: int
+    file: str
+    """Relative to the run folder."""
+    num_bytes: int = 0
+    export_s: float = 0.0
+    """Seconds that the rank took to write it."""
+    steps: list[int] = []
+    """Optimizer steps in it."""
+
+
+class Capture(Struct, kw_only=True):
+    """What the capture cost: profiled steps, their overhead, trace sizes and export times."""
+
+    num_steps: int = 0
+    step_s: float | None = None
+    """Median seconds of a profiled optimizer step."""
+    over_measured: float | None = None
+    """The same over the median measured step."""
+    traces: list[CapturedTrace] = []
 
 
 class Integrity(Struct, kw_only=True):
@@ -246,14 +272,14 @@ class Result(Struct, kw_only=True):
     integrity: Integrity = field(default_factory=Integrity)
     reference: ReferenceVerdict = field(default_factory=ReferenceVerdict)
     references: list[ReferenceVerdict] = []
-    prediction: dict[str, Any] | None = None
+    forecast: Forecast | None = field(default=None, name="prediction")
+    """The planner's, made before launch."""
     emulated: Emulation | None = None
     """What one rank alone says of the mesh; `tgs` stays empty then, for it was not measured."""
     failure: Failure | None = None
-    profile: dict[str, Any] | None = None
-    """What the capture cost: profiled steps, their overhead, trace sizes and export times."""
-    claimed: dict[str, Any] | None = None
-    """An external engine's own figures, beside ours."""
+    profile: Capture | None = None
+    claimed: dict[str, float] | None = None
+    """An external engine's own figures under its own names, beside ours."""
     warnings: list[str] = []
     hosts: list[str] = []
     """Machines that ranks ran on, in the order of their first rank."""
@@ -263,4 +289,4 @@ class Result(Struct, kw_only=True):
     """What else used this machine before or during the measurement; empty: nothing was seen."""
     run_dir: str = ""
     created_unix: float = 0.0
-    environment: dict[str, Any] = {}
+    environment: Environment = field(default_factory=Environment)

@@ -21,13 +21,21 @@ from tgsbench.errors import ExitCode, TgsError, nearest
 from tgsbench.events.tail import RunTail
 from tgsbench.install import upgrade
 from tgsbench.safe_files import read_regular
+from tgsbench.schema import lenient
+from tgsbench.schema.environment import Environment
 from tgsbench.schema.events import Event
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import SCHEMA_VERSION, LauncherReport, Manifest, Outcome, Result
 from tgsbench.system.lifetime import process_identity
 
-T = TypeVar("T")
+T = TypeVar("T", bound=msgspec.Struct)
 
+_OPTIONAL_PARTS: dict[type[msgspec.Struct], tuple[str, ...] | None] = {
+    Manifest: ("prediction",),
+    Result: ("prediction", "environment", "profile", "claimed"),
+    Environment: None,
+}
+"""Keys whose value another version may have written in a way that this one cannot read; None: all."""
 _SAFE_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
 _MAX_DOCUMENT = 64 << 20
 _MAX_PRESET = 1 << 20
@@ -42,6 +50,7 @@ class RunDir:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._notes: dict[str, list[str]] = {}
 
     @property
     def run_id(self) -> str:
@@ -131,20 +140,31 @@ class RunDir:
         matches = sorted((int(m[1]), m[0]) for name in _names(self.path) if (m := pattern.match(name)))
         return [self._read(name, kind) for _, name in matches]
 
-    def environment(self) -> dict[str, Any]:
-        """env.json, or nothing."""
-        return self._read_optional("env.json", dict[str, Any]) or {}
+    def environment(self) -> Environment:
+        """env.json; where there is none, an environment that says nothing."""
+        return self._read_optional("env.json", Environment) or Environment()
+
+    def notes(self, *names: str) -> list[str]:
+        """What did not fit in documents of these names when they were last read, and counts as absent."""
+        return [note for name in names for note in self._notes.get(name, [])]
 
     def events(self) -> Iterator[Event]:
         """Every event written so far."""
         return RunTail(self.events_dir).read_all()
 
     def change_manifest(self, change: Callable[[Manifest], None]) -> Manifest:
-        """Change run.json while nobody else does: two processes that write at once lose nothing."""
+        """Change run.json while nobody else does: two processes that write at once lose nothing.
+
+        What another version wrote there, and this one cannot read, stays.
+        """
         with _alone(self.path / ".manifest.lock"):
             manifest = self.manifest()
+            before = msgspec.to_builtins(manifest)
             change(manifest)
-            self.write("run.json", manifest)
+            after = msgspec.to_builtins(manifest).items()
+            changed = {key: value for key, value in after if value != before[key]}
+            whole = msgspec.json.decode(read_regular(self.path / "run.json", _MAX_DOCUMENT))
+            self.write("run.json", whole | changed)
         return manifest
 
     def write(self, name: str, document: Any) -> None:
@@ -166,11 +186,13 @@ class RunDir:
             version = msgspec.json.decode(data, type=_Version).schema_version
             if version > SCHEMA_VERSION:
                 raise _newer(path, version)
-            return msgspec.json.decode(data, type=kind)
+            found, notes = lenient.decode(data, kind, _OPTIONAL_PARTS.get(kind, ()))
         except OSError as error:
             raise _damaged(path, error.strerror or str(error)) from error
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise _damaged(path, str(error)) from error
+        self._notes[name] = [f"{name}: {note}" for note in notes]
+        return found
 
     def _read_optional(self, name: str, kind: type[T]) -> T | None:
         return self._read(name, kind) if (self.path / name).exists() else None

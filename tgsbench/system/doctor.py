@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, Protocol, TypeVar
 
+import msgspec
 from msgspec import Struct
 
 from tgsbench.install import FLASH_ATTN, pip_install
+from tgsbench.schema.environment import Environment
+from tgsbench.schema.torch_answers import Answer, HubAnswer, TalkAnswer, TorchFacts
 from tgsbench.system.environment import describe_environment
 from tgsbench.system.gpus import driver, links, list_gpus
 from tgsbench.system.isolation import FOREIGN_CORES, look_around
 
 Level = Literal["ok", "warning", "failure"]
 MARKS = {"ok": "✓ ok", "warning": "! warn", "failure": "✗ fail"}
-Probe = Callable[[str], dict[str, Any]]
+A = TypeVar("A", bound=Answer)
+_NONE: Mapping[str, str] = {}
+
+
+class Probe(Protocol):
+    """Who answers the questions that only torch can."""
+
+    def __call__(self, question: str, kind: type[A]) -> A:
+        """The answer to one question, of its kind."""
+
 
 _GIB = 2**30
 _PROBE_S = 120
@@ -49,19 +60,31 @@ class DoctorCheck(Struct, frozen=True):
         return MARKS[self.level]
 
 
-def run_checks(runs_root: Path = Path("runs"), probe: Probe | None = None) -> list[DoctorCheck]:
-    """Look at this machine; takes some seconds, for torch is imported and two ranks talk."""
+def run_checks(
+    runs_root: Path = Path("runs"),
+    probe: Probe | None = None,
+    engine_distributions: Mapping[str, str] = _NONE,
+) -> list[DoctorCheck]:
+    """Look at this machine; takes some seconds, for torch is imported and two ranks talk.
+
+    `engine_distributions` are what single engines need beside torch: name -> extra that installs it.
+    """
     ask = probe or ask_torch
     # Each import of torch takes seconds: the questions are asked side by side. The load of this machine is
     # looked at before they cause some.
     quiet = _quiet()
     with ThreadPoolExecutor(max_workers=3) as pool:
-        facts, talk, hub = pool.map(ask, ("facts", "talk", "hub"))
-    environment = describe_environment()
+        asked_facts = pool.submit(ask, "facts", TorchFacts)
+        asked_talk = pool.submit(ask, "talk", TalkAnswer)
+        asked_hub = pool.submit(ask, "hub", HubAnswer)
+        facts, talk, hub = asked_facts.result(), asked_talk.result(), asked_hub.result()
+    environment = describe_environment(engine_distributions)
+    installed = environment.packages or {}
+    packages = _PACKAGES | dict(engine_distributions)
     return [
         _python(),
-        _torch(facts, environment["packages"]),
-        *(_package(name, environment["packages"], extra) for name, extra in _PACKAGES),
+        _torch(facts, installed),
+        *(_package(name, installed, extra) for name, extra in packages.items()),
         *_gpus(facts),
         _kernels(facts),
         _talk(talk),
@@ -80,8 +103,8 @@ def worst(checks: list[DoctorCheck]) -> Level:
     return "failure" if "failure" in levels else "warning" if "warning" in levels else "ok"
 
 
-def ask_torch(question: str) -> dict[str, Any]:
-    """Ask tgsbench.training.torch_info in a process of its own; {"problem": why} when it gives no answer."""
+def ask_torch(question: str, kind: type[A]) -> A:
+    """Ask tgsbench.training.torch_info in a process of its own; `problem` says why it gives no answer."""
     argv = [sys.executable, "-m", "tgsbench.training.torch_info", question]
     root = str(Path(__file__).absolute().parents[2])
     env = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")])))
@@ -96,17 +119,16 @@ def ask_torch(question: str) -> dict[str, Any]:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return {"problem": f"no answer within {_PROBE_S} s"}
+        return kind(problem=f"no answer within {_PROBE_S} s")
     if done.returncode:
-        return {"problem": (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]}
+        return kind(problem=(done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1])
     try:
-        answer = json.loads(done.stdout.strip().splitlines()[-1])
-    except (ValueError, IndexError):
-        return {"problem": "an answer that cannot be read"}
-    return answer if isinstance(answer, dict) else {"problem": "an answer that cannot be read"}
+        return msgspec.json.decode(done.stdout.strip().splitlines()[-1], type=kind)
+    except (msgspec.DecodeError, IndexError):
+        return kind(problem="an answer that cannot be read")
 
 
-_PACKAGES = (("transformers", "train"), ("datasets", "train"), ("deepspeed", "deepspeed"))
+_PACKAGES = {"transformers": "train", "datasets": "train"}
 
 
 def _python() -> DoctorCheck:
@@ -116,13 +138,13 @@ def _python() -> DoctorCheck:
     return DoctorCheck("python", "ok", found)
 
 
-def _torch(facts: dict[str, Any], packages: dict[str, str]) -> DoctorCheck:
+def _torch(facts: TorchFacts, packages: dict[str, str]) -> DoctorCheck:
     if "torch" not in packages:
         return DoctorCheck("torch", "failure", "not installed", pip_install("train"))
-    if "torch" not in facts:
-        return DoctorCheck("torch", "failure", f"does not import: {facts.get('problem')}", "reinstall torch")
-    build = f"CUDA {facts['cuda_build']}" if facts["cuda_build"] else "CPU build"
-    return DoctorCheck("torch", "ok", f"{facts['torch']} ({build})")
+    if not facts.torch:
+        return DoctorCheck("torch", "failure", f"does not import: {facts.problem}", "reinstall torch")
+    build = f"CUDA {facts.cuda_build}" if facts.cuda_build else "CPU build"
+    return DoctorCheck("torch", "ok", f"{facts.torch} ({build})")
 
 
 def _package(name: str, installed: dict[str, str], extra: str) -> DoctorCheck:
@@ -131,7 +153,7 @@ def _package(name: str, installed: dict[str, str], extra: str) -> DoctorCheck:
     return DoctorCheck(name, "warning", "not installed", pip_install(extra))
 
 
-def _gpus(facts: dict[str, Any]) -> list[DoctorCheck]:
+def _gpus(facts: TorchFacts) -> list[DoctorCheck]:
     gpus = list_gpus()
     if not gpus:
         return [DoctorCheck("GPUs", "ok", "none: CPU presets, rehearsals and plans run without one")]
@@ -158,24 +180,24 @@ def _driver() -> DoctorCheck:
     return DoctorCheck("driver", "ok", f"{version}, up to CUDA {cuda}")
 
 
-def _cuda(facts: dict[str, Any]) -> DoctorCheck:
-    if facts.get("cuda_available"):
-        return DoctorCheck("CUDA", "ok", f"{facts['cuda_build']}, {len(facts['devices'])} devices visible")
-    problem = facts.get("cuda_problem") or facts.get("problem") or "not available"
+def _cuda(facts: TorchFacts) -> DoctorCheck:
+    if facts.cuda_available:
+        return DoctorCheck("CUDA", "ok", f"{facts.cuda_build}, {len(facts.devices)} devices visible")
+    problem = facts.cuda_problem or facts.problem or "not available"
     return DoctorCheck("CUDA", "failure", problem, "install a CUDA build of torch that the driver supports")
 
 
-def _nccl(facts: dict[str, Any]) -> DoctorCheck:
-    if facts.get("nccl"):
-        return DoctorCheck("NCCL", "ok", facts["nccl"])
+def _nccl(facts: TorchFacts) -> DoctorCheck:
+    if facts.nccl:
+        return DoctorCheck("NCCL", "ok", facts.nccl)
     return DoctorCheck("NCCL", "failure", "not available", "install a CUDA build of torch: it brings NCCL")
 
 
-def _topology(facts: dict[str, Any]) -> DoctorCheck:
+def _topology(facts: TorchFacts) -> DoctorCheck:
     found = links()
     if not found:
         return DoctorCheck("topology", "warning", "not told", pip_install("gpu"))
-    if facts.get("cuda_available") and not facts.get("peer_access", True):
+    if facts.cuda_available and not facts.peer_access:
         return DoctorCheck(
             "topology",
             "warning",
@@ -185,34 +207,34 @@ def _topology(facts: dict[str, Any]) -> DoctorCheck:
     return DoctorCheck("topology", "ok", found)
 
 
-def _kernels(facts: dict[str, Any]) -> DoctorCheck:
-    kernels = facts.get("kernels", {})
+def _kernels(facts: TorchFacts) -> DoctorCheck:
+    kernels = facts.kernels
     if not kernels:
-        remedy = "reinstall torch" if "torch" in facts else "see torch"
+        remedy = "reinstall torch" if facts.torch else "see torch"
         return DoctorCheck("attention", "failure", "no kernel imports", remedy)
     found = ", ".join(f"{name} {version}".strip() for name, version in kernels.items())
-    if facts.get("cuda_available") and not any(name.startswith("flash") for name in kernels):
+    if facts.cuda_available and not any(name.startswith("flash") for name in kernels):
         return DoctorCheck("attention", "warning", found, FLASH_ATTN)
     return DoctorCheck("attention", "ok", found)
 
 
-def _talk(talk: dict[str, Any]) -> DoctorCheck:
-    if talk.get("problem") or not talk.get("seconds"):
+def _talk(talk: TalkAnswer) -> DoctorCheck:
+    if talk.problem or not talk.seconds:
         return DoctorCheck(
             "ranks talk",
             "failure",
-            f"no: {talk.get('problem', 'no answer')}",
+            f"no: {talk.problem or 'no answer'}",
             "set GLOO_SOCKET_IFNAME / NCCL_SOCKET_IFNAME; NCCL_DEBUG=INFO says what NCCL tries",
         )
     # Half of each rank's bytes cross; that is what the other one waits for.
-    rate = talk["num_bytes"] / 2 / talk["seconds"] / 1e9
+    rate = talk.num_bytes / 2 / talk.seconds / 1e9
     return DoctorCheck(
-        "ranks talk", "ok", f"2 ranks over {talk['backend']}: {rate:.2f} GB/s each way, all-to-all"
+        "ranks talk", "ok", f"2 ranks over {talk.backend}: {rate:.2f} GB/s each way, all-to-all"
     )
 
 
-def _cpu(environment: dict[str, Any]) -> DoctorCheck:
-    found = f"{environment['num_cores']} cores, {environment['memory_gib']} GiB, {environment['cpu']}"
+def _cpu(environment: Environment) -> DoctorCheck:
+    found = f"{environment.num_cores} cores, {environment.memory_gib} GiB, {environment.cpu}"
     return DoctorCheck("CPU", "ok", found)
 
 
@@ -269,8 +291,8 @@ def _limit(value: int) -> str:
     return "unlimited" if value == resource.RLIM_INFINITY else str(value)
 
 
-def _hub(hub: dict[str, Any]) -> DoctorCheck:
-    if hub.get("problem"):
+def _hub(hub: HubAnswer) -> DoctorCheck:
+    if hub.problem:
         remedy = "runs draw random tokens of Alpaca's lengths instead, or read workload.file"
-        return DoctorCheck("hub", "warning", hub["problem"], remedy)
+        return DoctorCheck("hub", "warning", hub.problem, remedy)
     return DoctorCheck("hub", "ok", "the Alpaca corpus can be had")

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from tgsbench import __version__
+from tgsbench.schema.environment import Environment
 from tgsbench.system.cores import num_cores
 from tgsbench.system.gpus import list_gpus
 
-_PACKAGES = ("torch", "transformers", "datasets", "deepspeed", "flash-attn", "liger-kernel", "numpy")
+_PACKAGES = ("torch", "transformers", "datasets", "flash-attn", "liger-kernel", "numpy")
 
 
 def host_name() -> str:
@@ -22,25 +23,28 @@ def host_name() -> str:
     return os.environ.get("SLURMD_NODENAME") or os.uname().nodename
 
 
-def describe_environment() -> dict[str, Any]:
-    """Hardware and software of this machine, without importing any of it."""
-    return {
-        "tgsbench": __version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpu": _cpu_model(),
-        "num_cores": num_cores(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "gpus": [gpu.name for gpu in list_gpus()],
-        "packages": installed_packages(),
-        "load_1min_at_start": round(os.getloadavg()[0], 2),
-    }
+def describe_environment(distributions: Iterable[str] = ()) -> Environment:
+    """Hardware and software of this machine, without importing any of it.
+
+    `distributions` are asked for beside those that every measurement depends on.
+    """
+    return Environment(
+        tgsbench=__version__,
+        python=platform.python_version(),
+        platform=platform.platform(),
+        cpu=_cpu_model(),
+        num_cores=num_cores(),
+        memory_gib=round(psutil.virtual_memory().total / 2**30, 1),
+        gpus=[gpu.name for gpu in list_gpus()],
+        packages=installed_packages((*_PACKAGES, *distributions)),
+        load_1min_at_start=round(os.getloadavg()[0], 2),
+    )
 
 
-def installed_packages() -> dict[str, str]:
-    """Versions of the packages that a measurement depends on."""
+def installed_packages(names: Iterable[str]) -> dict[str, str]:
+    """Versions of those that are installed."""
     found = {}
-    for name in _PACKAGES:
+    for name in names:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

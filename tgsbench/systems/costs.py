@@ -1,14 +1,12 @@
 """How each training system shards, sends, saves and recomputes: what its steps cost beyond the arithmetic.
 
 Bytes of the eager decoder were counted on the operator stream of a step (`tgsbench plan --trace`); those
-of other systems follow from their published sources.
+of other systems follow from their published sources. What an engine costs stands in its own file.
 """
 
 from __future__ import annotations
 
 from msgspec import Struct
-
-from tgsbench.errors import ExitCode, TgsError, nearest
 
 
 class ElementwiseTraffic(Struct, frozen=True, kw_only=True):
@@ -89,67 +87,6 @@ class System(Struct, frozen=True, kw_only=True):
     default_kernel: str = "flash2"
 
 
-FSDP2 = System(
-    name="fsdp2",
-    parameter_bytes=4,
-    gradient_bytes=4,
-    optimizer_bytes=8,
-    copy_bytes=32.0,
-    early_stop=True,
-    norm_units=4.0,
-    norm_keeps_checkpoint=True,
-    mlp_units=3.0,
-    mlp_gradients=1.0,
-    mlp_tile_tokens=8192,
-    mlp_tile_again=2 / 3,
-    traffic=OWN,
-)
-"""This project's engine: fp32 shards, bf16 gathers, fp32 reduce-scatter, expandable segments, norms that
-keep their input alone and a SwiGLU that keeps gate and up."""
-
-DEEPSPEED = System(
-    name="deepspeed",
-    parameter_bytes=2,
-    gradient_bytes=2,
-    optimizer_bytes=12,
-    reduce_bytes=2,
-    fused_exchange=False,
-    live_parameters=1_000_000_000,
-    gradients_resident=True,
-    allocator_share=0.06,
-)
-"""ZeRO with DeepSpeed's defaults: 1e9 live parameters, gradients in bf16, master copy and moments in fp32."""
-
-XTUNER = System(
-    name="xtuner",
-    parameter_bytes=2,
-    gradient_bytes=2,
-    optimizer_bytes=12,
-    reduce_bytes=2,
-    fused_exchange=False,
-    repeats_kv=True,
-    whole_logits=True,
-    live_parameters=1_000_000_000,
-    gradients_resident=True,
-    allocator_share=0.06,
-    traffic=ElementwiseTraffic(hidden=EAGER.hidden, rotary=EAGER.rotary, mlp=EAGER.mlp, exchange=(8.0, 8.0)),
-)
-"""XTuner 0.1.20 on ZeRO-3: eager norms, three all-to-alls in and one out, whole logits."""
-
-LLAMA_FACTORY = System(
-    name="llamafactory",
-    parameter_bytes=2,
-    gradient_bytes=2,
-    optimizer_bytes=12,
-    reduce_bytes=2,
-    whole_logits=True,
-    sequence_parallel=False,
-    live_parameters=1_000_000_000,
-    gradients_resident=True,
-    allocator_share=0.06,
-)
-"""LLaMA-Factory on ZeRO-3: no sequence parallelism, whole logits."""
-
 LLM_FOUNDRY = System(
     name="llm_foundry",
     parameter_bytes=4,
@@ -167,12 +104,3 @@ LLM_FOUNDRY = System(
 )
 """The stack of the calibration rows: FSDP, fused LayerNorm, GELU, attention that computes masked blocks.
 Its traffic and attention share are fitted on those rows (benchmarks/planner_fit.py)."""
-
-SYSTEMS = {system.name: system for system in (FSDP2, DEEPSPEED, XTUNER, LLAMA_FACTORY, LLM_FOUNDRY)}
-
-
-def find_system(name: str) -> System:
-    """A system by name; TgsError names the known ones."""
-    if name in SYSTEMS:
-        return SYSTEMS[name]
-    raise TgsError(f"no system called {name!r}; {nearest(name, SYSTEMS)}", exit_code=ExitCode.UNSUPPORTED)

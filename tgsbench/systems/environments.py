@@ -14,7 +14,10 @@ import tomli_w
 from msgspec import Struct
 
 from tgsbench.errors import ExitCode, TgsError, nearest
-from tgsbench.presets.catalog import config_dir, read_toml
+from tgsbench.safe_files import read_toml
+from tgsbench.system.config import config_dir
+from tgsbench.systems import registry
+from tgsbench.systems.spec import EnvironmentRecipe, External
 
 _ASK_S = 60.0
 """A cold disk takes seconds to start an interpreter; none takes a minute."""
@@ -26,47 +29,6 @@ _ASK = (
     "    except metadata.PackageNotFoundError: return ''\n"
     "print(json.dumps({'python': sys.version.split()[0], **{n: version(n) for n in sys.argv[1:]}}))\n"
 )
-
-
-class EnvironmentRecipe(Struct, frozen=True, kw_only=True):
-    """What one system's environment holds."""
-
-    version: str
-    """The release that the adapter was tested with."""
-    requirements: tuple[str, ...]
-    needs: tuple[str, ...]
-    """Distributions that must be there."""
-    below_python: tuple[int, int] = (4, 0)
-    limits: tuple[str, ...] = ()
-
-
-RECIPES: dict[str, EnvironmentRecipe] = {
-    "llamafactory": EnvironmentRecipe(
-        version="0.9.5",
-        # transformers 5.6 and datasets 4.0 are the newest that this release allows.
-        requirements=("torch", "torchvision", "llamafactory==0.9.5", "deepspeed<=0.18.4", "ninja"),
-        needs=("llamafactory", "torch", "transformers", "deepspeed"),
-        limits=("no sequence parallelism", "no document mask in its packs without flash-attn"),
-    ),
-    "xtuner": EnvironmentRecipe(
-        version="0.2.0",
-        # mmengine reads pkg_resources, which setuptools dropped with 81.
-        requirements=(
-            "torch",
-            "torchvision",
-            "xtuner==0.2.0",
-            "transformers==4.48.0",
-            "mmengine==0.10.6",
-            # mmengine imports deepspeed.runtime.fp16.onebit, which 0.19 dropped.
-            "deepspeed<0.19",
-            "ninja",
-            "setuptools<81",
-        ),
-        needs=("xtuner", "torch", "transformers", "mmengine", "deepspeed"),
-        below_python=(3, 13),
-        limits=("on a CPU only through tgsbench's shim",),
-    ),
-}
 
 
 class Environment(Struct, frozen=True, kw_only=True):
@@ -87,7 +49,7 @@ def find_environment(system: str) -> Environment:
     python = named or str(made_python(system))
     if not Path(python).exists():
         return Environment(system=system, python=named, named=bool(named), missing=[_absent(system, named)])
-    recipe = RECIPES[system]
+    recipe = find_recipe(system)
     try:
         versions = installed_versions(python, recipe.needs)
     except TgsError as error:
@@ -160,11 +122,13 @@ def environment_dir(system: str) -> Path:
 
 def find_recipe(system: str) -> EnvironmentRecipe:
     """The recipe of a system; TgsError for one that has no environment of its own."""
-    if system not in RECIPES:
-        raise TgsError(
-            f"{system!r} has no environment of its own; {nearest(system, RECIPES)}", hint="tgsbench engines"
-        )
-    return RECIPES[system]
+    launches = {spec.name: spec.launch for spec in registry.engines()}
+    launch = launches.get(system)
+    if isinstance(launch, External):
+        return launch.recipe
+    known = [name for name, launch in launches.items() if isinstance(launch, External)]
+    problem = f"{system!r} has no environment of its own; {nearest(system, known)}"
+    raise TgsError(problem, hint="tgsbench engines")
 
 
 def setup_command(system: str) -> str:

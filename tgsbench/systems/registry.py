@@ -1,171 +1,165 @@
-"""Which engines there are, whether each can run here, what is missing, and what installs it.
+"""Which engines there are: those of tgsbench, and those of installed plug-ins once somebody asks for them.
 
-Looks packages up without importing them, and other systems in environments of their own.
+An engine of tgsbench is a file in `systems/engines/`; nothing else lists it.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
-import os
-import shutil
-import sys
-from collections.abc import Callable, Iterable
-from pathlib import Path
-from typing import Literal
+import importlib
+import pkgutil
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
 
-from msgspec import Struct
+from tgsbench.errors import ExitCode, TgsError, nearest
+from tgsbench.schema.preset import EngineOptions
+from tgsbench.systems import engines as _files
+from tgsbench.systems.costs import LLM_FOUNDRY, System
+from tgsbench.systems.engines import fsdp2
+from tgsbench.systems.plugins import BrokenPlugin, load_plugin, plugin_names
+from tgsbench.systems.spec import EngineSpec
 
-from tgsbench.errors import TgsError, nearest
-from tgsbench.install import pip_install
-from tgsbench.system.gpus import list_gpus
-from tgsbench.systems import environments
-
-Kind = Literal["native", "external"]
-
-
-class Package(Struct, frozen=True):
-    """A module that an engine imports in our ranks."""
-
-    module: str
-    extra: str
-    """Extra of tgsbench that installs it."""
-    distribution: str = ""
-    """Name on the package index where it is not the module's."""
+DEFAULT = fsdp2.ENGINE
+"""The engine of a preset that names none."""
+_COMMON = frozenset(EngineOptions.__struct_fields__)
 
 
-class EngineSpec(Struct, frozen=True, kw_only=True):
-    """One engine, before anybody looked at this machine."""
-
-    name: str
-    kind: Kind
-    what: str
-    packages: tuple[Package, ...] = ()
-
-
-class EngineState(Struct, frozen=True, kw_only=True):
-    """One engine on this machine."""
-
-    name: str
-    kind: Kind
-    what: str
-    available: bool
-    devices: list[str] = []
-    """Devices here that it can train on."""
-    python: str = ""
-    """Interpreter that runs it."""
-    versions: dict[str, str] = {}
-    missing: list[str] = []
-    install: str = ""
-    """Command that adds what is missing; empty when nothing is."""
-    limits: list[str] = []
-    """What it cannot do."""
+@cache
+def built_in() -> Mapping[str, EngineSpec]:
+    """The engines of tgsbench by name: the default, then others of our ranks, then other systems."""
+    names = [module.name for module in pkgutil.iter_modules(_files.__path__)]
+    specs = [importlib.import_module(f"{_files.__name__}.{name}").ENGINE for name in names]
+    specs.sort(key=lambda spec: (spec.kind == "external", spec.name != DEFAULT.name, spec.name))
+    return {spec.name: spec for spec in specs}
 
 
-_TORCH = Package("torch", "train")
-_TRAIN = (_TORCH, Package("transformers", "train"), Package("numpy", "train"))
+def engines() -> list[EngineSpec]:
+    """Every engine, those of plug-ins last; plug-ins that give none are in `broken_plugins`."""
+    return [*built_in().values(), *(spec for spec in _plugged() if isinstance(spec, EngineSpec))]
 
-ENGINES: dict[str, EngineSpec] = {
-    spec.name: spec
-    for spec in (
-        EngineSpec(
-            name="fsdp2",
-            kind="native",
-            what="PyTorch FSDP2 with tgsbench's fused Ulysses all-to-all",
-            packages=_TRAIN,
-        ),
-        EngineSpec(
-            name="deepspeed",
-            kind="native",
-            what="DeepSpeed ZeRO with its own Ulysses attention (ALST), or tgsbench's",
-            packages=(*_TRAIN, Package("deepspeed", "deepspeed")),
-        ),
-        EngineSpec(name="llamafactory", kind="external", what="LLaMA-Factory itself, in its own environment"),
-        EngineSpec(name="xtuner", kind="external", what="XTuner itself, in its own environment"),
-    )
-}
+
+def broken_plugins() -> list[BrokenPlugin]:
+    """Installed plug-ins that give no engine."""
+    return [found for found in _plugged() if isinstance(found, BrokenPlugin)]
+
+
+def names() -> list[str]:
+    """Names of every engine."""
+    return [spec.name for spec in engines()]
+
+
+def native_names() -> list[str]:
+    """Names of tgsbench's engines that train in our ranks, the default first."""
+    return [spec.name for spec in built_in().values() if spec.kind == "native"]
 
 
 def find_engine(name: str) -> EngineSpec:
-    """The engine called `name`; TgsError names the nearest one."""
-    if name not in ENGINES:
-        raise TgsError(f"no engine called {name!r}; {nearest(name, ENGINES)}", hint="tgsbench engines")
-    return ENGINES[name]
+    """The engine called `name`.
+
+    Raises TgsError that names the nearest ones, or says why a plug-in of this name gives none.
+    """
+    spec = built_in().get(name) or load_plugin(name)
+    if isinstance(spec, EngineSpec):
+        return spec
+    if spec is not None:
+        raise TgsError(spec.reason, hint="mend or uninstall it", exit_code=ExitCode.MISSING_DEPENDENCY)
+    raise TgsError(f"no engine called {name!r}; {nearest(name, names())}", hint="tgsbench engines")
 
 
-def missing_packages(name: str) -> list[Package]:
-    """Packages that a native engine lacks here; none for an engine with its own environment."""
-    return [p for p in find_engine(name).packages if importlib.util.find_spec(p.module) is None]
+def is_plugin(name: str) -> bool:
+    """Does an installed plug-in, working or broken, have this name?"""
+    return name not in built_in() and name in plugin_names()
 
 
-def install_command(missing: Iterable[Package]) -> str:
-    """What installs missing packages: tgsbench's extras."""
-    return pip_install(*(package.extra for package in missing))
+def owner_of(switch: str) -> EngineSpec | None:
+    """The first engine that has a switch which not all have; None for one of all, and for one of none."""
+    if switch in _COMMON:
+        return None
+    return _owners().get(switch) or next((spec for spec in engines() if _has(spec, switch)), None)
 
 
-def states() -> list[EngineState]:
-    """Every engine as it stands on this machine."""
-    return [state(name) for name in ENGINES]
+def change_engine(options: EngineOptions, name: str, switches: Mapping[str, Any]) -> EngineOptions:
+    """Options of the engine `name` with these switches; what both engines know is carried over."""
+    kind = find_engine(name).options
+    kept = {field: getattr(options, field) for field in kind.__struct_fields__ if hasattr(options, field)}
+    return kind(**kept | dict(switches) | {"name": name})
 
 
-def state(name: str) -> EngineState:
-    """One engine as it stands on this machine."""
-    spec = find_engine(name)
-    return _STATES[spec.kind](spec)
+def assignments_for(engine: str, engines: Sequence[str], assignments: Sequence[str]) -> list[str]:
+    """The `key=value` of `assignments` for one of several engines that run side by side.
+
+    A switch which others of them have and this one lacks is for those alone. Unknown engines have none.
+    """
+    specs = [spec for name in engines if (spec := _known(name))]
+    own = _known(engine)
+
+    def is_for_others(assignment: str) -> bool:
+        table, _, switch = assignment.partition("=")[0].strip().partition(".")
+        lacked = table == "engine" and own is not None and not _has(own, switch)
+        return lacked and any(_has(spec, switch) for spec in specs)
+
+    return [assignment for assignment in assignments if not is_for_others(assignment)]
 
 
-def _native(spec: EngineSpec) -> EngineState:
-    missing = missing_packages(spec.name)
-    versions = {p.module: v for p in spec.packages if (v := _version(p))}
-    return EngineState(
-        name=spec.name,
-        kind=spec.kind,
-        what=spec.what,
-        available=not missing,
-        devices=_devices() if not missing else [],
-        python=sys.executable,
-        versions=versions,
-        missing=[f"package {p.module}" for p in missing],
-        install=install_command(missing),
-        limits=_compiler_limits(spec.name),
-    )
+def find_system(name: str) -> System:
+    """What the planner knows of a training system: an engine, or a stack that rows were published of.
+
+    Raises TgsError that names the known ones.
+    """
+    spec, known = _known(name), systems()
+    costs = spec.costs if spec else known.get(name)
+    if costs is None:
+        raise TgsError(f"no system called {name!r}; {nearest(name, known)}", exit_code=ExitCode.UNSUPPORTED)
+    return costs
 
 
-def _external(spec: EngineSpec) -> EngineState:
-    environment = environments.find_environment(spec.name)
-    return EngineState(
-        name=spec.name,
-        kind=spec.kind,
-        what=spec.what,
-        available=not environment.missing,
-        devices=_devices() if not environment.missing else [],
-        python=environment.python,
-        versions=environment.versions,
-        missing=environment.missing,
-        install=environments.setup_command(spec.name) if environment.missing else "",
-        limits=list(environments.RECIPES[spec.name].limits),
-    )
+@cache
+def systems() -> Mapping[str, System]:
+    """Costs of every system that tgsbench itself knows, by name."""
+    found = [spec.costs for spec in built_in().values() if spec.costs]
+    return {system.name: system for system in (*found, LLM_FOUNDRY)}
 
 
-_STATES: dict[Kind, Callable[[EngineSpec], EngineState]] = {"native": _native, "external": _external}
+def title_of(name: str) -> str:
+    """A system's name as its makers write it; its own where nobody has said."""
+    spec = built_in().get(name)
+    return spec.title if spec else name
 
 
-def _devices() -> list[str]:
-    return ["cpu", "cuda"] if list_gpus() else ["cpu"]
+def log_note(name: str) -> str:
+    """What to know of figures read from this system's log."""
+    return next((spec.log_note for spec in engines() if spec.name == name), "")
 
 
-def _version(package: Package) -> str:
-    try:
-        return importlib.metadata.version(package.distribution or package.module)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
+def engine_distributions() -> dict[str, str]:
+    """Distributions that only some engines of our ranks need -> the extra that installs them."""
+    return {
+        (p.distribution or p.module): p.extra
+        for spec in built_in().values()
+        for p in spec.packages
+        if p not in DEFAULT.packages
+    }
 
 
-def _compiler_limits(name: str) -> list[str]:
-    """DeepSpeed builds an operator when it first runs on a CPU."""
-    if name != "deepspeed":
-        return []
-    beside = str(Path(sys.executable).parent)
-    path = os.pathsep.join((beside, os.environ.get("PATH", "")))
-    absent = [tool for tool in ("g++", "ninja") if shutil.which(tool, path=path) is None]
-    return [f"on a CPU it builds an operator at first use and needs {', '.join(absent)}"] if absent else []
+def _known(name: str) -> EngineSpec | None:
+    spec = built_in().get(name) or load_plugin(name)
+    return spec if isinstance(spec, EngineSpec) else None
+
+
+def _plugged() -> list[EngineSpec | BrokenPlugin]:
+    found = (load_plugin(name) for name in plugin_names() if name not in built_in())
+    return [spec for spec in found if spec is not None]
+
+
+@cache
+def _owners() -> dict[str, EngineSpec]:
+    """tgsbench's own engines by switch, so that a switch of one of them needs no look at plug-ins."""
+    owners: dict[str, EngineSpec] = {}
+    for spec in built_in().values():
+        for switch in spec.options.__struct_fields__:
+            owners.setdefault(switch, spec)
+    return owners
+
+
+def _has(spec: EngineSpec, switch: str) -> bool:
+    return switch in spec.options.__struct_fields__

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.schema.preset import Preset
+from tgsbench.systems import registry
+from tgsbench.systems.spec import EngineSpec, External
 
 
 class Unsupported(NamedTuple):
@@ -37,12 +38,19 @@ def refuse_option(preset: Preset, option: str) -> None:
 
 
 def gaps(preset: Preset) -> list[Unsupported]:
-    """Everything of the preset that its external engine has no counterpart for; none for our own engines."""
-    system = _SYSTEMS.get(preset.engine.name)
-    return [*_common(preset), *system(preset)] if system else []
+    """Everything of the preset that its engine cannot do in the release that tgsbench was tested with."""
+    spec = registry.find_engine(preset.engine.name)
+    return [*(_common(preset) if preset.is_external else []), *_own(spec, preset)]
+
+
+def _own(spec: EngineSpec, preset: Preset) -> list[Unsupported]:
+    tested = spec.launch.recipe.version if isinstance(spec.launch, External) else ""
+    asked = [limit for limit in spec.limits if limit.asked and limit.asked(preset) and limit.holds(tested)]
+    return [Unsupported(limit.what.format(preset=preset), limit.remedy) for limit in asked]
 
 
 def _common(preset: Preset) -> list[Unsupported]:
+    """What no system in an environment of its own can."""
     found = []
     if preset.training.checkpointing == "selective":
         found.append(
@@ -66,38 +74,3 @@ def _common(preset: Preset) -> list[Unsupported]:
         remedy = f"--nproc {preset.hardware.gpus_per_node}"
         found.append(Unsupported(f"tgsbench starts it on one machine only, not on {nodes}", remedy))
     return found
-
-
-def _llamafactory(preset: Preset) -> list[Unsupported]:
-    found = []
-    if preset.workload.corpus == "lengths":
-        found.append(Unsupported("it tokenizes text, random tokens have none", "--set workload.corpus=pydoc"))
-    if preset.parallel.sp > 1:
-        found.append(Unsupported(f"no sequence parallelism (sp={preset.parallel.sp})", "--set parallel.sp=1"))
-    if preset.hardware.device == "cpu" and preset.training.compute_dtype == "bfloat16":
-        found.append(Unsupported("no bf16 training on a CPU", "--set training.compute_dtype=float32"))
-    return found
-
-
-def _xtuner(preset: Preset) -> list[Unsupported]:
-    found = []
-    if preset.hardware.device == "cpu":
-        if not preset.engine.cpu_shim:
-            found.append(Unsupported("no CPU training without a shim", "--set engine.cpu_shim=true"))
-        if preset.training.compute_dtype == "bfloat16":
-            found.append(Unsupported("no bf16 training on a CPU", "--set training.compute_dtype=float32"))
-        if preset.workload.document_mask:
-            found.append(
-                Unsupported("no document mask without flash-attn", "--set workload.document_mask=false")
-            )
-    if preset.engine.liger:
-        found.append(Unsupported("no Liger kernels", "--set engine.liger=false"))
-    if preset.workload.document_mask and preset.training.micro_batch > 1:
-        found.append(Unsupported("a document mask only with micro-batch 1", "--set training.micro_batch=1"))
-    return found
-
-
-_SYSTEMS: dict[str, Callable[[Preset], list[Unsupported]]] = {
-    "llamafactory": _llamafactory,
-    "xtuner": _xtuner,
-}

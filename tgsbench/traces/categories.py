@@ -10,7 +10,7 @@ import re
 from functools import lru_cache
 from typing import Final
 
-from tgsbench.schema import spans
+from tgsbench.schema import collective_kinds, spans
 
 SPAN_KINDS: Final = {
     spans.ATTENTION: "attention_fwd",
@@ -19,35 +19,25 @@ SPAN_KINDS: Final = {
     spans.RECOMPUTE: "recompute",
     spans.DATA: "data",
 }
-"""Our own spans; those of forward, backward and MLP say nothing about the kind, those of all-to-all hold
-copies as well: only what communicates in them is all-to-all."""
-EXCHANGES: Final = (spans.A2A_PRE, spans.A2A_POST)
+"""Our own spans; those of forward, backward and MLP say nothing about the kind, those of a collective
+hold copies as well: only what communicates in them is of its kind (collective_kinds.BY_SPAN)."""
 
 
 def _any(*parts: str) -> re.Pattern[str]:
     return re.compile("|".join(parts), re.IGNORECASE)
 
 
-_COLLECTIVES: Final = (
-    ("all_to_all", _any(r"all_?to_?all", r"alltoall")),
-    ("all_gather", _any(r"all_?gather")),
-    ("reduce_scatter", _any(r"reduce_?scatter")),
-    ("all_reduce", _any(r"all_?reduce", r"(one|two)_shot_all")),
-    ("broadcast", _any(r"broadcast")),
-    ("barrier", _any(r"barrier")),
-    ("p2p", _any(r"\b_?i?(send|recv)(_|any|\b)", r"send_?recv", r"batch_isend_irecv", r"coalesced_p2p")),
-)
+_COLLECTIVES: Final = [(kind.name, _any(*kind.patterns)) for kind in collective_kinds.KINDS if kind.patterns]
 _COMMUNICATION: Final = _any(
     r"^(nccl|gloo|mpi|ucc|xccl|hccl|rccl):",
     r"(nccl|rccl)_?(dev)?_?kernel",
     r"^c10d::",
     r"^_?c10d_functional(_autograd)?::",
     r"^record_param_comms$",
-    r"^tgsbench::all_to_all$",
     r"nvshmem",
     r"symm_mem::",
     r"deep_?ep::",
-    r"multimem_all_(reduce|gather)",
+    *(marker for kind in collective_kinds.KINDS for marker in kind.markers),
 )
 _SEND_RECV_KERNEL: Final = _any(r"(nccl|rccl)_?(dev)?_?kernel_?send_?recv", r"ncclKernel_SendRecv")
 _NCCL_KERNEL: Final = _any(r"(nccl|rccl)_?(dev)?_?kernel")
@@ -190,7 +180,7 @@ def collective_kind(name: str) -> str:
     for kind, pattern in _COLLECTIVES:
         if pattern.search(name):
             return kind
-    return "comm_other"
+    return collective_kinds.OTHER.name
 
 
 def is_communication(name: str) -> bool:
@@ -211,7 +201,8 @@ def kind_of(name: str) -> str:
     `comm_unknown`.
     """
     if is_communication(name):
-        return "comm_unknown" if _SEND_RECV_KERNEL.search(name) else collective_kind(name)
+        is_ambiguous = _SEND_RECV_KERNEL.search(name)
+        return collective_kinds.UNKNOWN.name if is_ambiguous else collective_kind(name)
     for kind, pattern in _KINDS:
         if pattern.search(name):
             return kind

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from tgsbench.schema.collective_kinds import BY_SPAN
 from tgsbench.traces import categories
 from tgsbench.traces import intervals as iv
 from tgsbench.traces.intervals import Intervals
@@ -167,8 +168,8 @@ class _LaunchContext:
             record = host.comm_call(above)
             if record is not None and record.collective:
                 return record.collective, record, "launch"
-            if not text and name in categories.EXCHANGES:
-                text, by = "all_to_all", "annotation"
+            if not text and name in BY_SPAN:
+                text, by = BY_SPAN[name].name, "annotation"
             if not text and categories.is_communication(name) and name != _RECORD:
                 text, by = name, "annotation" if host.is_annotation[above] else "op"
         return text, call, by

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from tgsbench import units
+from tgsbench.schema.collective_kinds import BY_NAME, UNKNOWN
 from tgsbench.schema.hotspots import TITLES, Collective, Finding, Profile
 
 _NODE: Final = 8
@@ -17,17 +18,8 @@ _PARTS: Final = (
     ("memcpy", 0.05, "pin host memory; switch off offloading what fits on the device"),
     ("data", 0.02, "prefetch batches: the step waits for them"),
     ("norm_elementwise", 0.25, "engine.compile=true fuses them, or fused norm, rotary and SwiGLU kernels"),
-    ("comm_unknown", 0.01, "capture one step more: their launches lie outside the trace"),
+    (UNKNOWN.name, 0.01, UNKNOWN.remedy),
 )
-_COLLECTIVE_HINTS: Final = {
-    "all_to_all": "a smaller sp; fewer KV heads are sent where sp ≤ KV heads",
-    "all_gather": "prefetch the next layer's parameters; more tokens a micro-step hide them",
-    "reduce_scatter": "accumulate over more micro-steps; reduce in bf16 if the loss allows",
-    "all_reduce": "shard instead of replicating; fewer small reductions (clip the norm once)",
-    "p2p": "more chunks in flight",
-    "barrier": "no barrier inside a step",
-    "broadcast": "no broadcast inside a step",
-}
 _MIN_EXPOSED: Final = 0.05
 _LOW_BANDWIDTH: Final = 0.5
 _SMALL_CALL: Final = 1 << 20
@@ -45,7 +37,7 @@ def findings(profile: Profile) -> list[Finding]:
 def _collectives(profile: Profile) -> Iterator[Finding]:
     for c in profile.collectives:
         share = c.exposed_ms / profile.step_ms if profile.step_ms else 0.0
-        if share < _MIN_EXPOSED or c.name == "comm_unknown":
+        if share < _MIN_EXPOSED or c.name == UNKNOWN.name:
             continue
         in_flight = c.exposed_ms + c.hidden_ms
         text = f"{TITLES[c.name]}{f' on {c.group}' if c.group else ''}: {units.percent(share)} of the step"
@@ -58,9 +50,10 @@ def _collectives(profile: Profile) -> Iterator[Finding]:
 
 
 def _why(c: Collective) -> tuple[str, str]:
-    hint = _COLLECTIVE_HINTS.get(c.name, "")
-    if c.group_ranks and len({rank // _NODE for rank in c.group_ranks}) > 1 and c.name == "all_to_all":
-        return f": {c.group or 'its'} groups span nodes of {_NODE}", f"sp of at most {_NODE}, inside a node"
+    kind = BY_NAME[c.name]
+    hint, across_nodes = kind.remedy, kind.remedy_across_nodes.format(node=_NODE)
+    if across_nodes and len({rank // _NODE for rank in c.group_ranks}) > 1:
+        return f": {c.group or 'its'} groups span nodes of {_NODE}", across_nodes
     per_call = c.bytes / c.calls if c.bytes is not None and c.calls else None
     low = c.bus_gb_per_s is not None and c.peak_gb_per_s and c.bus_gb_per_s < _LOW_BANDWIDTH * c.peak_gb_per_s
     if per_call is not None and per_call < _SMALL_CALL:

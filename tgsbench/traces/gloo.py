@@ -8,6 +8,7 @@ from typing import Final
 
 import numpy as np
 
+from tgsbench.schema.collective_kinds import BY_SPAN, KINDS
 from tgsbench.traces import categories
 from tgsbench.traces.collectives import CallKind, Calls, group_label
 from tgsbench.traces.row_store import Flags, Ints
@@ -15,11 +16,12 @@ from tgsbench.traces.shapes import largest_tensor_bytes
 from tgsbench.traces.tables import Host, Interner, Table
 
 _GLOO: Final = re.compile(r"^(gloo|mpi|ucc):")
-_WAITS: Final = re.compile(r"^(tgsbench::all_to_all|_?c10d_functional::wait_tensor)$")
+_BLOCKING: Final = "".join(f"{re.escape(op)}|" for kind in KINDS for op in kind.blocking_ops)
+_WAITS: Final = re.compile(rf"^({_BLOCKING}_?c10d_functional::wait_tensor)$")
 _FSDP: Final = re.compile(r"^FSDP::|^fsdp::|^tgsbench::(all_gather|reduce_scatter)$", re.IGNORECASE)
 _TELLING: Final = (_GLOO, _WAITS, _FSDP)
-_COMPATIBLE: Final = {"all_reduce": ("all_reduce", "reduce_scatter")}
-"""gloo's reduce-scatter runs as, and is annotated as, an all-reduce."""
+_RUN_AS: Final = {kind.name: kind.gloo_runs_as for kind in KINDS if kind.gloo_runs_as}
+"""Kind of a launch -> the kind that gloo's annotation shows instead."""
 
 
 def calls(table: Table) -> Calls:
@@ -60,7 +62,7 @@ def _communication(table: Table) -> Host:
     """The host's rows that say anything about calls."""
     flags = np.array(
         [
-            name.startswith("c10d::") or name in categories.EXCHANGES or any(p.match(name) for p in _TELLING)
+            name.startswith("c10d::") or name in BY_SPAN or any(p.match(name) for p in _TELLING)
             for name in table.host_names
         ],
         bool,
@@ -100,11 +102,11 @@ class _Waiting:
 
 def _launch_of(host: Host, run: int, kind: str, open_launches: list[int]) -> int | None:
     """The earliest launch not yet matched that fits; it is taken off the list."""
-    accepted = _COMPATIBLE.get(kind, (kind,))
     for position, launch in enumerate(open_launches[:64]):
         if host.start[launch] > host.start[run]:
             return None
-        if categories.collective_kind(host.names[host.name[launch]]) in accepted:
+        launched = categories.collective_kind(host.names[host.name[launch]])
+        if kind in (launched, _RUN_AS.get(launched)):
             return open_launches.pop(position)
     return None
 
@@ -115,7 +117,7 @@ class _Context:
     def __init__(self, host: Host) -> None:
         self._host = host
         self._spans = {
-            "sp": self._sorted(lambda name: name in categories.EXCHANGES),
+            **{kind.span_group: self._sorted(kind.spans.__contains__) for kind in BY_SPAN.values()},
             "fsdp": self._sorted(lambda name: _FSDP.match(name) is not None),
         }
 

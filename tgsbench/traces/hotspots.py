@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 
 from tgsbench import presets
+from tgsbench.schema.collective_kinds import BY_NAME, UNKNOWN
 from tgsbench.schema.hardware import GpuSpec
 from tgsbench.schema.hotspots import Collective, HotOp, RankProfile
 from tgsbench.traces import device_time, host_time, shapes, tables, top
@@ -46,7 +47,7 @@ def analyse_rank(path: Path, index: int = 0) -> RankTrace:
     profile.collectives = summarise(found, gpu)
     profile.top = hot
     kinds = found.calls.by_kind_and_group()
-    profile.num_unresolved = sum(len(at) for (kind, _), at in kinds.items() if kind == "comm_unknown")
+    profile.num_unresolved = sum(len(at) for (kind, _), at in kinds.items() if kind == UNKNOWN.name)
     distributed = table.head.distributed
     world_size = distributed.world_size if distributed is not None else 1
     return RankTrace(profile, found.calls, world_size)
@@ -123,6 +124,7 @@ def _collective(
     ranks = calls.ranks.get(pair[1], [])
     size = max(what.group_size for what in alike) or len(ranks)
     rate = num_bytes / total_ns if num_bytes is not None and total_ns else None
+    factor = BY_NAME[pair[0]].bus_factor(size) if size else None
     peak, source = _peak(gpu, ranks)
     return Collective(
         name=pair[0],
@@ -136,7 +138,7 @@ def _collective(
         mean_us=total_ns / len(at) / 1e3,
         p95_us=float(np.sort(dur)[int(np.ceil(0.95 * len(at))) - 1]) / 1e3,
         gb_per_s=rate,
-        bus_gb_per_s=rate * bus_factor(pair[0], size) if rate is not None and size else None,
+        bus_gb_per_s=rate * factor if rate is not None and factor is not None else None,
         peak_gb_per_s=peak,
         peak_source=source,
         resolved_by=max((what.resolved_by for what in alike), key=_WEAKEST.index),
@@ -144,13 +146,6 @@ def _collective(
 
 
 _WEAKEST: Final = ("kernel", "params", "launch", "annotation", "op", "name")
-
-
-def bus_factor(kind: str, size: int) -> float:
-    """Share of a collective's bytes that crosses one rank's link (NCCL tests, PERFORMANCE.md)."""
-    if kind == "all_reduce":
-        return 2 * (size - 1) / size
-    return (size - 1) / size if kind in ("all_to_all", "all_gather", "reduce_scatter") else 1.0
 
 
 def _peak(gpu: GpuSpec | None, ranks: list[int]) -> tuple[float | None, str]:

@@ -10,6 +10,7 @@ from typing import Final
 
 import numpy as np
 
+from tgsbench.schema.collective_kinds import UNKNOWN
 from tgsbench.schema.hotspots import Skew
 from tgsbench.traces.hotspots import RankTrace
 from tgsbench.traces.row_store import Ints
@@ -44,7 +45,7 @@ def _matched(found: Sequence[RankTrace]) -> dict[Key, Durations]:
     for trace in found:
         calls, rank = trace.calls, trace.profile.rank
         for (kind, group), at in calls.by_kind_and_group().items():
-            if kind != "comm_unknown":
+            if kind != UNKNOWN.name:
                 key = (kind, group, tuple(calls.ranks.get(group, ())))
                 members.setdefault(key, {}).setdefault(rank, []).append(calls.end[at] - calls.start[at])
     return members

@@ -8,6 +8,7 @@ from typing import Final, Literal, NamedTuple
 
 import numpy as np
 
+from tgsbench.metrics.figures import kernel_tflops
 from tgsbench.schema.hotspots import PARTS, HotOp
 from tgsbench.traces.device_time import DeviceTime
 from tgsbench.traces.host_time import HostTime
@@ -129,7 +130,7 @@ def _hot(
     peak_tflops: float | None,
 ) -> HotOp:
     key, calls, total, p95, work = entry
-    tflops = work / total / 1e3 if work and total else None
+    tflops = kernel_tflops(work, total)
     return HotOp(
         name=names[key // len(PARTS)],
         kind=PARTS[key % len(PARTS)],

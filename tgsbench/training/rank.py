@@ -25,6 +25,7 @@ from tgsbench.schema.recipe import Recipe
 from tgsbench.store.run_dir import RunDir
 from tgsbench.system.environment import host_name
 from tgsbench.system.gpus import GpuSampler
+from tgsbench.systems import registry
 from tgsbench.training.capture import capture
 from tgsbench.training.device import device_name, pick_device
 from tgsbench.training.emulate import emulate_rank
@@ -40,7 +41,6 @@ _VERSIONED = (
     "torch",
     "transformers",
     "datasets",
-    "deepspeed",
     "flash-attn",
     "flash-attn-3",
     "flash-attn-4",
@@ -221,7 +221,7 @@ def _loopback_store() -> dict[str, Any]:
 
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
-    for name in _VERSIONED:
+    for name in (*_VERSIONED, *registry.engine_distributions()):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -7,13 +7,16 @@ exchange bytes all-to-all and measure their bandwidth. `hub`: can the corpus be 
 from __future__ import annotations
 
 import datetime
-import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from typing import Any
+from collections.abc import Callable
+
+import msgspec
+
+from tgsbench.schema.torch_answers import Answer, HubAnswer, TalkAnswer, TorchFacts
 
 _NUM_BYTES = 64 << 20
 _ROUNDS = 5
@@ -23,42 +26,47 @@ _KERNELS = ("sdpa", "cudnn", "varlen", "flash2", "flash3", "flash4")
 
 def main() -> None:
     """Answer one question."""
-    answers = {"facts": facts, "talk": talk, "hub": hub, "rank": _rank}
+    answers: dict[str, Callable[[], Answer | None]] = {
+        "facts": facts,
+        "talk": talk,
+        "hub": hub,
+        "rank": _rank,
+    }
     found = answers[sys.argv[1]]()
     if found is not None:
-        print(json.dumps(found))
+        print(msgspec.json.encode(found).decode())
 
 
-def facts() -> dict[str, Any]:
+def facts() -> TorchFacts:
     """Versions of torch, CUDA, cuDNN and NCCL, the devices, and which attention kernels import."""
     import torch
 
     available = torch.cuda.is_available()
-    return {
-        "torch": torch.__version__,
-        "cuda_build": torch.version.cuda or "",
-        "cuda_available": available,
-        "cuda_problem": "" if available else _cuda_problem(),
-        "cudnn": _cudnn(),
-        "nccl": ".".join(map(str, torch.cuda.nccl.version())) if available else "",
-        "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "peer_access": _peer_access(),
-        "kernels": _kernels("cuda" if available else "cpu"),
-    }
+    return TorchFacts(
+        torch=str(torch.__version__),
+        cuda_build=torch.version.cuda or "",
+        cuda_available=available,
+        cuda_problem="" if available else _cuda_problem(),
+        cudnn=_cudnn(),
+        nccl=".".join(map(str, torch.cuda.nccl.version())) if available else "",
+        devices=[torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        peer_access=_peer_access(),
+        kernels=_kernels("cuda" if available else "cpu"),
+    )
 
 
-def hub() -> dict[str, Any]:
+def hub() -> HubAnswer:
     """Why the Alpaca corpus cannot be had, or an empty problem."""
     from tgsbench.workload import hub as corpus_hub
 
     try:
         corpus_hub.require()
     except corpus_hub.HubUnavailable as error:
-        return {"problem": str(error)}
-    return {"problem": ""}
+        return HubAnswer(problem=str(error))
+    return HubAnswer()
 
 
-def talk() -> dict[str, Any]:
+def talk() -> TalkAnswer:
     """Two ranks, all-to-all over NCCL where there are two GPUs, else over gloo."""
     import torch
 
@@ -80,7 +88,7 @@ def talk() -> dict[str, Any]:
         return _heard(ranks, backend)
 
 
-def _heard(ranks: list[subprocess.Popen[str]], backend: str) -> dict[str, Any]:
+def _heard(ranks: list[subprocess.Popen[str]], backend: str) -> TalkAnswer:
     deadline_s = time.monotonic() + _TIMEOUT_S
     problem, seconds = "", 0.0
     for process in ranks:
@@ -95,7 +103,7 @@ def _heard(ranks: list[subprocess.Popen[str]], backend: str) -> dict[str, Any]:
             problem = problem or (err.strip().splitlines() or [f"exit code {process.returncode}"])[-1]
         else:
             seconds = max(seconds, float(out.strip().splitlines()[-1]))
-    return {"backend": backend, "num_bytes": _NUM_BYTES, "seconds": seconds, "problem": problem}
+    return TalkAnswer(backend=backend, num_bytes=_NUM_BYTES, seconds=seconds, problem=problem)
 
 
 def _rank() -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import sys
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ from tgsbench.schema.run import LauncherReport
 from tgsbench.store.run_dir import RunDir
 from tgsbench.training import agent
 from tgsbench.training.__main__ import main as rank_main
+from tgsbench.training.engines.build import preload_engine
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -32,15 +32,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def _import_engine(name: str) -> None:
     """Import what the ranks will; one that cannot be imported is theirs to tell."""
-    import tgsbench.training.rank
 
     with contextlib.suppress(ImportError):
-        if name == "deepspeed":
-            os.environ["DS_ACCELERATOR"] = "cpu"
-            import tgsbench.training.engines.deepspeed.data
-            import tgsbench.training.engines.deepspeed.engine
-        else:
-            import tgsbench.training.engines.fsdp2  # noqa: F401
+        preload_engine(name)
 
 
 def _run(run_dir: Path) -> int:

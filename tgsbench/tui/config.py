@@ -10,7 +10,8 @@ from typing import Any
 import tomli_w
 
 from tgsbench.errors import TgsError, nearest
-from tgsbench.presets.catalog import config_dir, read_toml
+from tgsbench.safe_files import read_toml
+from tgsbench.system.config import config_dir
 from tgsbench.tui.actions import check_keymap
 
 DEFAULT_THEME = "textual-dark"

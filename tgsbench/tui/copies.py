@@ -7,6 +7,7 @@ import shlex
 import msgspec
 
 from tgsbench import units
+from tgsbench.models.flops import XTUNER
 from tgsbench.results import results
 from tgsbench.schema.run import Result
 from tgsbench.store.run_dir import RunDir
@@ -33,7 +34,7 @@ def markdown_row(result: Result) -> str:
     """Header and row of one result; pipes in names are escaped."""
     tgs = result.tgs
     interval = f"{units.rate(tgs.ci95[0])} to {units.rate(tgs.ci95[1])}" if tgs.ci95 else "-"
-    tflops = result.tflops.get("xtuner")
+    tflops = result.tflops.get(XTUNER)
     cells = {
         "preset": result.preset + (" (rehearsal)" if result.rehearsal_of else ""),
         "status": result.status,
@@ -44,7 +45,7 @@ def markdown_row(result: Result) -> str:
         "TGS": "-" if tgs.median is None else units.rate(tgs.median),
         "95 % interval": interval,
         "n": str(tgs.n),
-        "TFLOPs (xtuner)": "-" if tflops is None else units.rate(tflops),
+        f"TFLOPs ({XTUNER})": "-" if tflops is None else units.rate(tflops),
         "MFU (model)": "-" if result.mfu is None else units.percent(result.mfu),
     }
     rows = [list(cells), ["---"] * len(cells), [value.replace("|", "\\|") for value in cells.values()]]

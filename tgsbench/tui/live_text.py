@@ -54,14 +54,14 @@ def verdict_text(verdict: ReferenceVerdict | None, forecast: str = "") -> str:
 
 def live_forecast_text(session: Session, headline: Headline) -> str:
     """The planner's TGS with its error bar, and the measured median over it."""
-    tgs = (session.manifest.prediction or {}).get("tgs") or {}
-    if not tgs.get("predicted"):
+    forecast = session.manifest.forecast
+    tgs = forecast.tgs if forecast else None
+    if tgs is None or not tgs.estimate:
         return ""
-    low, high = units.rate(tgs["low"]), units.rate(tgs["high"])
-    text = f"predicted {units.rate(tgs['predicted'])} ({low} to {high})"
+    text = f"predicted {units.rate(tgs.estimate)} ({units.rate(tgs.low)} to {units.rate(tgs.high)})"
     if headline.tgs.median is None:
         return text
-    return f"{text}, measured {headline.tgs.median / tgs['predicted']:.2f}×"
+    return f"{text}, measured {headline.tgs.median / tgs.estimate:.2f}×"
 
 
 def run_text(session: Session) -> str:

@@ -14,6 +14,7 @@ from tgsbench import presets, units
 from tgsbench.errors import TgsError
 from tgsbench.launch import preflight
 from tgsbench.launch.preflight import LocalMachine
+from tgsbench.models.flops import XTUNER
 from tgsbench.models.spec import num_parameters
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.reference import ReferenceRow
@@ -204,6 +205,6 @@ def _published(references: Sequence[ReferenceRow]) -> list[RenderableType]:
         grid.add_row("  on", *map(Text, wheres))
     grid.add_row("  TGS", *(units.rate(row.tgs) if row.tgs is not None else row.status for row in references))
     tflops = ("-" if row.tflops is None else units.rate(row.tflops) for row in references)
-    grid.add_row("  TFLOPs (xtuner)", *tflops)
+    grid.add_row(f"  TFLOPs ({XTUNER})", *tflops)
     notes = [Text(f"  {row.system}: {row.note}", "dim") for row in references if row.note]
     return [title, grid, *notes]

@@ -4,82 +4,63 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from typing import Final, NamedTuple
 
 import msgspec
 from rich.text import Text
 
 from tgsbench import units
-from tgsbench.errors import TgsError
-from tgsbench.results import results
+from tgsbench.models.flops import XTUNER
+from tgsbench.results import results, run_columns
 from tgsbench.results.compare import Comparison, compare, from_result
+from tgsbench.results.index import Summary
 from tgsbench.results.rows import Row
-from tgsbench.schema.run import Failure, Manifest, Result
+from tgsbench.results.run_columns import COLUMNS, RunColumn
 from tgsbench.store.run_dir import RunDir
 from tgsbench.tui.live_text import VERDICT_MARKS, status_text
 from tgsbench.tui.widgets import table
 
-
-@dataclass(frozen=True)
-class RunRow:
-    """One run of the list."""
-
-    run: RunDir
-    status: str
-    preset: str = ""
-    engine: str = ""
-    tgs: float | None = None
-    seq_len: int = 0
-    world: int = 0
-    created_unix: float = 0.0
-    is_rehearsal: bool = False
-    reason: str = ""
-    """Why it did not end well, in one line."""
-
-    @property
-    def words(self) -> str:
-        """What a filter looks through."""
-        length = units.length(self.seq_len) if self.seq_len else ""
-        rehearsal = "rehearsal" if self.is_rehearsal else ""
-        return f"{self.run.run_id} {self.status} {self.preset} {self.engine} {length} {rehearsal}".lower()
+_DECORATED: Final = {"status": status_text}
+"""Columns whose text the terminal UI marks, so that it reads without colour."""
 
 
-def read_row(run: RunDir) -> RunRow:
-    """One run as the list shows it; whatever is wrong with its folder becomes its reason."""
-    try:
-        stored = run.result()
-        if stored is None and results.is_running(run):
-            return _running(run, run.manifest())
-        described = stored or results.load_or_describe(run)
-    except TgsError as error:
-        return RunRow(run, "damaged", reason=error.msg)
-    except OSError as error:
-        return RunRow(run, "damaged", reason=f"{run.path}: {error.strerror or error}")
-    if isinstance(described, Failure):
-        return RunRow(run, "damaged", reason=described.reason)
-    return _ended(run, described)
+def list_columns() -> list[tuple[str, str, int]]:
+    """Key, title and width of the list's columns, the marks first."""
+    return [("mark", "", 3), *((name, COLUMNS[name].title, COLUMNS[name].width) for name in run_columns.LIST)]
 
 
-def _running(run: RunDir, manifest: Manifest) -> RunRow:
-    return RunRow(
-        run, "running", manifest.preset, manifest.engine, world=manifest.world_size,
-        created_unix=manifest.created_unix, is_rehearsal=bool(manifest.rehearsal_of),
-    )  # fmt: skip
+def explained_columns() -> dict[str, str]:
+    """Column of the list -> figure that `?` explains."""
+    return {
+        name: column.figure for name, column in COLUMNS.items() if column.figure and name in run_columns.LIST
+    }
 
 
-def _ended(run: RunDir, result: Result) -> RunRow:
-    return RunRow(
-        run,
-        result.status,
-        result.preset,
-        result.engine,
-        result.tgs.median,
-        result.seq_len,
-        result.world_size,
-        result.created_unix,
-        bool(result.rehearsal_of),
-        result.failure.reason if result.failure else "; ".join(result.integrity.problems[:1]),
-    )
+class RunRow(NamedTuple):
+    """One run of the list with what a screen needs of it again and again."""
+
+    run: Summary
+    words: str
+    """What a filter looks through."""
+    cells: tuple[Text, ...]
+    """Without the mark."""
+
+
+def run_row(run: Summary) -> RunRow:
+    """One run as the list shows it."""
+    cells = ((name, COLUMNS[name]) for name in run_columns.LIST)
+    return RunRow(run, _words(run), tuple(_cell(name, column, run) for name, column in cells))
+
+
+def _words(run: Summary) -> str:
+    length = units.length(run.seq_len) if run.seq_len else ""
+    rehearsal = "rehearsal" if run.rehearsal_of else ""
+    return f"{run.run_id} {run.status} {run.preset} {run.engine} {length} {rehearsal}".lower()
+
+
+def _cell(name: str, column: RunColumn, run: Summary) -> Text:
+    text = _DECORATED.get(name, str)(column.text(run))
+    return Text(text.rjust(column.width) if column.right else text)
 
 
 def matching(rows: Sequence[RunRow], query: str) -> list[RunRow]:
@@ -90,26 +71,16 @@ def matching(rows: Sequence[RunRow], query: str) -> list[RunRow]:
 
 def table_rows(rows: Sequence[RunRow], marked: Sequence[str]) -> list[table.Row]:
     """Rows of the run list; a mark says its number among the marked ones."""
-    return [(str(row.run.path), _cells(row, marked)) for row in rows]
+    marks = {name: Text(f"[{number}]", "bold") for number, name in enumerate(marked, 1)}
+    return [(f"/{row.run.run_id}", (marks.get(row.run.run_id, _NO_MARK), *row.cells)) for row in rows]
 
 
-def _cells(row: RunRow, marked: Sequence[str]) -> tuple[str | Text, ...]:
-    key = str(row.run.path)
-    mark = f"[{marked.index(key) + 1}]" if key in marked else ""
-    when = datetime.fromtimestamp(row.created_unix).strftime("%m-%d %H:%M") if row.created_unix else ""
-    preset = row.preset + (" (rehearsal)" if row.is_rehearsal else "")
-    return (
-        Text(mark, "bold"),
-        Text(status_text(row.status)),
-        Text(preset or row.run.run_id),
-        Text(("-" if row.tgs is None else units.rate(row.tgs)).rjust(9)),
-        Text((units.length(row.seq_len) if row.seq_len else "").rjust(6)),
-        when,
-        Text(row.engine),
-        Text((str(row.world) if row.world else "").rjust(5)),
-        Text(row.run.run_id),
-        Text(row.reason),
-    )
+_NO_MARK: Final = Text("", "bold")
+
+
+def name_of(key: str) -> str:
+    """Name of the run whose row has this key: after a slash, so that no name makes it a heading."""
+    return key.removeprefix("/")
 
 
 # --- comparing ------------------------------------------------------------------------------------
@@ -217,7 +188,7 @@ _FIELDS = (
     ("attention", lambda r: _or_dash(r.kernel)),
     ("dtype", lambda r: _or_dash(r.dtype)),
     ("corpus", lambda r: _or_dash(r.corpus)),
-    ("TFLOPs xtuner", lambda r: units.rate(r.tflops["xtuner"]) if "xtuner" in r.tflops else "-"),
+    (f"TFLOPs {XTUNER}", lambda r: units.rate(r.tflops[XTUNER]) if XTUNER in r.tflops else "-"),
     ("TFLOPs model", lambda r: units.rate(r.tflops["model"]) if "model" in r.tflops else "-"),
     ("MFU", lambda r: "-" if r.mfu is None else units.percent(r.mfu)),
     ("peak memory", lambda r: "-" if r.mem_peak_gib is None else f"{r.mem_peak_gib:.2f} GiB {r.mem_kind}"),

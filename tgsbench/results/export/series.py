@@ -6,9 +6,9 @@ from typing import Any
 
 from msgspec import Struct
 
+from tgsbench.metrics import figures
 from tgsbench.metrics.observe import RunTotals, StepTotal, fold_events
-from tgsbench.metrics.result import attended_len, step_tgs
-from tgsbench.models.flops import tflops_by_convention
+from tgsbench.metrics.result import attended_len
 from tgsbench.presets.catalog import find_gpu
 from tgsbench.results import results
 from tgsbench.schema.preset import Preset
@@ -67,22 +67,22 @@ def _steps(observed: RunTotals, preset: Preset, result: Result) -> list[ExportRo
     for phase in ("warmup", "measure", "profile"):
         for total in observed.complete(phase, result.world_size):
             now_unix += total.step_s
-            figures = _step_figures(total, preset, result.world_size, length)
-            if gpu is not None and "tflops_model" in figures:
-                figures["mfu"] = figures["tflops_model"] / gpu.bf16_tflops
-            rows.append(ExportRow(step=total.step, phase=phase, unix_t=now_unix, figures=figures))
+            found = _step_figures(total, preset, result.world_size, length)
+            mfu = figures.mfu(found.get("tflops_model"), gpu)
+            found |= {} if mfu is None else {"mfu": mfu}
+            rows.append(ExportRow(step=total.step, phase=phase, unix_t=now_unix, figures=found))
     return rows
 
 
 def _step_figures(total: StepTotal, preset: Preset, world_size: int, length: float) -> dict[str, float]:
-    figures = {"step_s": total.step_s, "mem_peak_gib": total.mem_peak / GIB}
+    found = {"step_s": total.step_s, "mem_peak_gib": total.mem_peak / GIB}
     if total.loss is not None:
-        figures["loss"] = total.loss
-    tgs = step_tgs(total.tokens, world_size, total.step_s)
+        found["loss"] = total.loss
+    tgs = figures.tgs(total.tokens, world_size, total.step_s)
     if tgs is None:
-        return figures
-    tflops = tflops_by_convention(preset.model, length, preset.training.checkpointing, tgs)
-    return {**figures, "tgs": tgs, **{f"tflops_{name}": value for name, value in tflops.items()}}
+        return found
+    tflops = figures.tflops_by_convention(preset.model, length, preset.training.checkpointing, tgs)
+    return {**found, "tgs": tgs, **{f"tflops_{name}": value for name, value in tflops.items()}}
 
 
 def _settings(result: Result, preset: Preset) -> dict[str, bool | int | float | str]:

@@ -18,6 +18,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.schema.dry_run import DryRun, LiveBlock, Traffic
 from tgsbench.schema.preset import Preset
+from tgsbench.systems.engines.fsdp2 import ENGINE
 from tgsbench.training.attention.documents import PackDocuments
 from tgsbench.training.attention.kernels import AttentionKernel
 from tgsbench.training.dry_run.stream import Block, OperatorStream, StreamPhase, watch_resizes
@@ -57,10 +58,10 @@ def dry_run(preset: Preset) -> DryRun:
 
 
 def _refuse(preset: Preset) -> None:
-    if preset.engine.name != "fsdp2":
+    if preset.engine.name != ENGINE.name:
         raise TgsError(
-            f"--trace runs the fsdp2 engine only, not {preset.engine.name!r}",
-            hint="add --set engine.name=fsdp2",
+            f"--trace runs the {ENGINE.name} engine only, not {preset.engine.name!r}",
+            hint=f"add --set engine.name={ENGINE.name}",
             exit_code=ExitCode.UNSUPPORTED,
         )
     if preset.workload.document_mask:

@@ -16,16 +16,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-COLLECTIVES = {
-    "c10d::_allgather_base_": "all_gather",
-    "c10d::_reduce_scatter_base_": "reduce_scatter",
-    "c10d::allreduce_": "all_reduce",
-    "_c10d_functional::all_reduce": "all_reduce",
-    "_c10d_functional::all_gather_into_tensor": "all_gather",
-    "_c10d_functional::reduce_scatter_tensor": "reduce_scatter",
-    "tgsbench::all_to_all": "all_to_all",
-}
-"""Operator -> collective; its bytes are the larger of what goes in and what comes out."""
+from tgsbench.schema.collective_kinds import BY_OPERATOR
 
 ATTENTION_FORWARD = "aten::_scaled_dot_product_flash_attention"
 ATTENTION_BACKWARD = "aten::_scaled_dot_product_flash_attention_backward"
@@ -95,8 +86,8 @@ class OperatorStream(TorchDispatchMode):
         count = _FLOPS.get(name)
         if count is not None:
             self.phase.flops[name] += count(args, out)
-        if name in COLLECTIVES:
-            self._count(COLLECTIVES[name], args, out)
+        if name in BY_OPERATOR:
+            self._count(BY_OPERATOR[name], args, out)
         elif count is None and not _is_view(func):
             self.phase.moved[name] += sum(_sizes((args, out)))
         for tensor in tree_iter(out):
@@ -105,6 +96,7 @@ class OperatorStream(TorchDispatchMode):
         return out
 
     def _count(self, collective: str, args: tuple[Any, ...], out: Any) -> None:
+        """A collective's bytes are the larger of what goes in and what comes out."""
         entry = self.phase.collectives.setdefault(collective, StreamCollective())
         entry.calls += 1
         entry.num_bytes += max(_sizes((args, out)))

@@ -32,7 +32,7 @@ class Batch:
 
 
 class Engine(Protocol):
-    """One way to train: fsdp2 or deepspeed. Built once in a process of its own."""
+    """One way to train. Built once in a process of its own."""
 
     kernel: AttentionKernel
     device: torch.device

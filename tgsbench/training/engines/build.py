@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tgsbench.errors import ExitCode, TgsError
+from tgsbench.systems.entry import load_entry
+from tgsbench.systems.registry import find_engine
+from tgsbench.systems.spec import Native
 from tgsbench.training.engines.batches import Batches
 
 if TYPE_CHECKING:
@@ -21,24 +24,30 @@ def build_engine(preset: Preset, mesh: SequenceMesh, device: torch.device, note:
 
     Raises TgsError when the engine is not one that runs inside our ranks, or lacks a package.
     """
-    if preset.engine.name == "fsdp2":
-        from tgsbench.training.engines.fsdp2 import Fsdp2Engine
-
-        return Fsdp2Engine(preset, mesh, device)
-    if preset.engine.name == "deepspeed":
-        from tgsbench.training.engines.deepspeed.setup import prepare
-
-        prepare(device, note)  # before the next import, which fixes DeepSpeed's accelerator
-        from tgsbench.training.engines.deepspeed.engine import DeepSpeedEngine
-
-        return DeepSpeedEngine(preset, mesh, device, note)
-    raise TgsError(f"engine {preset.engine.name!r} does not run inside ranks", exit_code=ExitCode.UNSUPPORTED)
+    engine: Engine = load_entry(_launch(preset).build)(preset, mesh, device, note)
+    return engine
 
 
 def make_batches(preset: Preset, mesh: SequenceMesh, data: PackedDataset, device: torch.device) -> Batches:
-    """What a rank trains on: packs read and cut by itself, or dealt by DeepSpeed's adapter if asked for."""
-    if not preset.engine.data_adapter:
-        return Batches(preset, mesh, data, device)
-    from tgsbench.training.engines.deepspeed.data import AdapterBatches
+    """What a rank trains on: packs read and cut by itself, or dealt as its engine has it."""
+    entry = _launch(preset).make_batches
+    batches: Batches = (load_entry(entry) if entry else Batches)(preset, mesh, data, device)
+    return batches
 
-    return AdapterBatches(preset, mesh, data, device)
+
+def preload_engine(name: str) -> None:
+    """Import what ranks on a CPU will import for an engine; raises ImportError when a package is missing."""
+    launch = find_engine(name).launch
+    assert isinstance(launch, Native), name
+    if launch.preload:
+        load_entry(launch.preload)()
+    else:
+        load_entry(launch.build)
+
+
+def _launch(preset: Preset) -> Native:
+    name = preset.engine.name
+    launch = find_engine(name).launch
+    if not isinstance(launch, Native):
+        raise TgsError(f"engine {name!r} does not run inside ranks", exit_code=ExitCode.UNSUPPORTED)
+    return launch

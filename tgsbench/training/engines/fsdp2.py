@@ -15,7 +15,7 @@ from tgsbench.schema import spans
 from tgsbench.schema.preset import Preset
 from tgsbench.training.attention import attention, kernels
 from tgsbench.training.attention.kernel_timing import kernel_shape_of
-from tgsbench.training.engines.base import Batch
+from tgsbench.training.engines.base import Batch, Engine, Note
 from tgsbench.training.model.build import CausalLM, build_meta, materialise, plain_name
 from tgsbench.training.parallel.checkpointing import wrap_layer
 from tgsbench.training.parallel.mesh import SequenceMesh
@@ -71,6 +71,11 @@ class Fsdp2Engine:
         gathers = [Mark(dist, f"all_gather_{end}", spans.SHARD_GATHER) for end in ("into_tensor", "single")]
         scatters = [Mark(dist, f"reduce_scatter_{end}", spans.SHARD_SCATTER) for end in ("tensor", "single")]
         return gathers + scatters + ([] if self.compiled else mlp_marks(self.model))
+
+
+def build(preset: Preset, mesh: SequenceMesh, device: torch.device, note: Note) -> Engine:
+    """Build it as `training.engines.build` asks; it is quick and has nothing to note."""
+    return Fsdp2Engine(preset, mesh, device)
 
 
 def _whole(tensor: Tensor) -> Tensor:

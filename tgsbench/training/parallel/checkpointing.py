@@ -30,24 +30,26 @@ _ATTENTION_OPS = (
     "flash_attn_3::_flash_attn_forward",  # flash-attn 3, dense and varlen
     "flash_attn_3::fwd",  # its builds before custom ops
     "tgsbench::flash4_forward",  # flash-attn 4, which registers no op of its own
-    "deepspeed::dim_zero_all_to_all",  # ALST
 )
-"""Forward ops whose results a selective checkpoint keeps: attention's output and LSE, ALST's all-to-all.
+"""Forward ops whose results a selective checkpoint keeps: attention's output and LSE.
 Those that this build lacks are skipped."""
 
 Contexts = tuple[AbstractContextManager[Any], AbstractContextManager[Any]]
 
 
-def wrap_layer(layer: nn.Module, mode: Checkpointing, stash: HostOffload | None = None) -> nn.Module:
+def wrap_layer(
+    layer: nn.Module, mode: Checkpointing, stash: HostOffload | None = None, kept_ops: tuple[str, ...] = ()
+) -> nn.Module:
     """Wrap one decoder layer so that its activations are recomputed in the backward as `mode` says.
 
-    Its input, which every mode but `none` keeps, goes into `stash` if there is one.
+    Its input, which every mode but `none` keeps, goes into `stash` if there is one. `kept_ops` are ops of the
+    engine, as `namespace::name`, whose results `selective` keeps too.
     """
     if mode == "none":
         return layer
     contexts: Callable[[], Contexts] = _full_contexts
     if mode == "selective":
-        contexts = functools.partial(_selective_contexts, saved_ops())
+        contexts = functools.partial(_selective_contexts, saved_ops(*kept_ops))
     wrapped = checkpoint_wrapper(layer, context_fn=contexts, preserve_rng_state=False)
     if stash is not None:
         offload(wrapped, stash)
@@ -55,10 +57,10 @@ def wrap_layer(layer: nn.Module, mode: Checkpointing, stash: HostOffload | None 
 
 
 @functools.cache
-def saved_ops() -> frozenset[torch._ops.OpOverload]:
-    """Ops whose results are saved: attention kernels of this build and our all-to-all."""
+def saved_ops(*others: str) -> frozenset[torch._ops.OpOverload]:
+    """Ops whose results are saved: attention kernels of this build, our all-to-all, and those of `others`."""
     found = {ALL_TO_ALL}
-    for qualified in _ATTENTION_OPS:
+    for qualified in (*_ATTENTION_OPS, *others):
         space, name = qualified.split("::")
         packet = getattr(getattr(torch.ops, space), name, None)
         if packet is not None:

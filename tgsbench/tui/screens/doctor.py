@@ -12,6 +12,7 @@ from textual.widgets import Static
 
 from tgsbench.system import doctor
 from tgsbench.system.doctor import DoctorCheck
+from tgsbench.systems import registry
 from tgsbench.tui.actions import bindings
 from tgsbench.tui.screens.base import ModeScreen
 from tgsbench.tui.widgets.line import Line
@@ -52,7 +53,7 @@ class DoctorScreen(ModeScreen):
 
     @work(thread=True, exclusive=True, group="doctor", exit_on_error=False)
     def _check(self) -> None:
-        found = doctor.run_checks(self.tgs.runs_root)
+        found = doctor.run_checks(self.tgs.runs_root, engine_distributions=registry.engine_distributions())
         self.app.call_from_thread(self._show, found)
 
     def _show(self, found: list[DoctorCheck]) -> None:

@@ -21,8 +21,8 @@ from tgsbench.presets import catalog
 from tgsbench.presets.recipes import load_recipe
 from tgsbench.presets.save import save_user_preset
 from tgsbench.presets.validate import valid_sp
-from tgsbench.schema.preset import Checkpointing, EngineName, Preset
-from tgsbench.systems import support
+from tgsbench.schema.preset import Checkpointing, Preset
+from tgsbench.systems import registry, support
 from tgsbench.tui.actions import Scope, app_bindings, bindings
 from tgsbench.tui.preset_rows import command_line
 from tgsbench.tui.shell import shell
@@ -45,7 +45,7 @@ def entries(preset: Preset) -> list[FormField]:
     sps = ", ".join(map(str, valid_sp(preset)))
     recipes = ("", *sorted(catalog.files("profiles")))
     return [
-        FormField("engine.name", "engine", preset.engine.name, get_args(EngineName)),
+        FormField("engine.name", "engine", preset.engine.name, tuple(registry.names())),
         FormField("hardware.num_gpus", "GPUs", str(preset.hardware.num_gpus), hint="ranks, one per GPU"),
         FormField("parallel.sp", "sp", str(preset.parallel.sp), hint=f"one of {sps}"),
         FormField("workload.seq_len", "length", units.length(preset.workload.seq_len), hint="8192, 8k, 1M"),

@@ -20,7 +20,7 @@ from tgsbench.launch import detached
 from tgsbench.live.explain import Explanation, explain
 from tgsbench.live.heatmap import METRICS, heatmap
 from tgsbench.live.session import ReplayFeed, Session
-from tgsbench.models.flops import CONVENTIONS
+from tgsbench.models.flops import CONVENTIONS, XTUNER
 from tgsbench.tui import live_text
 from tgsbench.tui.actions import bindings
 from tgsbench.tui.messages import EventsArrived, SessionOpened
@@ -94,7 +94,7 @@ class LiveScreen(ModeScreen):
         super().__init__()
         self.session: Session | None = None
         self._rank = 0
-        self._convention = "xtuner"
+        self._convention = XTUNER
         self._metric = "step time"
         self._pane = "charts"
         self._log: LogTail | None = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -12,7 +14,8 @@ from textual.widgets import DataTable, Input, Static
 from textual.worker import get_current_worker
 
 from tgsbench.errors import TgsError
-from tgsbench.store import run_dir
+from tgsbench.results import index
+from tgsbench.results.index import Summary
 from tgsbench.store.run_dir import RunDir
 from tgsbench.tui import recorded, run_rows
 from tgsbench.tui.actions import bindings
@@ -22,21 +25,9 @@ from tgsbench.tui.widgets.line import Line
 from tgsbench.tui.widgets.search import Search
 from tgsbench.tui.widgets.table import ListTable
 
-COLUMNS = (
-    ("mark", "", 3),
-    ("status", "status", 11),
-    ("preset", "preset", 20),
-    ("tgs", "TGS", 9),
-    ("length", "length", 6),
-    ("when", "when", 11),
-    ("engine", "engine", 9),
-    ("ranks", "ranks", 5),
-    ("run", "run", 40),
-    ("why", "why", 60),
-)
-EXPLAINS = {"tgs": "tgs", "status": "status"}
-BATCH = 200
-"""Runs read between two paints of the list."""
+FIRST_PAINT_S = 0.5
+"""Time after which the list is painted though more runs are to be read; the next paint takes twice as long
+to come, and so on, so that few runs are painted often."""
 
 
 class RunsScreen(ModeScreen):
@@ -56,7 +47,7 @@ class RunsScreen(ModeScreen):
         """Filter, table, one line about the run under the cursor."""
         placeholder = "/ filter: preset, status, engine, length …"
         yield Search(placeholder, id="run-filter", leads_to="#run-table")
-        yield ListTable(COLUMNS, id="run-table", explains=EXPLAINS)
+        yield ListTable(run_rows.list_columns(), id="run-table", explains=run_rows.explained_columns())
         yield Static("", id="run-why", markup=False)
         yield Line("reading the runs …", id="run-count")
 
@@ -72,12 +63,15 @@ class RunsScreen(ModeScreen):
     def _load(self) -> None:
         worker = get_current_worker()
         rows: list[RunRow] = []
-        for run in run_dir.list_runs(self.tgs.runs_root):
-            if worker.is_cancelled:
-                return
-            rows.append(run_rows.read_row(run))
-            if len(rows) % BATCH == 0:
-                self.app.call_from_thread(self._show, list(rows), more=True)
+        began_s, due_s = time.monotonic(), FIRST_PAINT_S
+        with contextlib.closing(index.iter_summaries(self.tgs.runs_root, index.glance)) as found:
+            for run in found:
+                if worker.is_cancelled:
+                    return
+                rows.append(run_rows.run_row(run))
+                if time.monotonic() - began_s > due_s:
+                    due_s *= 2
+                    self.app.call_from_thread(self._show, list(rows), more=True)
         self.app.call_from_thread(self._show, rows, more=False)
 
     def _show(self, rows: list[RunRow], *, more: bool) -> None:
@@ -97,16 +91,19 @@ class RunsScreen(ModeScreen):
         self._show_why()
 
     @property
-    def selected(self) -> RunRow | None:
+    def selected(self) -> Summary | None:
         """The run under the cursor."""
-        key = self.query_one(ListTable).selected_key
-        return next((row for row in self._rows if str(row.run.path) == key), None)
+        name = run_rows.name_of(self.query_one(ListTable).selected_key)
+        return next((row.run for row in self._rows if row.run.run_id == name), None)
+
+    def _folder(self, run: Summary) -> RunDir:
+        return RunDir(self.tgs.runs_root / run.run_id)
 
     @on(DataTable.RowHighlighted)
     def _show_why(self) -> None:
-        row = self.selected
-        reason = f": {row.reason}" if row and row.reason else ""
-        self.query_one("#run-why", Static).update(f"{row.run.run_id}{reason}" if row else "")
+        run = self.selected
+        reason = f": {run.reason}" if run and run.reason else ""
+        self.query_one("#run-why", Static).update(f"{run.run_id}{reason}" if run else "")
 
     @on(Input.Changed, "#run-filter")
     def _filter(self) -> None:
@@ -114,8 +111,8 @@ class RunsScreen(ModeScreen):
 
     @on(DataTable.RowSelected)
     def _open(self) -> None:
-        if (row := self.selected) is not None:
-            self.tgs.open_run(row.run)
+        if (run := self.selected) is not None:
+            self.tgs.open_run(self._folder(run))
 
     def action_search(self) -> None:
         """Go to the filter line."""
@@ -123,13 +120,12 @@ class RunsScreen(ModeScreen):
 
     def action_mark(self) -> None:
         """Mark or unmark the run under the cursor, and go on to the next."""
-        if (row := self.selected) is None:
+        if (run := self.selected) is None:
             return
-        key = str(row.run.path)
-        if key in self._marked:
-            self._marked.remove(key)
+        if run.run_id in self._marked:
+            self._marked.remove(run.run_id)
         else:
-            self._marked.append(key)
+            self._marked.append(run.run_id)
         self._fill()
         self.query_one(ListTable).action_cursor_down()
 
@@ -148,28 +144,28 @@ class RunsScreen(ModeScreen):
             self.app.push_screen(CompareScreen(rows))
 
     def _marked_runs(self) -> Iterable[RunDir]:
-        by_key = {str(row.run.path): row.run for row in self._rows}
-        return [by_key[key] for key in self._marked if key in by_key]
+        by_name = {row.run.run_id: row.run for row in self._rows}
+        return [self._folder(by_name[name]) for name in self._marked if name in by_name]
 
     def action_replay(self) -> None:
         """Play the run under the cursor again."""
-        if (row := self.selected) is not None:
-            self.tgs.replay_run(row.run, recorded.RUN_SPEED)
+        if (run := self.selected) is not None:
+            self.tgs.replay_run(self._folder(run), recorded.RUN_SPEED)
 
     def action_profile(self) -> None:
         """Look at the profile of the run under the cursor."""
-        if (row := self.selected) is not None:
-            self.tgs.open_profile(row.run)
+        if (run := self.selected) is not None:
+            self.tgs.open_profile(self._folder(run))
 
     def action_again(self) -> None:
         """Open the preset of the run under the cursor in the form."""
-        if (row := self.selected) is not None and row.preset:
-            self.tgs.edit_preset(row.preset)
+        if (run := self.selected) is not None and run.preset:
+            self.tgs.edit_preset(run.preset)
 
     def action_copy(self) -> None:
         """Copy the run under the cursor in some form."""
-        if (row := self.selected) is not None:
-            self.tgs.copy_menu(row.run)
+        if (run := self.selected) is not None:
+            self.tgs.copy_menu(self._folder(run))
 
     def action_reload(self) -> None:
         """Read the folder again."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 from rich.text import Text
 from textual.binding import BindingType
 from textual.coordinate import Coordinate
 from textual.widgets import DataTable
+from textual.widgets.data_table import RowKey
 
 from tgsbench.tui.actions import bindings
 
@@ -86,6 +87,10 @@ class ListTable(DataTable[Cell]):
         keys = [key for key, _ in rows]
         row = keys.index(selected) if selected in keys else min(at, max(0, len(keys) - 1))
         self.move_cursor(row=self._past_heading(row, 1))
+
+    def _update_dimensions(self, new_rows: Iterable[RowKey]) -> None:
+        """Without measuring each cell, 3 s of 4 for 10,000 rows: every column here has its width."""
+        super()._update_dimensions(())
 
     def _past_heading(self, row: int, by: int) -> int:
         """The nearest row in a direction that is no heading; `row` itself where there is none."""

@@ -16,11 +16,16 @@ from transformers.initialization import no_init_weights
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from tgsbench.schema.preset import EngineOptions, Preset
+from tgsbench.systems.engines.deepspeed import DeepSpeedOptions
+from tgsbench.systems.spec import options_of
 from tgsbench.training.attention.attention import NAME
 from tgsbench.training.engines.deepspeed.alst import TiledLossHead, tile_mlps
 from tgsbench.training.model.build import CausalLM, build_meta, draw, llama_config, materialise, plain_name
 from tgsbench.training.parallel.checkpointing import wrap_layer
 from tgsbench.training.parallel.offload import HostOffload
+
+_KEPT_OPS = ("deepspeed::dim_zero_all_to_all",)
+"""ALST's all-to-all: a selective checkpoint keeps what it received."""
 
 
 def build(preset: Preset, device: torch.device, zero: dict[str, Any]) -> CausalLM:
@@ -32,14 +37,14 @@ def build(preset: Preset, device: torch.device, zero: dict[str, Any]) -> CausalL
         seed_parts(model, device, preset.training.seed)
     else:
         model = _whole(preset, options, device)
-    if preset.engine.tiled_loss:
+    if options_of(preset, DeepSpeedOptions).tiled_loss:
         model.head.__class__ = TiledLossHead
     if preset.engine.tiled_mlp:
         tile_mlps(model)
     stash = HostOffload(preset.model.hidden_size, device) if options.activation_offload else None
     layers = model.model.layers
     for index, layer in enumerate(layers):
-        layers[index] = wrap_layer(layer, preset.training.checkpointing, stash)
+        layers[index] = wrap_layer(layer, preset.training.checkpointing, stash, _KEPT_OPS)
     return model
 
 

@@ -10,9 +10,9 @@ Verdict = Literal["fits", "tight", "out of memory", "unknown"]
 
 
 class TgsRange(Struct, frozen=True, kw_only=True):
-    """Predicted tokens per GPU per second and its error bar."""
+    """Estimated tokens per GPU per second and its error bar."""
 
-    predicted: float
+    estimate: float = field(name="predicted")
     low: float
     high: float
 
@@ -34,7 +34,7 @@ class PlannedMemory(Struct, frozen=True, kw_only=True):
 
 
 class TermSource(Struct, frozen=True, kw_only=True):
-    """Where one number of a plan comes from."""
+    """Where one number of a forecast comes from."""
 
     formula: str
     constant: str = ""

@@ -1,0 +1,1 @@
+"""The engine `echo`: an example of an engine that another package brings."""

@@ -1,0 +1,78 @@
+"""TGS, TFLOPs, MFU and memory fractions: the one place where they are computed."""
+
+from __future__ import annotations
+
+from tgsbench.models.flops import CONVENTIONS, flops_per_token
+from tgsbench.schema.hardware import GpuSpec
+from tgsbench.schema.preset import Checkpointing, ModelShape
+from tgsbench.units import GIB
+
+_TERA = 1e12
+
+
+def tgs(tokens: float, world_size: int, seconds: float) -> float | None:
+    """Real tokens of all ranks / (GPUs · seconds): tokens per GPU per second; None if no time passed."""
+    return tokens / (world_size * seconds) if seconds > 0 else None
+
+
+def tgs_of_gpu(tokens_per_gpu: float, step_s: float) -> float:
+    """Tokens that one GPU trains in an optimizer step / seconds of that step, which are never 0."""
+    return tokens_per_gpu / step_s
+
+
+def tflops(tokens_per_gpu_s: float, flops_of_token: float) -> float:
+    """TFLOPs per GPU: TGS times the FLOPs that one token costs in some convention."""
+    return tokens_per_gpu_s * flops_of_token / _TERA
+
+
+def tflops_in(
+    convention: str,
+    shape: ModelShape,
+    attended_len: float,
+    checkpointing: Checkpointing,
+    tokens_per_gpu_s: float,
+) -> float:
+    """TFLOPs per GPU in a named convention at a TGS; KeyError on an unknown convention."""
+    return tflops(tokens_per_gpu_s, flops_per_token(convention, shape, attended_len, checkpointing))
+
+
+def tflops_by_convention(
+    shape: ModelShape, attended_len: float, checkpointing: Checkpointing, tokens_per_gpu_s: float
+) -> dict[str, float]:
+    """TFLOPs per GPU in every named convention at a TGS."""
+    return {
+        name: tflops_in(name, shape, attended_len, checkpointing, tokens_per_gpu_s) for name in CONVENTIONS
+    }
+
+
+def tflops_deviation(stated_tflops: float, tokens_per_gpu_s: float, flops_of_token: float) -> float:
+    """Stated TFLOPs over those that a TGS and a cost per token come to, minus 1."""
+    return stated_tflops * _TERA / (tokens_per_gpu_s * flops_of_token) - 1
+
+
+def kernel_tflops(flops: float, duration_ns: float) -> float | None:
+    """TFLOPs that a kernel reached; None where its FLOPs or its time are not known (0)."""
+    return flops / duration_ns / 1e3 if flops and duration_ns else None
+
+
+def mfu(tflops_model: float | None, gpu: GpuSpec | None) -> float | None:
+    """TFLOPs in the `model` convention / dense bf16 peak of the GPU.
+
+    None without a speed, and for an unknown GPU: no peak is guessed. Source: PaLM paper, appendix B.
+    """
+    return None if tflops_model is None or gpu is None else tflops_model / gpu.bf16_tflops
+
+
+def tflops_at_mfu(utilisation: float, gpu: GpuSpec) -> float:
+    """TFLOPs per GPU behind a stated MFU (1 is the whole peak), in the convention it was stated in."""
+    return utilisation * gpu.bf16_tflops
+
+
+def peak_flops_per_s(gpu: GpuSpec) -> float:
+    """Dense bf16 FLOPs per second that the GPU can do at most."""
+    return gpu.bf16_tflops * _TERA
+
+
+def memory_fraction(num_bytes: float, gpu: GpuSpec) -> float | None:
+    """Bytes over the GPU's memory; None where that is not known, as for a CPU rank."""
+    return num_bytes / (gpu.memory_gib * GIB) if gpu.memory_gib else None

@@ -1,0 +1,92 @@
+"""The columns of the lists of runs: `tgsbench runs` prints TABLE, the terminal UI shows LIST.
+
+To add a column, add it to COLUMNS and its name to TABLE, to LIST, or to both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+
+from tgsbench import units
+from tgsbench.results.index import Summary
+
+
+class RunColumn(NamedTuple):
+    """One column: what it is called, what it says of a run, how it is set."""
+
+    title: str
+    value: Callable[[Summary], Any]
+    """The figure itself: what to sort by."""
+    show: Callable[[Any], str] = str
+    """The value as text."""
+    width: int = 10
+    """Characters in the terminal UI; printed tables are as wide as their widest cell."""
+    right: bool = False
+    figure: str = ""
+    """What `?` explains, a key of live/explain.TEXTS; empty: it speaks for itself."""
+
+    def text(self, summary: Summary) -> str:
+        """What a list shows of a run."""
+        return self.show(self.value(summary))
+
+
+def _rate(tgs: float | None) -> str:
+    return "-" if tgs is None else units.rate(tgs)
+
+
+def _length(seq_len: int) -> str:
+    return units.length(seq_len) if seq_len else ""
+
+
+def _when(unix: float) -> str:
+    """Local time, without the year."""
+    return datetime.fromtimestamp(unix).strftime("%m-%d %H:%M") if unix else ""
+
+
+def _count(number: int) -> str:
+    return str(number) if number else ""
+
+
+def _preset(summary: Summary) -> str:
+    """The run's name stands in for a preset that nobody knows."""
+    preset = summary.preset + (" (rehearsal)" if summary.rehearsal_of else "")
+    return preset or summary.run_id
+
+
+def _why(summary: Summary) -> str:
+    """One line; a rehearsal says that it is one."""
+    why = " ".join(summary.reason.split())
+    if summary.rehearsal_of:
+        return f"rehearsal; {why}" if why else "rehearsal: compare with nothing"
+    return why
+
+
+COLUMNS: Final[dict[str, RunColumn]] = {
+    "tgs": RunColumn("TGS", lambda s: s.tgs, _rate, width=9, right=True, figure="tgs"),
+    "run": RunColumn("run", lambda s: s.run_id, width=40),
+    "status": RunColumn("status", lambda s: s.status, width=11, figure="status"),
+    "preset": RunColumn("preset", _preset, width=20),
+    "engine": RunColumn("engine", lambda s: s.engine, width=9),
+    "n": RunColumn("n", lambda s: s.n, width=5, right=True),
+    "length": RunColumn("length", lambda s: s.seq_len, _length, width=6, right=True),
+    "when": RunColumn("when", lambda s: s.created_unix, _when, width=11),
+    "ranks": RunColumn("ranks", lambda s: s.world_size, _count, width=5, right=True),
+    "tags": RunColumn("tags", lambda s: s.tags, ",".join, width=20),
+    "why": RunColumn("why", _why, width=60),
+    "reason": RunColumn("why", lambda s: s.reason, width=60),
+}
+"""In the order in which `?` explains their figures."""
+
+TABLE: tuple[str, ...] = ("run", "status", "engine", "tgs", "n", "tags", "why")
+"""Columns of `tgsbench runs`, from the left."""
+LIST: tuple[str, ...] = (
+    "status", "preset", "tgs", "length", "when", "engine", "ranks", "run", "reason",
+)  # fmt: skip
+"""Columns of the terminal UI's list, from the left, after the marks."""
+
+
+def columns(names: tuple[str, ...]) -> list[RunColumn]:
+    """The columns of these names, in their order."""
+    return [COLUMNS[name] for name in names]

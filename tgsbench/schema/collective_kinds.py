@@ -1,0 +1,130 @@
+"""The kinds of collective communication: all that is known of each stands in this table and nowhere else.
+
+To add a kind, add a row before the last two. It is then classified in traces, titled in every front end,
+rated against the link, explained in findings, and counted by the planner's trace on fake tensors.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from msgspec import Struct
+
+from tgsbench.schema import spans
+
+
+class CollectiveKind(Struct, frozen=True, kw_only=True):
+    """One kind of collective; patterns are regular expressions, searched without regard to case."""
+
+    name: str
+    """As profiles on disk write it."""
+    title: str
+    """As people read it."""
+    patterns: tuple[str, ...] = ()
+    """How NCCL's "Collective name", a gloo or NCCL annotation, an operator or a kernel writes it."""
+    markers: tuple[str, ...] = ()
+    """Names that communicate though no library's prefix says so (operators and kernels of their own)."""
+    blocking_ops: tuple[str, ...] = ()
+    """Operators, whole names, in which the calling thread waits until the collective is over."""
+    operators: tuple[str, ...] = ()
+    """Operators, whole names, that torch dispatches for it: their payload counts under fake tensors."""
+    spans: tuple[str, ...] = ()
+    """Our own spans around it: what communicates in one is of this kind, whatever its launch says."""
+    span_group: str = ""
+    """Process group of what is launched in those spans, for gloo, whose records do not name it."""
+    gloo_runs_as: str = ""
+    """Kind that gloo's annotation shows in its place."""
+    link_passes: int = 0
+    """How often (n−1)/n of its bytes cross a rank's link in a group of n (NCCL tests, PERFORMANCE.md);
+    0: its bytes cross once, whatever n is."""
+    remedy: str = ""
+    """What to try when it costs much of the step."""
+    remedy_across_nodes: str = ""
+    """What to try when its groups span nodes of {node} GPUs; empty: that is as good as it gets."""
+
+    def bus_factor(self, group_size: int) -> float:
+        """Bytes that cross one rank's link for each byte of a call, in a group of so many ranks."""
+        return self.link_passes * (group_size - 1) / group_size if self.link_passes else 1.0
+
+
+OTHER: Final = CollectiveKind(name="comm_other", title="other communication")
+"""Named, but none of ours."""
+UNKNOWN: Final = CollectiveKind(
+    name="comm_unknown",
+    title="unknown communication",
+    remedy="capture one step more: their launches lie outside the trace",
+)
+"""Communication whose name could not be found."""
+
+KINDS: Final[tuple[CollectiveKind, ...]] = (
+    CollectiveKind(
+        name="all_to_all",
+        title="all-to-all",
+        patterns=(r"all_?to_?all", r"alltoall"),
+        markers=(r"^tgsbench::all_to_all$",),
+        blocking_ops=("tgsbench::all_to_all",),
+        operators=("tgsbench::all_to_all",),
+        spans=(spans.A2A_PRE, spans.A2A_POST),
+        span_group="sp",
+        link_passes=1,
+        remedy="a smaller sp; fewer KV heads are sent where sp ≤ KV heads",
+        remedy_across_nodes="sp of at most {node}, inside a node",
+    ),
+    CollectiveKind(
+        name="all_gather",
+        title="all-gather",
+        patterns=(r"all_?gather",),
+        markers=(r"multimem_all_gather",),
+        operators=("c10d::_allgather_base_", "_c10d_functional::all_gather_into_tensor"),
+        link_passes=1,
+        remedy="prefetch the next layer's parameters; more tokens a micro-step hide them",
+    ),
+    CollectiveKind(
+        name="reduce_scatter",
+        title="reduce-scatter",
+        patterns=(r"reduce_?scatter",),
+        operators=("c10d::_reduce_scatter_base_", "_c10d_functional::reduce_scatter_tensor"),
+        gloo_runs_as="all_reduce",
+        link_passes=1,
+        remedy="accumulate over more micro-steps; reduce in bf16 if the loss allows",
+    ),
+    CollectiveKind(
+        name="all_reduce",
+        title="all-reduce",
+        patterns=(r"all_?reduce", r"(one|two)_shot_all"),
+        markers=(r"multimem_all_reduce",),
+        operators=("c10d::allreduce_", "_c10d_functional::all_reduce"),
+        link_passes=2,
+        remedy="shard instead of replicating; fewer small reductions (clip the norm once)",
+    ),
+    CollectiveKind(
+        name="broadcast",
+        title="broadcast",
+        patterns=(r"broadcast",),
+        remedy="no broadcast inside a step",
+    ),
+    CollectiveKind(
+        name="p2p",
+        title="send/recv",
+        patterns=(
+            r"\b_?i?(send|recv)(_|any|\b)", r"send_?recv", r"batch_isend_irecv", r"coalesced_p2p",
+        ),
+        remedy="more chunks in flight",
+    ),
+    CollectiveKind(
+        name="barrier",
+        title="barrier",
+        patterns=(r"barrier",),
+        remedy="no barrier inside a step",
+    ),
+    OTHER,
+    UNKNOWN,
+)  # fmt: skip
+"""In order: where several are in flight at once, the first has the instant; where a name fits several, the
+first is meant."""
+
+BY_NAME: Final = {kind.name: kind for kind in KINDS}
+BY_SPAN: Final = {span: kind for kind in KINDS for span in kind.spans}
+"""Our own spans around a collective -> its kind."""
+BY_OPERATOR: Final = {operator: kind.name for kind in KINDS for operator in kind.operators}
+"""Operator that torch dispatches -> name of its kind."""

@@ -1,0 +1,91 @@
+"""DeepSpeed ZeRO 1, 2, 3 in our ranks, under its own Ulysses attention (ALST) or tgsbench's."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+from pathlib import Path
+from typing import Self
+
+from msgspec.structs import replace
+
+from tgsbench.schema.preset import Attention, Preset
+from tgsbench.systems.engines import fsdp2
+from tgsbench.systems.spec import TRAIN, AdvisedChange, EngineSpec, Native, Package, options_of
+from tgsbench.systems.zero import ZERO3, ZeroOptions
+
+
+class DeepSpeedOptions(ZeroOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Its own switches."""
+
+    name: str = "deepspeed"
+    data_adapter: bool = False
+    """Deal and shard packs by DeepSpeed's UlyssesSPDataLoaderAdapter."""
+    tiled_loss: bool = False
+    """Loss by ALST's sequence_tiled_compute in tiles of loss_chunk_tokens."""
+
+    @property
+    def attention_in_use(self) -> Attention:
+        """ALST unless another is named."""
+        return "alst" if self.attention == "auto" else self.attention
+
+    def on_one_rank(self) -> Self:
+        """Without the adapter, which deals packs to several ranks."""
+        return replace(self, data_adapter=False)
+
+
+def _rules(preset: Preset) -> list[str]:
+    options, problems = options_of(preset, DeepSpeedOptions), []
+    if options.compile:
+        problems.append(
+            f"engine.compile=true: ZeRO's hooks break compiled layers; use --engine {fsdp2.ENGINE.name}"
+        )
+    if options.liger and options.tiled_loss:
+        problems.append("engine.liger=true and engine.tiled_loss=true: a loss has one kernel; drop one")
+    return problems
+
+
+def _machine_limits() -> list[str]:
+    """DeepSpeed builds an operator when it first runs on a CPU."""
+    import shutil
+
+    beside = str(Path(sys.executable).parent)
+    path = os.pathsep.join((beside, os.environ.get("PATH", "")))
+    absent = [tool for tool in ("g++", "ninja") if shutil.which(tool, path=path) is None]
+    return [f"on a CPU it builds an operator at first use and needs {', '.join(absent)}"] if absent else []
+
+
+_SHARDING = ((3, "none"), (3, "optimizer"), (3, "all"), (2, "none"), (2, "optimizer"), (1, "none"))
+
+ENGINE = EngineSpec(
+    name="deepspeed",
+    title="DeepSpeed",
+    what="DeepSpeed ZeRO with its own Ulysses attention (ALST), or tgsbench's",
+    launch=Native(
+        build="tgsbench.training.engines.deepspeed.entry:build",
+        make_batches="tgsbench.training.engines.deepspeed.entry:make_batches",
+        preload="tgsbench.training.engines.deepspeed.entry:preload",
+    ),
+    options=DeepSpeedOptions,
+    packages=(*TRAIN, Package("deepspeed", "deepspeed")),
+    rules=_rules,
+    machine_limits=_machine_limits,
+    costs=replace(ZERO3, name="deepspeed", fused_exchange=False),
+    variants=tuple(
+        {"zero_stage": stage, "offload": offload, "activation_offload": away, "tiled_mlp": tiled}
+        for (stage, offload), away, tiled in itertools.product(_SHARDING, (False, True), (False, True))
+    ),
+    advice=(
+        AdvisedChange(switches={"offload": "optimizer"}, effort=21, what="optimizer states in host memory"),
+        AdvisedChange(
+            switches={"offload": "all"}, effort=22, what="optimizer states and parameters in host memory"
+        ),
+        AdvisedChange(
+            switches={"offload": "optimizer"},
+            effort=23,
+            what="DeepSpeed with optimizer states in host memory",
+            from_others=True,
+        ),
+    ),
+)

@@ -1,0 +1,53 @@
+"""PyTorch FSDP2 with tgsbench's own sequence parallelism: the default engine."""
+
+from __future__ import annotations
+
+import itertools
+
+from tgsbench.schema.preset import EngineOptions, Preset
+from tgsbench.systems.costs import OWN, System
+from tgsbench.systems.spec import TRAIN, EngineSpec, Native
+
+
+class Fsdp2Options(EngineOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """It has no switches of its own."""
+
+    name: str = "fsdp2"
+
+
+def _rules(preset: Preset) -> list[str]:
+    if preset.engine.attention == "alst":
+        return ['engine.attention="alst" is DeepSpeed\'s; use --engine deepspeed, or "native"']
+    return []
+
+
+ENGINE = EngineSpec(
+    name="fsdp2",
+    title="FSDP2",
+    what="PyTorch FSDP2 with tgsbench's fused Ulysses all-to-all",
+    launch=Native(build="tgsbench.training.engines.fsdp2:build"),
+    options=Fsdp2Options,
+    packages=TRAIN,
+    rules=_rules,
+    # fp32 shards, bf16 gathers, fp32 reduce-scatter, expandable segments, norms that keep their input alone
+    # and a SwiGLU that keeps gate and up.
+    costs=System(
+        name="fsdp2",
+        parameter_bytes=4,
+        gradient_bytes=4,
+        optimizer_bytes=8,
+        copy_bytes=32.0,
+        early_stop=True,
+        norm_units=4.0,
+        norm_keeps_checkpoint=True,
+        mlp_units=3.0,
+        mlp_gradients=1.0,
+        mlp_tile_tokens=8192,
+        mlp_tile_again=2 / 3,
+        traffic=OWN,
+    ),
+    variants=tuple(
+        {"activation_offload": away, "tiled_mlp": tiled}
+        for away, tiled in itertools.product((False, True), repeat=2)
+    ),
+)

@@ -1,0 +1,78 @@
+"""Lines of a log and the figures in them, for the readers of logs: pure, bounded, nothing is executed."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+_MAX_LINE = 64 * 1024
+"""Longer lines are no step of any known log."""
+_MAX_TEXT_LINE = 4 * 1024
+"""The same for lines that patterns search: they are quadratic, a hostile 64 KiB line took a minute."""
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+NUMBER = r"([-+]?\d[\d,]{0,24}\.?\d{0,24}(?:[eE][-+]?\d{1,2})?)"
+"""A figure as people write it, with commas or an exponent; `to_float` reads it."""
+INDEX = r"(\d{1,15})"
+"""A count of steps."""
+
+
+class LoggedStep(Struct, kw_only=True):
+    """One logged iteration; what the log does not say is None."""
+
+    iteration: int
+    tgs: float | None = None
+    """Tokens per GPU per second."""
+    step_s: float | None = None
+    tokens_all_gpus: float | None = None
+    """Tokens over all GPUs in this iteration, padding included where the system counts it."""
+    tflops: float | None = None
+    mfu_percent: float | None = None
+    loss: float | None = None
+    mem_gib: float | None = None
+
+
+def text_lines(text: str) -> Iterator[str]:
+    """Lines without colours; one that is too long to be a step is passed over."""
+    for line in text.splitlines():
+        if len(line) <= _MAX_TEXT_LINE:
+            yield _ANSI.sub("", line)
+
+
+def json_lines(text: str) -> Iterator[dict[str, Any]]:
+    """JSON objects of a log, one a line; every other line is passed over."""
+    for line in text.splitlines():
+        if not line.startswith("{") or len(line) > _MAX_LINE:
+            continue
+        try:
+            row = msgspec.json.decode(line)
+        except (msgspec.DecodeError, RecursionError):
+            continue
+        if isinstance(row, dict):
+            yield row
+
+
+def figure_after(before: str, line: str) -> float | None:
+    """The figure that follows a pattern in a line, or None."""
+    match = re.search(before + NUMBER, line)
+    return to_float(match[1]) if match else None
+
+
+def to_float(text: str) -> float:
+    """A figure that NUMBER matched."""
+    return float(text.replace(",", ""))
+
+
+def finite(value: object) -> float | None:
+    """A JSON value as a number; None for anything that is no finite one."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
