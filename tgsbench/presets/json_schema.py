@@ -6,13 +6,12 @@ from typing import Any, Final
 
 import msgspec
 
-from tgsbench.schema.preset import EngineOptions, ModelShape, Preset, Workload
+from tgsbench.schema.preset import ModelShape, Preset, Workload
+from tgsbench.systems.registry import engines
 
 _DRAFT: Final = "https://json-schema.org/draft/2020-12/schema"
 _LENGTH: Final = {"type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*[kKmMgG]?i?\s*$"}
 """A length as `units.parse_length` reads it: 128k, 1M."""
-_ENGINE_OPTIONS: Final = (EngineOptions,)
-"""What an [engine] table may be."""
 
 
 def preset_schema() -> dict[str, Any]:
@@ -21,14 +20,14 @@ def preset_schema() -> dict[str, Any]:
     A file may extend another preset, name a model, and write a length as text. No key is required, for each
     may come from what the file extends: what is missing in the end, `tgsbench presets validate` says.
     """
-    shapes = [Preset, *_ENGINE_OPTIONS]
-    (root, *engines), tables = msgspec.json.schema_components(shapes, ref_template="#/$defs/{name}")
+    shapes = [Preset, *(spec.options for spec in engines())]
+    (root, *options), tables = msgspec.json.schema_components(shapes, ref_template="#/$defs/{name}")
     for table in tables.values():
         table.pop("required", None)
     keys = tables[Preset.__name__]["properties"]
     keys["extends"] = {"type": "string", "description": "Name of the preset that this one changes."}
     keys["model"] = {"anyOf": [{"type": "string"}, {"$ref": f"#/$defs/{ModelShape.__name__}"}]}
-    keys["engine"] = {"anyOf": engines}
+    keys["engine"] = {"anyOf": options}
     workload = tables[Workload.__name__]["properties"]
     workload["seq_len"] = {"anyOf": [workload["seq_len"], _LENGTH]}
     return {"$schema": _DRAFT, "title": "tgsbench preset", **root, "$defs": tables}
