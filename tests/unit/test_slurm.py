@@ -20,8 +20,9 @@ ROOT = Path("/shared/runs")
 def script(name: str = "llama2_70b_1M", sets: tuple[str, ...] = (), **wishes) -> str:
     preset = presets.resolve(name, sets).preset
     return slurm.script(
-        preset, preset_options(name, sets, False), slurm.JobOptions(**wishes), ROOT, "/venv/bin/python"
-    )
+        preset, preset_options(name, sets, False),
+        slurm.JobOptions(python="/venv/bin/python", **wishes), ROOT,
+    )  # fmt: skip
 
 
 def test_a_script_names_nodes_gpus_time_and_starts_one_agent_a_node():

@@ -10,6 +10,7 @@ import click
 from tgsbench import __version__
 from tgsbench.cli import diagnostics, output
 from tgsbench.errors import ExitCode, TgsError, nearest
+from tgsbench.launch.schedulers import SCHEDULERS
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("tgsbench.cli.run", "Launch a preset and measure its TGS."),
@@ -20,7 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "tui": ("tgsbench.cli.tui", "The terminal UI (also without a command); --serve for a browser."),
     "attach": ("tgsbench.cli.attach", "Come back to a run in the live view."),
     "replay": ("tgsbench.cli.replay", "Play a stored run again; without one, a recording."),
-    "slurm": ("tgsbench.cli.slurm", "A preset's sbatch script; submit it, follow or cancel the job."),
+    **{name: ("tgsbench.cli.jobs", scheduler.summary) for name, scheduler in SCHEDULERS.items()},
     "doctor": ("tgsbench.cli.doctor", "Check this machine: versions, GPUs, links, limits, ranks that talk."),
     "verify": (
         "tgsbench.cli.verify",
@@ -37,7 +38,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "tensorboard": ("tgsbench.cli.tensorboard", "Captured traces and scalars in TensorBoard, offline."),
     "supervise": ("tgsbench.cli.supervise", ""),
 }
-"""Command -> module with a click command of the module's name, and its one-line help (empty: hidden)."""
+"""Command -> module with a click command of the module's name, and its one-line help (empty: hidden); the
+schedulers share one module, which makes the command of each."""
 
 
 class LazyGroup(click.Group):
@@ -52,6 +54,9 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(COMMANDS[cmd_name][0])
+        if cmd_name in SCHEDULERS:
+            made: click.Command = module.command(cmd_name)
+            return made
         command = getattr(module, module.__name__.rpartition(".")[2])
         assert isinstance(command, click.Command)
         return command

@@ -9,12 +9,14 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from tgsbench import units
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.launch.nodes import Placement, place
+from tgsbench.launch.schedulers import JobState
 from tgsbench.presets.catalog import load_references
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Outcome
@@ -38,17 +40,27 @@ class JobOptions(Struct, frozen=True, kw_only=True):
     partition: str = ""
     account: str = ""
     qos: str = ""
-    time: str = ""
-    """Time limit as Slurm writes it; empty: from the published throughput, or one hour."""
-    container: str = ""
-    """Image that pyxis' --container-image takes."""
-    nnodes: int = 0
-    """Machines; 0: as few as hold the GPUs."""
-    requeue: bool = False
-    extra: tuple[str, ...] = ()
-    """More KEY=VALUE options of sbatch."""
-    env: tuple[str, ...] = ()
-    """More KEY=VALUE variables of the ranks, such as NCCL_IB_HCA=mlx5."""
+    time: Annotated[str, Meta(description="Time limit.", extra={"metavar": "[D-]HH:MM:SS"})] = ""
+    """As Slurm writes it; empty: from the published throughput, or one hour."""
+    nnodes: Annotated[
+        int, Meta(description="Machines (default: as few as hold the GPUs).", extra={"flag": "--nodes"})
+    ] = 0
+    container: Annotated[
+        str, Meta(description="Container image, for sites with pyxis.", extra={"metavar": "IMAGE"})
+    ] = ""
+    """What pyxis' --container-image takes."""
+    python: Annotated[
+        str, Meta(description="Python on the nodes (default: this one; python3 in a container).")
+    ] = ""
+    env: Annotated[
+        tuple[str, ...],
+        Meta(description="Variable of the ranks, e.g. NCCL_IB_HCA=mlx5.", extra={"metavar": "KEY=VALUE"}),
+    ] = ()
+    extra: Annotated[
+        tuple[str, ...],
+        Meta(description="Any other option of sbatch.", extra={"flag": "--option", "metavar": "KEY=VALUE"}),
+    ] = ()
+    requeue: Annotated[bool, Meta(description="Let Slurm start the job again after a node failed.")] = False
 
 
 class Job(Struct, frozen=True):
@@ -63,14 +75,14 @@ class Job(Struct, frozen=True):
     exit_code: str = ""
 
 
-def script(preset: Preset, options: Sequence[str], wishes: JobOptions, root: Path, python: str = "") -> str:
+def script(preset: Preset, options: Sequence[str], wishes: JobOptions, root: Path) -> str:
     """The sbatch script; `options` choose the preset, `root` is a runs folder that all nodes see.
 
     Raises TgsError when the ranks do not spread over the nodes or a wish could break out of its line.
     """
     _checked("preset name", preset.name)
     placement = place(preset, wishes.nnodes or -(-preset.world_size // preset.hardware.gpus_per_node))
-    python = python or ("python3" if wishes.container else sys.executable)
+    python = wishes.python or ("python3" if wishes.container else sys.executable)
     lines = ["#!/bin/bash", *_directives(preset, placement, wishes, root), "set -euo pipefail", ""]
     lines += [*_environment(preset, wishes), ""]
     lines += _command(preset, placement, [python, "-m", "tgsbench", "run", *options, "--headless"], root)
@@ -248,6 +260,31 @@ def outcome_of(job: Job) -> Outcome:
     if job.state == "CANCELLED":
         return Outcome(status="cancelled", reason=reason)
     return Outcome(exit_code=1, reason=reason, oom_kills=int(job.state == "OUT_OF_MEMORY"))
+
+
+class Slurm:
+    """Slurm as launch/schedulers.py wants it."""
+
+    title = "Slurm"
+    help = "Print a preset's sbatch script; with --submit run it."
+    list_hint = "`squeue --me` lists yours"
+    options = JobOptions
+    render = staticmethod(script)
+    submit = staticmethod(submit)
+    cancel = staticmethod(cancel)
+    runs_of = staticmethod(runs_of)
+
+    def look(self, job_id: str) -> JobState | None:
+        """The job as scontrol shows it."""
+        job = show(job_id)
+        return None if job is None else JobState(job.id, describe(job), job.state in OVER, outcome_of(job))
+
+    def log_path(self, root: Path, job_id: str) -> Path:
+        """What --output of the script says."""
+        return log_dir(root) / f"{job_id}.log"
+
+
+SCHEDULER = Slurm()
 
 
 def _checked(key: str, value: str) -> str:

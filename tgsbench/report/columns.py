@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from tgsbench import units
-from tgsbench.models.flops import XTUNER
+from tgsbench.report.comparison import interval_text, tflops_text
 from tgsbench.report.document import ReportEntry, ReportTable, brand
 from tgsbench.results.rows import Row, model_mfu
 
@@ -92,17 +92,11 @@ def _tgs(row: Row | None) -> str:
 
 
 def _interval(row: Row | None) -> str:
-    if row is None or row.ci95 is None or row.status == "oom":
-        return ""
-    return f"{units.rate(row.ci95[0])} to {units.rate(row.ci95[1])}"
+    return "" if row is None or row.status == "oom" else interval_text(row.ci95)
 
 
 def _tflops(row: Row | None) -> str:
-    """In the tables' own convention where the row has it, else the first, named."""
-    if row is None or not row.tflops:
-        return ""
-    name = XTUNER if XTUNER in row.tflops else next(iter(row.tflops))
-    return f"{units.rate(row.tflops[name])} {name}"
+    return "" if row is None else tflops_text(row)
 
 
 def _mfu(row: Row | None, entry: ReportEntry) -> str:

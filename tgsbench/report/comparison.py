@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
 
 from tgsbench import units
-from tgsbench.metrics.ratio import Ratio
+from tgsbench.metrics.ratio import Interval, Ratio
 from tgsbench.models.flops import XTUNER
 from tgsbench.report.forecast import forecast_text
 from tgsbench.results.compare import Comparison, Difference
 from tgsbench.results.rows import Row
 
-_COLUMNS = ("", "system", "GPUs", "length", "sp", "TGS", "95 % interval", "TFLOPs", "MFU", "memory")
-
 
 def table(rows: Sequence[Row]) -> list[str]:
     """One aligned line per row; TFLOPs in the first convention a row has, named."""
-    cells = [_COLUMNS, *(row_cells(row) for row in rows)]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(_COLUMNS))]
-    return [
-        "  ".join(_pad(text, w, i) for i, (text, w) in enumerate(zip(c, widths, strict=True))) for c in cells
-    ]
+    columns = [[column.title, *map(column.cell, rows)] for column in _COLUMNS]
+    padded = [_padded(texts, column.right) for texts, column in zip(columns, _COLUMNS, strict=True)]
+    return ["  ".join(line) for line in zip(*padded, strict=True)]
+
+
+def _padded(texts: list[str], right: bool) -> list[str]:
+    width = max(map(len, texts))
+    return [text.rjust(width) if right else text.ljust(width) for text in texts]
 
 
 def forecast_lines(rows: Sequence[Row]) -> list[str]:
@@ -29,29 +31,40 @@ def forecast_lines(rows: Sequence[Row]) -> list[str]:
     return [f"{label}: predicted {text}" for label, text in told if text]
 
 
-def row_cells(row: Row) -> tuple[str, ...]:
-    """What a table shows of one row."""
-    tgs = units.rate(row.tgs) if row.tgs else ("OOM" if row.status == "oom" else row.status)
-    interval = f"{units.rate(row.ci95[0])} to {units.rate(row.ci95[1])}" if row.ci95 else ""
-    where = f"{row.num_gpus} x {row.gpu}" if row.num_gpus else row.gpu
-    return (
-        row.label,
-        row.system,
-        where,
-        units.length(row.seq_len) if row.seq_len else "",
-        str(row.sp or ""),
-        tgs,
-        interval,
-        tflops_text(row),
-        units.percent(row.mfu) if row.mfu is not None else "",
-        f"{row.mem_peak_gib:.1f} GiB" if row.mem_peak_gib else "",
-    )
+def _tgs(row: Row) -> str:
+    return units.rate(row.tgs) if row.tgs else ("OOM" if row.status == "oom" else row.status)
+
+
+def interval_text(interval: Interval | None) -> str:
+    """A 95 % interval; empty where there is none."""
+    return f"{units.rate(interval[0])} to {units.rate(interval[1])}" if interval else ""
 
 
 def tflops_text(row: Row) -> str:
     """TFLOPs with the name of their convention: xtuner's where the row has it."""
     name = next((n for n in (XTUNER, *row.tflops) if n in row.tflops), "")
     return f"{units.rate(row.tflops[name])} {name}" if name else ""
+
+
+class _Column(NamedTuple):
+    title: str
+    cell: Callable[[Row], str]
+    right: bool = True
+
+
+_COLUMNS: Final = (
+    _Column("", lambda row: row.label, right=False),
+    _Column("system", lambda row: row.system, right=False),
+    _Column("GPUs", lambda row: f"{row.num_gpus} x {row.gpu}" if row.num_gpus else row.gpu, right=False),
+    _Column("length", lambda row: units.length(row.seq_len) if row.seq_len else ""),
+    _Column("sp", lambda row: str(row.sp or "")),
+    _Column("TGS", _tgs),
+    _Column("95 % interval", lambda row: interval_text(row.ci95)),
+    _Column("TFLOPs", tflops_text),
+    _Column("MFU", lambda row: units.percent(row.mfu) if row.mfu is not None else ""),
+    _Column("memory", lambda row: f"{row.mem_peak_gib:.1f} GiB" if row.mem_peak_gib else ""),
+)
+"""Columns of `tgsbench compare`, from the left."""
 
 
 def lines(comparison: Comparison) -> list[str]:
@@ -90,7 +103,3 @@ def ratio_text(ratio: Ratio) -> str:
     if ratio.p_value is not None:
         details.append(f"p = {ratio.p_value:.2g}")
     return f"{ratio.value:.3f}x" + (f" ({', '.join(details)})" if details else f" ({ratio.method})")
-
-
-def _pad(text: str, width: int, column: int) -> str:
-    return text.ljust(width) if column in (0, 1, 2) else text.rjust(width)

@@ -1,0 +1,171 @@
+"""`tgsbench slurm` and its like, one command a scheduler: print a preset's script; submit, follow, cancel."""
+
+from __future__ import annotations
+
+import sys
+import time
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from msgspec import Meta, Struct
+
+from tgsbench import presets
+from tgsbench.cli import diagnostics, output
+from tgsbench.cli.progress import progress_for
+from tgsbench.cli.run import print_result, report_failure
+from tgsbench.errors import ExitCode, TgsError
+from tgsbench.events.tail import RunTail
+from tgsbench.launch import local, nodes, schedulers
+from tgsbench.launch.schedulers import JobState, Scheduler
+from tgsbench.results import results
+from tgsbench.schema.preset import Preset
+from tgsbench.store import run_dir
+from tgsbench.store.run_dir import RunDir
+
+_POLL_S = 2.0
+"""Between two questions to the scheduler; sites ask for no more than one every few seconds."""
+
+
+def command(name: str) -> click.Command:
+    """The command of a registered scheduler, with the options that it takes."""
+    scheduler = schedulers.find(name)
+
+    def call(**given: Any) -> None:
+        _run(name, scheduler, given)
+
+    for option in reversed([*_BEFORE, *_own(scheduler.options), *_AFTER]):
+        call = option(call)
+    return click.command(name, help=scheduler.help)(call)
+
+
+_Option = Callable[[Callable[..., None]], Callable[..., None]]
+
+_BEFORE: list[_Option] = [
+    click.option("--preset", help="Name of a preset, or path of a .toml file."),
+    click.option(
+        "--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override any value of the preset."
+    ),
+]
+_AFTER: list[_Option] = [
+    click.option("--submit", is_flag=True, help="Submit it and follow the job; Ctrl-C lets it go on alone."),
+    click.option("--detach", is_flag=True, help="With --submit: do not follow."),
+    click.option("--follow", metavar="JOB", help="Follow a job that was submitted before."),
+    click.option("--cancel", metavar="JOB", help="Ask a job to end; what it measured is kept."),
+    click.option("--json", "as_json", is_flag=True, help="When following: print result.json at the end."),
+    click.option(
+        "--output", "folder", type=click.Path(path_type=Path, file_okay=False), help="Shared runs folder."
+    ),
+]
+"""Options that every scheduler has, around its own."""
+
+
+def _own(options: type[Struct]) -> list[_Option]:
+    """A scheduler's own options, from the fields of its struct."""
+    hints = typing.get_type_hints(options, include_extras=True)
+    found: list[_Option] = []
+    for name, default in zip(options.__struct_fields__, options.__struct_defaults__, strict=True):
+        meta = next((m for m in getattr(hints[name], "__metadata__", ()) if isinstance(m, Meta)), Meta())
+        extra = meta.extra or {}
+        how = {bool: {"is_flag": True}, tuple: {"multiple": True}}.get(type(default), {"type": type(default)})
+        flag, metavar = extra.get("flag", f"--{name.replace('_', '-')}"), extra.get("metavar")
+        found.append(
+            click.option(flag, f"own_{name}", default=default, help=meta.description, metavar=metavar, **how)
+        )
+    return found
+
+
+def _run(name: str, scheduler: Scheduler, given: dict[str, Any]) -> None:
+    root = run_dir.runs_root(given["folder"])
+    if job_id := given["cancel"]:
+        scheduler.cancel(job_id)
+        diagnostics.note(f"job {job_id} was asked to end; `tgsbench runs` lists what it measured")
+        return
+    job_id = given["follow"]
+    if job_id is None:
+        preset, text = _rendered(name, scheduler, given, root)
+        if not given["submit"]:
+            output.line(text.rstrip())
+            return
+        job_id, script = scheduler.submit(text, preset, root)
+        diagnostics.note(f"job {job_id} submitted: {script}")
+    if given["detach"]:
+        output.line(job_id)
+        return
+    sys.exit(_follow(name, scheduler, job_id, root, given["as_json"]))
+
+
+def _rendered(name: str, scheduler: Scheduler, given: dict[str, Any], root: Path) -> tuple[Preset, str]:
+    wanted, sets = given["preset"], given["sets"]
+    if wanted is None:
+        raise TgsError("--preset is missing", hint=f"tgsbench {name} --preset llama2_70b_32k")
+    preset = presets.resolve(presets.named(wanted), sets).preset
+    wishes = scheduler.options(
+        **{field: given[f"own_{field}"] for field in scheduler.options.__struct_fields__}
+    )
+    return preset, scheduler.render(preset, nodes.preset_options(wanted, sets, False), wishes, root)
+
+
+def _follow(name: str, scheduler: Scheduler, job_id: str, root: Path, as_json: bool) -> int:
+    try:
+        return _until_over(scheduler, job_id, root, as_json)
+    except KeyboardInterrupt:
+        diagnostics.note(f"job {job_id} goes on; tgsbench {name} --follow {job_id}, or --cancel {job_id}")
+        return ExitCode.OK
+
+
+def _until_over(scheduler: Scheduler, job_id: str, root: Path, as_json: bool) -> int:
+    """Narrate the job's states and its runs' events; returns the exit code of the last run's status."""
+    said, last, watched = "", None, None
+    while True:
+        job = scheduler.look(job_id)
+        if job is not None and job.line != said:
+            diagnostics.note(job.line)
+            said = job.line
+        last = job or last
+        runs = scheduler.runs_of(root, job_id)
+        if runs and (watched is None or watched.run.run_id != runs[0].run_id):
+            watched = _Watched(runs[0], as_json)
+        if watched is not None:
+            watched.hear()
+        if job is None or job.is_over:
+            break
+        time.sleep(_POLL_S)
+    if last is None:
+        raise TgsError(f"{scheduler.title} knows no job {job_id}", hint=scheduler.list_hint)
+    if watched is None:
+        raise _never_ran(last, scheduler.log_path(root, last.id))
+    return _conclude(watched.run, last, as_json)
+
+
+class _Watched:
+    """One run of the job and its progress on the screen."""
+
+    def __init__(self, run: RunDir, as_json: bool) -> None:
+        self.run = run
+        self._tail = RunTail(run.events_dir)
+        self._progress = progress_for(run.preset(), to_stderr=as_json)
+        diagnostics.note(f"run {run.path}")
+
+    def hear(self) -> None:
+        self._progress.update(self._tail.poll())
+
+
+def _conclude(run: RunDir, job: JobState, as_json: bool) -> int:
+    if run.outcome() is None:
+        run.write("outcome.json", job.outcome)
+        results.store_result(run)
+    result = results.load_result(run)
+    print_result(result, as_json)
+    report_failure(result, run)
+    return local.EXIT_CODES[result.status]
+
+
+def _never_ran(job: JobState, log: Path) -> TgsError:
+    return TgsError(
+        f"{job.line}: it ended before any rank started",
+        hint=f"the job's log says why: {log}",
+        exit_code=ExitCode.CANCELLED if job.outcome.status == "cancelled" else ExitCode.CRASHED,
+    )
