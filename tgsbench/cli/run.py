@@ -116,7 +116,7 @@ def run(
             _print_commands(part, preset, options, root, as_json)
             return
         result = run_headless(several.prepare(part, preset, root), preset, as_json, part.node(preset))
-        sys.exit(local.EXIT_CODES[result.status])
+        sys.exit(local.exit_code(result))
     num_ranks = 1 if emulate else preset.world_size
     preflight.check(preset, preflight.this_machine(), num_ranks, emulated=emulate)
     with StopSignals() as stop:
@@ -248,7 +248,7 @@ def _exit_code(result: Result, run_folder: RunDir) -> int:
     if result.status == "refused":
         codes = [e.exit_code for e in run_folder.events() if hasattr(e, "exit_code")]
         return codes[0] if codes else ExitCode.BAD_DATA
-    code = local.EXIT_CODES[result.status]
+    code = local.exit_code(result)
     if code == ExitCode.OK and run_folder.result() is None:
         diagnostics.error(
             f"the result above is not stored: {run_folder.path} takes nothing more",

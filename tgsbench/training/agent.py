@@ -73,7 +73,8 @@ def launch(
             )
             for rank, failure in error.failures.items()
         ]
-        return int(ExitCode.CRASHED)
+        full = any(exit.exit_code == ExitCode.STORE for exit in report.exits)
+        return int(ExitCode.STORE if full else ExitCode.CRASHED)
     except SignalException as error:
         report.signal = error.sigval.name
         return 128 + int(error.sigval)
