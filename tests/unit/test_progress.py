@@ -94,7 +94,7 @@ def test_ranks_that_all_stand_at_one_place_are_not_told_apart():
 
 def _inside(num_micro_steps: int, micro_step: int, step_s: float, rank: int = 0) -> Heartbeat:
     return Heartbeat(
-        rank=rank, seq=micro_step, step=0, step_s=step_s, micro_step=micro_step, num_micro_steps=num_micro_steps,
+        rank=rank, seq=micro_step, step_s=step_s, micro_step=micro_step, num_micro_steps=num_micro_steps,
         doing="data", ticks=micro_step,
     )  # fmt: skip
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ from tgsbench.schema.verify import EVIDENCE, GRADIENTS, Evidence, evidence_of
 from tgsbench.store import run_dir
 from tgsbench.store.run_dir import RunDir
 from tgsbench.system.awake import AwakeClock
-from tgsbench.system.child import child_environment
+from tgsbench.system.child import child_environment, module_argv
 from tgsbench.system.process import ProcessGroup
 
 _SILENT_S = 180.0
@@ -89,12 +88,7 @@ def _start(folder: Path, made: Sequence[RunDir], runs: Runs) -> ProcessGroup:
     preset = next(iter(runs.values()))
     # One thread a rank: many ranks share few cores, and sums of several threads differ in their last bits.
     env = rank_environment(preset, child_environment(), num_cores=1, nproc=1)
-    argv = [
-        sys.executable,
-        "-m",
-        "tgsbench.training.verify_worker",
-        *(str(run.path.resolve()) for run in made),
-    ]
+    argv = module_argv("tgsbench.training.verify_worker", *(str(run.path.resolve()) for run in made))
     log = made[0].log_dir / "launcher.log"
     return ProcessGroup([*argv, "--parent-pid", str(os.getpid())], env, log)
 

@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from tgsbench.errors import ExitCode, TgsError, nearest
 from tgsbench.presets.catalog import config_dir, read_toml
+from tgsbench.system.child import safe_environment
 
 _ASK_S = 60.0
 """A cold disk takes seconds to start an interpreter; none takes a minute."""
@@ -195,11 +196,13 @@ def create(system: str, say: Callable[[str], None]) -> Path:
     argv = install_argv(system)
     try:
         venv.create(folder, with_pip=True, clear=True)
-        code = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False).returncode
+        done = subprocess.run(
+            argv, env=safe_environment(), stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False
+        )
     except (OSError, subprocess.CalledProcessError) as error:
         raise TgsError(f"{folder}: {error}", exit_code=ExitCode.STORE) from error
-    if code:
-        raise TgsError(f"pip ended with exit code {code}", exit_code=ExitCode.MISSING_DEPENDENCY)
+    if done.returncode:
+        raise TgsError(f"pip ended with exit code {done.returncode}", exit_code=ExitCode.MISSING_DEPENDENCY)
     return made_python(system)
 
 

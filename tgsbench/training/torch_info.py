@@ -15,6 +15,8 @@ import tempfile
 import time
 from typing import Any
 
+from tgsbench.system.child import child_environment, module_argv
+
 _NUM_BYTES = 64 << 20
 _ROUNDS = 5
 _TIMEOUT_S = 90
@@ -64,12 +66,11 @@ def talk() -> dict[str, Any]:
 
     backend = "nccl" if torch.cuda.device_count() >= 2 else "gloo"
     with tempfile.TemporaryDirectory(prefix="tgsbench-") as folder:
-        env = dict(os.environ, TGSBENCH_PROBE=f"{folder}/store", TGSBENCH_PROBE_BACKEND=backend)
+        env = dict(child_environment(), TGSBENCH_PROBE=f"{folder}/store", TGSBENCH_PROBE_BACKEND=backend)
         env.setdefault("GLOO_SOCKET_IFNAME", "lo")
-        argv = [sys.executable, "-m", "tgsbench.training.torch_info", "rank"]
         ranks = [
             subprocess.Popen(
-                argv,
+                module_argv("tgsbench.training.torch_info", "rank"),
                 env=dict(env, RANK=str(rank)),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
