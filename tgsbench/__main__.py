@@ -1,21 +1,40 @@
 """`python -m tgsbench` is `tgsbench`."""
 
-import signal
+import os
+import sys
 
-# Until main() turns it into an exit code of its own, Ctrl-C ends the imports without a traceback. A SIGINT
-# that the parent had ignored, as nohup does, stays ignored.
+if __name__ == "__main__" and not sys.flags.safe_path:
+    # `python -m` puts the current folder first: a queue.py that lies there would be taken for Python's own.
+    del sys.path[0]
+if "" in (os.environ.get("PYTHONPATH") or "-").split(os.pathsep):  # an empty entry is that folder, too
+    here = os.path.abspath(os.curdir)  # noqa: PTH100 - pathlib is not imported yet
+    sys.path[:] = [entry for entry in sys.path if entry not in ("", here)]
+
+import signal
+from types import FrameType
+
+_INTERRUPTED = 130
+
+
+def _leave(_signum: int, _frame: FrameType | None) -> None:
+    os.write(2, b"error: interrupted\n")
+    os._exit(_INTERRUPTED)
+
+
+# Until the command listens for it, Ctrl-C ends the imports with a word and no traceback. A SIGINT that the
+# parent had ignored, as nohup does, stays ignored.
 _listens = signal.getsignal(signal.SIGINT) is signal.default_int_handler
 if _listens:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, _leave)
 
 from tgsbench.cli import main as cli  # noqa: E402
+from tgsbench.system.child import safe_environment  # noqa: E402
 
 
 def main() -> None:
     """Run the command line."""
-    if _listens:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    cli.main()
+    os.environ.update(safe_environment())  # for what libraries start: pools, servers, compilers
+    cli.main(listens=_listens)
 
 
 if __name__ == "__main__":

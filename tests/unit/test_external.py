@@ -226,7 +226,7 @@ def test_the_other_system_sees_nothing_of_our_environment():
 
 def test_the_bridge_takes_the_agents_place():
     argv = agent_argv(Path("/r"), a_tiny("xtuner"))
-    assert argv[1:] == ["-m", "tgsbench.external", "/r"]
+    assert argv[1:] == ["-P", "-m", "tgsbench.external", "/r"]
 
 
 def test_a_tied_program_ends_when_its_parent_is_killed(tmp_path):

@@ -27,7 +27,7 @@ TWO_GPUS = preflight.LocalMachine([GpuInfo(0, "NVIDIA H100 80GB HBM3", 79.6)] * 
 def test_the_command_is_an_argument_list_and_its_script_quotes():
     preset = presets.resolve("tiny_cpu").preset
     argv = agent_argv(Path("/runs/a b"), preset, python="py")
-    assert argv == ["py", "-m", "tgsbench.training.agent", "/runs/a b", "--nproc-per-node", "2"]
+    assert argv == ["py", "-P", "-m", "tgsbench.training.agent", "/runs/a b", "--nproc-per-node", "2"]
     assert "'/runs/a b'" in as_script(argv)
 
 

@@ -160,7 +160,7 @@ def _conclude(run: RunDir, job: JobState, as_json: bool) -> int:
     result = results.load_result(run)
     print_result(result, as_json)
     report_failure(result, run)
-    return local.EXIT_CODES[result.status]
+    return local.exit_code(result)
 
 
 def _never_ran(job: JobState, log: Path) -> TgsError:

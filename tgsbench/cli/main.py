@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 
 import click
@@ -91,9 +92,14 @@ def cli(ctx: click.Context) -> None:
         ctx.invoke(command)
 
 
-def main() -> None:
-    """Run the command line; every TgsError becomes one message and its own exit code."""
+def main(listens: bool = True) -> None:
+    """Run the command line; every TgsError becomes one message and its own exit code.
+
+    `listens`: Ctrl-C interrupts the command; else whoever listens for it now, or nobody, goes on to.
+    """
     try:
+        if listens:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         cli.main(standalone_mode=False)
     except TgsError as error:
         diagnostics.error(error.msg, error.hint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from types import TracebackType
@@ -22,9 +23,11 @@ from rich.text import Text
 from tgsbench import units
 from tgsbench.cli import diagnostics, output
 from tgsbench.live.fold import LiveRun
+from tgsbench.live.headline import inside_text
 from tgsbench.live.stragglers import suspects
 from tgsbench.metrics import figures
 from tgsbench.metrics.observe import RunTotals, StepTotal
+from tgsbench.metrics.progress import share_done
 from tgsbench.metrics.result import attended_len
 from tgsbench.models.flops import XTUNER
 from tgsbench.presets.recipes import load_recipe, num_profile_steps
@@ -55,6 +58,8 @@ def progress_for(preset: Preset, to_stderr: bool) -> RunProgress:
     return RichProgress(preset, stream) if stream.isatty() else PlainProgress(preset, to_stderr)
 
 
+NUM_MARKS = 10
+"""Lines about the inside of a step that takes long, at most: a log of hours stays readable."""
 _MAX_SUSPECTS = 8
 """Named at once; more at the same time have a cause in common."""
 
@@ -104,6 +109,18 @@ class _Fold:
         self._named.update(suspect.rank for suspect in fresh)
         return [f"warning: {suspect}" for suspect in fresh[:_MAX_SUSPECTS]]
 
+    def inside(self) -> str:
+        """Where a step that takes long is, and how long it will go on; empty in short steps."""
+        live = self._live
+        step_s = live.median_step_s
+        return inside_text(live, step_s if math.isfinite(step_s) else None)
+
+    @property
+    def share_done(self) -> float:
+        """Steps done, with the part of one that takes long."""
+        beat = self._live.long_step
+        return self._live.last_closed_step + 1 + (share_done(beat) if beat else 0.0)
+
     def figures(self, total: StepTotal) -> list[str]:
         """Step, TGS, TFLOPs, step time, memory, loss of one step."""
         tgs = figures.tgs(total.tokens, self.preset.world_size, total.step_s) or 0.0
@@ -137,6 +154,8 @@ class PlainProgress:
     def __init__(self, preset: Preset, to_stderr: bool) -> None:
         self._fold = _Fold(preset)
         self._print = diagnostics.note if to_stderr else output.line
+        self._shown = 0
+        """How many of the marks of NUM_MARKS within each step were passed and shown."""
 
     def __enter__(self) -> PlainProgress:
         return self
@@ -157,6 +176,10 @@ class PlainProgress:
                 diagnostics.note(narration)
             if total := self._fold.take(event):
                 self._print("  ".join(self._fold.figures(total)))
+        mark = int(self._fold.share_done * NUM_MARKS)
+        if mark > self._shown and (inside := self._fold.inside()):
+            diagnostics.note(inside)
+        self._shown = max(self._shown, mark)
 
 
 class _Figures(ProgressColumn):
@@ -203,3 +226,5 @@ class RichProgress:
             if total := self._fold.take(event):
                 figures = "  ".join(self._fold.figures(total)[2:])
                 self._bar.update(self._task, completed=total.step + 1, figures=figures)
+        if inside := self._fold.inside():
+            self._bar.update(self._task, completed=self._fold.share_done, figures=inside)

@@ -113,7 +113,7 @@ def run(
             _print_commands(part, preset, options, root, as_json)
             return
         result = run_headless(several.prepare(part, preset, root), preset, as_json, part.node(preset))
-        sys.exit(local.EXIT_CODES[result.status])
+        sys.exit(local.exit_code(result))
     api.check_machine(preset, emulate_rank=emulate)
     with StopSignals() as stop:
         run_folder = _prepared(root, preset, run_name, emulate)
@@ -240,7 +240,7 @@ def _exit_code(result: Result, run_folder: RunDir) -> int:
     if result.status == "refused":
         codes = [e.exit_code for e in run_folder.events() if hasattr(e, "exit_code")]
         return codes[0] if codes else ExitCode.BAD_DATA
-    code = local.EXIT_CODES[result.status]
+    code = local.exit_code(result)
     if code == ExitCode.OK and run_folder.result() is None:
         diagnostics.error(
             f"the result above is not stored: {run_folder.path} takes nothing more",

@@ -22,4 +22,4 @@ def supervise(path: Path, nnodes: int, node_rank: int, rendezvous: str) -> None:
     run = RunDir(path)
     node = nodes.node_at(nnodes, node_rank, rendezvous, run.run_id) if nnodes > 1 else ONE_NODE
     result = local.supervise(run, lambda events: None, node)
-    sys.exit(local.EXIT_CODES[result.status])
+    sys.exit(local.exit_code(result))

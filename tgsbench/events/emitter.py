@@ -26,12 +26,16 @@ class Emitter:
         self._num_lost = 0
         self._torn = False
 
-    def emit(self, event: Event) -> None:
-        """Stamp and append one event; on a full disk it is lost and counted, and training goes on."""
+    def emit(self, event: Event) -> bool:
+        """Stamp and append one event; on a full disk it is lost and counted, and training goes on.
+
+        Returns whether it was written whole.
+        """
         if self._num_lost and self._write(self._confession()):
             self._num_lost = 0
-        if not self._write(event):
-            self._num_lost += 1
+        written = self._write(event)
+        self._num_lost += not written
+        return written
 
     def _write(self, event: Event) -> bool:
         event.t = time.monotonic()

@@ -139,7 +139,10 @@ class ExternalRun:
 
     def _follow(self, python: str) -> int:
         self._phase("build")
-        child = ProcessGroup(die_with_parent_argv(self._argv(python)), self._env(), self._log)
+        # `python -m` imports from the folder it is started in, and one of 3.10 cannot be told not to.
+        empty = self._folder / "cwd"
+        empty.mkdir(exist_ok=True)
+        child = ProcessGroup(die_with_parent_argv(self._argv(python)), self._env(), self._log, empty)
         try:
             while child.poll() is None and not self._stop.asked:
                 self._watch(child)

@@ -11,6 +11,7 @@ from typing import Protocol
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.external import exit_report
 from tgsbench.schema.preset import Preset
+from tgsbench.system.child import safe_environment
 from tgsbench.system.lifetime import die_with_parent_argv
 from tgsbench.system.process import ProcessGroup
 
@@ -58,7 +59,7 @@ class ExternalProcess:
 
 def peer_environment(preset: Preset, extra: Mapping[str, str], base: Mapping[str, str]) -> dict[str, str]:
     """Variables of the other system's processes: ours that could mislead it are left out, no hub is asked."""
-    env = {name: value for name, value in base.items() if name not in _OURS}
+    env = safe_environment({name: value for name, value in base.items() if name not in _OURS})
     env |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     env |= {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "PYTHONUNBUFFERED": "1"}
     if preset.hardware.device == "cpu":

@@ -39,8 +39,8 @@ def agent_argv(
 ) -> list[str]:
     """Argument list of what starts one node's ranks; an emulated mesh has one process."""
     if preset.is_external:
-        return [python, "-m", "tgsbench.external", str(run_dir)]
-    argv = [python, "-m", "tgsbench.training.agent", str(run_dir)]
+        return module_argv("tgsbench.external", str(run_dir), python=python)
+    argv = module_argv("tgsbench.training.agent", str(run_dir), python=python)
     argv += ["--nproc-per-node", str(1 if emulated else preset.world_size // node.nnodes)]
     if node.nnodes > 1 or node.rendezvous:
         argv += ["--nnodes", str(node.nnodes), "--node-rank", str(node.node_rank)]
@@ -63,7 +63,6 @@ def rank_environment(
     env.setdefault("TOKENIZERS_PARALLELISM", "true")
     if preset.hardware.device == "cuda":
         env.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
-        env.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")
     else:
         env.setdefault("CUDA_VISIBLE_DEVICES", "")
     # The last collectives of each rank, asked for when a run stalls.

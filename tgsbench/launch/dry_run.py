@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 
 import msgspec
 
@@ -13,14 +11,15 @@ from tgsbench.errors import ExitCode, TgsError
 from tgsbench.launch.preflight import check_packages
 from tgsbench.schema.dry_run import DryRun
 from tgsbench.schema.preset import Preset
+from tgsbench.system.child import child_environment, module_argv
 
 
 def dry_run(preset: Preset) -> DryRun:
     """One rank's operator stream on fake tensors; raises TgsError when torch is missing or refuses."""
     check_packages(preset)
-    environment = dict(os.environ, CUDA_VISIBLE_DEVICES="", TORCH_CPP_LOG_LEVEL="ERROR")
+    environment = dict(child_environment(), CUDA_VISIBLE_DEVICES="", TORCH_CPP_LOG_LEVEL="ERROR")
     done = subprocess.run(
-        [sys.executable, "-m", "tgsbench.training.dry_run"],
+        module_argv("tgsbench.training.dry_run"),
         input=presets.to_toml(preset),
         capture_output=True,
         text=True,

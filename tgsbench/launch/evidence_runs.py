@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,12 +23,14 @@ from tgsbench.schema.run import Manifest, Outcome
 from tgsbench.schema.verify import EVIDENCE, GRADIENTS, Evidence, evidence_of
 from tgsbench.store import run_dir
 from tgsbench.store.run_dir import RunDir
-from tgsbench.system.child import child_environment
+from tgsbench.system.awake import AwakeClock
+from tgsbench.system.child import child_environment, module_argv
 from tgsbench.system.process import ProcessGroup
 
 _SILENT_S = 180.0
 """Imports and the first step of a busy machine take 60 s without an event; a step takes 0.1 s."""
 _POLL_S = 0.1
+_LONGEST_LOOK_S = 2.0
 
 Say = Callable[[str], None]
 Runs = Mapping[str, Preset]
@@ -87,12 +88,7 @@ def _start(folder: Path, made: Sequence[RunDir], runs: Runs) -> ProcessGroup:
     preset = next(iter(runs.values()))
     # One thread a rank: many ranks share few cores, and sums of several threads differ in their last bits.
     env = rank_environment(preset, child_environment(), num_cores=1, nproc=1)
-    argv = [
-        sys.executable,
-        "-m",
-        "tgsbench.training.verify_worker",
-        *(str(run.path.resolve()) for run in made),
-    ]
+    argv = module_argv("tgsbench.training.verify_worker", *(str(run.path.resolve()) for run in made))
     log = made[0].log_dir / "launcher.log"
     return ProcessGroup([*argv, "--parent-pid", str(os.getpid())], env, log)
 
@@ -103,6 +99,7 @@ class _Narrator:
     def __init__(self, made: Mapping[str, RunDir], say: Say) -> None:
         self._tails = {name: RunTail(run.events_dir) for name, run in made.items()}
         self._say = say
+        self._ticks: dict[tuple[str, int], int] = {}
 
     def hear(self) -> bool:
         """Pass new notes on; did any rank get further?"""
@@ -113,16 +110,26 @@ class _Narrator:
         for event in events:
             if isinstance(event, Phase) and event.rank == 0 and event.note:
                 self._say(f"  {name}: {event.note}")
-        return any(not isinstance(event, Heartbeat | Gpu) for event in events)
+        progress = [self._is_progress(name, event) for event in events]
+        return any(progress)
+
+    def _is_progress(self, name: str, event: Event) -> bool:
+        if isinstance(event, Heartbeat):
+            before = self._ticks.get((name, event.rank), 0)
+            self._ticks[name, event.rank] = event.ticks
+            return event.ticks > before
+        return not isinstance(event, Gpu)
 
 
 def _follow(children: Sequence[ProcessGroup], narrator: _Narrator, stop: StopSignals) -> Outcome:
     """Until all have ended, one asks to stop, or no rank of any has got further for long."""
-    last_s = time.monotonic()
+    clock = AwakeClock(_LONGEST_LOOK_S)
+    last_s = clock.read()
     while any(child.poll() is None for child in children) and stop.caught is None:
+        now_s = clock.read()
         if narrator.hear():
-            last_s = time.monotonic()
-        if time.monotonic() - last_s > _SILENT_S:
+            last_s = now_s
+        if now_s - last_s > _SILENT_S:
             return Outcome(status="stalled", reason=f"no rank got further for {_SILENT_S:.0f} s")
         time.sleep(_POLL_S)
     narrator.hear()

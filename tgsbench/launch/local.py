@@ -83,18 +83,38 @@ def supervise(
     preset = run.preset()
     listening = contextlib.nullcontext(stop) if stop else StopSignals()
     with run_dir.claimed(run, node.node_rank), listening as stop:
+        run_dir.reserve(run, node.node_rank)
         if node.node_rank == 0:
             _sign(run)
-        witness = DisturbanceMonitor(run, preset, node.node_rank)
-        watch = Watch(run, preset, _unless_closed(on_events), witness.tick, witness.close)
-        child = _start(run, preset, node)
-        witness.watches(child)
-        outcome = watch.follow(child, stop)
+        try:
+            outcome = _watched(run, preset, on_events, node, stop)
+        except Exception as error:
+            _last_words(run, node, error)
+            raise
         if outcome.status == "stalled" and node.node_rank:
             outcome.cause = _cut_off(node) or outcome.cause
         outcome.ended_unix, outcome.host = time.time(), host_name()
         outcome.node_rank = node.node_rank
         return _conclude(run, outcome, node)
+
+
+def _watched(run: RunDir, preset: Preset, on_events: OnEvents, node: Node, stop: StopSignals) -> Outcome:
+    """Start this node's ranks and follow them to their end."""
+    witness = DisturbanceMonitor(run, preset, node.node_rank)
+    watch = Watch(run, preset, _unless_closed(on_events), witness.tick, witness.close)
+    child = _start(run, preset, node)
+    witness.watches(child)
+    return watch.follow(child, stop)
+
+
+def _last_words(run: RunDir, node: Node, error: Exception) -> None:
+    """Leave in the folder why its supervisor failed: later readers would think that it was killed."""
+    why = error.msg if isinstance(error, TgsError) else f"{type(error).__name__}: {error}"
+    run_dir.release(run, node.node_rank)
+    with contextlib.suppress(OSError):
+        outcome = Outcome(exit_code=ExitCode.INTERNAL, reason=f"the launcher failed: {why}", host=host_name())
+        outcome.node_rank = node.node_rank
+        run.write(run_dir.numbered("outcome.json", node.node_rank), outcome)
 
 
 def _sign(run: RunDir) -> None:
@@ -142,6 +162,8 @@ def _unless_closed(on_events: OnEvents) -> OnEvents:
 
 def _conclude(run: RunDir, outcome: Outcome, node: Node) -> Result:
     """Store outcome and result; on a disk that takes nothing more the result is still returned."""
+    outcome.disk = outcome.disk or _why_not_written(run, outcome)
+    run_dir.release(run, node.node_rank)
     try:
         discard_partials(run.path / "staging")
         run.write(run_dir.numbered("outcome.json", node.node_rank), outcome)
@@ -154,10 +176,18 @@ def _conclude(run: RunDir, outcome: Outcome, node: Node) -> Result:
         return result
     except OSError as error:
         reason = f"{run.path} cannot be written any more: {error.strerror}"
-    outcome.reason = outcome.reason or reason
+    outcome.disk = outcome.disk or reason
     result = results.result_from_folder(run, outcome)
     result.warnings.append(f"this result is not stored: {reason}")
     return result
+
+
+def _why_not_written(run: RunDir, outcome: Outcome) -> str:
+    """Why events are missing, if the disk took no more or a rank says that it could not write."""
+    told = (
+        f"ranks could not write their events into {run.path}" if outcome.exit_code == ExitCode.STORE else ""
+    )
+    return run_dir.why_unwritable(run.path) or told
 
 
 def _log_for_tensorboard(run: RunDir) -> None:
@@ -209,7 +239,14 @@ def _wait_for(run: RunDir, names: list[str]) -> list[str]:
     return []
 
 
-EXIT_CODES = {
+def exit_code(result: Result) -> ExitCode:
+    """What the command that ran it ends with."""
+    if result.failure is not None and result.failure.kind == "disk":
+        return ExitCode.STORE
+    return _EXIT_CODES[result.status]
+
+
+_EXIT_CODES = {
     "ok": ExitCode.OK,
     "emulated": ExitCode.OK,
     "oom": ExitCode.OOM,

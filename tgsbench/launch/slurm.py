@@ -134,9 +134,9 @@ def _directives(preset: Preset, placement: Placement, wishes: JobOptions, root: 
 
 
 def _environment(preset: Preset, wishes: JobOptions) -> list[str]:
-    env = {"PYTHONUNBUFFERED": "1"}
+    env = {"PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1"}
     if preset.hardware.device == "cuda":
-        env |= {"NCCL_DEBUG": "WARN", "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1"}
+        env["NCCL_DEBUG"] = "WARN"
     for assignment in wishes.env:
         key, equals, value = assignment.partition("=")
         if not equals or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 import time
@@ -9,32 +10,39 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType, TracebackType
 
+from tgsbench.errors import TgsError
 from tgsbench.events.tail import RunTail, poll_period_s
 from tgsbench.launch import stacks
-from tgsbench.metrics.failure import is_follower, rank_list
-from tgsbench.schema.events import Bye, Error, Event, Gpu, Heartbeat, Hello, Phase, Step
+from tgsbench.launch.departures import Departures
+from tgsbench.launch.patience import Patience
+from tgsbench.metrics.failure import is_follower
+from tgsbench.schema.events import Bye, Error, Event, Phase, Warn
+from tgsbench.schema.forecast import Forecast
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Outcome
-from tgsbench.store.run_dir import RunDir
+from tgsbench.store.run_dir import RunDir, why_unwritable
+from tgsbench.system.awake import AwakeClock
 from tgsbench.system.process import ProcessGroup
 
 OnEvents = Callable[[list[Event]], None]
 OnTick = Callable[[bool], None]
 """Called often, with whether the ranks measure now."""
 
-_START_S = 180.0
-"""Least patience until every rank has done a step: imports, packing and compilation write few events."""
-_SILENT_BEATS = 5
-"""Heartbeats that may be missing; a rank that holds the interpreter lock for long misses one or two."""
 _FOLLOW_S = 20.0
 """How long ranks get to end by themselves once one has failed; the agent takes up to 5 s of it."""
+_LONGEST_LOOK_S = 2.0
+"""Two looks at the ranks are no further apart, unless this process was stopped or its machine slept."""
+_DISK_S = 10.0
+"""Silence of all ranks after which the disk is looked at."""
 
-
-_STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_CANCEL = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+"""A person's: Ctrl-C, a closed terminal, Ctrl-\\."""
+_PREEMPT = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
+"""A scheduler's: some warn by SIGUSR1 or SIGUSR2 before they kill."""
 
 
 class StopSignals:
-    """Remembers SIGINT, SIGTERM or SIGHUP instead of dying, so that a run gets its status.
+    """Remembers a signal that asks to end instead of dying of it, so that a run gets its status.
 
     By handlers, not by a mask: a masked signal still interrupts through any other thread of the process,
     and children inherit a mask. Python lets only the main thread have handlers: in another one, as of a
@@ -47,7 +55,7 @@ class StopSignals:
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
-            for sig in _STOP:
+            for sig in (*_CANCEL, *_PREEMPT):
                 self._before[sig] = signal.signal(sig, self._catch)
         return self
 
@@ -74,21 +82,19 @@ class Watch:
     ) -> None:
         self._run = run
         self._world_size = preset.world_size
-        self._stall_s = preset.measure.stall_s
-        self._silent_s = _SILENT_BEATS * max(1.0, preset.measure.heartbeat_s)
+        self._clock = AwakeClock(_LONGEST_LOOK_S)
+        self._patience = Patience(preset, _forecast(run), self._clock.read())
+        self._departures = Departures()
         self._on_events = on_events
         self._on_tick = on_tick
         self._on_end = on_end
         self._tail = RunTail(run.events_dir)
         self._left_s: float | None = None
         """When the first rank was seen to end otherwise than done."""
-        self._stepped: set[int] = set()
-        self._heard_s: dict[int, float] = {}
-        """When each rank last wrote anything, heartbeats included."""
-        self._hosts: dict[int, str] = {}
         self._measuring = False
         self._failed = False
         """Whether a rank said what went wrong with itself."""
+        self._disk_told = False
 
     def follow(self, child: ProcessGroup, stop: StopSignals) -> Outcome:
         """Pass events on until the ranks are gone; whatever happens here, no rank is left behind."""
@@ -99,47 +105,56 @@ class Watch:
             if child.poll() is None:
                 child.stop()
         outcome.oom_kills = max(0, kernel_oom_kills() - oom_kills)
+        outcome.left = self._departures.ranks()
         self._on_end()
         self._hear()
         return outcome
 
     def _until_over(self, child: ProcessGroup, stop: StopSignals) -> Outcome:
-        last_progress_s = time.monotonic()
         pause_s = poll_period_s(self._world_size)
         while child.poll() is None:
-            if self._hear():
-                last_progress_s = time.monotonic()
+            self._hear()
             self._on_tick(self._measuring)
-            if stop.caught is not None:
+            now_s = self._clock.read()
+            if stop.caught is not None or self._is_left(now_s):
                 break
-            if self._left_s is not None and time.monotonic() - self._left_s > _FOLLOW_S:
-                break
-            if (silent_s := time.monotonic() - last_progress_s) > self._patience_s():
-                return self._stalled(child, silent_s)
+            if self._patience.silent_s(now_s) > self._patience.limit_s():
+                return self._stalled(child, now_s)
+            self._look_at_disk(now_s)
             time.sleep(pause_s)
         return self._ended(child, stop)
 
-    def _patience_s(self) -> float:
-        stepping = len(self._stepped) >= self._world_size
-        return self._stall_s if stepping else max(self._stall_s, _START_S)
+    def _is_left(self, now_s: float) -> bool:
+        """Has a rank gone, and the others had their time to follow it?"""
+        if self._left_s is not None and now_s - self._left_s > _FOLLOW_S:
+            return True
+        return self._departures.look(now_s)
 
-    def _hear(self) -> bool:
-        """Take new events in; did any rank get further?"""
+    def _look_at_disk(self, now_s: float) -> None:
+        """Say once that nothing can be written: training goes on, and may be recorded again."""
+        if self._disk_told or self._patience.silent_s(now_s) < _DISK_S:
+            return
+        if why := why_unwritable(self._run.path):
+            self._disk_told = True
+            hint = f"make room there: in {self._patience.limit_s():.0f} s without an event the run is ended"
+            self._on_events(
+                [Warn(rank=-1, code="disk", msg=f"nothing is recorded any more: {why}", hint=hint)]
+            )
+
+    def _hear(self) -> None:
+        """Take new events in."""
         events = self._tail.poll()
         self._on_events(events)
         events = [event for event in events if event.rank >= 0]  # the rest is of this machine, not of a rank
+        now_s = self._clock.read()
+        self._patience.hear(events, now_s)
+        self._departures.hear(events)
         if self._left_s is None and any(_leaves(event) for event in events):
-            self._left_s = time.monotonic()
-        self._stepped.update(event.rank for event in events if isinstance(event, Step))
-        now_s = time.monotonic()
+            self._left_s = now_s
         for event in events:
-            self._heard_s[event.rank] = now_s
-            if isinstance(event, Hello):
-                self._hosts[event.rank] = event.host
-            elif isinstance(event, Phase):
+            if isinstance(event, Phase):
                 self._measuring = event.phase == "measure"
         self._failed |= any(isinstance(event, Error) and not is_follower(event) for event in events)
-        return any(not isinstance(event, Heartbeat | Gpu) for event in events)
 
     def _ended(self, child: ProcessGroup, stop: StopSignals) -> Outcome:
         code = child.poll()
@@ -150,27 +165,26 @@ class Watch:
             return Outcome(exit_code=code)
         return _stopped(stop.caught, code)
 
-    def _stalled(self, child: ProcessGroup, silent_s: float) -> Outcome:
-        cause = self._silent()
+    def _stalled(self, child: ProcessGroup, now_s: float) -> Outcome:
+        if disk := why_unwritable(self._run.path):
+            return Outcome(exit_code=child.stop(), disk=disk)
+        silent_s, cause = self._patience.silent_s(now_s), self._patience.silent_ranks(now_s)
         stacks.collect(self._run, child)
         code = child.stop()
         return Outcome(
             status="stalled",
             exit_code=code,
             reason=f"no rank made progress for {silent_s:.0f} s",
-            hint="raise measure.stall_s if one step takes longer; every rank's stack is in stacks/",
+            hint="raise measure.stall_s if that may take longer; every rank's stack is in stacks/",
             cause=cause,
         )
 
-    def _silent(self) -> str:
-        """Ranks whose heartbeats stopped while others go on: their host, its disk or its network is gone."""
-        now_s = time.monotonic()
-        silent = sorted(r for r, heard_s in self._heard_s.items() if now_s - heard_s > self._silent_s)
-        if not silent or len(silent) == len(self._heard_s):
-            return ""
-        hosts = ", ".join(dict.fromkeys(self._hosts.get(rank, "?") for rank in silent))
-        longest_s = max(now_s - self._heard_s[rank] for rank in silent)
-        return f"{rank_list(silent)} on {hosts} silent for {longest_s:.0f} s"
+
+def _forecast(run: RunDir) -> Forecast | None:
+    """The forecast that the first node left; a later node may come before it."""
+    with contextlib.suppress(TgsError):
+        return run.manifest().forecast
+    return None
 
 
 def kernel_oom_kills() -> int:
@@ -187,8 +201,7 @@ def _leaves(event: Event) -> bool:
 
 
 def _stopped(caught: signal.Signals, code: int) -> Outcome:
-    if caught == signal.SIGTERM:
-        return Outcome(
-            status="preempted", exit_code=code, reason="SIGTERM: asked to end; steps so far are kept"
-        )
+    if caught in _PREEMPT:
+        reason = f"{caught.name}: asked to end; steps so far are kept"
+        return Outcome(status="preempted", exit_code=code, reason=reason)
     return Outcome(status="cancelled", exit_code=code, reason=f"{caught.name}: stopped by the user")

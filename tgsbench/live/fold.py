@@ -17,10 +17,13 @@ from tgsbench.live.history import DownsampledSeries, RankRow, StepGrid
 from tgsbench.live.pending import MAX_PENDING_STEPS, ClosedStep, PendingSteps
 from tgsbench.live.step_columns import RankBatch, condense
 from tgsbench.metrics import figures
+from tgsbench.metrics.progress import LONG_STEP_S, least_far
 from tgsbench.schema import events as ev
 
 MAX_NOTES = 200
 """Warnings and errors kept; later ones are counted."""
+STEPPING = ("warmup", "measure", "profile")
+"""Phases that consist of optimizer steps."""
 NUM_RECENT = 3
 """Steps kept unmerged, to find a straggler in."""
 GPU_HISTORY = 60
@@ -31,7 +34,7 @@ class RankState:
     """The newest that is known of one rank."""
 
     __slots__ = (
-        "bye", "device", "error", "first_t", "gpu", "gpu_utils", "host", "last_t", "mem_peak", "note",
+        "beat", "bye", "device", "error", "first_t", "gpu", "gpu_utils", "host", "last_t", "mem_peak", "note",
         "num_warnings", "phase", "pid", "rank", "seen_at", "step", "unix_offset_s",
     )  # fmt: skip
 
@@ -54,6 +57,8 @@ class RankState:
         """Reader's monotonic clock when the newest event arrived."""
         self.gpu: ev.Gpu | None = None
         self.gpu_utils: deque[float] = deque(maxlen=GPU_HISTORY)
+        self.beat: ev.Heartbeat | None = None
+        """The newest heartbeat: where in its step the rank is."""
         self.num_warnings = 0
         self.error: ev.Error | None = None
         self.bye: str = ""
@@ -156,6 +161,7 @@ class LiveRun:
             self._handlers[type(event)](state, event)
         state.last_t, state.seen_at = piece.last_t, now
         state.gpu = piece.gpu or state.gpu
+        state.beat = piece.beat or state.beat
         state.gpu_utils.extend(piece.gpu_utils)
         for steps in piece.steps:
             self.pending.add(state.rank, steps)
@@ -178,6 +184,14 @@ class LiveRun:
     def num_ignored(self) -> int:
         """Duplicates, steps that are already closed, and events of ranks outside the world."""
         return self.num_foreign + self.pending.num_ignored
+
+    @property
+    def long_step(self) -> ev.Heartbeat | None:
+        """Where the rank that is least far stands in a step that takes long; None in a short one."""
+        beat = least_far(state.beat for state in self.ranks if state.beat is not None)
+        if beat is None or beat.step <= self.last_closed_step or self.phase not in STEPPING:
+            return None
+        return beat if beat.step_s >= LONG_STEP_S and beat.num_micro_steps > 0 else None
 
     @property
     def front_step(self) -> int:

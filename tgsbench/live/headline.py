@@ -6,9 +6,11 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
+from tgsbench import units
 from tgsbench.live.fold import LiveRun
 from tgsbench.live.stragglers import Silent, Straggler, find_silent, find_stragglers, silence_limit_s
 from tgsbench.metrics import figures, reference
+from tgsbench.metrics.progress import place, step_left_s
 from tgsbench.metrics.result import attended_len, summarize
 from tgsbench.presets.catalog import find_gpu, load_references
 from tgsbench.schema.preset import Preset
@@ -55,6 +57,8 @@ class Headline:
     mem_peak_gib: float | None
     mem_is_rss: bool
     loss: float | None
+    inside: str = ""
+    """Where a step that takes long is, and how long it will go on; empty in short steps."""
 
     @property
     def verdict(self) -> ReferenceVerdict | None:
@@ -139,6 +143,7 @@ class RunView:
             mem_peak_gib=max(live.mem_peak.high) / GIB if live.mem_peak.high else None,
             mem_is_rss=preset.hardware.device == "cpu",
             loss=live.loss.y[-1] if live.loss.y else None,
+            inside=inside_text(live, step_s),
         )
 
     def _summary(self) -> Tgs:
@@ -149,9 +154,25 @@ class RunView:
 
     def _eta_s(self, step_s: float | None) -> float | None:
         left = self.plan.total_steps - self.live.last_closed_step - 1
-        if step_s is None or left < 0 or self.live.phase == "teardown":
+        if left < 0 or self.live.phase == "teardown":
             return None
-        return left * step_s
+        beat = self.live.long_step
+        if beat is not None and (own_s := step_left_s(beat, step_s)) is not None:
+            return own_s + (left - 1) * (step_s if step_s is not None else beat.step_s + own_s)
+        return None if step_s is None else left * step_s
+
+
+def inside_text(live: LiveRun, step_s: float | None) -> str:
+    """Place in the present step and time until its end, once it takes long; empty else.
+
+    `step_s`: seconds a step took so far, None before the first.
+    """
+    beat = live.long_step
+    if beat is None:
+        return ""
+    left_s = step_left_s(beat, step_s)
+    to_go = f", {units.duration(left_s)} to its end" if left_s else ""
+    return f"step {beat.step + 1}: {place(beat)}{to_go}"
 
 
 def _finite(value: float) -> float | None:

@@ -53,7 +53,7 @@ class RankBatch(Struct, array_like=True):
 
     rank: int
     num_events: int
-    """All, heartbeats among them: of those only the arrival counts."""
+    """All, heartbeats among them: of those only the arrival and the newest one's place count."""
     last_t: float
     steps: list[StepColumns]
     """One entry, but for gaps and repetitions."""
@@ -62,6 +62,8 @@ class RankBatch(Struct, array_like=True):
     gpu_utils: list[float]
     """Of all samples."""
     others: list[Event]
+    beat: Heartbeat | None = None
+    """The newest heartbeat."""
 
 
 def condense(events: Sequence[Any]) -> RankBatch:
@@ -69,17 +71,20 @@ def condense(events: Sequence[Any]) -> RankBatch:
     steps: list[Step | StepGlance] = []
     gpus: list[Gpu] = []
     others: list[Event] = []
+    beat: Heartbeat | None = None
     for event in events:  # a loop takes a third of what comprehensions with `in` do
         kind = type(event)
         if kind is StepGlance or kind is Step:
             steps.append(event)
         elif kind is Gpu:
             gpus.append(event)
-        elif kind is not Heartbeat:
+        elif kind is Heartbeat:
+            beat = event
+        else:
             others.append(event)
     last, gpu = events[-1], gpus[-1] if gpus else None
     utils = [sample.util for sample in gpus]
-    return RankBatch(last.rank, len(events), last.t, list(_columns(steps)), gpu, utils, others)
+    return RankBatch(last.rank, len(events), last.t, list(_columns(steps)), gpu, utils, others, beat)
 
 
 def _columns(steps: list[Step | StepGlance]) -> Iterator[StepColumns]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Mapping, Sequence
 
-from tgsbench.metrics import stacks
+from tgsbench.metrics import progress, stacks
 from tgsbench.metrics.observe import RunTotals
 from tgsbench.schema.events import Error
 from tgsbench.schema.run import Failure, LauncherReport, Outcome, RankExit
@@ -36,6 +36,8 @@ def root_cause(
     missing = sorted(set(range(world_size)) - {r for r, bye in observed.byes.items() if bye.status == "ok"})
     if not missing:
         return None
+    if outcome is not None and outcome.disk and all(is_follower(error) for error in observed.errors):
+        return Failure(kind="disk", reason=outcome.disk, hint=_ROOM_HINT)
     if outcome is not None and outcome.status == "stalled":
         return _stalled(outcome, observed, stack_texts or {}, world_size)
     if outcome is not None and outcome.status != "exited":
@@ -62,6 +64,8 @@ def _from_ranks(
         return _from_exit(killed, observed, outcome)
     if launcher is not None and launcher.problem:
         return Failure(kind="rendezvous", reason=launcher.problem, hint=_REACH_HINT)
+    if outcome is not None and (left := [rank for rank in outcome.left if rank not in observed.byes]):
+        return _departed(left[0], observed)
     if not errors or _left_before(errors[0], observed):
         return None
     return _from_error(errors[0], observed)
@@ -72,6 +76,7 @@ def _left_before(error: Error, observed: RunTotals) -> bool:
     return any(bye.status == "cancelled" and bye.t < error.t for bye in observed.byes.values())
 
 
+_ROOM_HINT = "choose a folder with room: --output DIR or TGSBENCH_RUNS=DIR; what was recorded is kept"
 _REACH_HINT = "can every node reach the first one's address and port? `tgsbench doctor` shows this node's"
 
 
@@ -124,6 +129,16 @@ def _from_exit(dead: RankExit, observed: RunTotals, outcome: Outcome | None) -> 
     )
 
 
+def _departed(rank: int, observed: RunTotals) -> Failure:
+    return Failure(
+        kind="killed",
+        reason=f"rank {rank} ended with exit code 0 before its work was done; the others waited for it",
+        rank=rank,
+        host=_host(rank, observed),
+        hint="something in it called exit; the rank's log may hold its last words",
+    )
+
+
 def _stalled(
     outcome: Outcome, observed: RunTotals, stack_texts: Mapping[int, str], world_size: int
 ) -> Failure:
@@ -139,6 +154,8 @@ def _stalled(
         first = odd[0]
         failure.rank, failure.host = first, _host(first, observed)
         failure.reason += f"; {rank_list(odd)} not where the others wait: in {frames[first][0]}"
+    if words := waiting_for(observed, odd):
+        failure.reason += f"; {words}"
     shown = odd[:1] or sorted(frames)[:1]
     others = [rank for rank in sorted(frames) if rank not in odd][:1] if odd else []
     failure.traceback = "\n".join(
@@ -146,6 +163,22 @@ def _stalled(
         for rank in (*shown, *others)
     )
     return failure
+
+
+def waiting_for(observed: RunTotals, suspected: Sequence[int] = ()) -> str:
+    """Where the ranks were that the others waited for, by their last heartbeats, and where those waited."""
+    beats = observed.beats
+    late = progress.behind(beats, suspected)
+    if not late or not (words := progress.place(beats[late[0]])):
+        return ""
+    step = f"step {beats[late[0]].step + 1}"
+    others = [rank for rank in sorted(beats) if rank not in late]
+    if not others:
+        who = "all ranks" if len(late) > 1 else rank_list(late)
+        return f"{who} in {step}, {words}"
+    where = progress.place(beats[others[0]])
+    wait = "the others wait there" if where == words else f"the others wait in {where}"
+    return f"{rank_list(late)} in {step}, {words}; {wait}"
 
 
 def _unspoken(
@@ -157,12 +190,14 @@ def _unspoken(
     if outcome is None:
         reason = "the launcher was killed; its ranks ended with it" if observed.hellos else "it never started"
         return Failure(kind="vanished", reason=reason, hint=hint)
+    if outcome.reason:
+        return Failure(kind="vanished", reason=outcome.reason, hint=hint)
     if outcome.exit_code < 0:
         name = signal.Signals(-outcome.exit_code).name
         reason = f"the agent that started the ranks was killed by {name}"
         return Failure(kind="killed", reason=reason, hint=hint)
     if not observed.hellos:
-        reason = outcome.reason or f"no rank came up (launcher exit code {outcome.exit_code})"
+        reason = f"no rank came up (launcher exit code {outcome.exit_code})"
         return Failure(kind="vanished", reason=reason, hint=hint or "log/launcher.log says why")
     if len(told) == len(missing):
         told_by = launcher.signal if launcher and launcher.signal else "SIGTERM"

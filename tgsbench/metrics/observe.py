@@ -14,6 +14,7 @@ from tgsbench.schema.events import (
     Error,
     Event,
     Gpu,
+    Heartbeat,
     Hello,
     Kernel,
     Phase,
@@ -96,6 +97,8 @@ class RunTotals:
     """Repetitions of an emulated rank."""
     phases: dict[int, Phase] = field(default_factory=dict)
     """Last phase of each rank."""
+    beats: dict[int, Heartbeat] = field(default_factory=dict)
+    """Last heartbeat of each rank."""
     data: Data | None = None
     kernel: Kernel | None = None
     claimed: Claimed | None = None
@@ -133,6 +136,8 @@ class RunTotals:
                     self.depths.append(event)
             case Phase():
                 self.phases[event.rank] = event
+            case Heartbeat():
+                self.beats[event.rank] = event
             case Data():
                 self.data = event
             case Claimed():
@@ -143,8 +148,6 @@ class RunTotals:
                 self.num_gpu_samples += 1
                 if event.throttled and (event.throttled in self.throttled or len(self.throttled) < 64):
                     self.throttled[event.throttled] += 1
-            case _:
-                pass
 
     def _add_step(self, event: Step) -> None:
         total = self.steps.get(event.step)

@@ -12,7 +12,7 @@ from tgsbench.metrics.result import build_result
 from tgsbench.presets.catalog import find_gpu
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Failure, Outcome, Result
-from tgsbench.store.run_dir import RunDir, age_s
+from tgsbench.store.run_dir import RunDir, age_s, disk_problem
 
 _SILENT_S = 60.0
 _STARTING_S = 20.0
@@ -69,9 +69,18 @@ def load_result(run: RunDir) -> Result:
         stored.run_dir = str(run.path)
         return stored
     result = result_from_folder(run)
-    if run.outcome() is None and is_running(run):
-        result.status, result.failure = "running", None
+    if run.outcome() is None:
+        _explain_silence(run, result)
     return result
+
+
+def _explain_silence(run: RunDir, result: Result) -> None:
+    """Why no supervisor has said how the run ended: it goes on, or there was no room for its word."""
+    if is_running(run):
+        result.status, result.failure = "running", None
+    elif result.failure is not None and result.failure.kind == "vanished" and (why := disk_problem(run.path)):
+        result.failure.kind = "disk"
+        result.failure.reason = f"the launcher could not write how it ended: {why}"
 
 
 def load_or_describe(run: RunDir) -> Result | Failure:

@@ -13,6 +13,8 @@ from msgspec import Meta, Struct, field
 PROTOCOL_VERSION = 1
 
 PhaseName = Literal["init", "data", "build", "warmup", "measure", "profile", "teardown"]
+Doing = Literal["", "data", "forward", "backward", "optimizer"]
+"""What a rank does inside an optimizer step."""
 PHASES: tuple[PhaseName, ...] = ("init", "data", "build", "warmup", "measure", "profile", "teardown")
 
 Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
@@ -158,9 +160,23 @@ class Gpu(_Event, tag="gpu", gc=False):
 
 
 class Heartbeat(_Event, tag="heartbeat", gc=False):
-    """The rank is alive (written by a thread, so also while it is stuck in a collective)."""
+    """The rank is alive (written by a thread, so also while it is stuck in a collective), and where it is."""
 
     step: Int64 = 0
+    step_s: Seconds = 0.0
+    """Since the step began."""
+    micro_step: Int64 = 0
+    """The one being done, from 1; 0 where none is known."""
+    num_micro_steps: Int64 = 0
+    doing: str = ""
+    """See `Doing`."""
+    layer: Int64 = 0
+    """The decoder layer entered last, from 1; 0 outside the layers. On a GPU: whose kernels were queued."""
+    num_layers: Int64 = 0
+    collective: str = ""
+    """The exchange that the rank's thread waits in."""
+    ticks: Int64 = 0
+    """Grows with everything that the rank gets done, in a step or before it."""
 
 
 class Claimed(_Event, tag="claimed"):

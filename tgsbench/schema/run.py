@@ -82,6 +82,10 @@ class Outcome(Struct, kw_only=True):
     host: str = ""
     cause: str = ""
     """What this machine knows of why a run stalled: silent ranks, a network that is cut."""
+    disk: str = ""
+    """Why nothing could be written into the run folder any more; empty while it could."""
+    left: list[int] = []
+    """Ranks of this machine that had gone without a word while the agent took them for done."""
     oom_kills: int = 0
     """How often the kernel's out-of-memory killer struck on this host during the run."""
 

@@ -41,6 +41,10 @@ _MAX_DOCUMENT = 64 << 20
 _MAX_PRESET = 1 << 20
 _MAX_STACK = 2 << 20
 _MAX_STACKS = 4096
+_RESERVE_BYTES = 16 << 10
+"""An outcome has some hundred bytes, a result without a profile 4 to 12 KiB."""
+_PROBE_BYTES = 4096
+"""One block: less would fit into a file's last one on a full disk."""
 _BY_WEIGHT = ("stalled", "cancelled", "preempted")
 _STACK_FILE = re.compile(r"^rank(\d{5,6})\.txt$")
 
@@ -118,6 +122,8 @@ class RunDir:
             told,
             exit_code=first.exit_code,
             cause=next((o.cause for o in (*others, first) if o.cause), ""),
+            disk=next((o.disk for o in (first, *others) if o.disk), ""),
+            left=[rank for o in (first, *others) for rank in o.left],
             oom_kills=first.oom_kills + sum(o.oom_kills for o in others),
         )
 
@@ -293,6 +299,51 @@ def _lock(fd: int, run: RunDir) -> None:
         ) from error
     except OSError:
         pass  # a file system without locks: the events that another run wrote still tell
+
+
+def reserve(run: RunDir, node_rank: int = 0) -> None:
+    """Take room on the disk now for the supervisor's last words, so that a full one cannot silence it.
+
+    Raises TgsError when there is none.
+    """
+    try:
+        write_atomic(run.path / f".reserve{node_rank}", bytes(_RESERVE_BYTES))
+    except OSError as error:
+        raise unwritable(run.path, error) from error
+
+
+def release(run: RunDir, node_rank: int = 0) -> None:
+    """Give the reserved room back, to be written at once; on a read-only disk it stays."""
+    with contextlib.suppress(OSError):
+        (run.path / f".reserve{node_rank}").unlink(missing_ok=True)
+
+
+def why_unwritable(folder: Path) -> str:
+    """Why nothing can be written into a folder now: full, read-only, gone; empty when a file could be."""
+    probe = folder / f".probe.{os.getpid()}.tmp"
+    try:
+        probe.write_bytes(bytes(_PROBE_BYTES))
+        return ""
+    except OSError as error:
+        return f"{folder} cannot be written any more: {error.strerror or error}"
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
+
+
+def disk_problem(folder: Path) -> str:
+    """What is wrong with the disk of a folder, without writing to it; empty when nothing is."""
+    try:
+        disk = os.statvfs(folder)
+    except OSError as error:
+        return f"{folder}: {error.strerror}"
+    if disk.f_flag & os.ST_RDONLY:
+        return f"the disk of {folder} is read-only"
+    if disk.f_blocks and not disk.f_bavail:
+        return f"the disk of {folder} is full"
+    if disk.f_files and not disk.f_favail:
+        return f"the disk of {folder} has room for no more files"
+    return ""
 
 
 def unwritable(path: Path, error: OSError) -> TgsError:

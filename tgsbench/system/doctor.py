@@ -19,6 +19,7 @@ from msgspec import Struct
 from tgsbench.install import FLASH_ATTN, pip_install
 from tgsbench.schema.environment import Environment
 from tgsbench.schema.torch_answers import Answer, HubAnswer, TalkAnswer, TorchFacts
+from tgsbench.system.child import child_environment, module_argv
 from tgsbench.system.environment import describe_environment
 from tgsbench.system.gpus import driver, links, list_gpus
 from tgsbench.system.isolation import FOREIGN_CORES, look_around
@@ -105,13 +106,10 @@ def worst(checks: list[DoctorCheck]) -> Level:
 
 def ask_torch(question: str, kind: type[A]) -> A:
     """Ask tgsbench.training.torch_info in a process of its own; `problem` says why it gives no answer."""
-    argv = [sys.executable, "-m", "tgsbench.training.torch_info", question]
-    root = str(Path(__file__).absolute().parents[2])
-    env = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")])))
     try:
         done = subprocess.run(
-            argv,
-            env=env,
+            module_argv("tgsbench.training.torch_info", question),
+            env=child_environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

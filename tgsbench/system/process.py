@@ -19,11 +19,14 @@ _PATIENCE_S = {signal.SIGINT: 3.0, signal.SIGTERM: 8.0, signal.SIGKILL: 5.0}
 class ProcessGroup:
     """A process group that this object started."""
 
-    def __init__(self, argv: Sequence[str], env: Mapping[str, str], log: Path) -> None:
+    def __init__(
+        self, argv: Sequence[str], env: Mapping[str, str], log: Path, cwd: Path | None = None
+    ) -> None:
         with _sink(log) as sink:
             self._process = subprocess.Popen(
                 list(argv),
                 env=dict(env),
+                cwd=cwd,
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=subprocess.STDOUT,

@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from tgsbench.errors import ExitCode, TgsError, nearest
 from tgsbench.safe_files import read_toml
+from tgsbench.system.child import safe_environment
 from tgsbench.system.config import config_dir
 from tgsbench.systems import registry
 from tgsbench.systems.spec import EnvironmentRecipe, External
@@ -158,11 +159,13 @@ def create(system: str, say: Callable[[str], None]) -> Path:
     argv = install_argv(system)
     try:
         venv.create(folder, with_pip=True, clear=True)
-        code = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False).returncode
+        done = subprocess.run(
+            argv, env=safe_environment(), stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False
+        )
     except (OSError, subprocess.CalledProcessError) as error:
         raise TgsError(f"{folder}: {error}", exit_code=ExitCode.STORE) from error
-    if code:
-        raise TgsError(f"pip ended with exit code {code}", exit_code=ExitCode.MISSING_DEPENDENCY)
+    if done.returncode:
+        raise TgsError(f"pip ended with exit code {done.returncode}", exit_code=ExitCode.MISSING_DEPENDENCY)
     return made_python(system)
 
 

@@ -39,7 +39,7 @@ def _train(run_dir: Path, rank: int, emitter: Emitter) -> int:
         from tgsbench.training.rank import run_rank
 
         run_rank(run_dir, rank, emitter)
-    except Exception as error:  # noqa: BLE001 - the border of the process: every error becomes an event
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the border of the process: all become events
         event = errors.describe(error)
         if event.kind == "oom":
             errors.dump_memory(run_dir, rank)
@@ -47,8 +47,8 @@ def _train(run_dir: Path, rank: int, emitter: Emitter) -> int:
         emitter.emit(Bye(status=event.kind))
         print(event.traceback or event.msg, file=sys.stderr)
         return event.exit_code
-    emitter.emit(Bye(status="ok"))
-    return ExitCode.OK
+    # A rank that cannot say that it is done must not look as if it had nothing to say.
+    return ExitCode.OK if emitter.emit(Bye(status="ok")) else ExitCode.STORE
 
 
 def _redirect_output(path: Path) -> None:

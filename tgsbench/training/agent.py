@@ -29,6 +29,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from tgsbench.errors import ExitCode
 from tgsbench.schema.run import LauncherReport, RankExit
+from tgsbench.system.child import module_argv
 from tgsbench.system.lifetime import die_with_parent
 
 _SHUTDOWN_S = 5
@@ -42,8 +43,8 @@ def main(argv: list[str] | None = None) -> int:
     take_charge(args.parent_pid)
     report = LauncherReport(node_rank=args.node_rank)
     with _rendezvous_of(args) as config:
-        words = ("-u", "-m", "tgsbench.training", str(args.run_dir))
-        code = launch(config, report, sys.executable, *words)
+        python, *words = module_argv("tgsbench.training", str(args.run_dir))
+        code = launch(config, report, python, "-u", *words)
     report.ended_unix = time.time()
     write_report(args.run_dir / f"launcher{args.node_rank or ''}.json", report)
     return code
@@ -73,7 +74,8 @@ def launch(
             )
             for rank, failure in error.failures.items()
         ]
-        return int(ExitCode.CRASHED)
+        full = any(exit.exit_code == ExitCode.STORE for exit in report.exits)
+        return int(ExitCode.STORE if full else ExitCode.CRASHED)
     except SignalException as error:
         report.signal = error.sigval.name
         return 128 + int(error.sigval)

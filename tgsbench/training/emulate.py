@@ -51,7 +51,7 @@ def choose_depths(num_layers: int, built: int = 4) -> Depths:
     return Depths(built, (built // 2, built))
 
 
-def emulate_rank(preset: Preset, device: torch.device, emit: Callable[[Event], None], note: Note) -> None:
+def emulate_rank(preset: Preset, device: torch.device, emit: Callable[[Event], object], note: Note) -> None:
     """Measure rank 0 of a preset's mesh under fsdp2 and emit every repetition."""
     mesh = fake_mesh(preset, device)
     try:
@@ -81,7 +81,7 @@ def _measure(
     mesh: SequenceMesh,
     batch: Batch,
     num_labels: int,
-    emit: Callable[[Event], None],
+    emit: Callable[[Event], object],
     note: Note,
 ) -> None:
     """Build as many layers as fit, then let the depths take turns."""
@@ -105,7 +105,7 @@ def _attempt(
     batch: Batch,
     num_labels: int,
     depths: Depths,
-    emit: Callable[[Event], None],
+    emit: Callable[[Event], object],
     note: Note,
 ) -> None:
     note(f"building {depths.built} of {preset.model.num_layers} layers")

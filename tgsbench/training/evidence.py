@@ -24,7 +24,7 @@ from tgsbench.training.parallel.mesh import SequenceMesh
 from tgsbench.training.parallel.tracing import Mark
 from tgsbench.workload import IGNORE_INDEX, Pack, PackedDataset
 
-OnStep = Callable[[Step], None]
+OnStep = Callable[[Step], object]
 
 
 def collect_evidence(

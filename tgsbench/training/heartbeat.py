@@ -1,19 +1,18 @@
-"""A thread that shows the rank is alive and samples its GPU, at most once a second."""
+"""A thread that shows the rank is alive and where it is, and samples its GPU, at most once a second."""
 
 from __future__ import annotations
 
 import threading
 
 from tgsbench.events.emitter import Emitter
-from tgsbench.schema.events import Heartbeat
 from tgsbench.system.gpus import GpuSampler
+from tgsbench.training.progress import PROGRESS
 
 
 class HeartbeatThread:
     """Heartbeats (and GPU samples where NVML answers) until stopped; also while a collective blocks."""
 
     def __init__(self, emitter: Emitter, heartbeat_s: float, sampler: GpuSampler | None) -> None:
-        self.step = 0
         self._emitter = emitter
         self._interval_s = max(1.0, heartbeat_s)
         self._sampler = sampler
@@ -31,7 +30,7 @@ class HeartbeatThread:
 
     def _run(self) -> None:
         while not self._stop.wait(self._interval_s):
-            self._emitter.emit(Heartbeat(step=self.step))
+            self._emitter.emit(PROGRESS.heartbeat())
             sample = self._sampler.read() if self._sampler else None
             if sample is not None:
                 self._emitter.emit(sample)

@@ -16,6 +16,7 @@ from tgsbench.training.engines.batches import Batches, StepCounts
 from tgsbench.training.errors import check_finite
 from tgsbench.training.parallel.tracing import marking, span
 from tgsbench.training.parallel.ulysses import ALL_TO_ALL_COUNTER
+from tgsbench.training.progress import PROGRESS
 
 
 class Stepper:
@@ -41,8 +42,10 @@ class Stepper:
         ALL_TO_ALL_COUNTER.take()
         num_labels = max(1, self._batches.num_labels(index))
         fed, loss_sum, data_s = StepCounts(), torch.zeros((), device=self._device), 0.0
+        PROGRESS.begin_step(index, self._preset.accumulation)
         begin_s = synchronised_clock(self._device)
         for micro_step in range(self._preset.accumulation):
+            PROGRESS.enter_micro_step(micro_step)
             data_begin_s = synchronised_clock(torch.device("cpu"))
             with span(spans.DATA):
                 batch = self._batches.batch(index, micro_step, fed)

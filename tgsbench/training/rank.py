@@ -18,6 +18,7 @@ from torch._C._distributed_c10d import TCPStore
 
 from tgsbench import presets
 from tgsbench.events.emitter import Emitter
+from tgsbench.metrics.progress import patience_s
 from tgsbench.presets.recipes import load_recipe, num_profile_steps
 from tgsbench.schema.events import Hello, Kernel, Phase, PhaseName, Step
 from tgsbench.schema.preset import Preset
@@ -72,7 +73,7 @@ class _Rank:
         self.recipe = load_recipe(preset.profile) if preset.profile else None
         self.device = pick_device(preset.hardware.device, self.local_rank)
 
-    def run(self, work: Callable[[SequenceMesh, PackedDataset, Engine, HeartbeatThread], None]) -> None:
+    def run(self, work: Callable[[SequenceMesh, PackedDataset, Engine], None]) -> None:
         """Come up, do the work with the engine, leave."""
         self._hello()
         self._phase("init")
@@ -82,7 +83,7 @@ class _Rank:
             mesh = self._init_distributed()
             data = self._data()
             engine = self._engine(mesh)
-            work(mesh, data, engine, pulse)
+            work(mesh, data, engine)
         finally:
             pulse.stop()
         self._phase("teardown")
@@ -126,7 +127,8 @@ class _Rank:
     def _init_distributed(self) -> SequenceMesh:
         backend = "nccl" if self.device.type == "cuda" else "gloo"
         # Longer than the stall watch of the launcher, which must be the one that speaks first.
-        timeout_s = max(1800.0, 2 * self.preset.measure.stall_s)
+        forecast = RunDir(self.run_dir).manifest().forecast
+        timeout_s = max(1800.0, 4 * patience_s(self.preset, forecast))
         dist.init_process_group(
             backend,
             timeout=datetime.timedelta(seconds=timeout_s),
@@ -164,9 +166,7 @@ class _Rank:
         self.emitter.emit(Kernel(name=kernel.name, version=kernel.version, reason=kernel.reason))
         return engine
 
-    def collect_evidence(
-        self, mesh: SequenceMesh, data: PackedDataset, engine: Engine, pulse: HeartbeatThread
-    ) -> None:
+    def collect_evidence(self, mesh: SequenceMesh, data: PackedDataset, engine: Engine) -> None:
         """Take the steps that `tgsbench verify` asks for and write down what was seen."""
         self._phase("measure")
         collect_evidence(
@@ -179,7 +179,7 @@ class _Rank:
             lambda note: self._phase("measure", note),
         )
 
-    def train(self, mesh: SequenceMesh, data: PackedDataset, engine: Engine, pulse: HeartbeatThread) -> None:
+    def train(self, mesh: SequenceMesh, data: PackedDataset, engine: Engine) -> None:
         """Warm up, measure, profile."""
         batches = make_batches(self.preset, mesh, data, self.device)
         stepper = Stepper(self.preset, engine, batches, self._num_steps(), self.device)
@@ -188,7 +188,6 @@ class _Rank:
             phase: PhaseName = "warmup" if index < warmup else "measure"
             if index in (0, warmup):
                 self._phase(phase)
-            pulse.step = index
             self.emitter.emit(stepper.step(index, phase))
         if self.recipe is not None:
             self._profile(stepper, self.recipe)

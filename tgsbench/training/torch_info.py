@@ -17,6 +17,7 @@ from collections.abc import Callable
 import msgspec
 
 from tgsbench.schema.torch_answers import Answer, HubAnswer, TalkAnswer, TorchFacts
+from tgsbench.system.child import child_environment, module_argv
 
 _NUM_BYTES = 64 << 20
 _ROUNDS = 5
@@ -72,12 +73,11 @@ def talk() -> TalkAnswer:
 
     backend = "nccl" if torch.cuda.device_count() >= 2 else "gloo"
     with tempfile.TemporaryDirectory(prefix="tgsbench-") as folder:
-        env = dict(os.environ, TGSBENCH_PROBE=f"{folder}/store", TGSBENCH_PROBE_BACKEND=backend)
+        env = dict(child_environment(), TGSBENCH_PROBE=f"{folder}/store", TGSBENCH_PROBE_BACKEND=backend)
         env.setdefault("GLOO_SOCKET_IFNAME", "lo")
-        argv = [sys.executable, "-m", "tgsbench.training.torch_info", "rank"]
         ranks = [
             subprocess.Popen(
-                argv,
+                module_argv("tgsbench.training.torch_info", "rank"),
                 env=dict(env, RANK=str(rank)),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

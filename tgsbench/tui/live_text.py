@@ -87,7 +87,8 @@ def phase_text(headline: Headline, width: int, *, is_over: bool) -> str:
     at = PHASES.index(headline.phase) if headline.phase in PHASES else -1
     if is_over and at == len(PHASES) - 1:
         at += 1
-    note = f" ({headline.phase_note})" if headline.phase_note else ""
+    said = headline.phase_note if is_over else headline.inside or headline.phase_note
+    note = f" ({said})" if said else ""
     progress = progress_text(headline, is_over=is_over)
     text = " ".join(_phase_mark(index, at) + name for index, name in enumerate(PHASES)) + note
     if len(text) + len(progress) + 3 > width:

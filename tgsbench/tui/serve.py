@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
-import sys
 from pathlib import Path
 
 from aiohttp import web
 from textual_serve.server import Server
+
+from tgsbench.system.child import module_argv
 
 HOST = "127.0.0.1"
 _ELSEWHERE = re.compile(r"<link[^>]*href=\"https?://(?!127\.0\.0\.1)[^>]*>")
@@ -41,7 +42,7 @@ class LoopbackServer(Server):  # type: ignore[misc]
 
 def server(port: int, *, ascii_only: bool = False, runs_root: Path | None = None) -> LoopbackServer:
     """A server whose every browser tab gets a UI process of its own."""
-    argv = [sys.executable, "-m", "tgsbench", "tui"]
+    argv = module_argv("tgsbench", "tui")
     argv += ["--ascii"] if ascii_only else []
     argv += ["--output", str(runs_root.resolve())] if runs_root else []
     return LoopbackServer(shlex.join(argv), host=HOST, port=port, title="tgsbench")

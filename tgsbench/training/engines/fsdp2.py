@@ -21,6 +21,7 @@ from tgsbench.training.parallel.checkpointing import wrap_layer
 from tgsbench.training.parallel.mesh import SequenceMesh
 from tgsbench.training.parallel.offload import HostOffload
 from tgsbench.training.parallel.tracing import Mark, mlp_marks, span
+from tgsbench.training.progress import PROGRESS, follow_layers
 
 
 class Fsdp2Engine:
@@ -37,6 +38,7 @@ class Fsdp2Engine:
         self.attention = attention.UlyssesAttention(self.kernel, mesh.sp_group if mesh.sp > 1 else None)
         self.attention.register()
         self.model = _sharded_model(preset, mesh, device)
+        follow_layers(self.model.model.layers)
         self.kernel = dataclasses.replace(self.kernel, reason=f"{self.kernel.reason}; {self.model.fused}")
         materialise(self.model, device, preset.training.seed)
         self.optimizer = _optimizer(self.model, preset)
@@ -44,8 +46,10 @@ class Fsdp2Engine:
     def forward_backward(self, batch: Batch, num_labels: int) -> Tensor:
         """Forward, chunked loss, backward; FSDP averages over ranks, hence the factor `world`."""
         self.attention.documents = batch.documents
+        PROGRESS.enter("forward")
         with span(spans.FORWARD):
             loss_sum: Tensor = self.model(batch.input_ids, batch.position_ids, batch.labels)
+        PROGRESS.enter("backward")
         with span(spans.BACKWARD):
             (loss_sum * (self.mesh.world / num_labels)).backward()
         return loss_sum.detach()
@@ -58,6 +62,7 @@ class Fsdp2Engine:
 
     def optimizer_step(self, lr: float) -> Tensor:
         """Clip to clip_norm, AdamW, clear."""
+        PROGRESS.enter("optimizer")
         with span(spans.OPTIMIZER):
             for group in self.optimizer.param_groups:
                 group["lr"] = lr

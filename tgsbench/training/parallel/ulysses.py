@@ -18,6 +18,7 @@ from torch.distributed.distributed_c10d import _resolve_process_group  # type: i
 
 from tgsbench.schema import spans
 from tgsbench.training.parallel.tracing import span
+from tgsbench.training.progress import PROGRESS
 
 
 @dataclass
@@ -46,7 +47,10 @@ def _all_to_all_run(x: Tensor, group_name: str) -> Tensor:
     ALL_TO_ALL_COUNTER.calls += 1
     ALL_TO_ALL_COUNTER.num_bytes += x.numel() * x.element_size()
     received = torch.empty_like(x)
+    PROGRESS.collective = "all-to-all"
     dist.all_to_all_single(received, x, group=_resolve_process_group(group_name))  # type: ignore[arg-type]
+    PROGRESS.collective = ""
+    PROGRESS.ticks += 1
     return received
 
 

@@ -20,6 +20,7 @@ from tgsbench.training.engines.deepspeed.config import deepspeed_config
 from tgsbench.training.model.build import llama_config
 from tgsbench.training.parallel.mesh import SequenceMesh
 from tgsbench.training.parallel.tracing import Mark, mlp_marks, span
+from tgsbench.training.progress import PROGRESS, follow_layers
 
 
 class DeepSpeedEngine:
@@ -42,6 +43,7 @@ class DeepSpeedEngine:
         note(f"building the model under ZeRO-{preset.engine.zero_stage}")
         module = model.build(preset, device, config)
         self.kernel = dataclasses.replace(self.kernel, reason=f"{self.kernel.reason}; {module.fused}")
+        follow_layers(module.model.layers)
         self.engine, *_ = deepspeed.initialize(
             model=module, optimizer=_optimizer(module, preset), config=config
         )
@@ -52,8 +54,10 @@ class DeepSpeedEngine:
         self.attention.documents = batch.documents
         if self._positions is not None:
             self._positions.gather(batch.position_ids, self.mesh.sp_group)
+        PROGRESS.enter("forward")
         with span(spans.FORWARD):
             loss_sum: Tensor = self.engine(batch.input_ids, batch.position_ids, batch.labels)
+        PROGRESS.enter("backward")
         with span(spans.BACKWARD):
             self.engine.backward(loss_sum * (self.mesh.world / num_labels), scale_wrt_gas=False)
         if not self.engine.is_gradient_accumulation_boundary():
@@ -66,6 +70,7 @@ class DeepSpeedEngine:
 
     def optimizer_step(self, lr: float) -> Tensor:
         """Clip to clip_norm, AdamW, clear."""
+        PROGRESS.enter("optimizer")
         with span(spans.OPTIMIZER):
             for group in self.engine.optimizer.param_groups:
                 group["lr"] = lr
