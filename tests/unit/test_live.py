@@ -22,7 +22,7 @@ def fold(scenario, order=None):
     live = LiveRun(scenario.world)
     streams = [list(rank_events(scenario, rank)) for rank in range(scenario.world)]
     for stream in order(streams) if order else streams:
-        live.fold(stream)
+        live.add_events(stream)
     return live
 
 
@@ -54,7 +54,7 @@ def test_duplicated_and_foreign_events_change_no_figure():
     live = LiveRun(2)
     step = ev.Step(step=0, phase="measure", tokens=100, step_s=2.0, labels=10, loss_sum=20.0)
     twin = msgspec.structs.replace(step, rank=1)
-    live.fold([step, step, twin, twin, msgspec.structs.replace(step, rank=7)])
+    live.add_events([step, step, twin, twin, msgspec.structs.replace(step, rank=7)])
     assert list(live.tgs_samples) == [50.0]
     assert live.loss.y == [2.0]
     assert live.num_ignored == 3
@@ -65,7 +65,7 @@ def test_a_step_that_one_rank_never_reports_is_counted_and_left_out_of_tgs():
     for step in range(3):
         for rank in range(2):
             if (step, rank) != (1, 1):
-                live.fold([ev.Step(step=step, rank=rank, tokens=10, step_s=1.0)])
+                live.add_events([ev.Step(step=step, rank=rank, tokens=10, step_s=1.0)])
     assert live.num_partial == 1
     assert len(live.tgs_samples) == 2
     assert math.isnan(live.grid.rows[1].step_s[1])
@@ -74,7 +74,7 @@ def test_a_step_that_one_rank_never_reports_is_counted_and_left_out_of_tgs():
 def test_memory_is_bounded_whatever_the_number_of_steps():
     live = LiveRun(2)
     for step in range(3 * MAX_PENDING_STEPS):
-        live.fold([ev.Step(step=step, rank=0, step_s=1.0), ev.Warn(rank=0, code="x", msg="y")])
+        live.add_events([ev.Step(step=step, rank=0, step_s=1.0), ev.Warn(rank=0, code="x", msg="y")])
     assert len(live.pending) <= MAX_PENDING_STEPS
     assert len(live.grid.rows) <= GRID_CAPACITY
     assert len(live.notes) == MAX_NOTES
@@ -151,7 +151,7 @@ def test_the_headline_tells_phase_progress_and_time_left():
     streams = [list(rank_events(SMALL, rank)) for rank in range(4)]
     live = LiveRun(4)
     for stream in streams:
-        live.fold([e for e in stream if e.t < 1000 + 36 + 3.2 * 7])
+        live.add_events([e for e in stream if e.t < 1000 + 36 + 3.2 * 7])
     head = view_of(live).headline()
     assert head.phase == "measure"
     assert 0 < head.steps_done < 14

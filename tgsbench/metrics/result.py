@@ -8,7 +8,8 @@ from typing import Any
 from tgsbench.metrics import integrity, reference, stats
 from tgsbench.metrics.emulation import emulation
 from tgsbench.metrics.failure import root_cause
-from tgsbench.metrics.observe import RunTotals, StepTotal
+from tgsbench.metrics.observe import RunTotals
+from tgsbench.metrics.step_total import StepTotal
 from tgsbench.models.flops import tflops_by_convention
 from tgsbench.presets.catalog import find_gpu, load_references
 from tgsbench.schema.events import Data

@@ -6,8 +6,9 @@ from typing import Any
 
 from msgspec import Struct
 
-from tgsbench.metrics.observe import RunTotals, StepTotal, fold_events
+from tgsbench.metrics.observe import RunTotals, fold_events
 from tgsbench.metrics.result import attended_len, step_tgs
+from tgsbench.metrics.step_total import StepTotal
 from tgsbench.models.flops import tflops_by_convention
 from tgsbench.presets.catalog import find_gpu
 from tgsbench.results import results
