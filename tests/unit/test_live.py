@@ -14,6 +14,7 @@ from tgsbench.live.pending import MAX_PENDING_STEPS
 from tgsbench.live.stragglers import find_silent, find_stragglers, slow_ratios
 from tgsbench.metrics.observe import fold_events
 from tgsbench.metrics.result import throughput
+from tgsbench.metrics.step_total import StepTotal
 from tgsbench.models.flops import CONVENTIONS
 from tgsbench.schema import events as ev
 
@@ -41,6 +42,23 @@ def test_tgs_of_the_fold_is_the_stored_results_tgs():
     assert list(live.tgs_samples) == expected.samples
     assert live.num_complete == 14
     assert live.num_partial == 0
+
+
+@pytest.mark.parametrize("missing", [(), (2,), (0, 1, 2, 3)])
+def test_ranks_at_once_add_up_to_what_their_events_add_up_to_one_by_one(missing):
+    events = [
+        ev.Step(rank=rank, step=9, phase="measure", tokens=7 * rank, labels=rank, loss_sum=0.5 * rank,
+                step_s=3.0 - rank, mem_peak=2**40 + rank)
+        for rank in range(3)
+    ]  # fmt: skip
+    events = [None if event.rank in missing else event for event in events]
+    single = StepTotal(9, "measure")
+    for event in filter(None, events):
+        single.add(event)
+    single.reported = 0
+    names = ("step_s", "mem_peak", "tokens", "labels", "loss_sum")
+    columns = ([float(getattr(event, name)) if event else math.nan for event in events] for name in names)
+    assert StepTotal.of_ranks(9, "measure", *columns) == single
 
 
 def test_the_order_in_which_ranks_are_read_does_not_change_the_fold():

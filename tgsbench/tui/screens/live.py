@@ -187,6 +187,10 @@ class LiveScreen(ModeScreen):
         else:
             self.set_timer(wait_s, self._paint_if_due)
 
+    @on(HeatView.Resized)
+    def _on_room(self) -> None:
+        self.paint()
+
     def _paint_if_due(self) -> None:
         if time.monotonic() - self._painted_at >= REPAINT_PERIOD_S:
             self.paint()
