@@ -18,11 +18,15 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from tgsbench.live.follow import Merge
+from tgsbench.events.tail import poll_period_s
+from tgsbench.live.fold import LiveRun
+from tgsbench.live.follow import FollowFeed, poll
+from tgsbench.live.stragglers import suspects
 from tgsbench.schema.events import Event, Gpu, Heartbeat, Hello, Step
 
 _ENCODE = msgspec.json.Encoder().encode
 _SETTLE_S = 5
+_HEARTBEAT_S = 2.0
 
 
 def write(folder: Path, world: int, seconds: int, chatty: bool) -> None:
@@ -51,27 +55,26 @@ def write(folder: Path, world: int, seconds: int, chatty: bool) -> None:
 
 def follow(folder: Path, world: int, seconds: int) -> dict[str, float]:
     """Read along; CPU seconds and memory from after the first look on."""
-    merge, process = Merge(folder, world), psutil.Process()
-    end_s = time.monotonic() + _SETTLE_S
-    while time.monotonic() < end_s:
-        merge.poll()
-        merge.suspects()
-        time.sleep(merge.period_s)
-    begin_s, cpu_s, events = time.monotonic(), time.process_time(), merge.live.num_events
+    live, feed, process = LiveRun(world), FollowFeed(folder), psutil.Process()
+
+    def look_until(end_s: float) -> None:
+        while time.monotonic() < end_s:
+            poll(feed, live)
+            suspects(live, time.monotonic(), _HEARTBEAT_S)
+            time.sleep(poll_period_s(world))
+
+    look_until(time.monotonic() + _SETTLE_S)
+    begin_s, cpu_s, events = time.monotonic(), time.process_time(), live.num_events
     rss = process.memory_info().rss
-    end_s = begin_s + seconds - _SETTLE_S - 3
-    while time.monotonic() < end_s:
-        merge.poll()
-        merge.suspects()
-        time.sleep(merge.period_s)
+    look_until(begin_s + seconds - _SETTLE_S - 3)
     wall_s = time.monotonic() - begin_s
     return {
         "ranks": world,
-        "events_per_s": round((merge.live.num_events - events) / wall_s, 1),
+        "events_per_s": round((live.num_events - events) / wall_s, 1),
         "core_share": round((time.process_time() - cpu_s) / wall_s, 4),
         "rss_mib": round(process.memory_info().rss / 2**20, 1),
         "rss_growth_mib": round((process.memory_info().rss - rss) / 2**20, 2),
-        "suspects": len(merge.suspects()),
+        "suspects": len(suspects(live, time.monotonic(), _HEARTBEAT_S)),
     }
 
 
@@ -92,13 +95,13 @@ def history(world: int, steps: int) -> dict[str, float]:
 
 def fold(folder: Path, world: int) -> dict[str, float]:
     """Read everything that is there; returns the peak of this process's memory."""
-    merge = Merge(folder, world)
-    while merge.poll() or not merge.caught_up:
+    live, feed = LiveRun(world), FollowFeed(folder)
+    while poll(feed, live):
         pass
     # VmHWM, not ru_maxrss: that one is inherited over exec from the process that started this one.
     status = Path("/proc/self/status").read_text()
     peak_kib = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
-    return {"events": merge.live.num_events, "peak_rss_mib": round(peak_kib / 1024, 1)}
+    return {"events": live.num_events, "peak_rss_mib": round(peak_kib / 1024, 1)}
 
 
 def main() -> None:

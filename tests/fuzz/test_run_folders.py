@@ -18,7 +18,8 @@ from tgsbench.events.logs import LogTail
 from tgsbench.events.replay import Replay
 from tgsbench.events.tail import FileTail, RunTail
 from tgsbench.live.fold import LiveRun
-from tgsbench.live.follow import Merge
+from tgsbench.live.follow import FollowFeed, poll
+from tgsbench.live.stragglers import suspects
 from tgsbench.metrics.observe import fold_events
 from tgsbench.report.summary import summary_lines
 from tgsbench.results import results
@@ -80,7 +81,7 @@ def test_an_event_file_is_read_to_its_end_whatever_is_in_it(tmp_path, data):
     observed = fold_events(events, 2)
     assert all(total.num_ranks <= 2 for total in observed.steps.values())
     live = LiveRun(2)
-    live.fold(events, 1.0)
+    live.add_events(events, 1.0)
 
 
 @bounded
@@ -91,10 +92,10 @@ def test_many_event_files_are_merged_and_replayed_whatever_is_in_them(tmp_path, 
     for rank, data in enumerate(files):
         (tmp_path / f"rank{rank:05d}.jsonl").write_bytes(data)
     try:
-        merge = Merge(tmp_path, len(files))
+        live, feed = LiveRun(len(files)), FollowFeed(tmp_path)
         for _ in range(3):
-            merge.poll(1.0)
-        merge.suspects(100.0)
+            poll(feed, live, now_s=1.0)
+        suspects(live, 100.0, heartbeat_s=2.0)
         replay = Replay(tmp_path)
         replay.advance_to(1e12)
     except TgsError as error:

@@ -314,3 +314,18 @@ async def test_a_straggler_among_64_ranks_stands_out_without_colour(runs_root, a
         rows = [view.render_line(y).text for y in range(2, 10)]
         marked = {row.index("x") for row in rows if "x" in row}
         assert len(marked) == 1, screen
+
+
+async def test_the_heatmap_of_a_run_that_is_over_is_drawn_for_the_room_it_is_given_late(runs_root, add_run):
+    """Its last paint may come before its layout: one cell was shown until a key was pressed."""
+    app = TgsApp(runs_root=runs_root, opens=session.follow(add_run("over")))
+    async with app.run_test(size=(200, 60)) as pilot:
+        await shows(pilot, "n = 24", "over the median rank:")
+        await app.workers.wait_for_complete()
+        view = app.screen.query_one("#heat")
+        for height, columns in ((12, 3), (15, 8)):
+            view.styles.height, view.styles.width = height, 12 + columns
+            await until(pilot, lambda room=(columns, height - 3): view.room == room)
+            await pilot.pause()
+            shown = (len(view._map.groups), len(view._map.rows))
+            assert shown == (len(range(0, 8, -(-8 // columns))), height - 3)

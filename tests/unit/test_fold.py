@@ -14,9 +14,8 @@ from benchmarks.simulate import Scenario, write_events
 from tgsbench.events.tail import RunTail
 from tgsbench.live import backlog
 from tgsbench.live.fold import LiveRun
-from tgsbench.live.follow import Merge
+from tgsbench.live.follow import FollowFeed, poll
 from tgsbench.live.pending import MAX_PENDING_STEPS
-from tgsbench.live.session import FollowFeed
 from tgsbench.schema import events as ev
 
 WORLD = 4
@@ -36,15 +35,16 @@ def one_at_a_time(folder, world):
     """Every event is decoded whole and folded by itself, in the order in which ranks wrote them."""
     live, tail = LiveRun(world), RunTail(folder / "events")
     for event in sorted(tail.read_all(), key=lambda event: event.t):
-        live.fold([event])
+        live.add_events([event])
     return live, tail.skipped
 
 
 def in_pieces(folder, world):
-    merge = Merge(folder / "events", world)
-    while merge.poll() or not merge.caught_up:
-        pass
-    return merge.live, merge.skipped
+    """The tail reads alone, as of a run that began a moment ago."""
+    live, feed = LiveRun(world), FollowFeed(folder / "events")
+    feed._backlog = iter(())
+    catch_up(live, feed)
+    return live, feed.skipped
 
 
 def with_readers(folder, world):
@@ -56,10 +56,7 @@ def with_readers(folder, world):
 
 def catch_up(live, feed):
     for _ in range(MAX_ROUNDS):
-        for piece in feed.pieces(live.is_ahead):
-            live.take(piece)
-        live.close_steps()
-        if feed.caught_up:
+        if not poll(feed, live):
             return
     raise AssertionError("it never catches up")
 
@@ -190,7 +187,7 @@ def test_a_reader_that_is_killed_costs_nothing(tmp_path, readers, monkeypatch):
     monkeypatch.setattr(backlog, "_PIPE_BYTES", 1 << 12)
     write_events(tmp_path, RUNS["long"])
     live, feed = LiveRun(WORLD), FollowFeed(tmp_path / "events")
-    live.take(next(iter(feed.pieces(live.is_ahead))))
+    live.add_batch(next(iter(feed.batches(live.is_ahead))))
     readers[0].kill()
     catch_up(live, feed)
     assert readers[0].returncode == -signal.SIGKILL
@@ -231,7 +228,7 @@ def test_readers_end_with_the_feed_that_wanted_them(tmp_path, monkeypatch):
     monkeypatch.setattr(backlog, "_PIPE_BYTES", 1 << 12)
     write_events(tmp_path, RUNS["long"])
     feed = FollowFeed(tmp_path / "events")
-    next(iter(feed.pieces(lambda rank: False)))
+    next(iter(feed.batches(lambda rank: False)))
     del feed  # `readers` looks at them
 
 

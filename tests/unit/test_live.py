@@ -14,6 +14,7 @@ from tgsbench.live.pending import MAX_PENDING_STEPS
 from tgsbench.live.stragglers import find_silent, find_stragglers, slow_ratios
 from tgsbench.metrics.observe import fold_events
 from tgsbench.metrics.result import throughput
+from tgsbench.metrics.step_total import StepTotal
 from tgsbench.models.flops import CONVENTIONS
 from tgsbench.schema import events as ev
 
@@ -22,7 +23,7 @@ def fold(scenario, order=None):
     live = LiveRun(scenario.world)
     streams = [list(rank_events(scenario, rank)) for rank in range(scenario.world)]
     for stream in order(streams) if order else streams:
-        live.fold(stream)
+        live.add_events(stream)
     return live
 
 
@@ -43,6 +44,23 @@ def test_tgs_of_the_fold_is_the_stored_results_tgs():
     assert live.num_partial == 0
 
 
+@pytest.mark.parametrize("missing", [(), (2,), (0, 1, 2, 3)])
+def test_ranks_at_once_add_up_to_what_their_events_add_up_to_one_by_one(missing):
+    events = [
+        ev.Step(rank=rank, step=9, phase="measure", tokens=7 * rank, labels=rank, loss_sum=0.5 * rank,
+                step_s=3.0 - rank, mem_peak=2**40 + rank)
+        for rank in range(3)
+    ]  # fmt: skip
+    events = [None if event.rank in missing else event for event in events]
+    single = StepTotal(9, "measure")
+    for event in filter(None, events):
+        single.add(event)
+    single.reported = 0
+    names = ("step_s", "mem_peak", "tokens", "labels", "loss_sum")
+    columns = ([float(getattr(event, name)) if event else math.nan for event in events] for name in names)
+    assert StepTotal.of_ranks(9, "measure", *columns) == single
+
+
 def test_the_order_in_which_ranks_are_read_does_not_change_the_fold():
     whole, pieces = fold(SMALL), fold(SMALL, in_pieces)
     assert list(whole.tgs_samples) == list(pieces.tgs_samples)
@@ -54,7 +72,7 @@ def test_duplicated_and_foreign_events_change_no_figure():
     live = LiveRun(2)
     step = ev.Step(step=0, phase="measure", tokens=100, step_s=2.0, labels=10, loss_sum=20.0)
     twin = msgspec.structs.replace(step, rank=1)
-    live.fold([step, step, twin, twin, msgspec.structs.replace(step, rank=7)])
+    live.add_events([step, step, twin, twin, msgspec.structs.replace(step, rank=7)])
     assert list(live.tgs_samples) == [50.0]
     assert live.loss.y == [2.0]
     assert live.num_ignored == 3
@@ -65,7 +83,7 @@ def test_a_step_that_one_rank_never_reports_is_counted_and_left_out_of_tgs():
     for step in range(3):
         for rank in range(2):
             if (step, rank) != (1, 1):
-                live.fold([ev.Step(step=step, rank=rank, tokens=10, step_s=1.0)])
+                live.add_events([ev.Step(step=step, rank=rank, tokens=10, step_s=1.0)])
     assert live.num_partial == 1
     assert len(live.tgs_samples) == 2
     assert math.isnan(live.grid.rows[1].step_s[1])
@@ -74,7 +92,7 @@ def test_a_step_that_one_rank_never_reports_is_counted_and_left_out_of_tgs():
 def test_memory_is_bounded_whatever_the_number_of_steps():
     live = LiveRun(2)
     for step in range(3 * MAX_PENDING_STEPS):
-        live.fold([ev.Step(step=step, rank=0, step_s=1.0), ev.Warn(rank=0, code="x", msg="y")])
+        live.add_events([ev.Step(step=step, rank=0, step_s=1.0), ev.Warn(rank=0, code="x", msg="y")])
     assert len(live.pending) <= MAX_PENDING_STEPS
     assert len(live.grid.rows) <= GRID_CAPACITY
     assert len(live.notes) == MAX_NOTES
@@ -151,7 +169,7 @@ def test_the_headline_tells_phase_progress_and_time_left():
     streams = [list(rank_events(SMALL, rank)) for rank in range(4)]
     live = LiveRun(4)
     for stream in streams:
-        live.fold([e for e in stream if e.t < 1000 + 36 + 3.2 * 7])
+        live.add_events([e for e in stream if e.t < 1000 + 36 + 3.2 * 7])
     head = view_of(live).headline()
     assert head.phase == "measure"
     assert 0 < head.steps_done < 14

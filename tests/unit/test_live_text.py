@@ -8,7 +8,7 @@ from tgsbench.tui.live_text import phase_text, wrapped
 def test_a_phase_with_a_note_is_told_in_full_at_80_columns():
     view = RunView(StepPlan.of(resolve("tiny_cpu").preset), LiveRun(2))
     note = "training a tokenizer, once per corpus"
-    view.live.fold([Phase(t=0.0, rank=rank, seq=0, phase="data", note=note) for rank in range(2)], 0.0)
+    view.live.add_events([Phase(t=0.0, rank=rank, seq=0, phase="data", note=note) for rank in range(2)], 0.0)
     text = phase_text(view.headline(), 78, is_over=False)
     assert f"data ({note})" in text
     assert text.endswith("step 0/12")

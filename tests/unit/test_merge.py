@@ -6,8 +6,9 @@ import msgspec
 import pytest
 
 from tgsbench.events.tail import poll_period_s
-from tgsbench.live.follow import Merge
-from tgsbench.live.stragglers import silence_limit_s
+from tgsbench.live.fold import LiveRun
+from tgsbench.live.follow import FollowFeed, poll
+from tgsbench.live.stragglers import silence_limit_s, suspects
 from tgsbench.schema.events import Bye, Gpu, Heartbeat, Hello, Step
 
 _ENCODE = msgspec.json.Encoder().encode
@@ -19,7 +20,7 @@ class Site:
 
     def __init__(self, folder, world: int) -> None:
         self.folder, self.world, self.seq = folder, world, [0] * world
-        self.merge = Merge(folder, world, heartbeat_s=2.0)
+        self.live, self.feed = LiveRun(world), FollowFeed(folder)
         for rank in range(world):
             self.write(rank, Hello(world=world, host=f"host{rank // 8}", device="simulated"))
 
@@ -31,8 +32,11 @@ class Site:
             file.write(b"".join(_ENCODE(event) + b"\n" for event in events))
 
     def look(self, now_s: float):
-        self.merge.poll(now_s)
-        return self.merge.suspects(now_s)
+        poll(self.feed, self.live, now_s=now_s)
+        return self.suspects(now_s)
+
+    def suspects(self, now_s: float):
+        return suspects(self.live, now_s, heartbeat_s=2.0)
 
 
 def named_after(site: Site, next_event_s, onset_s: float, until_s: float = 60.0):
@@ -41,7 +45,7 @@ def named_after(site: Site, next_event_s, onset_s: float, until_s: float = 60.0)
     steps = [0] * site.world
     now_s = 0.0
     while now_s < until_s:
-        now_s += site.merge.period_s
+        now_s += poll_period_s(site.world)
         for rank in range(site.world):
             while due[rank] <= now_s:
                 step_s = next_event_s(rank, due[rank])
@@ -125,10 +129,10 @@ def test_a_straggler_is_found_in_a_run_so_long_that_its_history_is_merged(tmp_pa
         site.write(
             rank, *(Step(step=step, step_s=1.0 + 0.6 * (rank == 1 and step >= 3998)) for step in range(4000))
         )
-    while site.merge.poll(0.0):
+    while poll(site.feed, site.live, now_s=0.0):
         pass
-    assert site.merge.live.grid.stride > 1
-    assert [s.rank for s in site.merge.suspects(0.0)] == [1]
+    assert site.live.grid.stride > 1
+    assert [s.rank for s in site.suspects(0.0)] == [1]
 
 
 @pytest.mark.parametrize(
@@ -150,15 +154,15 @@ def test_ranks_whose_files_hold_fewer_steps_a_byte_lose_no_step(tmp_path):
         done = [Step(step=step, step_s=STEP_S, tokens=1, labels=1) for _ in range(2)]
         site.write(0, *(Gpu(util=50.0, power_w=400.0) for _ in range(4)), done[0])
         site.write(1, done[1])
-    while not site.merge.caught_up or (site.merge.live.num_complete < num and site.merge.poll(0.0)):
-        site.merge.poll(0.0)
-    assert (site.merge.live.num_complete, site.merge.live.num_partial) == (num, 0)
+    while poll(site.feed, site.live, now_s=0.0):
+        pass
+    assert (site.live.num_complete, site.live.num_partial) == (num, 0)
 
 
 def test_a_rank_that_says_nothing_more_holds_the_others_up_only_so_long(tmp_path):
     site, num = Site(tmp_path, 2), 3000
     site.write(1, *(Step(step=step, step_s=STEP_S, tokens=1, labels=1) for step in range(num)))
     for _ in range(100):
-        site.merge.poll(0.0)
-    assert site.merge.caught_up
-    assert site.merge.live.num_partial > num - 600
+        poll(site.feed, site.live, now_s=0.0)
+    assert site.feed.caught_up
+    assert site.live.num_partial > num - 600

@@ -110,8 +110,8 @@ def _inside(num_micro_steps: int, micro_step: int, step_s: float, rank: int = 0)
 def test_the_live_view_shows_where_a_long_step_is_and_when_all_will_be_done():
     preset = presets.resolve("tiny_cpu", ["measure.steps=3", "measure.warmup=1"]).preset
     view = RunView(StepPlan.of(preset), LiveRun(2))
-    view.live.fold([Phase(rank=0, phase="warmup"), Phase(rank=1, phase="warmup")])
-    view.live.fold([_inside(64, 17, 160.0), _inside(64, 33, 160.0, rank=1)])
+    view.live.add_events([Phase(rank=0, phase="warmup"), Phase(rank=1, phase="warmup")])
+    view.live.add_events([_inside(64, 17, 160.0), _inside(64, 33, 160.0, rank=1)])
     headline = view.headline()
     assert headline.inside == "step 1: micro-step 17 of 64, data, 8:00 to its end"
     assert headline.eta_s == pytest.approx(480.0 + 3 * 640.0)
@@ -122,7 +122,7 @@ def test_the_live_view_shows_where_a_long_step_is_and_when_all_will_be_done():
 def test_a_short_step_is_not_shown_from_inside():
     preset = presets.resolve("tiny_cpu").preset
     view = RunView(StepPlan.of(preset), LiveRun(1))
-    view.live.fold([Phase(rank=0, phase="measure"), _inside(2, 1, 0.5)])
+    view.live.add_events([Phase(rank=0, phase="measure"), _inside(2, 1, 0.5)])
     assert (view.headline().inside, view.headline().eta_s) == ("", None)
 
 

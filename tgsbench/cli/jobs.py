@@ -17,9 +17,9 @@ from tgsbench.cli import diagnostics, output
 from tgsbench.cli.progress import progress_for
 from tgsbench.cli.run import print_result, report_failure
 from tgsbench.errors import ExitCode, TgsError
-from tgsbench.events.tail import RunTail
 from tgsbench.launch import local, nodes, schedulers
 from tgsbench.launch.schedulers import JobState, Scheduler
+from tgsbench.live.follow import FollowFeed
 from tgsbench.results import results
 from tgsbench.schema.preset import Preset
 from tgsbench.store import run_dir
@@ -129,7 +129,7 @@ def _until_over(scheduler: Scheduler, job_id: str, root: Path, as_json: bool) ->
         if runs and (watched is None or watched.run.run_id != runs[0].run_id):
             watched = _Watched(runs[0], as_json)
         if watched is not None:
-            watched.hear()
+            watched.poll()
         if job is None or job.is_over:
             break
         time.sleep(_POLL_S)
@@ -145,12 +145,13 @@ class _Watched:
 
     def __init__(self, run: RunDir, as_json: bool) -> None:
         self.run = run
-        self._tail = RunTail(run.events_dir)
+        self._feed = FollowFeed(run.events_dir)
         self._progress = progress_for(run.preset(), to_stderr=as_json)
         diagnostics.note(f"run {run.path}")
 
-    def hear(self) -> None:
-        self._progress.update(self._tail.poll())
+    def poll(self) -> None:
+        """Show what is new."""
+        self._progress.follow(self._feed)
 
 
 def _conclude(run: RunDir, job: JobState, as_json: bool) -> int:

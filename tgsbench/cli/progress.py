@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Protocol, TextIO
+from typing import NamedTuple, Protocol, TextIO
 
 from rich.console import Console
 from rich.progress import (
@@ -23,16 +24,18 @@ from rich.text import Text
 from tgsbench import units
 from tgsbench.cli import diagnostics, output
 from tgsbench.live.fold import LiveRun
+from tgsbench.live.follow import Feed, add_round
 from tgsbench.live.headline import inside_text
+from tgsbench.live.step_columns import RankBatch, rank_batches
 from tgsbench.live.stragglers import suspects
 from tgsbench.metrics import figures
-from tgsbench.metrics.observe import RunTotals, StepTotal
 from tgsbench.metrics.progress import share_done
 from tgsbench.metrics.result import attended_len
+from tgsbench.metrics.step_total import StepTotal
 from tgsbench.models.flops import XTUNER
 from tgsbench.presets.recipes import load_recipe, num_profile_steps
 from tgsbench.safe_files import printable
-from tgsbench.schema.events import Depth, Event, Phase, Step, Warn
+from tgsbench.schema.events import Depth, Event, Phase, Warn
 from tgsbench.schema.preset import Preset
 
 
@@ -48,7 +51,11 @@ class RunProgress(Protocol):
         ...
 
     def update(self, events: list[Event]) -> None:
-        """Take new events in."""
+        """Show what new events say."""
+        ...
+
+    def follow(self, feed: Feed) -> None:
+        """Show all that a feed has now."""
         ...
 
 
@@ -64,48 +71,45 @@ _MAX_SUSPECTS = 8
 """Named at once; more at the same time have a cause in common."""
 
 
+class _Said(NamedTuple):
+    """What there is to show of one round of events."""
+
+    suspicions: list[str]
+    notices: list[Event]
+    totals: list[StepTotal]
+    """Steps that all ranks have reported by now."""
+
+
 class _Fold:
-    """Folds events; hands out each step once all ranks have reported it."""
+    """Folds a run's events; hands out what is new."""
 
     def __init__(self, preset: Preset) -> None:
         self.preset = preset
-        self.observed = RunTotals()
         recipe = preset.profile and load_recipe(preset.profile)
         self._num_profiled = num_profile_steps(recipe) if recipe else 0
         self._live = LiveRun(preset.world_size)
         self._named: set[int] = set()
 
-    def narration(self, event: Event) -> str:
-        """What to say about an event, or nothing."""
-        if isinstance(event, Warn):
-            return f"warning: {event.msg}" + (f" ({event.hint})" if event.hint else "")
-        if isinstance(event, Phase) and event.rank == 0:
-            return event.phase + (f": {event.note}" if event.note else "")
-        if isinstance(event, Depth):
-            layers = units.counted(event.num_layers, "layer")
-            return f"{layers}: micro-step {units.duration(event.micro_step_s)}"
-        return ""
+    def add(self, batches: Iterable[RankBatch]) -> _Said:
+        """Take new events in."""
+        notices, closed = add_round(self._live, batches)
+        totals = [step.total for step in closed if step.is_complete]
+        return _Said(self._suspicions(), notices, totals)
 
-    def take(self, event: Event) -> StepTotal | None:
-        """Add an event; the step it completes, if any."""
-        self.observed.add(event)
-        if isinstance(event, Step):
-            total = self.observed.steps.get(event.step)
-            if total is not None and total.num_ranks == self.preset.world_size:
-                return total
-        return None
+    def poll(self, feed: Feed) -> Iterator[_Said]:
+        """Take in all that a feed has now."""
+        caught_up = False
+        while not caught_up:
+            yield self.add(feed.batches(self._live.is_ahead))
+            caught_up = feed.caught_up
 
-    def suspicions(self, events: list[Event]) -> list[str]:
-        """Ranks that have come to hold the others up or have gone silent; each is named once."""
-        now_s = time.monotonic()
-        self._live.fold(events, now_s)
+    def _suspicions(self) -> list[str]:
+        """Ranks that have begun to hold the others up or have gone silent; each is named once."""
         if self._live.front_step < 0:  # building and compiling silence a rank for long
             return []
-        fresh = [
-            suspect
-            for suspect in suspects(self._live, now_s, self.preset.measure.heartbeat_s)
-            if suspect.rank not in self._named
-        ]
+        heartbeat_s = self.preset.measure.heartbeat_s
+        found = suspects(self._live, time.monotonic(), heartbeat_s)
+        fresh = [suspect for suspect in found if suspect.rank not in self._named]
         self._named.update(suspect.rank for suspect in fresh)
         return [f"warning: {suspect}" for suspect in fresh[:_MAX_SUSPECTS]]
 
@@ -127,7 +131,7 @@ class _Fold:
         tflops = figures.tflops_in(
             XTUNER,
             self.preset.model,
-            attended_len(self.preset, self.observed.data),
+            attended_len(self.preset, self._live.data),
             self.preset.training.checkpointing,
             tgs,
         )
@@ -146,6 +150,18 @@ class _Fold:
     def num_steps(self) -> int:
         """Warm-up, measured and profiled steps."""
         return self.preset.measure.warmup + self.preset.measure.steps + self._num_profiled
+
+
+def _narration(event: Event) -> str:
+    """What to say about an event, or nothing."""
+    if isinstance(event, Warn):
+        return f"warning: {event.msg}" + (f" ({event.hint})" if event.hint else "")
+    if isinstance(event, Phase) and event.rank == 0:
+        return event.phase + (f": {event.note}" if event.note else "")
+    if isinstance(event, Depth):
+        layers = units.counted(event.num_layers, "layer")
+        return f"{layers}: micro-step {units.duration(event.micro_step_s)}"
+    return ""
 
 
 class PlainProgress:
@@ -169,13 +185,18 @@ class PlainProgress:
 
     def update(self, events: list[Event]) -> None:
         """Print what the events say, and who holds the others up."""
-        for suspicion in self._fold.suspicions(events):
-            diagnostics.note(suspicion)
-        for event in events:
-            if narration := self._fold.narration(event):
-                diagnostics.note(narration)
-            if total := self._fold.take(event):
-                self._print("  ".join(self._fold.figures(total)))
+        self._say(self._fold.add(rank_batches(events)))
+
+    def follow(self, feed: Feed) -> None:
+        """Print all that a feed has now."""
+        for said in self._fold.poll(feed):
+            self._say(said)
+
+    def _say(self, said: _Said) -> None:
+        for line in (*said.suspicions, *filter(None, map(_narration, said.notices))):
+            diagnostics.note(line)
+        for total in said.totals:
+            self._print("  ".join(self._fold.figures(total)))
         mark = int(self._fold.share_done * NUM_MARKS)
         if mark > self._shown and (inside := self._fold.inside()):
             diagnostics.note(inside)
@@ -216,15 +237,23 @@ class RichProgress:
 
     def update(self, events: list[Event]) -> None:
         """Move the bar and show the newest figures, and who holds the others up."""
-        for suspicion in self._fold.suspicions(events):
+        self._say(self._fold.add(rank_batches(events)))
+
+    def follow(self, feed: Feed) -> None:
+        """Show all that a feed has now."""
+        for said in self._fold.poll(feed):
+            self._say(said)
+
+    def _say(self, said: _Said) -> None:
+        for suspicion in said.suspicions:
             self.narrate(suspicion)
-        for event in events:
+        for event in said.notices:
             if isinstance(event, Phase) and event.rank == 0:
                 self._bar.update(self._task, description=printable(event.note or event.phase))
-            elif narration := self._fold.narration(event):
+            elif narration := _narration(event):
                 self.narrate(narration)
-            if total := self._fold.take(event):
-                figures = "  ".join(self._fold.figures(total)[2:])
-                self._bar.update(self._task, completed=total.step + 1, figures=figures)
+        for total in said.totals:
+            figures = "  ".join(self._fold.figures(total)[2:])
+            self._bar.update(self._task, completed=total.step + 1, figures=figures)
         if inside := self._fold.inside():
             self._bar.update(self._task, completed=self._fold.share_done, figures=inside)

@@ -6,16 +6,14 @@ import math
 import statistics
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
-from operator import attrgetter
 from struct import unpack
 from typing import Any
 
 from tgsbench.live.history import DownsampledSeries, RankRow, StepGrid
 from tgsbench.live.pending import MAX_PENDING_STEPS, ClosedStep, PendingSteps
-from tgsbench.live.step_columns import RankBatch, condense
+from tgsbench.live.step_columns import RankBatch, rank_batches
 from tgsbench.metrics import figures
 from tgsbench.metrics.progress import LONG_STEP_S, least_far
 from tgsbench.schema import events as ev
@@ -78,14 +76,9 @@ class Note:
     traceback: str = ""
 
 
-def by_rank(events: Sequence[Any]) -> Iterator[list[Any]]:
-    """Neighbours of one rank together."""
-    return (list(own) for _, own in groupby(events, key=attrgetter("rank")))
-
-
 @dataclass
 class LiveRun:
-    """Everything folded from a run's events so far; `fold` is the only way in."""
+    """Everything folded from a run's events so far; `add_batch` is the only way in."""
 
     world: int
     ranks: list[RankState] = field(init=False)
@@ -132,42 +125,44 @@ class LiveRun:
             ev.Bye: self._bye,
         }
 
-    def fold(self, events: Sequence[Any], now: float = math.nan) -> None:
-        """Take in events of any ranks; each rank's own must come in their order.
+    def add_events(self, events: Sequence[Any], now: float = math.nan) -> list[ClosedStep]:
+        """Take in events of any ranks, each rank's own in their order; returns the steps that are over.
 
         `now` is the reader's monotonic clock in seconds, NaN when the events are not live.
         """
-        for own in by_rank(events):
-            self.take(condense(own), now)
-        self.close_steps()
+        for batch in rank_batches(events):
+            self.add_batch(batch, now)
+        return self.close_steps()
 
-    def take(self, piece: RankBatch, now: float = math.nan) -> None:
-        """As `fold`, with a piece of one rank; steps stay open until `close_steps`: once a round over all."""
-        self.num_events += piece.num_events
-        if 0 <= piece.rank < self.world:
-            self._fold_rank(self.ranks[piece.rank], piece, now)
+    def add_batch(self, batch: RankBatch, now: float = math.nan) -> None:
+        """Take in a piece of one rank; its steps stay open until `close_steps`: once a round over all."""
+        self.num_events += batch.num_events
+        if 0 <= batch.rank < self.world:
+            self._add_to_rank(self.ranks[batch.rank], batch, now)
         else:
-            self.num_foreign += piece.num_events - len(piece.others)
-            for event in piece.others:
+            self.num_foreign += batch.num_events - len(batch.others)
+            for event in batch.others:
                 self._elsewhere(event)
 
-    def close_steps(self) -> None:
-        """Take steps that every rank has passed into histories and figures."""
-        for closed in self.pending.close():
+    def close_steps(self) -> list[ClosedStep]:
+        """Take steps that every rank has passed into histories and figures, and return them in order."""
+        found = list(self.pending.close())
+        for closed in found:
             self._close(closed)
+        return found
 
-    def _fold_rank(self, state: RankState, piece: RankBatch, now: float) -> None:
-        for event in piece.others:
+    def _add_to_rank(self, state: RankState, batch: RankBatch, now: float) -> None:
+        for event in batch.others:
             self._handlers[type(event)](state, event)
-        state.last_t, state.seen_at = piece.last_t, now
-        state.gpu = piece.gpu or state.gpu
-        state.beat = piece.beat or state.beat
-        state.gpu_utils.extend(piece.gpu_utils)
-        for steps in piece.steps:
+        state.last_t, state.seen_at = batch.last_t, now
+        state.gpu = batch.gpu or state.gpu
+        state.beat = batch.beat or state.beat
+        state.gpu_utils.extend(batch.gpu_utils)
+        for steps in batch.steps:
             self.pending.add(state.rank, steps)
-        if piece.steps and piece.steps[-1].last_step > state.step:
-            state.step = piece.steps[-1].last_step
-            (state.mem_peak,) = unpack("d", piece.steps[-1].mem_peak[-8:])
+        if batch.steps and batch.steps[-1].last_step > state.step:
+            state.step = batch.steps[-1].last_step
+            (state.mem_peak,) = unpack("d", batch.steps[-1].mem_peak[-8:])
 
     def _elsewhere(self, event: Any) -> None:
         """Warnings of a node's supervisor (ranks below 0) are kept; ranks beyond the world are not ours."""
@@ -221,27 +216,27 @@ class LiveRun:
         """Add a step that is over to the histories, and to trends and samples when all ranks reported it."""
         self.recent.append(closed.row)
         self.grid.add(closed.row)
-        self.last_closed_step = closed.step
+        self.last_closed_step = closed.total.step
         if closed.is_complete:
             self._measure(closed)
         else:
             self.num_partial += 1
 
     def _measure(self, closed: ClosedStep) -> None:
-        step, (fastest, slowest), (least, most) = closed.step, closed.step_s, closed.mem_peak
+        total, slowest = closed.total, closed.total.step_s
         self.num_complete += 1
-        self.step_s.add(step, slowest, fastest, slowest)
-        self.mem_peak.add(step, most, least)
-        if closed.labels:
-            self.loss.add(step, closed.loss_sum / closed.labels)
-        tgs = figures.tgs(closed.tokens, self.world, slowest)
+        self.step_s.add(total.step, slowest, closed.fastest_s, slowest)
+        self.mem_peak.add(total.step, float(total.mem_peak), closed.least_mem_peak)
+        if total.loss is not None:
+            self.loss.add(total.step, total.loss)
+        tgs = figures.tgs(total.tokens, self.world, slowest)
         if tgs is None:
             return
-        self.tgs.add(step, tgs)
-        if closed.phase == "measure":
+        self.tgs.add(total.step, tgs)
+        if total.phase == "measure":
             self.tgs_samples.append(tgs)
             self.step_samples.append(slowest)
-            self.measured_tokens += int(closed.tokens)
+            self.measured_tokens += total.tokens
             self.measured_s += slowest
 
     def _hello(self, state: RankState, event: ev.Hello) -> None:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from tgsbench.live.history import RankRow
 from tgsbench.live.step_columns import StepColumns
+from tgsbench.metrics.step_total import StepTotal
 
 MAX_PENDING_STEPS = 512
 """Steps that may wait for a rank; beyond it the oldest is taken as it is."""
@@ -19,17 +20,14 @@ MAX_GAP_STEPS = 2 * MAX_PENDING_STEPS
 class ClosedStep(NamedTuple):
     """One step that all ranks reported, or that is waited for no longer."""
 
-    step: int
-    phase: str
+    total: StepTotal
     row: RankRow
     """NaN for a rank that did not report."""
     is_complete: bool
-    step_s: tuple[float, float]
-    """Fastest and slowest rank; meaningless where a rank is missing, as is all that follows."""
-    mem_peak: tuple[float, float]
-    tokens: float
-    labels: float
-    loss_sum: float
+    """Whether all ranks reported it."""
+    fastest_s: float
+    """Fastest rank; meaningless where a rank is missing, as is the next."""
+    least_mem_peak: float
 
 
 class PendingSteps:
@@ -66,7 +64,7 @@ class PendingSteps:
         if steps.first_step == self.first + at:
             self._put(rank, at, steps)
         else:
-            for index in range(len(steps.phases)):
+            for index in range(steps.num_steps):
                 self._place(rank, steps.one(index))
 
     def close(self) -> Iterator[ClosedStep]:
@@ -78,20 +76,19 @@ class PendingSteps:
 
     def _put(self, rank: int, at: int, steps: StepColumns) -> None:
         """Enter consecutive steps of one rank from index `at` on."""
-        end = at + len(steps.phases)
-        self._open(end, steps.phases)
+        end = at + steps.num_steps
+        self._open(end, steps.phase)
         own = slice(at * self._world + rank, end * self._world, self._world)
         for table, figure in zip(self._tables(), steps.figures(), strict=True):
             table[own] = array("d", figure)
         self._num_passed[rank] = max(self._num_passed[rank], end)
 
-    def _open(self, end: int, phases: list[str]) -> None:
-        """Make room up to index `end`, before which the steps of `phases` lie."""
+    def _open(self, end: int, phase: str) -> None:
+        """Make room up to index `end` for steps of a phase."""
         num_new = end - len(self)
         if num_new <= 0:
             return
-        phases = phases[-num_new:]
-        self._phases += [phases[0]] * (num_new - len(phases)) + phases
+        self._phases += [phase] * num_new
         unknown = array("d", [math.nan]) * (num_new * self._world)
         for table in self._tables():
             table += unknown
@@ -122,14 +119,12 @@ class PendingSteps:
         own = (self._step_s[ranks], self._data_s[ranks], self._mem_peak[ranks], self._loss[ranks])
         row = RankRow(step, step, *own)
         step_s, mem_peak = row.step_s.tolist(), row.mem_peak.tolist()
-        is_complete = not math.isnan(sum(step_s))
-        if not is_complete and all(map(math.isnan, step_s)):
+        sums = (self._tokens[ranks], self._labels[ranks], self._loss_sum[ranks])
+        total = StepTotal.of_ranks(step, self._phases[index], step_s, mem_peak, *sums)
+        if not total.num_ranks:
             return None
-        return ClosedStep(
-            step, self._phases[index], row, is_complete,
-            (min(step_s), max(step_s)), (min(mem_peak), max(mem_peak)),
-            sum(self._tokens[ranks]), sum(self._labels[ranks]), sum(self._loss_sum[ranks]),
-        )  # fmt: skip
+        is_complete = total.num_ranks == self._world
+        return ClosedStep(total, row, is_complete, min(step_s), min(mem_peak))
 
     def _drop(self, num: int) -> None:
         """Forget the `num` oldest steps."""

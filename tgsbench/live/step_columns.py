@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from struct import pack
+from itertools import groupby
+from operator import attrgetter, truediv
+from struct import Struct as Packer
 from typing import Any
 
 from msgspec import Struct
@@ -16,13 +18,14 @@ _WIDTH = 8
 
 
 class StepColumns(Struct, array_like=True, gc=False):
-    """Consecutive steps of one rank, each figure as the bytes of its doubles.
+    """Consecutive steps of one rank and phase, each figure as the bytes of its doubles.
 
     Bytes go into the tables of open steps, and to another process, without becoming objects.
     """
 
     first_step: int
-    phases: list[str]
+    num_steps: int
+    phase: str
     step_s: bytes
     data_s: bytes
     mem_peak: bytes
@@ -36,7 +39,7 @@ class StepColumns(Struct, array_like=True, gc=False):
         """The step at `index` alone."""
         own = slice(index * _WIDTH, (index + 1) * _WIDTH)
         figures = (figure[own] for figure in self.figures())
-        return StepColumns(self.first_step + index, [self.phases[index]], *figures)
+        return StepColumns(self.first_step + index, 1, self.phase, *figures)
 
     def figures(self) -> tuple[bytes, ...]:
         """All columns of numbers, in the order of the fields."""
@@ -45,7 +48,7 @@ class StepColumns(Struct, array_like=True, gc=False):
     @property
     def last_step(self) -> int:
         """The newest of them."""
-        return self.first_step + len(self.phases) - 1
+        return self.first_step + self.num_steps - 1
 
 
 class RankBatch(Struct, array_like=True):
@@ -56,14 +59,20 @@ class RankBatch(Struct, array_like=True):
     """All, heartbeats among them: of those only the arrival and the newest one's place count."""
     last_t: float
     steps: list[StepColumns]
-    """One entry, but for gaps and repetitions."""
+    """One entry, but for gaps, repetitions and another phase."""
     gpu: Gpu | None
     """The newest sample."""
     gpu_utils: list[float]
     """Of all samples."""
     others: list[Event]
+    """All but steps, samples and heartbeats."""
     beat: Heartbeat | None = None
     """The newest heartbeat."""
+
+
+def rank_batches(events: Sequence[Any]) -> Iterator[RankBatch]:
+    """Events of any ranks, neighbours of one rank together."""
+    return (condense(list(own)) for _, own in groupby(events, key=attrgetter("rank")))
 
 
 def condense(events: Sequence[Any]) -> RankBatch:
@@ -90,26 +99,36 @@ def condense(events: Sequence[Any]) -> RankBatch:
 def _columns(steps: list[Step | StepGlance]) -> Iterator[StepColumns]:
     if not steps:
         return
+    first, phases = steps[0].step, [step.phase for step in steps]
     numbers = [step.step for step in steps]
-    if numbers == list(range(numbers[0], numbers[0] + len(numbers))):
+    if phases.count(phases[0]) == len(steps) and numbers == list(range(first, first + len(steps))):
         yield _column(steps)
         return
-    begins = [i for i in range(len(steps)) if not i or numbers[i] != numbers[i - 1] + 1]
+    pairs = list(zip(numbers, phases, strict=True))
+    begins = [i for i, (step, phase) in enumerate(pairs) if not i or pairs[i - 1] != (step - 1, phase)]
     for begin, end in zip(begins, [*begins[1:], len(steps)], strict=True):
         yield _column(steps[begin:end])
 
 
 def _column(steps: list[Step | StepGlance]) -> StepColumns:
     """Comprehensions that name the attribute take half of what attrgetter does."""
-    format_ = f"{len(steps)}d"
+    all_to_bytes = Packer(f"{len(steps)}d").pack
+    labels, loss_sum = [step.labels for step in steps], [step.loss_sum for step in steps]
     return StepColumns(
         steps[0].step,
-        [step.phase for step in steps],
-        pack(format_, *[step.step_s for step in steps]),
-        pack(format_, *[step.data_s for step in steps]),
-        pack(format_, *[step.mem_peak for step in steps]),
-        pack(format_, *[step.tokens for step in steps]),
-        pack(format_, *[step.labels for step in steps]),
-        pack(format_, *[step.loss_sum for step in steps]),
-        pack(format_, *[step.loss_sum / step.labels if step.labels else math.nan for step in steps]),
+        len(steps),
+        steps[0].phase,
+        all_to_bytes(*[step.step_s for step in steps]),
+        all_to_bytes(*[step.data_s for step in steps]),
+        all_to_bytes(*[step.mem_peak for step in steps]),
+        all_to_bytes(*[step.tokens for step in steps]),
+        all_to_bytes(*labels),
+        all_to_bytes(*loss_sum),
+        all_to_bytes(*_means(loss_sum, labels)),
     )
+
+
+def _means(sums: list[float], nums: Sequence[float]) -> Iterator[float]:
+    if 0 in nums:
+        return (total / num if num else math.nan for total, num in zip(sums, nums, strict=True))
+    return map(truediv, sums, nums)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tgsbench.metrics.observe import StepTotal
+from tgsbench.metrics.step_total import StepTotal
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Integrity
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from tgsbench.metrics.step_total import StepTotal
 from tgsbench.schema.events import (
     Bye,
     Claimed,
@@ -23,7 +24,6 @@ from tgsbench.schema.events import (
     Warn,
 )
 
-_MODULUS = 2**61 - 1
 MAX_STEPS = 1_000_000
 """Steps kept; a folder that claims more is damaged, and memory stays bounded."""
 MAX_NOTES = 10_000
@@ -31,54 +31,6 @@ MAX_NOTES = 10_000
 MAX_TEXT = 64 << 10
 """Characters kept of one message or traceback."""
 _MAX_STEP = 2**53
-
-
-@dataclass
-class StepTotal:
-    """One optimizer step over the ranks that reported it."""
-
-    step: int
-    phase: str
-    num_ranks: int = 0
-    tokens: int = 0
-    labels: int = 0
-    loss_sum: float = 0.0
-    step_s: float = 0.0
-    """Slowest rank."""
-    mem_peak: int = 0
-    mem_reserved: int = 0
-    mem_alloc: int = 0
-    pack_tokens: int = 0
-    seen_checksum: int = 0
-    pack_checksum: int = 0
-    a2a_calls: int = 0
-    a2a_bytes: int = 0
-    reported: int = 0
-    """Bit r is set once rank r has reported: a step told twice counts once."""
-
-    def add(self, event: Step) -> None:
-        """Take one rank's report in."""
-        if self.reported >> event.rank & 1:
-            return
-        self.reported |= 1 << event.rank
-        self.num_ranks += 1
-        self.tokens += event.tokens
-        self.labels += event.labels
-        self.loss_sum += event.loss_sum
-        self.step_s = max(self.step_s, event.step_s)
-        self.mem_peak = max(self.mem_peak, event.mem_peak)
-        self.mem_reserved = max(self.mem_reserved, event.mem_reserved)
-        self.mem_alloc = max(self.mem_alloc, event.mem_alloc)
-        self.pack_tokens += event.pack_tokens
-        self.seen_checksum = (self.seen_checksum + event.seen_checksum) % _MODULUS
-        self.pack_checksum = (self.pack_checksum + event.pack_checksum) % _MODULUS
-        self.a2a_calls += event.a2a_calls
-        self.a2a_bytes += event.a2a_bytes
-
-    @property
-    def loss(self) -> float | None:
-        """Label-weighted mean loss."""
-        return self.loss_sum / self.labels if self.labels else None
 
 
 @dataclass

@@ -9,7 +9,8 @@ from msgspec.structs import replace
 from tgsbench.metrics import figures, integrity, reference, stats
 from tgsbench.metrics.emulation import emulation
 from tgsbench.metrics.failure import root_cause
-from tgsbench.metrics.observe import RunTotals, StepTotal
+from tgsbench.metrics.observe import RunTotals
+from tgsbench.metrics.step_total import StepTotal
 from tgsbench.presets.catalog import find_gpu, load_references
 from tgsbench.schema.environment import Environment
 from tgsbench.schema.events import Data

@@ -9,9 +9,10 @@ from functools import lru_cache
 
 from tgsbench import units
 from tgsbench.live.fold import LiveRun
+from tgsbench.live.follow import ReplayFeed
 from tgsbench.live.headline import Headline, RunView
 from tgsbench.live.history import DownsampledSeries, RankRow
-from tgsbench.live.session import ReplayFeed, Session
+from tgsbench.live.session import Session
 from tgsbench.metrics.ratio import SAME_WITHIN
 from tgsbench.report.chart import Band, Chart, ChartLine
 from tgsbench.schema.events import PHASES

@@ -7,8 +7,9 @@ from typing import Any
 from msgspec import Struct
 
 from tgsbench.metrics import figures
-from tgsbench.metrics.observe import RunTotals, StepTotal, fold_events
+from tgsbench.metrics.observe import RunTotals, fold_events
 from tgsbench.metrics.result import attended_len
+from tgsbench.metrics.step_total import StepTotal
 from tgsbench.presets.catalog import find_gpu
 from tgsbench.results import results
 from tgsbench.schema.preset import Preset

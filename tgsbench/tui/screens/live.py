@@ -18,8 +18,9 @@ from tgsbench.errors import TgsError
 from tgsbench.events.logs import LogTail
 from tgsbench.launch import detached
 from tgsbench.live.explain import Explanation, explain
+from tgsbench.live.follow import ReplayFeed
 from tgsbench.live.heatmap import METRICS, heatmap
-from tgsbench.live.session import ReplayFeed, Session
+from tgsbench.live.session import Session
 from tgsbench.models.flops import CONVENTIONS, XTUNER
 from tgsbench.tui import live_text
 from tgsbench.tui.actions import bindings
@@ -162,13 +163,13 @@ class LiveScreen(ModeScreen):
         worker: Worker[None] = get_current_worker()
         while not worker.is_cancelled:
             spent_s = time.process_time()
-            more = session.pump(CATCH_UP_S)
+            more = session.poll(CATCH_UP_S)
             self.post_message(EventsArrived(session))
             if more:
                 continue
             session.look_at_status()
             if session.is_over:
-                session.pump()
+                session.poll()
                 self.post_message(EventsArrived(session))
                 return
             if session.is_replay:
@@ -185,6 +186,10 @@ class LiveScreen(ModeScreen):
             self.paint()
         else:
             self.set_timer(wait_s, self._paint_if_due)
+
+    @on(HeatView.Resized)
+    def _on_room(self) -> None:
+        self.paint()
 
     def _paint_if_due(self) -> None:
         if time.monotonic() - self._painted_at >= REPAINT_PERIOD_S:

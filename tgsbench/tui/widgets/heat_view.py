@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from rich.segment import Segment
 from rich.style import Style
+from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
 
@@ -30,6 +31,9 @@ class HeatView(Widget, can_focus=True):
 
     figure = "straggler"
     """What `?` explains here."""
+
+    class Resized(Message):
+        """There is other room for cells than before."""
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
@@ -121,6 +125,10 @@ class HeatView(Widget, can_focus=True):
         if name not in self._styles:
             self._styles[name] = self.get_component_rich_style(f"heat--{name}")
         return self._styles[name]
+
+    def on_resize(self) -> None:
+        """Ask for a map that fills the room: a run that is over is painted no more by itself."""
+        self.post_message(self.Resized())
 
     def on_focus(self) -> None:
         """Show the marker."""

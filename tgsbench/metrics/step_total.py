@@ -1,0 +1,86 @@
+"""One optimizer step over all ranks: the one place that says what the ranks' reports add up to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from tgsbench.schema.events import Step
+
+_MODULUS = 2**61 - 1
+
+
+class StepTotal(Struct, gc=False):
+    """One optimizer step over the ranks that reported it."""
+
+    step: int
+    phase: str
+    num_ranks: int = 0
+    tokens: int = 0
+    labels: int = 0
+    loss_sum: float = 0.0
+    step_s: float = 0.0
+    """Slowest rank."""
+    mem_peak: int = 0
+    """Largest rank, bytes; so are the next two."""
+    mem_reserved: int = 0
+    mem_alloc: int = 0
+    pack_tokens: int = 0
+    seen_checksum: int = 0
+    pack_checksum: int = 0
+    a2a_calls: int = 0
+    a2a_bytes: int = 0
+    reported: int = 0
+    """Bit r is set once rank r has reported: a step told twice counts once."""
+
+    @classmethod
+    def of_ranks(
+        cls,
+        step: int,
+        phase: str,
+        step_s: Sequence[float],
+        mem_peak: Sequence[float],
+        tokens: Sequence[float],
+        labels: Sequence[float],
+        loss_sum: Sequence[float],
+    ) -> StepTotal:
+        """What `add` makes of all ranks' reports, from their figures rank by rank; NaN: no report.
+
+        Only figures that are passed are known: this is what a run that goes on is shown by.
+        """
+        if math.isnan(sum(step_s)):
+            there = [rank for rank, seconds in enumerate(step_s) if seconds == seconds]
+            figures = (step_s, mem_peak, tokens, labels, loss_sum)
+            if not there:
+                return cls(step, phase)
+            return cls.of_ranks(step, phase, *([figure[rank] for rank in there] for figure in figures))
+        return cls(
+            step, phase, len(step_s), int(sum(tokens)), int(sum(labels)), sum(loss_sum), max(step_s),
+            int(max(mem_peak)),
+        )  # fmt: skip
+
+    def add(self, event: Step) -> None:
+        """Take one rank's report in."""
+        if self.reported >> event.rank & 1:
+            return
+        self.reported |= 1 << event.rank
+        self.num_ranks += 1
+        self.tokens += event.tokens
+        self.labels += event.labels
+        self.loss_sum += event.loss_sum
+        self.step_s = max(self.step_s, event.step_s)
+        self.mem_peak = max(self.mem_peak, event.mem_peak)
+        self.mem_reserved = max(self.mem_reserved, event.mem_reserved)
+        self.mem_alloc = max(self.mem_alloc, event.mem_alloc)
+        self.pack_tokens += event.pack_tokens
+        self.seen_checksum = (self.seen_checksum + event.seen_checksum) % _MODULUS
+        self.pack_checksum = (self.pack_checksum + event.pack_checksum) % _MODULUS
+        self.a2a_calls += event.a2a_calls
+        self.a2a_bytes += event.a2a_bytes
+
+    @property
+    def loss(self) -> float | None:
+        """Label-weighted mean loss."""
+        return self.loss_sum / self.labels if self.labels else None
