@@ -34,7 +34,7 @@ from transformers import LlamaForCausalLM
 from benchmarks.turns import take_turns
 from tgsbench import presets
 from tgsbench.schema.preset import Preset
-from tgsbench.training.model.build import draw, llama_config
+from tgsbench.training.model.build import decoder_config, draw
 from tgsbench.workload import IGNORE_INDEX, prepare
 
 
@@ -67,7 +67,7 @@ class Recipe:
         self._accumulation = preset.accumulation
         dtype = getattr(torch, preset.training.compute_dtype)
         with device:
-            model = LlamaForCausalLM(llama_config(preset.model, preset.workload.seq_len, "sdpa"))
+            model = LlamaForCausalLM(decoder_config(preset.model, preset.workload.seq_len, "sdpa"))
         for name, parameter in model.named_parameters():
             if parameter.ndim > 1:
                 ours = name.replace("lm_head.", "head.")

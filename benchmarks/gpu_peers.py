@@ -25,7 +25,7 @@ from benchmarks.gpu_rank import Json, Rank, attempt, device_of, ratio_of_pairs, 
 from tgsbench import presets
 from tgsbench.schema.preset import Preset
 from tgsbench.training.device import synchronised_clock
-from tgsbench.training.model.build import llama_config
+from tgsbench.training.model.build import decoder_config
 from tgsbench.training.model.fused_layers import unfuse
 
 _STEPS = 3
@@ -71,7 +71,7 @@ def _plain(preset: Preset) -> float:
     unfuse()
     device = device_of(preset.hardware.device == "cpu")
     with device:
-        model = LlamaForCausalLM(llama_config(preset.model, preset.workload.seq_len, "sdpa"))
+        model = LlamaForCausalLM(decoder_config(preset.model, preset.workload.seq_len, "sdpa"))
     model.gradient_checkpointing_enable({"use_reentrant": False})
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=preset.training.lr, fused=True)

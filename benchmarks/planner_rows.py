@@ -16,7 +16,8 @@ from msgspec import Struct
 
 from tgsbench import presets, units
 from tgsbench.errors import ExitCode, TgsError
-from tgsbench.planner.workload import Dims, StepWorkload, work_of
+from tgsbench.models.family import Dims, attention_weights, mlp_weights
+from tgsbench.planner.workload import StepWorkload, work_of
 from tgsbench.presets import catalog
 from tgsbench.schema.hardware import GpuSpec, Link
 from tgsbench.schema.preset import Checkpointing, Preset
@@ -244,6 +245,9 @@ def shape_dims(raw: dict[str, str]) -> Dims:
         head_dim=head_dim,
         vocab=vocab,
         mlp_matrices=matrices,
+        norm_width=2 * hidden,
+        attention=attention_weights(hidden, heads, kv_heads, head_dim),
+        mlp=mlp_weights(hidden, inter, matrices),
         tied=tied,
         num_parameters=int(target) if billions else count(matrices, tied),
     )

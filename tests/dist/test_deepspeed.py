@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from tests.dist.deepspeed_cases import CASES, ds_preset, peer_preset
 from tests.dist.launch import ROOT
 from tests.dist.parity_worker import make_batch
 from tgsbench.training.engines.fsdp2 import Fsdp2Engine
 from tgsbench.metrics.integrity import expected_all_to_alls
-from tgsbench.training.model.build import LlamaRotaryEmbedding, llama_config, plain_name
+from tgsbench.training.model.build import decoder_config, plain_name
 from tgsbench.training.parallel.mesh import build_mesh
 
 pytest.importorskip("deepspeed")
@@ -105,7 +106,7 @@ def test_the_process_wide_patch_leaves_other_attention_functions_alone(outcome, 
 @pytest.mark.parametrize("case", ["alst-bf16"])
 def test_rotary_frequencies_keep_fp32_under_zero_init(outcome, case):
     preset = ds_preset(case)
-    exact = LlamaRotaryEmbedding(llama_config(preset.model, preset.workload.seq_len, "sdpa")).inv_freq
+    exact = LlamaRotaryEmbedding(decoder_config(preset.model, preset.workload.seq_len, "sdpa")).inv_freq
     assert torch.equal(outcome["inv_freq"], exact)
     assert not torch.equal(exact.bfloat16().float(), exact), "else this test could not fail"
 

@@ -21,6 +21,7 @@ import copy, importlib, json
 import torch
 import triton.language as tl
 from transformers import LlamaConfig
+from transformers.models.llama import modeling_llama
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm, LlamaRotaryEmbedding
 from triton.runtime.interpreter import GridExecutor
 from tgsbench.training.model import fused_layers
@@ -80,7 +81,7 @@ labels[::7] = -100
 print(json.dumps({
     "RMSNorm": error(called(with_class(norm, fused_layers.LigerNorm)), called(norm), x, torch.randn(64)),
     "SwiGLU": error(with_class(mlp, fused_layers.LigerMLP), mlp, x),
-    "RoPE": error(rotated(fused_layers._liger_rope()), rotated(fused_layers._PLAIN_ROPE), q, k),
+    "RoPE": error(rotated(fused_layers._liger_rope()), rotated(modeling_llama.apply_rotary_pos_emb), q, k),
     "loss": error(
         lambda h, w: liger_linear_cross_entropy(h, w, labels),
         lambda h, w: linear_cross_entropy(h, w, labels, 0),

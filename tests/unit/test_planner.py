@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from tgsbench import presets
 from tgsbench.errors import ExitCode, TgsError
+from tgsbench.models.family import Dims, Weight, attention_weights, mlp_weights
 from tgsbench.planner import forecast_preset
 from tgsbench.planner.counts import attention_flops, layer_counts, products
 from tgsbench.planner.machine import Machine, attention_speed, find_constants, find_link, find_machine
@@ -22,7 +23,7 @@ from tgsbench.planner.memory import COMMUNICATOR_BYTES, memory_plan
 from tgsbench.planner.network import exchange_s, exchanged_bytes, gathered_bytes
 from tgsbench.planner.plan import estimate, machine_of
 from tgsbench.planner.time import step_time
-from tgsbench.planner.workload import Dims, StepWorkload
+from tgsbench.planner.workload import StepWorkload
 from tgsbench.presets import catalog
 from tgsbench.systems import registry
 from tgsbench.systems.registry import find_system
@@ -45,6 +46,9 @@ def dims(layers: int, heads: int, kv_heads: int, head_dim: int, vocab: int, *, t
         kv_heads=kv_heads,
         head_dim=head_dim,
         vocab=vocab,
+        norm_width=2 * hidden,
+        attention=attention_weights(hidden, heads, kv_heads, head_dim),
+        mlp=mlp_weights(hidden, inter),
         tied=tied,
         num_parameters=weights + (1 if tied else 2) * vocab * hidden + (2 * layers + 1) * hidden,
     )
@@ -255,7 +259,7 @@ def test_flops_of_a_layer_by_hand():
     work = StepWorkload(dims=dims(2, 4, 2, 64, 512), seq_len=1024, attended_len=1024.0)
     h, i, tokens = 256, 768, 1024
     weights = h * h * 2 + 2 * h * 128 + 3 * h * i
-    assert products(work, [(h, h)]).flops == 2 * tokens * h * h
+    assert products(work, (Weight(h, h),)).flops == 2 * tokens * h * h
     assert layer_counts(work, find_system("deepspeed")).gemm.flops == 2 * tokens * weights
     # Q·Kᵀ and P·V, half of the square: 2 products · 2 FLOPs · S²/2 · 4 heads · 64.
     assert attention_flops(work) == 2 * 1024 * 1024 * 4 * 64

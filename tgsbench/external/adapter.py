@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from msgspec import Struct
 
 from tgsbench.external.process import ExternalProcess
+from tgsbench.models.registry import find_family
 from tgsbench.schema.events import Data, Warn
 from tgsbench.schema.preset import Preset
 
@@ -81,30 +82,9 @@ def num_steps(preset: Preset) -> int:
 
 def model_config(preset: Preset) -> dict[str, Any]:
     """The model's config.json; positions reach at least the sequence's end."""
-    shape = preset.model
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "hidden_act": "silu",
-        "hidden_size": shape.hidden_size,
-        "intermediate_size": shape.intermediate_size,
-        "num_hidden_layers": shape.num_layers,
-        "num_attention_heads": shape.num_query_heads,
-        "num_key_value_heads": shape.num_kv_heads,
-        "head_dim": shape.head_dim,
-        "vocab_size": shape.vocab_size,
-        "max_position_embeddings": max(shape.max_position_embeddings, preset.workload.seq_len),
-        "rms_norm_eps": shape.rms_norm_eps,
-        "rope_theta": shape.rope_theta,
-        "tie_word_embeddings": shape.tie_word_embeddings,
-        "attention_bias": False,
-        "initializer_range": 0.02,
-        "pad_token_id": 0,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "torch_dtype": preset.training.compute_dtype,
-        "use_cache": False,
-    }
+    settings = find_family(preset.model.family).config(preset.model, preset.workload.seq_len)
+    tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    return settings | tokens | {"torch_dtype": preset.training.compute_dtype}
 
 
 def deepspeed_config(preset: Preset) -> str:

@@ -1,13 +1,15 @@
 """FLOPs per token in four named conventions; no two tools mean the same by "TFLOPs".
 
 Symbols: h hidden, L layers, i intermediate, a query heads, kv KV heads, d head dim, V vocabulary,
-S attended length in tokens. With a document mask S is Σ len² / Σ len over the real documents.
+S attended length in tokens. With a document mask S is Σ len² / Σ len over the real documents. The terms are
+the family's own; what a convention makes of them is here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from tgsbench.models.registry import find_family
 from tgsbench.schema.preset import Checkpointing, ModelShape
 
 XTUNER = "xtuner"
@@ -25,36 +27,19 @@ FORMULAS = {
 def flops_per_token(
     convention: str, shape: ModelShape, attended_len: float, checkpointing: Checkpointing
 ) -> float:
-    """FLOPs one token costs in a training step, forward and backward; KeyError on an unknown convention."""
+    """FLOPs one token costs in a training step, forward and backward.
+
+    Raises KeyError on an unknown convention, TgsError on a shape of an unknown family.
+    """
     return _BY_NAME[convention](shape, attended_len, checkpointing)
 
 
-def gemm_forward(shape: ModelShape) -> float:
-    """Forward FLOPs per token of one layer's projections and MLP."""
-    h, d = shape.hidden_size, shape.head_dim
-    projections = 2 * (2 * h * shape.num_query_heads * d + 2 * h * shape.num_kv_heads * d)
-    return projections + 6.0 * h * shape.intermediate_size
-
-
-def attention_forward(shape: ModelShape, attended_len: float) -> float:
-    """Forward FLOPs per token of one layer's causal attention: QKᵀ and PV over half the square."""
-    return 2.0 * attended_len * shape.num_query_heads * shape.head_dim
-
-
-def head_forward(shape: ModelShape) -> float:
-    """Forward FLOPs per token of the output projection."""
-    return 2.0 * shape.hidden_size * shape.vocab_size
-
-
 def _xtuner(shape: ModelShape, attended_len: float, checkpointing: Checkpointing) -> float:
-    h, passes = shape.hidden_size, 3 if checkpointing == "none" else 4
-    layer = 8.0 * h * h + 2.0 * attended_len * h + 6.0 * h * shape.intermediate_size
-    return passes * shape.num_layers * layer + 6.0 * h * shape.vocab_size
+    return find_family(shape.family).xtuner_flops(shape, attended_len, checkpointing)
 
 
 def _model(shape: ModelShape, attended_len: float, checkpointing: Checkpointing) -> float:
-    layer = gemm_forward(shape) + attention_forward(shape, attended_len)
-    return 3 * (shape.num_layers * layer + head_forward(shape))
+    return 3 * find_family(shape.family).forward_flops(shape, attended_len)
 
 
 def _palm(shape: ModelShape, attended_len: float, checkpointing: Checkpointing) -> float:
@@ -62,12 +47,8 @@ def _palm(shape: ModelShape, attended_len: float, checkpointing: Checkpointing) 
 
 
 def _hardware(shape: ModelShape, attended_len: float, checkpointing: Checkpointing) -> float:
-    again = 0.0
-    if checkpointing != "none":
-        again = gemm_forward(shape)
-    if checkpointing == "full":
-        again += attention_forward(shape, attended_len)
-    return _model(shape, attended_len, checkpointing) + shape.num_layers * again
+    again = find_family(shape.family).recompute_flops(shape, attended_len, checkpointing)
+    return _model(shape, attended_len, checkpointing) + again
 
 
 _BY_NAME: dict[str, Callable[[ModelShape, float, Checkpointing], float]] = {

@@ -1,29 +1,21 @@
-"""Sizes that follow from a model's shape, without torch."""
+"""Sizes that follow from a model's shape, as its family counts them; TgsError on an unknown family."""
 
 from __future__ import annotations
 
+from tgsbench.models.registry import find_family
 from tgsbench.schema.preset import ModelShape
 
 
-def layer_parameters(shape: ModelShape) -> int:
-    """Parameters of one decoder layer: q, k, v, o projections, gated MLP, two RMSNorms."""
-    h, d = shape.hidden_size, shape.head_dim
-    attention = 2 * h * shape.num_query_heads * d + 2 * h * shape.num_kv_heads * d
-    return attention + 3 * h * shape.intermediate_size + 2 * h
-
-
-def embedding_parameters(shape: ModelShape) -> int:
-    """Parameters of the token embedding (and of the head, when it is not tied)."""
-    return shape.vocab_size * shape.hidden_size
-
-
 def num_parameters(shape: ModelShape) -> int:
-    """All parameters, tied ones once."""
-    copies = 1 if shape.tie_word_embeddings else 2
-    layers = shape.num_layers * layer_parameters(shape)
-    return layers + copies * embedding_parameters(shape) + shape.hidden_size
+    """All parameters, tied ones once; raises TgsError when nobody knows the shape's family."""
+    return find_family(shape.family).parameters(shape).total
+
+
+def layer_parameters(shape: ModelShape) -> int:
+    """Parameters of one decoder layer; raises TgsError when nobody knows the shape's family."""
+    return find_family(shape.family).parameters(shape).layer
 
 
 def local_kv_heads(shape: ModelShape, sp: int) -> int:
-    """KV heads one rank attends with under Ulysses: kv/sp, or one replica when kv < sp."""
-    return max(1, shape.num_kv_heads // sp)
+    """KV heads one rank attends with under Ulysses; raises TgsError when nobody knows the family."""
+    return find_family(shape.family).local_kv_heads(shape, sp)

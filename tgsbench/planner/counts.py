@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from msgspec import Struct
 
+from tgsbench.models.family import Weight
 from tgsbench.planner.workload import StepWorkload
 from tgsbench.systems.costs import FUSED, ElementwiseTraffic, System
 
@@ -39,10 +42,11 @@ def layer_counts(work: StepWorkload, system: System) -> LayerCounts:
     """Count one layer."""
     traffic = FUSED if work.fused_ops else system.traffic
     forward = _elementwise(work, system, traffic, 0)
-    gemm = products(work, _matrices(work))
+    weights = work.dims.attention + work.dims.mlp
+    gemm = products(work, weights)
     again = gemm
     if system.early_stop and not work.tiled_mlp:
-        again = products(work, _matrices(work)[:-1])
+        again = products(work, weights[:-1])
     recompute = forward - (6.0 * work.local_tokens * work.dims.hidden if system.early_stop else 0.0)
     send_in, send_out = exchange_bytes(work, system)
     return LayerCounts(
@@ -59,21 +63,18 @@ def layer_counts(work: StepWorkload, system: System) -> LayerCounts:
     )
 
 
-def _matrices(work: StepWorkload) -> list[tuple[int, int]]:
-    """(out, in) of a layer's weights, the down projection last."""
-    d = work.dims
-    q, kv = d.query_heads * d.head_dim, d.kv_heads * d.head_dim
-    attention = [(q, d.hidden), (kv, d.hidden), (kv, d.hidden), (d.hidden, q)]
-    up = [(d.intermediate, d.hidden)] * (d.mlp_matrices - 1)
-    return [*attention, *up, (d.hidden, d.intermediate)]
-
-
-def products(work: StepWorkload, matrices: list[tuple[int, int]]) -> Product:
+def products(work: StepWorkload, weights: tuple[Weight, ...]) -> Product:
     """Forward products of one micro-step with these weights."""
     rows = work.local_tokens
-    weights = sum(n * k for n, k in matrices)
-    edges = sum(n + k for n, k in matrices)
-    return Product(2.0 * rows * weights, float(work.compute_bytes) * (rows * edges + weights))
+    active, stored, edges = _sums(weights)
+    return Product(2.0 * rows * active, float(work.compute_bytes) * (rows * edges + stored))
+
+
+@lru_cache(maxsize=256)
+def _sums(weights: tuple[Weight, ...]) -> tuple[int, int, int]:
+    """Weights that a token meets, weights that are read, values that go in and out for each token."""
+    edges = sum(weight.used * (weight.out_width + weight.in_width) for weight in weights)
+    return sum(weight.active for weight in weights), sum(weight.size for weight in weights), edges
 
 
 def tile_tokens(work: StepWorkload, system: System) -> int:
@@ -90,16 +91,15 @@ _SUM_BYTES = 10.0
 def _tiled_again(work: StepWorkload, system: System) -> Product:
     if not work.tiled_mlp:
         return Product(0.0, 0.0)
-    matrices = work.dims.mlp_matrices
-    mlp = products(work, _matrices(work)[-matrices:])
+    mlp = products(work, work.dims.mlp)
     tiles = -(-work.local_tokens // tile_tokens(work, system))
-    sums = _SUM_BYTES * tiles * matrices * work.dims.hidden * work.dims.intermediate
+    sums = _SUM_BYTES * tiles * work.dims.mlp_weights
     return Product(system.mlp_tile_again * mlp.flops, system.mlp_tile_again * mlp.num_bytes + sums)
 
 
 def head_product(work: StepWorkload) -> Product:
     """Forward of the output projection."""
-    return products(work, [(work.dims.vocab, work.dims.hidden)])
+    return products(work, (Weight(work.dims.vocab, work.dims.hidden),))
 
 
 def attention_flops(work: StepWorkload) -> float:
@@ -122,7 +122,7 @@ def _elementwise(work: StepWorkload, system: System, traffic: ElementwiseTraffic
     d, scale = work.dims, work.compute_bytes / 2
     rotary = (d.query_heads + d.kv_heads) * d.head_dim
     per_token = (
-        traffic.hidden[index] * d.hidden
+        traffic.hidden[index] * d.norm_width / 2
         + traffic.rotary[index] * rotary
         + traffic.mlp[index] * d.intermediate * (d.mlp_matrices - 1) / 2
     )

@@ -181,9 +181,9 @@ def layer_activations(work: StepWorkload, system: System) -> dict[str, float]:
     """
     d = work.dims
     heads = d.query_heads * d.head_dim
-    norm = unit(work, d.hidden) * system.norm_units
+    norm = unit(work, d.norm_width / 2) * system.norm_units
     if work.fused_ops or work.compute_bytes == 4:
-        norm = unit(work, d.hidden) * min(6.0, system.norm_units)
+        norm = unit(work, d.norm_width / 2) * min(6.0, system.norm_units)
     received, returned = exchange_bytes(work, system)
     if work.sp == 1:
         kv_heads = d.query_heads if system.repeats_kv else d.kv_heads
@@ -208,7 +208,7 @@ def _mlp_gradients(work: StepWorkload, system: System) -> float:
     if not work.tiled_mlp:
         return system.mlp_gradients * unit(work, d.intermediate)
     tile = float(tile_tokens(work, system) * d.intermediate * work.compute_bytes)
-    sums = 4.0 * d.mlp_matrices * d.hidden * d.intermediate
+    sums = 4.0 * d.mlp_weights
     return 6.0 * tile + sums + unit(work, d.hidden)
 
 
@@ -255,7 +255,7 @@ def _layer_working_set(work: StepWorkload, system: System) -> dict[str, float]:
         made = {"layer_activations": gradients}
     return made | {
         "gathered_layers": _gathered(work, system),
-        "weight_gradients": float(work.compute_bytes * d.hidden * d.intermediate),
+        "weight_gradients": float(work.compute_bytes * d.mlp[-1].size),
     }
 
 

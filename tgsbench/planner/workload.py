@@ -2,36 +2,13 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from msgspec import Struct
 
-from tgsbench.models import spec
+from tgsbench.models.family import Dims, ModelFamily
+from tgsbench.models.registry import find_family
 from tgsbench.schema.preset import Checkpointing, ModelShape, Preset
-
-
-class Dims(Struct, frozen=True, kw_only=True):
-    """A decoder's dimensions; a plain MLP has two matrices, a gated one three."""
-
-    num_layers: int
-    hidden: int
-    intermediate: int
-    query_heads: int
-    kv_heads: int
-    head_dim: int
-    vocab: int
-    mlp_matrices: int = 3
-    tied: bool = False
-    num_parameters: int
-
-    @property
-    def layer_weights(self) -> int:
-        """Weights of one layer's matrices."""
-        attention = 2 * self.query_heads + 2 * self.kv_heads
-        return self.hidden * (attention * self.head_dim + self.mlp_matrices * self.intermediate)
-
-    @property
-    def embedding_weights(self) -> int:
-        """Weights of the token embedding, and of the head where it is not tied."""
-        return self.vocab * self.hidden
 
 
 class StepWorkload(Struct, frozen=True, kw_only=True):
@@ -78,18 +55,14 @@ class StepWorkload(Struct, frozen=True, kw_only=True):
 
 
 def dims_of(shape: ModelShape) -> Dims:
-    """Dimensions of a preset's model."""
-    return Dims(
-        num_layers=shape.num_layers,
-        hidden=shape.hidden_size,
-        intermediate=shape.intermediate_size,
-        query_heads=shape.num_query_heads,
-        kv_heads=shape.num_kv_heads,
-        head_dim=shape.head_dim,
-        vocab=shape.vocab_size,
-        tied=shape.tie_word_embeddings,
-        num_parameters=spec.num_parameters(shape),
-    )
+    """Widths of a preset's model, as its family says; raises TgsError when nobody knows the family."""
+    return _dims_of(find_family(shape.family), shape)
+
+
+@lru_cache(maxsize=64)
+def _dims_of(family: ModelFamily, shape: ModelShape) -> Dims:
+    """A search asks for one shape's widths thousands of times."""
+    return family.dims(shape)
 
 
 ALPACA_ATTENDED_LEN = 140.0

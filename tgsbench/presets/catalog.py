@@ -12,6 +12,7 @@ import msgspec
 
 from tgsbench import units
 from tgsbench.errors import ExitCode, TgsError, nearest
+from tgsbench.models.registry import family_names, is_family
 from tgsbench.safe_files import read_toml
 from tgsbench.schema.hardware import Constants, GpuSpec, Link
 from tgsbench.schema.preset import ModelShape
@@ -110,9 +111,13 @@ def model_document(name: str) -> tuple[dict[str, Any], Path]:
 
 
 def load_model(name: str) -> ModelShape:
-    """Read one model's shape."""
+    """Read one model's shape; raises TgsError for an unknown model, or a shape of an unknown family."""
     document, path = model_document(name)
-    return _convert(document, ModelShape, path)
+    shape = _convert(document, ModelShape, path)
+    if not is_family(shape.family):
+        why = f"{path}: family={shape.family!r}: no such family; {nearest(shape.family, family_names())}"
+        raise TgsError(why, exit_code=ExitCode.BAD_PRESET)
+    return shape
 
 
 @cache

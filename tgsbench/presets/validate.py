@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 
+from tgsbench.errors import nearest
+from tgsbench.models.registry import family_names, is_family
 from tgsbench.schema.preset import Preset, Training
 from tgsbench.systems import registry
 
 
 def mesh_problems(preset: Preset) -> list[str]:
     """Every rule the preset breaks, each with the nearest values that would do."""
-    problems = [*_positive(preset), *_training_problems(preset.training)]
+    problems = [*_family_problems(preset.model.family), *_positive(preset)]
+    problems += _training_problems(preset.training)
     if problems:
         return problems
     return [*_sp_problems(preset), *_engine_problems(preset)]
@@ -20,6 +23,12 @@ def valid_sp(preset: Preset) -> list[int]:
     """Sequence-parallel sizes this preset's world, heads and length allow, ascending."""
     common = math.gcd(preset.world_size, preset.model.num_query_heads)
     return [sp for sp in _divisors(common) if not _sp_reasons(preset, sp)]
+
+
+def _family_problems(name: str) -> list[str]:
+    if is_family(name):
+        return []
+    return [f"model.family={name!r}: no such family; {nearest(name, family_names())}"]
 
 
 def _positive(preset: Preset) -> list[str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal, Self
 
-from msgspec import Struct, field
+from msgspec import UNSET, Struct, UnsetType, field
+from msgspec.structs import force_setattr
 
 Attention = Literal["native", "alst"]
 """Sequence-parallel attention: our fused all-to-all, or DeepSpeed's UlyssesSPAttentionHF."""
@@ -27,8 +28,15 @@ class ModelShape(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     rope_theta: float = 10000.0
     max_position_embeddings: int = 4096
     rms_norm_eps: float = 1e-5
-    architecture: Literal["llama"] = "llama"
+    family: str = "llama"
+    """Who counts and builds it: a module of tgsbench/models."""
     source: str = ""
+    architecture: str | UnsetType = UNSET
+    """What runs stored by 0.1 call the family, which was always llama: read, not kept."""
+
+    def __post_init__(self) -> None:
+        if self.architecture is not UNSET:
+            force_setattr(self, "architecture", UNSET)
 
 
 class Hardware(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

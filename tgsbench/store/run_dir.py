@@ -20,6 +20,7 @@ from tgsbench import presets
 from tgsbench.errors import ExitCode, TgsError, nearest
 from tgsbench.events.tail import RunTail
 from tgsbench.install import upgrade
+from tgsbench.models.registry import is_family
 from tgsbench.safe_files import read_regular
 from tgsbench.schema import lenient
 from tgsbench.schema.environment import Environment
@@ -107,8 +108,11 @@ class RunDir:
         return presets.from_document(document, str(self.path / "preset.toml"))
 
     def result(self) -> Result | None:
-        """result.json, or None while there is none."""
-        return self._read_optional("result.json", Result)
+        """result.json, or None while there is none; a model of an unknown family makes it unreadable."""
+        found = self._read_optional("result.json", Result)
+        if found is not None and found.model is not None and not is_family(found.model.family):
+            raise _damaged(self.path / "result.json", f"model.family={found.model.family!r}: no such family")
+        return found
 
     def outcome(self) -> Outcome | None:
         """What the supervisors of all nodes saw, in one; None while the first node's has not ended."""

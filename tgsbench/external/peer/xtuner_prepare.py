@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 
 def main() -> None:
@@ -48,8 +48,8 @@ def write_model(path: Path, config: dict[str, Any]) -> None:
     dtype = getattr(torch, config["torch_dtype"])
     torch.manual_seed(0)
     torch.set_default_dtype(dtype)
-    settings = LlamaConfig(**config)
-    LlamaForCausalLM(settings).save_pretrained(str(path))
+    settings = AutoConfig.for_model(**config)
+    AutoModelForCausalLM.from_config(settings).save_pretrained(str(path))
 
 
 if __name__ == "__main__":

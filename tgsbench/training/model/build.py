@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import zlib
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from transformers import LlamaConfig, LlamaModel
 from transformers.initialization import no_init_weights
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
+from tgsbench.models.registry import find_family
 from tgsbench.schema.preset import EngineOptions, ModelShape
-from tgsbench.training.model.fused_layers import fuse
+from tgsbench.training.model.builder import ModelBuilder, find_builder
 from tgsbench.training.model.loss import LossHead
 
 _INIT_STD = 0.02
@@ -23,11 +23,16 @@ class CausalLM(nn.Module):
     """Decoder and loss head; its forward gives the sum of token losses."""
 
     def __init__(
-        self, config: LlamaConfig, loss_chunk_tokens: int, engine: EngineOptions = _TORCH_CODE
+        self,
+        builder: ModelBuilder,
+        config: Any,
+        loss_chunk_tokens: int,
+        engine: EngineOptions = _TORCH_CODE,
     ) -> None:
         super().__init__()
-        self.model = LlamaModel(config)
-        self.fused = fuse(self.model, engine)
+        self.builder = builder
+        self.model: Any = builder.decoder(config)
+        self.fused = builder.fuse(self.model, engine)
         """Whose norms, RoPE and SwiGLU run."""
         self.head = LossHead(config.hidden_size, config.vocab_size, loss_chunk_tokens, engine.liger)
         if config.tie_word_embeddings:
@@ -39,25 +44,29 @@ class CausalLM(nn.Module):
         loss: Tensor = self.head(hidden.last_hidden_state, labels)
         return loss
 
+    def restore_buffers(self, device: torch.device) -> None:
+        """Compute on `device` what is no parameter: rotary frequencies, in fp32."""
+        with torch.device(device):
+            self.builder.restore_buffers(self.model)
 
-def llama_config(shape: ModelShape, seq_len: int, attn_implementation: str) -> LlamaConfig:
+
+def decoder_config(shape: ModelShape, seq_len: int, attn_implementation: str) -> Any:
     """The transformers configuration of a shape, long enough for `seq_len` positions."""
-    return LlamaConfig(
-        vocab_size=shape.vocab_size,
-        hidden_size=shape.hidden_size,
-        intermediate_size=shape.intermediate_size,
-        num_hidden_layers=shape.num_layers,
-        num_attention_heads=shape.num_query_heads,
-        num_key_value_heads=shape.num_kv_heads,
-        head_dim=shape.head_dim,
-        max_position_embeddings=max(seq_len, shape.max_position_embeddings),
-        rms_norm_eps=shape.rms_norm_eps,
-        tie_word_embeddings=shape.tie_word_embeddings,
-        rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta},
-        attention_dropout=0.0,
-        attn_implementation=attn_implementation,
-        use_cache=False,
-    )
+    settings = find_family(shape.family).config(shape, seq_len)
+    return find_builder(shape.family).config(settings | {"attn_implementation": attn_implementation})
+
+
+def build(
+    shape: ModelShape,
+    seq_len: int,
+    attn_implementation: str,
+    loss_chunk_tokens: int,
+    engine: EngineOptions = _TORCH_CODE,
+) -> CausalLM:
+    """Build the model in fp32 on torch's default device, its weights unset."""
+    config = decoder_config(shape, seq_len, attn_implementation)
+    with no_init_weights():
+        return CausalLM(find_builder(shape.family), config, loss_chunk_tokens, engine)
 
 
 def build_meta(
@@ -68,8 +77,8 @@ def build_meta(
     engine: EngineOptions = _TORCH_CODE,
 ) -> CausalLM:
     """Build the model in fp32 on the meta device: shapes only, no memory."""
-    with torch.device("meta"), no_init_weights():
-        return CausalLM(llama_config(shape, seq_len, attn_implementation), loss_chunk_tokens, engine)
+    with torch.device("meta"):
+        return build(shape, seq_len, attn_implementation, loss_chunk_tokens, engine)
 
 
 def materialise(model: CausalLM, device: torch.device, seed: int) -> None:
@@ -79,8 +88,7 @@ def materialise(model: CausalLM, device: torch.device, seed: int) -> None:
     every mesh and every engine, and no collective runs.
     """
     model.to_empty(device=device)
-    with torch.device(device):  # its buffers are computed, not stored, so to_empty loses them
-        model.model.rotary_emb = LlamaRotaryEmbedding(model.model.config)
+    model.restore_buffers(device)  # they are computed, not stored, so to_empty loses them
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             fill(parameter, plain_name(name), seed)

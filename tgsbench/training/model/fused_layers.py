@@ -1,22 +1,21 @@
-"""Llama's norms, SwiGLU and RoPE in fewer passes over memory: torch code, or Liger's kernels if asked for.
+"""Norms, SwiGLU and RoPE in fewer passes over memory: torch code, or Liger's kernels if asked for.
 
 At 128k tokens a layer's matrix products and attention leave these to memory bandwidth: transformers' RMSNorm
 moves about 36 bytes a value (fp32 copies), the fused one 4. The modules keep their class's parameters, so
-names, shapes and initial values stay what they are.
+names, shapes and initial values stay what they are. Which classes of a family they replace, it says itself.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import LlamaModel
-from transformers.models.llama import modeling_llama
-from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.install import pip_install
@@ -24,36 +23,56 @@ from tgsbench.schema.preset import EngineOptions
 from tgsbench.training.model.cpu_bf16 import Fp32Linear
 from tgsbench.training.model.tiled_mlp import TILE_TOKENS, tiled_mlp
 
-_PLAIN_ROPE = modeling_llama.apply_rotary_pos_emb
+_plain_ropes: dict[ModuleType, Any] = {}
+"""The RoPE that a module of transformers had before it was replaced."""
 
 
-def fuse(decoder: LlamaModel, engine: EngineOptions) -> str:
+@dataclass(frozen=True)
+class FusingRules:
+    """What of a family can be fused."""
+
+    norm: type[nn.Module]
+    """RMSNorm with `weight` and `variance_epsilon`."""
+    mlp: type[nn.Module] | None
+    """SwiGLU with gate_proj, up_proj and down_proj; None: the family has no such module."""
+    module: ModuleType
+    """The module whose `apply_rotary_pos_emb` its attention calls."""
+
+
+def fuse(decoder: nn.Module, engine: EngineOptions, rules: FusingRules) -> str:
     """Swap a decoder's norms and MLPs in place, and RoPE for the whole process; says what runs.
 
     Under torch.compile transformers' own code stays, because the compiler fuses it; Liger's kernels need a
-    CUDA device at run time. Raises TgsError when Liger is asked for and missing.
+    CUDA device at run time. Raises TgsError when Liger is asked for and missing, or an MLP in tiles where
+    there is none that can be cut.
     """
+    if engine.tiled_mlp and rules.mlp is None:
+        raise TgsError("engine.tiled_mlp=true: this model's MLP has no tiles", exit_code=ExitCode.UNSUPPORTED)
+    plain_rope = _plain_ropes.setdefault(rules.module, rules.module.apply_rotary_pos_emb)
+    norm: type[nn.Module]
+    mlp: type[nn.Module] | None
     if engine.liger:
         require_liger()
         norm, mlp, rope, source = LigerNorm, LigerMLP, _liger_rope(), f"liger-kernel {liger_version()}"
     elif engine.compile:
-        norm, mlp, rope, source = LlamaRMSNorm, LlamaMLP, _PLAIN_ROPE, "torch.compile"
+        norm, mlp, rope, source = rules.norm, rules.mlp, plain_rope, "torch.compile"
     else:
         norm, mlp, rope, source = FusedNorm, FusedMLP, fused_rope, "torch"
     for module in decoder.modules():
-        if type(module) is LlamaRMSNorm:
+        if type(module) is rules.norm:
             module.__class__ = norm
-        elif type(module) is LlamaMLP:
+        elif mlp is not None and type(module) is rules.mlp:
             module.__class__ = TiledMLP if engine.tiled_mlp else mlp
         elif type(module) is nn.Linear and not engine.compile:
             module.__class__ = Fp32Linear
-    modeling_llama.apply_rotary_pos_emb = rope
+    rules.module.apply_rotary_pos_emb = rope  # type: ignore[attr-defined]
     return f"norms, RoPE and SwiGLU by {source}" + (", the MLP tiled" if engine.tiled_mlp else "")
 
 
 def unfuse() -> None:
     """Give transformers its own RoPE back."""
-    modeling_llama.apply_rotary_pos_emb = _PLAIN_ROPE
+    for module, rope in _plain_ropes.items():
+        module.apply_rotary_pos_emb = rope  # type: ignore[attr-defined]
 
 
 def liger_version() -> str:
@@ -73,8 +92,11 @@ def require_liger() -> None:
         )
 
 
-class FusedNorm(LlamaRMSNorm):  # type: ignore[misc]
+class FusedNorm(nn.Module):
     """RMSNorm that keeps its input alone: torch's one kernel on CUDA (since 2.9), a function elsewhere."""
+
+    weight: Tensor
+    variance_epsilon: float
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """hidden_states [..., h] -> the same shape and dtype."""
@@ -85,8 +107,12 @@ class FusedNorm(LlamaRMSNorm):  # type: ignore[misc]
         return out
 
 
-class FusedMLP(LlamaMLP):  # type: ignore[misc]
+class FusedMLP(nn.Module):
     """SwiGLU that keeps gate and up only, and makes the rest of its gradient's inputs again."""
+
+    gate_proj: nn.Linear
+    up_proj: nn.Linear
+    down_proj: nn.Linear
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., h] -> [..., h]."""
@@ -95,10 +121,13 @@ class FusedMLP(LlamaMLP):  # type: ignore[misc]
         return out
 
 
-class TiledMLP(LlamaMLP):  # type: ignore[misc]
+class TiledMLP(nn.Module):
     """The MLP over one stretch of the sequence after the other: no [s, i] tensor exists."""
 
     tile_tokens = TILE_TOKENS
+    gate_proj: nn.Linear
+    up_proj: nn.Linear
+    down_proj: nn.Linear
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., h] -> [..., h]."""
@@ -106,8 +135,11 @@ class TiledMLP(LlamaMLP):  # type: ignore[misc]
         return tiled_mlp(x, *weights, self.tile_tokens)
 
 
-class LigerNorm(LlamaRMSNorm):  # type: ignore[misc]
+class LigerNorm(nn.Module):
     """Liger's RMSNorm kernel."""
+
+    weight: Tensor
+    variance_epsilon: float
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """hidden_states [..., h] -> the same shape and dtype."""
@@ -120,8 +152,12 @@ class LigerNorm(LlamaRMSNorm):  # type: ignore[misc]
         return out
 
 
-class LigerMLP(LlamaMLP):  # type: ignore[misc]
+class LigerMLP(nn.Module):
     """Liger's SwiGLU kernel."""
+
+    gate_proj: nn.Linear
+    up_proj: nn.Linear
+    down_proj: nn.Linear
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., h] -> [..., h]."""

@@ -64,7 +64,7 @@ def _spanned(call: Callable[..., Any], name: str) -> Callable[..., Any]:
 
 
 def mlp_marks(model: Any) -> list[Mark]:
-    """The MLP of each layer of a Llama."""
+    """The MLP of each layer."""
     return [
         Mark(module, "forward", spans.MLP) for name, module in model.named_modules() if name.endswith(".mlp")
     ]

@@ -13,7 +13,6 @@ import torch.distributed as dist
 from deepspeed.runtime.sequence_parallel import ulysses_sp
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import LlamaConfig
 
 from tgsbench.schema import spans
 from tgsbench.schema.preset import Preset
@@ -24,7 +23,7 @@ from tgsbench.training.parallel.tracing import span
 from tgsbench.training.parallel.ulysses import ALL_TO_ALL_COUNTER
 
 
-def register(config: LlamaConfig, preset: Preset) -> PositionsOnce:
+def register(config: Any, preset: Preset) -> PositionsOnce:
     """Put ALST around our attention function; returns what gathers its positions.
 
     ALST replaces the named entry of transformers' table for the whole process. The entry is our own

@@ -17,7 +17,7 @@ from tgsbench.training.attention.kernel_timing import kernel_shape_of
 from tgsbench.training.engines.base import Batch, Note
 from tgsbench.training.engines.deepspeed import alst, model, setup
 from tgsbench.training.engines.deepspeed.config import deepspeed_config
-from tgsbench.training.model.build import llama_config
+from tgsbench.training.model.build import decoder_config
 from tgsbench.training.parallel.mesh import SequenceMesh
 from tgsbench.training.parallel.tracing import Mark, mlp_marks, span
 from tgsbench.training.progress import PROGRESS, follow_layers
@@ -90,7 +90,7 @@ _SCATTERS = ("reduce_scatter_tensor", "reduce_scatter")
 
 
 def _alst(preset: Preset) -> alst.PositionsOnce:
-    return alst.register(llama_config(preset.model, preset.workload.seq_len, attention.NAME), preset)
+    return alst.register(decoder_config(preset.model, preset.workload.seq_len, attention.NAME), preset)
 
 
 def _optimizer(module: Any, preset: Preset) -> torch.optim.Optimizer:

@@ -12,15 +12,14 @@ import torch.distributed as dist
 from deepspeed.utils import safe_get_full_grad, safe_set_full_fp32_param, safe_set_local_fp32_param
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers.initialization import no_init_weights
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from tgsbench.schema.preset import EngineOptions, Preset
 from tgsbench.systems.engines.deepspeed import DeepSpeedOptions
 from tgsbench.systems.spec import options_of
 from tgsbench.training.attention.attention import NAME
 from tgsbench.training.engines.deepspeed.alst import TiledLossHead, tile_mlps
-from tgsbench.training.model.build import CausalLM, build_meta, draw, llama_config, materialise, plain_name
+from tgsbench.training.model.build import CausalLM, build_meta, draw, materialise, plain_name
+from tgsbench.training.model.build import build as build_unset
 from tgsbench.training.parallel.checkpointing import wrap_layer
 from tgsbench.training.parallel.offload import HostOffload
 
@@ -55,10 +54,9 @@ def _whole(preset: Preset, options: EngineOptions, device: torch.device) -> Caus
 
 
 def _partitioned(preset: Preset, options: EngineOptions, zero: dict[str, Any]) -> CausalLM:
-    config = llama_config(preset.model, preset.workload.seq_len, NAME)
     # Its dtype argument is left out: on a CPU zero.Init takes any that is named for bf16 (0.19.8).
-    with no_init_weights(), deepspeed.zero.Init(config_dict_or_path=zero):
-        return CausalLM(config, options.loss_chunk_tokens, options)
+    with deepspeed.zero.Init(config_dict_or_path=zero):
+        return build_unset(preset.model, preset.workload.seq_len, NAME, options.loss_chunk_tokens, options)
 
 
 def seed_parts(model: CausalLM, device: torch.device, seed: int) -> None:
@@ -103,8 +101,7 @@ def restore_rotary(model: CausalLM, device: torch.device) -> None:
     zero.Init rounds every new float tensor to bf16, theirs too: an error of 0.2 % is a whole turn at
     position 3,000 already.
     """
-    with torch.device(device):
-        model.model.rotary_emb = LlamaRotaryEmbedding(model.model.config)
+    model.restore_buffers(device)
 
 
 def whole_gradients(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

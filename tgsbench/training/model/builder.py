@@ -1,0 +1,72 @@
+"""How transformers builds one family of models, and how its builder is found."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Protocol
+
+from torch import nn
+
+from tgsbench.models.registry import find_family
+from tgsbench.schema.preset import EngineOptions
+from tgsbench.training.model.fused_layers import FusingRules, fuse
+
+
+class ModelBuilder(Protocol):
+    """What the ranks ask of a family; see `models.family.ModelFamily` for the part without torch."""
+
+    def config(self, settings: dict[str, Any]) -> Any:
+        """The transformers configuration of a config.json."""
+        ...
+
+    def decoder(self, config: Any) -> Any:
+        """A module with `embed_tokens`, `layers` and a last `norm`, without a head."""
+        ...
+
+    def fuse(self, decoder: nn.Module, engine: EngineOptions) -> str:
+        """Swap layers for faster ones in place; says what runs. Raises TgsError for a missing package."""
+        ...
+
+    def restore_buffers(self, decoder: nn.Module) -> None:
+        """Compute again what is no parameter, on torch's default device: rotary frequencies."""
+        ...
+
+
+@dataclass(frozen=True)
+class TransformersBuilder:
+    """A family that lies in one module of transformers and has rotary positions; see `ModelBuilder`."""
+
+    config_class: Any
+    decoder_class: Any
+    rotary_class: Any
+    norm_class: Any
+    """Its RMSNorm; `weight` and `variance_epsilon` are all that a fused one uses."""
+    mlp_class: Any
+    """Its SwiGLU of gate_proj, up_proj and down_proj; None where it has none."""
+    module: ModuleType
+    """Where its attention looks up `apply_rotary_pos_emb`."""
+
+    def config(self, settings: dict[str, Any]) -> Any:
+        """An instance of config_class."""
+        return self.config_class(**settings)
+
+    def decoder(self, config: Any) -> Any:
+        """An instance of decoder_class."""
+        return self.decoder_class(config)
+
+    def fuse(self, decoder: nn.Module, engine: EngineOptions) -> str:
+        """Norms, MLPs and RoPE; raises TgsError when Liger is asked for and missing."""
+        return fuse(decoder, engine, FusingRules(self.norm_class, self.mlp_class, self.module))
+
+    def restore_buffers(self, decoder: nn.Module) -> None:
+        """Rotary frequencies."""
+        decoder.rotary_emb = self.rotary_class(decoder.config)
+
+
+def find_builder(family: str) -> ModelBuilder:
+    """The builder of a family; raises TgsError for an unknown one."""
+    module = importlib.import_module(find_family(family).torch_module)
+    builder: ModelBuilder = module.BUILDER
+    return builder
