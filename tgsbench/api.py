@@ -9,32 +9,28 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-
-from msgspec.structs import replace
+from typing import TYPE_CHECKING, TypeAlias
 
 from tgsbench import presets
 from tgsbench.errors import TgsError
-from tgsbench.planner.machine import Machine
-from tgsbench.presets.recipes import load_recipe
-from tgsbench.results import compare as comparing
-from tgsbench.results import results, row_specs, rows
-from tgsbench.results.compare import Comparison
-from tgsbench.results.rows import Row
-from tgsbench.schema.events import Event
-from tgsbench.schema.forecast import Forecast
-from tgsbench.schema.hotspots import Profile
-from tgsbench.schema.preset import Preset
-from tgsbench.schema.reference import XTUNER
-from tgsbench.schema.run import Result
-from tgsbench.store import run_dir
-from tgsbench.store.run_dir import RunDir
-from tgsbench.systems import support
-from tgsbench.units import GIB
 
-Overrides = Mapping[str, object] | Iterable[str]
+if TYPE_CHECKING:
+    from tgsbench.planner.machine import Machine
+    from tgsbench.results.compare import Comparison
+    from tgsbench.results.rows import Row
+    from tgsbench.schema.events import Event
+    from tgsbench.schema.forecast import Forecast
+    from tgsbench.schema.hotspots import Profile
+    from tgsbench.schema.preset import Preset
+    from tgsbench.schema.run import Result
+    from tgsbench.store.run_dir import RunDir
+
+# Every function imports what it needs: a command uses one of them, and all together start in twice its time.
+
+Overrides: TypeAlias = Mapping[str, object] | Iterable[str]
 """Values over a preset's own: {"measure.steps": 2}, or texts as after --set: ["measure.steps=2"]."""
 
-RowSource = str | Row | Result
+RowSource: TypeAlias = "str | Row | Result"
 """What can be compared: a word of `tgsbench compare`, a row, or a result."""
 
 
@@ -56,7 +52,6 @@ def run(
     Ctrl-C ends the ranks, stores what was measured as `cancelled` and raises KeyboardInterrupt; signal
     handlers are then as they were before.
     """
-    # Here, as wherever only a run needs it: comparing and planning start in half the time without.
     from tgsbench.launch import local
     from tgsbench.launch.watch import StopSignals
 
@@ -107,6 +102,9 @@ def compare(
     "published:PRESET", "predicted:PRESET". Rows that measure different things have no ratio unless `force`.
     Raises TgsError for an unknown word, and when there are not two rows.
     """
+    from tgsbench.results.compare import compare as compare_rows
+    from tgsbench.schema.reference import XTUNER
+
     folder = runs_root(root)
     found = [row for source in sources for row in _rows(source, folder)]
     base = found.pop(0) if baseline is None and found else None
@@ -114,7 +112,7 @@ def compare(
         base = _rows(baseline, folder)[0]
     if base is None or not found:
         raise TgsError("compare needs two rows", hint=f"tgsbench compare RUN {XTUNER}:llama2_7b_32k")
-    return [comparing.compare(row, base, force=force) for row in found]
+    return [compare_rows(row, base, force=force) for row in found]
 
 
 def load_run(run: str | Path = "latest", *, root: str | Path | None = None) -> Result:
@@ -122,7 +120,10 @@ def load_run(run: str | Path = "latest", *, root: str | Path | None = None) -> R
 
     Derived from the run's events where nobody wrote it. Raises TgsError for an unknown or damaged run.
     """
-    return results.load_result(run_dir.find(runs_root(root), str(run)))
+    from tgsbench.results.results import load_result
+    from tgsbench.store import run_dir
+
+    return load_result(run_dir.find(runs_root(root), str(run)))
 
 
 def load_preset(preset: str | Path, set: Overrides = (), *, rehearse: bool = False) -> Preset:
@@ -142,6 +143,8 @@ def load_preset(preset: str | Path, set: Overrides = (), *, rehearse: bool = Fal
 def check_machine(preset: Preset, *, emulate_rank: bool = False) -> None:
     """Raise TgsError (exit code 3, 4, 6 or 13) when this machine cannot run the preset, or one rank of it."""
     from tgsbench.launch import preflight
+    from tgsbench.presets.recipes import load_recipe
+    from tgsbench.systems import support
 
     if preset.profile:
         load_recipe(preset.profile)
@@ -159,6 +162,7 @@ def prepare(preset: Preset, root: Path, name: str = "", *, emulate_rank: bool = 
     Raises TgsError when the folder cannot be written or is there already.
     """
     from tgsbench.launch import local
+    from tgsbench.store import run_dir
 
     folder = run_dir.create(root, preset, name)
     local.prepare_run(folder, preset, emulated=emulate_rank)
@@ -167,6 +171,8 @@ def prepare(preset: Preset, root: Path, name: str = "", *, emulate_rank: bool = 
 
 def forecast(preset: Preset, *, gpu: str = "", link: str = "", system: str = "") -> Forecast:
     """The forecast of a resolved preset, with advice. Raises TgsError as `plan` does."""
+    from msgspec.structs import replace
+
     from tgsbench.planner.advice import advise
     from tgsbench.planner.plan import assemble, estimate
     from tgsbench.systems.registry import find_system
@@ -191,6 +197,9 @@ def planned_machine(preset: Preset, gpu: str = "", link: str = "") -> Machine:
     if machine.gpu.name != "cpu":
         return machine
     import psutil
+    from msgspec.structs import replace
+
+    from tgsbench.units import GIB
 
     share_gib = psutil.virtual_memory().total / GIB / preset.world_size
     return replace(machine, gpu=replace(machine.gpu, memory_gib=share_gib))
@@ -198,6 +207,8 @@ def planned_machine(preset: Preset, gpu: str = "", link: str = "") -> Machine:
 
 def runs_root(root: str | Path | None) -> Path:
     """Folder of all runs: the one named, $TGSBENCH_RUNS, or ./runs."""
+    from tgsbench.store import run_dir
+
     return run_dir.runs_root(Path(root) if root else None)
 
 
@@ -209,6 +220,9 @@ def _assignments(overrides: Overrides) -> Sequence[str]:
 
 
 def _rows(source: RowSource, root: Path) -> list[Row]:
-    if isinstance(source, Row):
+    from tgsbench.results import row_specs, rows
+    from tgsbench.schema.run import Result
+
+    if isinstance(source, rows.Row):
         return [source]
     return [rows.from_result(source)] if isinstance(source, Result) else row_specs.resolve(root, source)

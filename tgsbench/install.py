@@ -5,10 +5,8 @@ It is on no package index: a remedy names the clone that runs, or the wheel that
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from tgsbench import __version__
 
@@ -39,6 +37,9 @@ def _clone() -> Path | None:
 
 def _wheel() -> str:
     """Path of the wheel that pip installed, as it noted (PEP 610); else the wheel's file name."""
+    import importlib.metadata  # here, for it takes 15 ms, and most commands import this module
+    from urllib.parse import unquote, urlsplit
+
     try:
         noted = importlib.metadata.distribution("tgsbench").read_text("direct_url.json")
         path = Path(unquote(urlsplit(json.loads(noted or "{}").get("url", "")).path))

@@ -34,6 +34,7 @@ def copy(tmp_path) -> Path:
         ("store/run_dir.py", "from tgsbench.results import rows", "One floor plan"),
         ("planner/time.py", "from tgsbench.training import device", "One floor plan"),
         ("live/fold.py", "from tgsbench.tui import ascii", "One floor plan"),
+        ("launch/sweep.py", "from tgsbench import api", "One floor plan"),
         ("results/rows.py", "import torch", "in tgsbench.training alone"),
         ("cli/run.py", "import transformers", "in tgsbench.training alone"),
         ("launch/local.py", "import textual", "Textual in tgsbench.tui alone"),

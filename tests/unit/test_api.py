@@ -34,6 +34,14 @@ def test_importing_the_package_imports_nothing_of_the_api():
     assert done.stdout.strip() == "[]"
 
 
+def test_importing_the_api_imports_none_of_what_its_functions_need():
+    code = "import sys, tgsbench.api; print([m for m in sys.modules if m.startswith('tgsbench.')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    later = ("tgsbench.results", "tgsbench.planner", "tgsbench.launch", "tgsbench.traces", "tgsbench.store")
+    assert "tgsbench.presets" in done.stdout
+    assert [name for name in later if name in done.stdout] == []
+
+
 def test_what_the_package_offers_is_what_it_lists():
     offered = {name: getattr(tgsbench, name) for name in tgsbench.__all__}
     assert offered["run"] is api.run and offered["TgsError"] is tgsbench.errors.TgsError
