@@ -24,6 +24,7 @@ from tgsbench.schema.events import Event
 from tgsbench.schema.forecast import Forecast
 from tgsbench.schema.hotspots import Profile
 from tgsbench.schema.preset import Preset
+from tgsbench.schema.reference import XTUNER
 from tgsbench.schema.run import Result
 from tgsbench.store import run_dir
 from tgsbench.store.run_dir import RunDir
@@ -112,7 +113,7 @@ def compare(
     if baseline is not None:
         base = _rows(baseline, folder)[0]
     if base is None or not found:
-        raise TgsError("compare needs two rows", hint="tgsbench compare RUN xtuner:llama2_7b_32k")
+        raise TgsError("compare needs two rows", hint=f"tgsbench compare RUN {XTUNER}:llama2_7b_32k")
     return [comparing.compare(row, base, force=force) for row in found]
 
 

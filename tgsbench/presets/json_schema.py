@@ -6,25 +6,29 @@ from typing import Any, Final
 
 import msgspec
 
-from tgsbench.schema.preset import EngineOptions, ModelShape, Preset, Workload
+from tgsbench.schema.preset import ModelShape, Preset, Workload
+from tgsbench.systems import registry
 
 _DRAFT: Final = "https://json-schema.org/draft/2020-12/schema"
 _LENGTH: Final = {"type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*[kKmMgG]?i?\s*$"}
 """A length as `units.parse_length` reads it: 128k, 1M."""
-_ENGINE_OPTIONS: Final = (EngineOptions,)
-"""What an [engine] table may be."""
 
 
 def preset_schema() -> dict[str, Any]:
     """What a preset's file may say: the structs' schema, and what is read into them.
 
     A file may extend another preset, name a model, and write a length as text. No key is required, for each
-    may come from what the file extends: what is missing in the end, `tgsbench presets validate` says.
+    may come from what the file extends: what is missing in the end, `tgsbench presets validate` says. An
+    [engine] table has the switches of one engine; plug-ins that are installed count.
     """
-    shapes = [Preset, *_ENGINE_OPTIONS]
+    specs = registry.engines()
+    shapes = [Preset, *(spec.options for spec in specs)]
     (root, *engines), tables = msgspec.json.schema_components(shapes, ref_template="#/$defs/{name}")
     for table in tables.values():
         table.pop("required", None)
+    for spec, engine in zip(specs, engines, strict=True):
+        options = tables[engine["$ref"].rpartition("/")[2]]
+        options["properties"]["name"] = {"const": spec.name}
     keys = tables[Preset.__name__]["properties"]
     keys["extends"] = {"type": "string", "description": "Name of the preset that this one changes."}
     keys["model"] = {"anyOf": [{"type": "string"}, {"$ref": f"#/$defs/{ModelShape.__name__}"}]}
