@@ -220,7 +220,14 @@ def test_a_resolved_preset_keeps_to_the_schema_too(name):
         ("[parallel]\nsp = 'x'", "integer"),
         ("[training]\ncheckpointing = 'some'", "some"),
         ("[model]\nlayers = 3", "layers"),
+        ("[engine]\nname = 'fsdp2'\nzero_stage = 2", "zero_stage"),
+        ("[engine]\nname = 'fsdp3'", "fsdp3"),
     ],
 )
 def test_a_slip_is_seen_by_the_schema(text, word):
     assert any(word in problem for problem in schema_problems(text))
+
+
+def test_the_schema_knows_the_switches_of_each_engine():
+    assert schema_problems("[engine]\nname = 'deepspeed'\nzero_stage = 2\ntiled_loss = true") == []
+    assert schema_problems("[engine]\nname = 'xtuner'\ncpu_shim = true") == []

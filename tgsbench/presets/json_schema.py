@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from tgsbench.schema.preset import ModelShape, Preset, Workload
-from tgsbench.systems.registry import engines
+from tgsbench.systems import registry
 
 _DRAFT: Final = "https://json-schema.org/draft/2020-12/schema"
 _LENGTH: Final = {"type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*[kKmMgG]?i?\s*$"}
@@ -18,12 +18,17 @@ def preset_schema() -> dict[str, Any]:
     """What a preset's file may say: the structs' schema, and what is read into them.
 
     A file may extend another preset, name a model, and write a length as text. No key is required, for each
-    may come from what the file extends: what is missing in the end, `tgsbench presets validate` says.
+    may come from what the file extends: what is missing in the end, `tgsbench presets validate` says. An
+    [engine] table has the switches of one engine; plug-ins that are installed count.
     """
-    shapes = [Preset, *(spec.options for spec in engines())]
-    (root, *options), tables = msgspec.json.schema_components(shapes, ref_template="#/$defs/{name}")
+    specs = registry.engines()
+    shapes = [Preset, *(spec.options for spec in specs)]
+    (root, *engines), tables = msgspec.json.schema_components(shapes, ref_template="#/$defs/{name}")
     for table in tables.values():
         table.pop("required", None)
+    for spec, engine in zip(specs, engines, strict=True):
+        options = tables[engine["$ref"].rpartition("/")[2]]
+        options["properties"]["name"] = {"const": spec.name}
     keys = tables[Preset.__name__]["properties"]
     keys["extends"] = {"type": "string", "description": "Name of the preset that this one changes."}
     keys["model"] = {"anyOf": [{"type": "string"}, {"$ref": f"#/$defs/{ModelShape.__name__}"}]}
