@@ -15,6 +15,7 @@ from tgsbench.cli import diagnostics, output
 from tgsbench.errors import TgsError
 from tgsbench.results import index, prune
 from tgsbench.results.index import Summary
+from tgsbench.safe_files import one_line
 from tgsbench.schema.run import Manifest
 from tgsbench.store import run_dir
 from tgsbench.store.run_dir import RunDir
@@ -182,4 +183,4 @@ def _cells(summary: Summary) -> tuple[str, ...]:
     if summary.rehearsal_of:
         why = f"rehearsal; {why}" if why else "rehearsal: compare with nothing"
     tags = ",".join(summary.tags)
-    return (summary.run_id, summary.status, summary.engine, tgs, str(summary.n), tags, why)
+    return (one_line(summary.run_id), summary.status, summary.engine, tgs, str(summary.n), tags, why)

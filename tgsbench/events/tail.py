@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from tgsbench.errors import ExitCode, TgsError
-from tgsbench.safe_files import open_regular
+from tgsbench.safe_files import harmless, harmless_json, is_plain_json, open_regular
 from tgsbench.schema.events import PROTOCOL_VERSION, Event, Glance
 
 WHOLE = msgspec.json.Decoder(Event)
@@ -102,7 +102,9 @@ class FileTail:
         if len(self.place.torn) > _MAX_LINE:
             self.place.torn = b""
             self.place.skipped += 1
-        return self._decode_all(memoryview(data)[:end])
+        if is_plain_json(data):
+            return self._decode_all(memoryview(data)[:end])
+        return [harmless(event) for event in self._decode_all(memoryview(harmless_json(data[:end])))]
 
     def read_last(self, num_bytes: int) -> list[Event]:
         """The events in the last `num_bytes` of the file, for a look at its end; ends this tail."""

@@ -14,12 +14,14 @@ from tgsbench import units
 from tgsbench.errors import ExitCode, TgsError, nearest
 from tgsbench.presets import catalog
 from tgsbench.presets.validate import mesh_problems
+from tgsbench.safe_files import check_depth
 from tgsbench.schema.preset import Preset
 
 Origins = dict[str, str]
 """Dotted key -> where its value came from."""
 
 _MAX_EXTENDS = 8
+_MAX_DOTS = 8
 
 
 class Resolved(msgspec.Struct, frozen=True):
@@ -141,6 +143,10 @@ def _model_table(name: str, origins: Origins) -> dict[str, Any]:
 
 def _apply_set(document: dict[str, Any], origins: Origins, assignment: str) -> None:
     key, value = parse_assignment(assignment)
+    if key.count(".") > _MAX_DOTS:
+        raise TgsError(
+            f"--set {key[:40]}…: a key of {key.count('.') + 1:,} parts", exit_code=ExitCode.BAD_PRESET
+        )
     for part in reversed(key.split(".")):
         value = {part: value}
     _merge(document, value, origins, "--set")
@@ -159,9 +165,11 @@ def parse_assignment(assignment: str) -> tuple[str, Any]:
 
 def _parse_value(text: str) -> Any:
     try:
-        return json.loads(text)
-    except json.JSONDecodeError:
+        value = json.loads(text)
+        check_depth(value)
+    except (ValueError, RecursionError):  # also a number of more than 4,300 digits
         return text
+    return value
 
 
 def _normalise(document: dict[str, Any], origins: Origins) -> list[str]:
@@ -261,4 +269,9 @@ def _toml_value(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, list):
         return "[" + ", ".join(_toml_value(item) for item in value) + "]"
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+    # JSON lets DEL stand as it is, TOML does not
+    return (
+        json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+        if isinstance(value, str)
+        else repr(value)
+    )

@@ -13,6 +13,7 @@ from tgsbench.report.comparison import verdict_text
 from tgsbench.report.document import Report, ReportEntry, ReportTable, RunSection
 from tgsbench.report.markup import Safe, join, tag, trusted
 from tgsbench.report.page_style import STYLE
+from tgsbench.safe_files import printable
 
 
 def render(report: Report) -> str:
@@ -31,7 +32,7 @@ def render(report: Report) -> str:
         tag("style", trusted(STYLE)),
     )
     body = tag("body", tag("main", *_body(report)))
-    return "<!doctype html>\n" + tag("html", head, body, lang="en") + "\n"
+    return printable("<!doctype html>\n" + tag("html", head, body, lang="en") + "\n")
 
 
 def _body(report: Report) -> list[Safe]:

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from tgsbench.errors import TgsError
-from tgsbench.safe_files import read_regular
+from tgsbench.safe_files import harmless_json, read_regular
 from tgsbench.schema.run import Result
 from tgsbench.store.run_dir import RunDir, write_atomic
 
@@ -120,7 +120,7 @@ def _stamp(path: str) -> Stamp | None:
 def _read(root: Path) -> list[_Entry]:
     """What the cache says; nothing when it is missing, damaged or of another version."""
     try:
-        index = msgspec.json.decode(read_regular(root / _NAME, _MAX_BYTES), type=_Index)
+        index = msgspec.json.decode(harmless_json(read_regular(root / _NAME, _MAX_BYTES)), type=_Index)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return []
     return index.entries if index.version == VERSION else []

@@ -43,28 +43,38 @@ PARTS: Final = (*COMPUTE, *COLLECTIVES, "idle")
 """What a step window is split into, each instant counted once: work first, then exposed communication,
 then idle. The shares of a rank add up to 1."""
 
-TITLES: Final = {
-    "attention_fwd": "attention forward",
-    "attention_bwd": "attention backward",
-    "recompute": "recompute",
-    "gemm": "GEMM",
-    "norm_elementwise": "norms and elementwise",
-    "loss": "loss",
-    "optimizer": "optimizer",
-    "memcpy": "memcpy",
-    "data": "data",
-    "other": "other",
-    "all_to_all": "all-to-all",
-    "all_gather": "all-gather",
-    "reduce_scatter": "reduce-scatter",
-    "all_reduce": "all-reduce",
-    "broadcast": "broadcast",
-    "p2p": "send/recv",
-    "barrier": "barrier",
-    "comm_other": "other communication",
-    "comm_unknown": "unknown communication",
-    "idle": "idle",
-}
+
+class _Titles(dict[str, str]):
+    """A part that this version does not know, in a profile of a newer one, is called by its key."""
+
+    def __missing__(self, part: str) -> str:
+        return part
+
+
+TITLES: Final = _Titles(
+    {
+        "attention_fwd": "attention forward",
+        "attention_bwd": "attention backward",
+        "recompute": "recompute",
+        "gemm": "GEMM",
+        "norm_elementwise": "norms and elementwise",
+        "loss": "loss",
+        "optimizer": "optimizer",
+        "memcpy": "memcpy",
+        "data": "data",
+        "other": "other",
+        "all_to_all": "all-to-all",
+        "all_gather": "all-gather",
+        "reduce_scatter": "reduce-scatter",
+        "all_reduce": "all-reduce",
+        "broadcast": "broadcast",
+        "p2p": "send/recv",
+        "barrier": "barrier",
+        "comm_other": "other communication",
+        "comm_unknown": "unknown communication",
+        "idle": "idle",
+    }
+)
 """How each part is written for people."""
 
 

@@ -8,7 +8,6 @@ import os
 import re
 import secrets
 import time
-import tomllib
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +18,7 @@ import msgspec
 from tgsbench import presets
 from tgsbench.errors import ExitCode, TgsError, nearest
 from tgsbench.events.tail import RunTail
-from tgsbench.safe_files import read_regular
+from tgsbench.safe_files import harmless, harmless_json, is_plain_json, printable, read_regular, toml_document
 from tgsbench.schema.events import Event
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import SCHEMA_VERSION, LauncherReport, Manifest, Outcome, Result
@@ -70,7 +69,7 @@ class RunDir:
             if match is not None and len(found) < _MAX_STACKS:
                 with contextlib.suppress(OSError):
                     text = read_regular(self.stacks_dir / name, _MAX_STACK)
-                    found[int(match[1])] = text.decode(errors="replace")
+                    found[int(match[1])] = printable(text.decode(errors="replace"))
         return found
 
     def collected(self) -> list[str]:
@@ -86,9 +85,8 @@ class RunDir:
     def preset(self) -> Preset:
         """preset.toml, fully resolved."""
         try:
-            text = read_regular(self.path / "preset.toml", _MAX_PRESET).decode()
-            document = tomllib.loads(text)
-        except (OSError, ValueError, RecursionError) as error:
+            document = toml_document(read_regular(self.path / "preset.toml", _MAX_PRESET))
+        except (OSError, ValueError) as error:
             raise _damaged(self.path / "preset.toml", str(error)) from error
         return presets.from_document(document, str(self.path / "preset.toml"))
 
@@ -161,11 +159,13 @@ class RunDir:
     def _read(self, name: str, kind: type[T]) -> T:
         path = self.path / name
         try:
-            data = read_regular(path, _MAX_DOCUMENT)
+            raw = read_regular(path, _MAX_DOCUMENT)
+            data = harmless_json(raw)
             version = msgspec.json.decode(data, type=_Version).schema_version
             if version > SCHEMA_VERSION:
                 raise _newer(path, version)
-            return msgspec.json.decode(data, type=kind)
+            document = msgspec.json.decode(data, type=kind)
+            return document if is_plain_json(raw) else harmless(document)
         except OSError as error:
             raise _damaged(path, error.strerror or str(error)) from error
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

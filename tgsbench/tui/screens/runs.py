@@ -68,7 +68,7 @@ class RunsScreen(ModeScreen):
         """Read the folder again: runs start and end meanwhile."""
         self._load()
 
-    @work(thread=True, exclusive=True, group="runs")
+    @work(thread=True, exclusive=True, group="runs", exit_on_error=False)
     def _load(self) -> None:
         worker = get_current_worker()
         rows: list[RunRow] = []
