@@ -61,8 +61,9 @@ def compare(
         limits = interleaved.Limits(within=within / 100, budget_s=budget)
         _finish_engines(words, engines, list(sets), rehearse, limits, root, force, margin, baseline, as_json)
         return
-    rows = [row for word in words for row in row_specs.resolve(root, word)]
-    base = row_specs.resolve(root, baseline)[0] if baseline else None
+    source = row_specs.RowSource(root)
+    rows = [row for word in words for row in source.resolve(word)]
+    base = source.resolve(baseline)[0] if baseline else None
     finish(rows, base, force, margin, as_json)
 
 
@@ -98,7 +99,8 @@ def _finish_engines(
         )
     for name in names:
         registry.find_engine(name)
-    others = [row for word in words[1:] for row in row_specs.resolve(root, word)]
+    source = row_specs.RowSource(root)
+    others = [row for word in words[1:] for row in source.resolve(word)]
     found = interleaved.contenders(words[0], sets, names, rehearse)
     if baseline in names:
         found.sort(key=lambda contender: contender.engine != baseline)

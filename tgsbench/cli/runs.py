@@ -12,7 +12,7 @@ import msgspec
 
 from tgsbench import units
 from tgsbench.cli import diagnostics, output
-from tgsbench.errors import TgsError
+from tgsbench.errors import ExitCode, TgsError
 from tgsbench.results import index, prune
 from tgsbench.results.index import Summary
 from tgsbench.safe_files import one_line
@@ -111,12 +111,24 @@ def prune_runs(
     )
     from tgsbench.launch import detached
 
+    kept = 0
     for summary in chosen:
-        if yes:
-            detached.discard(RunDir(root / summary.run_id))
-        output.line(f"{'deleted' if yes else 'would delete'}  {summary.run_id}  {summary.status}")
+        try:
+            if yes:
+                detached.discard(RunDir(root / summary.run_id))
+        except TgsError as error:
+            kept += 1
+            diagnostics.warn(f"kept {summary.run_id}: {error.msg}", error.hint)
+        else:
+            output.line(
+                f"{'deleted' if yes else 'would delete'}  {one_line(summary.run_id)}  {summary.status}"
+            )
     if chosen and not yes:
         diagnostics.note(f"{units.counted(len(chosen), 'run')}; --yes deletes them")
+    if kept:
+        raise TgsError(
+            f"{units.counted(kept, 'run')} of {len(chosen):,} could not be deleted", exit_code=ExitCode.STORE
+        )
 
 
 @runs.command("archive")
@@ -130,7 +142,8 @@ def archive_runs(
 ) -> None:
     """Write runs into one file (.tar.gz) with a checksum for every file of them."""
     root = _root(ctx, folder)
-    found = {run.run_id: run for run in (run_dir.find(root, name) for name in names)}
+    store = run_dir.Store(root)
+    found = {run.run_id: run for run in map(store.find, names)}
     if wanted:
         tagged = [s.run_id for s in index.list_summaries(root) if wanted in s.tags]
         found |= {run_id: RunDir(root / run_id) for run_id in tagged}

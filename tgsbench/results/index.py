@@ -12,9 +12,9 @@ from msgspec import Struct
 from tgsbench.errors import TgsError
 from tgsbench.safe_files import harmless_json, read_regular
 from tgsbench.schema.run import Result
-from tgsbench.store.run_dir import RunDir, write_atomic
+from tgsbench.store.run_dir import RunDir, created_unix, write_atomic
 
-VERSION = 1
+VERSION = 2
 _NAME = ".index.json"
 _MAX_BYTES = 1 << 30
 Stamp = tuple[int, int, int, int]
@@ -34,6 +34,7 @@ class Summary(Struct, frozen=True, kw_only=True, gc=False):
     world_size: int = 0
     sp: int = 0
     created_unix: float = 0.0
+    """As `run_dir.created_unix` finds it, also for a run whose documents cannot be read."""
     rehearsal_of: str = ""
     reason: str = ""
     tags: list[str] = []
@@ -64,7 +65,8 @@ def list_summaries(root: Path) -> list[Summary]:
     if changed or len(found) != len(known):
         # A run without result.json is asked again each time: what it is changes without a write to it.
         _write(root, [entry for entry in found if entry.stamp[2]])
-    return [entry.summary for entry in found]
+    newest_first = sorted(found, key=lambda e: (e.summary.created_unix, e.summary.run_id), reverse=True)
+    return [entry.summary for entry in newest_first]
 
 
 def summarize(run: RunDir) -> Summary:
@@ -72,13 +74,16 @@ def summarize(run: RunDir) -> Summary:
     # 0.1 s of imports that a list without new runs does not need.
     from tgsbench.results import results
 
+    created, tags = created_unix(run), []
     try:
         tags = run.manifest().tags
     except TgsError as error:
-        return Summary(run_id=run.run_id, status="damaged", reason=error.msg)
+        return Summary(run_id=run.run_id, status="damaged", reason=error.msg, created_unix=created)
     item = results.load_or_describe(run)
     if not isinstance(item, Result):
-        return Summary(run_id=run.run_id, status="damaged", reason=item.reason, tags=tags)
+        return Summary(
+            run_id=run.run_id, status="damaged", reason=item.reason, tags=tags, created_unix=created
+        )
     return Summary(
         run_id=run.run_id,
         status=item.status,
@@ -89,7 +94,7 @@ def summarize(run: RunDir) -> Summary:
         seq_len=item.seq_len,
         world_size=item.world_size,
         sp=item.sp,
-        created_unix=item.created_unix,
+        created_unix=created,
         rehearsal_of=item.rehearsal_of,
         reason=item.failure.reason if item.failure else "; ".join(item.integrity.problems),
         tags=tags,

@@ -10,6 +10,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,6 +33,8 @@ _MAX_PRESET = 1 << 20
 _MAX_STACK = 2 << 20
 _MAX_STACKS = 4096
 _BY_WEIGHT = ("stalled", "cancelled", "preempted")
+_YEAR_9999 = 253_402_300_799
+_STAMP = re.compile(r"^(\d{8}T\d{6})(?:-|$)")
 _STACK_FILE = re.compile(r"^rank(\d{5,6})\.txt$")
 
 
@@ -148,6 +151,21 @@ class RunDir:
         """Write one JSON document by rename, so that no reader ever sees half of it."""
         data = msgspec.json.format(msgspec.json.encode(document), indent=2)
         write_atomic(self.path / name, data + b"\n")
+
+    def is_claimed(self) -> bool:
+        """Does a supervisor on this host hold the folder (see `claimed`)? True where it cannot be asked."""
+        for path in self.path.glob(".lock[0-9]*"):
+            try:
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            except OSError:
+                return True
+            try:
+                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return True
+            finally:
+                os.close(fd)
+        return False
 
     def is_alive(self) -> bool:
         """Does the process that supervises this run still live (on this host)?"""
@@ -292,34 +310,94 @@ def write_atomic(path: Path, data: bytes) -> None:
         raise
 
 
+class Store:
+    """A folder of runs as it was when it was first asked: one listing, however many runs are looked up."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Names of all folders with a run.json, in no order."""
+        try:
+            with os.scandir(self.root) as entries:
+                return [e.name for e in entries if e.is_dir() and os.path.exists(f"{e.path}/run.json")]  # noqa: PTH110
+        except OSError:
+            return []
+
+    @cached_property
+    def runs(self) -> list[RunDir]:
+        """All runs, newest first."""
+        found = [RunDir(self.root / name) for name in self.names]
+        return sorted(found, key=lambda run: (created_unix(run), run.run_id), reverse=True)
+
+    def find(self, wanted: str) -> RunDir:
+        """A run by path of its folder, name, "latest", or unique part of a name; a name lists no folder.
+
+        Raises TgsError naming the nearest runs.
+        """
+        for path in (Path(wanted), self.root / wanted):
+            if wanted != "latest" and wanted.strip(".") and (path / "run.json").exists():
+                return RunDir(path)
+        if wanted == "latest" and self.names:
+            return self.runs[0]
+        matches = [name for name in self.names if wanted in name]
+        if len(matches) == 1:
+            return RunDir(self.root / matches[0])
+        what = f"{len(matches)} runs match" if matches else "no run called"
+        where = "" if matches else f" in {self.root}"
+        raise TgsError(
+            f"{what} {wanted!r}{where}; {nearest(wanted, matches or self.names)}",
+            hint="`tgsbench runs` lists them; `latest` names the newest",
+            exit_code=ExitCode.STORE,
+        )
+
+
 def list_runs(root: Path) -> list[RunDir]:
     """All run directories, newest first; folders without run.json are passed over."""
-    try:
-        with os.scandir(root) as entries:
-            names = [entry.name for entry in entries if entry.is_dir()]
-    except OSError:
-        return []
-    return [RunDir(root / n) for n in sorted(names, reverse=True) if (root / n / "run.json").exists()]
+    return Store(root).runs
 
 
 def find(root: Path, wanted: str) -> RunDir:
-    """A run by name, unique part of a name, path of its folder, or "latest"."""
-    path = Path(wanted)
-    if (path / "run.json").exists():
-        return RunDir(path)
-    runs = list_runs(root)
-    if wanted == "latest" and runs:
-        return runs[0]
-    exact = [run for run in runs if run.run_id == wanted]
-    matches = exact or [run for run in runs if wanted in run.run_id]
-    if len(matches) == 1:
-        return matches[0]
-    what = f"{len(matches)} runs match {wanted!r}" if matches else f"no run called {wanted!r} in {root}"
-    raise TgsError(
-        f"{what}; {nearest(wanted, [run.run_id for run in matches or runs])}",
-        hint="`tgsbench runs` lists them; `latest` names the newest",
-        exit_code=ExitCode.STORE,
-    )
+    """A run by path of its folder, name, unique part of a name, or "latest"; see `Store.find`."""
+    return Store(root).find(wanted)
+
+
+def created_unix(run: RunDir) -> float:
+    """When a run was made: as run.json says, else its folder's name, else the time of run.json.
+
+    Now where nothing tells, so that prune takes it for no old one.
+    """
+    try:
+        stat = (run.path / "run.json").stat()
+    except OSError:
+        return _stamped_unix(run.run_id) or time.time()
+    return _created(run.path, stat.st_mtime_ns, stat.st_size)
+
+
+class _Created(msgspec.Struct):
+    created_unix: float | None = None
+
+
+@lru_cache(maxsize=1 << 16)
+def _created(path: Path, mtime_ns: int, num_bytes: int) -> float:
+    """Keyed by what changes when run.json does: lists ask again and again."""
+    try:
+        told = msgspec.json.decode(read_regular(path / "run.json", _MAX_DOCUMENT), type=_Created).created_unix
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        told = None
+    if told is not None and 0 <= told < _YEAR_9999:
+        return told
+    return _stamped_unix(path.name) or mtime_ns / 1e9
+
+
+def _stamped_unix(name: str) -> float:
+    """Time in a folder's name as `create` writes it: 20260131T120000-…; 0 for another name."""
+    match = _STAMP.match(name)
+    try:
+        return datetime.strptime(match[1], "%Y%m%dT%H%M%S").replace(tzinfo=UTC).timestamp() if match else 0.0
+    except ValueError:
+        return 0.0
 
 
 def age_s(run: RunDir) -> float:

@@ -53,8 +53,8 @@ def read_row(run: RunDir) -> RunRow:
         described = stored or results.load_or_describe(run)
     except TgsError as error:
         return RunRow(run, "damaged", reason=error.msg)
-    except OSError as error:
-        return RunRow(run, "damaged", reason=f"{run.path}: {error.strerror or error}")
+    except Exception as error:  # noqa: BLE001 - the list goes on, whatever one folder holds
+        return RunRow(run, "damaged", reason=f"{run.path}: {error}")
     if isinstance(described, Failure):
         return RunRow(run, "damaged", reason=described.reason)
     return _ended(run, described)
