@@ -30,6 +30,7 @@ MAX_NOTES = 10_000
 MAX_TEXT = 64 << 10
 """Characters kept of one message or traceback."""
 _MAX_STEP = 2**53
+_MIN_STEP_S = 1e-9
 
 
 @dataclass
@@ -44,6 +45,10 @@ class StepTotal:
     loss_sum: float = 0.0
     step_s: float = 0.0
     """Slowest rank."""
+    data_share: float = 0.0
+    """Waiting for data over the step's time, of the rank where it is largest."""
+    grad_norm: float = 0.0
+    """Largest that a rank reported; all report the same."""
     mem_peak: int = 0
     mem_reserved: int = 0
     mem_alloc: int = 0
@@ -65,6 +70,9 @@ class StepTotal:
         self.labels += event.labels
         self.loss_sum += event.loss_sum
         self.step_s = max(self.step_s, event.step_s)
+        if event.data_s > 0:
+            self.data_share = max(self.data_share, event.data_s / max(event.step_s, _MIN_STEP_S))
+        self.grad_norm = max(self.grad_norm, event.grad_norm)
         self.mem_peak = max(self.mem_peak, event.mem_peak)
         self.mem_reserved = max(self.mem_reserved, event.mem_reserved)
         self.mem_alloc = max(self.mem_alloc, event.mem_alloc)
@@ -172,9 +180,9 @@ class RunTotals:
         return list(dict.fromkeys(self.hellos[rank].host for rank in sorted(self.hellos)))
 
     def complete(self, phase: str, world_size: int) -> list[StepTotal]:
-        """Steps of one phase that every rank reported, in order."""
+        """Steps of one phase (empty: of any) that every rank reported, in order."""
         totals = (self.steps[step] for step in sorted(self.steps))
-        return [t for t in totals if t.phase == phase and t.num_ranks == world_size]
+        return [t for t in totals if phase in ("", t.phase) and t.num_ranks == world_size]
 
 
 def fold_events(events: Iterable[Event], world_size: int = 1 << 16) -> RunTotals:

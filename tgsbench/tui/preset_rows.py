@@ -14,14 +14,13 @@ from tgsbench import presets, units
 from tgsbench.errors import TgsError
 from tgsbench.launch import preflight
 from tgsbench.launch.preflight import LocalMachine
+from tgsbench.metrics.physical import SIMULATED
 from tgsbench.models.spec import num_parameters
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.reference import ReferenceRow
 from tgsbench.schema.run import Result
 from tgsbench.tui.widgets.table import HEADING, Row
 
-SIMULATED = "simulated"
-"""Device of made-up runs: they count as nobody's best."""
 _BROKEN = "with problems"
 
 
@@ -83,7 +82,7 @@ def best_results(results: Iterable[Result]) -> dict[str, Result]:
     for result in results:
         if result.status != "ok" or result.tgs.median is None or result.rehearsal_of:
             continue
-        if result.device == SIMULATED:
+        if result.device == SIMULATED:  # made up: nobody's best
             continue
         known = best.get(result.preset)
         if known is None or (known.tgs.median or 0.0) < result.tgs.median:
