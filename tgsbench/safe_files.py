@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import re
 import stat
@@ -168,6 +169,30 @@ def check_depth(value: Any) -> None:
             raise ValueError("nested too deeply")
         level = [item for one in level for item in _inside(one) if isinstance(item, dict | list)]
         depth += 1
+
+
+_LARGEST_INT = 2**63
+_LARGEST = {"world_size": 131_072, "created_unix": 253_402_300_799}
+"""Fields that a reader makes as many things of, or turns into a date."""
+
+
+def check_numbers(value: Any, name: str = "") -> None:
+    """Raise ValueError naming the field when a document holds a number that no run can have counted."""
+    if isinstance(value, float):
+        if not math.isfinite(value) or abs(value) > _LARGEST.get(name, math.inf):
+            raise ValueError(f"{name}: a number that is out of bounds")
+    elif isinstance(value, int):
+        if abs(value) > _LARGEST.get(name, _LARGEST_INT):
+            raise ValueError(f"{name}: a number that is out of bounds")
+    elif isinstance(value, msgspec.Struct):
+        for field in value.__struct_fields__:
+            check_numbers(getattr(value, field), field)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            check_numbers(item, str(key))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            check_numbers(item, name)
 
 
 def _inside(value: Any) -> Iterable[Any]:

@@ -11,6 +11,8 @@ from tgsbench.metrics.integrity import expected_all_to_alls
 from tgsbench.metrics.physical import CHECKS
 from tgsbench.report.summary import summary_lines
 from tgsbench.schema.events import Hello, Step
+from tgsbench.schema.hotspots import Collective, HotOp, Profile
+from tgsbench.traces.findings import findings
 
 GPU = "NVIDIA A100-SXM4-80GB"
 CUDA = presets.resolve("tiny_cpu", ["hardware.device=cuda"]).preset
@@ -97,3 +99,15 @@ def test_runs_that_cannot_be_held_against_a_check_are_not_flagged():
 def test_every_check_says_what_it_rests_on():
     assert all(check.__doc__ and check.__doc__.endswith(".") for check in CHECKS.values())
     assert expected_all_to_alls(CUDA)[0] > 0
+
+
+def test_a_kernel_and_a_collective_faster_than_the_hardware_are_findings():
+    fast = HotOp(name="gemm", kind="gemm", tflops=900.0, peak_tflops=312.0, share=0.3)
+    able = HotOp(name="attention", kind="attention_fwd", tflops=200.0, peak_tflops=312.0, share=0.3)
+    link = Collective(name="all_to_all", group="", bus_gb_per_s=900.0, peak_gb_per_s=300.0)
+    profile = Profile(source="x", top=[fast, able], collectives=[link], step_ms=1.0)
+    texts = [found.text for found in findings(profile) if found.code == "impossible"]
+    assert sorted(texts) == [
+        "all-to-all: 900.0 GB/s, more than the 300 that the hardware can do",
+        "gemm: 900.0 TFLOPs, more than the 312 that the hardware can do",
+    ]

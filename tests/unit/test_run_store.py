@@ -161,3 +161,30 @@ def test_a_command_lists_the_store_once_however_many_runs_it_names(tmp_path, sca
     assert "run5" in done.output
     assert len(scans) == 1
     assert row_specs.resolve(tmp_path, "n3")[0].label == "run3"
+
+
+LONG = ["1" + "0" * 30, "1" + "0" * 5000, "-1" + "0" * 400, "1e999"]
+ABSURD = [
+    *((name, field, value) for name in ("run.json", "result.json") for field in ("world_size", "created_unix")
+      for value in (*LONG, "1e300")),
+    *((name, "world_size", "1000000000") for name in ("run.json", "result.json")),
+    *(("result.json", "seq_len", value) for value in LONG),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value"), ABSURD, ids=lambda text: text if len(text) < 20 else f"{len(text)} digits"
+)
+def test_a_number_that_no_run_can_have_is_refused_before_anything_is_made_of_it(
+    tmp_path, ask, name, field, value
+):
+    run = store_run(tmp_path, "odd")
+    store_run(tmp_path, "sound", created_unix=5.0)
+    path = run.path / name
+    document = json.loads(path.read_text()) | {field: 12345678}
+    path.write_text(json.dumps(document).replace("12345678", value))
+    if name == "run.json":
+        (run.path / "result.json").unlink()
+    assert {s.run_id: s.status for s in index.list_summaries(tmp_path)} == {"odd": "damaged", "sound": "ok"}
+    assert ask("runs").exit_code == 0
+    assert ask("show", "odd").exception.exit_code == 7

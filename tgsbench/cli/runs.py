@@ -157,13 +157,18 @@ def archive_runs(
 
 @runs.command("restore")
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--max-size", metavar="10G", help="What its files may hold in all (100 times the archive).")
 @_FOLDER
 @click.pass_context
-def restore_runs(ctx: click.Context, file: Path, folder: Path | None) -> None:
+def restore_runs(ctx: click.Context, file: Path, max_size: str | None, folder: Path | None) -> None:
     """Bring the runs of an archive back; nothing appears unless every checksum holds."""
     from tgsbench.store import archive as archives
 
-    for name in archives.unpack(file, _root(ctx, folder)):
+    try:
+        max_bytes = None if max_size is None else units.parse_length(max_size)
+    except ValueError as error:
+        raise TgsError(f"--max-size {max_size} is no size", hint="--max-size 10G, or 500M") from error
+    for name in archives.unpack(file, _root(ctx, folder), max_bytes):
         output.line(name)
 
 

@@ -19,7 +19,15 @@ import msgspec
 from tgsbench import presets
 from tgsbench.errors import ExitCode, TgsError, nearest
 from tgsbench.events.tail import RunTail
-from tgsbench.safe_files import harmless, harmless_json, is_plain_json, printable, read_regular, toml_document
+from tgsbench.safe_files import (
+    check_numbers,
+    harmless,
+    harmless_json,
+    is_plain_json,
+    printable,
+    read_regular,
+    toml_document,
+)
 from tgsbench.schema.events import Event
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import SCHEMA_VERSION, LauncherReport, Manifest, Outcome, Result
@@ -183,10 +191,11 @@ class RunDir:
             if version > SCHEMA_VERSION:
                 raise _newer(path, version)
             document = msgspec.json.decode(data, type=kind)
+            check_numbers(document)
             return document if is_plain_json(raw) else harmless(document)
         except OSError as error:
             raise _damaged(path, error.strerror or str(error)) from error
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, ValueError, RecursionError) as error:
             raise _damaged(path, str(error)) from error
 
     def _read_optional(self, name: str, kind: type[T]) -> T | None:
