@@ -48,7 +48,16 @@ def test_a_file_with_damage_is_refused_or_sound(tmp_path, data):
 
 @bounded
 @given(
-    st.lists(st.one_of(st.text(max_size=30), documents.map(lambda d: f"workload.seq_len={d}")), max_size=4)
+    st.lists(
+        st.one_of(
+            st.text(max_size=30),
+            documents.map(lambda d: f"workload.seq_len={d}"),
+            st.integers(0, 50_000).map(lambda n: "a." * n + "b=1"),
+            st.integers(0, 50_000).map(lambda n: "notes=" + "[" * n + "]" * n),
+            st.integers(0, 6_000).map(lambda n: "measure.steps=" + "9" * n),
+        ),
+        max_size=4,
+    )
 )
 def test_any_assignment_is_refused_or_taken(sets):
     try:
@@ -66,6 +75,28 @@ def test_random_bytes_are_refused(tmp_path, data):
         presets.resolve(path)
     except TgsError as error:
         assert str(path) in error.msg or error.msg
+
+
+TOML_PARTS = st.one_of(
+    st.integers(1, 50_000).map(lambda n: ".".join("a" * n) + " = 1"),
+    st.integers(1, 50_000).map(lambda n: "[" + '."a b"' * n + "]"),
+    st.integers(1, 50_000).map(lambda n: "x = " + "[" * n + "]" * n),
+    st.integers(1, 50_000).map(lambda n: "x = " + "{a=" * n),
+    st.integers(1, 6_000).map(lambda n: "measure.steps = " + "9" * n),
+    st.sampled_from(['extends = "tiny_cpu"', "name = 1", "[model]", "num_layers = 1"]),
+)
+
+
+@bounded
+@given(st.lists(TOML_PARTS, max_size=4))
+@pytest.mark.timeout(300)  # long keys took minutes each
+def test_shapes_made_to_hurt_a_reader_are_refused_soon(tmp_path, parts):
+    path = tmp_path / "x.toml"
+    path.write_text("\n".join(parts))
+    try:
+        presets.resolve(path)
+    except TgsError as error:
+        assert error.msg
 
 
 def test_deep_nesting_and_endless_extension_end(tmp_path, monkeypatch):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import tarfile
+import tracemalloc
 from pathlib import Path
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 
 from tests.unit.stored import store_run
+from tgsbench.cli.runs import runs as runs_command
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.store import archive
 from tgsbench.store.archive import Member, Sums
@@ -125,3 +129,72 @@ def test_a_cut_archive_is_refused(tmp_path, keep):
         archive.unpack(cut, tmp_path / "r")
     assert raised.value.exit_code == ExitCode.BAD_INPUT
     assert list((tmp_path / "r").iterdir()) == []
+
+
+def raw_archive(path: Path, blocks: bytes, listed: list[Member]) -> Path:
+    """An archive whose second part is written byte by byte."""
+    data = msgspec.json.encode(Sums(members=listed))
+    head = tarfile.TarInfo("tgsbench-archive.json")
+    head.size = len(data)
+    padded = data + bytes(-len(data) % 512)
+    path.write_bytes(gzip.compress(head.tobuf() + padded + blocks + bytes(1024), compresslevel=1))
+    return path
+
+
+def header(kind: bytes, size: int, name: str = "run/x") -> bytes:
+    info = tarfile.TarInfo(name)
+    info.type, info.size = kind, size
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+HUGE = 64 << 20
+ONE = [Member("run/x", 1, hashlib.sha256(b"x").hexdigest())]
+PAX_SPARSE = b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n"
+
+
+@pytest.mark.parametrize(
+    ("blocks", "why"),
+    [
+        (header(tarfile.GNUTYPE_LONGNAME, HUGE) + bytes(HUGE), "a header of 67,108,864 bytes"),
+        (header(tarfile.GNUTYPE_LONGLINK, HUGE) + bytes(HUGE), "a header of 67,108,864 bytes"),
+        (header(tarfile.XHDTYPE, HUGE) + bytes(HUGE), "a header of 67,108,864 bytes"),
+        (header(tarfile.XGLTYPE, HUGE) + bytes(HUGE), "a header of 67,108,864 bytes"),
+        (header(tarfile.GNUTYPE_SPARSE, 1) + bytes(512), "a sparse file"),
+        (
+            header(tarfile.XHDTYPE, len(PAX_SPARSE)) + PAX_SPARSE.ljust(512, b"\0") + header(b"0", 512),
+            "a sparse file",
+        ),
+        ((header(tarfile.GNUTYPE_LONGNAME, 512) + b"a" * 512) * 5000, "recursion"),
+    ],
+    ids=["long name", "long link", "pax header", "global pax header", "sparse", "pax sparse", "in a row"],
+)
+def test_headers_made_to_fill_the_memory_are_refused(tmp_path, blocks, why):
+    path = raw_archive(tmp_path / "x.tar.gz", blocks, ONE)
+    tracemalloc.start()
+    with pytest.raises(TgsError, match=why) as refused:
+        archive.unpack(path, tmp_path / "runs")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert refused.value.exit_code == ExitCode.BAD_INPUT
+    assert peak < 16 << 20
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_an_archive_that_expands_without_measure_needs_a_word(tmp_path, monkeypatch):
+    monkeypatch.setattr(archive, "_ALWAYS_ALLOWED", 1 << 20)
+    data = bytes(8 << 20)
+    path = made(tmp_path / "x.tar.gz", [a_file("run/zeros", data)])
+    assert path.stat().st_size * 100 < len(data)
+    with pytest.raises(TgsError, match=r"expand to 8\.0 MiB") as refused:
+        archive.unpack(path, tmp_path / "runs")
+    assert refused.value.hint == "if you trust it: --max-size 8M"
+    words = ["restore", str(path), "--output", str(tmp_path / "runs"), "--max-size"]
+    assert CliRunner().invoke(runs_command, [*words, "7M"]).exception is not None
+    assert CliRunner().invoke(runs_command, [*words, "much"]).exception.msg == "--max-size much is no size"
+    assert CliRunner().invoke(runs_command, [*words, "8M"]).output == "run\n"
+
+
+def test_sizes_below_nothing_do_not_pay_for_large_ones(tmp_path):
+    listed = [Member("run/x", -(1 << 40), ""), Member("run/y", 1 << 40, "")]
+    with pytest.raises(TgsError, match="negative size"):
+        archive.unpack(made(tmp_path / "x.tar.gz", [], listed), tmp_path / "runs")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 import pytest
 
@@ -20,6 +22,9 @@ from tgsbench.schema.run import LauncherReport, Manifest, Outcome, RankExit, Tgs
 PRESET = presets.resolve("tiny_cpu").preset
 CALLS, BYTES = integrity.expected_all_to_alls(PRESET)
 
+FIRST = math.log(PRESET.model.vocab_size)
+"""Loss of random weights."""
+
 
 def events(steps: int = 8, step_s: float = 0.5, **changes) -> list:
     """A clean run of two ranks; `changes` override fields of rank 1's steps."""
@@ -29,8 +34,8 @@ def events(steps: int = 8, step_s: float = 0.5, **changes) -> list:
         for index in range(steps + 1):
             fields = {
                 "rank": rank, "step": index, "phase": "measure" if index else "warmup", "tokens": 1024,
-                "labels": 700, "step_s": step_s + 0.01 * rank, "loss_sum": 700.0 * (1 + rank),
-                "mem_peak": 2**30,
+                "labels": 700, "step_s": step_s + 0.01 * rank, "mem_peak": 2**30,
+                "loss_sum": 700.0 * ((1 + rank) if index else FIRST), "grad_norm": 1.0 + 0.1 * index,
                 "a2a_calls": CALLS, "a2a_bytes": BYTES, "seen_checksum": 5, "pack_tokens": 2048 * (rank == 0),
                 "pack_checksum": 10 * (rank == 0),
             }  # fmt: skip

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import msgspec
 import pytest
 
 from tgsbench.errors import TgsError
+from tgsbench.events import tail as tail_module
 from tgsbench.events.tail import FileTail, RunTail
 from tgsbench.schema.events import Heartbeat, Step
 
@@ -74,3 +77,43 @@ def test_ranks_that_come_later_join_in(tmp_path):
 
 def test_a_missing_folder_has_no_events(tmp_path):
     assert list(RunTail(tmp_path / "none").read_all()) == []
+
+
+def test_a_file_with_a_hole_of_a_terabyte_is_read_in_a_few_reads(tmp_path, monkeypatch):
+    path = tmp_path / "rank00000.jsonl"
+    path.write_bytes(line(0) + b"\n")
+    with path.open("r+b") as file:
+        file.seek(1 << 40)
+        file.write(b"\n" + line(1) + b"\n")
+        file.truncate(1 << 41)
+    reads = []
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda *args: (reads.append(1), pread(*args))[1])
+    tail = FileTail(path)
+    events = [event for piece in tail.read_to_end() for event in piece]
+    assert [event.seq for event in events] == [0, 1]
+    assert len(reads) < 12
+    assert tail.num_unread() == 0
+
+
+def test_a_line_without_end_costs_a_bounded_part_of_its_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(tail_module, "_MAX_LINE", 1 << 16)
+    monkeypatch.setattr(tail_module, "_MAX_DAMAGED", 1 << 18)
+    path = tmp_path / "rank00000.jsonl"
+    path.write_bytes(line(0) + b"\n" + b"x" * (8 << 20) + b"\n" + line(1) + b"\n")
+    tail = FileTail(path)
+    events, num_bytes = [], 0
+    pread = os.pread
+
+    def counted(*args):
+        nonlocal num_bytes
+        data = pread(*args)
+        num_bytes += len(data)
+        return data
+
+    monkeypatch.setattr(os, "pread", counted)
+    while not tail.at_end:
+        events += tail.read(1 << 15)
+    assert [event.seq for event in events] == [0, 1]
+    assert tail.skipped > 0
+    assert num_bytes < 1 << 20

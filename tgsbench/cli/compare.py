@@ -74,7 +74,8 @@ def compare(
         _finish(api.compare(*words, baseline=baseline, force=force, root=root), wanted)
     found = _contenders(words, engines, sets, rehearse)
     limits = interleaved.Limits(within=within / 100, budget_s=budget)
-    others = [row for word in words[1:] for row in row_specs.resolve(root, word)]
+    source = row_specs.RowSource(root)
+    others = [row for word in words[1:] for row in source.resolve(word)]
     _finish(_side_by_side(found, others, root, limits, wanted), wanted)
 
 

@@ -24,7 +24,8 @@ from tgsbench.store import run_dir
 def export(words: tuple[str, ...], form: str, target: Path, everything: bool, folder: Path | None) -> None:
     """Write runs as JSON lines or Parquet (a row a step), for MLflow, W&B offline, or TensorBoard."""
     root = run_dir.runs_root(folder)
-    runs = run_dir.list_runs(root) if everything else [run_dir.find(root, word) for word in words]
+    store = run_dir.Store(root)
+    runs = store.runs if everything else [store.find(word) for word in words]
     if not runs:
         raise TgsError("no run to export", hint=f"tgsbench export latest --format {form} --to {target}")
     series = [series_of(run) for run in runs]

@@ -116,3 +116,13 @@ def main(listens: bool = True) -> None:
     except Exception as error:  # noqa: BLE001 - the last resort: no user is shown a traceback
         diagnostics.bug(error)
         sys.exit(ExitCode.INTERNAL)
+    finally:
+        _warn_of_damaged_tables()
+
+
+def _warn_of_damaged_tables() -> None:
+    """Name the files beside the presets that were passed over; a command that read none imports nothing."""
+    catalog = sys.modules.get("tgsbench.presets.catalog")
+    for problems in catalog.problems_met.values() if catalog is not None else ():
+        for problem in problems:
+            diagnostics.warn(f"{problem}; passed over")

@@ -12,9 +12,10 @@ import msgspec
 
 from tgsbench import units
 from tgsbench.cli import diagnostics, output
-from tgsbench.errors import TgsError
+from tgsbench.errors import ExitCode, TgsError
 from tgsbench.results import index, prune, run_columns
 from tgsbench.results.index import Summary
+from tgsbench.safe_files import one_line
 from tgsbench.schema.run import Manifest
 from tgsbench.store import run_dir
 from tgsbench.store.run_dir import RunDir
@@ -108,12 +109,24 @@ def prune_runs(
     )
     from tgsbench.launch import detached
 
+    kept = 0
     for summary in chosen:
-        if yes:
-            detached.discard(RunDir(root / summary.run_id))
-        output.line(f"{'deleted' if yes else 'would delete'}  {summary.run_id}  {summary.status}")
+        try:
+            if yes:
+                detached.discard(RunDir(root / summary.run_id))
+        except TgsError as error:
+            kept += 1
+            diagnostics.warn(f"kept {summary.run_id}: {error.msg}", error.hint)
+        else:
+            output.line(
+                f"{'deleted' if yes else 'would delete'}  {one_line(summary.run_id)}  {summary.status}"
+            )
     if chosen and not yes:
         diagnostics.note(f"{units.counted(len(chosen), 'run')}; --yes deletes them")
+    if kept:
+        raise TgsError(
+            f"{units.counted(kept, 'run')} of {len(chosen):,} could not be deleted", exit_code=ExitCode.STORE
+        )
 
 
 @runs.command("archive")
@@ -127,7 +140,8 @@ def archive_runs(
 ) -> None:
     """Write runs into one file (.tar.gz) with a checksum for every file of them."""
     root = _root(ctx, folder)
-    found = {run.run_id: run for run in (run_dir.find(root, name) for name in names)}
+    store = run_dir.Store(root)
+    found = {run.run_id: run for run in map(store.find, names)}
     if wanted:
         tagged = [s.run_id for s in index.list_summaries(root) if wanted in s.tags]
         found |= {run_id: RunDir(root / run_id) for run_id in tagged}
@@ -141,13 +155,18 @@ def archive_runs(
 
 @runs.command("restore")
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--max-size", metavar="10G", help="What its files may hold in all (100 times the archive).")
 @_FOLDER
 @click.pass_context
-def restore_runs(ctx: click.Context, file: Path, folder: Path | None) -> None:
+def restore_runs(ctx: click.Context, file: Path, max_size: str | None, folder: Path | None) -> None:
     """Bring the runs of an archive back; nothing appears unless every checksum holds."""
     from tgsbench.store import archive as archives
 
-    for name in archives.unpack(file, _root(ctx, folder)):
+    try:
+        max_bytes = None if max_size is None else units.parse_length(max_size)
+    except ValueError as error:
+        raise TgsError(f"--max-size {max_size} is no size", hint="--max-size 10G, or 500M") from error
+    for name in archives.unpack(file, _root(ctx, folder), max_bytes):
         output.line(name)
 
 

@@ -9,6 +9,7 @@ import click
 from tgsbench import api
 from tgsbench.cli import output
 from tgsbench.report.summary import summary_lines
+from tgsbench.safe_files import one_line
 
 
 @click.command()
@@ -36,4 +37,4 @@ def show(run: str, as_json: bool, folder: Path | None) -> None:
         output.line()
     for line in summary_lines(result):
         output.line(line)
-    output.line(f"{'folder':<11} {result.run_dir}")
+    output.line(f"{'folder':<11} {one_line(result.run_dir)}")

@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from tgsbench.safe_files import open_regular
+from tgsbench.safe_files import open_regular, printable
 
 MAX_BYTES = 2 << 20
 """Read at most this much of a log's end; a log of gigabytes opens as fast as a short one."""
@@ -24,6 +24,7 @@ _ERROR = re.compile(
 def harmless(line: str) -> str:
     """The line without terminal escapes and control characters; tabs become spaces, long lines are cut."""
     line = _CONTROLS.sub("", _ESCAPES.sub("", line.rpartition("\r")[2] or line)).expandtabs(8)
+    line = printable(line)  # what is left: marks that turn or break a line
     return line if len(line) <= MAX_LINE_CHARS else line[:MAX_LINE_CHARS] + " …"
 
 

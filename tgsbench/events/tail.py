@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ import msgspec
 
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.install import upgrade
-from tgsbench.safe_files import open_regular
+from tgsbench.safe_files import harmless, harmless_json, is_plain_json, open_regular
 from tgsbench.schema.events import PROTOCOL_VERSION, Event, Glance
 
 WHOLE = msgspec.json.Decoder(Event)
@@ -23,6 +24,7 @@ PIECE_BYTES = 1 << 16
 """Read from each file in turn, so that steps of all ranks close soon after each other."""
 _MAX_LINE = 16 << 20
 """A longer line without an end is damage, not an event that is still being written."""
+_MAX_DAMAGED = 256 << 20
 _MAX_AHEAD = 4096
 _RANK_FILE = re.compile(r"^rank(\d{5,6})\.jsonl$")
 _NODE_FILE = re.compile(r"^node(\d{5,6})\.jsonl$")
@@ -58,6 +60,8 @@ class FilePosition(msgspec.Struct, array_like=True):
     """Lines of unknown type, damaged lines, duplicates and lines of another rank."""
     at_end: bool = False
     """Whether the last read came to the end of what is written."""
+    num_damaged: int = 0
+    """Bytes passed over in lines without an end."""
 
 
 class FileTail:
@@ -101,9 +105,19 @@ class FileTail:
         end = data.rfind(b"\n") + 1
         self.place.torn = data[end:]
         if len(self.place.torn) > _MAX_LINE:
-            self.place.torn = b""
-            self.place.skipped += 1
-        return self._decode_all(memoryview(data)[:end])
+            self._pass_over_line()
+        if is_plain_json(data):
+            return self._decode_all(memoryview(data)[:end])
+        return [harmless(event) for event in self._decode_all(memoryview(harmless_json(data[:end])))]
+
+    def _pass_over_line(self) -> None:
+        """Give up a line without an end, and after many megabytes of such lines all but the file's end."""
+        place = self.place
+        place.num_damaged += len(place.torn)
+        place.torn = b""
+        place.skipped += 1
+        if place.num_damaged > _MAX_DAMAGED:
+            place.position += max(0, self.num_unread() - _MAX_LINE)
 
     def read_last(self, num_bytes: int) -> list[Event]:
         """The events in the last `num_bytes` of the file, for a look at its end; ends this tail."""
@@ -149,8 +163,10 @@ class FileTail:
         except OSError:
             return b""
         try:
-            if os.fstat(fd).st_size < place.position:
+            size = os.fstat(fd).st_size
+            if size < place.position:
                 place.position, place.torn = 0, b""  # truncated: read again, duplicates are skipped
+            place.position = _past_hole(fd, place.position, size)
             data = os.pread(fd, max_bytes, place.position)
         except OSError:
             return b""
@@ -198,6 +214,17 @@ class FileTail:
         while place.expected_seq in place.ahead:
             place.ahead.remove(place.expected_seq)
             place.expected_seq += 1
+
+
+def _past_hole(fd: int, position: int, size: int) -> int:
+    """The next byte that was written: a file of terabytes may hold nothing between two lines.
+
+    `size` was asked before: what is appended meanwhile is not passed over.
+    """
+    try:
+        return os.lseek(fd, position, os.SEEK_DATA)
+    except OSError as error:  # ENXIO: nothing more was written; others: the file system cannot tell
+        return size if error.errno == errno.ENXIO else position
 
 
 class RunTail:

@@ -10,8 +10,10 @@ import subprocess
 
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.launch.command import supervisor_argv
-from tgsbench.store.run_dir import RunDir, unwritable
+from tgsbench.store.run_dir import RunDir, age_s, unwritable
 from tgsbench.system.child import child_environment
+
+_SILENT_S = 60.0
 
 
 class Supervisor:
@@ -52,11 +54,19 @@ def stop(run: RunDir) -> bool:
 
 def discard(run: RunDir) -> None:
     """Delete a run that is over. Raises TgsError when it goes on or the folder is no run."""
-    if run.is_alive():
-        raise TgsError(f"{run.run_id} is still running", hint="stop it first", exit_code=ExitCode.STORE)
     if run.path.is_symlink() or not (run.path / "run.json").is_file():
         raise TgsError(f"{run.path} is no run folder", exit_code=ExitCode.STORE)
+    if _may_be_alive(run):
+        raise TgsError(f"{run.run_id} is still running", hint="stop it first", exit_code=ExitCode.STORE)
     try:
         shutil.rmtree(run.path)
     except OSError as error:
         raise TgsError(f"cannot delete {run.path}: {error.strerror}", exit_code=ExitCode.STORE) from error
+
+
+def _may_be_alive(run: RunDir) -> bool:
+    """As its run.json says; where that is damaged, whether anybody holds the folder or writes to it."""
+    try:
+        return run.is_alive()
+    except TgsError:
+        return run.is_claimed() or age_s(run) < _SILENT_S

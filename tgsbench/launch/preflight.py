@@ -8,7 +8,7 @@ from msgspec import Struct
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.models.spec import num_parameters
 from tgsbench.planner import states_bytes
-from tgsbench.presets.catalog import load_gpus, load_references
+from tgsbench.presets.catalog import data_problems
 from tgsbench.schema.preset import Preset
 from tgsbench.system.cores import num_cores
 from tgsbench.system.gpus import GpuInfo, list_gpus
@@ -36,9 +36,9 @@ def check(preset: Preset, machine: LocalMachine, num_local_ranks: int, *, emulat
     An emulated rank takes as many layers as there is memory for.
     """
     support.check(preset)
-    # The result needs both tables at its end: a damaged file of the user's must not cost the run's hours.
-    load_references()
-    load_gpus()
+    # The result is held against these tables at its end: a damaged one is passed over there without a word.
+    if problems := data_problems():
+        raise TgsError(problems[0], exit_code=ExitCode.BAD_PRESET)
     problem = machine_problem(preset, machine, num_local_ranks, emulated=emulated)
     if problem:
         raise TgsError(

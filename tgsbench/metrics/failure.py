@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Mapping, Sequence
 
 from tgsbench.metrics import progress, stacks
 from tgsbench.metrics.observe import RunTotals
 from tgsbench.schema.events import Error
 from tgsbench.schema.run import Failure, LauncherReport, Outcome, RankExit
+from tgsbench.system.lifetime import signal_name
 
 _FOLLOWERS = (
     "Connection closed by peer",
@@ -193,8 +193,7 @@ def _unspoken(
     if outcome.reason:
         return Failure(kind="vanished", reason=outcome.reason, hint=hint)
     if outcome.exit_code < 0:
-        name = signal.Signals(-outcome.exit_code).name
-        reason = f"the agent that started the ranks was killed by {name}"
+        reason = f"the agent that started the ranks was killed by {signal_name(-outcome.exit_code)}"
         return Failure(kind="killed", reason=reason, hint=hint)
     if not observed.hellos:
         reason = f"no rank came up (launcher exit code {outcome.exit_code})"

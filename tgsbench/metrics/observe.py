@@ -127,9 +127,9 @@ class RunTotals:
         return list(dict.fromkeys(self.hellos[rank].host for rank in sorted(self.hellos)))
 
     def complete(self, phase: str, world_size: int) -> list[StepTotal]:
-        """Steps of one phase that every rank reported, in order."""
+        """Steps of one phase (empty: of any) that every rank reported, in order."""
         totals = (self.steps[step] for step in sorted(self.steps))
-        return [t for t in totals if t.phase == phase and t.num_ranks == world_size]
+        return [t for t in totals if phase in ("", t.phase) and t.num_ranks == world_size]
 
 
 def fold_events(events: Iterable[Event], world_size: int = 1 << 16) -> RunTotals:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from msgspec.structs import replace
 
-from tgsbench.metrics import figures, integrity, reference, stats
+from tgsbench.metrics import figures, integrity, physical, reference, stats
 from tgsbench.metrics.emulation import emulation
 from tgsbench.metrics.failure import root_cause
 from tgsbench.metrics.observe import RunTotals
@@ -179,12 +179,25 @@ def _measure(result: Result, preset: Preset, steps: list[StepTotal], observed: R
             result.tgs.median,
         )
         result.mfu = figures.mfu(result.tflops["model"], find_gpu(result.device))
+    if not preset.is_external and steps:
+        _check_physics(result, preset, observed)
     rows = load_references().get(preset.rehearsal_of or preset.name, [])
     result.references = [
         reference.compare_with_published(preset, result.device, result.tgs, row) for row in rows
     ]
     if result.references:
         result.reference = result.references[0]
+
+
+def _check_physics(result: Result, preset: Preset, observed: RunTotals) -> None:
+    measured = physical.Measured(
+        preset=preset,
+        steps=observed.complete("", result.world_size),
+        gpu=find_gpu(result.device),
+        device=result.device,
+        mfu=result.mfu,
+    )
+    physical.check_physics(measured, result.integrity)
 
 
 def _memory(steps: list[StepTotal], observed: RunTotals, device: str) -> Memory:
@@ -244,6 +257,7 @@ _STATUS_BY_KIND: dict[str, Status] = {
 def _status(result: Result, outcome: Outcome | None) -> Status:
     if result.failure is not None:
         return _STATUS_BY_KIND.get(result.failure.kind, "crashed")
-    if result.integrity.tokens_ok is False or result.integrity.a2a_ok is False:
+    integrity = result.integrity
+    if False in (integrity.tokens_ok, integrity.a2a_ok, integrity.physical_ok):
         return "invalid"
     return "ok"

@@ -10,6 +10,7 @@ from msgspec import Struct
 from tgsbench.schema.events import Step
 
 _MODULUS = 2**61 - 1
+_MIN_STEP_S = 1e-9
 
 
 class StepTotal(Struct, gc=False):
@@ -23,6 +24,10 @@ class StepTotal(Struct, gc=False):
     loss_sum: float = 0.0
     step_s: float = 0.0
     """Slowest rank."""
+    data_share: float = 0.0
+    """Waiting for data over the step's time, of the rank where it is largest."""
+    grad_norm: float = 0.0
+    """Largest that a rank reported; all report the same."""
     mem_peak: int = 0
     """Largest rank, bytes; so are the next two."""
     mem_reserved: int = 0
@@ -57,9 +62,15 @@ class StepTotal(Struct, gc=False):
                 return cls(step, phase)
             return cls.of_ranks(step, phase, *([figure[rank] for rank in there] for figure in figures))
         return cls(
-            step, phase, len(step_s), int(sum(tokens)), int(sum(labels)), sum(loss_sum), max(step_s),
-            int(max(mem_peak)),
-        )  # fmt: skip
+            step,
+            phase,
+            num_ranks=len(step_s),
+            tokens=int(sum(tokens)),
+            labels=int(sum(labels)),
+            loss_sum=sum(loss_sum),
+            step_s=max(step_s),
+            mem_peak=int(max(mem_peak)),
+        )
 
     def add(self, event: Step) -> None:
         """Take one rank's report in."""
@@ -71,6 +82,9 @@ class StepTotal(Struct, gc=False):
         self.labels += event.labels
         self.loss_sum += event.loss_sum
         self.step_s = max(self.step_s, event.step_s)
+        if event.data_s > 0:
+            self.data_share = max(self.data_share, event.data_s / max(event.step_s, _MIN_STEP_S))
+        self.grad_norm = max(self.grad_norm, event.grad_norm)
         self.mem_peak = max(self.mem_peak, event.mem_peak)
         self.mem_reserved = max(self.mem_reserved, event.mem_reserved)
         self.mem_alloc = max(self.mem_alloc, event.mem_alloc)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -38,7 +39,8 @@ def shipped(kind: str) -> Path:
 def search_path(kind: str = "presets") -> list[Path]:
     """Folders searched for user and shipped files, first match wins: ./KIND, XDG config, shipped."""
     config = os.environ.get("XDG_CONFIG_HOME", "")
-    return [path for path in _candidates(kind, os.getcwd(), config) if path.is_dir()]  # noqa: PTH109 - a cache key
+    folders = _candidates(kind, os.getcwd(), config)  # noqa: PTH109 - a cache key
+    return [path for path in folders if os.path.isdir(path)]  # noqa: PTH112 - a folder that is barred raises there
 
 
 def files(kind: str, sub: str = "") -> dict[str, Path]:
@@ -50,7 +52,8 @@ def files(kind: str, sub: str = "") -> dict[str, Path]:
 @cache
 def _candidates(kind: str, cwd: str, config: str) -> tuple[Path, ...]:
     paths = (Path(cwd) / kind, config_dir() / kind, shipped(kind))
-    return tuple(dict.fromkeys(path.resolve() for path in paths))
+    # realpath, for Path.resolve raises on a link to itself
+    return tuple(dict.fromkeys(Path(os.path.realpath(path)) for path in paths))
 
 
 def _mtime_ns(folder: Path) -> int:
@@ -122,10 +125,8 @@ def load_model(name: str) -> ModelShape:
 
 @cache
 def load_gpus() -> dict[str, GpuSpec]:
-    """All known GPUs by name."""
-    return {
-        name: _convert(read_toml(path), GpuSpec, path) for name, path in files("presets", "hardware").items()
-    }
+    """All known GPUs by name; files that cannot be read are passed over, see `data_problems`."""
+    return _readable("hardware", lambda document, path: _convert(document, GpuSpec, path))
 
 
 def find_gpu(device: str) -> GpuSpec | None:
@@ -140,27 +141,57 @@ def find_gpu(device: str) -> GpuSpec | None:
 @cache
 def load_links() -> dict[str, Link]:
     """All known interconnects between nodes by name."""
-    return {name: _convert(read_toml(path), Link, path) for name, path in files("presets", "links").items()}
+    return _readable("links", lambda document, path: _convert(document, Link, path))
 
 
 @cache
 def load_constants() -> list[Constants]:
     """Fitted constants, the user's own before the shipped ones."""
-    return [_convert(read_toml(path), Constants, path) for path in files("presets", "constants").values()]
+    return list(_readable("constants", lambda document, path: _convert(document, Constants, path)).values())
 
 
 @cache
 def load_references() -> dict[str, list[ReferenceRow]]:
     """Published rows by preset name, XTuner's first."""
     rows: dict[str, list[ReferenceRow]] = {}
-    for path in reversed(files("presets", "references").values()):
-        published = _convert(read_toml(path), PublishedRows, path)
-        for index, raw in enumerate(published.rows):
-            row = {**raw, "system": published.system}
-            preset = row.pop("preset", None)
-            if not isinstance(preset, str):
-                raise TgsError(f"{path}: rows[{index}]: preset: missing", exit_code=ExitCode.BAD_PRESET)
-            rows.setdefault(preset, []).append(_reference_row(row, path, index))
+    for published in reversed(_readable("references", _published_rows).values()):
+        for preset, row in published:
+            rows.setdefault(preset, []).append(row)
+    return rows
+
+
+problems_met: dict[str, list[str]] = {}
+"""Tables beside the presets that this process passed over, by kind, and why."""
+
+
+def data_problems() -> list[str]:
+    """What is wrong with the tables beside the presets, a line a file; empty when all can be read."""
+    for load in (load_references, load_gpus, load_links, load_constants):
+        load()
+    return [problem for problems in problems_met.values() for problem in problems]
+
+
+def _readable(kind: str, read: Callable[[dict[str, Any], Path], T]) -> dict[str, T]:
+    """The tables of a kind by name; one damaged file must not hide the others, nor cost a run its result."""
+    found: dict[str, T] = {}
+    problems = problems_met[kind] = []
+    for name, path in files("presets", kind).items():
+        try:
+            found[name] = read(read_toml(path), path)
+        except TgsError as error:
+            problems.append(error.msg)
+    return found
+
+
+def _published_rows(document: dict[str, Any], path: Path) -> list[tuple[str, ReferenceRow]]:
+    published = _convert(document, PublishedRows, path)
+    rows = []
+    for index, raw in enumerate(published.rows):
+        row = {**raw, "system": published.system}
+        preset = row.pop("preset", None)
+        if not isinstance(preset, str):
+            raise TgsError(f"{path}: rows[{index}]: preset: missing", exit_code=ExitCode.BAD_PRESET)
+        rows.append((preset, _reference_row(row, path, index)))
     return rows
 
 

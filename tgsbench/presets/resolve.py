@@ -15,13 +15,14 @@ from tgsbench.errors import ExitCode, TgsError, nearest
 from tgsbench.presets import catalog, engine_table
 from tgsbench.presets.engine_table import EngineTable
 from tgsbench.presets.validate import mesh_problems
-from tgsbench.safe_files import read_toml
+from tgsbench.safe_files import check_depth, read_toml
 from tgsbench.schema.preset import Preset
 
 Origins = dict[str, str]
 """Dotted key -> where its value came from."""
 
 _MAX_EXTENDS = 8
+_MAX_DOTS = 8
 
 
 class Resolved(msgspec.Struct, frozen=True):
@@ -144,6 +145,10 @@ def _model_table(name: str, origins: Origins) -> dict[str, Any]:
 
 def _apply_set(document: dict[str, Any], origins: Origins, assignment: str) -> None:
     key, value = parse_assignment(assignment)
+    if key.count(".") > _MAX_DOTS:
+        raise TgsError(
+            f"--set {key[:40]}…: a key of {key.count('.') + 1:,} parts", exit_code=ExitCode.BAD_PRESET
+        )
     for part in reversed(key.split(".")):
         value = {part: value}
     _merge(document, value, origins, "--set")
@@ -162,9 +167,11 @@ def parse_assignment(assignment: str) -> tuple[str, Any]:
 
 def _parse_value(text: str) -> Any:
     try:
-        return json.loads(text)
-    except json.JSONDecodeError:
+        value = json.loads(text)
+        check_depth(value)
+    except (ValueError, RecursionError):  # also a number of more than 4,300 digits
         return text
+    return value
 
 
 def _normalise(document: dict[str, Any], origins: Origins) -> list[str]:

@@ -52,21 +52,48 @@ def _positive(preset: Preset) -> list[str]:
         "measure.heartbeat_s": preset.measure.heartbeat_s,
         "measure.stall_s": preset.measure.stall_s,
     }
-    problems = [f"{key}={value}: must be at least 1" for key, value in counts.items() if value <= 0]
-    for key, value in {
+    may_be_zero = {
         "training.accumulation": preset.training.accumulation,
         "measure.warmup": preset.measure.warmup,
         "workload.seed": preset.workload.seed,
         "engine.loss_chunk_tokens": preset.engine.loss_chunk_tokens,
-    }.items():
-        if value < 0:
-            problems.append(f"{key}={value}: must not be negative")
+    }
+    if problems := _too_large(counts | may_be_zero):
+        return problems
+    problems = [f"{key}={value}: must be at least 1" for key, value in counts.items() if value <= 0]
+    problems += [f"{key}={value}: must not be negative" for key, value in may_be_zero.items() if value < 0]
     if preset.workload.corpus == "file" and not preset.workload.file:
         problems.append('workload.file: missing; corpus = "file" reads an Alpaca-format JSON or JSONL file')
     heads, kv_heads = preset.model.num_query_heads, preset.model.num_kv_heads
     if not problems and heads % kv_heads:
         problems.append(f"model.num_kv_heads={kv_heads}: {heads} query heads are not divisible by it")
     return problems
+
+
+_LARGEST = {
+    "model.num_layers": 100_000,
+    "model.num_query_heads": 65_536,
+    "model.num_kv_heads": 65_536,
+    "hardware.num_gpus": 1_000_000,
+    "hardware.gpus_per_node": 1_000_000,
+    "parallel.sp": 1_000_000,
+}
+"""A hundred times what anybody trains with: loops over heads, ranks and layers end, figures stay finite."""
+_LARGEST_OTHER = 2**50
+
+
+def _too_large(counts: dict[str, float]) -> list[str]:
+    limits = ((key, value, _LARGEST.get(key, _LARGEST_OTHER)) for key, value in counts.items())
+    return [
+        f"{key}: {_brief(value)} is out of bounds; at most {most:,}"
+        for key, value, most in limits
+        if abs(value) > most
+    ]
+
+
+def _brief(value: float) -> str:
+    """A number for a message; one of hundreds of digits would be all of it."""
+    return f"{value:,}" if abs(value) < 10**15 else "a number of more than 15 digits"
 
 
 def _training_problems(training: Training) -> list[str]:

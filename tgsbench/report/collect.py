@@ -39,10 +39,13 @@ def of_words(root: Path, words: Sequence[str], title: str = "") -> Report:
 
     Raises TgsError naming what would have been known.
     """
-    found = [row for word in words for row in row_specs.resolve(root, word)]
+    source = row_specs.RowSource(root)
+    found = [row for word in words for row in source.resolve(word)]
     sections, entries = [], []
-    for row in dict.fromkeys(_key(row) for row in found):
-        item = next(r for r in found if _key(r) == row)
+    first: dict[tuple[object, ...], Row] = {}
+    for row in found:
+        first.setdefault(_key(row), row)
+    for item in first.values():
         entries.append(_entry(item))
         if item.kind == "run":
             sections.append(section(RunDir(Path(item.source))))

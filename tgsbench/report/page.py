@@ -15,6 +15,7 @@ from tgsbench.report.comparison import verdict_text
 from tgsbench.report.document import Report, ReportEntry, ReportTable, RunSection
 from tgsbench.report.markup import join, tag
 from tgsbench.report.page_style import STYLE
+from tgsbench.safe_files import printable
 
 
 def render(report: Report) -> str:
@@ -33,7 +34,7 @@ def render(report: Report) -> str:
         tag("style", Markup(STYLE)),
     )
     body = tag("body", tag("main", *_body(report)))
-    return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
+    return printable(f"<!doctype html>\n{tag('html', head, body, lang='en')}\n")
 
 
 def _body(report: Report) -> list[Markup]:

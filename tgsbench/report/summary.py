@@ -150,9 +150,10 @@ def _integrity(result: Result) -> str:
         return ""
     if integrity.problems:
         return "FAILED: " + "; ".join(integrity.problems)
+    unknown = f"; not checked: {'; '.join(integrity.not_checked)}" if integrity.not_checked else ""
     return (
         f"ok: {integrity.tokens_seen:,} distinct tokens, {integrity.a2a_calls:,} all-to-alls, "
-        f"{units.size(integrity.a2a_bytes)}, as predicted"
+        f"{units.size(integrity.a2a_bytes)}, as predicted{unknown}"
     )
 
 

@@ -16,7 +16,7 @@ from tgsbench.models.spec import num_parameters
 from tgsbench.presets.catalog import find_gpu
 from tgsbench.results.convention import Identified, identify
 from tgsbench.results.rows import Row
-from tgsbench.safe_files import read_regular
+from tgsbench.safe_files import harmless, harmless_json, read_regular
 from tgsbench.schema.preset import ModelShape
 from tgsbench.schema.run import SCHEMA_VERSION
 from tgsbench.store.run_dir import unwritable, write_atomic
@@ -115,7 +115,8 @@ def save(root: Path, foreign: ImportedRow) -> Path:
 def load(path: Path) -> ImportedRow:
     """Read one stored row."""
     try:
-        return msgspec.json.decode(read_regular(path, _MAX_BYTES), type=ImportedRow)
+        data = harmless_json(read_regular(path, _MAX_BYTES))
+        return harmless(msgspec.json.decode(data, type=ImportedRow))
     except OSError as error:
         raise TgsError(f"{path}: {error.strerror}", exit_code=ExitCode.STORE) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
 from tgsbench.errors import TgsError
-from tgsbench.safe_files import read_regular
+from tgsbench.safe_files import harmless_json, read_regular
 from tgsbench.schema.run import Result
-from tgsbench.store.run_dir import RunDir, write_atomic
+from tgsbench.store.run_dir import RunDir, created_unix, write_atomic
 
-VERSION = 1
+VERSION = 2
 _NAME = ".index.json"
 _MAX_BYTES = 1 << 30
 Stamp = tuple[int, int, int, int]
@@ -35,6 +35,7 @@ class Summary(Struct, frozen=True, kw_only=True, gc=False):
     world_size: int = 0
     sp: int = 0
     created_unix: float = 0.0
+    """As `run_dir.created_unix` finds it, also for a run whose documents cannot be read."""
     rehearsal_of: str = ""
     reason: str = ""
     tags: list[str] = []
@@ -52,11 +53,16 @@ class _Index(Struct, kw_only=True):
 
 def list_summaries(root: Path) -> list[Summary]:
     """Every run, newest first; only runs that changed since the last call are read."""
-    return list(iter_summaries(root, summarize))
+    return newest_first(iter_summaries(root, summarize))
+
+
+def newest_first(found: Iterable[Summary]) -> list[Summary]:
+    """Summaries by the time that their runs were made, and by name within it."""
+    return sorted(found, key=lambda summary: (summary.created_unix, summary.run_id), reverse=True)
 
 
 def iter_summaries(root: Path, read: Callable[[RunDir], Summary]) -> Generator[Summary, None, None]:
-    """Every run, newest first, one by one; only runs that changed since the last call are `read`.
+    """Every run, one by one; only runs that changed since the last call are `read`.
 
     What was read is kept for the next call even when the caller stops early.
     """
@@ -119,13 +125,16 @@ def summarize(run: RunDir) -> Summary:
     # 0.1 s of imports that a list without new runs does not need.
     from tgsbench.results import results
 
+    created, tags = created_unix(run), []
     try:
         tags = run.manifest().tags
     except TgsError as error:
-        return Summary(run_id=run.run_id, status="damaged", reason=error.msg)
+        return Summary(run_id=run.run_id, status="damaged", reason=error.msg, created_unix=created)
     item = results.load_or_describe(run)
     if not isinstance(item, Result):
-        return Summary(run_id=run.run_id, status="damaged", reason=item.reason, tags=tags)
+        return Summary(
+            run_id=run.run_id, status="damaged", reason=item.reason, tags=tags, created_unix=created
+        )
     return Summary(
         run_id=run.run_id,
         status=item.status,
@@ -136,7 +145,7 @@ def summarize(run: RunDir) -> Summary:
         seq_len=item.seq_len,
         world_size=item.world_size,
         sp=item.sp,
-        created_unix=item.created_unix,
+        created_unix=created,
         rehearsal_of=item.rehearsal_of,
         reason=item.failure.reason if item.failure else "; ".join(item.integrity.problems),
         tags=tags,
@@ -167,7 +176,7 @@ def _stamp(path: str) -> Stamp | None:
 def _read(root: Path) -> list[_Entry] | None:
     """What the cache says; None when it is missing, damaged or of another version."""
     try:
-        index = msgspec.json.decode(read_regular(root / _NAME, _MAX_BYTES), type=_Index)
+        index = msgspec.json.decode(harmless_json(read_regular(root / _NAME, _MAX_BYTES)), type=_Index)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return None
     return index.entries if index.version == VERSION else None

@@ -89,6 +89,8 @@ def load_or_describe(run: RunDir) -> Result | Failure:
         return load_result(run)
     except TgsError as error:
         return Failure(kind="damaged", reason=error.msg, hint=error.hint)
+    except Exception as error:  # noqa: BLE001 - a list goes on, whatever one folder holds
+        return Failure(kind="damaged", reason=f"{run.path}: {type(error).__name__}: {error}")
 
 
 def is_running(run: RunDir) -> bool:

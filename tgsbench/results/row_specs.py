@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
@@ -15,8 +16,7 @@ from tgsbench.results.rows import Row
 from tgsbench.schema.forecast import Forecast
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.reference import XTUNER
-from tgsbench.store import run_dir
-from tgsbench.store.run_dir import RunDir
+from tgsbench.store.run_dir import RunDir, Store
 
 Forecaster = Callable[[Preset], Forecast]
 """The planner."""
@@ -26,26 +26,66 @@ _FORMS = f"RUN, PRESET, {XTUNER}:PRESET, published:PRESET, predicted:PRESET or f
 _PUBLISHED = "published"
 
 
-def resolve(root: Path, word: str, forecaster: Forecaster = forecast_preset) -> list[Row]:
-    """Rows that a word names.
+class RowSource:
+    """Words of one command -> rows; the folders are listed once, however many words there are."""
 
-    `SYSTEM:PRESET` (xtuner:llama2_7b_32k) and `published:PRESET` are published rows, `predicted:PRESET` or a
-    preset's name its forecast, `predicted:RUN` the one a run keeps, `foreign:NAME` or a name an imported row,
-    and anything else a run: its name, a unique part of it, its folder, or `latest`. Raises TgsError naming
-    what would have been known.
-    """
-    prefix, colon, name = word.partition(":")
-    if colon and prefix == "foreign":
-        return [_foreign(root, name)]
-    if colon and prefix in _FORECAST_WORDS and name not in presets.list_presets():
-        return [_kept(_run(root, name))]
-    if colon and not Path(word).exists():
-        return _of_preset(prefix, name, forecaster)
-    if word in imported.names(root):
-        return [_foreign(root, word)]
-    if word in presets.list_presets():
-        return [_forecast(word, forecaster)]
-    return [of_run(_run(root, word))]
+    def __init__(self, root: Path, forecaster: Forecaster = forecast_preset) -> None:
+        self.store = Store(root)
+        self._forecaster = forecaster
+
+    @cached_property
+    def _imported(self) -> list[str]:
+        return imported.names(self.store.root)
+
+    @cached_property
+    def _presets(self) -> frozenset[str]:
+        return frozenset(presets.list_presets())
+
+    def resolve(self, word: str) -> list[Row]:
+        """Rows that a word names.
+
+        `SYSTEM:PRESET` (xtuner:llama2_7b_32k) and `published:PRESET` are published rows, `predicted:PRESET`
+        or a preset's name its forecast, `predicted:RUN` the one a run keeps, `foreign:NAME` or a name an
+        imported row, and anything else a run: its name, a unique part of it, its folder, or `latest`. Raises
+        TgsError naming what would have been known.
+        """
+        prefix, colon, name = word.partition(":")
+        if colon and prefix == "foreign":
+            return [self._foreign(name)]
+        if colon and prefix in _FORECAST_WORDS and name not in self._presets:
+            return [_kept(self._run(name))]
+        if colon and not Path(word).exists():
+            return _of_preset(prefix, name, self._forecaster)
+        if word in self._imported:
+            return [self._foreign(word)]
+        if word in self._presets:
+            return [_forecast(word, self._forecaster)]
+        return [of_run(self._run(word))]
+
+    def _foreign(self, name: str) -> Row:
+        if name not in self._imported:
+            raise TgsError(
+                f"no imported row called {name!r}; {nearest(name, self._imported)}",
+                hint="tgsbench import FILE reads one",
+                exit_code=ExitCode.STORE,
+            )
+        return imported.load(self.store.root / "foreign" / f"{name}.json").row
+
+    def _run(self, word: str) -> RunDir:
+        try:
+            return self.store.find(word)
+        except TgsError as error:
+            others = [*self._presets, *self._imported]
+            raise TgsError(
+                f"{error.msg}; presets: {nearest(word, others)}",
+                hint=_FORMS,
+                exit_code=error.exit_code,
+            ) from error
+
+
+def resolve(root: Path, word: str, forecaster: Forecaster = forecast_preset) -> list[Row]:
+    """Rows that one word names, as `RowSource.resolve` says."""
+    return RowSource(root, forecaster).resolve(word)
 
 
 def of_run(run: RunDir) -> Row:
@@ -96,26 +136,3 @@ def _kept(run: RunDir) -> Row:
         )
     row = rows.from_forecast(run.preset(), result.forecast, f"predicted:{result.run_id}")
     return msgspec.structs.replace(row, gpu=of_run(run).gpu)
-
-
-def _foreign(root: Path, name: str) -> Row:
-    known = imported.names(root)
-    if name not in known:
-        raise TgsError(
-            f"no imported row called {name!r}; {nearest(name, known)}",
-            hint="tgsbench import FILE reads one",
-            exit_code=ExitCode.STORE,
-        )
-    return imported.load(root / "foreign" / f"{name}.json").row
-
-
-def _run(root: Path, word: str) -> RunDir:
-    try:
-        return run_dir.find(root, word)
-    except TgsError as error:
-        others = [*presets.list_presets(), *imported.names(root)]
-        raise TgsError(
-            f"{error.msg}; presets: {nearest(word, others)}",
-            hint=_FORMS,
-            exit_code=error.exit_code,
-        ) from error

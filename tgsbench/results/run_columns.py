@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from tgsbench import units
 from tgsbench.results.index import Summary
+from tgsbench.safe_files import one_line
 
 
 class RunColumn(NamedTuple):
@@ -65,7 +66,7 @@ def _why(summary: Summary) -> str:
 
 COLUMNS: Final[dict[str, RunColumn]] = {
     "tgs": RunColumn("TGS", lambda s: s.tgs, _rate, width=9, right=True, figure="tgs"),
-    "run": RunColumn("run", lambda s: s.run_id, width=40),
+    "run": RunColumn("run", lambda s: one_line(s.run_id), width=40),
     "status": RunColumn("status", lambda s: s.status, width=11, figure="status"),
     "preset": RunColumn("preset", _preset, width=20),
     "engine": RunColumn("engine", lambda s: s.engine, width=9),

@@ -35,20 +35,30 @@ PARTS: Final = (*COMPUTE, *COLLECTIVES, "idle")
 """What a step window is split into, each instant counted once: work first, then exposed communication,
 then idle. The shares of a rank add up to 1."""
 
-TITLES: Final = {
-    "attention_fwd": "attention forward",
-    "attention_bwd": "attention backward",
-    "recompute": "recompute",
-    "gemm": "GEMM",
-    "norm_elementwise": "norms and elementwise",
-    "loss": "loss",
-    "optimizer": "optimizer",
-    "memcpy": "memcpy",
-    "data": "data",
-    "other": "other",
-    **{kind.name: kind.title for kind in KINDS},
-    "idle": "idle",
-}
+
+class _Titles(dict[str, str]):
+    """A part that this version does not know, in a profile of a newer one, is called by its key."""
+
+    def __missing__(self, part: str) -> str:
+        return part
+
+
+TITLES: Final = _Titles(
+    {
+        "attention_fwd": "attention forward",
+        "attention_bwd": "attention backward",
+        "recompute": "recompute",
+        "gemm": "GEMM",
+        "norm_elementwise": "norms and elementwise",
+        "loss": "loss",
+        "optimizer": "optimizer",
+        "memcpy": "memcpy",
+        "data": "data",
+        "other": "other",
+        **{kind.name: kind.title for kind in KINDS},
+        "idle": "idle",
+    }
+)
 """How each part is written for people."""
 
 

@@ -173,7 +173,11 @@ class Integrity(Struct, kw_only=True):
     a2a_calls_expected: int = 0
     a2a_bytes: int = 0
     a2a_bytes_expected: int = 0
+    physical_ok: bool | None = None
+    """Loss, gradients, rates, times and memory are what physics allows; see metrics/physical.py."""
     problems: list[str] = []
+    not_checked: list[str] = []
+    """Checks of physical sense that lacked a figure, each with what was missing."""
 
 
 class ReferenceVerdict(Struct, kw_only=True):

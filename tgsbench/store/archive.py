@@ -18,13 +18,19 @@ from typing import IO
 import msgspec
 from msgspec import Struct
 
+from tgsbench import units
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.safe_files import open_regular
 from tgsbench.store.run_dir import RunDir, unwritable
 
 _SUMS = "tgsbench-archive.json"
 _CHUNK = 1 << 20
-_MAX_SUMS = 64 << 20
+_MAX_SUMS = 32 << 20
+_MAX_MEMBERS = 200_000
+_MAX_HEADER = 64 << 10
+_MAX_EXPANSION = 100
+"""Events shrink to a tenth and traces lie in it compressed; a thousand times is made to hurt."""
+_ALWAYS_ALLOWED = 256 << 20
 _RUN_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,200}$")
 
 
@@ -71,11 +77,12 @@ def pack(runs: Sequence[RunDir], target: Path) -> Sums:
     return sums
 
 
-def unpack(source: Path, root: Path) -> list[str]:
+def unpack(source: Path, root: Path, max_bytes: int | None = None) -> list[str]:
     """Bring the runs of an archive into `root`; returns their names.
 
-    Everything is checked before anything appears: names, kinds, sizes and sums. Raises TgsError when the
-    archive says otherwise than it holds, or a run of that name is there already.
+    Everything is checked before anything appears: names, kinds, sizes and sums. `max_bytes` is what its files
+    may hold in all; by default 100 times the archive's size, 256 MiB at least. Raises TgsError when the
+    archive says otherwise than it holds, holds more, or a run of that name is there already.
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -83,14 +90,14 @@ def unpack(source: Path, root: Path) -> list[str]:
     except OSError as error:
         raise unwritable(root, error) from error
     try:
-        names = _extract(source, staging)
+        names = _extract(source, staging, max_bytes)
         taken = [name for name in names if (root / name).exists()]
         if taken:
             raise TgsError(f"{root / taken[0]} already exists", exit_code=ExitCode.STORE)
         for name in names:
             (staging / name).rename(root / name)
         return names
-    except (tarfile.TarError, EOFError, zlib.error) as error:
+    except (tarfile.TarError, EOFError, zlib.error, ValueError, RecursionError) as error:
         raise _bad(source, str(error)) from error
     except OSError as error:
         raise _bad(source, error.strerror or str(error)) from error
@@ -98,11 +105,34 @@ def unpack(source: Path, root: Path) -> list[str]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _extract(source: Path, staging: Path) -> list[str]:
+class _BoundedTarInfo(tarfile.TarInfo):
+    """Refuses what tarfile reads into memory before anybody can look at it: long headers, sparse maps."""
+
+    _HEADERS = (
+        tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK,
+        tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
+    )  # fmt: skip
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type == tarfile.GNUTYPE_SPARSE:
+            raise tarfile.ReadError("a sparse file")
+        if self.type in self._HEADERS and not 0 <= self.size <= _MAX_HEADER:
+            raise tarfile.ReadError(f"a header of {self.size:,} bytes; at most {_MAX_HEADER:,}")
+        found: tarfile.TarInfo = super()._proc_member(archive)  # type: ignore[misc]
+        return found
+
+    def _proc_gnusparse_10(self, *_: object) -> None:
+        raise tarfile.ReadError("a sparse file")
+
+    _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10
+
+
+def _extract(source: Path, staging: Path, max_bytes: int | None) -> list[str]:
     raw = os.fdopen(open_regular(source, follow=True), "rb")
-    with raw, tarfile.open(fileobj=raw, mode="r|gz") as tar:
+    with raw, tarfile.open(fileobj=raw, mode="r|gz", tarinfo=_BoundedTarInfo) as tar:
         members = iter(tar)
         sums = _read_sums(source, tar, members)
+        _check_size(source, sums, max_bytes)
         expected = {member.path: member for member in sums.members}
         if len(expected) != len(sums.members):
             raise _bad(source, "a file is listed twice")
@@ -128,6 +158,21 @@ def _read_sums(source: Path, tar: tarfile.TarFile, members: Iterator[tarfile.Tar
         return msgspec.json.decode(file.read(), type=Sums)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise _bad(source, f"its list of files: {error}") from error
+
+
+def _check_size(source: Path, sums: Sums, max_bytes: int | None) -> None:
+    """What the list promises is what is written: a member of another size is refused."""
+    if len(sums.members) > _MAX_MEMBERS:
+        raise _bad(source, f"{len(sums.members):,} files; at most {_MAX_MEMBERS:,}")
+    total, size = sum(member.num_bytes for member in sums.members), source.stat().st_size
+    if any(member.num_bytes < 0 for member in sums.members):
+        raise _bad(source, "a file of negative size")
+    if total > (max(_ALWAYS_ALLOWED, _MAX_EXPANSION * size) if max_bytes is None else max_bytes):
+        raise TgsError(
+            f"{source}: {units.size(size)} that expand to {units.size(total)}",
+            hint=f"if you trust it: --max-size {-(-total >> 20)}M",
+            exit_code=ExitCode.BAD_INPUT,
+        )
 
 
 def _check_path(source: Path, path: str) -> None:

@@ -8,6 +8,7 @@ import msgspec
 
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.install import upgrade
+from tgsbench.safe_files import harmless, harmless_json, read_regular
 from tgsbench.schema.hotspots import PROFILE_VERSION, Profile
 from tgsbench.store.run_dir import RunDir
 
@@ -20,9 +21,7 @@ def stored_profile(run: RunDir) -> Profile | None:
     if not path.is_file():
         return None
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise TgsError(f"{path}: larger than 64 MiB", exit_code=ExitCode.BAD_INPUT)
-        found = msgspec.json.decode(path.read_bytes(), type=Profile)
+        found = harmless(msgspec.json.decode(harmless_json(read_regular(path, _MAX_BYTES)), type=Profile))
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise TgsError(
             f"{path}: cannot be read: {error}",

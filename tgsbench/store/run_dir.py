@@ -8,9 +8,9 @@ import os
 import re
 import secrets
 import time
-import tomllib
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +21,15 @@ from tgsbench.errors import ExitCode, TgsError, nearest
 from tgsbench.events.tail import RunTail
 from tgsbench.install import upgrade
 from tgsbench.models.registry import is_family
-from tgsbench.safe_files import read_regular
+from tgsbench.safe_files import (
+    check_numbers,
+    harmless,
+    harmless_json,
+    is_plain_json,
+    printable,
+    read_regular,
+    toml_document,
+)
 from tgsbench.schema import lenient
 from tgsbench.schema.environment import Environment
 from tgsbench.schema.events import Event
@@ -47,6 +55,8 @@ _RESERVE_BYTES = 16 << 10
 _PROBE_BYTES = 4096
 """One block: less would fit into a file's last one on a full disk."""
 _BY_WEIGHT = ("stalled", "cancelled", "preempted")
+_YEAR_9999 = 253_402_300_799
+_STAMP = re.compile(r"^(\d{8}T\d{6})(?:-|$)")
 _STACK_FILE = re.compile(r"^rank(\d{5,6})\.txt$")
 
 
@@ -85,7 +95,7 @@ class RunDir:
             if match is not None and len(found) < _MAX_STACKS:
                 with contextlib.suppress(OSError):
                     text = read_regular(self.stacks_dir / name, _MAX_STACK)
-                    found[int(match[1])] = text.decode(errors="replace")
+                    found[int(match[1])] = printable(text.decode(errors="replace"))
         return found
 
     def collected(self) -> list[str]:
@@ -101,9 +111,8 @@ class RunDir:
     def preset(self) -> Preset:
         """preset.toml, fully resolved."""
         try:
-            text = read_regular(self.path / "preset.toml", _MAX_PRESET).decode()
-            document = tomllib.loads(text)
-        except (OSError, ValueError, RecursionError) as error:
+            document = toml_document(read_regular(self.path / "preset.toml", _MAX_PRESET))
+        except (OSError, ValueError) as error:
             raise _damaged(self.path / "preset.toml", str(error)) from error
         return presets.from_document(document, str(self.path / "preset.toml"))
 
@@ -182,6 +191,21 @@ class RunDir:
         data = msgspec.json.format(msgspec.json.encode(document), indent=2)
         write_atomic(self.path / name, data + b"\n")
 
+    def is_claimed(self) -> bool:
+        """Does a supervisor on this host hold the folder (see `claimed`)? True where it cannot be asked."""
+        for path in self.path.glob(".lock[0-9]*"):
+            try:
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            except OSError:
+                return True
+            try:
+                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return True
+            finally:
+                os.close(fd)
+        return False
+
     def is_alive(self) -> bool:
         """Does the process that supervises this run still live (on this host)?"""
         manifest = self.manifest()
@@ -192,14 +216,17 @@ class RunDir:
     def _read(self, name: str, kind: type[T]) -> T:
         path = self.path / name
         try:
-            data = read_regular(path, _MAX_DOCUMENT)
+            raw = read_regular(path, _MAX_DOCUMENT)
+            data = harmless_json(raw)
             version = msgspec.json.decode(data, type=_Version).schema_version
             if version > SCHEMA_VERSION:
                 raise _newer(path, version)
             found, notes = lenient.decode(data, kind, _OPTIONAL_PARTS.get(kind, ()))
+            check_numbers(found)
+            found = found if is_plain_json(raw) else harmless(found)
         except OSError as error:
             raise _damaged(path, error.strerror or str(error)) from error
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, ValueError, RecursionError) as error:
             raise _damaged(path, str(error)) from error
         self._notes[name] = [f"{name}: {note}" for note in notes]
         return found
@@ -370,34 +397,94 @@ def write_atomic(path: Path, data: bytes) -> None:
         raise
 
 
+class Store:
+    """A folder of runs as it was when it was first asked: one listing, however many runs are looked up."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Names of all folders with a run.json, in no order."""
+        try:
+            with os.scandir(self.root) as entries:
+                return [e.name for e in entries if e.is_dir() and os.path.exists(f"{e.path}/run.json")]  # noqa: PTH110
+        except OSError:
+            return []
+
+    @cached_property
+    def runs(self) -> list[RunDir]:
+        """All runs, newest first."""
+        found = [RunDir(self.root / name) for name in self.names]
+        return sorted(found, key=lambda run: (created_unix(run), run.run_id), reverse=True)
+
+    def find(self, wanted: str) -> RunDir:
+        """A run by path of its folder, name, "latest", or unique part of a name; a name lists no folder.
+
+        Raises TgsError naming the nearest runs.
+        """
+        for path in (Path(wanted), self.root / wanted):
+            if wanted != "latest" and wanted.strip(".") and (path / "run.json").exists():
+                return RunDir(path)
+        if wanted == "latest" and self.names:
+            return self.runs[0]
+        matches = [name for name in self.names if wanted in name]
+        if len(matches) == 1:
+            return RunDir(self.root / matches[0])
+        what = f"{len(matches)} runs match" if matches else "no run called"
+        where = "" if matches else f" in {self.root}"
+        raise TgsError(
+            f"{what} {wanted!r}{where}; {nearest(wanted, matches or self.names)}",
+            hint="`tgsbench runs` lists them; `latest` names the newest",
+            exit_code=ExitCode.STORE,
+        )
+
+
 def list_runs(root: Path) -> list[RunDir]:
     """All run directories, newest first; folders without run.json are passed over."""
-    try:
-        with os.scandir(root) as entries:
-            names = [entry.name for entry in entries if entry.is_dir()]
-    except OSError:
-        return []
-    return [RunDir(root / n) for n in sorted(names, reverse=True) if (root / n / "run.json").exists()]
+    return Store(root).runs
 
 
 def find(root: Path, wanted: str) -> RunDir:
-    """A run by name, unique part of a name, path of its folder, or "latest"."""
-    path = Path(wanted)
-    if (path / "run.json").exists():
-        return RunDir(path)
-    runs = list_runs(root)
-    if wanted == "latest" and runs:
-        return runs[0]
-    exact = [run for run in runs if run.run_id == wanted]
-    matches = exact or [run for run in runs if wanted in run.run_id]
-    if len(matches) == 1:
-        return matches[0]
-    what = f"{len(matches)} runs match {wanted!r}" if matches else f"no run called {wanted!r} in {root}"
-    raise TgsError(
-        f"{what}; {nearest(wanted, [run.run_id for run in matches or runs])}",
-        hint="`tgsbench runs` lists them; `latest` names the newest",
-        exit_code=ExitCode.STORE,
-    )
+    """A run by path of its folder, name, unique part of a name, or "latest"; see `Store.find`."""
+    return Store(root).find(wanted)
+
+
+def created_unix(run: RunDir) -> float:
+    """When a run was made: as run.json says, else its folder's name, else the time of run.json.
+
+    Now where nothing tells, so that prune takes it for no old one.
+    """
+    try:
+        stat = (run.path / "run.json").stat()
+    except OSError:
+        return _stamped_unix(run.run_id) or time.time()
+    return _created(run.path, stat.st_mtime_ns, stat.st_size)
+
+
+class _Created(msgspec.Struct):
+    created_unix: float | None = None
+
+
+@lru_cache(maxsize=1 << 16)
+def _created(path: Path, mtime_ns: int, num_bytes: int) -> float:
+    """Keyed by what changes when run.json does: lists ask again and again."""
+    try:
+        told = msgspec.json.decode(read_regular(path / "run.json", _MAX_DOCUMENT), type=_Created).created_unix
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        told = None
+    if told is not None and 0 <= told < _YEAR_9999:
+        return told
+    return _stamped_unix(path.name) or mtime_ns / 1e9
+
+
+def _stamped_unix(name: str) -> float:
+    """Time in a folder's name as `create` writes it: 20260131T120000-…; 0 for another name."""
+    match = _STAMP.match(name)
+    try:
+        return datetime.strptime(match[1], "%Y%m%dT%H%M%S").replace(tzinfo=UTC).timestamp() if match else 0.0
+    except ValueError:
+        return 0.0
 
 
 def age_s(run: RunDir) -> float:

@@ -50,3 +50,11 @@ if __name__ == "__main__":
     # The request outlives execve (prctl(2)), so a program that knows nothing of it is tied all the same.
     die_with_parent(signal.SIGTERM, int(sys.argv[1]))
     os.execvp(sys.argv[2], sys.argv[2:])
+
+
+def signal_name(number: int) -> str:
+    """SIGKILL for 9; "signal 40" where the number has no name, as real-time signals have none."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -31,6 +31,7 @@ _LOW_TFLOPS: Final = {"attention_fwd": 0.4, "attention_bwd": 0.3, "gemm": 0.5}
 def findings(profile: Profile) -> list[Finding]:
     """Everything that stands out, the largest share of the step first."""
     found = [*_collectives(profile), *_parts(profile), *_idle(profile), *_skew(profile), *_kernels(profile)]
+    found += _impossible(profile)
     return sorted(found, key=lambda finding: -finding.share)
 
 
@@ -94,6 +95,17 @@ def _skew(profile: Profile) -> Iterator[Finding]:
         text += f" up to {units.duration(wait_ms / 1000)} a step"
         hint = f"compare rank {skew.last_rank}'s parts with another's; its GPU's clocks and its host's load"
         yield Finding(code="skew", text=text, hint=hint, share=share)
+
+
+def _impossible(profile: Profile) -> Iterator[Finding]:
+    """Rates above what the hardware can do: the shapes or the times of the trace are wrong."""
+    rates = [(op.name, op.tflops, op.peak_tflops, "TFLOPs", op.share) for op in profile.top]
+    rates += [(TITLES[c.name], c.bus_gb_per_s, c.peak_gb_per_s, "GB/s", 0.0) for c in profile.collectives]
+    for name, rate, peak, unit, share in rates:
+        if rate and peak and rate > peak:
+            text = f"{name[:48]}: {units.rate(rate)} {unit}, more than the {peak:g} that the hardware can do"
+            hint = "do not use this run's figures; `tgsbench verify` finds out whether the work is done"
+            yield Finding(code="impossible", text=text, hint=hint, share=share)
 
 
 def _kernels(profile: Profile) -> Iterator[Finding]:

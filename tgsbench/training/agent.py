@@ -30,7 +30,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from tgsbench.errors import ExitCode
 from tgsbench.schema.run import LauncherReport, RankExit
 from tgsbench.system.child import module_argv
-from tgsbench.system.lifetime import die_with_parent
+from tgsbench.system.lifetime import die_with_parent, signal_name
 
 _SHUTDOWN_S = 5
 """How long ranks get to leave after SIGTERM before SIGKILL (torch's default is 30 s)."""
@@ -163,7 +163,7 @@ def loopback_only(config: LaunchConfig) -> Iterator[None]:
 
 
 def _signal_name(exit_code: int) -> str:
-    return signal.Signals(-exit_code).name if exit_code < 0 else ""
+    return signal_name(-exit_code) if exit_code < 0 else ""
 
 
 def write_report(path: Path, report: LauncherReport) -> None:

@@ -27,6 +27,7 @@ from tgsbench.tui import clipboard, launching, recorded
 from tgsbench.tui.actions import Scope, bindings
 from tgsbench.tui.ascii import AsciiFilter
 from tgsbench.tui.config import UiConfig, config_path, load_config, save_config
+from tgsbench.tui.harmless import HarmlessFilter
 from tgsbench.tui.messages import SessionOpened
 from tgsbench.tui.screens import dialogs
 from tgsbench.tui.tensorboard import TensorBoard
@@ -76,7 +77,9 @@ class TgsApp(App[int]):
         self.runs_root = run_dir.runs_root(runs_root)
         self.session = opens
         self.config: UiConfig = load_config()
-        self._extra_filters: list[LineFilter] = [AsciiFilter()] if self.ascii_only else []
+        self._extra_filters: list[LineFilter] = [HarmlessFilter()]
+        if self.ascii_only:
+            self._extra_filters.append(AsciiFilter())
         if self.no_color:
             self._extra_filters.append(NoColor())
         self._opened = {opens.run.path: opens.run} if opens is not None else {}
@@ -85,7 +88,7 @@ class TgsApp(App[int]):
         self.tensorboard: TensorBoard | None = None
 
     def get_line_filters(self) -> Sequence[LineFilter]:
-        """Textual's filters; NO_COLOR leaves no colour at all, not even grey."""
+        """Textual's filters and the gate for texts of files; NO_COLOR leaves no colour, not even grey."""
         return [*super().get_line_filters(), *self._extra_filters]
 
     def on_mount(self) -> None:

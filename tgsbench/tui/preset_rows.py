@@ -14,6 +14,7 @@ from tgsbench import presets, units
 from tgsbench.errors import TgsError
 from tgsbench.launch import preflight
 from tgsbench.launch.preflight import LocalMachine
+from tgsbench.metrics.physical import SIMULATED
 from tgsbench.models.flops import XTUNER
 from tgsbench.models.spec import num_parameters
 from tgsbench.schema.preset import Preset
@@ -21,8 +22,7 @@ from tgsbench.schema.reference import ReferenceRow
 from tgsbench.schema.run import Result
 from tgsbench.tui.widgets.table import HEADING, Row
 
-SIMULATED = "simulated"
-"""Device of made-up runs: they count as nobody's best."""
+_BROKEN = "with problems"
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,11 @@ def _row(name: str, machine: LocalMachine) -> PresetRow:
     references = tuple(presets.load_references().get(name, []))
     try:
         preset = presets.resolve(name).preset
+        problem = preflight.machine_problem(preset, machine, preset.world_size)
     except TgsError as error:
         return PresetRow(name, None, references, error.msg)
-    problem = preflight.machine_problem(preset, machine, preset.world_size)
+    except Exception as error:  # noqa: BLE001 - whatever one file holds, the others are listed
+        return PresetRow(name, None, references, f"{name}: {type(error).__name__}: {error}")
     return PresetRow(name, preset, references, problem)
 
 
@@ -81,7 +83,7 @@ def best_results(results: Iterable[Result]) -> dict[str, Result]:
     for result in results:
         if result.status != "ok" or result.tgs.median is None or result.rehearsal_of:
             continue
-        if result.device == SIMULATED:
+        if result.device == SIMULATED:  # made up: nobody's best
             continue
         known = best.get(result.preset)
         if known is None or (known.tgs.median or 0.0) < result.tgs.median:
@@ -90,16 +92,15 @@ def best_results(results: Iterable[Result]) -> dict[str, Result]:
 
 
 def table_rows(rows: Sequence[PresetRow], best: dict[str, Result]) -> list[Row]:
-    """Rows of the table under a heading per model."""
-    table: list[Row] = []
-    group = ""
+    """Rows of the table under one heading per model, the models in the order of their first preset."""
+    groups: dict[str, list[PresetRow]] = {}
     for row in rows:
-        model = row.preset.model.name if row.preset else "with problems"
-        if model != group:
-            group = model
-            size = _right(_parameters(row), 6)
-            table.append((HEADING + model, (Text(model, "bold"), size, "", "", "", "", "")))
-        table.append((row.name, _cells(row, best)))
+        groups.setdefault(row.preset.model.name if row.preset else _BROKEN, []).append(row)
+    table: list[Row] = []
+    for model, members in groups.items():
+        size = _right(_parameters(members[0]), 6)
+        table.append((HEADING + model, (Text(model, "bold"), size, "", "", "", "", "")))
+        table += [(row.name, _cells(row, best)) for row in members]
     return table
 
 

@@ -52,6 +52,11 @@ def run_row(run: Summary) -> RunRow:
     return RunRow(run, _words(run), tuple(_cell(name, column, run) for name, column in cells))
 
 
+def age_order(row: RunRow) -> tuple[float, str]:
+    """Key by which rows are sorted by age, as `tgsbench runs` sorts them."""
+    return row.run.created_unix, row.run.run_id
+
+
 def _words(run: Summary) -> str:
     length = units.length(run.seq_len) if run.seq_len else ""
     rehearsal = "rehearsal" if run.rehearsal_of else ""

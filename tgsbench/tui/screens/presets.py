@@ -12,6 +12,7 @@ from textual.widgets import DataTable, Input, Static
 
 from tgsbench.launch import preflight
 from tgsbench.launch.preflight import LocalMachine
+from tgsbench.presets import catalog
 from tgsbench.schema.run import Result
 from tgsbench.store import run_dir
 from tgsbench.tui import preset_rows
@@ -50,6 +51,7 @@ class PresetsScreen(ModeScreen):
         self._rows: list[PresetRow] = []
         self._best: dict[str, Result] = {}
         self._machine: LocalMachine | None = None
+        self._said: set[str] = set()
 
     def compose_body(self) -> ComposeResult:
         """Search, table, detail."""
@@ -71,18 +73,26 @@ class PresetsScreen(ModeScreen):
         if self._machine is not None:
             self._load()
 
-    @work(thread=True, exclusive=True, group="presets")
+    @work(thread=True, exclusive=True, group="presets", exit_on_error=False)
     def _load(self) -> None:
         machine = self._machine or preflight.this_machine()
         rows = preset_rows.read_rows(machine)
         self.app.call_from_thread(self._show_rows, machine, rows)
+        self.app.call_from_thread(self._say_once, catalog.data_problems())
+
+    def _say_once(self, problems: list[str]) -> None:
+        """Name damaged tables beside the presets; the list is read again at every return to this screen."""
+        for problem in problems:
+            if problem not in self._said:
+                self._said.add(problem)
+                self.notify(problem, title="a file that cannot be read", severity="warning", timeout=10)
 
     def _show_rows(self, machine: LocalMachine, rows: list[PresetRow]) -> None:
         self._machine, self._rows = machine, rows
         self._fill()
         self._load_best()
 
-    @work(thread=True, exclusive=True, group="best")
+    @work(thread=True, exclusive=True, group="best", exit_on_error=False)
     def _load_best(self) -> None:
         runs = run_dir.list_runs(self.tgs.runs_root)[:MAX_RESULTS]
         results = (result for run in runs if (result := _stored(run)) is not None)
@@ -183,9 +193,7 @@ NO_FIT_CHOICES = (
 
 
 def _stored(run: run_dir.RunDir) -> Result | None:
-    from tgsbench.errors import TgsError
-
     try:
         return run.result()
-    except (TgsError, OSError):
+    except Exception:  # noqa: BLE001 - a damaged run is nobody's best; the run list says what is wrong with it
         return None

@@ -59,7 +59,7 @@ class RunsScreen(ModeScreen):
         """Read the folder again: runs start and end meanwhile."""
         self._load()
 
-    @work(thread=True, exclusive=True, group="runs")
+    @work(thread=True, exclusive=True, group="runs", exit_on_error=False)
     def _load(self) -> None:
         worker = get_current_worker()
         rows: list[RunRow] = []
@@ -76,7 +76,7 @@ class RunsScreen(ModeScreen):
 
     def _show(self, rows: list[RunRow], *, more: bool) -> None:
         if not more or len(rows) > len(self._rows):
-            self._rows = rows
+            self._rows = sorted(rows, key=run_rows.age_order, reverse=True)
             self._fill()
 
     def _fill(self) -> None:

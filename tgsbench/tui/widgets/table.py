@@ -16,8 +16,8 @@ from tgsbench.tui.actions import bindings
 Cell = str | Text
 Row = tuple[str, tuple[Cell, ...]]
 """Key and cells."""
-HEADING = "#"
-"""Prefix of the key of a row that is only a heading; the cursor passes over it."""
+HEADING = "\0"
+"""Prefix of the key of a row that is only a heading; the cursor passes over it. No file's name holds it."""
 
 
 class ListTable(DataTable[Cell]):
@@ -76,14 +76,14 @@ class ListTable(DataTable[Cell]):
         for row, ((_, new), (_, old)) in enumerate(zip(rows, self._filled, strict=True)):
             for column, (value, before) in enumerate(zip(new, old, strict=True)):
                 if value != before:
-                    self.update_cell_at(Coordinate(row, column), value)
+                    self.update_cell_at(Coordinate(row, column), _plain(value))
 
     def _rebuild(self, rows: list[Row]) -> None:
         selected, at = self.selected_key, self.cursor_row
         self._filled = rows
         self.clear()
         for key, cells in rows:
-            self.add_row(*cells, key=key)
+            self.add_row(*map(_plain, cells), key=key)
         keys = [key for key, _ in rows]
         row = keys.index(selected) if selected in keys else min(at, max(0, len(keys) - 1))
         self.move_cursor(row=self._past_heading(row, 1))
@@ -122,3 +122,8 @@ class ListTable(DataTable[Cell]):
     def action_scroll_bottom(self) -> None:
         """To the last row."""
         self.move_cursor(row=max(0, len(self._filled) - 1))
+
+
+def _plain(cell: Cell) -> Text:
+    """The cell as it is: a DataTable reads a str as markup, and names come from files."""
+    return Text(cell) if isinstance(cell, str) else cell

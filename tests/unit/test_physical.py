@@ -1,0 +1,113 @@
+"""A run that computes nothing is invalid, by the name of what gave it away; an odd but honest one is not."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from tests.unit.test_results import FIRST, events, result
+from tgsbench import presets
+from tgsbench.metrics.integrity import expected_all_to_alls
+from tgsbench.metrics.physical import CHECKS
+from tgsbench.report.summary import summary_lines
+from tgsbench.schema.events import Hello, Step
+from tgsbench.schema.hotspots import Collective, HotOp, Profile
+from tgsbench.traces.findings import findings
+
+GPU = "NVIDIA A100-SXM4-80GB"
+CUDA = presets.resolve("tiny_cpu", ["hardware.device=cuda"]).preset
+
+
+def stream(device="cpu", change=None, **fields):
+    """The clean run with steps changed alike on both ranks; `change` gives fields by step."""
+    told = []
+    for event in events():
+        if isinstance(event, Hello):
+            event = msgspec.structs.replace(event, device=device)
+        if isinstance(event, Step):
+            event = msgspec.structs.replace(event, **{**fields, **(change(event.step) if change else {})})
+        told.append(event)
+    return told
+
+
+def problems(told, preset=CUDA):
+    found = result(told, preset=preset)
+    assert (found.status == "invalid") == bool(found.integrity.problems)
+    return found.integrity.problems
+
+
+FAULTS = {
+    "first loss": {"loss_sum": 0.0},
+    "gradient norm": {"grad_norm": 0.0},
+    "data time": {"data_s": 3.0},
+    "memory": {"mem_peak": 1000},
+}
+
+
+@pytest.mark.parametrize("name", FAULTS, ids=str)
+def test_each_check_calls_the_fault_by_its_name(name):
+    found = problems(stream(**FAULTS[name]))
+    assert any(problem.startswith(f"{name}: ") for problem in found), found
+
+
+def test_a_run_whose_kernels_do_no_work_is_invalid_and_no_record():
+    found = result(stream(GPU, loss_sum=0.0, grad_norm=0.0, step_s=1e-9), preset=CUDA)
+    assert found.status == "invalid"
+    named = {problem.split(":")[0] for problem in found.integrity.problems}
+    assert named == {"first loss", "loss", "gradient norm", "MFU", "all-to-all rate"}
+    assert found.integrity.physical_ok is False
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda step: {"loss_sum": 700 * FIRST},
+        lambda step: {"grad_norm": 1.25},
+        lambda step: {"loss_sum": 700 * FIRST * (3 if step == 0 else 1)},
+    ],
+    ids=["a loss that stays", "a norm that stays", "a first loss too high"],
+)
+def test_what_stays_or_is_no_number_is_invalid(change):
+    assert len(problems(stream(change=change))) == 1
+
+
+def test_an_honest_run_on_a_gpu_passes_every_check():
+    found = result(stream(GPU), preset=CUDA)
+    assert (found.status, found.integrity.physical_ok, found.integrity.not_checked) == ("ok", True, [])
+
+
+def test_an_unknown_gpu_is_said_to_be_not_checked():
+    found = result(stream("Imaginary 9000"), preset=CUDA)
+    assert found.status == "ok"
+    assert [text.split(":")[0] for text in found.integrity.not_checked] == ["MFU", "all-to-all rate"]
+    assert any("no peak is known for 'Imaginary 9000'" in line for line in summary_lines(found))
+
+
+def test_runs_that_cannot_be_held_against_a_check_are_not_flagged():
+    short = [e for e in stream() if not (isinstance(e, Step) and e.step > 1)]
+    assert problems(short) == []
+    frozen = presets.resolve("tiny_cpu", ["training.lr=0"]).preset
+    assert problems(stream(change=lambda step: {"loss_sum": 700 * FIRST}), preset=frozen) == []
+    falling = stream(change=lambda step: {"loss_sum": 700 * (3.0 - 0.1 * step)})
+    late = [e for e in falling if not (isinstance(e, Step) and e.step == 0)]
+    assert problems(late) == []
+    assert any("step 0" in text for text in result(late, preset=CUDA).integrity.not_checked)
+    assert problems(stream(mem_peak=0)) == []
+    assert problems(stream(device="simulated", loss_sum=0.0)) == []
+
+
+def test_every_check_says_what_it_rests_on():
+    assert all(check.__doc__ and check.__doc__.endswith(".") for check in CHECKS.values())
+    assert expected_all_to_alls(CUDA)[0] > 0
+
+
+def test_a_kernel_and_a_collective_faster_than_the_hardware_are_findings():
+    fast = HotOp(name="gemm", kind="gemm", tflops=900.0, peak_tflops=312.0, share=0.3)
+    able = HotOp(name="attention", kind="attention_fwd", tflops=200.0, peak_tflops=312.0, share=0.3)
+    link = Collective(name="all_to_all", group="", bus_gb_per_s=900.0, peak_gb_per_s=300.0)
+    profile = Profile(source="x", top=[fast, able], collectives=[link], step_ms=1.0)
+    texts = [found.text for found in findings(profile) if found.code == "impossible"]
+    assert sorted(texts) == [
+        "all-to-all: 900.0 GB/s, more than the 300 that the hardware can do",
+        "gemm: 900.0 TFLOPs, more than the 312 that the hardware can do",
+    ]

@@ -1,0 +1,144 @@
+"""Does a run make physical sense: kernels that do no work are fast, and count every token.
+
+Every check has a name and says what it found; one that needs a figure nobody knows is told as not checked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from msgspec import Struct
+
+from tgsbench.metrics.step_total import StepTotal
+from tgsbench.models.spec import num_parameters
+from tgsbench.schema.hardware import GpuSpec
+from tgsbench.schema.preset import Preset
+from tgsbench.schema.run import Integrity
+
+SIMULATED: Final = "simulated"
+"""Device of made-up runs, such as the recording: their figures were never measured."""
+_FIRST_LOSS: Final = (0.5, 2.0)
+"""Of ln V. Random weights spread the logits by 0.02 · sqrt(hidden size): ln V + 1.6 at 8,192."""
+_MIN_VOCAB: Final = 64
+_CLOCKS_AGREE: Final = 1.01
+_BYTES_PER_PARAMETER: Final = 2
+"""The least that a weight takes: bf16 without a master copy."""
+
+
+class Measured(Struct, frozen=True, kw_only=True):
+    """What the checks look at."""
+
+    preset: Preset
+    steps: Sequence[StepTotal]
+    """Every step that all ranks reported, of any phase, in order."""
+    gpu: GpuSpec | None
+    device: str
+    mfu: float | None
+    """`model` TFLOPs over the GPU's dense bf16 peak."""
+
+
+class NotChecked(Exception):
+    """Why a check could not be made."""
+
+
+def check_physics(measured: Measured, into: Integrity) -> None:
+    """Add every check's verdict to a run's integrity; made-up runs are left alone."""
+    if measured.device == SIMULATED or not measured.steps:
+        return
+    problems = []
+    for name, check in CHECKS.items():
+        try:
+            problem = check(measured)
+        except NotChecked as why:
+            into.not_checked.append(f"{name}: {why}")
+            continue
+        problems += [f"{name}: {problem}"] if problem else []
+    into.physical_ok = not problems
+    into.problems += problems
+
+
+def _first_loss(m: Measured) -> str:
+    """The loss of the first step, before any update, is about ln V: random weights know nothing."""
+    first, vocab = m.steps[0], m.preset.model.vocab_size
+    if first.step != 0 or first.loss is None or vocab < _MIN_VOCAB:
+        raise NotChecked("no loss of step 0 was reported by all ranks")
+    expected = math.log(vocab)
+    low, high = (share * expected for share in _FIRST_LOSS)
+    if low <= first.loss <= high:
+        return ""
+    return f"{first.loss:.3g} where random weights give {low:.1f} to {high:.1f} (ln V = {expected:.1f})"
+
+
+def _moving_loss(m: Measured) -> str:
+    """Weights that are updated and packs that differ give another loss at every step."""
+    losses = [s.loss for s in m.steps if s.loss is not None]
+    if len(losses) < 2 or m.preset.training.lr == 0:
+        raise NotChecked("it takes two steps and a learning rate above 0")
+    if not all(map(math.isfinite, losses)):
+        return "it is not finite"
+    return f"it stays at {losses[0]:.6g} for {len(losses)} steps" if len(set(losses)) == 1 else ""
+
+
+def _gradient_norm(m: Measured) -> str:
+    """Gradients exist, are finite, and differ from step to step."""
+    norms = [s.grad_norm for s in m.steps]
+    if not all(map(math.isfinite, norms)):
+        return "it is not finite"
+    if not any(norms):
+        return f"it is 0 in all {len(norms)} steps"
+    return (
+        f"it stays at {norms[0]:.6g} for {len(norms)} steps"
+        if len(norms) > 2 and len(set(norms)) == 1
+        else ""
+    )
+
+
+def _mfu(m: Measured) -> str:
+    """No GPU does more FLOPs than its tensor cores can."""
+    if m.device == "cpu":
+        return ""
+    if m.gpu is None or m.mfu is None:
+        raise NotChecked(f"no peak is known for {m.device!r}")
+    return f"{m.mfu:.0%} of the {m.gpu.bf16_tflops:g} TFLOPs that the GPU can do" if m.mfu > 1 else ""
+
+
+def _link_rate(m: Measured) -> str:
+    """All-to-alls move no more bytes a second than the GPU's fastest link."""
+    sp = m.preset.parallel.sp
+    if m.device == "cpu" or sp == 1:
+        return ""
+    if m.gpu is None:
+        raise NotChecked(f"no link is known for {m.device!r}")
+    sent = [(s.a2a_bytes / s.num_ranks * (sp - 1) / sp, s.step_s) for s in m.steps]
+    peak = max(m.gpu.nvlink_gb_per_s, m.gpu.inter_node_gb_per_s)
+    fastest = max((num_bytes / seconds / 1e9 for num_bytes, seconds in sent if seconds > 0), default=0.0)
+    return f"{fastest:,.0f} GB/s over a link of {peak:g} GB/s" if fastest > peak else ""
+
+
+def _data_time(m: Measured) -> str:
+    """A step takes no less than its own waiting for data."""
+    odd = [s for s in m.steps if s.data_share > _CLOCKS_AGREE]
+    return f"in step {odd[0].step} data took {odd[0].data_share:.1f} times the whole step" if odd else ""
+
+
+def _memory(m: Measured) -> str:
+    """A rank holds at least its shard of the weights."""
+    peak = max(s.mem_peak for s in m.steps)
+    if m.preset.engine.offload != "none" or not peak:
+        raise NotChecked("weights are offloaded" if peak else "no memory was reported")
+    shard = _BYTES_PER_PARAMETER * num_parameters(m.preset.model) / m.preset.world_size
+    return f"a peak of {peak:,} bytes cannot hold the weights' shard of {shard:,.0f}" if peak < shard else ""
+
+
+CHECKS: Final[dict[str, Callable[[Measured], str]]] = {
+    "first loss": _first_loss,
+    "loss": _moving_loss,
+    "gradient norm": _gradient_norm,
+    "MFU": _mfu,
+    "all-to-all rate": _link_rate,
+    "data time": _data_time,
+    "memory": _memory,
+}
+"""Name -> what is wrong, or an empty text; each says in its docstring what it rests on."""
