@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from tests.contract.cli import tgsbench, tgsbench_json
-from tests.dist.faulty import Running, listed, wait_for
+from tests.dist.faulty import Running, listed, run_with, shown, wait_for
 
 pytestmark = pytest.mark.dist
 
@@ -87,13 +87,13 @@ def test_a_disk_that_stays_full_ends_the_run_with_the_reason_on_the_screen(small
     run = Running(small_disk, steps=30).until_measuring(4)
     os.close(_fill(small_disk))
     said = run.finish(240)
-    assert run.process.returncode == 8, said
+    assert run.process.returncode == 7, said
     assert "cannot be written any more: No space left on device" in said
-    assert "this result is not stored" in said
     assert "Traceback" not in said
     row = listed(small_disk)
     assert row["status"] == "crashed"
     assert row["tgs"] > 0
+    assert "cannot be written any more: No space left on device" in row["reason"]
     assert "TGS" in tgsbench(small_disk, "show", "latest").stdout
 
 
@@ -101,12 +101,38 @@ def test_a_disk_that_turns_read_only_ends_the_run_with_the_reason_on_the_screen(
     run = Running(disk_that_fails, steps=30).until_measuring(4)
     _mount("-o", "remount,abort", str(disk_that_fails / "runs"))
     said = run.finish(240)
-    assert run.process.returncode == 8, said
+    assert run.process.returncode == 7, said
     assert "cannot be written any more: Read-only file system" in said
+    assert "this result is not stored" in said
     assert "Traceback" not in said
     assert _whole_lines(run) >= 8
-    assert listed(disk_that_fails)["status"] == "crashed"
+    row = listed(disk_that_fails)
+    assert (row["status"], "Read-only file system" in row["reason"]) == ("crashed", True)
     assert json.loads(tgsbench(disk_that_fails, "show", "latest", "--json").stdout)["tgs"]["n"] >= 1
+
+
+def test_a_disk_without_room_for_another_file_is_the_reason_and_stored(tmp_path):
+    (tmp_path / "runs").mkdir()
+    # The root, the run, two folders and its eight first files: none is left for what ranks write.
+    _mount("-t", "tmpfs", "-o", "size=8m,nr_inodes=13", "tmpfs", str(tmp_path / "runs"))
+    try:
+        run = Running(tmp_path, steps=4)
+        said = run.finish(240)
+        assert run.process.returncode == 7, said
+        row = listed(tmp_path)
+        assert (row["status"], "No space left on device" in row["reason"]) == ("crashed", True)
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path / "runs")], check=True)
+
+
+def test_a_rank_that_cannot_write_its_last_word_ends_the_run_as_one_without_room(tmp_path):
+    done = run_with(tmp_path, rank=1, step=4, do="disk_full")
+    assert done.returncode == 7, done.stderr
+    assert "could not write their events" in done.stderr
+    document = shown(tmp_path)[0]
+    assert (document["status"], document["failure"]["kind"]) == ("crashed", "disk")
+    assert document["tgs"]["n"] == 2, "steps 2 and 3 of both ranks were recorded"
+    assert "rank 1: events are lost from here on" in (next(tmp_path.glob("runs/*/log/rank00001.log"))).read_text()
 
 
 def test_a_folder_that_is_read_only_from_the_start_starts_nothing(disk_that_fails):

@@ -51,6 +51,8 @@ def test_a_hang_in_a_collective_is_stalled_with_the_stacks_of_all_ranks(tmp_path
     row = listed(tmp_path)
     assert row["status"] == "stalled"
     assert row["reason"].startswith("no rank made progress for 8 s; rank 1 not where the others wait: in _fault")
+    assert "; rank 1 in step 4, " in row["reason"]
+    assert "; the others wait in micro-step 1 of 2, " in row["reason"]
     document, text = shown(tmp_path)
     assert document["failure"]["rank"] == 1
     files = document["failure"]["files"]
@@ -107,6 +109,21 @@ def test_a_rank_that_leaves_without_a_word_is_named(tmp_path):
     done = run_with(tmp_path, rank=1, step=3, do="exit")
     assert done.returncode == 8, done.stderr
     assert listed(tmp_path)["reason"] == "rank 1 ended with exit code 3 and without a word"
+
+
+def test_a_rank_that_leaves_with_exit_code_0_before_its_work_is_done_is_noticed_at_once(tmp_path):
+    done = run_with(tmp_path, "--set", "measure.stall_s=10000", rank=1, step=3, do="exit_0")
+    assert done.returncode == 8, done.stderr
+    document = shown(tmp_path)[0]
+    assert (document["status"], document["failure"]["rank"]) == ("crashed", 1)
+    assert "rank 1 ended with exit code 0 before its work was done" in document["failure"]["reason"]
+
+
+def test_a_rank_in_which_something_calls_exit_says_so(tmp_path):
+    done = run_with(tmp_path, rank=1, step=3, do="sys_exit_0")
+    assert done.returncode == 8, done.stderr
+    assert listed(tmp_path)["reason"] == "SystemExit: 0"
+    assert "sitecustomize.py" in shown(tmp_path)[0]["failure"]["traceback"]
 
 
 def test_a_rank_that_cannot_import_its_engine_says_so(tmp_path):

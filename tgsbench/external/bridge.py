@@ -15,6 +15,7 @@ import psutil
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.events.emitter import Emitter
 from tgsbench.external import exit_report
+from tgsbench.external.activity import Activity
 from tgsbench.external.adapter import Adapter, StepReport, num_steps
 from tgsbench.external.process import ExternalProcess, peer_environment, tail
 from tgsbench.schema.events import (
@@ -89,6 +90,7 @@ class ExternalRun:
         self._padded = 0.0
         self._mem_peak = [0] * preset.world_size
         self._heartbeat_s = 0.0
+        self._activity = Activity(self._log, ranks_compute=preset.hardware.device == "cpu")
 
     def run(self) -> int:
         """Write its material, start it, follow it."""
@@ -175,12 +177,14 @@ class ExternalRun:
         if now_s - self._heartbeat_s < max(1.0, self._preset.measure.heartbeat_s):
             return
         self._heartbeat_s = now_s
-        self._each(lambda _: Heartbeat(step=self._num_reported))
+        family = child.family()
+        self._activity.look(family, now_s)
+        self._each(lambda _: Heartbeat(step=self._num_reported, ticks=self._activity.ticks))
         if self._preset.hardware.device == "cpu":
-            self._sample_memory(child)
+            self._sample_memory(family)
 
-    def _sample_memory(self, child: ProcessGroup) -> None:
-        for process in child.family():
+    def _sample_memory(self, family: list[psutil.Process]) -> None:
+        for process in family:
             with contextlib.suppress(psutil.Error, KeyError, ValueError):
                 rank = int(process.environ()["RANK"])
                 self._mem_peak[rank] = max(self._mem_peak[rank], process.memory_info().rss)

@@ -12,8 +12,8 @@ from tgsbench.schema.events import Bye, Event, Hello
 from tgsbench.system.environment import host_name
 from tgsbench.system.lifetime import process_identity
 
-_AGENT_S = 4.0
-"""The agent notices any other exit within 0.1 s, and others that lost the rank say so sooner than this."""
+_AGENT_S = 10.0
+"""The agent notices any other exit within 0.1 s, and then takes up to 5 s to end itself."""
 
 
 class Departures:

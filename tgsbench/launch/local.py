@@ -172,7 +172,8 @@ def _conclude(run: RunDir, outcome: Outcome, node: Node) -> Result:
         missing = _wait_for(run, [run_dir.numbered("outcome.json", n) for n in range(1, node.nnodes)])
         lost = [f"no word from {len(missing)} of {node.nnodes} nodes at the end"] if missing else []
         result = results.store_result(run, [*_collect_traces(run), *lost])
-        _log_for_tensorboard(run)
+        if not outcome.disk:
+            _log_for_tensorboard(run)
         return result
     except OSError as error:
         reason = f"{run.path} cannot be written any more: {error.strerror}"
@@ -183,11 +184,13 @@ def _conclude(run: RunDir, outcome: Outcome, node: Node) -> Result:
 
 
 def _why_not_written(run: RunDir, outcome: Outcome) -> str:
-    """Why events are missing, if the disk took no more or a rank says that it could not write."""
-    told = (
-        f"ranks could not write their events into {run.path}" if outcome.exit_code == ExitCode.STORE else ""
-    )
-    return run_dir.why_unwritable(run.path) or told
+    """Why events are missing, if the disk takes no more or a rank ended because it could not write."""
+    if why := run_dir.why_unwritable(run.path):
+        return why
+    report = run.launcher_report()
+    codes = [exit.exit_code for exit in report.exits] if report else []
+    told = ExitCode.STORE in (outcome.exit_code, *codes)
+    return f"ranks could not write their events into {run.path}" if told else ""
 
 
 def _log_for_tensorboard(run: RunDir) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -52,6 +53,8 @@ _MAX_STACK = 2 << 20
 _MAX_STACKS = 4096
 _RESERVE_BYTES = 16 << 10
 """An outcome has some hundred bytes, a result without a profile 4 to 12 KiB."""
+_DISK_ERRORS = (errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO)
+_NAMELESS = getattr(os, "O_TMPFILE", 0)
 _PROBE_BYTES = 4096
 """One block: less would fit into a file's last one on a full disk."""
 _BY_WEIGHT = ("stalled", "cancelled", "preempted")
@@ -363,13 +366,16 @@ def why_unwritable(folder: Path) -> str:
 
 
 def disk_problem(folder: Path) -> str:
-    """What is wrong with the disk of a folder, without writing to it; empty when nothing is."""
+    """What is wrong with the disk of a folder, without leaving anything there; empty when nothing is."""
     try:
         disk = os.statvfs(folder)
+        # A file without a name: a disk that an error made read-only shows it in no flag.
+        if _NAMELESS:
+            os.close(os.open(folder, os.O_WRONLY | os.O_CLOEXEC | _NAMELESS))
     except OSError as error:
-        return f"{folder}: {error.strerror}"
-    if disk.f_flag & os.ST_RDONLY:
-        return f"the disk of {folder} is read-only"
+        if error.errno in _DISK_ERRORS:
+            return f"the disk of {folder}: {error.strerror}"
+        return ""
     if disk.f_blocks and not disk.f_bavail:
         return f"the disk of {folder} is full"
     if disk.f_files and not disk.f_favail:

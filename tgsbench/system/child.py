@@ -35,6 +35,6 @@ def child_environment() -> dict[str, str]:
     return {**env, "PYTHONPATH": os.pathsep.join([package_root(), *inherited])}
 
 
-def module_argv(module: str, *words: str, python: str = sys.executable) -> list[str]:
+def module_argv(module: str, *words: str, python: str = "") -> list[str]:
     """`python -m` a module with arguments; -P keeps a stranger's msgspec.py in the current folder out."""
-    return [python, "-P", "-m", module, *words]
+    return [python or sys.executable, "-P", "-m", module, *words]

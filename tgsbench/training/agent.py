@@ -174,6 +174,8 @@ def write_report(path: Path, report: LauncherReport) -> None:
         temporary.replace(path)
     except OSError as error:
         print(f"cannot write {path}: {error}", file=sys.stderr)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

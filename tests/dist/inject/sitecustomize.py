@@ -38,6 +38,25 @@ def _fault(do, stepper, index):
         ctypes.string_at(0)
     if do == "exit":
         os._exit(3)
+    if do == "exit_0":
+        os._exit(0)
+    if do == "sys_exit_0":
+        sys.exit(0)
+    if do == "disk_full":
+        _fill_disk()
+
+
+def _fill_disk():
+    """From now on every event is written to a disk that has no room."""
+    import errno
+    import types
+
+    from tgsbench.events import emitter
+
+    def write(_fd, _data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    emitter.os = types.SimpleNamespace(write=write)
 
 
 def _install(fault):
