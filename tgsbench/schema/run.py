@@ -7,6 +7,7 @@ from typing import Any, Literal
 from msgspec import Struct, field
 
 from tgsbench.schema.preset import ModelShape
+from tgsbench.schema.verify import Purpose
 
 SCHEMA_VERSION = 1
 
@@ -39,8 +40,8 @@ class Manifest(Struct, kw_only=True):
     rehearsal_of: str = ""
     emulated: bool = False
     """One process runs one rank of the mesh; see Emulation."""
-    testifies: bool = False
-    """The ranks gather evidence for `tgsbench verify` instead of measuring; see schema.verify."""
+    for_verification: Purpose = ""
+    """What the ranks do for `tgsbench verify` instead of measuring; see schema.verify."""
     prediction: dict[str, Any] | None = None
     """The planner's forecast made before launch."""
     tags: list[str] = []
