@@ -97,7 +97,7 @@ def in_bf16(small: Preset) -> Preset:
 
 
 def _first_step(small: Preset) -> Measure:
-    return replace(small.measure, steps=1, warmup=small.measure.steps - 1)
+    return replace(small.measure, steps=1, warmup=small.measure.warmup + small.measure.steps - 1)
 
 
 def require(small: Preset) -> None:
