@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -20,7 +21,7 @@ from tgsbench.metrics.observe import RunTotals, fold_events
 from tgsbench.schema.events import Event, Gpu, Heartbeat, Phase
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Manifest, Outcome
-from tgsbench.schema.verify import EVIDENCE, GRADIENTS, Evidence, evidence_of
+from tgsbench.schema.verify import EVIDENCE, GRADIENTS, UPDATES, Evidence, Purpose, evidence_of
 from tgsbench.store import run_dir
 from tgsbench.store.run_dir import RunDir
 from tgsbench.system.awake import AwakeClock
@@ -33,7 +34,21 @@ _POLL_S = 0.1
 _LONGEST_LOOK_S = 2.0
 
 Say = Callable[[str], None]
-Runs = Mapping[str, Preset]
+
+
+class WantedRun(NamedTuple):
+    """One run that is wanted, and what for."""
+
+    preset: Preset
+    purpose: Purpose
+
+    @property
+    def world_size(self) -> int:
+        """Processes that it takes: the oracle needs one, whatever the mesh."""
+        return 1 if self.purpose == "oracle" else self.preset.world_size
+
+
+Runs = Mapping[str, WantedRun]
 """Runs of one process, by name, in order: they share its imports and are forks of it."""
 
 
@@ -42,6 +57,7 @@ class EvidenceRun(Struct, kw_only=True):
 
     ranks: list[Evidence] = []
     gradients: Path = Path()
+    updates: Path = Path()
     problem: str = ""
     """Why it did not come to its end; empty when it did."""
     versions: dict[str, str] = {}
@@ -52,7 +68,7 @@ def gather(folder: Path, side_by_side: Sequence[Runs], stop: StopSignals, say: S
 
     Raises TgsError when interrupted, or when a rank refuses to start, as for a missing compiler.
     """
-    made = {name: _make(folder, name, preset) for runs in side_by_side for name, preset in runs.items()}
+    made = {name: _make(folder, name, run) for runs in side_by_side for name, run in runs.items()}
     _leave_if_told(stop)
     children = [_start(folder, [made[name] for name in runs], runs) for runs in side_by_side]
     try:
@@ -65,7 +81,8 @@ def gather(folder: Path, side_by_side: Sequence[Runs], stop: StopSignals, say: S
     return {name: _read(run, outcome) for name, run in made.items()}
 
 
-def _make(folder: Path, name: str, preset: Preset) -> RunDir:
+def _make(folder: Path, name: str, wanted: WantedRun) -> RunDir:
+    preset = wanted.preset
     run = run_dir.create(folder, preset, name)
     (run.path / EVIDENCE).mkdir()
     run.write(
@@ -75,17 +92,17 @@ def _make(folder: Path, name: str, preset: Preset) -> RunDir:
             preset=preset.rehearsal_of,
             engine=preset.engine.name,
             created_unix=time.time(),
-            world_size=preset.world_size,
+            world_size=wanted.world_size,
             device=preset.hardware.device,
             rehearsal_of=preset.rehearsal_of,
-            testifies=True,
+            for_verification=wanted.purpose,
         ),
     )
     return run
 
 
 def _start(folder: Path, made: Sequence[RunDir], runs: Runs) -> ProcessGroup:
-    preset = next(iter(runs.values()))
+    preset = next(iter(runs.values())).preset
     # One thread a rank: many ranks share few cores, and sums of several threads differ in their last bits.
     env = rank_environment(preset, child_environment(), num_cores=1, nproc=1)
     argv = module_argv("tgsbench.training.verify_worker", *(str(run.path.resolve()) for run in made))
@@ -152,7 +169,9 @@ def _read(run: RunDir, outcome: Outcome) -> EvidenceRun:
         return EvidenceRun(problem=problem, versions=versions)
     paths = [run.path / evidence_of(rank) for rank in range(world_size)]
     ranks = [msgspec.json.decode(path.read_bytes(), type=Evidence) for path in paths]
-    return EvidenceRun(ranks=ranks, gradients=run.path / GRADIENTS, versions=versions)
+    return EvidenceRun(
+        ranks=ranks, gradients=run.path / GRADIENTS, updates=run.path / UPDATES, versions=versions
+    )
 
 
 def _problem(run: RunDir, outcome: Outcome, observed: RunTotals, world_size: int) -> str:

@@ -32,9 +32,10 @@ def shrunken(
     device: Device = "cpu",
     local_seq_len: int = _LOCAL_SEQ_LEN,
     head_dim: int = _HEAD_DIM,
+    kv_heads_per_rank: int = 1,
 ) -> Preset:
     """The preset's shape on `world` ranks at `sp`, with at most `local_seq_len` tokens of a sequence each."""
-    model = _small_model(preset.model, sp, preset.parallel.sp, head_dim)
+    model = _small_model(preset.model, sp, preset.parallel.sp, head_dim, kv_heads_per_rank)
     seq_len = sp * max(1, min(preset.workload.seq_len // sp, local_seq_len))
     replace = msgspec.structs.replace
     small = replace(
@@ -66,10 +67,13 @@ def _corpus(preset: Preset) -> str:
     return "pydoc" if preset.workload.corpus == "alpaca" else preset.workload.corpus
 
 
-def _small_model(shape: ModelShape, sp: int, real_sp: int, head_dim: int) -> ModelShape:
+def _small_model(
+    shape: ModelShape, sp: int, real_sp: int, head_dim: int, kv_heads_per_rank: int
+) -> ModelShape:
     """Same query:KV ratio and MLP ratio; KV heads stay fewer than sp where they were."""
-    kv_heads = max(1, sp // 2) if shape.num_kv_heads < real_sp else sp
-    ratio = math.lcm(shape.num_query_heads // shape.num_kv_heads, sp // kv_heads)
+    per_rank = min(kv_heads_per_rank, shape.num_kv_heads)
+    kv_heads = max(1, sp // 2) if shape.num_kv_heads < real_sp else sp * per_rank
+    ratio = math.lcm(shape.num_query_heads // shape.num_kv_heads, max(1, sp // kv_heads))
     heads = kv_heads * ratio
     hidden = heads * head_dim
     intermediate = -(-hidden * shape.intermediate_size // shape.hidden_size // 32) * 32

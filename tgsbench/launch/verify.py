@@ -1,7 +1,8 @@
 """`tgsbench verify`: run a shrunken preset several times on CPU ranks and judge what its ranks saw.
 
-Each engine runs three times, always in fresh processes: on the shrunken mesh, on one rank (the yardstick of
-its loss and gradients), and on the mesh once more.
+Each engine runs four times, always in fresh processes: on the shrunken mesh, on one rank (a yardstick of its
+loss and gradients), one step in bf16 (in what type are gradients reduced?), and on the mesh once more. A
+small Llama in fp64, written apart from all of it, says what the steps should give.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from msgspec.structs import replace
 
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.launch import preflight
-from tgsbench.launch.evidence_runs import EvidenceRun, Say, gather
+from tgsbench.launch.evidence_runs import EvidenceRun, Runs, Say, WantedRun, gather
 from tgsbench.launch.rehearse import shrunken
 from tgsbench.launch.watch import StopSignals
 from tgsbench.metrics import verification
-from tgsbench.schema.preset import Preset
+from tgsbench.schema.preset import Measure, Preset
 from tgsbench.schema.verify import Check, CheckName, Verification
 from tgsbench.system.scratch import scratch_folder
 from tgsbench.systems import availability, registry
@@ -30,12 +31,20 @@ _SEQ_LEN = 512
 _HEAD_DIM = 16
 _LR = 1e-3
 """At 2e-5 half of every update moved the loss of 20 steps by less than 1e-5: engines could part unseen."""
+_CLIP_NORM = 0.1
+"""Gradients of a fresh model have a norm of about 1: at the usual 1.0 clipping might never take part."""
+_WEIGHT_DECAY = 0.1
+_KV_HEADS_PER_RANK = 2
+"""With one KV head a rank, heads that are dealt in a wrong order could not be told."""
 _VOCAB_SIZE = 512
 """At 2,048, which a rehearsal keeps, the loss would take most of a step."""
 _CHUNK_TOKENS = 96
 """Divides no shard of 512, 256 or 128 tokens: the loss has several chunks, the last one shorter."""
-_OF_ONE_ENGINE: tuple[CheckName, ...] = ("parity", "labels", "tokens", "all_to_all", "mask", "determinism")
-MESH, ALONE, AGAIN = "mesh", "one-rank", "again"
+_OF_ONE_ENGINE: tuple[CheckName, ...] = (
+    "oracle", "update", "parity", "labels", "tokens", "all_to_all", "reduction", "mask", "causality",
+    "determinism",
+)  # fmt: skip
+MESH, ALONE, AGAIN, IN_BF16, ORACLE = "mesh", "one-rank", "again", "bf16", "oracle"
 
 
 def small_preset(preset: Preset) -> Preset:
@@ -45,7 +54,8 @@ def small_preset(preset: Preset) -> Preset:
     Documents have Alpaca's lengths, so that a short pack holds several.
     """
     sp = min(preset.parallel.sp, 4 if preset.model.num_kv_heads < preset.parallel.sp else 2)
-    small = shrunken(preset, sp, sp * min(2, preset.dp), "cpu", _SEQ_LEN // sp, _HEAD_DIM)
+    world = sp * min(2, preset.dp)
+    small = shrunken(preset, sp, world, "cpu", _SEQ_LEN // sp, _HEAD_DIM, _KV_HEADS_PER_RANK)
     training = small.training
     return replace(
         small,
@@ -53,13 +63,20 @@ def small_preset(preset: Preset) -> Preset:
         model=replace(small.model, vocab_size=min(small.model.vocab_size, _VOCAB_SIZE)),
         workload=replace(small.workload, corpus="lengths"),
         engine=replace(small.engine, loss_chunk_tokens=min(small.engine.loss_chunk_tokens, _CHUNK_TOKENS)),
-        training=replace(training, compute_dtype="float32", micro_batch=min(2, training.micro_batch), lr=_LR),
+        training=replace(
+            training,
+            compute_dtype="float32",
+            micro_batch=min(2, training.micro_batch),
+            lr=_LR,
+            clip_norm=_CLIP_NORM,
+            weight_decay=_WEIGHT_DECAY,
+        ),
         measure=replace(small.measure, steps=NUM_STEPS, warmup=0),
     )
 
 
 def one_rank(small: Preset) -> Preset:
-    """The first step of the same training on one rank, which accumulates what the others share.
+    """The first step of the same training on one rank, all its packs in one micro-batch.
 
     How many packs are drawn depends on warm-up and steps together, so that both runs read the same.
     """
@@ -68,9 +85,19 @@ def one_rank(small: Preset) -> Preset:
         hardware=replace(small.hardware, num_gpus=1, gpus_per_node=1),
         parallel=replace(small.parallel, sp=1),
         engine=small.engine.on_one_rank(),
-        training=replace(small.training, accumulation=small.accumulation * small.dp),
-        measure=replace(small.measure, steps=1, warmup=small.measure.steps - 1),
+        training=replace(small.training, accumulation=1, micro_batch=small.packs_per_step),
+        measure=_first_step(small),
     )
+
+
+def in_bf16(small: Preset) -> Preset:
+    """The first step of the same training with bf16 compute, as it is measured."""
+    training = replace(small.training, compute_dtype="bfloat16")
+    return replace(small, training=training, measure=_first_step(small))
+
+
+def _first_step(small: Preset) -> Measure:
+    return replace(small.measure, steps=1, warmup=small.measure.warmup + small.measure.steps - 1)
 
 
 def require(small: Preset) -> None:
@@ -118,7 +145,8 @@ def verify(wanted: Sequence[Preset], peer: Preset | None, say: Say) -> Verificat
             checks += _told(_engine_checks(preset, seen), say)
         if peer is not None:
             name = _name(peer, MESH)
-            on_mesh[peer.engine.name] = gather(folder, [{name: peer}], stop, _announced(peer, say))[name]
+            runs = [{name: WantedRun(peer, "steps")}]
+            on_mesh[peer.engine.name] = gather(folder, runs, stop, _announced(peer, say))[name]
         checks += _told(_pair_checks(on_mesh), say)
     counts = {status: sum(c.status == status for c in checks) for status in ("passed", "failed", "skipped")}
     return Verification(
@@ -136,6 +164,7 @@ def verify(wanted: Sequence[Preset], peer: Preset | None, say: Say) -> Verificat
         seq_len=small.workload.seq_len,
         num_steps=small.measure.steps,
         document_mask=small.workload.document_mask,
+        unseen=unseen(),
         wall_s=time.monotonic() - begin_s,
         versions=next(iter(on_mesh.values())).versions,
     )
@@ -152,16 +181,28 @@ def describe(small: Preset) -> str:
     )
 
 
+def unseen() -> str:
+    """What no verification can see, in one sentence."""
+    return (
+        "not seen: a GPU's kernels and streams, bf16 arithmetic, torch.compile and Liger (left out here), "
+        "other lengths and layer counts, speed"
+    )
+
+
 def _name(preset: Preset, purpose: str) -> str:
     return f"{preset.engine.name}-{purpose}"
 
 
-def _runs_of(preset: Preset) -> list[dict[str, Preset]]:
+def _runs_of(preset: Preset) -> list[Runs]:
     """Two processes side by side: the second run shares nothing with the first, not even a hash seed."""
-    first = {_name(preset, MESH): preset}
+    first = {_name(preset, MESH): WantedRun(preset, "evidence")}
     if preset.world_size > 1:
-        first[_name(preset, ALONE)] = one_rank(preset)
-    return [first, {_name(preset, AGAIN): preset}]
+        first[_name(preset, IN_BF16)] = WantedRun(in_bf16(preset), "steps")
+    second = {_name(preset, AGAIN): WantedRun(preset, "steps")}
+    if preset.world_size > 1:
+        second[_name(preset, ALONE)] = WantedRun(one_rank(preset), "steps")
+    second[_name(preset, ORACLE)] = WantedRun(preset, "oracle")
+    return [first, second]
 
 
 def _announced(preset: Preset, say: Say) -> Say:
@@ -182,13 +223,36 @@ def _engine_checks(preset: Preset, seen: dict[str, EvidenceRun]) -> list[Check]:
     if mesh.problem:
         return [verification.not_run(check, name, mesh.problem) for check in _OF_ONE_ENGINE]
     return [
+        *_oracle(preset, mesh, seen[_name(preset, ORACLE)]),
         _parity(preset, mesh, seen.get(_name(preset, ALONE))),
         verification.labels(preset, mesh.ranks),
         verification.tokens(preset, mesh.ranks),
         verification.all_to_alls(preset, mesh.ranks),
+        _reduction(preset, seen.get(_name(preset, IN_BF16))),
         verification.mask(preset, mesh.ranks),
+        verification.causality(preset, mesh.ranks),
         _determinism(preset, mesh, seen[_name(preset, AGAIN)]),
     ]
+
+
+def _oracle(preset: Preset, mesh: EvidenceRun, truth: EvidenceRun) -> list[Check]:
+    if truth.problem:
+        problem, name = truth.problem, preset.engine.name
+        return [verification.not_run(check, name, problem) for check in ("oracle", "update")]
+    gradients = gradient_differences(mesh.gradients, truth.gradients)
+    updates = gradient_differences(mesh.updates, truth.updates)
+    return [
+        verification.oracle(preset, gradients, truth.ranks[0], mesh.ranks),
+        verification.update(preset, updates, truth.ranks[0]),
+    ]
+
+
+def _reduction(preset: Preset, run: EvidenceRun | None) -> Check:
+    if run is None:
+        return verification.skipped("reduction", preset.engine.name, "one rank: no gradient is reduced")
+    if run.problem:
+        return verification.not_run("reduction", preset.engine.name, run.problem)
+    return verification.reduction(preset, run.ranks)
 
 
 def _parity(preset: Preset, mesh: EvidenceRun, alone: EvidenceRun | None) -> Check:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from tgsbench.metrics.integrity import expected_all_to_alls
 from tgsbench.schema.preset import Preset
-from tgsbench.schema.verify import Check, CheckName, Evidence, ShardRecord
+from tgsbench.schema.verify import Check, CheckName, Evidence, MaskProbe, ShardRecord
 from tgsbench.units import size
 
 PARITY = 2e-6
 """Relative norm of the difference, in fp32: that of sums in another order (measured: up to 5e-7)."""
 ENGINES = 2e-6
 """Relative difference of a step's loss over 20 steps, in fp32 (measured: 0 at sp 1 and 2, 6e-8 at sp 4)."""
+ORACLE_GRADIENTS = 2e-6
+"""Relative norm of the difference to fp64 gradients of the first step."""
+ORACLE_STEPS = 1e-6
+"""Relative difference of a step's loss and gradient norm to fp64, over all steps."""
+UPDATE = 1e-2
+"""Relative norm of the difference of what all steps changed in a parameter to fp64."""
 LEAK = 1e-6
 """Relative change of the other documents' loss; without a leak it is 0."""
 REACHES = 1e-5
@@ -43,6 +50,48 @@ def parity(preset: Preset, differences: Mapping[str, float], alone: Ranks, many:
     mesh = f"sp {preset.parallel.sp}" + (f", dp {preset.dp}" if preset.dp > 1 else "")
     check.note = f"{mesh} against one rank, {len(differences)} parameters"
     return check
+
+
+def oracle(preset: Preset, differences: Mapping[str, float], truth: Evidence, many: Ranks) -> Check:
+    """Losses and gradient norms of all steps, and gradients of the first, against fp64 written apart.
+
+    `differences`: relative norm of the difference of each parameter's gradient.
+    """
+    steps = {
+        "loss": (step_losses(many), step_losses([truth])),
+        "gradient norm": (many[0].grad_norms, truth.grad_norms),
+    }
+    measured = {f"gradient of {name}": (value, ORACLE_GRADIENTS) for name, value in differences.items()}
+    for what, (ours, right) in steps.items():
+        for step, (a, b) in enumerate(zip(ours, right, strict=True)):
+            measured[f"{what} of step {step}: {a:.7g}, right {b:.7g}"] = (_relative(a, b), ORACLE_STEPS)
+    check = _worst_of("oracle", preset.engine.name, measured)
+    check.note = f"{len(truth.loss_sums)} steps and {len(differences)} gradients against an fp64 Llama"
+    return check
+
+
+def update(preset: Preset, differences: Mapping[str, float], truth: Evidence) -> Check:
+    """What all optimizer steps changed in each parameter, against fp64 written apart."""
+    check = _worst_below("update", preset, differences, UPDATE)
+    check.note = f"{len(differences)} parameters after {len(truth.loss_sums)} steps"
+    return check
+
+
+def reduction(preset: Preset, ranks: Ranks) -> Check:
+    """Types of gradients that reach a reduction over ranks, while compute runs in bf16."""
+    seen = sorted({kind for rank in ranks for kind in rank.reduced})
+    wrong = [kind for kind in seen if kind != "float32"]
+    if not seen:
+        return skipped("reduction", preset.engine.name, "one rank: no gradient is reduced")
+    return Check(
+        name="reduction",
+        engine=preset.engine.name,
+        status="failed" if wrong else "passed",
+        measured=", ".join(seen),
+        bound="= float32",
+        worst=f"gradients are reduced in {', '.join(wrong)}" if wrong else "",
+        note="compute in bfloat16",
+    )
 
 
 def engines(pair: str, first: Ranks, second: Ranks) -> Check:
@@ -75,18 +124,23 @@ def labels(preset: Preset, ranks: Ranks) -> Check:
 def tokens(preset: Preset, ranks: Ranks) -> Check:
     """Distinct tokens that reached the model against those of the packs."""
     demanded, seen = ranks[0].demanded, _seen(ranks)
+    wanted = Counter(cut.tokens for cut in demanded)
+    fed: Counter[str] = Counter()
     first: dict[str, str] = {}
     wrong = []
-    wanted = {cut.tokens for cut in demanded}
     for cut in seen:
+        fed[cut.tokens] += 1
         if cut.tokens not in wanted:
             wrong.append(f"{cut.where}: no shard of any pack")
-        elif cut.tokens in first:
+        elif fed[cut.tokens] > wanted[cut.tokens]:
             wrong.append(f"{cut.where}: again what {first[cut.tokens]} had")
         first.setdefault(cut.tokens, cut.where)
     wrong += [f"{cut.where} reached no rank" for cut in demanded if cut.tokens not in first]
     distinct = sum(cut.num_tokens for cut in demanded if cut.tokens in first)
     total = sum(cut.num_tokens for cut in demanded)
+    counted = sum(sum(rank.tokens) for rank in ranks)
+    if counted != total:
+        wrong.append(f"the trainer counts {counted:,} tokens for TGS")
     return _counted("tokens", preset, distinct, total, wrong)
 
 
@@ -118,18 +172,29 @@ def mask(preset: Preset, ranks: Ranks) -> Check:
     leaks = {rank.rank: rank.leak for rank in ranks if rank.leak is not None}
     if not leaks:
         return skipped("mask", preset.engine.name, "no pack of this length holds two documents")
-    measured = {
-        f"rank {rank}, {leak.document}": _relative(leak.others_after, leak.others)
-        for rank, leak in leaks.items()
-    }
-    check = _worst_below("mask", preset, measured, LEAK)
-    own, after = (sum(getattr(leak, which) for leak in leaks.values()) for which in ("own", "own_after"))
-    moved = _relative(after, own)
-    check.note = f"the changed document's own loss moved by {moved:.1e}"
-    if moved < REACHES:
-        check.status, check.worst = "failed", "the change did not reach the model"
+    check = _unmoved("mask", preset, leaks, LEAK)
     if not preset.workload.document_mask:
         check.note += "; the mask is turned on for this check, the preset has none"
+    return check
+
+
+def causality(preset: Preset, ranks: Ranks) -> Check:
+    """Does a change of later tokens move an earlier position's loss? Bit for bit."""
+    probes = {rank.rank: rank.causality for rank in ranks if rank.causality is not None}
+    return _unmoved("causality", preset, probes, 0.0)
+
+
+def _unmoved(name: CheckName, preset: Preset, probes: Mapping[int, MaskProbe], limit: float) -> Check:
+    measured = {
+        f"rank {rank}, {probe.changed}": _relative(probe.others_after, probe.others)
+        for rank, probe in probes.items()
+    }
+    check = _worst_below(name, preset, measured, limit)
+    own, after = (sum(getattr(probe, which) for probe in probes.values()) for which in ("own", "own_after"))
+    moved = _relative(after, own)
+    check.note = f"the loss of what was changed moved by {moved:.1e}"
+    if moved < REACHES:
+        check.status, check.worst = "failed", "the change did not reach the model"
     return check
 
 
@@ -171,11 +236,17 @@ def _relative(value: float, reference: float) -> float:
 
 def _worst_below(name: CheckName, of: Preset | str, measured: Mapping[str, float], limit: float) -> Check:
     """Passed when no value is above the limit; NaN fails."""
-    worst = max(measured, key=lambda key: _order(measured[key]))
-    value = measured[worst]
+    engine = of if isinstance(of, str) else of.engine.name
+    return _worst_of(name, engine, {what: (value, limit) for what, value in measured.items()})
+
+
+def _worst_of(name: CheckName, engine: str, measured: Mapping[str, tuple[float, float]]) -> Check:
+    """Passed when no value is above its own limit; the one that comes nearest to it is named."""
+    worst = max(measured, key=lambda key: _share(*measured[key]))
+    value, limit = measured[worst]
     return Check(
         name=name,
-        engine=of if isinstance(of, str) else of.engine.name,
+        engine=engine,
         status="passed" if value <= limit else "failed",
         measured=f"{value:.1e}" if value else "0",
         bound=f"≤ {limit:.0e}" if limit else "= 0",
@@ -185,8 +256,11 @@ def _worst_below(name: CheckName, of: Preset | str, measured: Mapping[str, float
     )
 
 
-def _order(value: float) -> float:
-    return math.inf if math.isnan(value) else value
+def _share(value: float, limit: float) -> float:
+    """Of the limit; NaN is worst, and any value is above a limit of 0."""
+    if math.isnan(value):
+        return math.inf
+    return value / limit if limit else value
 
 
 def _counted(name: CheckName, preset: Preset, value: int, limit: int, wrong: Sequence[str]) -> Check:

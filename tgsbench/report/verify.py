@@ -11,12 +11,16 @@ from tgsbench.schema.verify import Check, CheckName, Verification
 from tgsbench.units import duration
 
 TITLES: dict[CheckName, str] = {
+    "oracle": "fp64 oracle",
+    "update": "weights' update",
     "parity": "parity with one rank",
     "engines": "engine against engine",
     "labels": "labels, shard borders",
     "tokens": "distinct tokens",
     "all_to_all": "all-to-alls",
+    "reduction": "gradient reduction",
     "mask": "document mask",
+    "causality": "causal mask",
     "determinism": "two runs, bit for bit",
 }
 _MARKS = {"passed": ("✓ pass", "green"), "failed": ("✗ FAIL", "bold red"), "skipped": ("- skip", "yellow")}
@@ -45,7 +49,7 @@ def verdict(found: Verification) -> str:
     counts += [f"{found.num_skipped} skipped (no proof either way)"] if found.num_skipped else []
     return (
         f"{found.preset}: {', '.join(counts)} in {duration(found.wall_s)}\n"
-        f"on a shrunken model: {found.what}, {found.num_steps} steps of random tokens"
+        f"on a shrunken model: {found.what}, {found.num_steps} steps of random tokens\n{found.unseen}"
     )
 
 

@@ -9,6 +9,7 @@ from msgspec import Struct, field
 from tgsbench.schema.environment import Environment
 from tgsbench.schema.forecast import Forecast
 from tgsbench.schema.preset import ModelShape
+from tgsbench.schema.verify import Purpose
 
 SCHEMA_VERSION = 1
 
@@ -41,8 +42,8 @@ class Manifest(Struct, kw_only=True):
     rehearsal_of: str = ""
     emulated: bool = False
     """One process runs one rank of the mesh; see Emulation."""
-    testifies: bool = False
-    """The ranks gather evidence for `tgsbench verify` instead of measuring; see schema.verify."""
+    for_verification: Purpose = ""
+    """What the ranks do for `tgsbench verify` instead of measuring; see schema.verify."""
     forecast: Forecast | None = field(default=None, name="prediction")
     """The planner's, made before launch."""
     tags: list[str] = []

@@ -12,9 +12,18 @@ EVIDENCE = "evidence"
 """Folder of a run that holds what its ranks saw."""
 GRADIENTS = "gradients.npz"
 """Whole gradients of the first step, beside it."""
+UPDATES = "updates.npz"
+"""What all steps together changed in each parameter, beside it."""
+
+Purpose = Literal["", "evidence", "steps", "oracle"]
+"""What a run is for: "evidence" takes steps, reads all that enters the model and probes the masks, "steps"
+takes steps alone, "oracle" computes what they should give in fp64; empty: a measurement."""
 
 Status = Literal["passed", "failed", "skipped"]
-CheckName = Literal["parity", "engines", "labels", "tokens", "all_to_all", "mask", "determinism"]
+CheckName = Literal[
+    "parity", "oracle", "update", "engines", "labels", "tokens", "all_to_all", "reduction", "mask",
+    "causality", "determinism",
+]  # fmt: skip
 
 
 class ShardRecord(Struct, kw_only=True):
@@ -36,14 +45,15 @@ class ShardRecord(Struct, kw_only=True):
 
 
 class MaskProbe(Struct, kw_only=True):
-    """One rank's sums of token losses before and after one document was changed."""
+    """One rank's sums of token losses before and after some tokens were changed, every position labelled."""
 
-    document: str
-    """Which one, such as "document 2 of pack 5"; one for each row of the micro-batch."""
+    changed: str
+    """Which ones, such as "document 2 of pack 5"; one for each row of the micro-batch."""
     others: float
+    """Of the positions that must not move."""
     others_after: float
     own: float
-    """Of the changed document itself, which must move."""
+    """Of the changed positions themselves, which must move."""
     own_after: float
 
 
@@ -59,11 +69,17 @@ class Evidence(Struct, kw_only=True):
     """Labels by which each step's loss is divided, over all ranks."""
     all_to_alls: list[tuple[int, int]] = []
     """Calls and bytes of each step, counted at the process group."""
+    tokens: list[int] = []
+    """Real tokens of each step, as the trainer counts them for TGS."""
+    reduced: list[str] = []
+    """Types of floating-point tensors that reached a reduction over more than one rank, sorted."""
     cuts: list[ShardRecord] = []
     demanded: list[ShardRecord] = []
     """Rank 0 only: what the packed data demand of all ranks together."""
     leak: MaskProbe | None = None
-    """None where no pack holds two documents."""
+    """One document changed; None where no pack holds two documents."""
+    causality: MaskProbe | None = None
+    """Every token from some position on changed; None in runs that are not probed."""
 
 
 def evidence_of(rank: int) -> str:
@@ -111,5 +127,7 @@ class Verification(Struct, kw_only=True):
     num_steps: int
     device: str = "cpu"
     document_mask: bool = False
+    unseen: str = ""
+    """What this verification cannot see, in one sentence."""
     wall_s: float = 0.0
     versions: dict[str, str] = field(default_factory=dict)

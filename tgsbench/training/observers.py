@@ -7,6 +7,7 @@ the process group does: below every engine, and after all packing, sharding and 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,14 @@ from tgsbench.workload.documents import Int64, tokens_of
 
 _ALL_TO_ALLS = ("all_to_all_single", "alltoall_base", "alltoall")
 """Methods of a process group, one of which every all-to-all of Python code ends in; torch 2.11 to 2.13."""
+
+_IN_PLACE = ("allreduce", "allreduce_coalesced")
+_REDUCTIONS = (
+    *_IN_PLACE, "reduce_scatter", "reduce_scatter_single", "_reduce_scatter_base",
+    "reduce_scatter_tensor_coalesced",
+)  # fmt: skip
+_LEAST_GRADIENT = 64
+"""Fewer numbers are a norm, a loss or a count, which any engine may reduce in any type."""
 
 
 class AllToAllMeter:
@@ -47,6 +56,34 @@ class AllToAllMeter:
             return method(group, received, sent, *rest)
 
         return counted
+
+
+class ReductionMeter:
+    """Writes down in which types gradients reach the process group's reductions."""
+
+    def __init__(self) -> None:
+        self.types: set[str] = set()
+        for name in _REDUCTIONS:
+            if method := getattr(ProcessGroup, name, None):
+                setattr(ProcessGroup, name, self._seen(method, name))
+
+    def _seen(self, method: Any, name: str) -> Any:
+        def seen(group: ProcessGroup, *args: Any, **kwargs: Any) -> Any:
+            sent = args[0] if name in _IN_PLACE else args[1]
+            for tensor in _tensors(sent):
+                if tensor.is_floating_point() and tensor.numel() >= _LEAST_GRADIENT and group.size() > 1:
+                    self.types.add(str(tensor.dtype).removeprefix("torch."))
+            return method(group, *args, **kwargs)
+
+        return seen
+
+
+def _tensors(sent: Any) -> Iterator[Tensor]:
+    if isinstance(sent, Tensor):
+        yield sent
+    else:
+        for part in sent:
+            yield from _tensors(part)
 
 
 class InputRecorder:
@@ -93,7 +130,8 @@ def expected_shards(preset: Preset, data: PackedDataset, num_steps: int) -> list
 
 
 def _cuts_of(preset: Preset, data: PackedDataset, index: int) -> list[ShardRecord]:
-    tokens, labels, num_tokens = _pack(data, index % data.num_packs, preset.workload.document_mask)
+    pack = pack_arrays(data, index % data.num_packs, preset.workload.document_mask)
+    tokens, labels, num_tokens, _ = pack
     sp, size = preset.parallel.sp, preset.local_seq_len
     cuts = []
     for number in range(sp):
@@ -105,18 +143,19 @@ def _cuts_of(preset: Preset, data: PackedDataset, index: int) -> list[ShardRecor
     return cuts
 
 
-def _pack(data: PackedDataset, index: int, document_mask: bool) -> tuple[Int64, Int64, int]:
-    """Tokens and shifted targets, int64 [S], and the number of real tokens of one pack."""
+def pack_arrays(data: PackedDataset, index: int, document_mask: bool) -> tuple[Int64, Int64, int, list[int]]:
+    """Tokens and shifted targets, int64 [S], number of real tokens, and document starts of one pack."""
     begin, end = int(data.bounds.starts[index]), int(data.bounds.ends[index])
     coded = np.asarray(data.stream.coded[begin:end])
     tokens = np.zeros(data.seq_len, np.int64)
     tokens[: len(coded)] = tokens_of(coded)
     targets = np.flatnonzero(coded[1:] < 0) + 1
+    starts = data.stream.starts - begin
     if document_mask:
-        targets = np.setdiff1d(targets, data.stream.starts - begin)
+        targets = np.setdiff1d(targets, starts)
     labels = np.full(data.seq_len, IGNORE_INDEX, np.int64)
     labels[targets - 1] = tokens[targets]
-    return tokens, labels, len(coded)
+    return tokens, labels, len(coded), [int(start) for start in starts if 0 < start < len(coded)]
 
 
 def _cut(where: str, tokens: Int64, labels: Int64, num_tokens: int) -> ShardRecord:

@@ -32,7 +32,7 @@ from tgsbench.training.device import device_name, pick_device
 from tgsbench.training.emulate import emulate_rank
 from tgsbench.training.engines.base import Engine
 from tgsbench.training.engines.build import build_engine, make_batches
-from tgsbench.training.evidence import collect_evidence
+from tgsbench.training.evidence import ask_oracle, collect_evidence
 from tgsbench.training.heartbeat import HeartbeatThread
 from tgsbench.training.loop import Stepper
 from tgsbench.training.parallel.mesh import SequenceMesh, build_mesh
@@ -57,7 +57,10 @@ def run_rank(run_dir: Path, rank: int, emitter: Emitter) -> None:
     manifest = RunDir(run_dir).manifest()
     if manifest.emulated:
         life.emulate()
-    elif manifest.testifies:
+    elif manifest.for_verification == "oracle":
+        life.ask_oracle()
+    elif manifest.for_verification:
+        life.probed = manifest.for_verification == "evidence"
         life.run(life.collect_evidence)
     else:
         life.run(life.train)
@@ -72,6 +75,8 @@ class _Rank:
         self.emitter = emitter
         self.recipe = load_recipe(preset.profile) if preset.profile else None
         self.device = pick_device(preset.hardware.device, self.local_rank)
+        self.probed = False
+        """For `tgsbench verify`: is all that enters the model read, and are the masks probed?"""
 
     def run(self, work: Callable[[SequenceMesh, PackedDataset, Engine], None]) -> None:
         """Come up, do the work with the engine, leave."""
@@ -177,7 +182,18 @@ class _Rank:
             engine,
             self.emitter.emit,
             lambda note: self._phase("measure", note),
+            self.probed,
         )
+
+    def ask_oracle(self) -> None:
+        """Compute in fp64, on this one process, what the steps of a verified run should give."""
+        self._hello()
+        self._phase("data")
+        num_packs = self.preset.packs_per_step * self._num_steps()
+        data = prepare(self.preset, num_packs, lambda note: self._phase("data", note))
+        self._phase("measure", f"fp64 oracle: {self.preset.measure.steps} optimizer steps")
+        ask_oracle(self.run_dir, self.preset, data)
+        self._phase("teardown")
 
     def train(self, mesh: SequenceMesh, data: PackedDataset, engine: Engine) -> None:
         """Warm up, measure, profile."""

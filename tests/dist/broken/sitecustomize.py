@@ -120,3 +120,23 @@ def one_rank_raises():
 if "tgsbench.training.verify_worker" in sys.orig_argv:
     for name in filter(None, os.environ.get("TGSBENCH_TEST_BUILD", "").split(",")):
         globals()[name]()
+
+
+def _break_by_folder():
+    """Each rank of a run in a folder called fault-NAME breaks its own build, see builds.py."""
+    import builds
+
+    from tgsbench.training import __main__ as rank
+
+    right = rank.main
+
+    def main(run_dir):
+        if run_dir.name.startswith("fault-"):
+            getattr(builds, run_dir.name.removeprefix("fault-"))()
+        return right(run_dir)
+
+    rank.main = main
+
+
+if "tgsbench.training.verify_worker" in sys.orig_argv and "TGSBENCH_TEST_BUILDS" in os.environ:
+    _break_by_folder()

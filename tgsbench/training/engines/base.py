@@ -52,6 +52,13 @@ class Engine(Protocol):
         """
         ...
 
+    def parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """Whole fp32 master weights by plain parameter name, between optimizer steps.
+
+        Gathers one parameter at a time: every rank must iterate to the end.
+        """
+        ...
+
     def optimizer_step(self, lr: float) -> Tensor:
         """Clip, update, clear the gradients; returns the global gradient norm before clipping."""
         ...

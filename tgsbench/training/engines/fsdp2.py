@@ -60,6 +60,11 @@ class Fsdp2Engine:
             if parameter.grad is not None:
                 yield plain_name(name), _whole(parameter.grad)
 
+    def parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """Whole fp32 master weights by plain parameter name."""
+        for name, parameter in self.model.named_parameters():
+            yield plain_name(name), _whole(parameter.detach())
+
     def optimizer_step(self, lr: float) -> Tensor:
         """Clip to clip_norm, AdamW, clear."""
         PROGRESS.enter("optimizer")

@@ -113,8 +113,12 @@ def fill(parameter: Tensor, name: str, seed: int) -> None:
 
 
 def draw(name: str, shape: torch.Size, seed: int, device: torch.device) -> Tensor:
-    """A parameter's whole initial value: normal, std 0.02, from a generator seeded by its name."""
-    generator = torch.Generator(device).manual_seed(seed * 2**32 + zlib.crc32(name.encode()))
+    """A parameter's whole initial value: normal, std 0.02, from a generator seeded by run seed and name.
+
+    Both are mixed into 32 bits: a CPU generator keeps the low 32 of its seed alone (torch 2.13), so that
+    seed * 2**32 + crc32(name) drew the same weights for every run seed.
+    """
+    generator = torch.Generator(device).manual_seed(zlib.crc32(f"{seed} {name}".encode()))
     return torch.empty(shape, device=device).normal_(0.0, _INIT_STD, generator=generator)
 
 

@@ -68,6 +68,10 @@ class DeepSpeedEngine:
         """Whole gradients by plain parameter name, once the last micro-step is done."""
         return model.whole_gradients(self.engine.module)
 
+    def parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """Whole fp32 master weights by plain parameter name."""
+        return model.whole_masters(self.engine.module)
+
     def optimizer_step(self, lr: float) -> Tensor:
         """Clip to clip_norm, AdamW, clear."""
         PROGRESS.enter("optimizer")

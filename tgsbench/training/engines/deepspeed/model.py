@@ -9,7 +9,12 @@ import deepspeed
 import msgspec
 import torch
 import torch.distributed as dist
-from deepspeed.utils import safe_get_full_grad, safe_set_full_fp32_param, safe_set_local_fp32_param
+from deepspeed.utils import (
+    safe_get_full_fp32_param,
+    safe_get_full_grad,
+    safe_set_full_fp32_param,
+    safe_set_local_fp32_param,
+)
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -110,3 +115,11 @@ def whole_gradients(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         gradient = safe_get_full_grad(parameter)
         if gradient is not None:
             yield plain_name(name), gradient
+
+
+def whole_masters(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter's fp32 master weights, whole, by plain name; all ranks must iterate."""
+    for name, parameter in model.named_parameters():
+        master = safe_get_full_fp32_param(parameter)
+        if master is not None:
+            yield plain_name(name), master

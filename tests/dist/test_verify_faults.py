@@ -1,0 +1,132 @@
+"""Faults injected into what is trained: each is caught by the check that should, in one process for all.
+
+What a mesh and one rank have in common, parity cannot see: the fp64 oracle must.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from tgsbench import presets
+from tgsbench.launch import verify
+from tgsbench.launch.evidence_runs import EvidenceRun, WantedRun, gather
+from tgsbench.launch.watch import StopSignals
+from tgsbench.metrics import verification
+from tgsbench.schema.preset import Preset
+
+pytestmark = pytest.mark.dist
+BROKEN = Path(__file__).parent / "broken"
+NUM_STEPS = 3
+
+FAULTS = {
+    "attention_not_causal": {"causality", "oracle"},
+    "attention_sees_one_ahead": {"causality", "oracle"},
+    "attention_misses_its_own_token": {"oracle"},
+    "attention_with_a_silent_window": {"oracle"},
+    "attention_scale_without_its_root": {"oracle"},
+    "query_groups_dealt_round_robin": {"oracle"},
+    "kv_heads_swapped_within_a_rank": {"oracle", "parity"},
+    "a_layer_skipped": {"oracle"},
+    "mlps_skipped": {"oracle"},
+    "gelu_in_place_of_silu": {"oracle"},
+    "no_rope": {"oracle"},
+    "rope_theta_of_another_model": {"oracle"},
+    "positions_begin_anew_on_each_rank": {"oracle", "parity"},
+    "norm_epsilon_of_another_model": {"oracle"},
+    "norm_gradient_wrong": {"oracle"},
+    "loss_gradient_wrong": {"oracle"},
+    "a_chunk_of_the_loss_missing": {"oracle"},
+    "recomputation_that_differs": {"oracle"},
+    "embedding_frozen": {"oracle", "update"},
+    "a_micro_step_dropped": {"oracle", "parity"},
+    "micro_steps_weighted_alike": {"oracle", "parity"},
+    "clipping_per_parameter": {"update"},
+    "no_clipping": {"update"},
+    "weight_decay_lost": {"update"},
+    "beta2_of_another_optimizer": {"update"},
+    "epsilon_of_another_optimizer": {"update"},
+    "optimizer_stops_after_a_step": {"update"},
+    "learning_rate_without_its_warm_up": {"update"},
+    "tokens_counted_twice": {"tokens"},
+    "targets_not_shifted": {"labels", "oracle"},
+}
+"""Fault -> the checks that must fail, on tiny_cpu: sp 2, accumulation 2, two KV heads a rank."""
+
+MASKED = {"document_borders_one_late": {"oracle", "mask"}}
+SHARED_OUT = {
+    "both_data_parallel_groups_on_the_same_packs": {"tokens"},
+    "the_same_packs_every_step": {"tokens"},
+}
+PADDED = {"padding_counted": {"tokens"}}
+
+
+def small(name: str, *sets: str) -> Preset:
+    made = verify.small_preset(presets.resolve(name, list(sets)).preset)
+    return replace(made, measure=replace(made.measure, steps=NUM_STEPS, warmup=verify.NUM_STEPS - NUM_STEPS))
+
+
+def run_all(folder: Path, preset: Preset, faults: list[str]) -> dict[str, EvidenceRun]:
+    """Every fault's run on the mesh, and beside it a sound build's runs and the oracle."""
+    runs = {f"fault-{name}": WantedRun(preset, "evidence") for name in faults}
+    sound = {
+        "oracle": WantedRun(preset, "oracle"),
+        "sound": WantedRun(preset, "evidence"),
+        "alone": WantedRun(verify.one_rank(preset), "steps"),
+    }
+    with StopSignals() as stop:
+        return gather(folder, [runs, sound], stop, lambda _: None)
+
+
+def failed(preset: Preset, seen: dict[str, EvidenceRun], name: str) -> set[str]:
+    run, truth, alone = seen[name], seen["oracle"], seen["alone"]
+    assert not run.problem, run.problem
+    differences = verify.gradient_differences(run.gradients, alone.gradients)
+    checks = [
+        *verify._oracle(preset, run, truth),
+        verification.parity(preset, differences, alone.ranks, run.ranks),
+        verification.labels(preset, run.ranks),
+        verification.tokens(preset, run.ranks),
+        verification.all_to_alls(preset, run.ranks),
+        verification.mask(preset, run.ranks),
+        verification.causality(preset, run.ranks),
+    ]
+    assert all(check.worst for check in checks if check.status == "failed"), "the worst place is named"
+    return {check.name for check in checks if check.status == "failed"}
+
+
+SETS = {
+    "tiny": (("tiny_cpu",), FAULTS),
+    "masked": (("tiny_cpu", "workload.document_mask=true"), MASKED),
+    "dp": (("llama2_7b_8k",), SHARED_OUT),
+    "padded": (("tiny_cpu", "workload.packing=xtuner_stock", "workload.map_batch_size=4"), PADDED),
+}
+
+
+@pytest.mark.parametrize("which", SETS)
+def test_each_fault_is_caught_by_name_and_a_sound_build_by_none(tmp_path, monkeypatch, which):
+    words, faults = SETS[which]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(BROKEN), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("TGSBENCH_TEST_BUILDS", "1")
+    preset = small(*words)
+    seen = run_all(tmp_path, preset, list(faults))
+    assert failed(preset, seen, "sound") == set()
+    missed = {
+        name: got for name in faults if not faults[name] <= (got := failed(preset, seen, f"fault-{name}"))
+    }
+    assert not missed
+
+
+def test_gradients_reduced_in_bf16_are_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(BROKEN), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("TGSBENCH_TEST_BUILDS", "1")
+    preset = verify.in_bf16(small("tiny_cpu"))
+    runs = {name: WantedRun(preset, "steps") for name in ("sound", "fault-reduced_in_the_compute_type")}
+    with StopSignals() as stop:
+        seen = gather(tmp_path, [runs], stop, lambda _: None)
+    sound, broken = (verification.reduction(preset, seen[name].ranks) for name in runs)
+    assert (sound.status, sound.measured) == ("passed", "float32")
+    assert (broken.status, broken.measured) == ("failed", "bfloat16")
