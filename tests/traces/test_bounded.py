@@ -232,7 +232,7 @@ def test_p95_is_that_of_all_durations(found, size):
     def measured():
         for at in range(0, len(found), size):
             key, dur = np.array(found[at : at + size], np.int64).T
-            yield top.Measured(key, dur, np.ones(len(key)))
+            yield top.HotMeasure(key, dur, np.ones(len(key)))
 
     for entry in top.ranked(measured):
         dur = sorted(d for key, d in found if key == entry.key)

@@ -27,7 +27,7 @@ from tgsbench.systems.registry import find_system
 from tgsbench.units import percent
 
 
-class Options(msgspec.Struct, frozen=True, kw_only=True):
+class PlanOptions(msgspec.Struct, frozen=True, kw_only=True):
     """The options of one call, as typed."""
 
     name: str | None
@@ -75,11 +75,11 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 @click.argument("runs", nargs=-1)
 def plan(**options: Any) -> None:
     """Forecast a preset: memory, TGS and where the step's time goes, before a GPU-hour is spent."""
-    asked = Options(**options)
+    asked = PlanOptions(**options)
     _mode(asked)(asked)
 
 
-def _mode(asked: Options) -> Callable[[Options], None]:
+def _mode(asked: PlanOptions) -> Callable[[PlanOptions], None]:
     """What the options ask for. Raises TgsError for words that do not go together."""
     if asked.list_gpus or asked.list_links:
         return _list_gpus if asked.list_gpus else _list_links
@@ -98,7 +98,7 @@ def _mode(asked: Options) -> Callable[[Options], None]:
     return _trace if asked.tracing else _forecast
 
 
-def _preset(asked: Options) -> Preset:
+def _preset(asked: PlanOptions) -> Preset:
     """The preset, or the reference settings with a model, a length and a number of GPUs."""
     if (asked.name is None) == (asked.model is None):
         raise TgsError("name what to plan: either --preset NAME or --model NAME", hint="tgsbench presets")
@@ -117,7 +117,7 @@ def _preset(asked: Options) -> Preset:
     return api.load_preset("_reference", [f"model={asked.model}", f"name={shown}", *assignments, *asked.sets])
 
 
-def _forecast(asked: Options) -> None:
+def _forecast(asked: PlanOptions) -> None:
     preset = _preset(asked)
     document = api.forecast(preset, gpu=asked.gpu, link=asked.link, system=asked.system_name)
     if asked.chrome is not None:
@@ -125,7 +125,7 @@ def _forecast(asked: Options) -> None:
     _print(asked.as_json, document, lambda: report.plan_lines(document))
 
 
-def _write_trace(asked: Options, preset: Preset, path: Path) -> None:
+def _write_trace(asked: PlanOptions, preset: Preset, path: Path) -> None:
     machine = api.planned_machine(preset, asked.gpu, asked.link)
     numbers = estimate(preset, _system(asked, preset), machine)
     if numbers.time is None:
@@ -138,11 +138,11 @@ def _write_trace(asked: Options, preset: Preset, path: Path) -> None:
     diagnostics.note(f"wrote {path}: open it in https://ui.perfetto.dev or chrome://tracing")
 
 
-def _system(asked: Options, preset: Preset) -> System:
+def _system(asked: PlanOptions, preset: Preset) -> System:
     return find_system(asked.system_name or preset.engine.name)
 
 
-def _max_seq_len(asked: Options) -> None:
+def _max_seq_len(asked: PlanOptions) -> None:
     if asked.model and not asked.seq_len:
         asked = replace(asked, seq_len="8k")  # only where the search over lengths starts
     preset = _preset(asked)
@@ -150,7 +150,7 @@ def _max_seq_len(asked: Options) -> None:
     _print(asked.as_json, best, lambda: report.longest_lines(best))
 
 
-def _search(asked: Options) -> None:
+def _search(asked: PlanOptions) -> None:
     preset = _preset(asked)
     machine = api.planned_machine(preset, asked.gpu, asked.link)
     found = search(preset, machine)
@@ -174,7 +174,7 @@ def _gpu_counts(text: str) -> list[int]:
     return numbers
 
 
-def _scale(asked: Options) -> None:
+def _scale(asked: PlanOptions) -> None:
     numbers = _gpu_counts(asked.scale_to or "")
     if asked.model and asked.num_gpus is None:
         asked = replace(asked, num_gpus=numbers[0])
@@ -185,7 +185,7 @@ def _scale(asked: Options) -> None:
     _print(asked.as_json, points, lambda: report.scale_lines(points))
 
 
-def _trace(asked: Options) -> None:
+def _trace(asked: PlanOptions) -> None:
     # Here, as in _calibrate: what most plans do not use is half of the command's start.
     from tgsbench.launch.dry_run import dry_run
 
@@ -197,7 +197,7 @@ def _trace(asked: Options) -> None:
     _print(asked.as_json, document, lambda: report.dry_run_lines(run, planned))
 
 
-def _calibrate(asked: Options) -> None:
+def _calibrate(asked: PlanOptions) -> None:
     from tgsbench.results.calibrate_on_runs import calibrate_on
     from tgsbench.store import run_dir
 
@@ -214,7 +214,7 @@ def _calibrate(asked: Options) -> None:
     _print(asked.as_json, {"path": str(path), "constants": found.constants, "errors": found.errors}, lines)
 
 
-def _list_gpus(asked: Options) -> None:
+def _list_gpus(asked: PlanOptions) -> None:
     known = catalog.load_gpus()
     fitted = {gpu: constants for constants in catalog.load_constants() for gpu in constants.gpus}
 
@@ -226,7 +226,7 @@ def _list_gpus(asked: Options) -> None:
     _print(asked.as_json, known, lambda: list(map(line, known)))
 
 
-def _list_links(asked: Options) -> None:
+def _list_links(asked: PlanOptions) -> None:
     known = catalog.load_links()
 
     def line(name: str) -> str:

@@ -112,7 +112,7 @@ class ExternalRun:
         self._each(lambda _: Bye(status=error.kind))
         return error.exit_code
 
-    def _hello(self, environment: environments.Environment) -> None:
+    def _hello(self, environment: environments.EngineEnvironment) -> None:
         gpus = list_gpus()
         on_gpu = self._preset.hardware.device == "cuda" and gpus
         for rank, emitter in enumerate(self._emitters):

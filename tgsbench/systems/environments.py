@@ -32,7 +32,7 @@ _ASK = (
 )
 
 
-class Environment(Struct, frozen=True, kw_only=True):
+class EngineEnvironment(Struct, frozen=True, kw_only=True):
     """The environment that a system would run in."""
 
     system: str
@@ -44,19 +44,21 @@ class Environment(Struct, frozen=True, kw_only=True):
     missing: list[str] = []
 
 
-def find_environment(system: str) -> Environment:
+def find_environment(system: str) -> EngineEnvironment:
     """The named interpreter, else the one that `engines setup` made, and what it lacks."""
     named = named_python(system)
     python = named or str(made_python(system))
     if not Path(python).exists():
-        return Environment(system=system, python=named, named=bool(named), missing=[_absent(system, named)])
+        return EngineEnvironment(
+            system=system, python=named, named=bool(named), missing=[_absent(system, named)]
+        )
     recipe = find_recipe(system)
     try:
         versions = installed_versions(python, recipe.needs)
     except TgsError as error:
-        return Environment(system=system, python=python, named=bool(named), missing=[error.msg])
+        return EngineEnvironment(system=system, python=python, named=bool(named), missing=[error.msg])
     missing = [f"package {name} in {python}" for name in recipe.needs if not versions.get(name)]
-    return Environment(
+    return EngineEnvironment(
         system=system,
         python=python,
         named=bool(named),
@@ -65,7 +67,7 @@ def find_environment(system: str) -> Environment:
     )
 
 
-def require(system: str) -> Environment:
+def require(system: str) -> EngineEnvironment:
     """The environment of a system that can run; TgsError with the command that makes one."""
     environment = find_environment(system)
     if environment.missing:

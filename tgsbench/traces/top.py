@@ -19,7 +19,7 @@ from tgsbench.traces.tables import Table
 NUM_TOP: Final = 20
 
 
-class Measured(NamedTuple):
+class HotMeasure(NamedTuple):
     """Some activities."""
 
     key: Ints
@@ -30,7 +30,7 @@ class Measured(NamedTuple):
     """Floating-point operations; 0: unknown."""
 
 
-Measurements = Callable[[], Iterator[Measured]]
+Measurements = Callable[[], Iterator[HotMeasure]]
 """They are walked over several times."""
 
 
@@ -38,14 +38,14 @@ def kernels(table: Table, found: DeviceTime, peak_tflops: float | None) -> list[
     """The kernels that took longest in the window, then the operators by what they launched themselves."""
     window = found.window
 
-    def measured(column: str) -> Iterator[Measured]:
+    def measured(column: str) -> Iterator[HotMeasure]:
         for rows in found.kernels.batches():
             start, end = np.maximum(rows["start"], window.start), np.minimum(rows["end"], window.end)
             at = np.flatnonzero(
                 (rows["end"] > window.start) & (rows["start"] < window.end) & (rows[column] >= 0)
             )
             key = rows[column][at].astype(np.int64) * len(PARTS) + rows["code"][at]
-            yield Measured(key, (end - start)[at], rows["flops"][at])
+            yield HotMeasure(key, (end - start)[at], rows["flops"][at])
 
     names = [name for _, name in table.device_names]
     by_kernel, by_operator = ranked(lambda: measured("name")), ranked(lambda: measured("op"))
@@ -57,10 +57,10 @@ def kernels(table: Table, found: DeviceTime, peak_tflops: float | None) -> list[
 def operators(table: Table, found: HostTime) -> list[HotOp]:
     """The operators with the most own time on the training loop's thread."""
 
-    def measured() -> Iterator[Measured]:
+    def measured() -> Iterator[HotMeasure]:
         for rows in found.operators.batches():
             key = rows["name"].astype(np.int64) * len(PARTS) + rows["code"]
-            yield Measured(key, rows["own_ns"], rows["flops"])
+            yield HotMeasure(key, rows["own_ns"], rows["flops"])
 
     return [_hot(table.host_names, entry, "operator", found.window, None) for entry in ranked(measured)]
 

@@ -88,7 +88,7 @@ _WHOLE_ONE: Final = msgspec.json.Decoder(dict[str, Any])
 _NOT_QUICK: Final = (msgspec.DecodeError, UnicodeDecodeError)
 
 
-class ProcessGroup(Struct):
+class TracedGroup(Struct):
     """One entry of distributedInfo's pg_config."""
 
     pg_name: str = ""
@@ -102,7 +102,7 @@ class Distributed(Struct):
     backend: str = ""
     rank: int = 0
     world_size: int = 1
-    pg_config: list[ProcessGroup] = []
+    pg_config: list[TracedGroup] = []
 
 
 class Head(Struct):
