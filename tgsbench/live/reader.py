@@ -27,7 +27,7 @@ _NICE = 5
 """Ranks of this machine go first."""
 _CHUNK_BYTES = 1 << 16
 """Written at once: each write may wake the other process."""
-_MAX_CHUNKS = 64
+_MAX_CHUNKS = 16
 
 
 class Request(Struct):
@@ -76,7 +76,7 @@ def _front(front: int, piece: RankBatch) -> int:
 class _Output:
     """Writes messages in a thread of its own: whoever waits for them imports its UI meanwhile.
 
-    Until then a pipe takes 1 MiB; with 4 MiB more a reader is not held up while the second core is free.
+    Until then a pipe takes 1 MiB: with another a reader is held up for less of the time.
     """
 
     def __init__(self, stream: IO[bytes]) -> None:
