@@ -26,7 +26,6 @@ _WORTH_BYTES = 32 << 20
 """From here on it pays: a reader is there after 0.15 s, in which one process decodes as much."""
 _MAX_READERS = 4
 _PIPE_BYTES = 1 << 20
-_READ_BYTES = 1 << 17
 _MAX_PART_BYTES = 64 << 20
 """A part holds one piece, and an event of at most 16 MiB that began before it."""
 _PARTS = msgspec.msgpack.Decoder(ReadPart)
@@ -92,7 +91,6 @@ class _Reader:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            bufsize=_READ_BYTES,
             pipesize=_PIPE_BYTES,
         )
         assert self._process.stdin is not None and self._process.stdout is not None

@@ -6,13 +6,11 @@ only: nothing that is read can be executed.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from pathlib import Path
-from queue import Queue
-from threading import Thread
 from typing import IO
 
 import msgspec
@@ -25,9 +23,6 @@ from tgsbench.live.step_columns import RankBatch, condense
 HEAD_BYTES = 4
 _NICE = 5
 """Ranks of this machine go first."""
-_CHUNK_BYTES = 1 << 16
-"""Written at once: each write may wake the other process."""
-_MAX_CHUNKS = 64
 
 
 class Request(Struct):
@@ -47,8 +42,8 @@ class ReadPart(Struct, array_like=True):
     piece: RankBatch
 
 
-def read(request: Request, send: Callable[[bytes], None]) -> None:
-    """Send the files' parts, the file that is least far first, until all are at their ends."""
+def read(request: Request, stream: IO[bytes]) -> None:
+    """Write the files' parts, the file that is least far first, until all are at their ends."""
     encoder = msgspec.msgpack.Encoder()
     tails = [FileTail(Path(os.fsdecode(path)), GLANCE, place) for path, place in request.files]
     due = [(-1, index) for index in range(len(tails))]
@@ -58,11 +53,11 @@ def read(request: Request, send: Callable[[bytes], None]) -> None:
         tail = tails[index]
         if events := tail.read(PIECE_BYTES):
             part = ReadPart(front, index, tail.place, condense(events))
-            send(encoder.encode(part))
+            _send(stream, encoder.encode(part))
             front = _front(front, part.piece)
         if not tail.at_end:
             heappush(due, (front, index))
-    send(b"")
+    _send(stream, b"")
 
 
 def _front(front: int, piece: RankBatch) -> int:
@@ -73,45 +68,18 @@ def _front(front: int, piece: RankBatch) -> int:
     return front
 
 
-class _Output:
-    """Writes messages in a thread of its own: whoever waits for them imports its UI meanwhile.
-
-    Until then a pipe takes 1 MiB; with 4 MiB more a reader is not held up while the second core is free.
-    """
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream = stream
-        self._chunk = bytearray()
-        self._chunks: Queue[bytes] = Queue(_MAX_CHUNKS)
-        self._thread = Thread(target=self._write_all, daemon=True)
-        self._thread.start()
-
-    def send(self, message: bytes) -> None:
-        """Queue one message behind its length; an empty one is the last."""
-        self._chunk += len(message).to_bytes(HEAD_BYTES, "little")
-        self._chunk += message
-        if len(self._chunk) >= _CHUNK_BYTES or not message:
-            self._chunks.put(bytes(self._chunk))
-            self._chunk.clear()
-        if not message:
-            self._chunks.put(b"")
-            self._thread.join()
-
-    def _write_all(self) -> None:
-        try:
-            while chunk := self._chunks.get():
-                self._stream.write(chunk)
-            self._stream.flush()
-        except BrokenPipeError:
-            os._exit(0)  # nobody reads any more: there is nothing to decode for
+def _send(stream: IO[bytes], message: bytes) -> None:
+    stream.write(len(message).to_bytes(HEAD_BYTES, "little") + message)
 
 
 def main() -> None:
     """Answer one request."""
     os.nice(_NICE)
     request = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=Request)
-    read(request, _Output(sys.stdout.buffer).send)
-    os._exit(0)  # nothing is left to tidy up
+    with contextlib.suppress(BrokenPipeError):
+        read(request, sys.stdout.buffer)
+        sys.stdout.flush()
+    os._exit(0)  # nothing is left to tidy up, and of a broken pipe nobody wants to know
 
 
 if __name__ == "__main__":
