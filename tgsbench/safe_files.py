@@ -50,6 +50,14 @@ def inside(root: Path, relative: str) -> Path:
 _CONTROLS = {code: f"\\u{code:04x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 
 
+def utf8(path: str | os.PathLike[str]) -> str:
+    """A path, or a word with one in it, as text that any document can hold: bytes that are no UTF-8 become �.
+
+    A folder's name may be in another encoding than the locale's; Python keeps such bytes as lone surrogates.
+    """
+    return os.fsencode(path).decode("utf-8", "replace")
+
+
 def printable(text: str) -> str:
     """The text with control characters spelled out, line breaks and tabs excepted.
 

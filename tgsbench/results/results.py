@@ -10,6 +10,7 @@ from tgsbench.errors import TgsError
 from tgsbench.metrics.observe import fold_events
 from tgsbench.metrics.result import build_result
 from tgsbench.presets.catalog import find_gpu
+from tgsbench.safe_files import utf8
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Failure, Outcome, Result
 from tgsbench.store.run_dir import RunDir, age_s, disk_problem
@@ -35,7 +36,7 @@ def result_from_folder(run: RunDir, outcome: Outcome | None = None) -> Result:
         result.failure.files = run.collected()
         if result.status == "oom":
             _explain_shortfall(result, run.preset())
-    result.run_dir = str(run.path)
+    result.run_dir = utf8(run.path)
     return result
 
 
@@ -64,7 +65,7 @@ def load_result(run: RunDir) -> Result:
     """The stored result; a derived one while the run goes on (status running) or after its launcher died."""
     stored = run.result()
     if stored is not None:
-        stored.run_dir = str(run.path)
+        stored.run_dir = utf8(run.path)
         return stored
     result = result_from_folder(run)
     if run.outcome() is None:
