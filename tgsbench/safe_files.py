@@ -87,6 +87,14 @@ TEXTS = frozenset(
 """Fields that hold sentences, and so line breaks; every other field is a name or a figure."""
 
 
+def utf8(path: str | os.PathLike[str]) -> str:
+    """A path, or a word with one in it, as text that any document can hold: bytes that are no UTF-8 become �.
+
+    A folder's name may be in another encoding than the locale's; Python keeps such bytes as lone surrogates.
+    """
+    return os.fsencode(path).decode("utf-8", "replace")
+
+
 def printable(text: str) -> str:
     """The text with control characters and bidi marks spelled out, line breaks and tabs excepted.
 

@@ -199,3 +199,26 @@ def test_an_unknown_recipe_is_refused_before_anything_starts(tmp_path):
     assert done.returncode == 4
     assert "nearest: hotspots" in done.stderr
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("module", ["click", "tgsbench.cli.run"])
+def test_ctrl_c_during_the_imports_says_interrupted_and_ends_with_130(tmp_path, module):
+    """A finder sends SIGINT when a module is imported: before any command listens, and after."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name == {module!r}: os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+    )
+    env = environment(tmp_path)
+    env["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{env['PYTHONPATH']}"
+    argv = [sys.executable, "-m", "tgsbench", "run", "--preset", "tiny_cpu", "--headless"]
+    # A shell starts what it puts into the background with SIGINT ignored; the terminal's Ctrl-C is not.
+    done = subprocess.run(
+        argv, cwd=tmp_path, env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60,
+        check=False, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    assert (done.returncode, done.stderr.strip()) == (130, "error: interrupted")
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists()

@@ -16,6 +16,7 @@ from tgsbench.launch.rehearse import rehearsal
 from tgsbench.launch.watch import StopSignals
 from tgsbench.models.spec import num_parameters
 from tgsbench.presets.validate import mesh_problems
+from tgsbench.results import results
 from tgsbench.store import run_dir
 from tgsbench.system.gpus import GpuInfo
 from tgsbench.units import GIB
@@ -111,3 +112,35 @@ def test_a_signal_that_nobody_took_is_raised_again():
         with StopSignals() as stop:
             os.kill(os.getpid(), signal.SIGINT)
         stop.send_on()
+
+
+def test_a_supervisor_that_fails_leaves_its_reason_in_the_folder(tmp_path, monkeypatch):
+    preset = presets.resolve("tiny_cpu", ["measure.steps=1"]).preset
+    run = run_dir.create(tmp_path, preset, "r")
+    local.prepare_run(run, preset)
+
+    def broken(*_):
+        raise OSError("[Errno 22] clock_gettime: Invalid argument")
+
+    monkeypatch.setattr(local, "_start", broken)
+    with pytest.raises(OSError, match="clock_gettime"):
+        local.supervise(run, lambda events: None)
+    failure = results.load_result(run).failure
+    assert failure.reason == "the launcher failed: OSError: [Errno 22] clock_gettime: Invalid argument"
+
+
+def test_room_is_kept_for_the_last_words_and_given_back(tmp_path):
+    preset = presets.resolve("tiny_cpu").preset
+    run = run_dir.create(tmp_path, preset, "r")
+    run_dir.reserve(run)
+    assert (run.path / ".reserve0").stat().st_size == 16 << 10
+    run_dir.release(run)
+    assert not (run.path / ".reserve0").exists()
+    assert run_dir.why_unwritable(run.path) == ""
+    assert "cannot be written any more" in run_dir.why_unwritable(run.path / "none")
+    assert sorted(path.name for path in run.path.iterdir()) == ["events", "log", "preset.toml"]
+
+
+def test_async_error_handling_of_nccl_is_left_to_torch():
+    preset = presets.resolve("llama2_7b_8k").preset
+    assert not any("ASYNC_ERROR" in name for name in rank_environment(preset, {}, 8, 2))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from collections import namedtuple
 from pathlib import Path
 
 import pytest
@@ -68,6 +70,7 @@ def test_a_bad_port_is_refused(text):
 
 def test_the_way_to_an_address_names_the_interface_that_ranks_listen_on():
     assert nodes.route_to("127.0.0.1") == ("127.0.0.1", "lo")
+    assert nodes.route_to("localhost") == ("127.0.0.1", "lo")
     with pytest.raises(TgsError, match="not reachable"):
         nodes.route_to("no-such-host.invalid")
 
@@ -99,3 +102,22 @@ def test_the_outcomes_of_all_nodes_are_one(tmp_path):
     run.write("launcher3.json", LauncherReport(exits=[RankExit(rank=9, exit_code=-9)], problem="p"))
     assert [e.rank for e in run.launcher_report().exits] == [0, 9]
     assert run.launcher_report().problem == "p"
+
+
+def test_a_first_node_whose_own_name_is_a_loopback_address_is_reached_by_another(monkeypatch):
+    """Debian writes `127.0.1.1 NAME` into /etc/hosts: no other node could reach that."""
+    own_name = (socket.AF_INET, socket.SOCK_DGRAM, 17, "", ("127.0.1.1", 9))
+    monkeypatch.setattr(nodes.socket, "getaddrinfo", lambda *_, **__: [own_name])
+    address = namedtuple("address", "family address")
+    cards = {
+        "lo": [address(socket.AF_INET, "127.0.0.1")],
+        "down0": [address(socket.AF_INET, "10.9.9.9")],
+        "eth0": [address(socket.AF_INET6, "fe80::1%eth0"), address(socket.AF_INET, "10.0.0.1")],
+    }
+    state = namedtuple("state", "isup")
+    monkeypatch.setattr(nodes.psutil, "net_if_addrs", lambda: cards)
+    states = {name: state(name != "down0") for name in cards}
+    monkeypatch.setattr(nodes.psutil, "net_if_stats", lambda: states)
+    assert nodes.route_to("node0") == ("10.0.0.1", "eth0")
+    del cards["eth0"]
+    assert nodes.route_to("node0")[0].startswith("127."), "a machine without a network has no other"

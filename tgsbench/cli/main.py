@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import signal
 import sys
 
@@ -97,6 +98,8 @@ def main(listens: bool = True) -> None:
 
     `listens`: Ctrl-C interrupts the command; else whoever listens for it now, or nobody, goes on to.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a path that no encoding fits
     try:
         if listens:
             signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json as std_json
 import os
+import re
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +24,18 @@ def line(text: str = "") -> None:
 
 def json(document: Any) -> None:
     """Print one JSON document."""
-    encoded = msgspec.json.format(msgspec.json.encode(document), indent=2)
-    line(encoded.decode())
+    text = msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
+    if (sys.stdout.encoding or "").lower().replace("-", "") != "utf8":
+        text = _NOT_ASCII.sub(_escaped, text)
+    line(text)
+
+
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
+"""In a document of JSON they stand in strings only, where an escape means the same."""
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return std_json.dumps(match[0])[1:-1]
 
 
 def table(rows: Table) -> None:

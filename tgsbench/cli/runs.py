@@ -15,7 +15,7 @@ from tgsbench.cli import diagnostics, output
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.results import index, prune, run_columns
 from tgsbench.results.index import Summary
-from tgsbench.safe_files import one_line
+from tgsbench.safe_files import one_line, utf8
 from tgsbench.schema.run import Manifest
 from tgsbench.store import run_dir
 from tgsbench.store.run_dir import RunDir
@@ -181,7 +181,7 @@ def _is_wanted(summary: Summary, tag: str | None, status: str | None) -> bool:
 def _row(root: Path, summary: Summary) -> dict[str, object]:
     if summary.status == "damaged":
         return {"run_id": summary.run_id, "status": "damaged", "reason": summary.reason}
-    return {**msgspec.structs.asdict(summary), "run_dir": str(root / summary.run_id)}
+    return {**msgspec.structs.asdict(summary), "run_dir": utf8(root / summary.run_id)}
 
 
 def _table(found: Sequence[Summary]) -> list[str]:

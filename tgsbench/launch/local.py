@@ -22,6 +22,7 @@ from tgsbench.results import results
 from tgsbench.results.export import tensorboard_log
 from tgsbench.results.export.series import series_of
 from tgsbench.results.forecast import forecast_here
+from tgsbench.safe_files import utf8
 from tgsbench.schema.events import Event, Trace
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Manifest, Outcome, Result
@@ -53,7 +54,7 @@ def prepare_run(
         preset=preset.rehearsal_of or preset.name,
         engine=preset.engine.name,
         created_unix=time.time(),
-        argv=argv,
+        argv=[utf8(word) for word in argv],
         world_size=preset.world_size,
         device=preset.hardware.device,
         host=os.uname().nodename,
@@ -63,7 +64,7 @@ def prepare_run(
         forecast=forecast_here(preset)[0],
     )
     try:
-        run_dir.write_atomic(run.path / "command.sh", as_script(argv).encode())
+        run_dir.write_atomic(run.path / "command.sh", os.fsencode(as_script(argv)))
         run.write("env.json", describe_environment(registry.engine_distributions()))
         run.write("run.json", manifest)
     except OSError as error:
@@ -176,7 +177,7 @@ def _conclude(run: RunDir, outcome: Outcome, node: Node) -> Result:
             _log_for_tensorboard(run)
         return result
     except OSError as error:
-        reason = f"{run.path} cannot be written any more: {error.strerror}"
+        reason = f"{utf8(run.path)} cannot be written any more: {error.strerror}"
     outcome.disk = outcome.disk or reason
     result = results.result_from_folder(run, outcome)
     result.warnings.append(f"this result is not stored: {reason}")
@@ -190,14 +191,14 @@ def _why_not_written(run: RunDir, outcome: Outcome) -> str:
     report = run.launcher_report()
     codes = [exit.exit_code for exit in report.exits] if report else []
     told = ExitCode.STORE in (outcome.exit_code, *codes)
-    return f"ranks could not write their events into {run.path}" if told else ""
+    return f"ranks could not write their events into {utf8(run.path)}" if told else ""
 
 
 def _log_for_tensorboard(run: RunDir) -> None:
     """Scalars and hparams beside the result, where tensorboard is installed; without them nothing is lost."""
     if not tensorboard_log.is_installed():
         return
-    with contextlib.suppress(OSError, ImportError, TgsError):
+    with contextlib.suppress(OSError, ImportError, TgsError, UnicodeError):
         tensorboard_log.write(series_of(run), run.path / tensorboard_log.FOLDER)
 
 

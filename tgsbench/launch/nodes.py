@@ -172,10 +172,27 @@ def route_to(host: str) -> tuple[str, str]:
             hint="use a name or address of the first node that every node resolves: --rendezvous HOST:PORT",
             exit_code=ExitCode.USAGE,
         ) from error
+    if own.startswith("127.") and not _means_loopback(host):
+        own = _outward_address() or own
     for name, addresses in psutil.net_if_addrs().items():
         if any(known.address.partition("%")[0] == own for known in addresses):
             return own, name
     return own, ""
+
+
+def _means_loopback(host: str) -> bool:
+    """Is loopback asked for, and not what this machine's own name resolves to (Debian: 127.0.1.1)?"""
+    return host == "localhost" or host.startswith("127.")
+
+
+def _outward_address() -> str:
+    """This machine's first IPv4 address that others can reach, of an interface that is up; empty for none."""
+    states = psutil.net_if_stats()
+    for name, addresses in psutil.net_if_addrs().items():
+        for known in addresses if name in states and states[name].isup else ():
+            if known.family == socket.AF_INET and not known.address.startswith(("127.", "169.254.")):
+                return str(known.address)
+    return ""
 
 
 def _join(root: Path, preset: Preset, name: str, node_rank: int) -> RunDir:

@@ -10,6 +10,7 @@ from tgsbench.errors import TgsError
 from tgsbench.metrics.observe import fold_events
 from tgsbench.metrics.result import build_result
 from tgsbench.presets.catalog import find_gpu
+from tgsbench.safe_files import utf8
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Failure, Outcome, Result
 from tgsbench.store.run_dir import RunDir, age_s, disk_problem
@@ -36,7 +37,7 @@ def result_from_folder(run: RunDir, outcome: Outcome | None = None) -> Result:
         if result.status == "oom":
             _explain_shortfall(result, run.preset())
     result.warnings += run.notes("run.json", "env.json")
-    result.run_dir = str(run.path)
+    result.run_dir = utf8(run.path)
     return result
 
 
@@ -66,7 +67,7 @@ def load_result(run: RunDir) -> Result:
     stored = run.result()
     if stored is not None:
         stored.warnings += run.notes("result.json")
-        stored.run_dir = str(run.path)
+        stored.run_dir = utf8(run.path)
         return stored
     result = result_from_folder(run)
     if run.outcome() is None:

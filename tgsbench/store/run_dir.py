@@ -30,6 +30,7 @@ from tgsbench.safe_files import (
     printable,
     read_regular,
     toml_document,
+    utf8,
 )
 from tgsbench.schema import lenient
 from tgsbench.schema.environment import Environment
@@ -359,7 +360,7 @@ def why_unwritable(folder: Path) -> str:
         probe.write_bytes(bytes(_PROBE_BYTES))
         return ""
     except OSError as error:
-        return f"{folder} cannot be written any more: {error.strerror or error}"
+        return f"{utf8(folder)} cannot be written any more: {error.strerror or error}"
     finally:
         with contextlib.suppress(OSError):
             probe.unlink(missing_ok=True)
@@ -374,12 +375,12 @@ def disk_problem(folder: Path) -> str:
             os.close(os.open(folder, os.O_WRONLY | os.O_CLOEXEC | _NAMELESS))
     except OSError as error:
         if error.errno in _DISK_ERRORS:
-            return f"the disk of {folder}: {error.strerror}"
+            return f"the disk of {utf8(folder)}: {error.strerror}"
         return ""
     if disk.f_blocks and not disk.f_bavail:
-        return f"the disk of {folder} is full"
+        return f"the disk of {utf8(folder)} is full"
     if disk.f_files and not disk.f_favail:
-        return f"the disk of {folder} has room for no more files"
+        return f"the disk of {utf8(folder)} has room for no more files"
     return ""
 
 

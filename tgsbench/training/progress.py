@@ -71,7 +71,10 @@ PROGRESS = Progress()
 
 
 def follow_layers(layers: Iterable[nn.Module]) -> None:
-    """Mark the begin of each layer's forward and backward (4 µs a layer); a compiled layer is left whole."""
+    """Mark the begin of each layer's forward and backward; a compiled layer is left whole.
+
+    Costs at most 19 µs a layer and micro-step (2 CPU cores under load).
+    """
     modules = list(layers)
     PROGRESS.num_layers = len(modules)
     for number, module in enumerate(modules, 1):
