@@ -19,8 +19,8 @@ ORACLE_GRADIENTS = 2e-6
 """Relative norm of the difference to fp64 gradients of the first step."""
 ORACLE_STEPS = 1e-6
 """Relative difference of a step's loss and gradient norm to fp64, over all steps."""
-UPDATE = 1e-2
-"""Relative norm of the difference of what all steps changed in a parameter to fp64."""
+UPDATE = 1e-3
+"""Relative norm of the difference of what all steps changed in a parameter to fp64 (measured: up to 6e-5)."""
 LEAK = 1e-6
 """Relative change of the other documents' loss; without a leak it is 0."""
 REACHES = 1e-5
