@@ -105,7 +105,6 @@ class Watch:
             if child.poll() is None:
                 child.stop()
         outcome.oom_kills = max(0, kernel_oom_kills() - oom_kills)
-        outcome.left = self._departures.ranks()
         self._on_end()
         self._hear()
         return outcome
@@ -158,11 +157,13 @@ class Watch:
 
     def _ended(self, child: ProcessGroup, stop: StopSignals) -> Outcome:
         code = child.poll()
+        # Ranks of an agent that was killed go with it.
+        left = self._departures.ranks() if code is None or code >= 0 else []
         if code is None:
             code = child.stop()
         # A run that failed, or was done, before it was asked to stop is told by its ranks' own words.
         if stop.caught is None or self._failed or code == 0:
-            return Outcome(exit_code=code)
+            return Outcome(exit_code=code, left=left)
         return _stopped(stop.caught, code)
 
     def _stalled(self, child: ProcessGroup, now_s: float) -> Outcome:
