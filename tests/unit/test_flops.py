@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from msgspec.structs import replace
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from tgsbench import presets
 from tgsbench.metrics.figures import tflops_by_convention
 from tgsbench.models.flops import flops_per_token
 from tgsbench.models.spec import num_parameters
+from tgsbench.results.convention import identify
+from tgsbench.training.model import fused_layers
+from tgsbench.training.model.build import build_meta, materialise
+from tgsbench.training.parallel.checkpointing import wrap_layer
 
 INCONSISTENT_IN_THE_SOURCE = {"llama2_7b_32k": 0.0066, "yi_34b_8k": -0.0011}
 ROWS = {name: rows[0] for name, rows in presets.load_references().items()}
+
+
+@pytest.fixture(autouse=True)
+def _plain_rope_after():
+    yield
+    fused_layers.unfuse()
 
 
 def derived(name: str) -> float:
@@ -71,3 +86,52 @@ def test_hardware_counts_what_each_policy_runs():
     )
     assert none == flops_per_token("model", shape, 131072, "none")
     assert none < selective < full
+
+
+@pytest.mark.parametrize(
+    ("checkpointing", "attention_forwards"), [("none", 1), ("selective", 1), ("full", 2)]
+)
+def test_hardware_counts_the_products_that_torch_runs(checkpointing, attention_forwards):
+    """Counted on the shipped tiny shape by torch, whose counter knows products but no attention on a CPU."""
+    shape, tokens = presets.load_model("tiny"), 64
+    model = build_meta(shape, tokens, "sdpa", 0)
+    model.model.layers = nn.ModuleList(wrap_layer(layer, checkpointing) for layer in model.model.layers)
+    materialise(model, torch.device("cpu"), 0)
+    ids, positions = torch.arange(tokens)[None], torch.arange(tokens)[None]
+    with FlopCounterMode(display=False) as products, _AttentionCalls() as attention:
+        model(ids, positions, ids).backward()
+    without = flops_per_token("hardware", shape, 0.0, checkpointing)
+    assert products.get_total_flops() == tokens * without
+    assert attention.forwards == attention_forwards * shape.num_layers
+    once = 2 * tokens * shape.num_query_heads * shape.head_dim * shape.num_layers
+    whole = flops_per_token("hardware", shape, tokens, checkpointing)
+    assert whole - without == (attention_forwards + 2) * once
+
+
+class _AttentionCalls(TorchDispatchMode):
+    forwards = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.forwards += func is torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_under_full_checkpointing_is_3_8_forwards_not_4():
+    small = replace(
+        presets.load_model("tiny"), hidden_size=128, intermediate_size=344, num_query_heads=4, num_kv_heads=4,
+        vocab_size=256,
+    )  # fmt: skip
+    forward = 4 * (2 * (4 * 128 * 128 + 3 * 128 * 344) + 2 * 512 * 128) + 2 * 128 * 256
+    down = 4 * 2 * 128 * 344
+    assert flops_per_token("model", small, 512, "full") == 3 * forward
+    assert flops_per_token("hardware", small, 512, "full") == 8_265_728 == 4 * forward - down - 2 * 128 * 256
+    assert 8_265_728 / forward == pytest.approx(3.8, abs=0.05)
+
+
+def test_a_tool_that_counts_whole_layers_again_is_recognised():
+    shape = presets.load_model("llama3_8b")
+    layer = 2 * (2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 14336) + 2 * 8192 * 4096
+    flops = 4 * 32 * layer + 3 * 2 * 4096 * 128256
+    found = identify(shape, 8192, 1000.0, 1000.0 * flops / 1e12)
+    assert found.convention == "hfu"
+    assert found.fits[0].deviation == pytest.approx(0.0, abs=1e-12)

@@ -20,7 +20,8 @@ FORMULAS = {
     XTUNER: "(3 + k)·L·(8h² + 4Sh/2 + 6hi) + 6hV, k = 1 with activation checkpointing (XTuner)",
     "model": "3·[L·(4had + 4h·kv·d + 6hi + 2Sad) + 2hV], causal, GQA-aware (Megatron-LM, MaxText)",
     "palm": "as model with full attention: 6N + 12·L·a·d·S (PaLM, torchtitan)",
-    "hardware": "the forward counted as often as it runs under the checkpoint policy",
+    "hardware": "model + what the checkpoint policy runs again: a layer's products but the last (torch's "
+    "checkpoint stops before it), full checkpointing also its attention",
 }
 
 

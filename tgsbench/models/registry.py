@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import pkgutil
+from pathlib import Path
 
-from tgsbench import models
 from tgsbench.errors import ExitCode, TgsError, nearest
 from tgsbench.models.family import ModelFamily
 
@@ -40,14 +39,14 @@ def family_names() -> list[str]:
 
 
 def _modules() -> list[str]:
-    return [module.name for module in pkgutil.iter_modules(models.__path__)]
+    return [path.stem for path in Path(__file__).parent.glob("*.py")]
 
 
 def _shipped(name: str) -> ModelFamily | None:
     """The family in the module of that name; a name comes from a preset, so only our own are imported."""
     if name not in _modules():
         return None
-    family: ModelFamily | None = getattr(importlib.import_module(f"{models.__name__}.{name}"), "FAMILY", None)
+    family: ModelFamily | None = getattr(importlib.import_module(f"tgsbench.models.{name}"), "FAMILY", None)
     if family is not None:
         _found[name] = family
     return family

@@ -60,8 +60,9 @@ def identify(
 ) -> Identified:
     """Solve for the convention that turns `tgs` (tokens/GPU/s) into `tflops` (per GPU).
 
-    The named four come first among equals; "6N" (parameters only, no attention) and "palm_hfu" (4/3 of
-    palm, as llm-foundry reports HFU) are known from other tools.
+    The named four come first among equals; "6N" (parameters only, no attention), "hfu" (whole layers run
+    again, as re-entrant checkpoints do) and "palm_hfu" (4/3 of palm, as llm-foundry reports HFU) are known
+    from other tools.
     """
     found = [
         ConventionFit(
@@ -92,5 +93,7 @@ def _known(shape: ModelShape, attended_len: float) -> list[tuple[str, str, str, 
     rows += [(name, "", FORMULAS[name], flops(name)) for name in ("model", "palm")]
     rows += [("hardware", policy, FORMULAS["hardware"], flops("hardware", policy)) for policy in _RECOMPUTED]
     rows.append(("6N", "", "6N, attention not counted", 6.0 * num_parameters(shape)))
+    layers = flops("model") / 3 - 2.0 * shape.hidden_size * shape.vocab_size
+    rows.append(("hfu", "full", "model + every product of every layer once more", flops("model") + layers))
     rows.append(("palm_hfu", "", "4/3 of palm (llm-foundry's HFU)", 4 / 3 * flops("palm")))
     return rows
