@@ -252,7 +252,7 @@ def test_plans_and_published_rows_are_scaled_to_the_gpu_at_hand(gpu_named):
     assert (scaled["tgs"], scaled["gpu"]) == (21.8, "A100-SXM4-80GB")
     assert 2 < scaled["factor"] < 3.2, "an H100 has 3.17 times an A100's peak"
     assert scaled["scaled_tgs"] == pytest.approx(21.8 * scaled["factor"])
-    assert gpu_rank.forecast(presets.resolve("llama2_7b_4l_32k").preset)["memory"]["tensors_gib"] > 20
+    assert gpu_rank.forecast(presets.resolve("llama2_7b_4l_32k").preset).memory.tensors_gib > 20
 
 
 def test_an_unknown_gpu_gets_no_plan_of_another(gpu_named):
