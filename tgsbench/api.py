@@ -17,6 +17,7 @@ from tgsbench.errors import TgsError
 if TYPE_CHECKING:
     from tgsbench.planner.machine import Machine
     from tgsbench.results.compare import Comparison
+    from tgsbench.results.row_specs import RowFinder
     from tgsbench.results.rows import Row
     from tgsbench.schema.events import Event
     from tgsbench.schema.forecast import Forecast
@@ -103,13 +104,14 @@ def compare(
     Raises TgsError for an unknown word, and when there are not two rows.
     """
     from tgsbench.results.compare import compare as compare_rows
+    from tgsbench.results.row_specs import RowFinder
     from tgsbench.schema.reference import XTUNER
 
-    folder = runs_root(root)
-    found = [row for source in sources for row in _rows(source, folder)]
+    finder = RowFinder(runs_root(root))
+    found = [row for source in sources for row in _rows(source, finder)]
     base = found.pop(0) if baseline is None and found else None
     if baseline is not None:
-        base = _rows(baseline, folder)[0]
+        base = _rows(baseline, finder)[0]
     if base is None or not found:
         raise TgsError("compare needs two rows", hint=f"tgsbench compare RUN {XTUNER}:llama2_7b_32k")
     return [compare_rows(row, base, force=force) for row in found]
@@ -219,10 +221,10 @@ def _assignments(overrides: Overrides) -> Sequence[str]:
     return [overrides] if isinstance(overrides, str) else list(overrides)
 
 
-def _rows(source: RowSource, root: Path) -> list[Row]:
-    from tgsbench.results import row_specs, rows
+def _rows(source: RowSource, finder: RowFinder) -> list[Row]:
+    from tgsbench.results import rows
     from tgsbench.schema.run import Result
 
     if isinstance(source, rows.Row):
         return [source]
-    return [rows.from_result(source)] if isinstance(source, Result) else row_specs.resolve(root, source)
+    return [rows.from_result(source)] if isinstance(source, Result) else finder.resolve(source)

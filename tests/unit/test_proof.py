@@ -24,7 +24,9 @@ DEMANDED = [cut("a", is_inner=True), cut("b")]
 
 
 def told(*cuts: ShardRecord) -> list[Evidence]:
-    return [Evidence(rank=0, demanded=DEMANDED, cuts=[cuts[0]]), Evidence(rank=1, cuts=list(cuts[1:]))]
+    """Two ranks that were fed these, and count 8 tokens each."""
+    first = Evidence(rank=0, demanded=DEMANDED, cuts=[cuts[0]], tokens=[8])
+    return [first, Evidence(rank=1, cuts=list(cuts[1:]), tokens=[8])]
 
 
 def test_shards_that_are_fed_once_pass():
@@ -45,6 +47,22 @@ def test_a_shard_fed_twice_is_named_and_counted_once():
     check = verification.tokens(PRESET, told(cut("a"), cut("a", where="rank 1, step 0")))
     assert (check.status, check.value, check.limit) == ("failed", 8, 16)
     assert check.worst == "rank 1, step 0: again what a had and 1 more"
+
+
+def test_tokens_that_the_trainer_counts_twice_fail():
+    ranks = told(cut("a"), cut("b"))
+    ranks[1].tokens = [16]
+    check = verification.tokens(PRESET, ranks)
+    assert (check.status, check.worst) == ("failed", "the trainer counts 24 tokens for TGS")
+
+
+def test_shards_that_are_alike_may_be_fed_as_often_as_they_are_demanded():
+    """Padding alone fills several shards of a short pack."""
+    padding = [cut("0", num_tokens=0), cut("0", num_tokens=0)]
+    ranks = [Evidence(rank=0, demanded=padding, cuts=padding, tokens=[0])]
+    assert verification.tokens(PRESET, ranks).status == "passed"
+    ranks = [Evidence(rank=0, demanded=padding, cuts=[*padding, padding[0]], tokens=[0])]
+    assert verification.tokens(PRESET, ranks).status == "failed"
 
 
 def test_tokens_of_no_pack_fail():
@@ -73,7 +91,7 @@ def test_one_bit_between_two_runs_fails():
 
 def test_a_mask_check_whose_change_reached_nothing_is_no_pass():
     def leaks(others_after: float, own_after: float) -> list[Evidence]:
-        leak = MaskProbe(document="d", others=5.0, others_after=others_after, own=3.0, own_after=own_after)
+        leak = MaskProbe(changed="d", others=5.0, others_after=others_after, own=3.0, own_after=own_after)
         return [Evidence(rank=0, leak=leak)]
 
     assert verification.mask(PRESET, leaks(5.0, 3.1)).status == "passed"

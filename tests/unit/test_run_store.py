@@ -84,8 +84,6 @@ def test_an_exit_by_a_signal_without_a_name_breaks_no_list(tmp_path, ask):
 
 
 def test_a_list_survives_any_exception_of_one_run(tmp_path, monkeypatch, ask):
-    from tgsbench.tui.run_rows import read_row
-
     odd = store_run(tmp_path, "odd")
     store_run(tmp_path, "sound")
     load = RunDir.result
@@ -93,7 +91,8 @@ def test_a_list_survives_any_exception_of_one_run(tmp_path, monkeypatch, ask):
     statuses = {s.run_id: s.status for s in index.list_summaries(tmp_path)}
     assert statuses == {"odd": "damaged", "sound": "ok"}
     assert "ZeroDivisionError" in ask("runs").output
-    assert read_row(odd).status == "damaged"
+    glances = {s.run_id: s.status for s in index.iter_summaries(tmp_path, index.glance)}
+    assert glances == statuses, "the list of the terminal UI"
     assert "ZeroDivisionError" in results.load_or_describe(odd).reason
 
 

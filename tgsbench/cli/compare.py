@@ -74,7 +74,7 @@ def compare(
         _finish(api.compare(*words, baseline=baseline, force=force, root=root), wanted)
     found = _contenders(words, engines, sets, rehearse)
     limits = interleaved.Limits(within=within / 100, budget_s=budget)
-    source = row_specs.RowSource(root)
+    source = row_specs.RowFinder(root)
     others = [row for word in words[1:] for row in source.resolve(word)]
     _finish(_side_by_side(found, others, root, limits, wanted), wanted)
 

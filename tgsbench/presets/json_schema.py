@@ -32,7 +32,7 @@ def preset_schema() -> dict[str, Any]:
     keys = tables[Preset.__name__]["properties"]
     keys["extends"] = {"type": "string", "description": "Name of the preset that this one changes."}
     keys["model"] = {"anyOf": [{"type": "string"}, {"$ref": f"#/$defs/{ModelShape.__name__}"}]}
-    keys["engine"] = {"anyOf": options}
+    keys["engine"] = {"anyOf": engines}
     workload = tables[Workload.__name__]["properties"]
     workload["seq_len"] = {"anyOf": [workload["seq_len"], _LENGTH]}
     return {"$schema": _DRAFT, "title": "tgsbench preset", **root, "$defs": tables}

@@ -39,7 +39,7 @@ def of_words(root: Path, words: Sequence[str], title: str = "") -> Report:
 
     Raises TgsError naming what would have been known.
     """
-    source = row_specs.RowSource(root)
+    source = row_specs.RowFinder(root)
     found = [row for word in words for row in source.resolve(word)]
     sections, entries = [], []
     first: dict[tuple[object, ...], Row] = {}

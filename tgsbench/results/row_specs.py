@@ -26,7 +26,7 @@ _FORMS = f"RUN, PRESET, {XTUNER}:PRESET, published:PRESET, predicted:PRESET or f
 _PUBLISHED = "published"
 
 
-class RowSource:
+class RowFinder:
     """Words of one command -> rows; the folders are listed once, however many words there are."""
 
     def __init__(self, root: Path, forecaster: Forecaster = forecast_preset) -> None:
@@ -85,7 +85,7 @@ class RowSource:
 
 def resolve(root: Path, word: str, forecaster: Forecaster = forecast_preset) -> list[Row]:
     """Rows that one word names, as `RowSource.resolve` says."""
-    return RowSource(root, forecaster).resolve(word)
+    return RowFinder(root, forecaster).resolve(word)
 
 
 def of_run(run: RunDir) -> Row:
