@@ -19,8 +19,8 @@ set -euo pipefail
 
 # GLOO_ and NCCL_SOCKET_IFNAME, unless set here, become the interface that leads to the first node.
 export PYTHONUNBUFFERED=1
+export PYTHONSAFEPATH=1
 export NCCL_DEBUG=WARN
-export TORCH_NCCL_ASYNC_ERROR_HANDLING=1
 
 name="$(date -u +%Y%m%dT%H%M%S)-llama2_7b_1M-j$SLURM_JOB_ID"
 nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | paste -sd, -)

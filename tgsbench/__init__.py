@@ -9,10 +9,11 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
+# Nothing is imported here: under `python -m` this runs before __main__ takes the current folder off the path.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from tgsbench.api import compare, load_run, plan, profile, run
     from tgsbench.errors import ExitCode, TgsError
 
@@ -26,6 +27,8 @@ def __getattr__(name: str) -> Any:
     """Import the API when it is first asked for: every command imports this module, few of them all of it."""
     if name not in __all__:
         raise AttributeError(f"module 'tgsbench' has no attribute {name!r}")
+    import importlib
+
     return getattr(importlib.import_module("tgsbench.errors" if name in _ERRORS else "tgsbench.api"), name)
 
 

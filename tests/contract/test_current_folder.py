@@ -140,7 +140,7 @@ class _Named:
 def test_the_script_of_a_job_sets_the_safe_path_before_it_starts_anything():
     preset = presets.resolve("tiny_cpu").preset
     options = preset_options("tiny_cpu", [], False)
-    text = slurm.script(preset, options, slurm.JobOptions(), Path("/runs"), sys.executable)
+    text = slurm.script(preset, options, slurm.JobOptions(python=sys.executable), Path("/runs"))
     assert text.index("export PYTHONSAFEPATH=1") < text.index("-m tgsbench run")
 
 

@@ -31,6 +31,8 @@ def filled(kind: Any, name: str = "x", keep: dict[str, Any] | None = None) -> An
         return [filled(args[0], name)]
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return _struct(kind, keep or {})
+    if name == "family":
+        return "llama"  # a document whose family nobody knows is not read any further
     text = f"{name}{ESCAPES}\n{FORGED} {name}"
     return {str: text, Any: text, int: 1, float: 1.5, bool: True}[kind]
 

@@ -47,7 +47,7 @@ def hostile_run(root, name, status="crashed", with_result=True):
     (run.path / "preset.toml").write_text(preset)
     keep = {"schema_version": 1, "world_size": 1}
     documents = {
-        "run.json": filled(Manifest, keep=keep | {"emulated": False, "testifies": False}),
+        "run.json": filled(Manifest, keep=keep | {"emulated": False, "for_verification": ""}),
         "outcome.json": filled(Outcome, keep={"schema_version": 1, "status": "exited", "exit_code": 1}),
         "launcher.json": filled(LauncherReport, keep={"schema_version": 1}),
         "env.json": {"cpu": f"c{ESCAPES}", "gpus": [f"g{ESCAPES}"], f"k{ESCAPES}": f"v{ESCAPES}"},

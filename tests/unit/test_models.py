@@ -155,7 +155,7 @@ def test_a_made_up_family_is_planned(toy):
     shape = replace(preset.model, name="Toy", family="toy")
     dense, sparse = preset, replace(preset, model=shape)
     plans = [forecast_preset(p) for p in (dense, sparse)]
-    assert plans[1].tgs.estimate < plans[0].tgs.predicted
+    assert plans[1].tgs.estimate < plans[0].tgs.estimate
     assert plans[1].memory.items["parameters"] == pytest.approx(
         plans[0].memory.items["parameters"] * num_parameters(shape) / num_parameters(preset.model)
     )

@@ -98,7 +98,8 @@ def _survived(read: Callable[[RunDir], Summary], run: RunDir) -> tuple[Summary, 
         return read(run), True
     except Exception as error:  # noqa: BLE001 - one folder, written by anybody, must not take the list
         reason = error.msg if isinstance(error, TgsError) else f"{run.path}: {type(error).__name__}: {error}"
-        return Summary(run_id=run.run_id, status="damaged", reason=reason), False
+        created = run_dir.created_unix(run)
+        return Summary(run_id=run.run_id, status="damaged", reason=reason, created_unix=created), False
 
 
 def glance(run: RunDir) -> Summary:
