@@ -98,8 +98,9 @@ def _survived(read: Callable[[RunDir], Summary], run: RunDir) -> tuple[Summary, 
         return read(run), True
     except Exception as error:  # noqa: BLE001 - one folder, written by anybody, must not take the list
         reason = error.msg if isinstance(error, TgsError) else f"{run.path}: {type(error).__name__}: {error}"
-        created = run_dir.created_unix(run)
-        return Summary(run_id=run.run_id, status="damaged", reason=reason, created_unix=created), False
+        created = created_unix(run)
+        summary = Summary(run_id=run.run_id, status="damaged", reason=reason, created_unix=created)
+        return summary, False
 
 
 def glance(run: RunDir) -> Summary:
