@@ -18,7 +18,7 @@ from tgsbench.launch.watch import StopSignals
 from tgsbench.metrics import verification
 from tgsbench.schema.preset import Preset
 
-pytestmark = pytest.mark.dist
+pytestmark = [pytest.mark.dist, pytest.mark.timeout(1500)]  # thirty runs take 3 minutes of two quiet cores
 BROKEN = Path(__file__).parent / "broken"
 NUM_STEPS = 3
 
