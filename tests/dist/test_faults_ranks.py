@@ -101,7 +101,7 @@ def test_a_segmentation_fault_is_a_signal_not_a_mystery(tmp_path):
     done = run_with(tmp_path, rank=0, step=3, do="segfault")
     assert done.returncode == 8, done.stderr
     assert listed(tmp_path)["reason"] == "rank 0 was killed by SIGSEGV"
-    (folder,) = (tmp_path / "runs").iterdir()
+    (folder,) = (tmp_path / "runs").glob("*/")
     assert "Segmentation fault" in (folder / "log" / "rank00000.log").read_text()
 
 
