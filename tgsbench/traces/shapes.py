@@ -99,11 +99,6 @@ def _flops(name: str, arguments: Arguments) -> float:
     return (flops(name, arguments) or 0.0) if isinstance(arguments, Shapes) else 0.0
 
 
-def is_attention(kind: str) -> bool:
-    """One of the two attention parts."""
-    return kind in ("attention_fwd", "attention_bwd")
-
-
 def _product(dims: list[Any], transposed: bool) -> float | None:
     if len(dims) < 2 or not (_is_shape(dims[0]) and _is_shape(dims[1])):
         return None

@@ -24,7 +24,3 @@ class EventsArrived(Message):
 
 class SessionOpened(Message):
     """Another run was opened in the live screen."""
-
-
-class ConfigSaved(Message):
-    """The UI's settings changed."""
