@@ -24,7 +24,7 @@ from tgsbench.training.model.builder import find_builder
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the folders' ranks in turn; where one fails, the next engine's follow. Returns the first failure."""
+    """Run the folders' ranks in turn; where one fails, the next engine's follow."""
     parser = argparse.ArgumentParser(prog="python -m tgsbench.training.verify_worker")
     parser.add_argument("run_dirs", nargs="+", type=Path)
     parser.add_argument("--parent-pid", type=int, default=0)
