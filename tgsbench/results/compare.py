@@ -145,6 +145,7 @@ def _notes(a: Row, b: Row, found: Sequence[Difference]) -> list[str]:
         for row in (a, b)
         if row.disturbances
     ]
+    notes += [f"{row.label}: {row.damaged}" for row in (a, b) if row.damaged]
     notes += [f"{row.label}: one figure without an interval" for row in (a, b) if _lacks_interval(row)]
     silent = sorted({what for row in (a, b) for what in _silent(row)})
     if silent:

@@ -64,6 +64,8 @@ class Row(Struct, frozen=True, kw_only=True):
     """Why there is no TGS."""
     disturbances: list[str] = []
     """What else used a run's machine while it measured."""
+    damaged: str = ""
+    """What was passed over in a run's event files."""
 
 
 def from_result(result: Result, preset: Preset | None = None, label: str = "") -> Row:
@@ -102,6 +104,7 @@ def from_result(result: Result, preset: Preset | None = None, label: str = "") -
         source=result.run_dir,
         reason=result.failure.reason if result.failure else "",
         disturbances=list(result.disturbances),
+        damaged=result.integrity.damaged,
     )
 
 
