@@ -221,7 +221,7 @@ def test_results_of_other_code_or_versions_are_not_taken(spec, tmp_path, monkeyp
         (f'engine = ["{"x" * 100_000}"]', "engine: a value of more than 200 characters"),
         (f"sp = [1{'0' * 400}]", "sp: a value of more than 200 characters"),
         ("\n".join(f'"a{i}" = [1, 2]' for i in range(5000)), "the grid has more than 10^15 points"),
-        (f"sp = {list(range(1, 1002))}", "the grid has 1,001 points, at most 1,000 are run"),
+        (f"sp = {list(range(1, 10_002))}", "the grid has 10,001 points, at most 10,000 are run"),
         (f'"{"k" * 5000}" = ["{"v" * 300}"]', "a value of more than 200 characters"),
     ],
     ids=["a text", "a number", "axes", "values", "a key"],
