@@ -180,10 +180,8 @@ def forecast(preset: Preset, *, gpu: str = "", link: str = "", system: str = "")
     from tgsbench.systems.registry import find_system
 
     machine = planned_machine(preset, gpu, link)
-    planned = find_system(system or preset.engine.name)
-    numbers = estimate(preset, planned, machine)
-    document = assemble(preset, planned, machine, numbers)
-    return replace(document, advice=advise(preset, planned, machine, numbers))
+    numbers = estimate(preset, machine, find_system(system or preset.engine.name))
+    return replace(assemble(preset, numbers), advice=advise(preset, numbers))
 
 
 def planned_machine(preset: Preset, gpu: str = "", link: str = "") -> Machine:
