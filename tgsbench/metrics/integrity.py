@@ -32,7 +32,11 @@ def expected_all_to_alls(preset: Preset) -> tuple[int, int]:
 
 
 def check(preset: Preset, steps: Sequence[StepTotal], tokens_padded: int) -> Integrity:
-    """Compare what the ranks saw over `steps` with what the preset demands."""
+    """Compare what the ranks saw over the measured `steps` with what the preset demands.
+
+    Tokens: those counted for TGS against the lengths of the packs, and the ids that reached the embedding
+    against those of the packs. All-to-alls: calls and bytes at the process groups against the shapes.
+    """
     calls, num_bytes = expected_all_to_alls(preset)
     per_run = len(steps) * preset.world_size
     result = Integrity(
@@ -54,22 +58,24 @@ def _judge(result: Integrity, steps: Sequence[StepTotal]) -> None:
     wrong = [s.step for s in steps if s.seen_checksum != s.pack_checksum]
     if result.tokens_seen != result.tokens_expected:
         result.problems.append(
-            f"{result.tokens_seen:,} distinct tokens were trained where {result.tokens_expected:,} must be"
+            f"tokens: {result.tokens_seen:,} distinct tokens were trained where {result.tokens_expected:,} "
+            "are in the packs"
         )
     if wrong:
         result.problems.append(
-            f"the ranks' shards do not add up to the packs in {len(wrong)} steps (first: step {wrong[0]})"
+            f"tokens: those that reached the embedding do not add up to the packs in {len(wrong)} steps "
+            f"(first: step {wrong[0]})"
         )
     result.tokens_ok = not result.problems
     calls_ok = result.a2a_calls == result.a2a_calls_expected
     bytes_ok = result.a2a_bytes == result.a2a_bytes_expected
     if not calls_ok:
         result.problems.append(
-            f"{result.a2a_calls:,} all-to-alls ran where {result.a2a_calls_expected:,} must have"
+            f"all-to-alls: {result.a2a_calls:,} all-to-alls ran where {result.a2a_calls_expected:,} must have"
         )
     if not bytes_ok:
         result.problems.append(
-            f"all-to-alls moved {result.a2a_bytes:,} bytes where {result.a2a_bytes_expected:,} follow "
+            f"all-to-alls: {result.a2a_bytes:,} bytes went where {result.a2a_bytes_expected:,} follow "
             "from the shapes"
         )
     result.a2a_ok = calls_ok and bytes_ok

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from tgsbench.metrics.clock import RankClock
+from tgsbench.metrics.packs import PackLedger
 from tgsbench.metrics.step_total import StepTotal
 from tgsbench.schema.events import (
     Bye,
@@ -55,6 +57,8 @@ class RunTotals:
     kernel: Kernel | None = None
     claimed: Claimed | None = None
     mem_peak_by_rank: dict[int, int] = field(default_factory=dict)
+    clocks: dict[int, RankClock] = field(default_factory=dict)
+    packs: PackLedger = field(default_factory=PackLedger)
     throttled: Counter[str] = field(default_factory=Counter)
     """Reason for held down clocks -> GPU samples that gave it."""
     num_gpu_samples: int = 0
@@ -108,6 +112,8 @@ class RunTotals:
                 return
             total = self.steps[event.step] = StepTotal(event.step, event.phase)
         total.add(event)
+        self.clocks.setdefault(event.rank, RankClock()).add(event)
+        self.packs.add(event)
 
     def seconds_between_clocks(self) -> dict[str, float]:
         """Host -> wall clock minus its monotonic clock, from the host's first hello.

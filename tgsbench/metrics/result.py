@@ -196,6 +196,9 @@ def _check_physics(result: Result, preset: Preset, observed: RunTotals) -> None:
         gpu=find_gpu(result.device),
         device=result.device,
         mfu=result.mfu,
+        clocks=observed.clocks,
+        packs=observed.packs,
+        num_packs=observed.data.num_full + observed.data.num_short if observed.data else 0,
     )
     physical.check_physics(measured, result.integrity)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
+from torch import Tensor, nn
 
 from tgsbench.schema.events import Step
 from tgsbench.schema.preset import Preset
@@ -18,10 +18,11 @@ from tgsbench.training.engines.base import Batch, Engine, Note
 from tgsbench.training.engines.build import make_batches
 from tgsbench.training.loop import Stepper
 from tgsbench.training.mask_probes import MaskProber
-from tgsbench.training.observers import AllToAllMeter, InputRecorder, ReductionMeter, expected_shards
+from tgsbench.training.observers import InputRecorder, ReductionMeter, expected_shards
 from tgsbench.training.oracle import Oracle
 from tgsbench.training.parallel.mesh import SequenceMesh
 from tgsbench.training.parallel.tracing import Mark
+from tgsbench.training.witness import Witness
 from tgsbench.workload import PackedDataset
 
 Float64 = npt.NDArray[np.float64]
@@ -44,19 +45,19 @@ def collect_evidence(
     changed in each parameter.
     """
     num_steps = preset.measure.steps
-    network, reductions, recorder = AllToAllMeter(), ReductionMeter(), InputRecorder(mesh.rank)
+    reductions, recorder = ReductionMeter(), InputRecorder(mesh.rank)
     before = _whole(engine.parameters(), mesh.rank)
     tapped = _Tapped(engine, lambda: _store(run_dir / GRADIENTS, _whole(engine.gradients(), mesh.rank)))
     batches = make_batches(preset, mesh, data, engine.device)
-    stepper = Stepper(preset, tapped, batches, preset.measure.warmup + num_steps, engine.device)
+    witness = Witness(preset, mesh, data, engine)
+    stepper = Stepper(preset, tapped, batches, preset.measure.warmup + num_steps, witness)
     seen = Evidence(rank=mesh.rank)
     steps = "one optimizer step" if num_steps == 1 else f"{num_steps} optimizer steps"
     note(f"{steps}: losses, gradients, tokens, labels, all-to-alls")
     for index in range(num_steps):
         recorder.begin_step(index)
-        network.take()
         step = stepper.step(index, "measure")
-        seen.all_to_alls.append(network.take())
+        seen.all_to_alls.append((step.a2a_calls, step.a2a_bytes))
         seen.loss_sums.append(step.loss_sum)
         seen.grad_norms.append(step.grad_norm)
         seen.num_labels.append(batches.num_labels(index))
@@ -106,6 +107,12 @@ class _Tapped:
 
     def parameters(self) -> Iterator[tuple[str, Tensor]]:
         return self._engine.parameters()
+
+    def embedding(self) -> nn.Module:
+        return self._engine.embedding()
+
+    def own_masters(self) -> Iterator[Tensor]:
+        return self._engine.own_masters()
 
     def marks(self) -> list[Mark]:
         return self._engine.marks()

@@ -36,6 +36,7 @@ from tgsbench.training.evidence import ask_oracle, collect_evidence
 from tgsbench.training.heartbeat import HeartbeatThread
 from tgsbench.training.loop import Stepper
 from tgsbench.training.parallel.mesh import SequenceMesh, build_mesh
+from tgsbench.training.witness import Witness
 from tgsbench.workload import PackedDataset, prepare
 
 _VERSIONED = (
@@ -198,7 +199,8 @@ class _Rank:
     def train(self, mesh: SequenceMesh, data: PackedDataset, engine: Engine) -> None:
         """Warm up, measure, profile."""
         batches = make_batches(self.preset, mesh, data, self.device)
-        stepper = Stepper(self.preset, engine, batches, self._num_steps(), self.device)
+        witness = Witness(self.preset, mesh, data, engine)
+        stepper = Stepper(self.preset, engine, batches, self._num_steps(), witness)
         warmup = self.preset.measure.warmup
         for index in range(self._num_steps()):
             phase: PhaseName = "warmup" if index < warmup else "measure"
