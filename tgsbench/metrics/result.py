@@ -12,6 +12,7 @@ from tgsbench.metrics.failure import root_cause
 from tgsbench.metrics.observe import RunTotals
 from tgsbench.metrics.step_total import StepTotal
 from tgsbench.presets.catalog import find_gpu, load_references
+from tgsbench.presets.work import work_digest
 from tgsbench.schema.environment import Environment
 from tgsbench.schema.events import Data
 from tgsbench.schema.preset import Preset
@@ -125,6 +126,9 @@ def _described(manifest: Manifest, preset: Preset, observed: RunTotals, environm
         compute_dtype=preset.training.compute_dtype,
         model=preset.model,
         rehearsal_of=preset.rehearsal_of,
+        work=work_digest(preset),
+        changed=list(manifest.changed),
+        repeat_of=manifest.repeat_of,
         tokens_per_step=preset.tokens_per_step,
         forecast=manifest.forecast,
         claimed=dict(observed.claimed.figures) if observed.claimed else None,
