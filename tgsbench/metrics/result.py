@@ -10,6 +10,7 @@ from tgsbench.metrics import figures, integrity, physical, reference, stats
 from tgsbench.metrics.emulation import emulation
 from tgsbench.metrics.failure import root_cause
 from tgsbench.metrics.observe import RunTotals
+from tgsbench.metrics.spread import oddities
 from tgsbench.metrics.step_total import StepTotal
 from tgsbench.presets.catalog import find_gpu, load_references
 from tgsbench.presets.work import work_digest
@@ -169,6 +170,7 @@ def _sp_spans_nodes(observed: RunTotals, sp: int) -> bool:
 def _measure(result: Result, preset: Preset, steps: list[StepTotal], observed: RunTotals) -> None:
     result.tgs = throughput(steps, result.world_size)
     times = [s.step_s for s in steps]
+    result.warnings += oddities(times, "step")
     result.step_s = StepTime(median=stats.median(times), samples=times)
     result.mem = _memory(steps, observed, preset.hardware.device)
     if steps:
