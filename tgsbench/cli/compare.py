@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from tgsbench import api
 from tgsbench.cli import diagnostics, output
+from tgsbench.cli.effect import refuse_idle, refuse_together
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.launch import interleaved
 from tgsbench.launch.interleaved import EngineRuns
@@ -72,8 +73,8 @@ def compare(
     """
     wanted = Wanted(margin=_margin(fail_on), baseline=baseline, force=force, as_json=as_json)
     root = run_dir.runs_root(folder)
-    if engines is None and (sets or rehearse):
-        raise TgsError("--set and --rehearse are for --engines", hint="tgsbench compare PRESET --engines A,B")
+    refuse_idle(dict.fromkeys(("sets", "rehearse", "within", "budget", "repeats"), "engines"))
+    refuse_together(("within", "repeats"))
     if engines is None:
         _finish(api.compare(*words, baseline=baseline, force=force, root=root), wanted)
     found = _contenders(words, engines, sets, rehearse)

@@ -10,6 +10,7 @@ import click
 
 from tgsbench import api
 from tgsbench.cli import diagnostics, output
+from tgsbench.cli.effect import refuse_idle, refuse_together
 from tgsbench.cli.progress import RunProgress, progress_for
 from tgsbench.cli.terminal import print_running, require_terminal
 from tgsbench.errors import ExitCode, TgsError
@@ -96,6 +97,14 @@ def run(
     rendezvous: str,
 ) -> None:
     """Launch a preset and measure its TGS."""
+    refuse_idle({"rendezvous": "nodes", "node_rank": "nodes"})
+    refuse_together(
+        ("ascii_only", "headless"),
+        ("ascii_only", "as_json"),
+        ("profile", "emulate"),
+        ("repeats", "nodes"),
+        ("repeats", "emulate"),
+    )
     flags = {
         "engine.name": engine,
         "measure.steps": steps,
@@ -114,8 +123,6 @@ def run(
     if nodes or node_rank is not None:
         _require_nodes(preset, emulate)
     root = run_dir.runs_root(output)
-    if repeats and (nodes or node_rank is not None or emulate):
-        raise TgsError("--repeats is for runs on one machine", hint="leave --nodes and --emulate-rank out")
     if nodes or node_rank is not None:
         part = several.NodePart(several.parse_nodes(nodes or ""), node_rank, rendezvous, run_name)
         if node_rank is None:
