@@ -32,7 +32,7 @@ def spec(tmp_path):
 
 
 def a_runner(log, status="ok"):
-    def run(preset, root, name, tag):
+    def run(preset, root, name, tag, say):
         log.append(name)
         failure = None if status == "ok" else Failure(kind=status, reason="why")
         samples = [100.0] if status == "ok" else []

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from tgsbench.cli import output
+from tgsbench.cli.effect import refuse_together
 from tgsbench.errors import TgsError
 from tgsbench.results.export import files
 from tgsbench.results.export.series import series_of
@@ -23,6 +24,7 @@ from tgsbench.store import run_dir
 @click.option("--output", "folder", type=click.Path(path_type=Path, file_okay=False), help="Folder of runs.")
 def export(words: tuple[str, ...], form: str, target: Path, everything: bool, folder: Path | None) -> None:
     """Write runs as JSON lines or Parquet (a row a step), for MLflow, W&B offline, or TensorBoard."""
+    refuse_together(("words", "everything"))
     root = run_dir.runs_root(folder)
     store = run_dir.Store(root)
     runs = store.runs if everything else [store.find(word) for word in words]

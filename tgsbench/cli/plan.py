@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from msgspec.structs import replace
 
 from tgsbench import api
 from tgsbench.cli import diagnostics, output
+from tgsbench.cli.effect import refuse_idle, refuse_together
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.planner import scale as scaling
 from tgsbench.planner.chrome import chrome_trace
@@ -75,6 +77,14 @@ class PlanOptions(msgspec.Struct, frozen=True, kw_only=True):
 @click.argument("runs", nargs=-1)
 def plan(**options: Any) -> None:
     """Forecast a preset: memory, TGS and where the step's time goes, before a GPU-hour is spent."""
+    refuse_idle({"top": "searching", "folder": "calibrate"})
+    refuse_together(
+        *itertools.combinations(("searching", "longest", "scale_to", "tracing", "calibrate"), 2),
+        *((mode, "chrome") for mode in ("searching", "longest", "scale_to", "tracing", "calibrate")),
+        ("system_name", "searching"),
+        ("system_name", "longest"),
+        ("num_gpus", "scale_to"),
+    )
     asked = PlanOptions(**options)
     _mode(asked)(asked)
 
@@ -87,8 +97,6 @@ def _mode(asked: PlanOptions) -> Callable[[PlanOptions], None]:
         return _calibrate
     if asked.runs:
         raise TgsError(f"unexpected argument {asked.runs[0]!r}", hint="RUNS belong to --calibrate")
-    if asked.scale_to is not None and (asked.searching or asked.longest):
-        raise TgsError("--scale plans one way for each number of GPUs: leave out --search and --max-seq-len")
     if asked.longest:
         return _max_seq_len
     if asked.searching:

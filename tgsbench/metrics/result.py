@@ -10,8 +10,10 @@ from tgsbench.metrics import figures, integrity, physical, reference, stats
 from tgsbench.metrics.emulation import emulation
 from tgsbench.metrics.failure import root_cause
 from tgsbench.metrics.observe import RunTotals
+from tgsbench.metrics.spread import oddities
 from tgsbench.metrics.step_total import StepTotal
 from tgsbench.presets.catalog import find_gpu, load_references
+from tgsbench.presets.work import work_digest
 from tgsbench.schema.environment import Environment
 from tgsbench.schema.events import Data
 from tgsbench.schema.preset import Preset
@@ -125,6 +127,9 @@ def _described(manifest: Manifest, preset: Preset, observed: RunTotals, environm
         compute_dtype=preset.training.compute_dtype,
         model=preset.model,
         rehearsal_of=preset.rehearsal_of,
+        work=work_digest(preset),
+        changed=list(manifest.changed),
+        repeat_of=manifest.repeat_of,
         tokens_per_step=preset.tokens_per_step,
         forecast=manifest.forecast,
         claimed=dict(observed.claimed.figures) if observed.claimed else None,
@@ -165,6 +170,7 @@ def _sp_spans_nodes(observed: RunTotals, sp: int) -> bool:
 def _measure(result: Result, preset: Preset, steps: list[StepTotal], observed: RunTotals) -> None:
     result.tgs = throughput(steps, result.world_size)
     times = [s.step_s for s in steps]
+    result.warnings += oddities(times, "step")
     result.step_s = StepTime(median=stats.median(times), samples=times)
     result.mem = _memory(steps, observed, preset.hardware.device)
     if steps:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tgsbench import units
 from tgsbench.report.forecast import forecast_text
+from tgsbench.results.rows import Row
 from tgsbench.schema.run import ReferenceVerdict, Result
 
 
@@ -30,6 +33,25 @@ def summary_lines(result: Result) -> list[str]:
         *(("warning", warning) for warning in result.warnings),
     ]
     return [f"{key:<11} {value}" for key, value in rows if value]
+
+
+def repeats_lines(row: Row, found: Sequence[Result]) -> list[str]:
+    """A group of runs that repeat one measurement: each run's TGS, their mean, the spread between them."""
+    lines = [f"{'runs':<11} {len(found)}, {row.label}-1 to {row.label}-{len(found)}"]
+    lines += [f"{'':<11} {r.run_id}: {r.status}, {_median(r)}" for r in found]
+    if row.tgs is None:
+        return [*lines, f"{'TGS':<11} not measured"]
+    interval = f"{units.rate(row.ci95[0])} to {units.rate(row.ci95[1])}" if row.ci95 else "none of one run"
+    lines.append(
+        f"{'TGS':<11} {units.rate(row.tgs)} tokens/GPU/s  (95 % interval {interval}, of {row.repeats} runs)"
+    )
+    lines += [f"{'warning':<11} {remark}" for remark in row.remarks]
+    lines += [f"{'disturbed':<11} {text}" for text in row.disturbances]
+    return [*lines, f"{'next':<11} tgsbench compare {row.label} OTHER"]
+
+
+def _median(result: Result) -> str:
+    return f"TGS {units.rate(result.tgs.median)}" if result.tgs.median is not None else "not measured"
 
 
 def tgs_text(result: Result) -> str:

@@ -64,6 +64,10 @@ class Row(Struct, frozen=True, kw_only=True):
     """Why there is no TGS."""
     disturbances: list[str] = []
     """What else used a run's machine while it measured."""
+    repeats: int = 1
+    """Runs in fresh processes: of several, `samples` are the medians and `ci95` is of their spread."""
+    remarks: list[str] = []
+    """What a reader of its figure should know."""
 
 
 def from_result(result: Result, preset: Preset | None = None, label: str = "") -> Row:

@@ -47,6 +47,10 @@ class Manifest(Struct, kw_only=True):
     forecast: Forecast | None = field(default=None, name="prediction")
     """The planner's, made before launch."""
     tags: list[str] = []
+    changed: list[str] = []
+    """`key=value` that differ from the preset of this name; see presets.work."""
+    repeat_of: str = ""
+    """Group of runs that repeat one measurement in fresh processes; its members are GROUP-1, GROUP-2, …"""
 
 
 class RankExit(Struct, kw_only=True):
@@ -268,6 +272,12 @@ class Result(Struct, kw_only=True):
     compute_dtype: str = ""
     model: ModelShape | None = None
     rehearsal_of: str = ""
+    work: str = ""
+    """What was measured, whatever the preset is called; see presets.work. Empty in results of 0.2.0."""
+    changed: list[str] = []
+    """`key=value` that differ from the preset of this name."""
+    repeat_of: str = ""
+    """Group of runs that repeat this measurement."""
     tgs: Tgs = field(default_factory=Tgs)
     tflops: dict[str, float] = {}
     """TFLOPs per GPU by convention: xtuner, model, palm, hardware."""
