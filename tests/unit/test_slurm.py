@@ -81,7 +81,7 @@ def test_a_presets_name_and_values_are_never_read_by_a_shell(tmp_path):
     path.write_text('extends = "tiny_cpu"\nname = "x$(touch /tmp/evil)"\n')
     with pytest.raises(TgsError, match="preset name"):
         slurm.script(presets.resolve(path).preset, [], slurm.JobOptions(), ROOT)
-    sets = ("workload.file=/data/a b;$(touch evil).json",)
+    sets = ("workload.corpus=file", "workload.file=/data/a b;$(touch evil).json")
     text = script("tiny_cpu", sets, container="img$(touch evil)")
     assert "'workload.file=/data/a b;$(touch evil).json'" in text
     assert "--container-image='img$(touch evil)'" in text

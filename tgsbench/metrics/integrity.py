@@ -79,3 +79,10 @@ def _judge(result: Integrity, steps: Sequence[StepTotal]) -> None:
             "from the shapes"
         )
     result.a2a_ok = calls_ok and bytes_ok
+
+
+def integrity_text(integrity: Integrity) -> str:
+    """What the checks of a run said, in a word or with its problems."""
+    if integrity.problems:
+        return "failed: " + "; ".join(integrity.problems)
+    return "ok" if integrity.tokens_ok else "not checked"

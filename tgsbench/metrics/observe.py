@@ -57,6 +57,9 @@ class RunTotals:
     kernel: Kernel | None = None
     claimed: Claimed | None = None
     mem_peak_by_rank: dict[int, int] = field(default_factory=dict)
+    """Over all steps, also those of warm-up and profile."""
+    measured_peak_by_rank: dict[int, int] = field(default_factory=dict)
+    """Over measured steps alone, as the largest of all ranks is told."""
     clocks: dict[int, RankClock] = field(default_factory=dict)
     packs: PackLedger = field(default_factory=PackLedger)
     throttled: Counter[str] = field(default_factory=Counter)
@@ -70,8 +73,9 @@ class RunTotals:
         match event:
             case Step():
                 self._add_step(event)
-                peak = self.mem_peak_by_rank.get(event.rank, 0)
-                self.mem_peak_by_rank[event.rank] = max(peak, event.mem_peak)
+                _raise(self.mem_peak_by_rank, event)
+                if event.phase == "measure":
+                    _raise(self.measured_peak_by_rank, event)
             case Hello():
                 self.hellos[event.rank] = event
             case Bye():
@@ -136,6 +140,10 @@ class RunTotals:
         """Steps of one phase (empty: of any) that every rank reported, in order."""
         totals = (self.steps[step] for step in sorted(self.steps))
         return [t for t in totals if phase in ("", t.phase) and t.num_ranks == world_size]
+
+
+def _raise(peaks: dict[int, int], step: Step) -> None:
+    peaks[step.rank] = max(peaks.get(step.rank, 0), step.mem_peak)
 
 
 def fold_events(events: Iterable[Event], world_size: int = 1 << 16) -> RunTotals:

@@ -212,13 +212,13 @@ def _check_physics(result: Result, preset: Preset, observed: RunTotals) -> None:
 def _memory(steps: list[StepTotal], observed: RunTotals, device: str) -> Memory:
     if not steps:
         return Memory()
-    ranks = sorted(observed.mem_peak_by_rank)
+    ranks = sorted(observed.measured_peak_by_rank)
     return Memory(
         peak_gib=max(s.mem_peak for s in steps) / GIB,
         allocated_gib=max(s.mem_alloc for s in steps) / GIB,
         reserved_gib=max(s.mem_reserved for s in steps) / GIB,
         kind="cuda" if device == "cuda" else "rss",
-        by_rank_gib=[observed.mem_peak_by_rank[rank] / GIB for rank in ranks],
+        by_rank_gib=[observed.measured_peak_by_rank[rank] / GIB for rank in ranks],
     )
 
 

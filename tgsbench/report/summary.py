@@ -193,7 +193,7 @@ def _profile(result: Result) -> str:
 
 
 def _reference(ref: ReferenceVerdict) -> str:
-    published = units.rate(ref.tgs) if ref.tgs is not None else "out of memory"
+    published = units.as_published(ref.tgs) if ref.tgs is not None else "out of memory"
     ratio = f" ({ref.ratio:.3f}x)" if ref.ratio is not None else ""
     reasons = f": {'; '.join(ref.reasons)}" if ref.reasons else ""
     return f"{ref.verdict}{ratio}, published {published}{reasons}"
