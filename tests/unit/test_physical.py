@@ -16,7 +16,8 @@ from tgsbench.schema.hotspots import Collective, HotOp, Profile
 from tgsbench.traces.findings import findings
 
 GPU = "NVIDIA A100-SXM4-80GB"
-CUDA = presets.resolve("tiny_cpu", ["hardware.device=cuda"]).preset
+SETS = ["hardware.device=cuda", "measure.steps=8"]
+CUDA = presets.resolve("tiny_cpu", SETS).preset
 
 
 def stream(device="cpu", change=None, **fields):
@@ -89,8 +90,9 @@ def test_an_unknown_gpu_is_said_to_be_not_checked():
 
 def test_runs_that_cannot_be_held_against_a_check_are_not_flagged():
     short = [e for e in stream() if not (isinstance(e, Step) and e.step > 1)]
-    assert problems(short) == []
-    frozen = presets.resolve("tiny_cpu", ["training.lr=0"]).preset
+    one_step = presets.resolve("tiny_cpu", [*SETS, "measure.steps=1"]).preset
+    assert problems(short, preset=one_step) == []
+    frozen = presets.resolve("tiny_cpu", [*SETS, "training.lr=0"]).preset
     assert problems(stream(change=lambda step: {"loss_sum": 700 * FIRST}), preset=frozen) == []
     falling = stream(change=lambda step: {"loss_sum": 700 * (3.0 - 0.1 * step)})
     late = [e for e in falling if not (isinstance(e, Step) and e.step == 0)]

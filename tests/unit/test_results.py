@@ -19,7 +19,7 @@ from tgsbench.schema.environment import Environment
 from tgsbench.schema.events import Bye, Data, Error, Hello, Kernel, Step
 from tgsbench.schema.run import LauncherReport, Manifest, Outcome, RankExit, Tgs
 
-PRESET = presets.resolve("tiny_cpu").preset
+PRESET = presets.resolve("tiny_cpu", ["measure.steps=8"]).preset
 CALLS, BYTES = integrity.expected_all_to_alls(PRESET)
 
 FIRST = math.log(PRESET.model.vocab_size)

@@ -7,6 +7,7 @@ import itertools
 import re
 import time
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Result
 from tgsbench.store import run_dir
 from tgsbench.store.run_dir import RunDir
+from tgsbench.system.environment import code_digest, software
 from tgsbench.systems import registry
 
 SHORT = {
@@ -242,8 +244,15 @@ def _forecast(point: Point, preset: Preset) -> None:
 
 
 def digest_of(preset: Preset) -> str:
-    """Ten digits that two different presets do not share."""
-    return hashlib.sha256(presets.to_toml(preset).encode()).hexdigest()[:10]
+    """Ten digits that two different presets do not share, nor two versions of the software or its code."""
+    text = f"{presets.to_toml(preset)}{code_digest()}{_software()}"
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+@lru_cache
+def _software() -> str:
+    """Versions of what is installed, without importing any of it: another one's results are not these."""
+    return str(sorted(software(registry.engine_distributions()).items()))
 
 
 def _short(key: str) -> str:

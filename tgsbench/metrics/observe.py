@@ -65,6 +65,8 @@ class RunTotals:
     throttled: Counter[str] = field(default_factory=Counter)
     """Reason for held down clocks -> GPU samples that gave it."""
     num_gpu_samples: int = 0
+    num_repeated: int = 0
+    """Reports of a step by a rank that had reported it before; they count once."""
 
     def add(self, event: Event) -> None:
         """Take one event in; types that a result does not need are passed over."""
@@ -115,7 +117,7 @@ class RunTotals:
             if len(self.steps) >= MAX_STEPS or not 0 <= event.step < _MAX_STEP:
                 return
             total = self.steps[event.step] = StepTotal(event.step, event.phase)
-        total.add(event)
+        self.num_repeated += not total.add(event)
         self.clocks.setdefault(event.rank, RankClock()).add(event)
         self.packs.add(event)
 

@@ -87,10 +87,12 @@ def _first_loss(m: Measured) -> str:
 def _moving_loss(m: Measured) -> str:
     """Weights that are updated and packs that differ give another loss at every step."""
     losses = [s.loss for s in m.steps if s.loss is not None]
-    if len(losses) < 2 or m.preset.training.lr == 0:
-        raise NotChecked("it takes two steps and a learning rate above 0")
+    if not losses:
+        return f"no label was trained in {len(m.steps)} steps"
     if not all(map(math.isfinite, losses)):
         return "it is not finite"
+    if len(losses) < 2 or m.preset.training.lr == 0:
+        raise NotChecked("it takes two steps and a learning rate above 0")
     return f"it stays at {losses[0]:.6g} for {len(losses)} steps" if len(set(losses)) == 1 else ""
 
 

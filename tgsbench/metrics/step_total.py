@@ -74,10 +74,10 @@ class StepTotal(Struct, gc=False):
             mem_peak=int(max(mem_peak)),
         )
 
-    def add(self, event: Step) -> None:
-        """Take one rank's report in."""
+    def add(self, event: Step) -> bool:
+        """Take one rank's report in; False, and nothing is added, for one that has reported before."""
         if self.reported >> event.rank & 1:
-            return
+            return False
         self.reported |= 1 << event.rank
         self.num_ranks += 1
         self.tokens += event.tokens
@@ -97,6 +97,7 @@ class StepTotal(Struct, gc=False):
         self.a2a_bytes += event.a2a_bytes
         if event.update is not None:
             self.update = max(self.update or 0.0, event.update)
+        return True
 
     @property
     def loss(self) -> float | None:

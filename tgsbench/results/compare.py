@@ -148,6 +148,7 @@ def _notes(a: Row, b: Row, found: Sequence[Difference]) -> list[str]:
         for row in (a, b)
         if row.disturbances
     ]
+    notes += [f"{row.label}: {row.damaged}" for row in (a, b) if row.damaged]
     notes += [f"{row.label}: one figure without an interval" for row in (a, b) if _lacks_interval(row)]
     notes += [f"{row.label}: {remark}" for row in (a, b) for remark in row.remarks]
     if a.kind == b.kind == "run" and (alone := [row.label for row in (a, b) if row.repeats == 1 and row.tgs]):

@@ -46,6 +46,8 @@ class Hello(_Event, tag="hello"):
     unix_t: float = 0.0
     """Wall clock at `t`, to line hosts up."""
     versions: dict[str, str] = field(default_factory=dict)
+    preset_digest: str = ""
+    """Of the bytes of preset.toml as this rank read them."""
 
 
 class Phase(_Event, tag="phase", gc=False):

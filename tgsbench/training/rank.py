@@ -23,7 +23,7 @@ from tgsbench.presets.recipes import load_recipe, num_profile_steps
 from tgsbench.schema.events import Hello, Kernel, Phase, PhaseName, Step
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.recipe import Recipe
-from tgsbench.store.run_dir import RunDir
+from tgsbench.store.run_dir import RunDir, digest_of_bytes
 from tgsbench.system.environment import host_name
 from tgsbench.system.gpus import GpuSampler
 from tgsbench.systems import registry
@@ -53,8 +53,10 @@ _VERSIONED = (
 
 def run_rank(run_dir: Path, rank: int, emitter: Emitter) -> None:
     """Train as run_dir/preset.toml says and report; errors are the caller's to tell."""
-    preset = presets.from_document(tomllib.loads((run_dir / "preset.toml").read_text("utf-8")))
+    document = (run_dir / "preset.toml").read_bytes()
+    preset = presets.from_document(tomllib.loads(document.decode()))
     life = _Rank(run_dir, rank, preset, emitter)
+    life.preset_digest = digest_of_bytes(document)
     manifest = RunDir(run_dir).manifest()
     if manifest.emulated:
         life.emulate()
@@ -76,6 +78,7 @@ class _Rank:
         self.emitter = emitter
         self.recipe = load_recipe(preset.profile) if preset.profile else None
         self.device = pick_device(preset.hardware.device, self.local_rank)
+        self.preset_digest = ""
         self.probed = False
         """For `tgsbench verify`: is all that enters the model read, and are the masks probed?"""
 
@@ -119,6 +122,7 @@ class _Rank:
                 local_rank=self.local_rank,
                 unix_t=time.time(),
                 versions=_versions(),
+                preset_digest=self.preset_digest,
             )
         )
 
