@@ -23,6 +23,7 @@ from tgsbench.system.child import child_environment, module_argv
 from tgsbench.system.environment import describe_environment
 from tgsbench.system.gpus import driver, links, list_gpus
 from tgsbench.system.isolation import FOREIGN_CORES, look_around
+from tgsbench.system.tracebacks import root_cause
 
 Level = Literal["ok", "warning", "failure"]
 MARKS = {"ok": "✓ ok", "warning": "! warn", "failure": "✗ fail"}
@@ -119,7 +120,8 @@ def ask_torch(question: str, kind: type[A]) -> A:
     except subprocess.TimeoutExpired:
         return kind(problem=f"no answer within {_PROBE_S} s")
     if done.returncode:
-        return kind(problem=(done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1])
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        return kind(problem=root_cause(done.stderr) or last)
     try:
         return msgspec.json.decode(done.stdout.strip().splitlines()[-1], type=kind)
     except (msgspec.DecodeError, IndexError):
