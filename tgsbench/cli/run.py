@@ -24,8 +24,10 @@ from tgsbench.report.forecast import forecast_text
 from tgsbench.report.summary import repeats_lines, summary_lines, tgs_text
 from tgsbench.results.forecast import forecast_note
 from tgsbench.results.repeats import row_of
+from tgsbench.safe_files import one_line
 from tgsbench.schema.forecast import Forecast
 from tgsbench.schema.preset import Preset
+from tgsbench.schema.reference import XTUNER
 from tgsbench.schema.run import Result
 from tgsbench.store import run_dir
 from tgsbench.store.run_dir import RunDir
@@ -247,6 +249,11 @@ def print_result(result: Result, as_json: bool) -> None:
         return
     for line in summary_lines(result):
         output.line(line)
+    output.line(f"{'folder':<11} {one_line(result.run_dir)}")
+    if result.failure is None:
+        where = shlex.quote(one_line(result.run_dir))
+        published = f"compare {where} {XTUNER}:{result.preset}" if result.references else ""
+        output.line(f"{'next':<11} tgsbench {published or f'report {where} --html report.html'}")
 
 
 def _print_hotspots(run_folder: RunDir) -> None:

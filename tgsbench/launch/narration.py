@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from tgsbench import units
 from tgsbench.metrics import figures
@@ -31,17 +31,25 @@ class Narrator:
         self._begin_s = self._said_s = clock()
         self._place = "starting"
 
-    def hear(self, events: list[Event]) -> None:
+    def hear(self, events: Iterable[Event]) -> None:
         """Take new events in; what rank 0 does stands for all."""
         for event in events:
             if isinstance(event, Phase) and event.rank == 0:
                 self._place = event.note or event.phase
             elif isinstance(event, Step) and event.rank == 0:
                 self._place = self._step(event)
+        self.tick()
+
+    def at(self, place: str) -> None:
+        """From now on the run is there."""
+        self._place = place
+
+    def tick(self) -> None:
+        """Say where the run is, if it was silent for long."""
         now_s = self._clock()
         if now_s - self._said_s >= self._every_s:
             self._said_s = now_s
-            self._say(f"{self._place}, {units.duration(round(now_s - self._begin_s))}")
+            self._say(f"{self._place}, {units.duration(round(now_s - self._begin_s))} since the start")
 
     def spoken(self) -> None:
         """Somebody else has said something: the silence begins anew."""

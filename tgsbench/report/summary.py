@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 from tgsbench import units
+from tgsbench.models.spec import num_parameters
 from tgsbench.report.forecast import forecast_text
 from tgsbench.results.rows import Row
 from tgsbench.schema.run import ReferenceVerdict, Result
@@ -16,6 +18,8 @@ def summary_lines(result: Result) -> list[str]:
         ("run", result.run_id),
         ("status", _status(result)),
         ("preset", _preset(result)),
+        ("changed", " ".join(f"--set {shlex.quote(change)}" for change in result.changed)),
+        ("model", _model(result)),
         ("engine", f"{result.engine}, attention {result.attention}, checkpointing {result.checkpointing}"),
         ("mesh", f"{result.world_size} ranks on {result.device}: dp {result.dp} x sp {result.sp}"),
         ("TGS", tgs_text(result) if result.emulated is None else ""),
@@ -109,6 +113,14 @@ def _no_communication(result: Result) -> str:
 def _status(result: Result) -> str:
     reason = f": {result.failure.reason}" if result.failure else ""
     return f"{result.status}{reason}"
+
+
+def _model(result: Result) -> str:
+    if result.model is None:
+        return ""
+    billions = num_parameters(result.model) / 1e9
+    size = f"{billions:.2f} B" if billions >= 0.1 else f"{1000 * billions:.2f} M"
+    return f"{result.model.name}, {size} parameters in {result.model.num_layers} layers"
 
 
 def _preset(result: Result) -> str:
