@@ -13,7 +13,7 @@ from tgsbench import presets
 from tgsbench.schema.collective_kinds import BY_NAME, UNKNOWN
 from tgsbench.schema.hardware import GpuSpec
 from tgsbench.schema.hotspots import Collective, HotOp, RankProfile
-from tgsbench.traces import device_time, host_time, shapes, tables, top
+from tgsbench.traces import device_time, host_time, missing, shapes, tables, top
 from tgsbench.traces.collectives import Calls
 from tgsbench.traces.device_time import DeviceTime
 from tgsbench.traces.host_time import HostTime
@@ -42,8 +42,10 @@ def analyse_rank(path: Path, index: int = 0) -> RankTrace:
     with DiskTables() as scratch:
         table = tables.read(path, shapes.wanted, scratch)
         gpu = presets.find_gpu(table.head.device_name) if table.head.device_name else None
-        found, hot = _measured(table, find_window(table), gpu)
+        window = find_window(table)
+        found, hot = _measured(table, window, gpu)
         profile = _profile(table, found, _rank_of(table, path, index))
+        profile.caveats = missing.complaints(table, window, found, hot)
     profile.collectives = summarise(found, gpu)
     profile.top = hot
     kinds = found.calls.by_kind_and_group()
@@ -60,7 +62,10 @@ def _measured(
         on_device = device_time.analyse(table, window)
         return on_device, top.kernels(table, on_device, gpu.bf16_tflops if gpu is not None else None)
     on_host = host_time.analyse(table, window)
-    return on_host, top.operators(table, on_host)
+    hot = top.operators(table, on_host)
+    if missing.is_gpu_job(table):
+        missing.without_rates(hot)
+    return on_host, hot
 
 
 def _profile(table: tables.Table, found: DeviceTime | HostTime, rank: int) -> RankProfile:
@@ -76,8 +81,9 @@ def _profile(table: tables.Table, found: DeviceTime | HostTime, rank: int) -> Ra
         worker=table.head.host,
         path=str(table.path),
         num_bytes=table.num_bytes,
-        device="cuda" if table.device.num_rows else "cpu",
+        device="cuda" if table.device.num_rows or missing.is_gpu_job(table) else "cpu",
         device_name=table.head.device_name,
+        kernels_recorded=isinstance(found, DeviceTime) or not missing.is_gpu_job(table),
         steps=window.steps,
         window_ms=window.length_ns / 1e6,
         step_ms=window.length_ns * per_step_ms,
@@ -145,7 +151,7 @@ def _collective(
     )
 
 
-_WEAKEST: Final = ("kernel", "params", "launch", "annotation", "op", "name")
+_WEAKEST: Final = ("kernel", "params", "launch", "annotation", "op", "name", "stream")
 
 
 def _peak(gpu: GpuSpec | None, ranks: list[int]) -> tuple[float | None, str]:

@@ -54,6 +54,7 @@ class Args(Struct, gc=False, frozen=True):
     in_elements: Int64 | None = field(name="In msg nelems", default=None)
     out_elements: Int64 | None = field(name="Out msg nelems", default=None)
     dtype: str | None = None
+    device: Int64 | str | None = None
     dims: Raw = field(name="Input Dims", default=Raw())
     """JSON; valid until the next chunk is read, as `types`."""
     types: Raw = field(name="Input type", default=Raw())
@@ -188,6 +189,8 @@ class TraceReader:
             raise self._error(f"holds broken JSON after {self.num_events:,} events: {error}") from error
         events = []
         for item in items:
+            if isinstance(item, dict) and item.get("args", "") is None:
+                del item["args"]  # what some writers put where torch leaves the key out
             try:
                 events.append(self._one.decode(msgspec.json.encode(item)))
             except (ValueError, OverflowError):
