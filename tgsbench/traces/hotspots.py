@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -20,7 +19,6 @@ from tgsbench.traces.host_time import HostTime
 from tgsbench.traces.row_store import DiskTables, Ints
 from tgsbench.traces.step_window import StepWindow, find_window
 
-_RANK: Final = re.compile(r"(?:rank[-_]?|_)(\d{1,6})(?=[._-]|$)", re.IGNORECASE)
 _GPUS_PER_NODE: Final = 8
 
 
@@ -33,8 +31,8 @@ class RankTrace:
     world_size: int
 
 
-def analyse_rank(path: Path, index: int = 0) -> RankTrace:
-    """Read and analyse one trace; `index` is its rank where neither the trace nor its name says.
+def analyse_rank(path: Path, rank: int = 0) -> RankTrace:
+    """Read and analyse one trace; `rank` is whose it is where the trace does not say.
 
     Memory does not grow with the trace but for 20 bytes a call of a collective. Raises TgsError when the file
     is no whole trace, or when its tables do not fit the temporary folder.
@@ -44,7 +42,7 @@ def analyse_rank(path: Path, index: int = 0) -> RankTrace:
         gpu = presets.find_gpu(table.head.device_name) if table.head.device_name else None
         window = find_window(table)
         found, hot = _measured(table, window, gpu)
-        profile = _profile(table, found, _rank_of(table, path, index))
+        profile = _profile(table, found, _rank_of(table, rank))
         profile.caveats = missing.complaints(table, window, found, hot)
     profile.collectives = summarise(found, gpu)
     profile.top = hot
@@ -103,11 +101,9 @@ def _profile(table: tables.Table, found: DeviceTime | HostTime, rank: int) -> Ra
     )
 
 
-def _rank_of(table: tables.Table, path: Path, index: int) -> int:
-    if table.head.distributed is not None:
-        return table.head.distributed.rank
-    match = _RANK.search(path.name)
-    return int(match[1]) if match else index
+def _rank_of(table: tables.Table, by_name: int) -> int:
+    distributed = table.head.distributed
+    return distributed.rank if distributed is not None and distributed.rank is not None else by_name
 
 
 def summarise(found: DeviceTime | HostTime, gpu: GpuSpec | None) -> list[Collective]:
