@@ -15,7 +15,6 @@ from tgsbench.system.cores import free_cores
 from tgsbench.traces.combine import combine
 from tgsbench.traces.hotspots import RankTrace, analyse_rank
 
-SUFFIXES: Final = (".json", ".json.gz")
 _PARALLEL_BYTES: Final = 20 << 20
 """Below this much per file a second process costs more than it gains."""
 
