@@ -24,6 +24,7 @@ from tgsbench.report.forecast import forecast_text
 from tgsbench.report.summary import repeats_lines, summary_lines, tgs_text
 from tgsbench.results.forecast import forecast_note
 from tgsbench.results.repeats import row_of
+from tgsbench.results.results import load_result
 from tgsbench.safe_files import one_line
 from tgsbench.schema.forecast import Forecast
 from tgsbench.schema.preset import Preset
@@ -219,6 +220,7 @@ def run_headless(
         print_result(result, as_json)
         if result.profile is not None and result.profile.traces and not as_json:
             _print_hotspots(run_folder)
+            result = _after_analysis(run_folder, result)
     except BrokenPipeError:
         output.detach_stdout()
     report_failure(result, run_folder)
@@ -267,6 +269,18 @@ def _print_hotspots(run_folder: RunDir) -> None:
         return
     output.line(f"{'hotspots':<11} {shares_line(profile)}")
     diagnostics.note(f"tgsbench profile {run_folder.run_id} tells more")
+
+
+def _after_analysis(run_folder: RunDir, before: Result) -> Result:
+    """The result once its traces were read: a rate beyond the hardware's makes it invalid."""
+    after = load_result(run_folder)
+    new = [text for text in after.integrity.problems if text not in before.integrity.problems]
+    if not new:
+        return before
+    diagnostics.warn(
+        f"{after.status}: {'; '.join(new)}", "tgsbench verify finds out whether the work is done"
+    )
+    return after
 
 
 def report_failure(result: Result, run_folder: RunDir) -> None:

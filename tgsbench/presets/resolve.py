@@ -41,7 +41,7 @@ def resolve(name_or_path: str | Path, sets: Iterable[str] = ()) -> Resolved:
     path = name_or_path if isinstance(name_or_path, Path) else catalog.preset_path(name_or_path)
     document, origins = _load(path)
     for assignment in sets:
-        _apply_set(document, origins, assignment)
+        apply_set(document, origins, assignment)
     document.setdefault("name", path.stem)
     preset, problems = build(document, origins)
     if preset is not None:
@@ -147,7 +147,11 @@ def _model_table(name: str, origins: Origins) -> dict[str, Any]:
     return document
 
 
-def _apply_set(document: dict[str, Any], origins: Origins, assignment: str) -> None:
+def apply_set(document: dict[str, Any], origins: Origins, assignment: str) -> None:
+    """Put one `key=value` over a document; a key below a model's name spells that model out first.
+
+    Raises TgsError for what is no assignment, or no model's name.
+    """
     key, value = parse_assignment(assignment)
     if key.count(".") > _MAX_DOTS:
         raise TgsError(

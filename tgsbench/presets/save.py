@@ -10,7 +10,7 @@ import tomli_w
 
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.presets import catalog
-from tgsbench.presets.resolve import check, parse_assignment
+from tgsbench.presets.resolve import apply_set, check
 from tgsbench.system.config import config_dir
 
 
@@ -27,8 +27,7 @@ def save_user_preset(name: str, base: str, assignments: Iterable[str]) -> Path:
         raise _refused(f"{path} exists already", "choose another name, or edit the file")
     document: dict[str, Any] = {"extends": base}
     for assignment in assignments:
-        key, value = parse_assignment(assignment)
-        _put(document, key.split("."), value)
+        apply_set(document, {}, assignment)
     try:
         data = tomli_w.dumps(document).encode()
     except (TypeError, ValueError) as error:  # null, or bytes of a command line that are no UTF-8
@@ -43,12 +42,6 @@ def save_user_preset(name: str, base: str, assignments: Iterable[str]) -> Path:
         path.unlink()
         raise _refused("; ".join(problems))
     return path
-
-
-def _put(document: dict[str, Any], parts: list[str], value: Any) -> None:
-    for part in parts[:-1]:
-        document = document.setdefault(part, {})
-    document[parts[-1]] = value
 
 
 def _refused(msg: str, hint: str = "") -> TgsError:
