@@ -11,6 +11,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from tgsbench import units
 from tgsbench.metrics.step_total import StepTotal
 from tgsbench.models.spec import num_parameters
 from tgsbench.schema.hardware import GpuSpec
@@ -68,7 +69,8 @@ def _first_loss(m: Measured) -> str:
     low, high = (share * expected for share in _FIRST_LOSS)
     if low <= first.loss <= high:
         return ""
-    return f"{first.loss:.3g} where random weights give {low:.1f} to {high:.1f} (ln V = {expected:.1f})"
+    bounds = f"{low:.1f} to {high:.1f} (ln V = {expected:.1f})"
+    return f"{units.three(first.loss)} where random weights give {bounds}"
 
 
 def _moving_loss(m: Measured) -> str:
