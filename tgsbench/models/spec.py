@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tgsbench.models.registry import find_family
-from tgsbench.schema.preset import ModelShape
+from tgsbench.schema.model import ModelShape
 
 
 def num_parameters(shape: ModelShape) -> int:

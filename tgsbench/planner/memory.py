@@ -153,7 +153,7 @@ def _share_behind(work: StepWorkload, behind: int) -> float:
     return min(1.0, (head + behind * d.layer_weights) / d.num_parameters)
 
 
-def _scatter(work: StepWorkload, system: System, weights: int) -> float:
+def _scatter(work: StepWorkload, system: System, weights: float) -> float:
     """Buffer in which gradients of the group before are being reduced."""
     if work.world == 1 and not system.live_parameters:
         return 4.0 * weights
