@@ -52,7 +52,7 @@ class Oracle:
         total = 0.0
         for row in rows:
             loss = loss_sum(self._preset.model, self.weights, row)
-            total += float(loss)
+            total += float(loss.detach())
             (loss / max(1, num_labels)).backward()
         gradients = {name: w.grad for name, w in self.weights.items() if w.grad is not None}
         norm = math.sqrt(sum(float((g * g).sum()) for g in gradients.values()))

@@ -48,11 +48,23 @@ def choose(
     On CUDA every kernel that imports is timed forward and backward, and all ranks take the first rank's
     choice; a CPU has one kernel. Raises TgsError when the named kernel cannot run here.
     """
+    able = _able(probe or KernelShape())
+    if able and name not in (*able, "auto"):
+        why = "it has no windows" if "varlen" in able else "it has no sinks"
+        raise _missing(name, why, f"engine.kernel={able[-1]} has them")
     if name != "auto":
         return dataclasses.replace(make(name, device), reason="the preset names it")
     if device.type != "cuda":
         return dataclasses.replace(make("sdpa", device), reason="the only kernel of a CPU")
-    return _fastest(CUDA_DOCUMENT_KERNELS if document_mask else CUDA_KERNELS, device, probe or KernelShape())
+    names = CUDA_DOCUMENT_KERNELS if document_mask else CUDA_KERNELS
+    return _fastest(able or names, device, probe or KernelShape())
+
+
+def _able(probe: KernelShape) -> tuple[str, ...]:
+    """Kernels that can run layers with sinks or a window; empty: the shape has none, and any can."""
+    if probe.sinks:
+        return ("sdpa",)
+    return ("flash3", "flash2", "varlen", "sdpa") if probe.window else ()
 
 
 def make(name: str, device: torch.device) -> AttentionKernel:
