@@ -37,6 +37,7 @@ from tgsbench.systems import environments, support
 
 @click.command()
 @click.option("--preset", "name", required=True, help="Name of a preset, or path of a .toml file.")
+@click.option("--model", help="Model to train instead: a name of `tgsbench models`, or a config.json.")
 @click.option("--headless", is_flag=True, help="Print progress here instead of opening the live view.")
 @click.option("--ascii", "ascii_only", is_flag=True, help="Draw the live view with ASCII characters only.")
 @click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON document: result.json.")
@@ -80,6 +81,7 @@ from tgsbench.systems import environments, support
 )
 def run(
     name: str,
+    model: str | None,
     headless: bool,
     ascii_only: bool,
     as_json: bool,
@@ -109,6 +111,7 @@ def run(
         ("repeats", "emulate"),
     )
     flags = {
+        "model": model,
         "engine.name": engine,
         "measure.steps": steps,
         "measure.warmup": warmup,
