@@ -23,7 +23,7 @@ from tgsbench.report.summary import summary_lines
 from tgsbench.results.forecast import forecast_note
 from tgsbench.schema.forecast import Forecast
 from tgsbench.schema.preset import Preset
-from tgsbench.schema.run import Result
+from tgsbench.schema.run import Result, VirtualGpu
 from tgsbench.store import run_dir
 from tgsbench.store.run_dir import RunDir
 from tgsbench.systems import environments, support
@@ -60,6 +60,14 @@ from tgsbench.systems import environments, support
     help="One process runs one rank of the preset's mesh; communication comes from the planner's model.",
 )
 @click.option(
+    "--virtual-gpu",
+    "virtual_gpu",
+    default="",
+    metavar="GPU",
+    help="Run on a GPU that is not there: memory, calls and host time, no speed (see `tgsbench doctor`).",
+)
+@click.option("--rank", default="0", metavar="K|all", help="Of --virtual-gpu: the rank that runs, or all.")
+@click.option(
     "--name", "run_name", default="", help="Name of the run's folder (default: time, preset, a tag)."
 )
 @click.option("--nodes", metavar="HOST,HOST,…", help="Machines to run on: prints the command of each.")
@@ -82,6 +90,8 @@ def run(
     output: Path | None,
     rehearse: bool,
     emulate: bool,
+    virtual_gpu: str,
+    rank: str,
     run_name: str,
     nodes: str | None,
     node_rank: int | None,
@@ -100,7 +110,9 @@ def run(
     if in_terminal:
         require_terminal(f"tgsbench run --preset {name} --headless")
     assignments = [*sets, *(f"{key}={value}" for key, value in flags.items() if value is not None)]
-    preset = api.load_preset(name, assignments, rehearse=rehearse)
+    _check_virtual(virtual_gpu, rank, alone=not (nodes or node_rank is not None or emulate))
+    preset = api.load_preset(name, assignments, rehearse=rehearse, virtual_gpu=virtual_gpu)
+    virtual = api.on_virtual_gpu(preset, virtual_gpu, rank) if virtual_gpu else None
     if python is not None:
         environments.name_python(preset.engine.name, python)
     if nodes or node_rank is not None:
@@ -114,9 +126,9 @@ def run(
             return
         result = run_headless(several.prepare(part, preset, root), preset, as_json, part.node(preset))
         sys.exit(local.exit_code(result))
-    api.check_machine(preset, emulate_rank=emulate)
+    api.check_machine(preset, emulate_rank=emulate, virtual=virtual)
     with StopSignals() as stop:
-        run_folder = _prepared(root, preset, run_name, emulate)
+        run_folder = _prepared(root, preset, run_name, emulate, virtual)
         if not in_terminal:
             result = run_headless(run_folder, preset, as_json, stop=stop)
             sys.exit(_exit_code(result, run_folder))
@@ -136,8 +148,16 @@ def _require_nodes(preset: Preset, emulate: bool) -> None:
         preflight.check_emulation(preset, on_several=True)
 
 
-def _prepared(root: Path, preset: Preset, run_name: str, emulate: bool) -> RunDir:
-    run_folder = api.prepare(preset, root, run_name, emulate_rank=emulate)
+def _check_virtual(gpu: str, rank: str, *, alone: bool) -> None:
+    """Raise TgsError for options that --virtual-gpu does not go with, or that need it."""
+    if gpu and not alone:
+        raise TgsError("--virtual-gpu goes with neither --nodes, --node-rank nor --emulate-rank")
+    if rank != "0" and not gpu:
+        raise TgsError(f"--rank {rank} is of --virtual-gpu", hint="add --virtual-gpu H100-SXM5-80GB")
+
+
+def _prepared(root: Path, preset: Preset, run_name: str, emulate: bool, virtual: VirtualGpu | None) -> RunDir:
+    run_folder = api.prepare(preset, root, run_name, emulate_rank=emulate, virtual=virtual)
     forecast = run_folder.manifest().forecast
     if emulate and not (forecast and forecast.time):
         diagnostics.warn("no forecast, so no time for communication", "tgsbench plan says why")
