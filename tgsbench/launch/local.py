@@ -159,7 +159,7 @@ def _start_virtual(run: RunDir, preset: Preset, virtual: VirtualGpu) -> ProcessG
     argv = agent_argv(run.path.resolve(), preset, python=found.python, virtual=virtual)
     nproc = preset.world_size if virtual.rank is None else 1
     base = rank_environment(preset, child_environment(), num_cores(), nproc)
-    env = settings.device_environment(base, virtual, found, run.path.resolve(), nproc)
+    env = settings.device_environment(base, preset, virtual, found, run.path.resolve())
     return ProcessGroup([*argv, "--parent-pid", str(os.getpid())], env, run.log_dir / "launcher.log")
 
 

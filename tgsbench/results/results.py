@@ -14,6 +14,8 @@ from tgsbench.safe_files import utf8
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Failure, Outcome, Result
 from tgsbench.store.run_dir import RunDir, age_s, disk_problem
+from tgsbench.virtual_gpu.account import account
+from tgsbench.virtual_gpu.settings import CONTEXT_BYTES, LOG_FOLDER
 
 _SILENT_S = 60.0
 _STARTING_S = 20.0
@@ -32,6 +34,9 @@ def result_from_folder(run: RunDir, outcome: Outcome | None = None) -> Result:
         run.environment(),
         run.stack_texts(),
     )
+    if manifest.virtual is not None:
+        folder, own = run.path / LOG_FOLDER, list(run.events())
+        result.virtual = account(folder, manifest, run.preset(), own, CONTEXT_BYTES)
     if result.failure is not None:
         result.failure.files = run.collected()
         if result.status == "oom":

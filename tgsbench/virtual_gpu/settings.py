@@ -74,7 +74,11 @@ def virtual_gpu(preset: Preset, gpu: GpuSpec, rank: str) -> VirtualGpu:
 
 
 def device_environment(
-    base: Mapping[str, str], virtual: VirtualGpu, installation: Installation, run_path: Path, num_devices: int
+    base: Mapping[str, str],
+    preset: Preset,
+    virtual: VirtualGpu,
+    installation: Installation,
+    run_path: Path,
 ) -> dict[str, str]:
     """Variables under which a process finds the virtual device instead of a driver.
 
@@ -98,7 +102,8 @@ def device_environment(
         "TGSBENCH_VGPU_CONTEXT": str(CONTEXT_BYTES),
         "TGSBENCH_VGPU_COMPUTE": f"{major}{minor}",
         "TGSBENCH_VGPU_MULTIPROCESSORS": str(gpu.multiprocessors),
-        "TGSBENCH_VGPU_DEVICES": str(num_devices),
+        "TGSBENCH_VGPU_DEVICES": str(preset.world_size if virtual.rank is None else 1),
+        "TGSBENCH_VGPU_MESH": f"{preset.dp}x{preset.parallel.sp},{preset.parallel.sp}x1",
         "TGSBENCH_VGPU_LOG": str(log_folder),
     }
 

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 // What these declare is found by its name; all else in the library is its own.
 #pragma GCC visibility push(default)
@@ -19,6 +20,12 @@
 
 namespace vgpu {
 
+// A dimension of the mesh: so many ranks at that distance.
+struct Dimension {
+  int size;
+  int stride;
+};
+
 // What the environment (TGSBENCH_VGPU_*) says of the device; see spec.cpp for each variable.
 struct Spec {
   std::string name;       // as a driver reports it
@@ -28,7 +35,8 @@ struct Spec {
   int compute_minor;
   int multiprocessors;
   int num_devices;
-  std::string log_folder; // empty: nothing is logged
+  std::vector<Dimension> dimensions;
+  std::string log_folder;  // empty: nothing is logged
 };
 const Spec& spec();
 

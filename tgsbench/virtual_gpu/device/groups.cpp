@@ -1,23 +1,19 @@
-// Which ranks a split communicator has. NCCL is told a colour, whose other holders nobody here can count; but
-// torch makes the colour of the ranks, so the regular groups around this rank are tried.
+// How many ranks a split communicator has. NCCL is told a colour, whose other holders nobody here can count. But
+// torch.distributed.new_group hashes the ranks to a colour, so the regular groups around this rank are tried;
+// split_group takes the first rank for it, and the launcher says which dimensions the mesh has.
 #include "groups.h"
+
+#include "device.h"
 
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <limits>
+#include <vector>
 
 namespace vgpu {
 namespace {
 
 constexpr int64_t kLargestInt = std::numeric_limits<int32_t>::max();
-
-// ProcessGroupNCCL's own, for torch.distributed.split_group: hashes combined as boost does.
-int color_of_split(const std::vector<int>& ranks) {
-  size_t hash = 0;
-  for (const int rank : ranks) hash ^= static_cast<size_t>(rank) + 0x9e3779b9 + (hash << 6) + (hash >> 2);
-  return static_cast<int>(hash % static_cast<size_t>(kLargestInt));
-}
 
 // Python's hash of a tuple of small integers (xxHash's mixing), for torch.distributed.new_group.
 int color_of_new_group(const std::vector<int>& ranks) {
@@ -34,25 +30,44 @@ int color_of_new_group(const std::vector<int>& ranks) {
   return static_cast<int>(positive % (static_cast<uint64_t>(kLargestInt) + 1));
 }
 
+int first_of(int rank, int size, int stride) { return rank - rank / stride % size * stride; }
+
 std::vector<int> regular_group(int rank, int size, int stride) {
-  const int first = rank - rank / stride % size * stride;
+  const int first = first_of(rank, size, stride);
   std::vector<int> ranks;
   for (int i = 0; i < size; i++) ranks.push_back(first + i * stride);
   return ranks;
 }
 
-}  // namespace
-
-std::vector<int> ranks_of_color(int color, int world, int rank) {
+int by_hash(int color, int world, int rank) {
   for (int size = world; size >= 1; size--) {
     if (world % size) continue;
     for (int stride = 1; stride * size <= world; stride++) {
       const std::vector<int> ranks = regular_group(rank, size, stride);
-      if (ranks.back() >= world) continue;
-      if (color == color_of_split(ranks) || color == color_of_new_group(ranks)) return ranks;
+      if (ranks.back() < world && color == color_of_new_group(ranks)) return size;
     }
   }
-  return {};
+  return 0;
+}
+
+// A mesh splits its dimensions in their order, and does not split one that is the whole world.
+int by_first_rank(int color, int place, int world, int rank) {
+  static auto* left = new std::vector<Dimension>(spec().dimensions);
+  for (auto dimension = left->begin(); dimension != left->end(); ++dimension) {
+    const auto [size, stride] = *dimension;
+    const bool fits = size != world && first_of(rank, size, stride) == color && rank / stride % size == place;
+    if (!fits) continue;
+    left->erase(dimension);
+    return size;
+  }
+  return 0;
+}
+
+}  // namespace
+
+int ranks_of_split(int color, int place, int world, int rank) {
+  const int ranks = by_hash(color, world, rank);
+  return ranks ? ranks : by_first_rank(color, place, world, rank);
 }
 
 }  // namespace vgpu

@@ -1,11 +1,9 @@
-// Which ranks a split communicator has, from the colour that torch made of them.
+// How many ranks a split communicator has.
 #pragma once
-
-#include <vector>
 
 namespace vgpu {
 
-// Ranks of the regular group (every stride-th rank) around `rank` with this colour; empty when none has it.
-std::vector<int> ranks_of_color(int color, int world, int rank);
+// Ranks of the group that a rank of `world` gets by a colour and its place there; 0 when that cannot be told.
+int ranks_of_split(int color, int place, int world, int rank);
 
 }  // namespace vgpu

@@ -110,9 +110,9 @@ ncclResult_t ncclCommSplit(ncclComm_t parent, int color, int key, ncclComm_t* co
     *comm = nullptr;
     return ncclSuccess;
   }
-  const std::vector<int> ranks = vgpu::ranks_of_color(color, parent->ranks, parent->rank);
-  if (ranks.empty()) vgpu::unknown_call("ncclCommSplit of ranks at no regular distance");
-  return create(comm, ranks.empty() ? parent->ranks : static_cast<int>(ranks.size()), key, parent);
+  const int ranks = vgpu::ranks_of_split(color, key, parent->ranks, parent->rank);
+  if (!ranks) vgpu::unknown_call("ncclCommSplit into a group that is no dimension of the mesh");
+  return create(comm, ranks ? ranks : parent->ranks, key, parent);
 }
 
 ncclResult_t ncclCommFinalize(ncclComm_t) { return ncclSuccess; }

@@ -1,8 +1,9 @@
 // The device's configuration, from the environment that the launcher sets.
 #include "device.h"
 
+#include <cstdio>
 #include <cstdlib>
-#include <stdexcept>
+#include <sstream>
 
 namespace vgpu {
 namespace {
@@ -17,6 +18,18 @@ long long number(const char* name, long long fallback) {
   return value && *value ? atoll(value) : fallback;
 }
 
+// SIZExSTRIDE, separated by commas.
+std::vector<Dimension> dimensions(const std::string& list) {
+  std::vector<Dimension> found;
+  std::istringstream words(list);
+  for (std::string word; std::getline(words, word, ',');) {
+    Dimension dimension{};
+    if (sscanf(word.c_str(), "%dx%d", &dimension.size, &dimension.stride) == 2 && dimension.stride > 0)
+      found.push_back(dimension);
+  }
+  return found;
+}
+
 Spec read() {
   const int compute = static_cast<int>(number("TGSBENCH_VGPU_COMPUTE", 90));
   return Spec{
@@ -27,6 +40,7 @@ Spec read() {
       compute % 10,
       static_cast<int>(number("TGSBENCH_VGPU_MULTIPROCESSORS", 132)),
       static_cast<int>(number("TGSBENCH_VGPU_DEVICES", 1)),
+      dimensions(text("TGSBENCH_VGPU_MESH", "")),
       text("TGSBENCH_VGPU_LOG", ""),
   };
 }
