@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from tgsbench.errors import TgsError
 from tgsbench.metrics.integrity import expected_all_to_alls
+from tgsbench.planner.memory import CONTEXT_BYTES
 from tgsbench.planner.network import gathered_bytes, shard_bytes
 from tgsbench.planner.plan import machine_of, pick_kernel
 from tgsbench.planner.workload import work_of
@@ -39,20 +40,15 @@ class StepWindow(Struct, frozen=True):
     end_ns: int
 
 
-def account(
-    folder: Path, manifest: Manifest, preset: Preset, events: Sequence[Event], context_bytes: int
-) -> Virtual | None:
-    """Figures of the first rank that ran; None for a run on real devices.
-
-    `folder` has the device's logs, `context_bytes` is what the device counts before torch asks for any.
-    """
+def account(folder: Path, manifest: Manifest, preset: Preset, events: Sequence[Event]) -> Virtual | None:
+    """Figures of the first rank that ran, from the device's logs in `folder`; None for a run on real devices."""
     if manifest.virtual is None:
         return None
     rank = manifest.started_ranks[0]
     own = [event for event in events if event.rank == rank]
     records = list(read_log(log_path(folder, rank)))
     found = Virtual(gpu=manifest.virtual.gpu, rank=manifest.virtual.rank, micro_steps=preset.accumulation)
-    found.peaks = _peaks(own, records, context_bytes)
+    found.peaks = _peaks(own, records)
     found.mem_planned_gib = manifest.forecast.memory.tensors_gib if manifest.forecast else None
     found.unknown_calls = dict(Counter(r.name for r in records if r.kind == Kind.UNKNOWN))
     found.not_known = list(NOT_KNOWN)
@@ -77,7 +73,7 @@ def inside(records: Iterable[Record], window: StepWindow) -> list[Record]:
     return [record for record in records if window.begin_ns <= record.t_ns <= window.end_ns]
 
 
-def _peaks(events: Sequence[Event], records: Sequence[Record], context_bytes: int) -> list[PhasePeak]:
+def _peaks(events: Sequence[Event], records: Sequence[Record]) -> list[PhasePeak]:
     """Peak of each phase in its order; a phase that comes again is one."""
     found: dict[str, PhasePeak] = {}
     changes = [record for record in records if record.kind == Kind.MEMORY]
@@ -86,7 +82,7 @@ def _peaks(events: Sequence[Event], records: Sequence[Record], context_bytes: in
     for phase, end_s in zip(phases, ends, strict=True):
         used = [r.args[0] for r in changes if phase.t <= r.t_ns / 1e9 < end_s]
         peak = found.setdefault(phase.phase, PhasePeak(phase=phase.phase))
-        peak.reserved_gib = max(peak.reserved_gib, (max(used, default=0) - context_bytes) / GIB)
+        peak.reserved_gib = max(peak.reserved_gib, (max(used, default=0) - CONTEXT_BYTES) / GIB)
     for event in events:
         if isinstance(event, Step) and event.phase in found:
             peak = found[event.phase]
@@ -180,7 +176,8 @@ def _problems(found: Virtual) -> list[str]:
         problems.append(
             f"{peak:.2f} GiB in tensors at the peak where {found.mem_planned_gib:.2f} were planned"
         )
-    for count in found.collectives:
-        if count.calls_expected is not None and count.calls != count.calls_expected:
-            problems.append(f"{count.calls:,} {count.name} calls where {count.calls_expected:,} must be")
-    return problems
+    return problems + [
+        f"{count.calls:,} {count.name} calls where {count.calls_expected:,} must be"
+        for count in found.collectives
+        if count.calls_expected not in (None, count.calls)
+    ]
