@@ -40,7 +40,8 @@ def runs(
     if ctx.invoked_subcommand is not None:
         return
     root = run_dir.runs_root(folder)
-    found = [s for s in index.list_summaries(root) if _is_wanted(s, wanted, status)]
+    listed = index.newest_first([*index.list_summaries(root), *_imported(root)])
+    found = [s for s in listed if _is_wanted(s, wanted, status)]
     if as_json:
         output.json([_row(root, summary) for summary in found])
     elif not found and (wanted or status):
@@ -174,6 +175,15 @@ def _root(ctx: click.Context, folder: Path | None) -> Path:
     return run_dir.runs_root(folder or ctx.obj)
 
 
+def _imported(root: Path) -> list[Summary]:
+    """Rows of other tools' logs; nothing is imported for folders without any."""
+    if not (root / "foreign").is_dir():
+        return []
+    from tgsbench.results import imported
+
+    return imported.summaries(root)
+
+
 def _is_wanted(summary: Summary, tag: str | None, status: str | None) -> bool:
     return (tag is None or tag in summary.tags) and (status is None or status == summary.status)
 
@@ -181,7 +191,10 @@ def _is_wanted(summary: Summary, tag: str | None, status: str | None) -> bool:
 def _row(root: Path, summary: Summary) -> dict[str, object]:
     if summary.status == "damaged":
         return {"run_id": summary.run_id, "status": "damaged", "reason": summary.reason}
-    return {**msgspec.structs.asdict(summary), "run_dir": utf8(root / summary.run_id)}
+    folder = (
+        root / "foreign" / f"{summary.run_id}.json" if summary.status == "imported" else root / summary.run_id
+    )
+    return {**msgspec.structs.asdict(summary), "run_dir": utf8(folder)}
 
 
 def _table(found: Sequence[Summary]) -> list[str]:
