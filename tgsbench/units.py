@@ -44,6 +44,11 @@ def rate(value: float) -> str:
     return f"{value:.3g}" if value < 1 else f"{value:.2f}"
 
 
+def as_published(value: float) -> str:
+    """Print a figure with the digits that its source gives: 3028.3 stays 3028.3, not 3,028."""
+    return repr(float(value))
+
+
 def gib(num_bytes: float) -> str:
     """Print bytes in GiB."""
     return f"{num_bytes / GIB:.2f} GiB"

@@ -32,7 +32,7 @@ def spec(tmp_path):
 
 
 def a_runner(log, status="ok"):
-    def run(preset, root, name, tag):
+    def run(preset, root, name, tag, say):
         log.append(name)
         failure = None if status == "ok" else Failure(kind=status, reason="why")
         samples = [100.0] if status == "ok" else []
@@ -201,3 +201,15 @@ def test_a_crash_is_not_taken_for_too_long():
     with pytest.raises(TgsError, match="boom") as raised:
         max_seq_len.bisect(attempt, 1024, 4096, 1024)
     assert raised.value.exit_code == ExitCode.CRASHED
+
+
+def test_results_of_other_code_or_versions_are_not_taken(spec, tmp_path, monkeypatch):
+    plan, log = sweep.read_spec(spec), []
+    runner = a_runner(log)
+    sweep.run_points(plan, sweep.points(plan)[:1], tmp_path, lambda _: None, runner)
+    for name, other in (("code_digest", lambda: "edited"), ("_software", lambda: "torch 2.99")):
+        with monkeypatch.context() as patch:
+            patch.setattr(sweep, name, other)
+            sweep.run_points(plan, sweep.points(plan)[:1], tmp_path, lambda _: None, runner)
+    sweep.run_points(plan, sweep.points(plan)[:1], tmp_path, lambda _: None, runner)
+    assert len(log) == len(set(log)) == 3

@@ -35,3 +35,7 @@ def test_rates_keep_the_figures_that_matter():
     assert units.duration(0) == "0 ms"
     assert units.duration(0.0421) == "42.1 ms"
     assert units.duration(7500) == "2:05:00"
+
+
+def test_a_published_figure_keeps_its_digits():
+    assert [units.as_published(v) for v in (3028.3, 2685.0, 21.8)] == ["3028.3", "2685.0", "21.8"]

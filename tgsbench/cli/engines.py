@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from tgsbench.cli import diagnostics, output
+from tgsbench.cli.effect import refuse_before_subcommand
 from tgsbench.systems import availability, environments
 from tgsbench.systems.availability import EngineState
 
@@ -17,6 +18,7 @@ from tgsbench.systems.availability import EngineState
 @click.pass_context
 def engines(ctx: click.Context, as_json: bool) -> None:
     """List the engines: can each run here, what is missing, what installs it."""
+    refuse_before_subcommand()
     if ctx.invoked_subcommand is not None:
         return
     found = availability.states()

@@ -11,6 +11,7 @@ import msgspec
 from tgsbench import presets as catalog
 from tgsbench import units
 from tgsbench.cli import output
+from tgsbench.cli.effect import refuse_before_subcommand
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.presets.resolve import check
 from tgsbench.schema.reference import LLAMA_FACTORY, XTUNER
@@ -21,6 +22,7 @@ from tgsbench.schema.reference import LLAMA_FACTORY, XTUNER
 @click.pass_context
 def presets(ctx: click.Context, as_json: bool) -> None:
     """List presets; `show NAME` and `validate FILE` look at one, `schema` prints what a file may say."""
+    refuse_before_subcommand()
     if ctx.invoked_subcommand is not None:
         return
     rows = [_row(name) for name in catalog.list_presets()]

@@ -12,6 +12,7 @@ import msgspec
 
 from tgsbench import units
 from tgsbench.cli import diagnostics, output
+from tgsbench.cli.effect import refuse_before_subcommand
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.results import index, prune, run_columns
 from tgsbench.results.index import Summary
@@ -37,6 +38,7 @@ def runs(
 ) -> None:
     """List stored runs, newest first; subcommands look after them."""
     ctx.obj = folder
+    refuse_before_subcommand(kept=("folder",))
     if ctx.invoked_subcommand is not None:
         return
     root = run_dir.runs_root(folder)

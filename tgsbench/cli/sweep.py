@@ -11,6 +11,7 @@ import click
 from tgsbench import units
 from tgsbench.cli import diagnostics, output
 from tgsbench.cli.convention import read_length
+from tgsbench.cli.effect import refuse_idle
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.launch import max_seq_len
 from tgsbench.launch import sweep as grid
@@ -36,6 +37,7 @@ def sweep(
     set = { "measure.steps" = 5 }
     grid = { sp = [1, 2, 4, 8], checkpointing = ["full", "selective"] }
     """
+    refuse_idle({"limit": "max_seq_len"})
     plan = grid.read_spec(spec)
     if max_seq_len:
         plan = _without_length(plan)

@@ -7,6 +7,7 @@ import itertools
 import re
 import time
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from msgspec import Struct
 from tgsbench import presets, units
 from tgsbench.errors import ExitCode, TgsError, nearest
 from tgsbench.launch import local, preflight
+from tgsbench.launch.narration import Narrator
 from tgsbench.launch.rehearse import rehearsal_on
 from tgsbench.planner import forecast_preset
 from tgsbench.results import results
@@ -24,6 +26,7 @@ from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Result
 from tgsbench.store import run_dir
 from tgsbench.store.run_dir import RunDir
+from tgsbench.system.environment import code_digest, software
 from tgsbench.systems import registry
 
 SHORT = {
@@ -45,7 +48,7 @@ _UNFINISHED = ("running", "cancelled", "preempted")
 """Statuses of a run that has to be made again; a launcher that was killed leaves failure kind `vanished`."""
 
 Say = Callable[[str], None]
-Run = Callable[[Preset, Path, str, str], Result]
+Run = Callable[[Preset, Path, str, str, Say], Result]
 
 
 class Spec(Struct, frozen=True, kw_only=True):
@@ -136,7 +139,8 @@ def run_points(spec: Spec, found: Sequence[Point], root: Path, say: Say, run: Ru
             continue
         say(f"{index}/{len(todo)}  {point.label}{clock.left(todo[index - 1 :])}")
         begin_s = time.monotonic()
-        point.result = (run or run_named)(point.preset, root, name, f"sweep:{spec.name}")
+        inside: Say = lambda text: say(f"      {text}")  # noqa: E731
+        point.result = (run or run_named)(point.preset, root, name, f"sweep:{spec.name}", inside)
         clock.took(point, time.monotonic() - begin_s)
         say(f"      {told(point.result)}")
         if point.result.status in _UNFINISHED:
@@ -164,13 +168,13 @@ def stored(root: Path, sweep: str, digest: str) -> tuple[Result | None, str]:
     raise AssertionError("unreachable")
 
 
-def run_named(preset: Preset, root: Path, name: str, tag: str) -> Result:
-    """One stored run of this name."""
+def run_named(preset: Preset, root: Path, name: str, tag: str, say: Say) -> Result:
+    """One stored run of this name; `say` hears where it is whenever it has been silent for a while."""
     run = run_dir.create(root, preset, name)
     manifest = local.prepare_run(run, preset)
     manifest.tags = [tag]
     run.write("run.json", manifest)
-    return local.supervise(run, lambda events: None)
+    return local.supervise(run, Narrator(preset, say).hear)
 
 
 def told(result: Result) -> str:
@@ -240,8 +244,15 @@ def _forecast(point: Point, preset: Preset) -> None:
 
 
 def digest_of(preset: Preset) -> str:
-    """Ten digits that two different presets do not share."""
-    return hashlib.sha256(presets.to_toml(preset).encode()).hexdigest()[:10]
+    """Ten digits that two different presets do not share, nor two versions of the software or its code."""
+    text = f"{presets.to_toml(preset)}{code_digest()}{_software()}"
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+@lru_cache
+def _software() -> str:
+    """Versions of what is installed, without importing any of it: another one's results are not these."""
+    return str(sorted(software(registry.engine_distributions()).items()))
 
 
 def _short(key: str) -> str:

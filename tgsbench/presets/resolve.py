@@ -13,6 +13,7 @@ import msgspec
 from tgsbench import units
 from tgsbench.errors import ExitCode, TgsError, nearest
 from tgsbench.presets import catalog, engine_table
+from tgsbench.presets.effect import SET, idle_values
 from tgsbench.presets.engine_table import EngineTable
 from tgsbench.presets.validate import mesh_problems
 from tgsbench.safe_files import check_depth, read_toml
@@ -43,6 +44,8 @@ def resolve(name_or_path: str | Path, sets: Iterable[str] = ()) -> Resolved:
         _apply_set(document, origins, assignment)
     document.setdefault("name", path.stem)
     preset, problems = build(document, origins)
+    if preset is not None:
+        problems += idle_values(preset, origins, str(path))
     if preset is None or problems:
         raise _problems_error(str(path), problems)
     return Resolved(preset, origins)
@@ -68,7 +71,8 @@ def check(path: Path) -> list[str]:
     except TgsError as error:
         return [error.msg]
     document.setdefault("name", path.stem)
-    return build(document, origins)[1]
+    preset, problems = build(document, origins)
+    return problems if preset is None else [*problems, *idle_values(preset, origins, str(path))]
 
 
 def to_toml(preset: Preset) -> str:
@@ -151,7 +155,7 @@ def _apply_set(document: dict[str, Any], origins: Origins, assignment: str) -> N
         )
     for part in reversed(key.split(".")):
         value = {part: value}
-    _merge(document, value, origins, "--set")
+    _merge(document, value, origins, SET)
 
 
 def parse_assignment(assignment: str) -> tuple[str, Any]:

@@ -23,7 +23,7 @@ from tgsbench.presets.recipes import load_recipe, num_profile_steps
 from tgsbench.schema.events import Hello, Kernel, Phase, PhaseName, Step
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.recipe import Recipe
-from tgsbench.store.run_dir import RunDir
+from tgsbench.store.run_dir import RunDir, digest_of_bytes
 from tgsbench.system.environment import host_name
 from tgsbench.system.gpus import GpuSampler
 from tgsbench.systems import registry
@@ -36,6 +36,8 @@ from tgsbench.training.evidence import ask_oracle, collect_evidence
 from tgsbench.training.heartbeat import HeartbeatThread
 from tgsbench.training.loop import Stepper
 from tgsbench.training.parallel.mesh import SequenceMesh, build_mesh
+from tgsbench.training.parallel.waits import COLLECTIVE_CLOCK
+from tgsbench.training.witness import Witness
 from tgsbench.workload import PackedDataset, prepare
 
 _VERSIONED = (
@@ -52,8 +54,10 @@ _VERSIONED = (
 
 def run_rank(run_dir: Path, rank: int, emitter: Emitter) -> None:
     """Train as run_dir/preset.toml says and report; errors are the caller's to tell."""
-    preset = presets.from_document(tomllib.loads((run_dir / "preset.toml").read_text("utf-8")))
+    document = (run_dir / "preset.toml").read_bytes()
+    preset = presets.from_document(tomllib.loads(document.decode()))
     life = _Rank(run_dir, rank, preset, emitter)
+    life.preset_digest = digest_of_bytes(document)
     manifest = RunDir(run_dir).manifest()
     if manifest.emulated:
         life.emulate()
@@ -75,6 +79,7 @@ class _Rank:
         self.emitter = emitter
         self.recipe = load_recipe(preset.profile) if preset.profile else None
         self.device = pick_device(preset.hardware.device, self.local_rank)
+        self.preset_digest = ""
         self.probed = False
         """For `tgsbench verify`: is all that enters the model read, and are the masks probed?"""
 
@@ -118,6 +123,7 @@ class _Rank:
                 local_rank=self.local_rank,
                 unix_t=time.time(),
                 versions=_versions(),
+                preset_digest=self.preset_digest,
             )
         )
 
@@ -140,7 +146,9 @@ class _Rank:
             device_id=self.device if backend == "nccl" else None,
             **_loopback_store(),
         )
-        return build_mesh(self.device.type, self.preset.parallel.sp)
+        mesh = build_mesh(self.device.type, self.preset.parallel.sp)
+        COLLECTIVE_CLOCK.install(self.device, {"sp": mesh.sp_group, "fsdp": mesh.fsdp.get_group()})
+        return mesh
 
     def _data(self) -> PackedDataset:
         """Pack once per host: the first local rank fills the cache, the others read it."""
@@ -198,13 +206,16 @@ class _Rank:
     def train(self, mesh: SequenceMesh, data: PackedDataset, engine: Engine) -> None:
         """Warm up, measure, profile."""
         batches = make_batches(self.preset, mesh, data, self.device)
-        stepper = Stepper(self.preset, engine, batches, self._num_steps(), self.device)
+        witness = Witness(self.preset, mesh, data, engine)
+        stepper = Stepper(self.preset, engine, batches, self._num_steps(), witness)
         warmup = self.preset.measure.warmup
         for index in range(self._num_steps()):
             phase: PhaseName = "warmup" if index < warmup else "measure"
             if index in (0, warmup):
                 self._phase(phase)
             self.emitter.emit(stepper.step(index, phase))
+            if stepper.waits is not None:
+                self.emitter.emit(stepper.waits)
         if self.recipe is not None:
             self._profile(stepper, self.recipe)
 

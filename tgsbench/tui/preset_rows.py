@@ -17,6 +17,7 @@ from tgsbench.launch.preflight import LocalMachine
 from tgsbench.metrics.physical import SIMULATED
 from tgsbench.models.flops import XTUNER
 from tgsbench.models.spec import num_parameters
+from tgsbench.presets.work import work_digest
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.reference import ReferenceRow
 from tgsbench.schema.run import Result
@@ -78,16 +79,19 @@ def matching(rows: Sequence[PresetRow], query: str) -> list[PresetRow]:
 
 
 def best_results(results: Iterable[Result]) -> dict[str, Result]:
-    """The fastest good run of each preset; rehearsals and emulations measure something else."""
+    """The fastest good run of each work that was measured: a preset's name alone says little of a run.
+
+    Rehearsals and emulations are nobody's best.
+    """
     best: dict[str, Result] = {}
     for result in results:
         if result.status != "ok" or result.tgs.median is None or result.rehearsal_of:
             continue
-        if result.device == SIMULATED:  # made up: nobody's best
+        if result.device == SIMULATED or not result.work:  # made up, or nobody knows of what: nobody's best
             continue
-        known = best.get(result.preset)
+        known = best.get(result.work)
         if known is None or (known.tgs.median or 0.0) < result.tgs.median:
-            best[result.preset] = result
+            best[result.work] = result
     return best
 
 
@@ -115,7 +119,7 @@ def _cells(row: PresetRow, best: dict[str, Result]) -> tuple[str | Text, ...]:
     name = f"  {row.name}"
     if row.preset is None:
         return (name, "", "", "", "", Text("✗ bad", "bold"), "")
-    result = best.get(row.name)
+    result = best.get(work_digest(row.preset))
     mine = units.rate(result.tgs.median) if result and result.tgs.median is not None else "-"
     return (
         name,
@@ -152,7 +156,7 @@ def detail(row: PresetRow, best: dict[str, Result]) -> Group:
         head.append("· does not fit: ").append(f"{row.problem}; s rehearses it\n", "not bold")
     else:
         head.append("✓ fits this machine: ").append("r runs it\n", "not bold")
-    result = best.get(row.name)
+    result = best.get(work_digest(preset))
     if result is not None and result.tgs.median is not None:
         head.append(f"best here {units.rate(result.tgs.median)} TGS in {result.run_id}\n", "not bold")
     head.rstrip()

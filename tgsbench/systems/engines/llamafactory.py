@@ -85,6 +85,11 @@ ENGINE = EngineSpec(
                 preset.hardware.device == "cpu" and preset.training.compute_dtype == "bfloat16"
             ),
         ),
+        Limit(
+            what="no kernel {preset.engine.kernel}",
+            remedy="--set engine.kernel=sdpa (or flash2)",
+            asked=lambda preset: preset.engine.kernel not in ("auto", "sdpa", "flash2"),
+        ),
         Limit(listed="no document mask in its packs without flash-attn"),
     ),
     costs=replace(ZERO3, name="llamafactory", whole_logits=True, sequence_parallel=False),

@@ -121,6 +121,11 @@ ENGINE = EngineSpec(
             asked=lambda preset: preset.engine.liger,
         ),
         Limit(
+            what="no choice of an attention kernel (engine.kernel={preset.engine.kernel})",
+            remedy="--set engine.kernel=auto",
+            asked=lambda preset: preset.engine.kernel != "auto",
+        ),
+        Limit(
             what="a document mask only with micro-batch 1",
             remedy="--set training.micro_batch=1",
             asked=lambda preset: preset.workload.document_mask and preset.training.micro_batch > 1,

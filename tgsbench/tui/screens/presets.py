@@ -13,6 +13,7 @@ from textual.widgets import DataTable, Input, Static
 from tgsbench.launch import preflight
 from tgsbench.launch.preflight import LocalMachine
 from tgsbench.presets import catalog
+from tgsbench.presets.work import work_digest
 from tgsbench.schema.run import Result
 from tgsbench.store import run_dir
 from tgsbench.tui import preset_rows
@@ -194,6 +195,9 @@ NO_FIT_CHOICES = (
 
 def _stored(run: run_dir.RunDir) -> Result | None:
     try:
-        return run.result()
+        result = run.result()
+        if result is not None and not result.work:  # written by 0.2.0
+            result.work = work_digest(run.preset())
+        return result
     except Exception:  # noqa: BLE001 - a damaged run is nobody's best; the run list says what is wrong with it
         return None
