@@ -64,7 +64,8 @@ def runs(
     age_s = prune.parse_age(newer_than) if newer_than else None
     wanted = Filter(tag=tag, status=status, preset=preset, engine=engine, newer_than_s=age_s)
     now_unix = time.time()
-    found = [s for s in index.list_summaries(root) if wanted.takes(s, now_unix)]
+    listed = index.newest_first([*index.list_summaries(root), *_imported(root)])
+    found = [s for s in listed if wanted.takes(s, now_unix)]
     found = (choose.in_order(found, column) if column else found)[:limit]
     if as_json:
         output.json([_row(root, summary) for summary in found])
@@ -198,10 +199,22 @@ def _root(ctx: click.Context, folder: Path | None) -> Path:
     return run_dir.runs_root(folder or ctx.obj)
 
 
+def _imported(root: Path) -> list[Summary]:
+    """Rows of other tools' logs; nothing is imported for folders without any."""
+    if not (root / "foreign").is_dir():
+        return []
+    from tgsbench.results import imported
+
+    return imported.summaries(root)
+
+
 def _row(root: Path, summary: Summary) -> dict[str, object]:
     if summary.status == "damaged":
         return {"run_id": summary.run_id, "status": "damaged", "reason": summary.reason}
-    return {**msgspec.structs.asdict(summary), "run_dir": utf8(root / summary.run_id)}
+    folder = (
+        root / "foreign" / f"{summary.run_id}.json" if summary.status == "imported" else root / summary.run_id
+    )
+    return {**msgspec.structs.asdict(summary), "run_dir": utf8(folder)}
 
 
 def _table(found: Sequence[Summary]) -> list[str]:

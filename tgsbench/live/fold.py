@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from struct import unpack
 from typing import Any
 
-from tgsbench.live.history import DownsampledSeries, RankRow, StepGrid
+from tgsbench.live.history import DownsampledSeries, RankRow, StepGrid, own_row
 from tgsbench.live.pending import MAX_PENDING_STEPS, ClosedStep, PendingSteps
 from tgsbench.live.step_columns import RankBatch, rank_batches
 from tgsbench.metrics import figures
 from tgsbench.metrics.progress import LONG_STEP_S, least_far
+from tgsbench.metrics.slow_ranks import WaitTable
 from tgsbench.schema import events as ev
 
 MAX_NOTES = 200
@@ -81,6 +82,10 @@ class LiveRun:
     ranks: list[RankState] = field(init=False)
     pending: PendingSteps = field(init=False)
     grid: StepGrid = field(default_factory=StepGrid)
+    own_grid: StepGrid = field(default_factory=StepGrid)
+    """The same of the time that each rank did not stand in collectives, as its step time."""
+    waits: WaitTable = field(init=False)
+    """Who holds the others up, by how long each waits for others."""
     recent: deque[RankRow] = field(default_factory=lambda: deque(maxlen=NUM_RECENT))
     """The newest closed steps as they are; rows of the grid come to stand for several steps."""
     tgs: DownsampledSeries = field(default_factory=DownsampledSeries)
@@ -119,8 +124,10 @@ class LiveRun:
             ev.Trace: self._trace,
             ev.Warn: self._warn,
             ev.Error: self._error,
+            ev.Waits: self._waits,
             ev.Bye: self._bye,
         }
+        self.waits = WaitTable(self.world)
 
     def add_events(self, events: Sequence[Any], now: float = math.nan) -> list[ClosedStep]:
         """Take in events of any ranks, each rank's own in their order; returns the steps that are over.
@@ -264,6 +271,12 @@ class LiveRun:
     def _note(self, note: Note) -> None:
         self.num_notes += 1
         self.notes.append(note)
+
+    def _waits(self, _state: RankState, event: ev.Waits) -> None:
+        """The time that a rank's step took without its waits is its own: what a heatmap of ranks can show."""
+        for row in self.waits.add(event):
+            own = [step_s - wait_s for step_s, wait_s in zip(row.step_s, row.wait_s, strict=True)]
+            self.own_grid.add(own_row(row.step, own))
 
     def _bye(self, state: RankState, event: ev.Bye) -> None:
         state.bye = event.status

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from msgspec.structs import replace
 
 from tgsbench import units
-from tgsbench.metrics import figures, integrity, physical, reference, stats, written_twice
+from tgsbench.metrics import figures, integrity, physical, reference, slow_ranks, stats, written_twice
 from tgsbench.metrics.emulation import emulation
 from tgsbench.metrics.failure import root_cause
 from tgsbench.metrics.observe import RunTotals
@@ -29,6 +29,7 @@ from tgsbench.schema.run import (
     Outcome,
     Packing,
     Result,
+    SlowRank,
     Status,
     StepTime,
     Tgs,
@@ -69,6 +70,7 @@ def build_result(
         written_twice.check_files(manifest, preset, preset_digest, observed, result.integrity)
     result.warnings += written_twice.differing_versions(observed)
     _mark_damage(result, num_skipped, observed.num_repeated)
+    result.slow_rank = _slow_rank(observed, manifest.world_size)
     result.status = _status(result, outcome)
     if manifest.virtual is not None and result.status == "ok":
         result.status = "virtual"
@@ -84,6 +86,18 @@ def _mark_damage(result: Result, num_skipped: int, num_repeated: int) -> None:
     if found:
         result.integrity.damaged = f"passed over in the event files: {', '.join(found)}"
         result.warnings.append(result.integrity.damaged)
+
+
+def _slow_rank(observed: RunTotals, world_size: int) -> SlowRank | None:
+    """Who held the others up longest; None: nobody did."""
+    if not observed.waits or world_size < 2:
+        return None
+    found = slow_ranks.table_of(observed.waits, world_size).worst()
+    if found is None:
+        return None
+    rank, lost_s, share = found
+    hello = observed.hellos.get(rank)
+    return SlowRank(rank=rank, host=hello.host if hello else "", lost_s=lost_s, share=share)
 
 
 def throughput(steps: list[StepTotal], world_size: int) -> Tgs:

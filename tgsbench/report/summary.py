@@ -35,9 +35,18 @@ def summary_lines(result: Result) -> list[str]:
         ("integrity", _integrity(result)),
         ("profile", _profile(result)),
         *((f"vs {ref.source.partition(':')[0]}", _reference(ref)) for ref in result.references),
+        ("slow rank", _slow_rank(result)),
         *(("warning", warning) for warning in result.warnings),
     ]
     return [f"{key:<11} {value}" for key, value in rows if value]
+
+
+def _slow_rank(result: Result) -> str:
+    slow = result.slow_rank
+    if slow is None:
+        return ""
+    cost = f"{units.duration(slow.lost_s)}, {units.percent(slow.share)} of the steps' time"
+    return f"rank {slow.rank} ({slow.host or 'host unknown'}) held the others up: {cost}"
 
 
 def repeats_lines(row: Row, found: Sequence[Result]) -> list[str]:

@@ -317,6 +317,17 @@ class Virtual(Struct, kw_only=True):
     problems: list[str] = []
 
 
+class SlowRank(Struct, kw_only=True):
+    """A rank that the others waited for, step after step."""
+
+    rank: int
+    host: str = ""
+    lost_s: float = 0.0
+    """Seconds of the run that the others waited for it."""
+    share: float = 0.0
+    """Of the time of all steps that were looked at."""
+
+
 class Failure(Struct, kw_only=True):
     """Root cause of a run that did not end well."""
 
@@ -388,6 +399,8 @@ class Result(Struct, kw_only=True):
     profile: Capture | None = None
     claimed: dict[str, float] | None = None
     """An external engine's own figures under its own names, beside ours."""
+    slow_rank: SlowRank | None = None
+    """The rank that held the others up longest; None: none did, or nobody looked."""
     warnings: list[str] = []
     hosts: list[str] = []
     """Machines that ranks ran on, in the order of their first rank."""

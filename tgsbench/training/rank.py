@@ -36,6 +36,7 @@ from tgsbench.training.evidence import ask_oracle, collect_evidence
 from tgsbench.training.heartbeat import HeartbeatThread
 from tgsbench.training.loop import Stepper
 from tgsbench.training.parallel.mesh import SequenceMesh, build_mesh
+from tgsbench.training.parallel.waits import COLLECTIVE_CLOCK
 from tgsbench.training.witness import Witness
 from tgsbench.workload import PackedDataset, prepare
 
@@ -145,7 +146,9 @@ class _Rank:
             device_id=self.device if backend == "nccl" else None,
             **_loopback_store(),
         )
-        return build_mesh(self.device.type, self.preset.parallel.sp)
+        mesh = build_mesh(self.device.type, self.preset.parallel.sp)
+        COLLECTIVE_CLOCK.install(self.device, {"sp": mesh.sp_group, "fsdp": mesh.fsdp.get_group()})
+        return mesh
 
     def _data(self) -> PackedDataset:
         """Pack once per host: the first local rank fills the cache, the others read it."""
@@ -210,6 +213,8 @@ class _Rank:
             if index in (0, warmup):
                 self._phase(phase)
             self.emitter.emit(stepper.step(index, phase))
+            if stepper.waits is not None:
+                self.emitter.emit(stepper.waits)
         if self.recipe is not None:
             self._profile(stepper, self.recipe)
 

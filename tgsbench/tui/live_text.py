@@ -13,6 +13,7 @@ from tgsbench.live.follow import ReplayFeed
 from tgsbench.live.headline import Headline, RunView
 from tgsbench.live.history import DownsampledSeries, RankRow
 from tgsbench.live.session import Session
+from tgsbench.live.stragglers import held_up_text
 from tgsbench.metrics.ratio import SAME_WITHIN
 from tgsbench.report.chart import Band, Chart, ChartLine
 from tgsbench.schema.events import PHASES
@@ -176,6 +177,8 @@ def _rank_alerts(session: Session) -> list[str]:
         for silent in view.silent(time.monotonic())[:2]:
             behind = f", {silent.steps_behind} steps behind" if silent.steps_behind > 0 else ""
             found.append(f"! rank {silent.rank} ({ranks[silent.rank].host}) is silent{behind}")
+    if (held_up := view.live.waits.slow) is not None:
+        found.append(f"! rank {held_up.rank} ({ranks[held_up.rank].host}) {held_up_text(held_up)}")
     for slow in view.stragglers()[:2]:
         host = ranks[slow.rank].host
         found.append(f"! rank {slow.rank} ({host}) is slow: {slow.ratio:.2f}× the median rank")

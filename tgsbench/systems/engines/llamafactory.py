@@ -35,7 +35,7 @@ def llamafactory_steps(text: str, num_gpus: int, seq_len: int = 0) -> list[Logge
             steps.append(
                 LoggedStep(
                     iteration=int(finite(row.get("current_steps")) or 0),
-                    tgs=done / step_s / max(1, num_gpus),
+                    tgs=done / step_s / num_gpus if num_gpus else None,
                     step_s=step_s,
                     tokens_all_gpus=done,
                     loss=finite(row.get("loss")),

@@ -19,7 +19,7 @@ from tgsbench.events.logs import LogTail
 from tgsbench.launch import detached
 from tgsbench.live.explain import Explanation, explain
 from tgsbench.live.follow import ReplayFeed
-from tgsbench.live.heatmap import METRICS, heatmap
+from tgsbench.live.heatmap import METRICS, heatmap, rows_of
 from tgsbench.live.session import Session
 from tgsbench.models.flops import CONVENTIONS, XTUNER
 from tgsbench.tui import live_text
@@ -236,7 +236,7 @@ class LiveScreen(ModeScreen):
                 self.query_one(f"#{name}", ChartView).show(chart, legend)
         if self._is_shown("ranks"):
             view = self.query_one(HeatView)
-            shown = heatmap(live.grid.rows, live.world, self._metric, *view.room)
+            shown = heatmap(rows_of(live, self._metric), live.world, self._metric, *view.room)
             view.show(shown, self._metric, f"{self._metric} by rank and step, over the median rank")
         if self._is_shown("gpus"):
             self.query_one("#gpu-table", ListTable).fill(live_text.gpu_rows(live))
