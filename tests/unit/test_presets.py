@@ -231,3 +231,22 @@ def test_a_slip_is_seen_by_the_schema(text, word):
 def test_the_schema_knows_the_switches_of_each_engine():
     assert schema_problems("[engine]\nname = 'deepspeed'\nzero_stage = 2\ntiled_loss = true") == []
     assert schema_problems("[engine]\nname = 'xtuner'\ncpu_shim = true") == []
+
+
+@pytest.mark.parametrize(
+    ("assignment", "said"),
+    [
+        ("measure.steps=abc", "measure.steps: 'abc' is not a whole number (--set)"),
+        ("measure.steps=true", "measure.steps: true is not a whole number (--set)"),
+        ("training.lr=null", "training.lr: null is not a number (--set)"),
+        ("notes=5", "notes: 5 is not a list of texts (--set)"),
+        ("profile=5", "profile: 5 is not text (--set)"),
+        ("workload.document_mask=perhaps", "workload.document_mask: 'perhaps' is not true or false (--set)"),
+        ("workload.seq_len=x", "1 problem\n  workload.seq_len: 'x' is not a length"),
+    ],
+)
+def test_a_wrong_value_is_refused_in_words_and_once(assignment, said):
+    with pytest.raises(TgsError) as refused:
+        presets.resolve("tiny_cpu", [assignment])
+    assert said in refused.value.msg
+    assert refused.value.msg.count("\n") == 1
