@@ -263,7 +263,40 @@ def test_the_table_of_runs_prints_as_ever(tmp_path):
     store_run(tmp_path, "two", rehearsal_of="llama2_70b_1M", samples=[])
     ask("tag", "two", "v1", "good", root=tmp_path)
     assert ask(root=tmp_path).splitlines() == [
-        "run  status  engine    TGS  n  tags     why",
-        "two  ok      fsdp2       -  0  v1,good  rehearsal: compare with nothing",
-        "one  oom     fsdp2   2,302  7           out of memory",
+        "run  when  status  preset                     engine    TGS  n  tags     why",
+        "two        ok      llama2_7b_32k (rehearsal)  fsdp2       -  0  v1,good  "
+        "rehearsal: compare with nothing",
+        "one        oom     llama2_7b_32k              fsdp2   2,302  7           out of memory",
     ]
+
+
+def test_a_long_reason_is_short_in_the_table_and_a_changed_preset_is_marked(tmp_path):
+    failure = Failure(kind="crashed", reason="RuntimeError: " + "very long words " * 20)
+    store_run(tmp_path, "one", status="crashed", failure=failure, changed=["workload.seq_len=8192"])
+    store_run(tmp_path, "two", changed=["measure.steps=3"], created_unix=1.0)
+    two, one = ask(root=tmp_path).splitlines()[1:]
+    assert "llama2_7b_32k*" in one and one.endswith("…") and len(one) < 130
+    assert "llama2_7b_32k " in two, "more steps are no other work"
+
+
+def test_runs_are_chosen_by_what_they_are_and_sorted_by_any_column(tmp_path):
+    store_run(tmp_path, "slow", created_unix=3.0, samples=[10.0] * 6)
+    store_run(tmp_path, "fast", created_unix=1.0, samples=[30.0] * 6)
+    store_run(tmp_path, "none", created_unix=2.0, samples=[], status="oom")
+    other = a_preset("tiny_cpu", "engine.name=deepspeed")
+    store_run(tmp_path, "tiny", other, created_unix=4.0, samples=[20.0])
+
+    def names(*words):
+        return [line.split()[0] for line in ask(*words, root=tmp_path).splitlines()[1:]]
+
+    assert names() == ["tiny", "slow", "none", "fast"]
+    assert names("--sort", "tgs") == ["fast", "tiny", "slow", "none"]
+    assert names("--sort", "run") == ["fast", "none", "slow", "tiny"]
+    assert names("--sort", "tgs", "--limit", "1") == ["fast"]
+    assert names("--preset", "LLAMA2") == ["slow", "none", "fast"]
+    assert names("--engine", "deepspeed") == ["tiny"]
+    assert names("list", "--status", "oom") == ["none"]
+    assert names("--newer-than", "1d") == [], "they are of 1970"
+    with pytest.raises(TgsError, match="no column called 'speed'") as raised:
+        names("--sort", "speed")
+    assert "tgs, run, status" in raised.value.hint

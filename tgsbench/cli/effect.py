@@ -28,9 +28,7 @@ def refuse_together(*pairs: tuple[str, str]) -> None:
     for name, other in pairs:
         if _is_given(ctx, name) and _is_given(ctx, other):
             first, second = _option(ctx, name), _option(ctx, other)
-            raise TgsError(
-                f"{first} has no effect with {second}", hint=f"leave one of {first} and {second} out"
-            )
+            raise TgsError(f"{first} has no effect with {second}: leave out one of them")
 
 
 def refuse_before_subcommand(kept: Iterable[str] = ()) -> None:

@@ -56,7 +56,7 @@ class PlanOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 @click.command()
 @click.option("--preset", "name", help="Name of a preset, or path of a .toml file.")
-@click.option("--model", help="Plan a model of presets/models instead of a preset.")
+@click.option("--model", help="Plan a model (of `tgsbench models`, or a config.json) instead of a preset.")
 @click.option("--seq-len", help="Packed sequence length, such as 128k or 1M.")
 @click.option("--gpu", default="", help="GPU to plan for instead of the preset's.")
 @click.option("--num-gpus", type=int, help="Number of GPUs instead of the preset's.")

@@ -24,6 +24,7 @@ from tgsbench.report.forecast import forecast_text
 from tgsbench.report.summary import repeats_lines, summary_lines, tgs_text
 from tgsbench.results.forecast import forecast_note
 from tgsbench.results.repeats import row_of
+from tgsbench.results.results import load_result
 from tgsbench.safe_files import one_line
 from tgsbench.schema.forecast import Forecast
 from tgsbench.schema.preset import Preset
@@ -36,6 +37,7 @@ from tgsbench.systems import environments, support
 
 @click.command()
 @click.option("--preset", "name", required=True, help="Name of a preset, or path of a .toml file.")
+@click.option("--model", help="Model to train instead: a name of `tgsbench models`, or a config.json.")
 @click.option("--headless", is_flag=True, help="Print progress here instead of opening the live view.")
 @click.option("--ascii", "ascii_only", is_flag=True, help="Draw the live view with ASCII characters only.")
 @click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON document: result.json.")
@@ -79,6 +81,7 @@ from tgsbench.systems import environments, support
 )
 def run(
     name: str,
+    model: str | None,
     headless: bool,
     ascii_only: bool,
     as_json: bool,
@@ -108,6 +111,7 @@ def run(
         ("repeats", "emulate"),
     )
     flags = {
+        "model": model,
         "engine.name": engine,
         "measure.steps": steps,
         "measure.warmup": warmup,
@@ -219,6 +223,7 @@ def run_headless(
         print_result(result, as_json)
         if result.profile is not None and result.profile.traces and not as_json:
             _print_hotspots(run_folder)
+            result = _after_analysis(run_folder, result)
     except BrokenPipeError:
         output.detach_stdout()
     report_failure(result, run_folder)
@@ -267,6 +272,18 @@ def _print_hotspots(run_folder: RunDir) -> None:
         return
     output.line(f"{'hotspots':<11} {shares_line(profile)}")
     diagnostics.note(f"tgsbench profile {run_folder.run_id} tells more")
+
+
+def _after_analysis(run_folder: RunDir, before: Result) -> Result:
+    """The result once its traces were read: a rate beyond the hardware's makes it invalid."""
+    after = load_result(run_folder)
+    new = [text for text in after.integrity.problems if text not in before.integrity.problems]
+    if not new:
+        return before
+    diagnostics.warn(
+        f"{after.status}: {'; '.join(new)}", "tgsbench verify finds out whether the work is done"
+    )
+    return after
 
 
 def report_failure(result: Result, run_folder: RunDir) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from tgsbench import units
 from tgsbench.metrics.step_total import StepTotal
+from tgsbench.models.registry import find_family
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Integrity
 
@@ -23,12 +24,12 @@ def expected_all_to_alls(preset: Preset) -> tuple[int, int]:
     if sp == 1:
         return 0, 0
     passes = 3 if preset.training.checkpointing == "full" else 2
-    kv_heads = max(shape.num_kv_heads, sp)
+    widths = find_family(shape.family).exchange_widths(shape, sp)
     rows = preset.training.micro_batch * preset.local_seq_len
-    heads = 2 * shape.num_query_heads + 2 * kv_heads
-    num_bytes = rows * heads * shape.head_dim * _ELEMENT_BYTES[preset.training.compute_dtype]
-    calls = 4 if preset.attention == "alst" else 2
-    times = passes * shape.num_layers * preset.accumulation
+    values = rows * sum(before + after for before, after in widths)
+    num_bytes = values * _ELEMENT_BYTES[preset.training.compute_dtype]
+    calls = (4 if preset.attention == "alst" else 2) * len(widths)
+    times = passes * preset.accumulation
     return times * calls, times * num_bytes
 
 

@@ -46,7 +46,7 @@ def layer_counts(work: StepWorkload) -> LayerCounts:
     gemm = products(work, weights)
     again = gemm
     if work.system.early_stop and not work.tiled_mlp:
-        again = products(work, weights[:-1])
+        again = products(work, work.dims.run_again)
     recompute = forward - (6.0 * work.local_tokens * work.dims.hidden if work.system.early_stop else 0.0)
     send_in, send_out = exchange_bytes(work)
     return LayerCounts(
@@ -71,9 +71,9 @@ def products(work: StepWorkload, weights: tuple[Weight, ...]) -> Product:
 
 
 @lru_cache(maxsize=256)
-def _sums(weights: tuple[Weight, ...]) -> tuple[int, int, int]:
+def _sums(weights: tuple[Weight, ...]) -> tuple[float, float, float]:
     """Weights that a token meets, weights that are read, values that go in and out for each token."""
-    edges = sum(weight.used * (weight.out_width + weight.in_width) for weight in weights)
+    edges = sum(weight.share * weight.used * (weight.out_width + weight.in_width) for weight in weights)
     return sum(weight.active for weight in weights), sum(weight.size for weight in weights), edges
 
 
@@ -104,8 +104,7 @@ def head_product(work: StepWorkload) -> Product:
 
 def attention_flops(work: StepWorkload) -> float:
     """Q·Kᵀ and P·V of one layer over the causal half: heads are split by sp, the sequence is whole."""
-    d = work.dims
-    return 2.0 * work.attended_len * work.local_tokens * d.query_heads * d.head_dim
+    return work.local_tokens * work.dims.mixing(work.attended_len)
 
 
 def exchange_bytes(work: StepWorkload) -> tuple[float, float]:
@@ -114,8 +113,9 @@ def exchange_bytes(work: StepWorkload) -> tuple[float, float]:
         return 0.0, 0.0
     d = work.dims
     kv = d.query_heads if work.system.repeats_kv else work.kv_heads_sent
-    per_head = float(work.local_tokens * d.head_dim * work.compute_bytes)
-    return per_head * (d.query_heads + 2 * kv), per_head * d.query_heads
+    per_value = float(work.local_tokens * work.compute_bytes)
+    before = d.query_heads * d.head_dim + kv * (d.head_dim + d.value_width)
+    return per_value * before, per_value * d.query_heads * d.value_width
 
 
 def _elementwise(work: StepWorkload, traffic: ElementwiseTraffic, index: int) -> float:

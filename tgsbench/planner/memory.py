@@ -150,7 +150,7 @@ def _share_behind(work: StepWorkload, behind: int) -> float:
     return min(1.0, (head + behind * d.layer_weights) / d.num_parameters)
 
 
-def _scatter(work: StepWorkload, weights: int) -> float:
+def _scatter(work: StepWorkload, weights: float) -> float:
     """Buffer in which gradients of the group before are being reduced."""
     if work.world == 1 and not work.system.live_parameters:
         return 4.0 * weights

@@ -196,8 +196,7 @@ class _Rank:
         self._phase("data")
         num_packs = self.preset.packs_per_step * self._num_steps()
         data = prepare(self.preset, num_packs, lambda note: self._phase("data", note))
-        self._phase("measure", f"fp64 oracle: {self.preset.measure.steps} optimizer steps")
-        ask_oracle(self.run_dir, self.preset, data)
+        ask_oracle(self.run_dir, self.preset, data, lambda note: self._phase("measure", note))
         self._phase("teardown")
 
     def train(self, mesh: SequenceMesh, data: PackedDataset, engine: Engine) -> None:
