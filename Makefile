@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # What the tests need: every extra that runs on a CPU.
-EXTRAS := train,deepspeed,profile,dev
+EXTRAS := train,deepspeed,profile,serve,dev
 # `-n 2` on two cores; PYTEST_ARGS narrows a run down.
 PYTEST_ARGS ?=
 

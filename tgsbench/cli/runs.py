@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,14 +18,13 @@ from tgsbench.results import choose, index, prune, run_columns
 from tgsbench.results.choose import Filter
 from tgsbench.results.index import Summary
 from tgsbench.safe_files import one_line, utf8
-from tgsbench.schema.run import Manifest
 from tgsbench.store import run_dir
 from tgsbench.store.run_dir import RunDir
+from tgsbench.store.tags import change_tags, check_tags
 
 _FOLDER = click.option(
     "--output", "folder", type=click.Path(path_type=Path, file_okay=False), help="Folder of runs (./runs)."
 )
-_TAG = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,99}$")
 
 
 @click.group(cls=ListGroup, invoke_without_command=True)
@@ -84,22 +82,9 @@ def runs(
 @click.pass_context
 def tag_run(ctx: click.Context, run: str, tags: tuple[str, ...], folder: Path | None) -> None:
     """Add tags to a run; a tag written ^NAME is removed."""
-    for tag in tags:
-        if not _TAG.match(tag.removeprefix("^")):
-            raise TgsError(f"tag {tag!r} may hold letters, digits, '_', '.', '-', ':' only")
-    added = [tag for tag in tags if not tag.startswith("^")]
-    removed = {tag[1:] for tag in tags if tag.startswith("^")}
-
-    def change(manifest: Manifest) -> None:
-        kept = [tag for tag in manifest.tags if tag not in removed]
-        manifest.tags = list(dict.fromkeys([*kept, *added]))
-
+    check_tags(tags)
     found = run_dir.find(_root(ctx, folder), run)
-    try:
-        manifest = found.change_manifest(change)
-    except OSError as error:
-        raise run_dir.unwritable(found.path, error) from error
-    output.line(f"{found.run_id}: {', '.join(manifest.tags) or 'no tags'}")
+    output.line(f"{found.run_id}: {', '.join(change_tags(found, tags)) or 'no tags'}")
 
 
 @runs.command("prune")

@@ -38,7 +38,7 @@ from tgsbench.tui.widgets.table import ListTable
 
 PANES: tuple[tuple[str, str], ...] = (
     ("charts", "c Charts"),
-    ("ranks", "r Ranks"),
+    ("ranks", "w Ranks"),
     ("gpus", "u GPUs"),
     ("logs", "o Logs"),
     ("notes", "a Notes"),
@@ -98,6 +98,8 @@ class LiveScreen(ModeScreen):
         self._convention = XTUNER
         self._metric = "step time"
         self._pane = "charts"
+        self._wide = False
+        """Are all panes shown side by side?"""
         self._log: LogTail | None = None
         self._painted_at = 0.0
         self._was_over = False
@@ -153,7 +155,7 @@ class LiveScreen(ModeScreen):
         if session is None or session is self.session:
             return
         self.session, self._rank, self._log = session, 0, None
-        self._show_pane(self._pane, focus=True)
+        self._show_pane("charts", focus=True)
         self._follow(session)
         self.refresh_bindings()
 
@@ -203,6 +205,7 @@ class LiveScreen(ModeScreen):
         self._painted_at = time.monotonic()
         with session.lock:
             self._paint_figures(session)
+            self._paint_tabs(session)
             self._paint_panes(session)
         if self._was_over != session.is_over:
             self._was_over = session.is_over
@@ -220,7 +223,9 @@ class LiveScreen(ModeScreen):
         alert = live_text.alert_text(session)
         self.query_one("#alert-line", Line).show(f" {alert}" if alert else "")
         self.query_one(BigFigure).show(
-            live_text.big_number(headline), "TGS  tokens/GPU/s", live_text.interval_text(headline)
+            live_text.big_number(headline),
+            live_text.big_title(session, headline),
+            live_text.interval_text(headline, is_over=over),
         )
         forecast = live_text.live_forecast_text(session, headline)
         self.query_one("#verdict-line", Line).show(live_text.verdict_text(headline.verdict, forecast))
@@ -228,6 +233,13 @@ class LiveScreen(ModeScreen):
             figure = self.query_one(f"#{name}", Figure)
             figure.value, figure.note = value, note
         self.query_one("#tflops", Figure).figure = f"tflops:{self._convention}"
+
+    def _paint_tabs(self, session: Session) -> None:
+        """Names of the panes; that of the notes with their number, as a line above cuts the first one."""
+        num = live_text.num_notes(session)
+        tabs = [(name, f"{label} ({num})" if name == "notes" and num else label) for name, label in PANES]
+        bar = Text(" ").append(tab_bar(tabs, self._pane, "screen.pane"))
+        self.query_one("#pane-line", Line).show("" if self._wide else bar)
 
     def _paint_panes(self, session: Session) -> None:
         live = session.view.live
@@ -271,8 +283,7 @@ class LiveScreen(ModeScreen):
         wide = self.has_class("-wide") and self.has_class("-tall")
         for name, _ in PANES:
             self.query_one(f"#pane-{name}").display = wide or name == pane
-        tabs = tab_bar(PANES, pane, "screen.pane")
-        self.query_one("#pane-line", Line).show("" if wide else Text(" ").append(tabs))
+        self._wide = wide
         if focus:
             self._focus_pane(pane)
         self.call_after_refresh(self.paint)  # sizes of panes are known only then
