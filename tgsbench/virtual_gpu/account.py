@@ -41,7 +41,7 @@ class StepWindow(Struct, frozen=True):
 
 
 def account(folder: Path, manifest: Manifest, preset: Preset, events: Sequence[Event]) -> Virtual | None:
-    """Figures of the first rank that ran, from the device's logs in `folder`; None for a run on real devices."""
+    """Figures of the first rank that ran, from the device's logs in `folder`; None on real devices."""
     if manifest.virtual is None:
         return None
     rank = manifest.started_ranks[0]
