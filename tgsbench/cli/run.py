@@ -256,7 +256,8 @@ def run_headless(
 def _supervised(
     run_folder: RunDir, preset: Preset, as_json: bool, node: Node, stop: StopSignals | None
 ) -> Result:
-    with progress_for(preset, to_stderr=as_json) as progress:
+    virtual = run_folder.manifest().virtual if node.node_rank == 0 else None
+    with progress_for(preset, as_json, virtual) as progress:
         progress.narrate(f"run {run_folder.path}")
         if node.node_rank == 0:  # run.json is the first node's: another node may come before it is there
             _say_forecast(progress, preset, run_folder.manifest().forecast)

@@ -21,7 +21,8 @@ from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import ReferenceVerdict
 
 STATUS_MARKS = {
-    "running": "▶", "replay": "▶", "ok": "✓", "emulated": "✓", "cancelled": "■", "preempted": "■",
+    "running": "▶", "replay": "▶", "ok": "✓", "emulated": "✓", "virtual": "✓",
+    "cancelled": "■", "preempted": "■",
 }  # fmt: skip
 """Mark of a status, so that it reads without colour; all others are failures: ✗."""
 VERDICT_MARKS = {
@@ -74,6 +75,8 @@ def run_text(session: Session) -> str:
     parts = [status_text(status), session.run.run_id, preset.engine.name, mesh_text(preset), where]
     if session.is_simulated:
         parts.insert(1, "SIMULATED, not a measurement")
+    if session.is_virtual:
+        parts.insert(1, "VIRTUAL GPU, no measurement of speed")
     if preset.rehearsal_of:
         parts.insert(1, f"REHEARSAL of {preset.rehearsal_of}")
     return " │ ".join(parts)

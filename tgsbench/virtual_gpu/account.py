@@ -40,7 +40,7 @@ class CountedSteps(Struct, frozen=True):
 
 
 def account(folder: Path, manifest: Manifest, preset: Preset, events: Sequence[Event]) -> Virtual | None:
-    """Figures of the first rank that ran, from the device's logs in `folder`; None: ran on real devices."""
+    """Figures of the first rank that ran, from the device's logs in `folder`; None on real devices."""
     if manifest.virtual is None:
         return None
     rank = manifest.started_ranks[0]

@@ -99,10 +99,25 @@ bool host_waits(cudaMemcpyKind kind, const void* target, const void* source) {
   return false;
 }
 
+// A number that nobody computed holds what lay there before, such as labels of -100: as a float that is NaN,
+// and the program would take it for a failure of its own. One that the host reads by itself is 0 then.
+void settle_number(void* number, size_t bytes) {
+  if (bytes == 4) {
+    uint32_t bits;
+    memcpy(&bits, number, bytes);
+    if ((bits & 0x7f800000u) == 0x7f800000u) memset(number, 0, bytes);
+  } else if (bytes == 2) {
+    uint16_t bits;
+    memcpy(&bits, number, bytes);
+    if ((bits & 0x7f80u) == 0x7f80u) memset(number, 0, bytes);
+  }
+}
+
 cudaError_t copy(void* target, const void* source, size_t bytes, const void* stream, bool blocking) {
   const cudaMemcpyKind kind = direction(target, source);
   vgpu::log(vgpu::kCopy, stream, name_of(kind), bytes, kind, blocking || host_waits(kind, target, source));
   vgpu::move_bytes(target, source, bytes);
+  if (kind == cudaMemcpyDeviceToHost) settle_number(target, bytes);
   return cudaSuccess;
 }
 
