@@ -190,6 +190,7 @@ def layer_activations(work: StepWorkload) -> dict[str, float]:
     mlp = 0.0  # a tiled MLP keeps its input alone, which the norm gave
     if not work.tiled_mlp:
         mlp = unit(work, d.intermediate) * (work.system.mlp_units if d.mlp_matrices == 3 else 2.0)
+    mlp += 2.0 * unit(work, d.routed)  # copies of a token for its experts, and what they gave
     return {
         "activations": norm + mlp + unit(work, heads) + _lse(work) + (attention if work.sp == 1 else 0.0),
         "all_to_all_buffers": attention + returned if work.sp > 1 else 0.0,
