@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from tgsbench import units
-from tgsbench.cli import diagnostics, output
+from tgsbench.cli import complete, diagnostics, output
 from tgsbench.cli.effect import refuse_together
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.results.export import files
@@ -18,7 +18,7 @@ from tgsbench.store.run_dir import RunDir
 
 
 @click.command()
-@click.argument("words", nargs=-1, metavar="RUN…")
+@click.argument("words", shell_complete=complete.runs, nargs=-1, metavar="RUN…")
 @click.option("--format", "form", required=True, type=click.Choice(list(files.FORMS)), help="What to write.")
 @click.option(
     "--to", "target", required=True, type=click.Path(path_type=Path), help="File or folder to make."

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from tgsbench import presets, units
-from tgsbench.cli import output
+from tgsbench.cli import complete, output
 from tgsbench.cli.convention import known_gpu, model_terms, read_length
 from tgsbench.errors import TgsError
 from tgsbench.presets import catalog
@@ -20,10 +20,15 @@ from tgsbench.store import run_dir
 
 @click.command("import")
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True, dir_okay=False))
-@click.option("--preset", "preset_name", help="Take model, length, GPU and sp from this preset.")
-@click.option("--model", help="Model shape, a name of presets/models.")
+@click.option(
+    "--preset",
+    "preset_name",
+    shell_complete=complete.presets,
+    help="Take model, length, GPU and sp from this preset.",
+)
+@click.option("--model", shell_complete=complete.models, help="Model shape, a name of presets/models.")
 @click.option("--seq-len", help="Sequence length, such as 32k.")
-@click.option("--gpu", help="GPU it ran on, such as A100-SXM4-80GB.")
+@click.option("--gpu", shell_complete=complete.gpus, help="GPU it ran on, such as A100-SXM4-80GB.")
 @click.option("--num-gpus", type=click.IntRange(1), help="How many of them.")
 @click.option("--sp", type=click.IntRange(1), help="Sequence-parallel size.")
 @click.option("--document-mask/--whole-pack", default=None, help="How attention was masked.")

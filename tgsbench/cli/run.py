@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from tgsbench import api
-from tgsbench.cli import diagnostics, output
+from tgsbench.cli import complete, diagnostics, output
 from tgsbench.cli.effect import refuse_idle, refuse_together
 from tgsbench.cli.progress import RunProgress, progress_for
 from tgsbench.cli.terminal import print_running, require_terminal
@@ -35,11 +35,21 @@ from tgsbench.systems import environments, support
 
 
 @click.command()
-@click.option("--preset", "name", required=True, help="Name of a preset, or path of a .toml file.")
+@click.option(
+    "--preset",
+    "name",
+    required=True,
+    shell_complete=complete.presets,
+    help="Name of a preset, or path of a .toml file.",
+)
 @click.option("--headless", is_flag=True, help="Print progress here instead of opening the live view.")
 @click.option("--ascii", "ascii_only", is_flag=True, help="Draw the live view with ASCII characters only.")
 @click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON document: result.json.")
-@click.option("--engine", help="Engine that trains, of those that `tgsbench engines` lists.")
+@click.option(
+    "--engine",
+    shell_complete=complete.engines,
+    help="Engine that trains, of those that `tgsbench engines` lists.",
+)
 @click.option(
     "--python",
     type=click.Path(path_type=Path),

@@ -7,13 +7,13 @@ from pathlib import Path
 import click
 
 from tgsbench import api
-from tgsbench.cli import output
+from tgsbench.cli import complete, output
 from tgsbench.report.summary import summary_lines
 from tgsbench.safe_files import one_line
 
 
 @click.command()
-@click.argument("run", default="latest")
+@click.argument("run", shell_complete=complete.runs, default="latest")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole result as JSON.")
 @click.option("--output", "folder", type=click.Path(path_type=Path, file_okay=False), help="Folder of runs.")
 def show(run: str, as_json: bool, folder: Path | None) -> None:
