@@ -64,9 +64,11 @@ def test_a_path_is_completed_as_a_file():
 
 def test_the_script_of_bash_and_a_completion_come_from_the_command_itself():
     env = {**os.environ, "_TGSBENCH_COMPLETE": "bash_source"}
-    argv = [sys.executable, "-c", "import sys; sys.argv[0] = 'tgsbench'; from tgsbench.__main__ import main; main()"]
+    code = "import sys; sys.argv[0] = 'tgsbench'; from tgsbench.__main__ import main; main()"
+    argv = [sys.executable, "-c", code]
     script = subprocess.run(argv, env=env, capture_output=True, text=True)
     assert script.returncode == 0 and "complete -o nosort -F" in script.stdout, script.stderr
-    env |= {"_TGSBENCH_COMPLETE": "bash_complete", "COMP_WORDS": "tgsbench run --preset tiny", "COMP_CWORD": "3"}
+    env |= {"_TGSBENCH_COMPLETE": "bash_complete", "COMP_CWORD": "3"}
+    env["COMP_WORDS"] = "tgsbench run --preset tiny"
     done = subprocess.run(argv, env=env, capture_output=True, text=True)
     assert done.stdout.split() == ["plain,tiny_cpu"], done.stderr
