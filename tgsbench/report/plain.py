@@ -45,9 +45,9 @@ def _markdown(report: Report) -> Iterator[str]:
         yield from (f"- {_md(name)}: {_md(text)}" for name, text in section.environment.items())
     yield from ("", "## What each figure means", "")
     yield from (f"- {_md(name)}: {_md(text)}" for name, text in report.conventions.items())
-    for title, items in (("Sources", report.sources), ("Notes", report.notes)):
-        if items:
-            yield from ("", f"## {title}", "", *(f"- {_md(item)}" for item in items))
+    for heading, texts in (("Sources", report.sources), ("Notes", report.notes)):
+        if texts:
+            yield from ("", f"## {heading}", "", *(f"- {_md(text)}" for text in texts))
 
 
 def _md_table(table: ReportTable) -> Iterator[str]:

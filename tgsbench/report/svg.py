@@ -94,7 +94,7 @@ def ratios(title: str, marks: Sequence[RatioMark]) -> Markup:
         ends = (gutter + (mark.low - low) * scale, gutter + (mark.high - low) * scale)
         parts.append(_text(gutter - 8, y + 11, _cut(mark.label, gutter), anchor="end"))
         parts += [_whisker(*ends, y + 7), _mark("diamond", x, y + 7, 0)]
-        parts.append(_text(max(ends) + 8, y + 11, f"{mark.value:.3f}x"))
+        parts.append(_text(WIDTH - 4, y + 11, f"{mark.value:.3f}x", anchor="end"))
         y += 22.0
     one = gutter + (1 - low) * scale
     parts.append(tag("line", x1=one, x2=one, y1=0.0, y2=y, class_="limit"))
