@@ -12,6 +12,7 @@ from tgsbench import api
 from tgsbench.cli import complete, diagnostics, output
 from tgsbench.cli.effect import refuse_idle, refuse_together
 from tgsbench.cli.progress import RunProgress, progress_for
+from tgsbench.cli.repeats import print_repeats
 from tgsbench.cli.terminal import print_running, require_terminal
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.launch import detached, local, preflight
@@ -21,9 +22,8 @@ from tgsbench.launch.command import ONE_NODE, Node
 from tgsbench.launch.watch import StopSignals
 from tgsbench.presets.recipes import load_recipe
 from tgsbench.report.forecast import forecast_text
-from tgsbench.report.summary import repeats_lines, summary_lines, tgs_text
+from tgsbench.report.summary import summary_lines, tgs_text
 from tgsbench.results.forecast import forecast_note
-from tgsbench.results.repeats import row_of
 from tgsbench.safe_files import one_line
 from tgsbench.schema.forecast import Forecast
 from tgsbench.schema.preset import Preset
@@ -171,12 +171,7 @@ def _run_repeats(preset: Preset, root: Path, name: str, num_runs: int, as_json: 
 
     with StopSignals() as stop:
         found = repeating.run_all(preset, root, group, num_runs, supervise)
-    row = row_of(group, found)
-    if as_json:
-        output.json({"group": group, "row": row, "runs": found})
-    else:
-        for line in repeats_lines(row, found):
-            output.line(line)
+    print_repeats(group, found, as_json)
     return next((int(code) for code in codes if code), 0)
 
 
