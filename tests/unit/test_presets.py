@@ -233,6 +233,16 @@ def test_the_schema_knows_the_switches_of_each_engine():
     assert schema_problems("[engine]\nname = 'xtuner'\ncpu_shim = true") == []
 
 
+def test_a_models_name_and_a_key_below_it_are_saved_as_they_resolve():
+    assignments = ["model=llama2_7b", "model.num_layers=1", "hardware.num_gpus=1", "parallel.sp=1"]
+    save_user_preset("thin", "tiny_cpu", assignments)
+    saved, resolved = presets.resolve("thin").preset, presets.resolve("tiny_cpu", assignments).preset
+    assert saved.model == resolved.model
+    assert (saved.model.name, saved.model.num_layers) == ("Llama2-7B", 1)
+    with pytest.raises(TgsError, match="no_such_model"):
+        save_user_preset("thinner", "tiny_cpu", ["model=no_such_model", "model.num_layers=1"])
+
+
 def test_presets_of_one_model_and_list_as_a_word():
     from click.testing import CliRunner
 

@@ -204,6 +204,51 @@ def test_a_crash_is_not_taken_for_too_long():
     assert raised.value.exit_code == ExitCode.CRASHED
 
 
+def test_results_of_other_code_or_versions_are_not_taken(spec, tmp_path, monkeypatch):
+    plan, log = sweep.read_spec(spec), []
+    runner = a_runner(log)
+    sweep.run_points(plan, sweep.points(plan)[:1], tmp_path, lambda _: None, runner)
+    for name, other in (("code_digest", lambda: "edited"), ("_software", lambda: "torch 2.99")):
+        with monkeypatch.context() as patch:
+            patch.setattr(sweep, name, other)
+            sweep.run_points(plan, sweep.points(plan)[:1], tmp_path, lambda _: None, runner)
+    sweep.run_points(plan, sweep.points(plan)[:1], tmp_path, lambda _: None, runner)
+    assert len(log) == len(set(log)) == 3
+
+
+@pytest.mark.parametrize(
+    ("grid", "said"),
+    [
+        (f'engine = ["{"x" * 100_000}"]', "engine: a value of more than 200 characters"),
+        (f"sp = [1{'0' * 400}]", "sp: a value of more than 200 characters"),
+        ("\n".join(f'"a{i}" = [1, 2]' for i in range(5000)), "the grid has more than 10^15 points"),
+        (f"sp = {list(range(1, 10_002))}", "the grid has 10,001 points, at most 10,000 are run"),
+        (f'"{"k" * 5000}" = ["{"v" * 300}"]', "a value of more than 200 characters"),
+    ],
+    ids=["a text", "a number", "axes", "values", "a key"],
+)
+def test_an_absurd_grid_is_refused_before_any_point_is_made(tmp_path, grid, said):
+    path = tmp_path / "grid.toml"
+    path.write_text(f'preset = "tiny_cpu"\n[grid]\n{grid}')
+    with pytest.raises(TgsError) as caught:
+        sweep.read_spec(path)
+    assert said in caught.value.msg
+    assert len(caught.value.msg) < 1000
+
+
+@pytest.mark.parametrize(
+    "value", ["inf", "nan", "-1", "0", "4611686018427387904", "[[1]]", "1979-05-27", "true"]
+)
+def test_an_absurd_value_is_the_reason_why_its_point_is_skipped(tmp_path, value):
+    path = tmp_path / "grid.toml"
+    for key in ("sp", "seq_len", '"training.lr"', '"measure.steps"', "accumulation", '"model.num_layers"'):
+        path.write_text(f'preset = "tiny_cpu"\n[grid]\n{key} = [{value}]\ncheckpointing = ["full"]')
+        try:
+            assert all(point.skipped or point.preset for point in sweep.points(sweep.read_spec(path)))
+        except TgsError as refused:
+            assert "no point makes a preset" in refused.msg
+
+
 def test_the_table_is_sorted_and_says_by_how_much_the_best_leads():
     preset, failure = a_preset("tiny_cpu"), Failure(kind="oom", reason="no memory")
 

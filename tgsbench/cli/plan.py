@@ -59,7 +59,9 @@ class PlanOptions(msgspec.Struct, frozen=True, kw_only=True):
     "--preset", "name", shell_complete=complete.presets, help="Name of a preset, or path of a .toml file."
 )
 @click.option(
-    "--model", shell_complete=complete.models, help="Plan a model of presets/models instead of a preset."
+    "--model",
+    shell_complete=complete.models,
+    help="Plan a model (of `tgsbench models`, or a config.json) instead of a preset.",
 )
 @click.option("--seq-len", help="Packed sequence length, such as 128k or 1M.")
 @click.option(
@@ -143,7 +145,7 @@ def _forecast(asked: PlanOptions) -> None:
 
 def _write_trace(asked: PlanOptions, preset: Preset, path: Path) -> None:
     machine = api.planned_machine(preset, asked.gpu, asked.link)
-    numbers = estimate(preset, _system(asked, preset), machine)
+    numbers = estimate(preset, machine, _system(asked, preset))
     if numbers.time is None:
         why, remedy = why_no_time(preset, machine)
         raise TgsError(f"{why}: there is no time to draw", hint=remedy, exit_code=ExitCode.UNKNOWN_HARDWARE)
@@ -206,9 +208,9 @@ def _trace(asked: PlanOptions) -> None:
     from tgsbench.launch.dry_run import dry_run
 
     preset = _preset(asked)
-    machine, system = api.planned_machine(preset, asked.gpu, asked.link), _system(asked, preset)
+    machine = api.planned_machine(preset, asked.gpu, asked.link)
     run = dry_run(preset)
-    planned = planned_stream(estimate(preset, system, machine).work, system)
+    planned = planned_stream(estimate(preset, machine, _system(asked, preset)).work)
     document = {"stream": run, "totals": report.dry_run_totals(run), "planned": planned}
     _print(asked.as_json, document, lambda: report.dry_run_lines(run, planned))
 

@@ -24,6 +24,7 @@ from tgsbench.presets.recipes import load_recipe
 from tgsbench.report.forecast import forecast_text
 from tgsbench.report.summary import summary_lines, tgs_text
 from tgsbench.results.forecast import forecast_note
+from tgsbench.results.results import load_result
 from tgsbench.safe_files import one_line
 from tgsbench.schema.forecast import Forecast
 from tgsbench.schema.preset import Preset
@@ -41,6 +42,11 @@ from tgsbench.systems import environments, support
     required=True,
     shell_complete=complete.presets,
     help="Name of a preset, or path of a .toml file.",
+)
+@click.option(
+    "--model",
+    shell_complete=complete.models,
+    help="Model to train instead: a name of `tgsbench models`, or a config.json.",
 )
 @click.option("--headless", is_flag=True, help="Print progress here instead of opening the live view.")
 @click.option("--ascii", "ascii_only", is_flag=True, help="Draw the live view with ASCII characters only.")
@@ -89,6 +95,7 @@ from tgsbench.systems import environments, support
 )
 def run(
     name: str,
+    model: str | None,
     headless: bool,
     ascii_only: bool,
     as_json: bool,
@@ -109,15 +116,9 @@ def run(
     rendezvous: str,
 ) -> None:
     """Launch a preset and measure its TGS."""
-    refuse_idle({"rendezvous": "nodes", "node_rank": "nodes"})
-    refuse_together(
-        ("ascii_only", "headless"),
-        ("ascii_only", "as_json"),
-        ("profile", "emulate"),
-        ("repeats", "nodes"),
-        ("repeats", "emulate"),
-    )
+    _refuse_idle_options()
     flags = {
+        "model": model,
         "engine.name": engine,
         "measure.steps": steps,
         "measure.warmup": warmup,
@@ -132,17 +133,12 @@ def run(
     preset = api.load_preset(name, assignments, rehearse=rehearse)
     if python is not None:
         environments.name_python(preset.engine.name, python)
-    if nodes or node_rank is not None:
-        _require_nodes(preset, emulate)
     root = run_dir.runs_root(output)
-    if nodes or node_rank is not None:
-        part = several.NodePart(several.parse_nodes(nodes or ""), node_rank, rendezvous, run_name)
-        if node_rank is None:
-            options = several.preset_options(name, assignments, rehearse)
-            _print_commands(part, preset, options, root, as_json)
-            return
-        result = run_headless(several.prepare(part, preset, root), preset, as_json, part.node(preset))
-        sys.exit(local.exit_code(result))
+    if nodes:
+        _require_nodes(preset, emulate)
+        part = several.NodePart(several.parse_nodes(nodes), node_rank, rendezvous, run_name)
+        _run_part(part, preset, several.preset_options(name, assignments, rehearse), root, as_json)
+        return
     api.check_machine(preset, emulate_rank=emulate)
     if repeats:
         sys.exit(_run_repeats(preset, root, run_name, repeats, as_json))
@@ -155,6 +151,26 @@ def run(
         detached.discard(run_folder)  # nothing was started: no run without a status is left
         stop.send_on()
     _open_live_view(run_folder, ascii_only)
+
+
+def _refuse_idle_options() -> None:
+    refuse_idle({"rendezvous": "nodes", "node_rank": "nodes"})
+    refuse_together(
+        ("ascii_only", "headless"),
+        ("ascii_only", "as_json"),
+        ("profile", "emulate"),
+        ("repeats", "nodes"),
+        ("repeats", "emulate"),
+    )
+
+
+def _run_part(part: several.NodePart, preset: Preset, options: list[str], root: Path, as_json: bool) -> None:
+    """This machine's part of a run over several; without its place, the command of each is printed."""
+    if part.node_rank is None:
+        _print_commands(part, preset, options, root, as_json)
+        return
+    result = run_headless(several.prepare(part, preset, root), preset, as_json, part.node(preset))
+    sys.exit(local.exit_code(result))
 
 
 def _run_repeats(preset: Preset, root: Path, name: str, num_runs: int, as_json: bool) -> int:
@@ -224,6 +240,7 @@ def run_headless(
         print_result(result, as_json)
         if result.profile is not None and result.profile.traces and not as_json:
             _print_hotspots(run_folder)
+            result = _after_analysis(run_folder, result)
     except BrokenPipeError:
         output.detach_stdout()
     report_failure(result, run_folder)
@@ -272,6 +289,18 @@ def _print_hotspots(run_folder: RunDir) -> None:
         return
     output.line(f"{'hotspots':<11} {shares_line(profile)}")
     diagnostics.note(f"tgsbench profile {run_folder.run_id} tells more")
+
+
+def _after_analysis(run_folder: RunDir, before: Result) -> Result:
+    """The result once its traces were read: a rate beyond the hardware's makes it invalid."""
+    after = load_result(run_folder)
+    new = [text for text in after.integrity.problems if text not in before.integrity.problems]
+    if not new:
+        return before
+    diagnostics.warn(
+        f"{after.status}: {'; '.join(new)}", "tgsbench verify finds out whether the work is done"
+    )
+    return after
 
 
 def report_failure(result: Result, run_folder: RunDir) -> None:

@@ -33,7 +33,7 @@ class RankState:
 
     __slots__ = (
         "beat", "bye", "device", "error", "first_t", "gpu", "gpu_utils", "host", "last_t", "mem_peak", "note",
-        "num_warnings", "phase", "pid", "rank", "seen_at", "step", "unix_offset_s",
+        "phase", "pid", "rank", "seen_at", "step",
     )  # fmt: skip
 
     def __init__(self, rank: int) -> None:
@@ -49,15 +49,12 @@ class RankState:
         self.first_t = math.nan
         self.last_t = math.nan
         """Times of hello and of the newest event on the host's monotonic clock."""
-        self.unix_offset_s = math.nan
-        """Wall clock minus the host's monotonic clock, from hello."""
         self.seen_at = math.nan
         """Reader's monotonic clock when the newest event arrived."""
         self.gpu: ev.Gpu | None = None
         self.gpu_utils: deque[float] = deque(maxlen=GPU_HISTORY)
         self.beat: ev.Heartbeat | None = None
         """The newest heartbeat: where in its step the rank is."""
-        self.num_warnings = 0
         self.error: ev.Error | None = None
         self.bye: str = ""
 
@@ -242,8 +239,6 @@ class LiveRun:
     def _hello(self, state: RankState, event: ev.Hello) -> None:
         state.host, state.device, state.pid = event.host, event.device, event.pid
         state.first_t = event.t
-        if event.unix_t:
-            state.unix_offset_s = event.unix_t - event.t
 
     def _phase(self, state: RankState, event: ev.Phase) -> None:
         state.phase, state.note = event.phase, event.note
@@ -259,7 +254,6 @@ class LiveRun:
             self.traces.append(event)
 
     def _warn(self, state: RankState, event: ev.Warn) -> None:
-        state.num_warnings += 1
         self._note(Note(state.rank, event.t, "warning", event.code, event.msg, event.hint))
 
     def _error(self, state: RankState, event: ev.Error) -> None:

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from tgsbench.metrics.clock import RankClock
+from tgsbench.metrics.packs import PackLedger
 from tgsbench.metrics.step_total import StepTotal
 from tgsbench.schema.events import (
     Bye,
@@ -58,9 +60,13 @@ class RunTotals:
     """Over all steps, also those of warm-up and profile."""
     measured_peak_by_rank: dict[int, int] = field(default_factory=dict)
     """Over measured steps alone, as the largest of all ranks is told."""
+    clocks: dict[int, RankClock] = field(default_factory=dict)
+    packs: PackLedger = field(default_factory=PackLedger)
     throttled: Counter[str] = field(default_factory=Counter)
     """Reason for held down clocks -> GPU samples that gave it."""
     num_gpu_samples: int = 0
+    num_repeated: int = 0
+    """Reports of a step by a rank that had reported it before; they count once."""
 
     def add(self, event: Event) -> None:
         """Take one event in; types that a result does not need are passed over."""
@@ -111,7 +117,9 @@ class RunTotals:
             if len(self.steps) >= MAX_STEPS or not 0 <= event.step < _MAX_STEP:
                 return
             total = self.steps[event.step] = StepTotal(event.step, event.phase)
-        total.add(event)
+        self.num_repeated += not total.add(event)
+        self.clocks.setdefault(event.rank, RankClock()).add(event)
+        self.packs.add(event)
 
     def seconds_between_clocks(self) -> dict[str, float]:
         """Host -> wall clock minus its monotonic clock, from the host's first hello.

@@ -68,7 +68,8 @@ _MEASURED = [
 def _run(row: Row | None) -> str:
     if row is None:
         return ""
-    return f"{row.label} (disturbed machine)" if row.disturbances else row.label
+    marks = ["disturbed machine"] * bool(row.disturbances) + ["damaged event files"] * bool(row.damaged)
+    return f"{row.label} ({', '.join(marks)})" if marks else row.label
 
 
 def _config(entry: ReportEntry) -> str:

@@ -180,14 +180,15 @@ def _packing(result: Result) -> str:
 
 def _integrity(result: Result) -> str:
     integrity = result.integrity
-    if integrity.tokens_ok is None:
+    if integrity.tokens_ok is None and not integrity.problems:
         return ""
+    damaged = f"; {integrity.damaged}" if integrity.damaged else ""
     if integrity.problems:
-        return "FAILED: " + "; ".join(integrity.problems)
+        return "FAILED: " + "; ".join(integrity.problems) + damaged
     unknown = f"; not checked: {'; '.join(integrity.not_checked)}" if integrity.not_checked else ""
     return (
         f"ok: {integrity.tokens_seen:,} distinct tokens, {integrity.a2a_calls:,} all-to-alls, "
-        f"{units.size(integrity.a2a_bytes)}, as predicted{unknown}"
+        f"{units.size(integrity.a2a_bytes)}, as predicted{unknown}{damaged}"
     )
 
 

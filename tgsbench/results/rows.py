@@ -67,6 +67,8 @@ class Row(Struct, frozen=True, kw_only=True):
     """What the checks of a run said, in one line."""
     disturbances: list[str] = []
     """What else used a run's machine while it measured."""
+    damaged: str = ""
+    """What was passed over in a run's event files."""
     repeats: int = 1
     """Runs in fresh processes: of several, `samples` are the medians and `ci95` is of their spread."""
     remarks: list[str] = []
@@ -110,6 +112,7 @@ def from_result(result: Result, preset: Preset | None = None, label: str = "") -
         reason=result.failure.reason if result.failure else "",
         integrity=integrity_text(result.integrity),
         disturbances=list(result.disturbances),
+        damaged=result.integrity.damaged,
     )
 
 

@@ -180,6 +180,10 @@ class Integrity(Struct, kw_only=True):
     a2a_bytes_expected: int = 0
     physical_ok: bool | None = None
     """Loss, gradients, rates, times and memory are what physics allows; see metrics/physical.py."""
+    files_ok: bool | None = None
+    """What the run's files say twice agrees, and no step is missing; see metrics/written_twice.py."""
+    damaged: str = ""
+    """What was passed over in the event files: the figure rests on the rest."""
     problems: list[str] = []
     not_checked: list[str] = []
     """Checks of physical sense that lacked a figure, each with what was missing."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
 import re
 import secrets
@@ -119,6 +120,17 @@ class RunDir:
         except (OSError, ValueError) as error:
             raise _damaged(self.path / "preset.toml", str(error)) from error
         return presets.from_document(document, str(self.path / "preset.toml"))
+
+    def preset_digest(self) -> str:
+        """Of the bytes of preset.toml; the ranks wrote down that of the bytes that they read."""
+        try:
+            return digest_of_bytes(read_regular(self.path / "preset.toml", _MAX_PRESET))
+        except (OSError, ValueError) as error:
+            raise _damaged(self.path / "preset.toml", str(error)) from error
+
+    def num_event_bytes(self) -> int:
+        """Size of all event files."""
+        return sum(tail.num_unread() for tail in RunTail(self.events_dir).tails())
 
     def result(self) -> Result | None:
         """result.json, or None while there is none; a model of an unknown family makes it unreadable."""
@@ -315,6 +327,11 @@ def _alone(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
+
+
+def digest_of_bytes(data: bytes) -> str:
+    """Sixteen hex digits that two different files do not share."""
+    return hashlib.sha256(data).hexdigest()[:16]
 
 
 def numbered(name: str, node_rank: int) -> str:

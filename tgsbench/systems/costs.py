@@ -84,7 +84,6 @@ class System(Struct, frozen=True, kw_only=True):
     traffic: ElementwiseTraffic = EAGER
     attention_share: float = 1.0
     """Speed of its attention kernel beside the published one."""
-    default_kernel: str = "flash2"
 
 
 LLM_FOUNDRY = System(

@@ -65,6 +65,7 @@ ENGINE = EngineSpec(
             needs=("llamafactory", "torch", "transformers", "deepspeed"),
         ),
     ),
+    families=("llama",),
     options=LlamaFactoryOptions,
     limits=(
         Limit(

@@ -97,6 +97,7 @@ ENGINE = EngineSpec(
             below_python=(3, 13),
         ),
     ),
+    families=("llama",),
     options=XTunerOptions,
     limits=(
         Limit(
