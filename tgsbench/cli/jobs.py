@@ -14,7 +14,7 @@ import click
 from msgspec import Meta, Struct
 
 from tgsbench import presets
-from tgsbench.cli import diagnostics, output
+from tgsbench.cli import complete, diagnostics, output
 from tgsbench.cli.effect import refuse_idle, refuse_together
 from tgsbench.cli.progress import progress_for
 from tgsbench.cli.run import print_result, report_failure
@@ -46,7 +46,9 @@ def command(name: str) -> click.Command:
 _Option = Callable[[Callable[..., None]], Callable[..., None]]
 
 _BEFORE: list[_Option] = [
-    click.option("--preset", help="Name of a preset, or path of a .toml file."),
+    click.option(
+        "--preset", shell_complete=complete.presets, help="Name of a preset, or path of a .toml file."
+    ),
     click.option(
         "--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override any value of the preset."
     ),

@@ -9,9 +9,10 @@ from pathlib import Path
 import click
 
 from tgsbench import api
-from tgsbench.cli import diagnostics, output
+from tgsbench.cli import complete, diagnostics, output
 from tgsbench.cli.effect import refuse_idle, refuse_together
 from tgsbench.cli.progress import RunProgress, progress_for
+from tgsbench.cli.repeats import print_repeats
 from tgsbench.cli.terminal import print_running, require_terminal
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.launch import detached, local, preflight
@@ -21,9 +22,8 @@ from tgsbench.launch.command import ONE_NODE, Node
 from tgsbench.launch.watch import StopSignals
 from tgsbench.presets.recipes import load_recipe
 from tgsbench.report.forecast import forecast_text
-from tgsbench.report.summary import repeats_lines, summary_lines, tgs_text
+from tgsbench.report.summary import summary_lines, tgs_text
 from tgsbench.results.forecast import forecast_note
-from tgsbench.results.repeats import row_of
 from tgsbench.results.results import load_result
 from tgsbench.safe_files import one_line
 from tgsbench.schema.forecast import Forecast
@@ -45,12 +45,26 @@ _NEVER_TOGETHER = (
 
 
 @click.command()
-@click.option("--preset", "name", required=True, help="Name of a preset, or path of a .toml file.")
-@click.option("--model", help="Model to train instead: a name of `tgsbench models`, or a config.json.")
+@click.option(
+    "--preset",
+    "name",
+    required=True,
+    shell_complete=complete.presets,
+    help="Name of a preset, or path of a .toml file.",
+)
+@click.option(
+    "--model",
+    shell_complete=complete.models,
+    help="Model to train instead: a name of `tgsbench models`, or a config.json.",
+)
 @click.option("--headless", is_flag=True, help="Print progress here instead of opening the live view.")
 @click.option("--ascii", "ascii_only", is_flag=True, help="Draw the live view with ASCII characters only.")
 @click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON document: result.json.")
-@click.option("--engine", help="Engine that trains, of those that `tgsbench engines` lists.")
+@click.option(
+    "--engine",
+    shell_complete=complete.engines,
+    help="Engine that trains, of those that `tgsbench engines` lists.",
+)
 @click.option(
     "--python",
     type=click.Path(path_type=Path),
@@ -169,12 +183,7 @@ def _run_repeats(preset: Preset, root: Path, name: str, num_runs: int, as_json: 
 
     with StopSignals() as stop:
         found = repeating.run_all(preset, root, group, num_runs, supervise)
-    row = row_of(group, found)
-    if as_json:
-        output.json({"group": group, "row": row, "runs": found})
-    else:
-        for line in repeats_lines(row, found):
-            output.line(line)
+    print_repeats(group, found, as_json)
     return next((int(code) for code in codes if code), 0)
 
 

@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from tgsbench import units
-from tgsbench.cli import diagnostics, output
+from tgsbench.cli import complete, diagnostics, output
 from tgsbench.cli.effect import refuse_before_subcommand
 from tgsbench.cli.groups import ListGroup
 from tgsbench.errors import ExitCode, TgsError
@@ -31,10 +31,18 @@ _FOLDER = click.option(
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
 @click.option("--tag", help="Only runs with this tag.")
 @click.option("--status", help="Only runs that ended so: ok, oom, crashed, …")
-@click.option("--preset", help="Only runs of presets with this in their name.")
-@click.option("--engine", help="Only runs of this engine.")
+@click.option(
+    "--preset", shell_complete=complete.presets, help="Only runs of presets with this in their name."
+)
+@click.option("--engine", shell_complete=complete.engines, help="Only runs of this engine.")
 @click.option("--newer-than", metavar="7d", help="Only runs younger than this.")
-@click.option("--sort", "column", metavar="COLUMN", help="By tgs, when, preset, status, run, … (when).")
+@click.option(
+    "--sort",
+    "column",
+    shell_complete=complete.columns,
+    metavar="COLUMN",
+    help="By tgs, when, preset, status, run, … (when).",
+)
 @click.option("--limit", type=click.IntRange(min=1), help="So many at most.")
 @_FOLDER
 @click.pass_context
@@ -76,7 +84,7 @@ def runs(
 
 
 @runs.command("tag")
-@click.argument("run")
+@click.argument("run", shell_complete=complete.runs)
 @click.argument("tags", nargs=-1, required=True, metavar="TAG… or ^TAG…")
 @_FOLDER
 @click.pass_context
@@ -141,7 +149,7 @@ def prune_runs(
 
 @runs.command("archive")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@click.argument("names", nargs=-1, metavar="RUN…")
+@click.argument("names", nargs=-1, shell_complete=complete.runs, metavar="RUN…")
 @click.option("--tag", "wanted", help="All runs with this tag.")
 @_FOLDER
 @click.pass_context
