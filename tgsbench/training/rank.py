@@ -37,6 +37,7 @@ from tgsbench.training.heartbeat import HeartbeatThread
 from tgsbench.training.loop import Stepper
 from tgsbench.training.parallel.mesh import SequenceMesh, build_mesh
 from tgsbench.training.parallel.waits import COLLECTIVE_CLOCK
+from tgsbench.training.rank_log import RankLog
 from tgsbench.training.witness import Witness
 from tgsbench.workload import PackedDataset, prepare
 
@@ -87,7 +88,7 @@ class _Rank:
         """Come up, do the work with the engine, leave."""
         self._hello()
         self._phase("init")
-        pulse = HeartbeatThread(self.emitter, self.preset.measure.heartbeat_s, self._sampler())
+        pulse = self._pulse()
         pulse.start()
         try:
             mesh = self._init_distributed()
@@ -103,7 +104,7 @@ class _Rank:
         """Measure rank 0 of the whole mesh alone; see `trainer.emulate`."""
         self._hello()
         self._phase("build")
-        pulse = HeartbeatThread(self.emitter, self.preset.measure.heartbeat_s, self._sampler())
+        pulse = self._pulse()
         pulse.start()
         try:
             emulate_rank(
@@ -129,6 +130,10 @@ class _Rank:
 
     def _phase(self, name: PhaseName, note: str = "") -> None:
         self.emitter.emit(Phase(phase=name, note=note))
+
+    def _pulse(self) -> HeartbeatThread:
+        log = RankLog(self.run_dir, self.rank)
+        return HeartbeatThread(self.emitter, self.preset.measure.heartbeat_s, self._sampler(), log)
 
     def _sampler(self) -> GpuSampler | None:
         if self.device.type != "cuda":
