@@ -20,7 +20,8 @@ from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import ReferenceVerdict
 
 STATUS_MARKS = {
-    "running": "▶", "replay": "▶", "ok": "✓", "emulated": "✓", "virtual": "✓", "cancelled": "■", "preempted": "■",
+    "running": "▶", "replay": "▶", "ok": "✓", "emulated": "✓", "virtual": "✓",
+    "cancelled": "■", "preempted": "■",
 }  # fmt: skip
 """Mark of a status, so that it reads without colour; all others are failures: ✗."""
 VERDICT_MARKS = {
