@@ -126,6 +126,7 @@ def test_a_virtual_result_is_compared_with_nothing():
     [((), "8", ExitCode.USAGE), ((), "-1", ExitCode.USAGE), ((), "x", ExitCode.USAGE),
      (("hardware.num_gpus=64", "parallel.sp=8"), "all", ExitCode.DOES_NOT_FIT),
      (("profile=hotspots",), "0", ExitCode.UNSUPPORTED),
+     (("engine.name=deepspeed",), "5", ExitCode.UNSUPPORTED),
      (("engine.name=xtuner",), "0", ExitCode.UNSUPPORTED)],
 )  # fmt: skip
 def test_what_no_virtual_gpu_can_do_is_refused(sets, rank, code):
@@ -137,7 +138,7 @@ def test_what_no_virtual_gpu_can_do_is_refused(sets, rank, code):
 def test_a_gpu_is_one_of_the_tables_that_says_what_cuda_asks():
     with pytest.raises(TgsError, match="unknown GPU 'H101'"):
         settings.find_virtual_gpu("H101")
-    assert all(settings.find_virtual_gpu(name) for name in ("H100-SXM5-80GB", "A100-SXM4-80GB", "NVIDIA B200"))
+    assert all(settings.find_virtual_gpu(name) for name in (H100, "A100-SXM4-80GB", "NVIDIA B200"))
 
 
 def test_a_gpu_without_compute_capability_is_not_guessed(monkeypatch):
