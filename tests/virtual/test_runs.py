@@ -36,12 +36,12 @@ def test_every_shipped_preset_is_as_planned(installed, tmp_path, name):
     assert peak == pytest.approx(virtual.mem_planned_gib, rel=0.03)
 
 
-@pytest.mark.parametrize("engine", ["fsdp2", "deepspeed"])
-def test_one_rank_of_a_world_runs_under_both_engines(installed, tmp_path, engine):
-    result = _run(tmp_path, "llama2_7b_128k", *SMALL, f"engine.name={engine}", rank=5)
+@pytest.mark.parametrize(("engine", "rank"), [("fsdp2", 5), ("deepspeed", 0)])
+def test_one_rank_of_a_world_runs_under_both_engines(installed, tmp_path, engine, rank):
+    result = _run(tmp_path, "llama2_7b_128k", *SMALL, f"engine.name={engine}", rank=rank)
     virtual = result.virtual
     assert result.status == "virtual", result.failure
-    assert virtual.rank == 5
+    assert virtual.rank == rank
     assert virtual.host_s > 0 < virtual.launches_per_s
     preset = api.load_preset(
         "llama2_7b_128k", [*SMALL, f"engine.name={engine}"], virtual_gpu="H100-SXM5-80GB"

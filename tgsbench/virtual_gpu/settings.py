@@ -13,6 +13,7 @@ from tgsbench.presets.catalog import find_gpu
 from tgsbench.schema.hardware import GpuSpec
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import VirtualGpu
+from tgsbench.systems.engines import deepspeed
 from tgsbench.units import GIB
 from tgsbench.virtual_gpu import build
 from tgsbench.virtual_gpu.installation import Installation
@@ -63,6 +64,13 @@ def virtual_gpu(preset: Preset, gpu: GpuSpec, rank: str) -> VirtualGpu:
         raise TgsError(
             f"a virtual GPU computes nothing that a profiler could time, and profile={preset.profile!r} asks",
             hint="leave --profile out, or --set profile=",
+            exit_code=ExitCode.UNSUPPORTED,
+        )
+    if preset.engine.name == deepspeed.ENGINE.name and rank != "0":
+        raise TgsError(
+            f"--rank {rank}: {deepspeed.ENGINE.name} compares what each rank has with rank 0's own words, "
+            "which nobody sends on a virtual GPU",
+            hint="--rank 0, or --engine fsdp2",
             exit_code=ExitCode.UNSUPPORTED,
         )
     if rank == ALL:
