@@ -16,9 +16,9 @@ OWN_TIME = "own time"
 """A step's time without what the rank stood in collectives: this shows whom the others wait for."""
 METRICS: dict[str, Callable[[RankRow], Sequence[float]]] = {
     "step time": lambda row: row.step_s,
-    OWN_TIME: lambda row: row.step_s,
     "data time": lambda row: row.data_s,
     "memory": lambda row: row.mem_peak,
+    OWN_TIME: lambda row: row.step_s,
 }
 
 

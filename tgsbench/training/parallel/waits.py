@@ -34,8 +34,9 @@ class CollectiveClock:
 
     def __init__(self) -> None:
         self._wait_s: dict[str, float] = {}
-        self._labels: dict[str, str] = {}
-        self._depth = 0
+        self._names: dict[str, str] = {}
+        self._labels: dict[Any, str] = {}
+        self._inside = False
         self._on_gpu = False
         self._recording = False
         self._pairs: list[tuple[str, Any, Any]] = []
@@ -44,7 +45,7 @@ class CollectiveClock:
     def install(self, device: torch.device, labels: dict[str, Any]) -> None:
         """Time every collective from now on; `labels`: name of a group -> the group."""
         self._on_gpu = device.type == "cuda"
-        self._labels = {group.group_name: label for label, group in labels.items() if group is not None}
+        self._names = {group.group_name: label for label, group in labels.items() if group is not None}
         if self._installed:
             return
         self._installed = True
@@ -69,29 +70,37 @@ class CollectiveClock:
         return Waits(step=index, step_s=step_s, wait_s=dict(self._wait_s))
 
     def _timed(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            if self._depth or not self._recording:
-                return call(*args, **kwargs)
-            self._depth += 1
-            # With dp 1 the ranks of both groups are the same, and torch has one group for them.
-            is_exchange = call.__name__.startswith("all_to_all")
-            named = self._labels.get(getattr(kwargs.get("group"), "group_name", ""), "world")
-            label = "sp" if is_exchange else named
-            try:
-                measured = self._on_stream if self._on_gpu else self._by_clock
-                return measured(label, call, args, kwargs)
-            finally:
-                self._depth -= 1
+        """Costs 4 µs a call on two loaded cores; of calls inside a call the outer one counts."""
+        # With dp 1 the ranks of both groups are the same, and torch has one group for them.
+        fixed = "sp" if call.__name__.startswith("all_to_all") else ""
+        clock, wait_s, labels = time.perf_counter, self._wait_s, self._labels
 
-        timed.__name__ = getattr(call, "__name__", "collective")
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            if self._inside or not self._recording:
+                return call(*args, **kwargs)
+            self._inside = True
+            try:
+                if self._on_gpu:
+                    return self._on_stream(fixed or self._label(kwargs), call, args, kwargs)
+                begin = clock()
+                work = call(*args, **kwargs)
+                seconds = clock() - begin
+            finally:
+                self._inside = False
+            label = fixed or labels.get(kwargs.get("group")) or self._label(kwargs)
+            wait_s[label] = wait_s.get(label, 0.0) + seconds
+            return _TimedWork(work, label, self) if kwargs.get("async_op") and work is not None else work
+
+        timed.__name__ = call.__name__
         timed.__doc__ = call.__doc__
         return timed
 
-    def _by_clock(self, label: str, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        begin = time.perf_counter()
-        work = call(*args, **kwargs)
-        self._wait_s[label] = self._wait_s.get(label, 0.0) + time.perf_counter() - begin
-        return _TimedWork(work, label, self) if kwargs.get("async_op") and work is not None else work
+    def _label(self, kwargs: Any) -> str:
+        """A group by the object it is, which torch may make anew, or by its name."""
+        group = kwargs.get("group")
+        label = self._names.get(getattr(group, "group_name", ""), "world")
+        self._labels[group] = label
+        return label
 
     def _on_stream(self, label: str, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if len(self._pairs) >= MAX_EVENTS or kwargs.get("async_op"):
