@@ -19,7 +19,7 @@ FLASH4 := flash-attn-4 quack-kernels apache-tvm-ffi torch-c-dlpack-ext nvidia-cu
 GPU_EXTRA ?=
 GPU_ARGS ?=
 
-.PHONY: help install install-locked lock demo check test test-cluster peers test-peers bench-peers gpu-check gpu-wheels bench screenshots clean
+.PHONY: help install install-locked lock demo check clients test test-cluster peers test-peers bench-peers gpu-check gpu-wheels bench screenshots clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -51,7 +51,18 @@ check: $(STAMP)  ## ruff, mypy --strict, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: $(STAMP)  ## all tests that run on a CPU
+# The programs that read our exports, in an environment of their own over the tested one.
+CLIENTS := .clients
+$(CLIENTS)/.installed: constraints-clients.txt $(STAMP)
+	$(BIN)/python -m venv $(CLIENTS)
+	$(BIN)/python -c 'import sys; print(*(p for p in sys.path if p.endswith("site-packages")), sep="\n")' \
+		> $$($(CLIENTS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/tested.pth
+	$(CLIENTS)/bin/pip install --quiet --no-compile -c constraints.txt -r constraints-clients.txt
+	touch $@
+
+clients: $(CLIENTS)/.installed  ## make .clients: MLflow, W&B and pandas, which tests read exports with
+
+test: $(STAMP) $(CLIENTS)/.installed  ## all tests that run on a CPU
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not gpu and not peers and not cluster" $(PYTEST_ARGS)
 
 test-cluster: $(STAMP)  ## jobs on a real Slurm, two network-namespace hosts (root; apt-get install slurm-wlm munge iproute2)
@@ -90,4 +101,4 @@ gpu-wheels:  ## fill wheels/ with what a GPU machine without network may lack (G
 	PYTHON=$(PYTHON) sh benchmarks/gpu_wheels.sh $(GPU_PYTHON) $(GPU_PACKAGES) $(GPU_EXTRA)
 
 clean:  ## remove the environment and caches
-	rm -rf $(VENV) .peers .gpu-site wheels .mypy_cache .ruff_cache .pytest_cache dist
+	rm -rf $(VENV) .clients .peers .gpu-site wheels .mypy_cache .ruff_cache .pytest_cache dist

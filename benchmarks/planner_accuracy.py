@@ -98,7 +98,7 @@ def calibration() -> dict[str, Any]:
     worst = sorted(zip(tables["leave-one-GPU-out"], rows, strict=True), key=lambda pair: -abs(pair[0]))[:8]
     print("  furthest with their GPU left out:")
     for error, row in worst:
-        share = memory_fraction(memory_plan(row.work, row.system).peak.total, row.gpu) or 0.0
+        share = memory_fraction(memory_plan(row.work).peak.total, row.gpu) or 0.0
         print(f"    {row.label:<48} {100 * error:+6.1f} %   planned memory {100 * share:.0f} % of the card")
     return {name: dict(zip((r.label for r in rows), values, strict=True)) for name, values in tables.items()}
 
@@ -130,7 +130,7 @@ def judge(row: Row, found: Constants) -> Judged:
     """Predict one row and say what its error comes from."""
     work = replace(row.work, kernel=_kernel(row, found))
     machine = Machine(row.gpu, row.link, found)
-    time, memory = step_time(work, row.system, machine, found), memory_plan(work, row.system)
+    time, memory = step_time(work, machine), memory_plan(work)
     predicted = tgs_of_gpu(work.tokens_per_gpu, time.step_s)
     share = memory_fraction(memory.peak.total, row.gpu) or 0.0
     verdict = verdict_of(memory, row.gpu)
@@ -156,7 +156,7 @@ def _kernel(row: Row, found: Constants) -> str:
 
 def cause(row: Row, work: Any, machine: Machine, time: StepEstimate, error: float, verdict: str) -> str:
     """What a row's error can be laid at, from the prediction's own terms; never a model's name."""
-    if row.label in planner_fit.LINK_ROWS.values() and row.system.name == "xtuner":
+    if row.label in planner_fit.LINK_ROWS.values() and row.work.system.name == "xtuner":
         return "the network's constants are fitted on this row"
     top = sorted(time.items.items(), key=lambda item: -item[1])[:2]
     terms = ", ".join(f"{name} {100 * seconds / time.step_s:.0f} %" for name, seconds in top)
@@ -173,7 +173,7 @@ def cause(row: Row, work: Any, machine: Machine, time: StepEstimate, error: floa
 def _implied(row: Row, work: Any, machine: Machine, error: float) -> str:
     """The network rate at which the row would come out as published."""
     assert row.tgs is not None and machine.constants is not None
-    items = step_time(work, row.system, machine, machine.constants).items
+    items = step_time(work, machine).items
     gathers = items["gather_exposed"] > items["all_to_all_network"]
     key = "gather_gb_per_s" if gathers else "all_to_all_gb_per_s"
     now = getattr(row.link, key)

@@ -102,9 +102,9 @@ def constants(name: str, parameters: Parameters, attention: list[AttentionSpeed]
     )
 
 
-def predicted_tgs(row: Row, system: System, found: Constants) -> float:
+def predicted_tgs(row: Row, found: Constants) -> float:
     """TGS of a row."""
-    time = step_time(row.work, system, Machine(row.gpu, row.link, found), found)
+    time = step_time(row.work, Machine(row.gpu, row.link, found))
     return tgs_of_gpu(row.work.tokens_per_gpu, time.step_s)
 
 
@@ -117,7 +117,7 @@ def errors(rows: Sequence[Row], parameters: Parameters, kernels: Kernels) -> lis
     by_family = {name: constants(name, parameters, kernels[name]) for name in FAMILIES}
     out = []
     for row in rows:
-        tgs = predicted_tgs(row, system, by_family[family(row.gpu)])
+        tgs = predicted_tgs(replace(row, work=replace(row.work, system=system)), by_family[family(row.gpu)])
         assert row.tgs is not None
         out.append(tgs / row.tgs - 1)
     return out
@@ -267,7 +267,7 @@ def solve_rate(link: Link, key: str, row: Row, found: Constants) -> Link:
         middle = math.sqrt(low * high)
         tried = replace(link, **{key: middle})
         assert row.tgs is not None
-        faster = predicted_tgs(replace(row, link=tried), row.system, found) > row.tgs
+        faster = predicted_tgs(replace(row, link=tried), found) > row.tgs
         low, high = (low, middle) if faster else (middle, high)
     return replace(link, **{key: round(math.sqrt(low * high), 3)})
 

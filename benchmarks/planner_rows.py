@@ -44,7 +44,6 @@ class Row(Struct, frozen=True, kw_only=True):
 
     label: str
     work: StepWorkload
-    system: System
     gpu: GpuSpec
     link: Link
     tgs: float | None
@@ -139,6 +138,7 @@ def _shape_row(raw: dict[str, str], label: str, system: str, link: str) -> Row:
     seq_len, dims = units.parse_length(raw["seq_len"]), shape_dims(raw)
     work = StepWorkload(
         dims=dims,
+        system=find_system(system) if system else _row_system(raw),
         seq_len=seq_len,
         attended_len=float(seq_len),
         kernel=_named_kernel(note),
@@ -151,11 +151,9 @@ def _shape_row(raw: dict[str, str], label: str, system: str, link: str) -> Row:
         fused_ops="compile" in note.lower(),
         fp8="fp8" in note.lower() or "float8" in note.lower(),
     )
-    found = find_system(system) if system else _row_system(raw)
     return Row(
         label=f"{label} b{micro_batch}x{accumulation}" + (" fp8" if work.fp8 else ""),
         work=work,
-        system=found,
         gpu=gpu,
         link=_row_link(link, gpu),
         tgs=_tgs(raw),
@@ -264,8 +262,7 @@ def _speed_row(raw: dict[str, str], label: str, system: str, link: str) -> Row:
     gpu = find_row_gpu(raw.get("gpu") or preset.hardware.gpu)
     return Row(
         label=label,
-        work=work_of(preset, "flash2"),
-        system=find_system(found),
+        work=work_of(preset, "flash2", system=find_system(found)),
         gpu=gpu,
         link=_row_link(link or (REFERENCE_LINK if gpu.name == REFERENCE_GPU else ""), gpu),
         tgs=_tgs(raw),

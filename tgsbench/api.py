@@ -120,12 +120,16 @@ def compare(
 def load_run(run: str | Path = "latest", *, root: str | Path | None = None) -> Result:
     """The result of a stored run: its name, a unique part of it, its folder, or "latest".
 
-    Derived from the run's events where nobody wrote it. Raises TgsError for an unknown or damaged run.
+    Derived from the run's events where nobody wrote it; where somebody did, what the events contradict is
+    among its warnings. Raises TgsError for an unknown or damaged run.
     """
-    from tgsbench.results.results import load_result
+    from tgsbench.results.results import check_against_events, load_result
     from tgsbench.store import run_dir
 
-    return load_result(run_dir.find(runs_root(root), str(run)))
+    folder = run_dir.find(runs_root(root), str(run))
+    found = load_result(folder)
+    found.warnings += check_against_events(folder, found)
+    return found
 
 
 def load_preset(preset: str | Path, set: Overrides = (), *, rehearse: bool = False) -> Preset:
@@ -180,10 +184,8 @@ def forecast(preset: Preset, *, gpu: str = "", link: str = "", system: str = "")
     from tgsbench.systems.registry import find_system
 
     machine = planned_machine(preset, gpu, link)
-    planned = find_system(system or preset.engine.name)
-    numbers = estimate(preset, planned, machine)
-    document = assemble(preset, planned, machine, numbers)
-    return replace(document, advice=advise(preset, planned, machine, numbers))
+    numbers = estimate(preset, machine, find_system(system or preset.engine.name))
+    return replace(assemble(preset, numbers), advice=advise(preset, numbers))
 
 
 def planned_machine(preset: Preset, gpu: str = "", link: str = "") -> Machine:

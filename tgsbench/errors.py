@@ -47,6 +47,8 @@ class ExitCode(IntEnum):
     """A trace, log, archive or table could not be read."""
     UNKNOWN_HARDWARE = 18
     """No peak is known for this GPU or link, and none is guessed."""
+    DISTURBED = 19
+    """A comparison that --fail-on asks about has a row of a disturbed machine, which decides nothing."""
     CANCELLED = 130
     """Interrupted from the keyboard."""
 

@@ -15,7 +15,7 @@ from tgsbench.training.engines.fsdp2 import Fsdp2Engine
 from tgsbench.training.model.build import plain_name
 from tgsbench.training.attention.documents import documents
 from tgsbench.training.parallel.mesh import build_mesh
-from tgsbench.training.parallel.ulysses import ALL_TO_ALL_COUNTER
+from tgsbench.training.parallel.traffic import ALL_TO_ALL_COUNTER
 
 
 def main(out: Path) -> None:

@@ -11,7 +11,7 @@ import msgspec
 from tgsbench.cli import diagnostics, output
 from tgsbench.errors import ExitCode
 from tgsbench.store import run_dir
-from tgsbench.system.doctor import DoctorCheck, run_checks, worst
+from tgsbench.system.doctor import DoctorCheck, iter_checks, worst
 from tgsbench.systems import registry
 
 
@@ -21,13 +21,15 @@ from tgsbench.systems import registry
 def doctor(as_json: bool, folder: Path | None) -> None:
     """Check Python, torch, GPUs and their links, ranks that talk, disk, limits, the hub."""
     diagnostics.note("looking at this machine; torch takes some seconds …")
-    checks = run_checks(run_dir.runs_root(folder), engine_distributions=registry.engine_distributions())
+    groups: dict[int, list[DoctorCheck]] = {}
+    for place, found in iter_checks(run_dir.runs_root(folder), None, registry.engine_distributions()):
+        groups[place] = found
+        for check in found if not as_json else ():
+            output.line(_line(check))
+    checks = [check for place in sorted(groups) for check in groups[place]]
     level = worst(checks)
     if as_json:
         output.json({"level": level, "checks": msgspec.to_builtins(checks)})
-    else:
-        for check in checks:
-            output.line(_line(check))
     sys.exit(ExitCode.VERIFY_FAILED if level == "failure" else ExitCode.OK)
 
 

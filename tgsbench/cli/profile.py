@@ -9,6 +9,7 @@ import click
 
 from tgsbench import api
 from tgsbench.cli import diagnostics, output
+from tgsbench.cli.effect import refuse_together
 from tgsbench.report.profile import profile_lines
 from tgsbench.report.profile_diff import diff_lines
 from tgsbench.traces import sources as traces
@@ -46,6 +47,7 @@ def profile(
     SOURCES are runs, or traces (.json, .json.gz) and folders of them, from any program; without one, the
     newest run.
     """
+    refuse_together(("perfetto", "against"), ("perfetto", "as_json"))
     sources = sources or ("latest",)
     if perfetto is not None:
         _merge(sources, folder, perfetto)

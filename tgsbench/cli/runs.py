@@ -12,8 +12,11 @@ import msgspec
 
 from tgsbench import units
 from tgsbench.cli import diagnostics, output
+from tgsbench.cli.effect import refuse_before_subcommand
+from tgsbench.cli.groups import ListGroup
 from tgsbench.errors import ExitCode, TgsError
-from tgsbench.results import index, prune, run_columns
+from tgsbench.results import choose, index, prune, run_columns
+from tgsbench.results.choose import Filter
 from tgsbench.results.index import Summary
 from tgsbench.safe_files import one_line, utf8
 from tgsbench.schema.run import Manifest
@@ -26,26 +29,47 @@ _FOLDER = click.option(
 _TAG = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,99}$")
 
 
-@click.group(invoke_without_command=True)
+@click.group(cls=ListGroup, invoke_without_command=True)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
-@click.option("--tag", "wanted", help="Only runs with this tag.")
+@click.option("--tag", help="Only runs with this tag.")
 @click.option("--status", help="Only runs that ended so: ok, oom, crashed, …")
+@click.option("--preset", help="Only runs of presets with this in their name.")
+@click.option("--engine", help="Only runs of this engine.")
+@click.option("--newer-than", metavar="7d", help="Only runs younger than this.")
+@click.option("--sort", "column", metavar="COLUMN", help="By tgs, when, preset, status, run, … (when).")
+@click.option("--limit", type=click.IntRange(min=1), help="So many at most.")
 @_FOLDER
 @click.pass_context
 def runs(
-    ctx: click.Context, as_json: bool, wanted: str | None, status: str | None, folder: Path | None
+    ctx: click.Context,
+    as_json: bool,
+    tag: str | None,
+    status: str | None,
+    preset: str | None,
+    engine: str | None,
+    newer_than: str | None,
+    column: str | None,
+    limit: int | None,
+    folder: Path | None,
 ) -> None:
-    """List stored runs, newest first; subcommands look after them."""
+    """List stored runs, newest first; subcommands look after them.
+
+    A preset with * was changed by --set; `show RUN` says how.
+    """
     ctx.obj = folder
+    refuse_before_subcommand(kept=("folder",))
     if ctx.invoked_subcommand is not None:
         return
     root = run_dir.runs_root(folder)
-    found = [s for s in index.list_summaries(root) if _is_wanted(s, wanted, status)]
+    age_s = prune.parse_age(newer_than) if newer_than else None
+    wanted = Filter(tag=tag, status=status, preset=preset, engine=engine, newer_than_s=age_s)
+    now_unix = time.time()
+    found = [s for s in index.list_summaries(root) if wanted.takes(s, now_unix)]
+    found = (choose.in_order(found, column) if column else found)[:limit]
     if as_json:
         output.json([_row(root, summary) for summary in found])
-    elif not found and (wanted or status):
-        asked = [f"tag {wanted}"] * bool(wanted) + [f"status {status}"] * bool(status)
-        output.line(f"no run in {root} with {' and '.join(asked)}")
+    elif not found and str(wanted):
+        output.line(f"no run in {root} with {wanted}")
     elif not found:
         output.line(f"no runs in {root} yet; start one: tgsbench run --preset tiny_cpu --headless")
     else:
@@ -172,10 +196,6 @@ def restore_runs(ctx: click.Context, file: Path, max_size: str | None, folder: P
 
 def _root(ctx: click.Context, folder: Path | None) -> Path:
     return run_dir.runs_root(folder or ctx.obj)
-
-
-def _is_wanted(summary: Summary, tag: str | None, status: str | None) -> bool:
-    return (tag is None or tag in summary.tags) and (status is None or status == summary.status)
 
 
 def _row(root: Path, summary: Summary) -> dict[str, object]:

@@ -63,7 +63,9 @@ def _shown(source: str, folder: Path | None) -> LogdirRun:
         diagnostics.note(f"{name}: no traces were captured, its scalars are shown")
         return LogdirRun(name, (), run)
     # A FIFO among them would be waited for without end.
-    return LogdirRun(name, [path for path in trace_paths((source,), root) if path.is_file()], run)
+    return LogdirRun(
+        name, [path for path in trace_paths((source,), root) if path.is_file() or not path.exists()], run
+    )
 
 
 def _lay_out(shown: list[LogdirRun], target: Path) -> None:

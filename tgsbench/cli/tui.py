@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from tgsbench.cli import diagnostics
+from tgsbench.cli.effect import refuse_idle
 from tgsbench.cli.terminal import print_running, require_terminal
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.install import pip_install
@@ -20,6 +21,7 @@ from tgsbench.install import pip_install
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), help="Folder of runs (./runs).")
 def tui(ascii_only: bool = False, serve: bool = False, port: int = 8317, output: Path | None = None) -> None:
     """Pick a preset, launch it, watch it live, look inside."""
+    refuse_idle({"port": "serve"})
     if serve:
         _serve(ascii_only, port, output)
         return

@@ -18,6 +18,7 @@ from tgsbench.launch.command import (
 from tgsbench.launch.disturbance import DisturbanceMonitor
 from tgsbench.launch.traces import collect
 from tgsbench.launch.watch import OnEvents, StopSignals, Watch
+from tgsbench.presets.work import changed_values
 from tgsbench.results import results
 from tgsbench.results.export import tensorboard_log
 from tgsbench.results.export.series import series_of
@@ -62,6 +63,7 @@ def prepare_run(
         rehearsal_of=preset.rehearsal_of,
         emulated=emulated,
         forecast=forecast_here(preset)[0],
+        changed=changed_values(preset),
     )
     try:
         run_dir.write_atomic(run.path / "command.sh", os.fsencode(as_script(argv)))

@@ -46,7 +46,9 @@ def find_longest(preset: Preset, root: Path, name: str, limit: int, say: sweep.S
         variant = with_length(preset, length)
         digest = sweep.digest_of(variant)
         found, run_name = sweep.stored(root, f"{name}-longest", digest)
-        result = found or sweep.run_named(variant, root, run_name, f"longest:{name}")
+        result = found or sweep.run_named(
+            variant, root, run_name, f"longest:{name}", lambda text: say(f"    {text}")
+        )
         say(f"  {units.length(length)}: {sweep.told(result)}")
         return result
 

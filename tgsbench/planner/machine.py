@@ -30,6 +30,12 @@ class Machine(Struct, frozen=True):
     constants: Constants | None
     """None: nothing was measured; memory can be planned, time cannot."""
 
+    @property
+    def fitted(self) -> Constants:
+        """The constants, for code that plans time: its callers have seen that there are some."""
+        assert self.constants is not None, f"no constants of {self.gpu.name}"
+        return self.constants
+
 
 def find_machine(gpu: str, link: str = "") -> Machine:
     """The machine of a GPU key or driver name; raises TgsError for names that nobody has described."""

@@ -7,8 +7,6 @@ from msgspec import Struct
 from tgsbench.planner.counts import exchange_bytes
 from tgsbench.planner.machine import Machine
 from tgsbench.planner.workload import StepWorkload
-from tgsbench.schema.hardware import Constants
-from tgsbench.systems.costs import System
 
 GIGA = 1e9
 NODE_LATENCY_S = 15e-6
@@ -27,14 +25,14 @@ class ShardBytes(Struct, frozen=True, kw_only=True):
     """Once per optimizer step: gradients or parameters that stages 1 and 2 move there."""
 
 
-def shard_bytes(work: StepWorkload, system: System) -> ShardBytes:
+def shard_bytes(work: StepWorkload) -> ShardBytes:
     """What ZeRO or FSDP moves; nothing on one GPU."""
     if work.world == 1:
         return ShardBytes()
     d = work.dims
     everything = float(d.num_parameters)
     # Parameters travel in the compute precision, gradients never in a lower one.
-    gather_bytes, reduce_bytes = work.compute_bytes, max(system.reduce_bytes, work.compute_bytes)
+    gather_bytes, reduce_bytes = work.compute_bytes, max(work.system.reduce_bytes, work.compute_bytes)
     if work.zero_stage == 1:
         return ShardBytes(per_step=(2 * reduce_bytes + gather_bytes) * everything)
     if work.zero_stage == 2:
@@ -49,31 +47,29 @@ def shard_bytes(work: StepWorkload, system: System) -> ShardBytes:
     )
 
 
-def ring_s(
-    num_bytes: float, num_calls: float, work: StepWorkload, machine: Machine, constants: Constants
-) -> float:
+def ring_s(num_bytes: float, num_calls: float, work: StepWorkload, machine: Machine) -> float:
     """Seconds of all-gathers or reduce-scatters over all ranks: (n - 1)/n of the bytes pass each GPU."""
     if num_bytes == 0:
         return 0.0
     n = work.world
     nodes = -(-n // work.gpus_per_node)
     latency = NODE_LATENCY_S + HOP_LATENCY_S * (nodes - 1)
-    return num_bytes * (n - 1) / n / gather_rate(work, machine, constants) + num_calls * latency
+    return num_bytes * (n - 1) / n / gather_rate(work, machine) + num_calls * latency
 
 
-def gather_rate(work: StepWorkload, machine: Machine, constants: Constants) -> float:
+def gather_rate(work: StepWorkload, machine: Machine) -> float:
     """Bytes per second into one GPU of a ring over all ranks.
 
     Inside a node NVLink bounds it; across nodes every byte enters the node once and all cards of the node
     share that, unless a rate was fitted for the link.
     """
-    inside = machine.gpu.nvlink_gb_per_s * constants.nvlink_share * GIGA
+    inside = machine.gpu.nvlink_gb_per_s * machine.fitted.nvlink_share * GIGA
     if work.world <= work.gpus_per_node:
         return inside
     link = machine.link
     if link.gather_gb_per_s is not None:
         return min(inside, link.gather_gb_per_s * GIGA)
-    cards = work.gpus_per_node * link.inter_node_gb_per_s * constants.network_share * GIGA
+    cards = work.gpus_per_node * link.inter_node_gb_per_s * machine.fitted.network_share * GIGA
     return min(inside, cards)
 
 
@@ -84,7 +80,7 @@ class Exchange(Struct, frozen=True):
     network_s: float
 
 
-def exchange_s(num_bytes: float, work: StepWorkload, machine: Machine, constants: Constants) -> Exchange:
+def exchange_s(num_bytes: float, work: StepWorkload, machine: Machine) -> Exchange:
     """Seconds of an all-to-all of `num_bytes` in the sp group, whose ranks are neighbours.
 
     Each rank sends 1/sp of its buffer to every peer; both kinds of peers are served at once, so the
@@ -92,24 +88,23 @@ def exchange_s(num_bytes: float, work: StepWorkload, machine: Machine, constants
     """
     sp = work.sp
     inside_ranks = min(sp, work.gpus_per_node)
-    inside = (
-        num_bytes * (inside_ranks - 1) / sp / (machine.gpu.nvlink_gb_per_s * constants.nvlink_share * GIGA)
-    )
+    nvlink = machine.gpu.nvlink_gb_per_s * machine.fitted.nvlink_share * GIGA
+    inside = num_bytes * (inside_ranks - 1) / sp / nvlink
     if sp == inside_ranks:
         return Exchange(inside + NODE_LATENCY_S, 0.0)
-    outside = num_bytes * (sp - inside_ranks) / sp / all_to_all_rate(machine, constants)
+    outside = num_bytes * (sp - inside_ranks) / sp / all_to_all_rate(machine)
     latency = NODE_LATENCY_S + HOP_LATENCY_S * (sp // inside_ranks - 1)
     if outside >= inside:
         return Exchange(0.0, outside + latency)
     return Exchange(inside - outside, outside + latency)
 
 
-def all_to_all_rate(machine: Machine, constants: Constants) -> float:
+def all_to_all_rate(machine: Machine) -> float:
     """Bytes per second that one GPU sends to other nodes."""
     link = machine.link
     if link.all_to_all_gb_per_s is not None:
         return link.all_to_all_gb_per_s * GIGA
-    return link.inter_node_gb_per_s * constants.network_share * GIGA
+    return link.inter_node_gb_per_s * machine.fitted.network_share * GIGA
 
 
 def exchange_passes(work: StepWorkload) -> int:
@@ -117,12 +112,12 @@ def exchange_passes(work: StepWorkload) -> int:
     return 3 if work.checkpointing == "full" else 2
 
 
-def exchanged_bytes(work: StepWorkload, system: System) -> float:
+def exchanged_bytes(work: StepWorkload) -> float:
     """All-to-all bytes of one rank in one micro-step, its own part included."""
-    return work.dims.num_layers * exchange_passes(work) * sum(exchange_bytes(work, system))
+    return work.dims.num_layers * exchange_passes(work) * sum(exchange_bytes(work))
 
 
-def gathered_bytes(work: StepWorkload, system: System) -> float:
+def gathered_bytes(work: StepWorkload) -> float:
     """All-gather bytes of one micro-step, whole tensors."""
-    moved = shard_bytes(work, system)
+    moved = shard_bytes(work)
     return moved.gather_forward + moved.gather_backward

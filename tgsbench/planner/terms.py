@@ -5,7 +5,6 @@ from __future__ import annotations
 from tgsbench.planner.machine import Machine, attention_speed
 from tgsbench.planner.workload import StepWorkload
 from tgsbench.schema.forecast import TermSource
-from tgsbench.schema.hardware import Constants
 from tgsbench.systems.costs import System
 
 _ATTENTION = "2·S·(local tokens)·a·d FLOPs a layer over speed·S/(S + half length)"
@@ -53,13 +52,11 @@ _MEMORY = {
 
 
 def term_sources(
-    work: StepWorkload, system: System, machine: Machine, times: dict[str, float], items: dict[str, float]
+    work: StepWorkload, machine: Machine, times: dict[str, float], items: dict[str, float]
 ) -> dict[str, TermSource]:
     """Formula, constant and source of every item of time and memory that a plan shows."""
-    sources = {f"memory.{name}": _memory(name, system) for name in items}
-    if machine.constants is not None:
-        sources |= {f"time.{name}": _time(name, work, machine, machine.constants) for name in times}
-    return sources
+    sources = {f"memory.{name}": _memory(name, work.system) for name in items}
+    return sources | {f"time.{name}": _time(name, work, machine) for name in times}
 
 
 def _memory(name: str, system: System) -> TermSource:
@@ -69,15 +66,15 @@ def _memory(name: str, system: System) -> TermSource:
     return TermSource(formula=text, source=f"planner/memory.py for system {system.name}")
 
 
-def _time(name: str, work: StepWorkload, machine: Machine, constants: Constants) -> TermSource:
+def _time(name: str, work: StepWorkload, machine: Machine) -> TermSource:
     formula, constant = _TIME[name]
-    value, source = _constant(constant, work, machine, constants)
+    value, source = _constant(constant, work, machine)
     return TermSource(formula=formula, constant=value, source=source)
 
 
-def _constant(name: str, work: StepWorkload, machine: Machine, constants: Constants) -> tuple[str, str]:
+def _constant(name: str, work: StepWorkload, machine: Machine) -> tuple[str, str]:
     """A constant's value in words and its source."""
-    link = machine.link
+    link, constants = machine.link, machine.fitted
     source = constants.sources.get(name, f"presets/constants/{constants.name}.toml")
     if name == "attention":
         speed = attention_speed(constants, work.kernel, work.dims.head_dim)

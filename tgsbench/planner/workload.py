@@ -1,4 +1,4 @@
-"""What one GPU does in a step, as numbers: shapes, lengths, mesh, checkpoint mode."""
+"""What one GPU does in a step, as numbers: shapes, lengths, mesh, checkpoint mode, and by which system."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ from msgspec import Struct
 from tgsbench.models.family import Dims, ModelFamily
 from tgsbench.models.registry import find_family
 from tgsbench.schema.preset import Checkpointing, ModelShape, Preset
+from tgsbench.systems.costs import System
+from tgsbench.systems.registry import find_system
 
 
 class StepWorkload(Struct, frozen=True, kw_only=True):
     """One rank's share of an optimizer step."""
 
     dims: Dims
+    system: System
+    """The training system that does it."""
     seq_len: int
     attended_len: float
     """Length that attention sees per token: seq_len, or Σ len² / Σ len under a document mask."""
@@ -69,12 +73,18 @@ ALPACA_ATTENDED_LEN = 140.0
 """Σ len² / Σ len over 5,000 Alpaca samples in the llama2_chat format under the Llama-2 vocabulary."""
 
 
-def work_of(preset: Preset, kernel: str, *, on_cpu: bool = False) -> StepWorkload:
-    """What a preset asks of each rank; `kernel` names the attention speed to plan with."""
+def work_of(
+    preset: Preset, kernel: str, *, system: System | None = None, on_cpu: bool = False
+) -> StepWorkload:
+    """What a preset asks of each rank; `kernel` names the attention speed to plan with.
+
+    `system` replaces the preset's engine. Raises TgsError when nobody knows that engine's costs.
+    """
     seq_len, engine = preset.workload.seq_len, preset.engine
     masked = preset.workload.document_mask
     return StepWorkload(
         dims=dims_of(preset.model),
+        system=system or find_system(preset.engine.name),
         seq_len=seq_len,
         attended_len=min(float(seq_len), ALPACA_ATTENDED_LEN) if masked else float(seq_len),
         sp=preset.parallel.sp,

@@ -9,6 +9,7 @@ from markupsafe import Markup
 from tgsbench import units
 from tgsbench.presets.catalog import find_gpu
 from tgsbench.report import svg
+from tgsbench.report.comparison import figure_text, no_figure
 from tgsbench.report.document import ReportEntry, ReportTable, brand
 from tgsbench.results.rows import Row
 
@@ -85,8 +86,8 @@ def _short(name: str) -> str:
 
 def _bar(series: int, row: Row) -> svg.Bar:
     if row.status == "oom" or not row.tgs:
-        return svg.Bar(series, None, "out of memory" if row.status == "oom" else row.status)
-    text = units.rate(row.tgs)
+        return svg.Bar(series, None, "out of memory" if row.status == "oom" else no_figure(row))
+    text = figure_text(row.tgs, row)
     return svg.Bar(series, row.tgs, text, tip=f"{row.label}: {text} tokens/GPU/s")
 
 

@@ -100,7 +100,10 @@ def environment_facts(result: Result) -> dict[str, str]:
     return {name: value for name, value in facts.items() if value}
 
 
-def _key(row: Row) -> tuple[str, str, str]:
+def _key(row: Row) -> tuple[str, ...]:
+    """A table has one row of a measurement, and one of a preset with all that was published for it."""
+    if row.kind in ("published", "predicted"):
+        return "preset", row.preset
     return row.kind, row.label, row.source
 
 

@@ -79,7 +79,7 @@ def _one_line(text: str) -> str:
 _FIELDS = (
     "config", "model", "gpu", "num_gpus", "seq_len", "sp", "kind", "system", "label", "status", "tgs",
     "tgs_low", "tgs_high", "n", "tflops_xtuner", "tflops_model", "mfu", "mem_gib", "document_mask",
-    "checkpointing", "source",
+    "checkpointing", "source", "versions", "integrity", "disturbed",
 )  # fmt: skip
 
 
@@ -101,9 +101,13 @@ def _csv_row(entry: ReportEntry, row: Row) -> list[object]:
         entry.config, entry.model.name, row.gpu, row.num_gpus, row.seq_len, row.sp, row.kind, row.system,
         row.label, row.status, row.tgs, low, high, len(row.samples) or None, row.tflops.get(XTUNER),
         row.tflops.get("model"), model_mfu(row, entry.model), row.mem_peak_gib, row.document_mask,
-        row.checkpointing, row.source,
+        row.checkpointing, row.source, _versions(row), row.integrity, "; ".join(row.disturbances[-1:]),
     ]  # fmt: skip
     return [_csv_cell(cell) for cell in cells]
+
+
+def _versions(row: Row) -> str:
+    return " ".join(f"{name}={version}" for name, version in sorted(row.versions.items()))
 
 
 def _csv_cell(cell: object) -> object:

@@ -16,7 +16,6 @@ from tgsbench.schema.run import Result
 from tgsbench.store import run_dir
 from tgsbench.store.run_dir import RunDir
 from tgsbench.system.config import config_dir
-from tgsbench.systems.registry import find_system
 
 
 def calibrate_on(runs: Sequence[RunDir]) -> tuple[Calibration, Path]:
@@ -52,7 +51,6 @@ def sample(run: RunDir) -> Sample:
     return Sample(
         label=run.run_id,
         work=work_of(preset, kernel, on_cpu=machine.gpu.name == CPU.name),
-        system=find_system(preset.engine.name),
         machine=machine,
         tgs=result.tgs.median,
     )

@@ -47,6 +47,10 @@ class Manifest(Struct, kw_only=True):
     forecast: Forecast | None = field(default=None, name="prediction")
     """The planner's, made before launch."""
     tags: list[str] = []
+    changed: list[str] = []
+    """`key=value` that differ from the preset of this name; see presets.work."""
+    repeat_of: str = ""
+    """Group of runs that repeat one measurement in fresh processes; its members are GROUP-1, GROUP-2, …"""
 
 
 class RankExit(Struct, kw_only=True):
@@ -176,6 +180,10 @@ class Integrity(Struct, kw_only=True):
     a2a_bytes_expected: int = 0
     physical_ok: bool | None = None
     """Loss, gradients, rates, times and memory are what physics allows; see metrics/physical.py."""
+    files_ok: bool | None = None
+    """What the run's files say twice agrees, and no step is missing; see metrics/written_twice.py."""
+    damaged: str = ""
+    """What was passed over in the event files: the figure rests on the rest."""
     problems: list[str] = []
     not_checked: list[str] = []
     """Checks of physical sense that lacked a figure, each with what was missing."""
@@ -268,6 +276,12 @@ class Result(Struct, kw_only=True):
     compute_dtype: str = ""
     model: ModelShape | None = None
     rehearsal_of: str = ""
+    work: str = ""
+    """What was measured, whatever the preset is called; see presets.work. Empty in results of 0.2.0."""
+    changed: list[str] = []
+    """`key=value` that differ from the preset of this name."""
+    repeat_of: str = ""
+    """Group of runs that repeat this measurement."""
     tgs: Tgs = field(default_factory=Tgs)
     tflops: dict[str, float] = {}
     """TFLOPs per GPU by convention: xtuner, model, palm, hardware."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -121,6 +122,12 @@ def environment_dir(system: str) -> Path:
     """Folder of a system's environment under XDG_CACHE_HOME."""
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(base) / "tgsbench" / "engines" / f"{system}-{find_recipe(system).version}"
+
+
+def extensions_dir(system: str, python: str) -> Path:
+    """Folder of the torch extensions that one interpreter builds for a system."""
+    mark = hashlib.sha256(python.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    return environment_dir(system).parent / "extensions" / f"{system}-{mark}"
 
 
 def find_recipe(system: str) -> EnvironmentRecipe:

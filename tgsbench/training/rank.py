@@ -23,7 +23,7 @@ from tgsbench.presets.recipes import load_recipe, num_profile_steps
 from tgsbench.schema.events import Hello, Kernel, Phase, PhaseName, Step
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.recipe import Recipe
-from tgsbench.store.run_dir import RunDir
+from tgsbench.store.run_dir import RunDir, digest_of_bytes
 from tgsbench.system.environment import host_name
 from tgsbench.system.gpus import GpuSampler
 from tgsbench.systems import registry
@@ -36,6 +36,7 @@ from tgsbench.training.evidence import ask_oracle, collect_evidence
 from tgsbench.training.heartbeat import HeartbeatThread
 from tgsbench.training.loop import Stepper
 from tgsbench.training.parallel.mesh import SequenceMesh, build_mesh
+from tgsbench.training.witness import Witness
 from tgsbench.workload import PackedDataset, prepare
 
 _VERSIONED = (
@@ -52,8 +53,10 @@ _VERSIONED = (
 
 def run_rank(run_dir: Path, rank: int, emitter: Emitter) -> None:
     """Train as run_dir/preset.toml says and report; errors are the caller's to tell."""
-    preset = presets.from_document(tomllib.loads((run_dir / "preset.toml").read_text("utf-8")))
+    document = (run_dir / "preset.toml").read_bytes()
+    preset = presets.from_document(tomllib.loads(document.decode()))
     life = _Rank(run_dir, rank, preset, emitter)
+    life.preset_digest = digest_of_bytes(document)
     manifest = RunDir(run_dir).manifest()
     if manifest.emulated:
         life.emulate()
@@ -75,6 +78,7 @@ class _Rank:
         self.emitter = emitter
         self.recipe = load_recipe(preset.profile) if preset.profile else None
         self.device = pick_device(preset.hardware.device, self.local_rank)
+        self.preset_digest = ""
         self.probed = False
         """For `tgsbench verify`: is all that enters the model read, and are the masks probed?"""
 
@@ -118,6 +122,7 @@ class _Rank:
                 local_rank=self.local_rank,
                 unix_t=time.time(),
                 versions=_versions(),
+                preset_digest=self.preset_digest,
             )
         )
 
@@ -191,14 +196,14 @@ class _Rank:
         self._phase("data")
         num_packs = self.preset.packs_per_step * self._num_steps()
         data = prepare(self.preset, num_packs, lambda note: self._phase("data", note))
-        self._phase("measure", f"fp64 oracle: {self.preset.measure.steps} optimizer steps")
-        ask_oracle(self.run_dir, self.preset, data)
+        ask_oracle(self.run_dir, self.preset, data, lambda note: self._phase("measure", note))
         self._phase("teardown")
 
     def train(self, mesh: SequenceMesh, data: PackedDataset, engine: Engine) -> None:
         """Warm up, measure, profile."""
         batches = make_batches(self.preset, mesh, data, self.device)
-        stepper = Stepper(self.preset, engine, batches, self._num_steps(), self.device)
+        witness = Witness(self.preset, mesh, data, engine)
+        stepper = Stepper(self.preset, engine, batches, self._num_steps(), witness)
         warmup = self.preset.measure.warmup
         for index in range(self._num_steps()):
             phase: PhaseName = "warmup" if index < warmup else "measure"

@@ -17,6 +17,7 @@ from tgsbench.launch.preflight import LocalMachine
 from tgsbench.metrics.physical import SIMULATED
 from tgsbench.models.flops import XTUNER
 from tgsbench.models.spec import num_parameters
+from tgsbench.presets.work import work_digest
 from tgsbench.results.index import Summary
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.reference import ReferenceRow
@@ -78,16 +79,19 @@ def matching(rows: Sequence[PresetRow], query: str) -> list[PresetRow]:
 
 
 def best_results(runs: Iterable[Summary]) -> dict[str, Summary]:
-    """The fastest good run of each preset; rehearsals and emulations measure something else."""
+    """The fastest good run of each work that was measured: a preset's name alone says little of a run.
+
+    Rehearsals and emulations are nobody's best.
+    """
     best: dict[str, Summary] = {}
     for run in runs:
         if run.status != "ok" or run.tgs is None or run.rehearsal_of:
             continue
-        if SIMULATED in run.tags:  # made up: nobody's best
+        if SIMULATED in run.tags or not run.work:  # made up, or nobody knows of what: nobody's best
             continue
-        known = best.get(run.preset)
+        known = best.get(run.work)
         if known is None or (known.tgs or 0.0) < run.tgs:
-            best[run.preset] = run
+            best[run.work] = run
     return best
 
 
@@ -115,7 +119,7 @@ def _cells(row: PresetRow, best: dict[str, Summary]) -> tuple[str | Text, ...]:
     name = f"  {row.name}"
     if row.preset is None:
         return (name, "", "", "", "", Text("✗ bad", "bold"), "")
-    run = best.get(row.name)
+    run = best.get(work_digest(row.preset))
     mine = units.rate(run.tgs) if run and run.tgs is not None else "-"
     return (
         name,
@@ -152,7 +156,7 @@ def detail(row: PresetRow, best: dict[str, Summary]) -> Group:
         head.append("· does not fit: ").append(f"{row.problem}; s rehearses it\n", "not bold")
     else:
         head.append("✓ fits this machine: ").append("r runs it\n", "not bold")
-    run = best.get(row.name)
+    run = best.get(work_digest(preset))
     if run is not None and run.tgs is not None:
         head.append(f"best here {units.rate(run.tgs)} TGS in {run.run_id}\n", "not bold")
     head.rstrip()

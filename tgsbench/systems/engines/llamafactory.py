@@ -65,6 +65,7 @@ ENGINE = EngineSpec(
             needs=("llamafactory", "torch", "transformers", "deepspeed"),
         ),
     ),
+    families=("llama",),
     options=LlamaFactoryOptions,
     limits=(
         Limit(
@@ -84,6 +85,11 @@ ENGINE = EngineSpec(
             asked=lambda preset: (
                 preset.hardware.device == "cpu" and preset.training.compute_dtype == "bfloat16"
             ),
+        ),
+        Limit(
+            what="no kernel {preset.engine.kernel}",
+            remedy="--set engine.kernel=sdpa (or flash2)",
+            asked=lambda preset: preset.engine.kernel not in ("auto", "sdpa", "flash2"),
         ),
         Limit(listed="no document mask in its packs without flash-attn"),
     ),
