@@ -56,7 +56,10 @@ class ImportedRow(Struct, kw_only=True):
 
 
 def read_text(path: Path) -> str:
-    """A foreign log's text; undecodable bytes are replaced."""
+    """A foreign log's text; undecodable bytes are replaced.
+
+    Raises TgsError when the file cannot be read or is too large.
+    """
     try:
         return read_regular(path, _MAX_BYTES, follow=True).decode("utf-8", "replace")
     except OSError as error:
@@ -65,7 +68,10 @@ def read_text(path: Path) -> str:
 
 
 def from_log(text: str, context: Context) -> ImportedRow:
-    """Turn a log into one row: warm-up dropped, median with interval, Σ tokens / Σ time beside it."""
+    """Turn a log into one row: warm-up dropped, median with interval, Σ tokens / Σ time beside it.
+
+    Raises TgsError when no step is left after warm-up.
+    """
     log = logs.read_log(text, num_gpus=context.num_gpus, seq_len=context.seq_len)
     steps = [step for step in log.steps[_warmup(log, context.warmup) :] if step.tgs]
     samples = [step.tgs for step in steps if step.tgs]
@@ -82,7 +88,10 @@ def from_log(text: str, context: Context) -> ImportedRow:
 
 
 def from_csv(text: str, context: Context, models: dict[str, ModelShape]) -> list[ImportedRow]:
-    """Turn a table into rows; what a row says goes before `context`."""
+    """Turn a table into rows; what a row says goes before `context`.
+
+    Raises TgsError when no row has a TGS.
+    """
     found = []
     for index, cells in enumerate(logs.read_csv(text), start=2):
         tgs = _cell(cells, "tgs", index)
@@ -113,7 +122,10 @@ def save(root: Path, foreign: ImportedRow) -> Path:
 
 
 def load(path: Path) -> ImportedRow:
-    """Read one stored row."""
+    """Read one stored row.
+
+    Raises TgsError when the file cannot be read or holds no imported row.
+    """
     try:
         data = harmless_json(read_regular(path, _MAX_BYTES))
         return harmless(msgspec.json.decode(data, type=ImportedRow))

@@ -34,7 +34,10 @@ class LoopbackServer(Server):  # type: ignore[misc]
         return page
 
     async def handle_websocket(self, request: web.Request) -> web.WebSocketResponse:
-        """As textual-serve, after a look at who asks."""
+        """As textual-serve, after a look at who asks.
+
+        Raises HTTPForbidden when another page or host asks.
+        """
         if request.host != f"{HOST}:{self.port}" or request.headers.get("Origin") != self.public_url:
             raise web.HTTPForbidden(text="this websocket is for the page at " + self.public_url)
         return await super().handle_websocket(request)
