@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 
 def start(run: RunDir) -> Session:
-    """Start a prepared run's supervisor, unless it has one, and follow it."""
+    """Start a prepared run's supervisor, unless it has one, and follow it.
+
+    Raises TgsError when the run cannot be read.
+    """
     from tgsbench.live.session import follow
 
     manifest = run.manifest()
