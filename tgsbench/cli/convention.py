@@ -91,7 +91,10 @@ def known_gpu(name: str) -> GpuSpec:
 
 
 def read_length(text: str) -> int:
-    """A sequence length from the command line."""
+    """A sequence length from the command line.
+
+    Raises TgsError when it is no length such as 32768 or 32k.
+    """
     try:
         return units.parse_length(text)
     except ValueError as error:

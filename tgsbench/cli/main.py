@@ -68,7 +68,10 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Name the nearest command when this one is unknown."""
+        """Name the nearest command when this one is unknown.
+
+        Raises TgsError when there is no such command.
+        """
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             raise TgsError(f"no command called {args[0]!r}; {nearest(args[0], COMMANDS)}")
         return super().resolve_command(ctx, args)
