@@ -203,3 +203,14 @@ def test_a_result_that_could_not_be_stored_has_an_exit_code_of_its_own(tmp_path,
     (folder.path / "result.json").unlink()
     assert run_command._exit_code(result, folder) == ExitCode.STORE
     assert "tgsbench show kept" in capsys.readouterr().err
+
+
+def test_memory_of_each_rank_is_of_the_steps_that_its_largest_is_of():
+    profiled = [
+        Step(rank=rank, step=9, phase="profile", tokens=1024, labels=700, step_s=1.0, mem_peak=9 << 30)
+        for rank in (0, 1)
+    ]
+    stream = events()
+    mem = result([*stream[:-1], *profiled, stream[-1]]).mem
+    assert mem.by_rank_gib == [1.0, 1.0]
+    assert mem.peak_gib == max(mem.by_rank_gib)

@@ -18,6 +18,7 @@ from msgspec import Struct
 from tgsbench import presets, units
 from tgsbench.errors import ExitCode, TgsError, nearest
 from tgsbench.launch import local, preflight
+from tgsbench.launch.narration import Narrator
 from tgsbench.launch.rehearse import rehearsal_on
 from tgsbench.planner import forecast_preset
 from tgsbench.results import results
@@ -50,7 +51,7 @@ _UNFINISHED = ("running", "cancelled", "preempted")
 """Statuses of a run that has to be made again; a launcher that was killed leaves failure kind `vanished`."""
 
 Say = Callable[[str], None]
-Run = Callable[[Preset, Path, str, str], Result]
+Run = Callable[[Preset, Path, str, str, Say], Result]
 
 
 class Spec(Struct, frozen=True, kw_only=True):
@@ -145,7 +146,8 @@ def run_points(spec: Spec, found: Sequence[Point], root: Path, say: Say, run: Ru
             continue
         say(f"{index}/{len(todo)}  {point.label}{clock.left(todo[index - 1 :])}")
         begin_s = time.monotonic()
-        point.result = (run or run_named)(point.preset, root, name, f"sweep:{spec.name}")
+        inside: Say = lambda text: say(f"      {text}")  # noqa: E731
+        point.result = (run or run_named)(point.preset, root, name, f"sweep:{spec.name}", inside)
         clock.took(point, time.monotonic() - begin_s)
         say(f"      {told(point.result)}")
         if point.result.status in _UNFINISHED:
@@ -154,7 +156,10 @@ def run_points(spec: Spec, found: Sequence[Point], root: Path, say: Say, run: Ru
 
 
 def stored(root: Path, sweep: str, digest: str) -> tuple[Result | None, str]:
-    """The finished run of a point, and the name that its next attempt takes."""
+    """The finished run of a point, and the name that its next attempt takes.
+
+    Raises TgsError when that run is going on now.
+    """
     for attempt in itertools.count(1):
         name = f"{sweep}-{digest}" + (f"-{attempt}" if attempt > 1 else "")
         if not (root / name).exists():
@@ -173,13 +178,13 @@ def stored(root: Path, sweep: str, digest: str) -> tuple[Result | None, str]:
     raise AssertionError("unreachable")
 
 
-def run_named(preset: Preset, root: Path, name: str, tag: str) -> Result:
-    """One stored run of this name."""
+def run_named(preset: Preset, root: Path, name: str, tag: str, say: Say) -> Result:
+    """One stored run of this name; `say` hears where it is whenever it has been silent for a while."""
     run = run_dir.create(root, preset, name)
     manifest = local.prepare_run(run, preset)
     manifest.tags = [tag]
     run.write("run.json", manifest)
-    return local.supervise(run, lambda events: None)
+    return local.supervise(run, Narrator(preset, say).hear)
 
 
 def told(result: Result) -> str:

@@ -23,6 +23,7 @@ from tgsbench.schema.events import (
     Phase,
     Step,
     Trace,
+    Waits,
     Warn,
 )
 
@@ -30,6 +31,8 @@ MAX_STEPS = 1_000_000
 """Steps kept; a folder that claims more is damaged, and memory stays bounded."""
 MAX_NOTES = 10_000
 """Errors, warnings and traces kept, each kind."""
+MAX_WAITS = 4_000_000
+"""Reports of waits kept: 1,024 ranks' first 4,000 steps."""
 MAX_TEXT = 64 << 10
 """Characters kept of one message or traceback."""
 _MAX_STEP = 2**53
@@ -53,10 +56,15 @@ class RunTotals:
     """Last phase of each rank."""
     beats: dict[int, Heartbeat] = field(default_factory=dict)
     """Last heartbeat of each rank."""
+    waits: list[Waits] = field(default_factory=list)
+    """How long ranks stood in collectives, step by step."""
     data: Data | None = None
     kernel: Kernel | None = None
     claimed: Claimed | None = None
     mem_peak_by_rank: dict[int, int] = field(default_factory=dict)
+    """Over all steps, also those of warm-up and profile."""
+    measured_peak_by_rank: dict[int, int] = field(default_factory=dict)
+    """Over measured steps alone, as the largest of all ranks is told."""
     clocks: dict[int, RankClock] = field(default_factory=dict)
     packs: PackLedger = field(default_factory=PackLedger)
     throttled: Counter[str] = field(default_factory=Counter)
@@ -72,8 +80,9 @@ class RunTotals:
         match event:
             case Step():
                 self._add_step(event)
-                peak = self.mem_peak_by_rank.get(event.rank, 0)
-                self.mem_peak_by_rank[event.rank] = max(peak, event.mem_peak)
+                _raise(self.mem_peak_by_rank, event)
+                if event.phase == "measure":
+                    _raise(self.measured_peak_by_rank, event)
             case Hello():
                 self.hellos[event.rank] = event
             case Bye():
@@ -94,6 +103,9 @@ class RunTotals:
                     self.depths.append(event)
             case Phase():
                 self.phases[event.rank] = event
+            case Waits():
+                if len(self.waits) < MAX_WAITS:
+                    self.waits.append(event)
             case Heartbeat():
                 self.beats[event.rank] = event
             case Data():
@@ -138,6 +150,10 @@ class RunTotals:
         """Steps of one phase (empty: of any) that every rank reported, in order."""
         totals = (self.steps[step] for step in sorted(self.steps))
         return [t for t in totals if phase in ("", t.phase) and t.num_ranks == world_size]
+
+
+def _raise(peaks: dict[int, int], step: Step) -> None:
+    peaks[step.rank] = max(peaks.get(step.rank, 0), step.mem_peak)
 
 
 def fold_events(events: Iterable[Event], world_size: int = 1 << 16) -> RunTotals:

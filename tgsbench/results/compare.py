@@ -34,6 +34,7 @@ _USABLE = ("ok", "emulated", "preempted", "cancelled")
 """Statuses whose measured steps count; those that ended early say so in the notes."""
 
 
+_ONE_RUN = "the spread between runs is not known, only that between steps of one run"
 _EARLY = ("preempted", "cancelled")
 
 
@@ -108,6 +109,8 @@ def differences(a: Row, b: Row) -> list[Difference]:
 def _ratio(a: Row, b: Row) -> Ratio:
     assert a.tgs
     assert b.tgs
+    if a.repeats > 1 and b.repeats > 1:
+        return ratios.of_runs(a.samples, b.samples)
     p_value = ratios.mann_whitney(a.samples, b.samples) if a.samples and b.samples else None
     return ratios.of_medians(a.tgs, _interval(a), b.tgs, _interval(b), p_value)
 
@@ -154,6 +157,9 @@ def _notes(a: Row, b: Row, found: Sequence[Difference]) -> list[str]:
     ]
     notes += [f"{row.label}: {row.damaged}" for row in (a, b) if row.damaged]
     notes += [f"{row.label}: one figure without an interval" for row in (a, b) if _lacks_interval(row)]
+    notes += [f"{row.label}: {remark}" for row in (a, b) for remark in row.remarks]
+    if a.kind == b.kind == "run" and (alone := [row.label for row in (a, b) if row.repeats == 1 and row.tgs]):
+        notes.append(f"{_ONE_RUN}: {', '.join(alone)}; tgsbench run --repeats 5 measures it")
     silent = sorted({what for row in (a, b) for what in _silent(row)})
     if silent:
         notes.append(f"not said by every row: {', '.join(silent)}")

@@ -265,7 +265,7 @@ def create(root: Path, preset: Preset, name: str = "", exist_ok: bool = False) -
 
     Raises TgsError when the folder cannot be written or the name could leave it.
     """
-    run_id = name or _free_name(root, preset.name)
+    run_id = name or free_name(root, preset.name)
     if not _SAFE_NAME.match(run_id) or ".." in run_id:
         raise TgsError(
             f"run name {run_id!r} may hold letters, digits, '_', '.', '-' only", exit_code=ExitCode.STORE
@@ -285,7 +285,7 @@ def create(root: Path, preset: Preset, name: str = "", exist_ok: bool = False) -
     return run
 
 
-def _free_name(root: Path, preset_name: str) -> str:
+def free_name(root: Path, preset_name: str) -> str:
     """Time, preset, and a tag that no run of this second has: four hex digits meet after 300 runs."""
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
     while (root / (run_id := f"{stamp}-{preset_name}-{secrets.token_hex(2)}")).exists():

@@ -72,7 +72,7 @@ def _parts(profile: Profile) -> Iterator[Finding]:
 
 def _idle(profile: Profile) -> Iterator[Finding]:
     share = profile.shares.get("idle", 0.0)
-    if share <= _MIN_IDLE:
+    if share <= _MIN_IDLE or not all(rank.kernels_recorded for rank in profile.ranks):
         return
     if profile.device == "cpu":
         text, hint = "Python between operators", "a larger model: overheads per operator weigh less"

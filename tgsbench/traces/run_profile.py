@@ -10,7 +10,8 @@ from tgsbench.results.results import doubt_by_profile
 from tgsbench.schema.hotspots import PROFILE_VERSION, Profile
 from tgsbench.store.profiles import profile_dir, stored_profile
 from tgsbench.store.run_dir import RunDir
-from tgsbench.traces.analyse import analyse, trace_files
+from tgsbench.traces.analyse import analyse
+from tgsbench.traces.files import trace_files
 
 
 def run_profile(run: RunDir, again: bool = False, num_processes: int | None = None) -> Profile:

@@ -36,6 +36,7 @@ from tgsbench.training.evidence import ask_oracle, collect_evidence
 from tgsbench.training.heartbeat import HeartbeatThread
 from tgsbench.training.loop import Stepper
 from tgsbench.training.parallel.mesh import SequenceMesh, build_mesh
+from tgsbench.training.parallel.waits import COLLECTIVE_CLOCK
 from tgsbench.training.rank_log import RankLog
 from tgsbench.training.witness import Witness
 from tgsbench.workload import PackedDataset, prepare
@@ -150,7 +151,9 @@ class _Rank:
             device_id=self.device if backend == "nccl" else None,
             **_loopback_store(),
         )
-        return build_mesh(self.device.type, self.preset.parallel.sp)
+        mesh = build_mesh(self.device.type, self.preset.parallel.sp)
+        COLLECTIVE_CLOCK.install(self.device, {"sp": mesh.sp_group, "fsdp": mesh.fsdp.get_group()})
+        return mesh
 
     def _data(self) -> PackedDataset:
         """Pack once per host: the first local rank fills the cache, the others read it."""
@@ -201,8 +204,7 @@ class _Rank:
         self._phase("data")
         num_packs = self.preset.packs_per_step * self._num_steps()
         data = prepare(self.preset, num_packs, lambda note: self._phase("data", note))
-        self._phase("measure", f"fp64 oracle: {self.preset.measure.steps} optimizer steps")
-        ask_oracle(self.run_dir, self.preset, data)
+        ask_oracle(self.run_dir, self.preset, data, lambda note: self._phase("measure", note))
         self._phase("teardown")
 
     def train(self, mesh: SequenceMesh, data: PackedDataset, engine: Engine) -> None:
@@ -216,6 +218,8 @@ class _Rank:
             if index in (0, warmup):
                 self._phase(phase)
             self.emitter.emit(stepper.step(index, phase))
+            if stepper.waits is not None:
+                self.emitter.emit(stepper.waits)
         if self.recipe is not None:
             self._profile(stepper, self.recipe)
 
