@@ -18,6 +18,7 @@ from tgsbench.models.registry import find_family
 from tgsbench.training.dry_run.stream import OperatorStream
 from tgsbench.training.model import fused_layers
 from tgsbench.training.model.build import build
+from tgsbench.training.model.experts import EXPERT_LOAD
 from tgsbench.training.parallel.checkpointing import wrap_layer
 
 LENGTHS = (1024, 3072)
@@ -43,6 +44,7 @@ ATTEND, BACKWARD = torch.ops.tgsbench_test.attend.default, torch.ops.tgsbench_te
 def _plain_rope_after():
     yield
     fused_layers.unfuse()
+    EXPERT_LOAD.forget()  # its tensors are fake
 
 
 class _Attend(torch.autograd.Function):
