@@ -111,12 +111,13 @@ def forecast_preset(
 
 def assemble(preset: Preset, numbers: Estimate) -> Forecast:
     """Turn numbers into the document that is printed and stored."""
-    work, machine, time, tgs = numbers.work, numbers.machine, numbers.time, numbers.tgs
+    work, machine, tgs = numbers.work, numbers.machine, numbers.tgs
+    time = None if numbers.verdict == "out of memory" else numbers.time
     items = {name: size / GIB for name, size in numbers.memory.peak.items.items()}
     times = {} if time is None else {name: s for name, s in time.items.items() if s > 0}
     on_cpu = machine.gpu.name == CPU.name
     tflops = {}
-    if tgs is not None:
+    if time is not None and tgs is not None:
         tflops = figures.tflops_by_convention(preset.model, work.attended_len, work.checkpointing, tgs)
     bar, why = tgs_range(numbers)
     return Forecast(
@@ -146,7 +147,12 @@ def assemble(preset: Preset, numbers: Estimate) -> Forecast:
 
 
 def tgs_range(numbers: Estimate) -> tuple[TgsRange | None, str]:
-    """The 80 % interval of TGS and what it is made of; None without constants."""
+    """The 80 % interval of TGS and what it is made of; None without constants, or memory to run in."""
+    return (None, "") if numbers.verdict == "out of memory" else speed_range(numbers)
+
+
+def speed_range(numbers: Estimate) -> tuple[TgsRange | None, str]:
+    """The same, as if there were memory enough."""
     if numbers.tgs is None or numbers.time is None:
         return None, ""
     return error_bar(numbers.work, numbers.machine, numbers.time, numbers.tgs, numbers.verdict)
