@@ -55,7 +55,9 @@ class MemoryPlan(Struct, frozen=True, kw_only=True):
 
 def memory_plan(work: StepWorkload) -> MemoryPlan:
     """Memory at the peak of a steady-state step."""
-    moments = [PeakMoment(name, _with_overhead(work, items)) for name, items in _moments(work)]
+    held = _held(work)
+    share = work.system.allocator_share
+    moments = [PeakMoment(name, _with_overhead(items, share, *held)) for name, items in _moments(work)]
     peak = max(moments, key=lambda moment: moment.total)
     return MemoryPlan(
         peak=PeakMoment(
@@ -354,15 +356,18 @@ def _optimizer_extra(work: StepWorkload) -> dict[str, float]:
     return {"gradient_buffers": 4.0 * min(1e9, shard) + REDUCE_BUCKET_BYTES}
 
 
-def _with_overhead(work: StepWorkload, items: dict[str, float]) -> dict[str, float]:
-    passing = sum(size for name, size in items.items() if name not in RESIDENT)
+def _held(work: StepWorkload) -> tuple[float, float]:
+    """Bytes of context and communicators, and of blocks that only the collectives' streams may use."""
+    if work.on_cpu:
+        return float(PROCESS_BYTES), 0.0
     communicators = 0 if work.world == 1 else 1 if work.sp == 1 else 2
-    overhead = float(CONTEXT_BYTES + communicators * COMMUNICATOR_BYTES)
-    pools = work.system.pool_bytes * work.dims.layer_weights if work.world > 1 and not work.on_cpu else 0.0
-    return items | {
-        "context_and_nccl": float(PROCESS_BYTES) if work.on_cpu else overhead,
-        "allocator": work.system.allocator_share * passing + pools,
-    }
+    pools = work.system.pool_bytes * work.dims.layer_weights if work.world > 1 else 0.0
+    return float(CONTEXT_BYTES + communicators * COMMUNICATOR_BYTES), pools
+
+
+def _with_overhead(items: dict[str, float], share: float, context: float, pools: float) -> dict[str, float]:
+    passing = max(0.0, sum(items.values()) - sum(items.get(name, 0.0) for name in RESIDENT))
+    return items | {"context_and_nccl": context, "allocator": share * passing + pools}
 
 
 def _host_bytes(work: StepWorkload) -> float:

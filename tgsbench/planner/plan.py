@@ -67,7 +67,11 @@ def estimate(preset: Preset, machine: Machine, system: System | None = None) -> 
     """Memory, verdict and time of one preset; `system` replaces the preset's engine."""
     kernel, on_cpu = pick_kernel(preset, machine.constants), machine.gpu.name == CPU.name
     work = work_of(preset, kernel, system=system, on_cpu=on_cpu)
-    memory = memory_plan(work)
+    return timed(work, machine, memory_plan(work))
+
+
+def timed(work: StepWorkload, machine: Machine, memory: MemoryPlan) -> Estimate:
+    """Verdict and time of work whose memory is planned."""
     time = None if machine.constants is None else step_time(work, machine)
     verdict = verdict_of(memory, machine.gpu)
     return Estimate(work=work, machine=machine, memory=memory, verdict=verdict, time=time)

@@ -12,10 +12,10 @@ from msgspec.structs import replace
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.planner.interval import TIGHT_SHARE
 from tgsbench.planner.machine import Machine
-from tgsbench.planner.memory import memory_plan
-from tgsbench.planner.plan import Estimate, estimate, why_no_time
+from tgsbench.planner.memory import MemoryPlan, memory_plan
+from tgsbench.planner.plan import Estimate, pick_kernel, timed, why_no_time
 from tgsbench.planner.verdict import host_fits, verdict_of
-from tgsbench.planner.workload import work_of
+from tgsbench.planner.workload import StepWorkload, work_of
 from tgsbench.presets.validate import mesh_problems, valid_sp
 from tgsbench.schema.forecast import Verdict
 from tgsbench.schema.preset import EngineOptions, Preset, Training
@@ -80,11 +80,13 @@ def search(preset: Preset, machine: Machine) -> Found:
     if machine.constants is None:
         why, remedy = why_no_time(preset, machine)
         raise TgsError(f"{why}: nothing to rank by", hint=remedy, exit_code=ExitCode.UNKNOWN_HARDWARE)
-    num_tried, fitting = 0, []
+    num_tried, fitting, kernel = 0, [], pick_kernel(preset, machine.constants)
     for variant in variants(preset):
         num_tried += 1
-        if _fits(variant, machine):
-            fitting.append(_candidate(variant, estimate(variant, machine)))
+        work = work_of(variant, kernel)
+        memory = memory_plan(work)
+        if _holds(work, memory, machine):
+            fitting.append(_candidate(variant, timed(work, machine, memory)))
     fitting.sort(key=lambda candidate: (-candidate.sure_tgs, candidate.total_gib))
     return Found(num_tried=num_tried, candidates=fitting)
 
@@ -166,9 +168,13 @@ def _at(preset: Preset, seq_len: int) -> Preset:
 
 
 def _fits(preset: Preset, machine: Machine) -> bool:
+    work = work_of(preset, preset.engine.kernel)
+    return _holds(work, memory_plan(work), machine)
+
+
+def _holds(work: StepWorkload, memory: MemoryPlan, machine: Machine) -> bool:
     """On the card, and what is offloaded on a usual host."""
-    memory = memory_plan(work_of(preset, preset.engine.kernel))
-    ranks = min(preset.world_size, preset.hardware.gpus_per_node)
+    ranks = min(work.world, work.gpus_per_node)
     return verdict_of(memory, machine.gpu) != "out of memory" and host_fits(memory, ranks)
 
 
