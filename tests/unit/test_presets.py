@@ -233,6 +233,25 @@ def test_the_schema_knows_the_switches_of_each_engine():
     assert schema_problems("[engine]\nname = 'xtuner'\ncpu_shim = true") == []
 
 
+@pytest.mark.parametrize(
+    ("assignment", "said"),
+    [
+        ("measure.steps=abc", "measure.steps: 'abc' is not a whole number (--set)"),
+        ("measure.steps=true", "measure.steps: true is not a whole number (--set)"),
+        ("training.lr=null", "training.lr: null is not a number (--set)"),
+        ("notes=5", "notes: 5 is not a list of texts (--set)"),
+        ("profile=5", "profile: 5 is not text (--set)"),
+        ("workload.document_mask=perhaps", "workload.document_mask: 'perhaps' is not true or false (--set)"),
+        ("workload.seq_len=x", "1 problem\n  workload.seq_len: 'x' is not a length"),
+    ],
+)
+def test_a_wrong_value_is_refused_in_words_and_once(assignment, said):
+    with pytest.raises(TgsError) as refused:
+        presets.resolve("tiny_cpu", [assignment])
+    assert said in refused.value.msg
+    assert refused.value.msg.count("\n") == 1
+
+
 def test_a_models_name_and_a_key_below_it_are_saved_as_they_resolve():
     assignments = ["model=llama2_7b", "model.num_layers=1", "hardware.num_gpus=1", "parallel.sp=1"]
     save_user_preset("thin", "tiny_cpu", assignments)

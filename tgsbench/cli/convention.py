@@ -16,7 +16,10 @@ from tgsbench.schema.hardware import GpuSpec
 
 @click.command()
 @click.option(
-    "--model", shell_complete=complete.models, required=True, help="Model shape, a name of presets/models."
+    "--model",
+    shell_complete=complete.models,
+    required=True,
+    help="Model shape: a name of `tgsbench models`, or a config.json.",
 )
 @click.option("--seq-len", required=True, help="Sequence length, such as 8192, 8k or 1M.")
 @click.option("--tgs", type=float, required=True, help="Their tokens per GPU per second.")
@@ -39,7 +42,7 @@ def convention(
         raise TgsError("say --tgs and one of --tflops and --mfu, all above 0 and finite")
     peak = known_gpu(gpu) if gpu else None
     stated = tflops if tflops is not None else _from_mfu(mfu or 0.0, peak)
-    found = identify(presets.load_model(model), read_length(seq_len), tgs, stated, peak)
+    found = identify(presets.find_model(model), read_length(seq_len), tgs, stated, peak)
     if as_json:
         output.json(found)
         return
@@ -52,6 +55,8 @@ def lines(found: Identified, gpu: GpuSpec | None) -> list[str]:
     text = [found.convention or "none of the known conventions (nearest below)"]
     text += [f"  also fits: {c.label}" for c in found.fits if c.name != found.convention]
     text.append(f"  in model terms: {model_terms(found, gpu)}")
+    if not found.convention and found.packed_len is not None:
+        text.append(f"  or model with an attended length of {found.packed_len:,.0f} tokens: packed documents")
     text += [
         f"  {c.label:<30} {units.rate(c.tflops):>8} TFLOPs  {100 * c.deviation:+8.2f} %  {c.formula}"
         for c in found.candidates

@@ -154,7 +154,7 @@ class _Watched:
     def __init__(self, run: RunDir, as_json: bool) -> None:
         self.run = run
         self._feed = FollowFeed(run.events_dir)
-        self._progress = progress_for(run.preset(), to_stderr=as_json)
+        self._progress = progress_for(run.preset(), as_json, run.manifest().virtual)
         diagnostics.note(f"run {run.path}")
 
     def poll(self) -> None:

@@ -29,10 +29,19 @@ from tgsbench.safe_files import one_line
 from tgsbench.schema.forecast import Forecast
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.reference import XTUNER
-from tgsbench.schema.run import Result
+from tgsbench.schema.run import Result, VirtualGpu
 from tgsbench.store import run_dir
 from tgsbench.store.run_dir import RunDir
 from tgsbench.systems import environments, support
+
+_NEVER_TOGETHER = (
+    ("ascii_only", "headless"),
+    ("ascii_only", "as_json"),
+    ("profile", "emulate"),
+    ("repeats", "nodes"),
+    ("repeats", "emulate"),
+    ("repeats", "virtual_gpu"),
+)
 
 
 @click.command()
@@ -86,6 +95,14 @@ from tgsbench.systems import environments, support
     help="Measure so often, each time in fresh processes; comparisons use the spread between runs.",
 )
 @click.option(
+    "--virtual-gpu",
+    "virtual_gpu",
+    default="",
+    metavar="GPU",
+    help="Run on a GPU that is not there: memory, calls and host time, no speed (see `tgsbench doctor`).",
+)
+@click.option("--rank", default="0", metavar="K|all", help="Of --virtual-gpu: the rank that runs, or all.")
+@click.option(
     "--name", "run_name", default="", help="Name of the run's folder (default: time, preset, a tag)."
 )
 @click.option("--nodes", metavar="HOST,HOST,…", help="Machines to run on: prints the command of each.")
@@ -110,40 +127,39 @@ def run(
     rehearse: bool,
     emulate: bool,
     repeats: int | None,
+    virtual_gpu: str,
+    rank: str,
     run_name: str,
     nodes: str | None,
     node_rank: int | None,
     rendezvous: str,
 ) -> None:
     """Launch a preset and measure its TGS."""
-    _refuse_idle_options()
-    flags = {
-        "model": model,
-        "engine.name": engine,
-        "measure.steps": steps,
-        "measure.warmup": warmup,
-        "hardware.num_gpus": nproc,
-        "profile": profile,
-    }
+    refuse_idle({"rendezvous": "nodes", "node_rank": "nodes"})
+    refuse_together(*_NEVER_TOGETHER)
     # The live view shows steps, of which an emulated rank has none: its projection is told at the end.
     in_terminal = not (headless or as_json or nodes or emulate or repeats) and sys.stdout.isatty()
     if in_terminal:
         require_terminal(f"tgsbench run --preset {name} --headless")
+    flags = {"model": model, "engine.name": engine, "measure.steps": steps, "measure.warmup": warmup}
+    flags |= {"hardware.num_gpus": nproc, "profile": profile}
     assignments = [*sets, *(f"{key}={value}" for key, value in flags.items() if value is not None)]
-    preset = api.load_preset(name, assignments, rehearse=rehearse)
+    _check_virtual(virtual_gpu, rank, alone=not (nodes or node_rank is not None or emulate))
+    preset = api.load_preset(name, assignments, rehearse=rehearse, virtual_gpu=virtual_gpu)
+    virtual = api.on_virtual_gpu(preset, virtual_gpu, rank) if virtual_gpu else None
     if python is not None:
         environments.name_python(preset.engine.name, python)
     root = run_dir.runs_root(output)
-    if nodes:
+    if nodes or node_rank is not None:
         _require_nodes(preset, emulate)
-        part = several.NodePart(several.parse_nodes(nodes), node_rank, rendezvous, run_name)
-        _run_part(part, preset, several.preset_options(name, assignments, rehearse), root, as_json)
-        return
-    api.check_machine(preset, emulate_rank=emulate)
+        part = several.NodePart(several.parse_nodes(nodes or ""), node_rank, rendezvous, run_name)
+        options = several.preset_options(name, assignments, rehearse)
+        sys.exit(_run_part(part, preset, options, root, as_json))
+    api.check_machine(preset, emulate_rank=emulate, virtual=virtual)
     if repeats:
         sys.exit(_run_repeats(preset, root, run_name, repeats, as_json))
     with StopSignals() as stop:
-        run_folder = _prepared(root, preset, run_name, emulate)
+        run_folder = _prepared(root, preset, run_name, emulate, virtual)
         if not in_terminal:
             result = run_headless(run_folder, preset, as_json, stop=stop)
             sys.exit(_exit_code(result, run_folder))
@@ -151,26 +167,6 @@ def run(
         detached.discard(run_folder)  # nothing was started: no run without a status is left
         stop.send_on()
     _open_live_view(run_folder, ascii_only)
-
-
-def _refuse_idle_options() -> None:
-    refuse_idle({"rendezvous": "nodes", "node_rank": "nodes"})
-    refuse_together(
-        ("ascii_only", "headless"),
-        ("ascii_only", "as_json"),
-        ("profile", "emulate"),
-        ("repeats", "nodes"),
-        ("repeats", "emulate"),
-    )
-
-
-def _run_part(part: several.NodePart, preset: Preset, options: list[str], root: Path, as_json: bool) -> None:
-    """This machine's part of a run over several; without its place, the command of each is printed."""
-    if part.node_rank is None:
-        _print_commands(part, preset, options, root, as_json)
-        return
-    result = run_headless(several.prepare(part, preset, root), preset, as_json, part.node(preset))
-    sys.exit(local.exit_code(result))
 
 
 def _run_repeats(preset: Preset, root: Path, name: str, num_runs: int, as_json: bool) -> int:
@@ -201,12 +197,31 @@ def _require_nodes(preset: Preset, emulate: bool) -> None:
         preflight.check_emulation(preset, on_several=True)
 
 
-def _prepared(root: Path, preset: Preset, run_name: str, emulate: bool) -> RunDir:
-    run_folder = api.prepare(preset, root, run_name, emulate_rank=emulate)
+def _check_virtual(gpu: str, rank: str, *, alone: bool) -> None:
+    """Raise TgsError for options that --virtual-gpu does not go with, or that need it."""
+    if gpu and not alone:
+        raise TgsError("--virtual-gpu goes with neither --nodes, --node-rank nor --emulate-rank")
+    if rank != "0" and not gpu:
+        raise TgsError(f"--rank {rank} is of --virtual-gpu", hint="add --virtual-gpu H100-SXM5-80GB")
+
+
+def _prepared(root: Path, preset: Preset, run_name: str, emulate: bool, virtual: VirtualGpu | None) -> RunDir:
+    run_folder = api.prepare(preset, root, run_name, emulate_rank=emulate, virtual=virtual)
     forecast = run_folder.manifest().forecast
     if emulate and not (forecast and forecast.time):
         diagnostics.warn("no forecast, so no time for communication", "tgsbench plan says why")
     return run_folder
+
+
+def _run_part(
+    part: several.NodePart, preset: Preset, options: list[str], root: Path, as_json: bool
+) -> ExitCode:
+    """This machine's ranks, or, where it is not said which machine it is, what to type on each."""
+    if part.node_rank is None:
+        _print_commands(part, preset, options, root, as_json)
+        return ExitCode.OK
+    result = run_headless(several.prepare(part, preset, root), preset, as_json, part.node(preset))
+    return local.exit_code(result)
 
 
 def _print_commands(
@@ -250,7 +265,8 @@ def run_headless(
 def _supervised(
     run_folder: RunDir, preset: Preset, as_json: bool, node: Node, stop: StopSignals | None
 ) -> Result:
-    with progress_for(preset, to_stderr=as_json) as progress:
+    virtual = run_folder.manifest().virtual if node.node_rank == 0 else None
+    with progress_for(preset, as_json, virtual) as progress:
         progress.narrate(f"run {run_folder.path}")
         if node.node_rank == 0:  # run.json is the first node's: another node may come before it is there
             _say_forecast(progress, preset, run_folder.manifest().forecast)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,14 +18,13 @@ from tgsbench.results import choose, index, prune, run_columns
 from tgsbench.results.choose import Filter
 from tgsbench.results.index import Summary
 from tgsbench.safe_files import one_line, utf8
-from tgsbench.schema.run import Manifest
 from tgsbench.store import run_dir
 from tgsbench.store.run_dir import RunDir
+from tgsbench.store.tags import change_tags, check_tags
 
 _FOLDER = click.option(
     "--output", "folder", type=click.Path(path_type=Path, file_okay=False), help="Folder of runs (./runs)."
 )
-_TAG = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,99}$")
 
 
 @click.group(cls=ListGroup, invoke_without_command=True)
@@ -72,7 +70,8 @@ def runs(
     age_s = prune.parse_age(newer_than) if newer_than else None
     wanted = Filter(tag=tag, status=status, preset=preset, engine=engine, newer_than_s=age_s)
     now_unix = time.time()
-    found = [s for s in index.list_summaries(root) if wanted.takes(s, now_unix)]
+    listed = index.newest_first([*index.list_summaries(root), *_imported(root)])
+    found = [s for s in listed if wanted.takes(s, now_unix)]
     found = (choose.in_order(found, column) if column else found)[:limit]
     if as_json:
         output.json([_row(root, summary) for summary in found])
@@ -91,22 +90,9 @@ def runs(
 @click.pass_context
 def tag_run(ctx: click.Context, run: str, tags: tuple[str, ...], folder: Path | None) -> None:
     """Add tags to a run; a tag written ^NAME is removed."""
-    for tag in tags:
-        if not _TAG.match(tag.removeprefix("^")):
-            raise TgsError(f"tag {tag!r} may hold letters, digits, '_', '.', '-', ':' only")
-    added = [tag for tag in tags if not tag.startswith("^")]
-    removed = {tag[1:] for tag in tags if tag.startswith("^")}
-
-    def change(manifest: Manifest) -> None:
-        kept = [tag for tag in manifest.tags if tag not in removed]
-        manifest.tags = list(dict.fromkeys([*kept, *added]))
-
+    check_tags(tags)
     found = run_dir.find(_root(ctx, folder), run)
-    try:
-        manifest = found.change_manifest(change)
-    except OSError as error:
-        raise run_dir.unwritable(found.path, error) from error
-    output.line(f"{found.run_id}: {', '.join(manifest.tags) or 'no tags'}")
+    output.line(f"{found.run_id}: {', '.join(change_tags(found, tags)) or 'no tags'}")
 
 
 @runs.command("prune")
@@ -206,10 +192,22 @@ def _root(ctx: click.Context, folder: Path | None) -> Path:
     return run_dir.runs_root(folder or ctx.obj)
 
 
+def _imported(root: Path) -> list[Summary]:
+    """Rows of other tools' logs; nothing is imported for folders without any."""
+    if not (root / "foreign").is_dir():
+        return []
+    from tgsbench.results import imported
+
+    return imported.summaries(root)
+
+
 def _row(root: Path, summary: Summary) -> dict[str, object]:
     if summary.status == "damaged":
         return {"run_id": summary.run_id, "status": "damaged", "reason": summary.reason}
-    return {**msgspec.structs.asdict(summary), "run_dir": utf8(root / summary.run_id)}
+    folder = (
+        root / "foreign" / f"{summary.run_id}.json" if summary.status == "imported" else root / summary.run_id
+    )
+    return {**msgspec.structs.asdict(summary), "run_dir": utf8(folder)}
 
 
 def _table(found: Sequence[Summary]) -> list[str]:

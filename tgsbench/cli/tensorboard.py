@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import click
 
@@ -80,6 +81,6 @@ def _lay_out(shown: list[LogdirRun], target: Path) -> None:
 def _say(address: str) -> None:
     output.line(f"{address}#pytorch_profiler")
     if os.environ.get("SSH_CONNECTION"):
-        port = address.rstrip("/").rpartition(":")[2]
+        port = urlsplit(address).port
         diagnostics.note(f"from another machine: ssh -L {port}:127.0.0.1:{port} THIS_HOST")
-    diagnostics.note("open it in a browser; ctrl-c ends it")
+    diagnostics.note("it works in the first browser that opens it; ctrl-c ends it")

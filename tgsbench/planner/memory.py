@@ -115,9 +115,9 @@ def resident_bytes(work: StepWorkload) -> float:
 
 def _states(work: StepWorkload) -> dict[str, float]:
     """Parameters and optimizer states resident on the GPU, as the ZeRO stage shards and offloads them."""
-    n, world = float(work.dims.num_parameters), work.world
-    parameters = n * work.system.parameter_bytes / (world if work.zero_stage == 3 else 1)
-    optimizer = n * work.system.optimizer_bytes / world
+    n, ranks = float(work.dims.num_parameters), work.sharing_ranks
+    parameters = n * work.system.parameter_bytes / (ranks if work.zero_stage == 3 else 1)
+    optimizer = n * work.system.optimizer_bytes / ranks
     return {
         "parameters": 0.0 if work.offload == "all" else parameters,
         "optimizer_states": 0.0 if work.offload != "none" else optimizer,
@@ -126,7 +126,7 @@ def _states(work: StepWorkload) -> dict[str, float]:
 
 def _gradients(work: StepWorkload) -> tuple[float, float]:
     """Gradient bytes held when a backward begins and when it ends."""
-    sharded = work.world if work.zero_stage >= 2 else 1
+    sharded = work.sharing_ranks if work.zero_stage >= 2 else 1
     whole = float(work.dims.num_parameters) * work.system.gradient_bytes / sharded
     if work.offload != "none":
         return 0.0, 0.0
@@ -190,6 +190,7 @@ def layer_activations(work: StepWorkload) -> dict[str, float]:
     mlp = 0.0  # a tiled MLP keeps its input alone, which the norm gave
     if not work.tiled_mlp:
         mlp = unit(work, d.intermediate) * (work.system.mlp_units if d.mlp_matrices == 3 else 2.0)
+    mlp += 2.0 * unit(work, d.routed)  # copies of a token for its experts, and what they gave
     return {
         "activations": norm + mlp + unit(work, heads) + _lse(work) + (attention if work.sp == 1 else 0.0),
         "all_to_all_buffers": attention + returned if work.sp > 1 else 0.0,
@@ -293,7 +294,7 @@ def _optimizer_extra(work: StepWorkload) -> dict[str, float]:
     """DeepSpeed casts gradients to fp32 a sub-group of 1e9 at a time."""
     if not work.system.live_parameters or work.offload != "none":
         return {}
-    shard = work.dims.num_parameters / work.world
+    shard = work.dims.num_parameters / work.sharing_ranks
     return {"gradient_buffers": 4.0 * min(1e9, shard) + REDUCE_BUCKET_BYTES}
 
 
@@ -310,7 +311,7 @@ def _with_overhead(work: StepWorkload, items: dict[str, float]) -> dict[str, flo
 def _host_bytes(work: StepWorkload) -> float:
     """Host memory of one node for what is offloaded, pinned."""
     ranks = min(work.world, work.gpus_per_node)
-    shard = work.dims.num_parameters / work.world
+    shard = work.dims.num_parameters / work.sharing_ranks
     size = 0.0
     if work.offload != "none":
         size += (work.system.optimizer_bytes + work.system.gradient_bytes) * shard

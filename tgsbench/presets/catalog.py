@@ -130,12 +130,25 @@ def load_gpus() -> dict[str, GpuSpec]:
 
 
 def find_gpu(device: str) -> GpuSpec | None:
-    """The GPU whose key or driver name this is, or None: an unknown GPU has no peak."""
+    """The GPU whose key or driver name this is, or None: an unknown GPU has no peak.
+
+    A name is never matched by a part of it: GB200 is no B200, "H200 NVL" a card of another power.
+    """
     gpus = load_gpus()
-    if device in gpus:
-        return gpus[device]
-    matches = [(len(m), gpu) for gpu in gpus.values() for m in gpu.matches if m in device]
-    return max(matches, key=lambda pair: pair[0])[1] if matches else None
+    wanted = _without_maker(device)
+    return gpus.get(device) or next((g for g in gpus.values() if wanted in _driver_names(g)), None)
+
+
+def _driver_names(gpu: GpuSpec) -> list[str]:
+    return [_without_maker(name) for name in (gpu.name, *gpu.matches)]
+
+
+def _without_maker(device: str) -> str:
+    """A driver's name for a device, without the maker's and in lower case."""
+    words = device.lower().split()
+    while words and words[0] in ("nvidia", "amd", "tesla"):
+        words = words[1:]
+    return " ".join(words)
 
 
 @cache

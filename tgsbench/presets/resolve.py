@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Final, get_args
 
 import msgspec
 
@@ -219,6 +219,7 @@ def _normalise(document: dict[str, Any], origins: Origins) -> list[str]:
             workload["seq_len"] = units.parse_length(workload["seq_len"])
         except ValueError as error:
             problems.append(f"workload.seq_len: {error}{_from(origins, 'workload.seq_len')}")
+            workload["seq_len"] = 1  # named once: what types say of it would only repeat it
     return problems
 
 
@@ -289,11 +290,22 @@ def _value_problems(dotted: str, value: Any, hint: Any, where: str) -> list[str]
     try:
         msgspec.convert(value, hint)
     except msgspec.ValidationError as error:
+        # As it is written in a file or behind --set: true, not True.
+        shown = repr(value) if isinstance(value, str) else json.dumps(value, default=str)
+        if hint in _WANTED:
+            return [f"{dotted}: {shown} is not {_WANTED[hint]}{where}"]
         choices = [str(choice) for choice in get_args(hint)]
-        if choices and not isinstance(value, dict | list):
-            return [f"{dotted}: {value!r} is none of {', '.join(choices)}{where}"]
-        return [f"{dotted}: {error}, got {value!r}{where}"]
+        if choices:
+            return [f"{dotted}: {shown} is none of {', '.join(choices)}{where}"]
+        return [f"{dotted}: {error}{where}"]
     return []
+
+
+_WANTED: Final[dict[Any, str]] = {
+    int: "a whole number", float: "a number", bool: "true or false", str: "text",
+    list[str]: "a list of texts",
+}  # fmt: skip
+"""What people call the types of a preset's values."""
 
 
 def _from(origins: Origins, dotted: str) -> str:

@@ -36,6 +36,8 @@ from tgsbench.training.evidence import ask_oracle, collect_evidence
 from tgsbench.training.heartbeat import HeartbeatThread
 from tgsbench.training.loop import Stepper
 from tgsbench.training.parallel.mesh import SequenceMesh, build_mesh
+from tgsbench.training.parallel.waits import COLLECTIVE_CLOCK
+from tgsbench.training.rank_log import RankLog
 from tgsbench.training.witness import Witness
 from tgsbench.workload import PackedDataset, prepare
 
@@ -86,7 +88,7 @@ class _Rank:
         """Come up, do the work with the engine, leave."""
         self._hello()
         self._phase("init")
-        pulse = HeartbeatThread(self.emitter, self.preset.measure.heartbeat_s, self._sampler())
+        pulse = self._pulse()
         pulse.start()
         try:
             mesh = self._init_distributed()
@@ -102,7 +104,7 @@ class _Rank:
         """Measure rank 0 of the whole mesh alone; see `trainer.emulate`."""
         self._hello()
         self._phase("build")
-        pulse = HeartbeatThread(self.emitter, self.preset.measure.heartbeat_s, self._sampler())
+        pulse = self._pulse()
         pulse.start()
         try:
             emulate_rank(
@@ -129,6 +131,10 @@ class _Rank:
     def _phase(self, name: PhaseName, note: str = "") -> None:
         self.emitter.emit(Phase(phase=name, note=note))
 
+    def _pulse(self) -> HeartbeatThread:
+        log = RankLog(self.run_dir, self.rank)
+        return HeartbeatThread(self.emitter, self.preset.measure.heartbeat_s, self._sampler(), log)
+
     def _sampler(self) -> GpuSampler | None:
         if self.device.type != "cuda":
             return None
@@ -145,7 +151,9 @@ class _Rank:
             device_id=self.device if backend == "nccl" else None,
             **_loopback_store(),
         )
-        return build_mesh(self.device.type, self.preset.parallel.sp)
+        mesh = build_mesh(self.device.type, self.preset.parallel.sp)
+        COLLECTIVE_CLOCK.install(self.device, {"sp": mesh.sp_group, "fsdp": mesh.fsdp.get_group()})
+        return mesh
 
     def _data(self) -> PackedDataset:
         """Pack once per host: the first local rank fills the cache, the others read it."""
@@ -210,6 +218,8 @@ class _Rank:
             if index in (0, warmup):
                 self._phase(phase)
             self.emitter.emit(stepper.step(index, phase))
+            if stepper.waits is not None:
+                self.emitter.emit(stepper.waits)
         if self.recipe is not None:
             self._profile(stepper, self.recipe)
 

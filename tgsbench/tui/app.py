@@ -27,6 +27,7 @@ from tgsbench.tui import clipboard, launching, recorded
 from tgsbench.tui.actions import Scope, bindings
 from tgsbench.tui.ascii import AsciiFilter
 from tgsbench.tui.config import UiConfig, config_path, load_config, save_config
+from tgsbench.tui.contrast import ContrastFilter
 from tgsbench.tui.harmless import HarmlessFilter
 from tgsbench.tui.messages import SessionOpened
 from tgsbench.tui.screens import dialogs
@@ -77,7 +78,7 @@ class TgsApp(App[int]):
         self.runs_root = run_dir.runs_root(runs_root)
         self.session = opens
         self.config: UiConfig = load_config()
-        self._extra_filters: list[LineFilter] = [HarmlessFilter()]
+        self._extra_filters: list[LineFilter] = [ContrastFilter(), HarmlessFilter()]
         if self.ascii_only:
             self._extra_filters.append(AsciiFilter())
         if self.no_color:
@@ -88,7 +89,7 @@ class TgsApp(App[int]):
         self.tensorboard: TensorBoard | None = None
 
     def get_line_filters(self) -> Sequence[LineFilter]:
-        """Textual's filters and the gate for texts of files; NO_COLOR leaves no colour, not even grey."""
+        """Textual's filters, contrast, the gate for texts of files; NO_COLOR leaves not even grey."""
         return [*super().get_line_filters(), *self._extra_filters]
 
     def on_mount(self) -> None:
@@ -142,6 +143,14 @@ class TgsApp(App[int]):
         self.switch_mode("runs")
         self.notify(why)
 
+    def forget_run(self, run: RunDir) -> None:
+        """Hold on to nothing of a run that was deleted."""
+        self._opened.pop(run.path, None)
+        if self.session is not None and self.session.run.path == run.path:
+            self.session = None
+        if self.profile_run is not None and self.profile_run.path == run.path:
+            self.profile_run = None
+
     def open_run(self, run: RunDir) -> None:
         """Follow a run, or look at one that is over."""
         self._try(lambda: self.open_session(session.follow(run)))
@@ -155,6 +164,12 @@ class TgsApp(App[int]):
         from tgsbench.tui.screens.form import PresetForm
 
         self._try(lambda: self._push(PresetForm(name)))
+
+    def show_forecast(self, preset: Preset, base: str, assignments: Sequence[str]) -> None:
+        """Show what the planner says of a preset: `base` with `assignments` over it."""
+        from tgsbench.tui.screens.forecast import ForecastScreen
+
+        self._push(ForecastScreen(preset, base, assignments))
 
     def _push(self, screen: Screen[None]) -> None:
         self.push_screen(screen)
@@ -339,6 +354,9 @@ def open_app(
 
 
 def open_live(path: Path, *, ascii_only: bool = False) -> list[RunDir]:
-    """Open the live view of a run; a run that was only prepared is started first."""
+    """Open the live view of a run; a run that was only prepared is started first.
+
+    Raises TgsError when the run cannot be read, and what a bug raised in the UI.
+    """
     run = RunDir(path)
     return open_app(runs_root=path.parent, ascii_only=ascii_only, opens=launching.start(run))

@@ -12,7 +12,10 @@ from tgsbench.store.run_dir import RunDir
 
 
 def start(run: RunDir) -> Session:
-    """Start a prepared run's supervisor, unless it has one, and follow it."""
+    """Start a prepared run's supervisor, unless it has one, and follow it.
+
+    Raises TgsError when the run cannot be read.
+    """
     manifest = run.manifest()
     fresh = not manifest.supervisor_pid and run.result() is None
     return follow(run, Supervisor(run) if fresh else None)

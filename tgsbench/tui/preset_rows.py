@@ -17,6 +17,7 @@ from tgsbench.launch.preflight import LocalMachine
 from tgsbench.metrics.physical import SIMULATED
 from tgsbench.models.flops import XTUNER
 from tgsbench.models.spec import num_parameters
+from tgsbench.presets import catalog
 from tgsbench.presets.work import work_digest
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.reference import ReferenceRow
@@ -24,6 +25,8 @@ from tgsbench.schema.run import Result
 from tgsbench.tui.widgets.table import HEADING, Row
 
 _BROKEN = "with problems"
+OWN_MARK = "•"
+"""Before the name of a preset of the user's own."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ class PresetRow:
     references: tuple[ReferenceRow, ...]
     problem: str
     """Why it does not fit this machine, or what is wrong with its file; empty when it can run here."""
+    own: str = ""
+    """Path of its file when it is the user's own; empty: it ships with tgsbench."""
 
     @property
     def published(self) -> str:
@@ -52,7 +57,8 @@ class PresetRow:
             return self.name.lower()
         p = self.preset
         words = [self.name, p.model.name, units.length(p.workload.seq_len), p.hardware.gpu, p.engine.name]
-        return " ".join([*words, p.description, "" if self.problem else "fits"]).lower()
+        said = ["" if self.problem else "fits", "own" if self.own else ""]
+        return " ".join([*words, p.description, *said]).lower()
 
 
 def read_rows(machine: LocalMachine) -> list[PresetRow]:
@@ -61,15 +67,21 @@ def read_rows(machine: LocalMachine) -> list[PresetRow]:
 
 
 def _row(name: str, machine: LocalMachine) -> PresetRow:
-    references = tuple(presets.load_references().get(name, []))
+    references, own = tuple(presets.load_references().get(name, [])), _own_path(name)
     try:
         preset = presets.resolve(name).preset
         problem = preflight.machine_problem(preset, machine, preset.world_size)
     except TgsError as error:
-        return PresetRow(name, None, references, error.msg)
+        return PresetRow(name, None, references, error.msg, own)
     except Exception as error:  # noqa: BLE001 - whatever one file holds, the others are listed
-        return PresetRow(name, None, references, f"{name}: {type(error).__name__}: {error}")
-    return PresetRow(name, preset, references, problem)
+        return PresetRow(name, None, references, f"{name}: {type(error).__name__}: {error}", own)
+    return PresetRow(name, preset, references, problem, own)
+
+
+def _own_path(name: str) -> str:
+    path = catalog.files("presets").get(name)
+    is_shipped = path is None or path.is_relative_to(catalog.shipped("presets"))
+    return "" if is_shipped else str(path)
 
 
 def matching(rows: Sequence[PresetRow], query: str) -> list[PresetRow]:
@@ -116,9 +128,9 @@ def _parameters(row: PresetRow) -> str:
 
 
 def _cells(row: PresetRow, best: dict[str, Result]) -> tuple[str | Text, ...]:
-    name = f"  {row.name}"
+    name = f"{OWN_MARK if row.own else ' '} {row.name}"
     if row.preset is None:
-        return (name, "", "", "", "", Text("✗ bad", "bold"), "")
+        return (name, "", "", "", "", Text("✗ bad", "bold red"), "")
     result = best.get(work_digest(row.preset))
     mine = units.rate(result.tgs.median) if result and result.tgs.median is not None else "-"
     return (
@@ -127,7 +139,7 @@ def _cells(row: PresetRow, best: dict[str, Result]) -> tuple[str | Text, ...]:
         _right(str(row.preset.world_size), 4),
         _right(str(row.preset.parallel.sp), 3),
         _right(row.published, 9),
-        "✓ yes" if not row.problem else "· no",
+        Text("✗ no", "red") if row.problem else Text("✓ yes", "green"),
         _right(mine, 9),
     )
 
@@ -149,13 +161,16 @@ def detail(row: PresetRow, best: dict[str, Result]) -> Group:
     shows eight lines of it.
     """
     if row.preset is None:
-        return Group(Text(f"{row.name}\n", "bold"), Text(row.problem))
+        where = [Text(f"{OWN_MARK} your own: {row.own}")] if row.own else []
+        return Group(Text(f"{row.name}\n", "bold"), Text(row.problem, "red"), *where)
     preset = row.preset
     head = Text(f"{preset.name}: ", "bold").append(f"{preset.description}\n", "not bold")
     if row.problem:
-        head.append("· does not fit: ").append(f"{row.problem}; s rehearses it\n", "not bold")
+        head.append("✗ does not fit: ", "red").append(f"{row.problem}; R rehearses it\n", "not bold")
     else:
-        head.append("✓ fits this machine: ").append("r runs it\n", "not bold")
+        head.append("✓ fits this machine: ", "green").append("r runs it\n", "not bold")
+    if row.own:
+        head.append(f"{OWN_MARK} your own: ").append(f"{row.own}\n", "not bold")
     result = best.get(work_digest(preset))
     if result is not None and result.tgs.median is not None:
         head.append(f"best here {units.rate(result.tgs.median)} TGS in {result.run_id}\n", "not bold")

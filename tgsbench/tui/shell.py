@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -35,6 +36,9 @@ class Shell(Protocol):
     def edit_preset(self, name: str) -> None:
         """Open a preset in the form."""
 
+    def forget_run(self, run: RunDir) -> None:
+        """Hold on to nothing of a run that was deleted."""
+
     def launch(self, preset: Preset, *, rehearse: bool = False) -> None:
         """Start a run and show it live."""
 
@@ -52,6 +56,9 @@ class Shell(Protocol):
 
     def replay_run(self, run: RunDir, speed: float) -> None:
         """Play a stored run again."""
+
+    def show_forecast(self, preset: Preset, base: str, assignments: Sequence[str]) -> None:
+        """Show what the planner says of a preset: `base` with `assignments` over it."""
 
     def start_tensorboard(self, run: RunDir) -> TensorBoard:
         """Start TensorBoard on a run's traces; it ends with the UI."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from textual import on, work
@@ -110,7 +111,7 @@ class PresetsScreen(ModeScreen):
         self.query_one(ListTable).fill(preset_rows.table_rows(shown, self._best))
         fits = sum(not row.problem for row in self._rows)
         self.query_one("#preset-count", Line).show(
-            f" {len(shown)} of {len(self._rows)} presets, {fits} fit this machine"
+            f" {len(shown)} of {len(self._rows)} presets, {fits} fit this machine{_own(self._rows)}"
         )
         self._show_detail()
 
@@ -133,6 +134,7 @@ class PresetsScreen(ModeScreen):
     @on(Input.Changed, "#preset-search")
     def _search(self) -> None:
         self._fill()
+        self.query_one(ListTable).action_scroll_top()  # the first hit
 
     def choose_fitting(self) -> None:
         """Show only what fits this machine, the first one chosen."""
@@ -174,6 +176,12 @@ class PresetsScreen(ModeScreen):
         if row is not None and row.preset is not None:
             self.tgs.launch(row.preset, rehearse=True)
 
+    def action_forecast(self) -> None:
+        """Show what the planner says of the chosen preset, and faster settings."""
+        row = self._sound_row()
+        if row is not None and row.preset is not None:
+            self.tgs.show_forecast(row.preset, row.name, [])
+
     def action_edit(self) -> None:
         """Open the chosen preset in the form."""
         if (row := self.selected) is not None:
@@ -184,6 +192,12 @@ class PresetsScreen(ModeScreen):
         row = self.selected
         if row is not None and row.preset is not None:
             self.tgs.put_on_clipboard(preset_rows.command_line(row.preset), "the command")
+
+
+def _own(rows: Sequence[PresetRow]) -> str:
+    """How many are the user's own, with their mark; empty without any."""
+    num = sum(bool(row.own) for row in rows)
+    return f", {preset_rows.OWN_MARK} {num} your own" if num else ""
 
 
 NO_FIT_CHOICES = (
