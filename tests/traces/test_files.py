@@ -7,13 +7,16 @@ import gzip
 import io
 import json
 import lzma
+import subprocess
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from tests.contract.cli import tgsbench, tgsbench_json
+from benchmarks import cuda_trace
+from tests.contract.cli import environment, tgsbench, tgsbench_json
 from tests.traces.made import Made, nccl_step
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.traces.analyse import analyse
@@ -187,3 +190,47 @@ def test_the_command_takes_a_folder_of_another_program(tmp_path):
         (tmp_path / f"rank{rank}_trace.json").write_bytes(of_rank(None))
     document = tgsbench_json(tmp_path, "profile", str(tmp_path), "--json")
     assert [rank["rank"] for rank in document["ranks"]] == [0, 1]
+
+
+def test_a_first_look_at_a_large_trace(tmp_path, monkeypatch):
+    from tgsbench.traces import first_look as looking
+
+    path = tmp_path / "large.json"
+    cuda_trace.write(path, 6_000_000)
+    monkeypatch.setattr(looking, "_PIECE", 100_000)
+    found = looking.first_look([path])
+    assert 0 < found.num_bytes < 2_000_000
+    shares = dict(found.shares())
+    whole = analyse([path], "x")
+    device = {op.name: op.total_ms for op in whole.top if op.source == "kernel" and op.kind == "gemm"}
+    assert shares["gemm"] == pytest.approx(max(shares.values()))
+    assert device
+    assert sum(shares.values()) == pytest.approx(1.0)
+    packed = tmp_path / "packed.json"
+    packed.write_bytes(gzip.compress(TEXT))
+    assert looking.first_look([packed]).shares() == []
+
+
+def test_how_far_reading_is_adds_up_to_the_file(tmp_path):
+    path = tmp_path / "t.json"
+    path.write_bytes(TEXT)
+    got = []
+    analyse([path, path], "x", on_read=got.append)
+    assert sum(got) == 2 * len(TEXT)
+
+
+def test_the_command_prints_first_figures_of_large_traces_on_stderr(tmp_path, monkeypatch):
+    path = tmp_path / "large.json"
+    cuda_trace.write(path, 3_000_000)
+    code = (
+        "import sys; from tgsbench.traces import first_look; first_look.LARGE = 1\n"
+        f"sys.argv = ['tgsbench', 'profile', {str(path)!r}]\n"
+        "from tgsbench.cli.main import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("first look (")
+    assert "GEMM" in done.stderr
+    assert "first look" not in done.stdout
