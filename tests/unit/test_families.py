@@ -12,7 +12,7 @@ from tgsbench.training.attention import attention, kernels, windowed
 from tgsbench.training.attention.documents import documents
 from tgsbench.training.model import experts, fused_layers
 from tgsbench.training.model.build import build_meta, materialise
-from tgsbench.training.oracle_model import Row, loss_sum, seeded_weights
+from tgsbench.training.oracle_model import PackRow, loss_sum, seeded_weights
 
 LENGTHS = (70, 1, 90, 31)
 
@@ -23,7 +23,7 @@ def _plain_rope_after():
     fused_layers.unfuse()
 
 
-def a_row(vocab: int, masked: bool) -> tuple[Row, torch.Tensor | None]:
+def a_row(vocab: int, masked: bool) -> tuple[PackRow, torch.Tensor | None]:
     """A pack of four documents, and their borders where attention is masked by them."""
     size = sum(LENGTHS)
     generator = torch.Generator().manual_seed(3)
@@ -33,14 +33,14 @@ def a_row(vocab: int, masked: bool) -> tuple[Row, torch.Tensor | None]:
     place = torch.arange(size)
     causal = place[:, None] >= place[None, :]
     if not masked:
-        return Row(tokens, labels, place, causal), None
+        return PackRow(tokens, labels, place, causal), None
     number = torch.repeat_interleave(torch.arange(len(LENGTHS)), torch.tensor(LENGTHS))
     borders = torch.tensor([0, *torch.tensor(LENGTHS).cumsum(0)], dtype=torch.int32)
     same = number[:, None] == number[None, :]
-    return Row(tokens, labels, place - borders[number], causal & same), borders
+    return PackRow(tokens, labels, place - borders[number], causal & same), borders
 
 
-def trained(shape, row: Row, borders) -> tuple[float, dict[str, torch.Tensor]]:
+def trained(shape, row: PackRow, borders) -> tuple[float, dict[str, torch.Tensor]]:
     """Loss and gradients of our own attention and transformers' modules, fp32."""
     device = torch.device("cpu")
     ulysses = attention.UlyssesAttention(kernels.make("sdpa", device), None)

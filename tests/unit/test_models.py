@@ -171,10 +171,10 @@ def test_a_made_up_family_is_planned(toy):
     assert plans[1].memory.items["parameters"] == pytest.approx(
         plans[0].memory.items["parameters"] * num_parameters(shape) / num_parameters(preset.model)
     )
-    work = work_of(sparse, "flash2")
+    work = work_of(sparse, "flash2", system=find_system("deepspeed"))
     weights = 4 * shape.hidden_size**2 * (1 + shape.num_kv_heads / shape.num_query_heads) / 2
     used = weights + EXPERTS * shape.hidden_size + 3 * CHOSEN * shape.hidden_size * shape.intermediate_size
-    assert layer_counts(work, find_system("deepspeed")).gemm.flops == 2 * work.local_tokens * used
+    assert layer_counts(work).gemm.flops == 2 * work.local_tokens * used
 
 
 def test_a_made_up_family_is_built_with_as_many_parameters_as_are_counted(toy):

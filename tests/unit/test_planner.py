@@ -72,6 +72,7 @@ def works(draw: st.DrawFn, sp: int | None = None) -> StepWorkload:
     seq_len = ways * 1024 * draw(st.sampled_from((1, 4, 16, 64)))
     return StepWorkload(
         dims=shape,
+        system=find_system(draw(st.sampled_from(sorted(registry.systems())))),
         seq_len=seq_len,
         attended_len=float(seq_len),
         sp=ways,
@@ -88,7 +89,7 @@ def works(draw: st.DrawFn, sp: int | None = None) -> StepWorkload:
     )
 
 
-systems = st.sampled_from(sorted(registry.systems())).map(find_system)
+FSDP2 = find_system("fsdp2")
 
 
 def reference_machine(gpu: str = "A100-SXM4-80GB", link: str = "") -> Machine:
@@ -166,23 +167,23 @@ def test_offloading_needs_host_memory():
 
 
 @SETTINGS
-@given(works(), systems)
-def test_more_gpus_never_need_more_memory_per_gpu(work, system):
+@given(works())
+def test_more_gpus_never_need_more_memory_per_gpu(work):
     """But for the first communicator, which a second GPU brings."""
-    if work.sp == 1 and not system.sequence_parallel:
+    if work.sp == 1 and not work.system.sequence_parallel:
         work = replace(work, zero_stage=3)
     more = replace(work, world=work.world * 2)
     extra = COMMUNICATOR_BYTES if work.world == 1 else 0.0
     slack = extra
     if work.world == 1:
         # On one GPU FSDP holds one layer's low-precision weights, on several the next one's too.
-        slack += work.compute_bytes * work.dims.layer_weights * (1 + system.allocator_share)
-    assert memory_plan(more, system).peak.total <= memory_plan(work, system).peak.total * (1 + 1e-9) + slack
+        slack += work.compute_bytes * work.dims.layer_weights * (1 + work.system.allocator_share)
+    assert memory_plan(more).peak.total <= memory_plan(work).peak.total * (1 + 1e-9) + slack
 
 
 @SETTINGS
-@given(works(), systems, st.sampled_from(GPUS), st.sampled_from(("", "reference_a100")))
-def test_tgs_falls_as_length_grows_at_equal_tokens(work, system, gpu, link):
+@given(works(), st.sampled_from(GPUS), st.sampled_from(("", "reference_a100")))
+def test_tgs_falls_as_length_grows_at_equal_tokens(work, gpu, link):
     machine = reference_machine(gpu, link)
     assume(machine.constants is not None)
     work = replace(work, micro_batch=work.micro_batch * 2, kernel="flash2")
@@ -192,8 +193,8 @@ def test_tgs_falls_as_length_grows_at_equal_tokens(work, system, gpu, link):
         seq_len=work.seq_len * 2,
         attended_len=work.attended_len * 2,
     )
-    short_s = step_time(work, system, machine, machine.constants).step_s
-    long_s = step_time(longer, system, machine, machine.constants).step_s
+    short_s = step_time(work, machine).step_s
+    long_s = step_time(longer, machine).step_s
     assert longer.tokens_per_gpu == work.tokens_per_gpu
     # Where parameter traffic takes all the time, more arithmetic hides behind it and costs nothing.
     assert long_s >= short_s * (1 - 1e-12)
@@ -204,13 +205,13 @@ def test_tgs_falls_as_length_grows_at_equal_tokens(work, system, gpu, link):
 def test_tgs_falls_as_length_grows_once_compute_hides_the_traffic(name, link):
     """Longer sequences first spread the traffic over more tokens, then only cost: it never rises again."""
     base = presets.resolve(name, []).preset
-    machine, system = machine_of(base, link=link), find_system(base.engine.name)
+    machine = machine_of(base, link=link)
     if machine.constants is None:
         pytest.skip("no constants for a CPU")
     speeds = []
     for exponent in range(12, 25):
         at = replace(base, workload=replace(base.workload, seq_len=2**exponent))
-        speeds.append(estimate(at, system, machine).tgs)
+        speeds.append(estimate(at, machine).tgs)
     best = speeds.index(max(speeds))
     counted = find_family(base.model.family).parameters(base.model)
     idle = counted.total / counted.active  # traffic of experts that a token does not meet hides behind it too
@@ -222,22 +223,22 @@ def test_tgs_falls_as_length_grows_once_compute_hides_the_traffic(name, link):
 @SETTINGS
 @given(works(sp=1), st.sampled_from((2, 4, 8)))
 def test_sp_changes_no_model_flops(work, sp):
+    work = replace(work, system=FSDP2)
     split = replace(work, sp=sp, world=work.world * sp)
-    system = find_system("fsdp2")
     for part in (work, split):
         assert part.local_tokens * part.sp == work.local_tokens
-    whole, each = layer_counts(work, system), layer_counts(split, system)
+    whole, each = layer_counts(work), layer_counts(split)
     assert each.gemm.flops * sp == pytest.approx(whole.gemm.flops)
     assert each.gemm_recompute.flops * sp == pytest.approx(whole.gemm_recompute.flops)
     assert attention_flops(split) * sp == pytest.approx(attention_flops(work))
 
 
 @SETTINGS
-@given(works(), systems, st.sampled_from(GPUS))
-def test_every_figure_is_finite_and_positive(work, system, gpu):
+@given(works(), st.sampled_from(GPUS))
+def test_every_figure_is_finite_and_positive(work, gpu):
     machine = reference_machine(gpu)
     assume(machine.constants is not None)
-    time, memory = step_time(work, system, machine, machine.constants), memory_plan(work, system)
+    time, memory = step_time(work, machine), memory_plan(work)
     assert 0 < time.step_s < math.inf
     assert all(0 <= seconds < math.inf for seconds in time.items.values())
     assert all(0 <= size < math.inf for size in memory.peak.items.values())
@@ -246,11 +247,11 @@ def test_every_figure_is_finite_and_positive(work, system, gpu):
 
 
 @SETTINGS
-@given(works(), systems)
-def test_saving_more_never_needs_less_memory(work, system):
+@given(works())
+def test_saving_more_never_needs_less_memory(work):
     """Full keeps least; leaving the memory of tiled MLPs aside, none keeps at least as much as full."""
     work = replace(work, activation_offload=False)
-    full, none = (memory_plan(replace(work, checkpointing=mode), system) for mode in ("full", "none"))
+    full, none = (memory_plan(replace(work, checkpointing=mode)) for mode in ("full", "none"))
     if work.dims.num_layers > 1:
         assert none.moments["loss"] >= full.moments["loss"]
 
@@ -259,57 +260,67 @@ def test_saving_more_never_needs_less_memory(work, system):
 
 
 def test_flops_of_a_layer_by_hand():
-    work = StepWorkload(dims=dims(2, 4, 2, 64, 512), seq_len=1024, attended_len=1024.0)
+    work = StepWorkload(
+        dims=dims(2, 4, 2, 64, 512), system=find_system("deepspeed"), seq_len=1024, attended_len=1024.0
+    )
     h, i, tokens = 256, 768, 1024
     weights = h * h * 2 + 2 * h * 128 + 3 * h * i
     assert products(work, (Weight(h, h),)).flops == 2 * tokens * h * h
-    assert layer_counts(work, find_system("deepspeed")).gemm.flops == 2 * tokens * weights
+    assert layer_counts(work).gemm.flops == 2 * tokens * weights
     # Q·Kᵀ and P·V, half of the square: 2 products · 2 FLOPs · S²/2 · 4 heads · 64.
     assert attention_flops(work) == 2 * 1024 * 1024 * 4 * 64
 
 
 def test_bytes_of_the_collectives_by_hand():
     base = dims(2, 8, 2, 64, 512)
-    work = StepWorkload(dims=base, seq_len=4096, attended_len=4096.0, sp=4, world=8, checkpointing="full")
+    work = StepWorkload(
+        dims=base, system=FSDP2, seq_len=4096, attended_len=4096.0, sp=4, world=8, checkpointing="full"
+    )
     tokens, width = 1024, 64 * 2
     # q at 8 heads, k and v repeated from 2 to sp = 4, the output at 8: three passes, two layers.
     one_pass = tokens * width * (8 + 2 * 4 + 8)
-    assert exchanged_bytes(work, find_system("fsdp2")) == 2 * 3 * one_pass
-    assert exchanged_bytes(replace(work, checkpointing="selective"), find_system("fsdp2")) == 2 * 2 * one_pass
+    assert exchanged_bytes(work) == 2 * 3 * one_pass
+    assert exchanged_bytes(replace(work, checkpointing="selective")) == 2 * 2 * one_pass
     # Everything for the forward; embedding, head and final norm are not gathered again.
     again = base.num_parameters - base.embedding_weights - base.hidden
-    assert gathered_bytes(work, find_system("fsdp2")) == 2 * (base.num_parameters + again)
+    assert gathered_bytes(work) == 2 * (base.num_parameters + again)
 
 
 def test_a_tiled_mlp_computes_gate_and_up_once_more_and_keeps_its_input_alone():
     base = dims(4, 32, 8, 64, 512)
-    whole = StepWorkload(dims=base, seq_len=65_536, attended_len=65_536.0, world=1)
+    whole = StepWorkload(dims=base, system=FSDP2, seq_len=65_536, attended_len=65_536.0, world=1)
     tiled = replace(whole, tiled_mlp=True)
     mlp = 2 * whole.local_tokens * base.mlp_matrices * base.hidden * base.intermediate
-    own, alst = (layer_counts(tiled, find_system(name)) for name in ("fsdp2", "deepspeed"))
+    own, alst = (layer_counts(replace(tiled, system=find_system(name))) for name in ("fsdp2", "deepspeed"))
     assert own.gemm_tiled.flops == pytest.approx(mlp * 2 / 3)
     assert alst.gemm_tiled.flops == pytest.approx(mlp)
     # Its recomputation runs the down projection too: a function's inputs are saved when it has run.
-    assert own.gemm_recompute.flops == layer_counts(whole, find_system("fsdp2")).gemm.flops
-    fsdp2 = find_system("fsdp2")
-    assert memory_plan(tiled, fsdp2).peak.total < memory_plan(whole, fsdp2).peak.total
+    assert own.gemm_recompute.flops == layer_counts(whole).gemm.flops
+    assert memory_plan(tiled).peak.total < memory_plan(whole).peak.total
 
 
 def test_offloaded_inputs_come_back_two_at_a_time():
     work = StepWorkload(
-        dims=dims(32, 32, 8, 64, 512), seq_len=65_536, attended_len=65_536.0, world=1, activation_offload=True
+        dims=dims(32, 32, 8, 64, 512),
+        system=FSDP2,
+        seq_len=65_536,
+        attended_len=65_536.0,
+        world=1,
+        activation_offload=True,
     )
-    peak = memory_plan(work, find_system("fsdp2")).peak
+    peak = memory_plan(work).peak
     assert peak.name == "backward of the second layer"
     assert peak.items["checkpoints"] == 2 * 65_536 * 32 * 64 * 2
 
 
 def test_an_exchange_inside_a_node_never_waits_for_the_network():
     machine = reference_machine()
-    work = StepWorkload(dims=dims(2, 16, 16, 64, 512), seq_len=8192, attended_len=8192.0, sp=8, world=64)
-    inside = exchange_s(1e9, work, machine, machine.constants)
+    work = StepWorkload(
+        dims=dims(2, 16, 16, 64, 512), system=FSDP2, seq_len=8192, attended_len=8192.0, sp=8, world=64
+    )
+    inside = exchange_s(1e9, work, machine)
     assert (inside.network_s, inside.node_s > 0) == (0.0, True)
-    across = exchange_s(1e9, replace(work, sp=16), machine, machine.constants)
+    across = exchange_s(1e9, replace(work, sp=16), machine)
     # Half of the buffer goes to the other node at 25 · 0.85 GB/s.
     assert across.network_s == pytest.approx(0.5e9 / (25e9 * machine.constants.network_share), rel=1e-3)
 

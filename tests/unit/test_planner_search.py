@@ -27,7 +27,7 @@ def preset(name: str = "llama2_70b_128k", *sets: str):
 
 
 def planned(asked):
-    return estimate(asked, find_system(asked.engine.name), machine_of(asked))
+    return estimate(asked, machine_of(asked))
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +141,7 @@ def test_advice_for_what_does_not_fit_is_one_change_that_fits():
     asked = preset("llama2_7b_8k", "training.checkpointing=none", "training.micro_batch=8")
     base = planned(asked)
     assert base.verdict == "out of memory"
-    advice = advise(asked, find_system("fsdp2"), machine_of(asked), base)
+    advice = advise(asked, base)
     assert advice[0].verdict == "fits"
     assert len(advice[0].change) == 1
     assert "smallest change that fits" in advice[0].why
@@ -166,7 +166,7 @@ def test_the_verdict_names_the_term_that_breaks_it():
 def test_advice_on_speed_is_faster():
     asked = preset("llama2_70b_128k")
     base = planned(asked)
-    advice = advise(asked, find_system("fsdp2"), machine_of(asked), base)
+    advice = advise(asked, base)
     assert advice
     for item in advice:
         assert item.tgs_ratio == pytest.approx(item.tgs / base.tgs)

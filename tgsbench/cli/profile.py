@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from tgsbench import api
-from tgsbench.cli import diagnostics, output
+from tgsbench.cli import complete, diagnostics, output
+from tgsbench.cli.effect import refuse_together
 from tgsbench.report.profile import profile_lines
 from tgsbench.report.profile_diff import diff_lines
 from tgsbench.traces import sources as traces
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("sources", nargs=-1, required=False)
+@click.argument("sources", shell_complete=complete.runs, nargs=-1, required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print the whole analysis as JSON.")
 @click.option(
     "--against", metavar="RUN|TRACE", help="Compare with this one: what changed from SOURCES to it."
@@ -46,6 +47,7 @@ def profile(
     SOURCES are runs, or traces (.json, .json.gz) and folders of them, from any program; without one, the
     newest run.
     """
+    refuse_together(("perfetto", "against"), ("perfetto", "as_json"))
     sources = sources or ("latest",)
     if perfetto is not None:
         _merge(sources, folder, perfetto)

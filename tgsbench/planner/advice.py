@@ -10,14 +10,12 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from tgsbench.errors import TgsError
-from tgsbench.planner.machine import Machine
 from tgsbench.planner.plan import Estimate, estimate
 from tgsbench.planner.verdict import host_fits
 from tgsbench.presets.validate import mesh_problems, valid_sp
 from tgsbench.schema.forecast import Advice
 from tgsbench.schema.preset import Preset
 from tgsbench.systems import registry
-from tgsbench.systems.costs import System
 from tgsbench.systems.registry import find_system
 from tgsbench.units import GIB, percent
 
@@ -34,20 +32,18 @@ class PresetChange(Struct, frozen=True):
     what: str
 
 
-def advise(preset: Preset, system: System, machine: Machine, base: Estimate) -> list[Advice]:
+def advise(preset: Preset, base: Estimate) -> list[Advice]:
     """The smallest change that fits when the preset does not, then what would be at least 2 % faster."""
-    known = changed_estimates(preset, system, machine)
+    known = changed_estimates(preset, base)
     advice = []
     if base.verdict in ("out of memory", "tight"):
         advice += _remedies(base, known)
     return advice + _faster(base, known, {tuple(a.change) for a in advice})
 
 
-def changed_estimates(
-    preset: Preset, system: System, machine: Machine
-) -> list[tuple[PresetChange, Estimate]]:
+def changed_estimates(preset: Preset, base: Estimate) -> list[tuple[PresetChange, Estimate]]:
     """Every single change with its numbers, where they are known and a usual host holds what it offloads."""
-    tried = [(change, _try(change, system, machine)) for change in changes(preset)]
+    tried = [(change, _try(change, base)) for change in changes(preset)]
     return [(change, numbers) for change, numbers in tried if numbers is not None]
 
 
@@ -119,12 +115,11 @@ def _engine_advice(engine: str) -> Iterator[tuple[dict[str, Any], int, str]]:
                 yield sets, change.effort, change.what
 
 
-def _try(change: PresetChange, system: System, machine: Machine) -> Estimate | None:
+def _try(change: PresetChange, base: Estimate) -> Estimate | None:
     """The changed preset's numbers; None where the change has no known speed or overfills a usual host."""
-    if "engine.name" in change.sets:
-        system = find_system(change.preset.engine.name)
+    system = find_system(change.preset.engine.name) if "engine.name" in change.sets else base.work.system
     try:
-        numbers = estimate(change.preset, system, machine)
+        numbers = estimate(change.preset, base.machine, system)
     except TgsError:
         return None
     ranks = min(numbers.work.world, numbers.work.gpus_per_node)

@@ -18,7 +18,6 @@ from tgsbench.presets.validate import mesh_problems, valid_sp
 from tgsbench.schema.forecast import Verdict
 from tgsbench.schema.preset import EngineOptions, Preset, Training
 from tgsbench.systems import registry
-from tgsbench.systems.registry import find_system
 from tgsbench.systems.zero import ZeroOptions
 from tgsbench.units import GIB
 
@@ -76,7 +75,7 @@ def search(preset: Preset, machine: Machine) -> Found:
     for variant in variants(preset):
         num_tried += 1
         if _fits(variant, machine):
-            fitting.append(_candidate(variant, _numbers(variant, machine)))
+            fitting.append(_candidate(variant, estimate(variant, machine)))
     fitting.sort(key=lambda candidate: (-candidate.tgs, candidate.total_gib))
     return Found(num_tried=num_tried, candidates=fitting)
 
@@ -140,17 +139,13 @@ def _fits_at(preset: Preset, machine: Machine, seq_len: int) -> bool:
 
 def _fits(preset: Preset, machine: Machine) -> bool:
     """On the card, and what is offloaded on a usual host."""
-    memory = memory_plan(work_of(preset, preset.engine.kernel), find_system(preset.engine.name))
+    memory = memory_plan(work_of(preset, preset.engine.kernel))
     ranks = min(preset.world_size, preset.hardware.gpus_per_node)
     return verdict_of(memory, machine.gpu) != "out of memory" and host_fits(memory, ranks)
 
 
 def _micro_batches(preset: Preset) -> tuple[int, ...]:
     return tuple(sorted({*_MICRO_BATCHES, preset.training.micro_batch}))
-
-
-def _numbers(preset: Preset, machine: Machine) -> Estimate:
-    return estimate(preset, find_system(preset.engine.name), machine)
 
 
 def _candidate(preset: Preset, numbers: Estimate) -> Candidate:

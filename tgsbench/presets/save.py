@@ -10,7 +10,7 @@ import tomli_w
 
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.presets import catalog, config_file
-from tgsbench.presets.resolve import check, parse_assignment
+from tgsbench.presets.resolve import apply_set, check
 from tgsbench.schema.model import ModelShape
 from tgsbench.system.config import config_dir
 
@@ -27,8 +27,7 @@ def save_user_preset(name: str, base: str, assignments: Iterable[str]) -> Path:
         raise _refused(f"{path} exists already", "choose another name, or edit the file")
     document: dict[str, Any] = {"extends": base}
     for assignment in assignments:
-        key, value = parse_assignment(assignment)
-        _put(document, key.split("."), value)
+        apply_set(document, {}, assignment)
     _write(path, document)
     problems = check(path)
     if problems:
@@ -61,12 +60,6 @@ def _write(path: Path, document: dict[str, Any]) -> None:
         path.write_bytes(data)
     except OSError as error:
         raise _refused(f"cannot write {path}: {error.strerror}") from error
-
-
-def _put(document: dict[str, Any], parts: list[str], value: Any) -> None:
-    for part in parts[:-1]:
-        document = document.setdefault(part, {})
-    document[parts[-1]] = value
 
 
 def _refused(msg: str, hint: str = "") -> TgsError:

@@ -41,7 +41,7 @@ def require_packages() -> None:
 
 def trace_paths(sources: Sequence[str], root: Path) -> list[Path]:
     """The traces of runs, folders and files. Raises TgsError when one of them has none."""
-    from tgsbench.traces.analyse import trace_files  # here, for it imports numpy
+    from tgsbench.traces.files import expanded, trace_files
 
     paths: list[Path] = []
     for source in sources:
@@ -49,7 +49,7 @@ def trace_paths(sources: Sequence[str], root: Path) -> list[Path]:
         if run is not None:
             paths += trace_files(profile_dir(run.path))
         else:
-            paths += [Path(source)] if Path(source).is_file() else trace_files(Path(source))
+            paths += expanded(Path(source)) if Path(source).is_file() else trace_files(Path(source))
     return paths
 
 
@@ -58,9 +58,11 @@ def find_run(source: str, root: Path) -> run_dir.RunDir | None:
 
     Raises TgsError for a trace that is not there and for an unknown run.
     """
+    from tgsbench.traces.files import looks_like_file
+
     path = Path(source)
     if path.is_file() or (path.is_dir() and not (path / "run.json").exists()):
         return None
-    if path.suffix in (".json", ".gz") and not path.exists():
+    if looks_like_file(source) and not path.exists():
         raise TgsError(f"{source}: there is no such file", exit_code=ExitCode.BAD_INPUT)
     return run_dir.find(root, source)

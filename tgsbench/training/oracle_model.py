@@ -18,11 +18,14 @@ from torch import Tensor
 from tgsbench.schema.model import Experts, ModelShape
 from tgsbench.training.model.build import draw
 
+_QUERIES = 64
+"""At once: their scores stay in a core's cache, and no key after them is looked at."""
+
 Weights = dict[str, Tensor]
 Sizes = dict[str, tuple[int, ...]]
 
 
-class Row(NamedTuple):
+class PackRow(NamedTuple):
     """One pack: tokens and labels int64 [S], positions [S], and which keys a query may see, bool [S, S]."""
 
     tokens: Tensor
@@ -143,7 +146,7 @@ def _norm_sizes(shape: ModelShape, traits: Traits) -> Sizes:
     return sizes
 
 
-def loss_sum(shape: ModelShape, weights: Weights, row: Row) -> Tensor:
+def loss_sum(shape: ModelShape, weights: Weights, row: PackRow) -> Tensor:
     """Sum of the token losses of one pack."""
     traits = _TRAITS.get(shape.family, Traits())
     x = weights["model.embed_tokens.weight"][row.tokens]
@@ -166,7 +169,7 @@ def _sees_window(shape: ModelShape, traits: Traits, layer: int) -> bool:
     return kinds[layer % len(kinds)] == "w"
 
 
-def _layer(shape: ModelShape, traits: Traits, w: Weights, x: Tensor, row: Row, windowed: bool) -> Tensor:
+def _layer(shape: ModelShape, traits: Traits, w: Weights, x: Tensor, row: PackRow, windowed: bool) -> Tensor:
     def norm(value: Tensor, name: str) -> Tensor:
         return _normed(shape, traits, value, w[f"{name}.weight"])
 
@@ -191,7 +194,9 @@ def _projected(w: Weights, name: str, x: Tensor) -> Tensor:
     return made if bias is None else made + bias
 
 
-def _attention(shape: ModelShape, traits: Traits, w: Weights, x: Tensor, row: Row, windowed: bool) -> Tensor:
+def _attention(
+    shape: ModelShape, traits: Traits, w: Weights, x: Tensor, row: PackRow, windowed: bool
+) -> Tensor:
     """Softmax attention [S, h] -> [S, h]: query head n reads KV head n // (query heads per KV head)."""
     heads = _latent_heads if shape.latent is not None else _grouped_heads
     q, k, v = heads(shape, traits, w, x, row, windowed)
@@ -200,17 +205,24 @@ def _attention(shape: ModelShape, traits: Traits, w: Weights, x: Tensor, row: Ro
         place = torch.arange(len(x))
         sees = sees & (place[:, None] - place[None, :] < shape.window)
     owner = torch.arange(shape.num_query_heads) // (shape.num_query_heads // k.shape[1])
-    scores = torch.einsum("snd,tnd->nst", q, k[:, owner]) / math.sqrt(q.shape[-1])
-    scores = scores.masked_fill(~sees, -math.inf)
-    if traits.sinks:
-        sink = w["self_attn.sinks"][:, None, None].expand(-1, len(x), 1)
-        scores = torch.cat([scores, sink], -1)
-    chances = torch.softmax(scores, -1)[..., : len(x)]
-    return _projected(w, "o_proj", torch.einsum("nst,tnd->snd", chances, v[:, owner]).reshape(len(x), -1))
+    q, k, v = (value.transpose(0, 1) for value in (q, k[:, owner], v[:, owner]))
+    sink = w["self_attn.sinks"][:, None, None] if traits.sinks else None
+    mixed = torch.cat([_mixed(q, k, v, sees, sink, begin) for begin in range(0, len(x), _QUERIES)], 1)
+    return _projected(w, "o_proj", mixed.transpose(0, 1).reshape(len(x), -1))
+
+
+def _mixed(q: Tensor, k: Tensor, v: Tensor, sees: Tensor, sink: Tensor | None, begin: int) -> Tensor:
+    """Values [n, t, d] that a block of queries from `begin` on attends to; a sink takes its share of each."""
+    end = min(begin + _QUERIES, q.shape[1])
+    scores = q[:, begin:end] @ k[:, :end].transpose(1, 2) / math.sqrt(q.shape[-1])
+    scores = scores.masked_fill(~sees[begin:end, :end], -math.inf)
+    if sink is not None:
+        scores = torch.cat([scores, sink.expand(-1, end - begin, 1)], -1)
+    return torch.softmax(scores, -1)[..., :end] @ v[:, :end]
 
 
 def _grouped_heads(
-    shape: ModelShape, traits: Traits, w: Weights, x: Tensor, row: Row, windowed: bool
+    shape: ModelShape, traits: Traits, w: Weights, x: Tensor, row: PackRow, windowed: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     a, n, d = shape.num_query_heads, shape.num_kv_heads, shape.head_dim
     if traits.joined:
@@ -226,7 +238,7 @@ def _grouped_heads(
 
 
 def _latent_heads(
-    shape: ModelShape, traits: Traits, w: Weights, x: Tensor, row: Row, windowed: bool
+    shape: ModelShape, traits: Traits, w: Weights, x: Tensor, row: PackRow, windowed: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     mla, heads = shape.latent, shape.num_query_heads
     assert mla is not None

@@ -14,6 +14,7 @@ from torch.backends.cuda import SDPAParams, can_use_cudnn_attention
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from tgsbench import units
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.training.attention import flash
 from tgsbench.training.attention.documents import Bucket, PackDocuments
@@ -186,7 +187,7 @@ def _fastest(names: tuple[str, ...], device: torch.device, probe: KernelShape) -
             best, "rank 0 chose it, and this rank lacks it", "install the same packages everywhere"
         )
     ordered = sorted(times_s.items(), key=lambda pair: pair[1])
-    measured = ", ".join(f"{name} {seconds * 1e3:.3g} ms" for name, seconds in ordered)
+    measured = ", ".join(f"{name} {units.three(seconds * 1e3)} ms" for name, seconds in ordered)
     return dataclasses.replace(kernels[best], reason=f"measured forward and backward, {probe}: {measured}")
 
 

@@ -70,6 +70,17 @@ class Fsdp2Engine:
         for name, parameter in self.model.named_parameters():
             yield plain_name(name), _whole(parameter.detach())
 
+    def embedding(self) -> nn.Module:
+        """The module that takes token ids in."""
+        embedding: nn.Module = self.model.model.embed_tokens
+        return embedding
+
+    def own_masters(self) -> Iterator[Tensor]:
+        """This rank's shards of the first layer's matrices."""
+        for parameter in self.model.model.layers[0].parameters():
+            if parameter.dim() > 1:
+                yield parameter.to_local() if isinstance(parameter, DTensor) else parameter
+
     def optimizer_step(self, lr: float) -> Tensor:
         """Clip to clip_norm, AdamW, clear."""
         PROGRESS.enter("optimizer")

@@ -10,7 +10,6 @@ sends 2.25h.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,32 +21,11 @@ from tgsbench.schema import spans
 from tgsbench.training.parallel.tracing import span
 from tgsbench.training.progress import PROGRESS
 
-
-@dataclass
-class AllToAllCounter:
-    """All-to-alls that really ran on this rank, recomputed ones included, saved ones not."""
-
-    calls: int = 0
-    num_bytes: int = 0
-
-    def take(self) -> tuple[int, int]:
-        """Calls and bytes since the last take."""
-        taken = self.calls, self.num_bytes
-        self.calls = self.num_bytes = 0
-        return taken
-
-
-ALL_TO_ALL_COUNTER = AllToAllCounter()
-"""One engine run per process, so one counter."""
-
 _library = torch.library.Library("tgsbench", "DEF")
 _library.define("all_to_all(Tensor x, str group_name) -> Tensor")
 
 
 def _all_to_all_run(x: Tensor, group_name: str) -> Tensor:
-    # Counted inside the op: a selective checkpoint that reuses the saved result runs, and counts, nothing.
-    ALL_TO_ALL_COUNTER.calls += 1
-    ALL_TO_ALL_COUNTER.num_bytes += x.numel() * x.element_size()
     received = torch.empty_like(x)
     PROGRESS.collective = "all-to-all"
     dist.all_to_all_single(received, x, group=_resolve_process_group(group_name))  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from deepspeed.utils import (
     safe_get_full_fp32_param,
     safe_get_full_grad,
+    safe_get_local_fp32_param,
     safe_set_full_fp32_param,
     safe_set_local_fp32_param,
 )
@@ -123,3 +124,17 @@ def whole_masters(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         master = safe_get_full_fp32_param(parameter)
         if master is not None:
             yield plain_name(name), master
+
+
+def own_masters(module: nn.Module) -> Iterator[Tensor]:
+    """This rank's parts of a module's matrices in fp32, flat; asks no other rank."""
+    for parameter in module.parameters():
+        zero: Any = parameter  # what ZeRO hangs on a parameter has no types
+        if len(getattr(zero, "ds_shape", zero.shape)) < 2:
+            continue
+        if hasattr(zero, "ds_id"):
+            part = safe_get_local_fp32_param(zero)
+        else:
+            part = zero._hp_mapping.get_hp_fragment() if zero._hp_mapping is not None else None
+        if part is not None:
+            yield part
