@@ -107,6 +107,19 @@ async def test_the_first_error_in_any_log_is_found(runs_root, add_run):
         assert not app.screen.query_one("#log-filter").display
 
 
+async def test_a_log_whose_beginning_is_left_out_says_so(runs_root, add_run):
+    run = add_run("long-log")
+    (run.log_dir / "rank00000.log").write_text("RuntimeError: at the start\n" + "fine\n" * 30_000)
+    app = TgsApp(runs_root=runs_root, opens=session.follow(run))
+    async with app.run_test(size=(120, 40)) as pilot:
+        await shows(pilot, "n = 24")
+        await pilot.press("o")
+        await shows(pilot, "its end alone")
+        await pilot.press("e")
+        said = "no error in any rank's log; only the end of 1 long log was searched"
+        await until(pilot, lambda: said in [note.message for note in app._notifications])
+
+
 async def test_a_click_on_a_rank_shows_its_log(opened):
     async with opened.run_test(size=(80, 24)) as pilot:
         await shows(pilot, "n = 24")

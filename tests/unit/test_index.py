@@ -13,12 +13,13 @@ from click.testing import CliRunner
 from tests.unit.stored import a_preset, store_run
 from tgsbench.cli.runs import runs
 from tgsbench.errors import TgsError
+from tgsbench.presets.work import work_digest
 from tgsbench.results import index, prune, run_columns
 from tgsbench.schema.run import Failure
 from tgsbench.store import run_dir
 from tgsbench.store.run_dir import RunDir
 from tgsbench.system.lifetime import process_identity
-from tgsbench.tui import run_rows
+from tgsbench.tui import preset_rows, run_rows
 
 
 def listed(root: Path) -> list[str]:
@@ -241,6 +242,24 @@ def test_a_glance_at_a_run_that_goes_on_reads_no_events(tmp_path, monkeypatch):
     monkeypatch.setattr(RunDir, "events", lambda self: pytest.fail("events read"))
     (found,) = index.iter_summaries(tmp_path, index.glance)
     assert (found.status, found.preset, found.world_size, found.tgs) == ("running", "llama2_7b_32k", 8, None)
+
+
+def test_the_best_run_of_each_preset_is_found_without_reading_a_result_again(tmp_path, monkeypatch):
+    store_run(tmp_path, "slow", samples=[2000.0] * 7)
+    store_run(tmp_path, "fast", samples=[2500.0] * 7)
+    store_run(tmp_path, "made-up", samples=[9000.0] * 7)
+    ask("tag", "made-up", "simulated", root=tmp_path)
+    store_run(tmp_path, "failed", samples=[9000.0] * 7, status="oom")
+    store_run(tmp_path, "going-on", samples=[9000.0] * 7)
+    (tmp_path / "going-on" / "result.json").unlink()
+
+    def best():
+        found = preset_rows.best_results(index.iter_summaries(tmp_path, index.if_finished))
+        return {work: (run.run_id, run.tgs) for work, run in found.items()}
+
+    assert best() == {work_digest(a_preset()): ("fast", 2500.0)}
+    monkeypatch.setattr(index, "summarize", lambda run: pytest.fail("read again"))
+    assert best() == {work_digest(a_preset()): ("fast", 2500.0)}
 
 
 def test_a_column_added_to_the_table_is_in_both_lists(tmp_path, monkeypatch):

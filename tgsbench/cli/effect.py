@@ -44,7 +44,9 @@ def refuse_before_subcommand(kept: Iterable[str] = ()) -> None:
 
 
 def _is_given(ctx: click.Context, name: str) -> bool:
-    return ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE and bool(ctx.params.get(name))
+    value = ctx.params.get(name)  # 0 is a value, an empty text or list is none
+    is_value = value is not None and value is not False and value not in ("", ())
+    return is_value and ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
 def _option(ctx: click.Context, name: str) -> str:

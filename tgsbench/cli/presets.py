@@ -10,7 +10,7 @@ import msgspec
 
 from tgsbench import presets as catalog
 from tgsbench import units
-from tgsbench.cli import output
+from tgsbench.cli import complete, output
 from tgsbench.cli.effect import refuse_before_subcommand
 from tgsbench.cli.groups import ListGroup
 from tgsbench.errors import ExitCode, TgsError, nearest
@@ -43,7 +43,7 @@ def presets(ctx: click.Context, as_json: bool, model: str | None) -> None:
 
 
 @presets.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete.presets)
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a value first.")
 @click.option("--origin", is_flag=True, help="Say where each value came from.")
 def show(name: str, sets: tuple[str, ...], origin: bool) -> None:

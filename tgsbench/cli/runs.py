@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from tgsbench import units
-from tgsbench.cli import diagnostics, output
+from tgsbench.cli import complete, diagnostics, output
 from tgsbench.cli.effect import refuse_before_subcommand
 from tgsbench.cli.groups import ListGroup
 from tgsbench.errors import ExitCode, TgsError
@@ -31,10 +31,18 @@ _FOLDER = click.option(
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
 @click.option("--tag", help="Only runs with this tag.")
 @click.option("--status", help="Only runs that ended so: ok, oom, crashed, …")
-@click.option("--preset", help="Only runs of presets with this in their name.")
-@click.option("--engine", help="Only runs of this engine.")
+@click.option(
+    "--preset", shell_complete=complete.presets, help="Only runs of presets with this in their name."
+)
+@click.option("--engine", shell_complete=complete.engines, help="Only runs of this engine.")
 @click.option("--newer-than", metavar="7d", help="Only runs younger than this.")
-@click.option("--sort", "column", metavar="COLUMN", help="By tgs, when, preset, status, run, … (when).")
+@click.option(
+    "--sort",
+    "column",
+    shell_complete=complete.columns,
+    metavar="COLUMN",
+    help="By tgs, when, preset, status, run, … (when).",
+)
 @click.option("--limit", type=click.IntRange(min=1), help="So many at most.")
 @_FOLDER
 @click.pass_context
@@ -62,7 +70,8 @@ def runs(
     age_s = prune.parse_age(newer_than) if newer_than else None
     wanted = Filter(tag=tag, status=status, preset=preset, engine=engine, newer_than_s=age_s)
     now_unix = time.time()
-    found = [s for s in index.list_summaries(root) if wanted.takes(s, now_unix)]
+    listed = index.newest_first([*index.list_summaries(root), *_imported(root)])
+    found = [s for s in listed if wanted.takes(s, now_unix)]
     found = (choose.in_order(found, column) if column else found)[:limit]
     if as_json:
         output.json([_row(root, summary) for summary in found])
@@ -75,7 +84,7 @@ def runs(
 
 
 @runs.command("tag")
-@click.argument("run")
+@click.argument("run", shell_complete=complete.runs)
 @click.argument("tags", nargs=-1, required=True, metavar="TAG… or ^TAG…")
 @_FOLDER
 @click.pass_context
@@ -140,7 +149,7 @@ def prune_runs(
 
 @runs.command("archive")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@click.argument("names", nargs=-1, metavar="RUN…")
+@click.argument("names", nargs=-1, shell_complete=complete.runs, metavar="RUN…")
 @click.option("--tag", "wanted", help="All runs with this tag.")
 @_FOLDER
 @click.pass_context
@@ -183,10 +192,22 @@ def _root(ctx: click.Context, folder: Path | None) -> Path:
     return run_dir.runs_root(folder or ctx.obj)
 
 
+def _imported(root: Path) -> list[Summary]:
+    """Rows of other tools' logs; nothing is imported for folders without any."""
+    if not (root / "foreign").is_dir():
+        return []
+    from tgsbench.results import imported
+
+    return imported.summaries(root)
+
+
 def _row(root: Path, summary: Summary) -> dict[str, object]:
     if summary.status == "damaged":
         return {"run_id": summary.run_id, "status": "damaged", "reason": summary.reason}
-    return {**msgspec.structs.asdict(summary), "run_dir": utf8(root / summary.run_id)}
+    folder = (
+        root / "foreign" / f"{summary.run_id}.json" if summary.status == "imported" else root / summary.run_id
+    )
+    return {**msgspec.structs.asdict(summary), "run_dir": utf8(folder)}
 
 
 def _table(found: Sequence[Summary]) -> list[str]:

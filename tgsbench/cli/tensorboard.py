@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import click
 
 from tgsbench import units
-from tgsbench.cli import diagnostics, output
+from tgsbench.cli import complete, diagnostics, output
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.store import profiles, run_dir
 from tgsbench.system.scratch import disk_full_error, scratch_folder
@@ -23,7 +23,7 @@ _MUCH_MEMORY = 2 << 30
 
 
 @click.command()
-@click.argument("sources", nargs=-1, metavar="[RUN|TRACE ...]")
+@click.argument("sources", shell_complete=complete.runs, nargs=-1, metavar="[RUN|TRACE ...]")
 @click.option(
     "--port", type=click.IntRange(1, 65535), help="Port on 127.0.0.1; without it the first free from 6006 on."
 )

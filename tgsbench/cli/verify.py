@@ -7,7 +7,7 @@ import sys
 import click
 
 from tgsbench import presets
-from tgsbench.cli import diagnostics, output
+from tgsbench.cli import complete, diagnostics, output
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.launch import verify as proving
 from tgsbench.report.verify import table, verdict
@@ -15,7 +15,13 @@ from tgsbench.schema.preset import Preset
 
 
 @click.command()
-@click.option("--preset", "name", required=True, help="Name of a preset, or path of a .toml file.")
+@click.option(
+    "--preset",
+    "name",
+    shell_complete=complete.presets,
+    required=True,
+    help="Name of a preset, or path of a .toml file.",
+)
 @click.option(
     "--engine",
     "engines",

@@ -156,7 +156,10 @@ def run_points(spec: Spec, found: Sequence[Point], root: Path, say: Say, run: Ru
 
 
 def stored(root: Path, sweep: str, digest: str) -> tuple[Result | None, str]:
-    """The finished run of a point, and the name that its next attempt takes."""
+    """The finished run of a point, and the name that its next attempt takes.
+
+    Raises TgsError when that run is going on now.
+    """
     for attempt in itertools.count(1):
         name = f"{sweep}-{digest}" + (f"-{attempt}" if attempt > 1 else "")
         if not (root / name).exists():

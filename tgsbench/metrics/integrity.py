@@ -57,6 +57,20 @@ def check(preset: Preset, steps: Sequence[StepTotal], tokens_padded: int) -> Int
     return result
 
 
+def check_exchanges(preset: Preset, steps: Sequence[StepTotal], num_ranks: int) -> Integrity:
+    """Compare only the all-to-alls of the ranks that ran with what the preset demands of as many."""
+    calls, num_bytes = (num_ranks * of_one for of_one in expected_all_to_alls(preset))
+    result = Integrity(
+        a2a_calls=sum(s.a2a_calls for s in steps),
+        a2a_calls_expected=len(steps) * calls,
+        a2a_bytes=sum(s.a2a_bytes for s in steps),
+        a2a_bytes_expected=len(steps) * num_bytes,
+    )
+    if steps:
+        _judge_all_to_alls(result, steps, calls, num_bytes)
+    return result
+
+
 def _judge_tokens(result: Integrity, steps: Sequence[StepTotal], demanded: Sequence[int]) -> None:
     """Step by step: what one step lacks, another must not make up for."""
     miscounted = [s.step for s, right in zip(steps, demanded, strict=True) if s.tokens != right]

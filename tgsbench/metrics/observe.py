@@ -23,6 +23,7 @@ from tgsbench.schema.events import (
     Phase,
     Step,
     Trace,
+    Waits,
     Warn,
 )
 
@@ -30,6 +31,8 @@ MAX_STEPS = 1_000_000
 """Steps kept; a folder that claims more is damaged, and memory stays bounded."""
 MAX_NOTES = 10_000
 """Errors, warnings and traces kept, each kind."""
+MAX_WAITS = 4_000_000
+"""Reports of waits kept: 1,024 ranks' first 4,000 steps."""
 MAX_TEXT = 64 << 10
 """Characters kept of one message or traceback."""
 _MAX_STEP = 2**53
@@ -53,6 +56,8 @@ class RunTotals:
     """Last phase of each rank."""
     beats: dict[int, Heartbeat] = field(default_factory=dict)
     """Last heartbeat of each rank."""
+    waits: list[Waits] = field(default_factory=list)
+    """How long ranks stood in collectives, step by step."""
     data: Data | None = None
     kernel: Kernel | None = None
     claimed: Claimed | None = None
@@ -98,6 +103,9 @@ class RunTotals:
                     self.depths.append(event)
             case Phase():
                 self.phases[event.rank] = event
+            case Waits():
+                if len(self.waits) < MAX_WAITS:
+                    self.waits.append(event)
             case Heartbeat():
                 self.beats[event.rank] = event
             case Data():

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from msgspec.structs import replace
 
 from tgsbench import units
-from tgsbench.metrics import figures, integrity, physical, reference, stats, written_twice
+from tgsbench.metrics import figures, integrity, physical, reference, slow_ranks, stats, written_twice
 from tgsbench.metrics.emulation import emulation
 from tgsbench.metrics.failure import root_cause
 from tgsbench.metrics.observe import RunTotals
@@ -28,6 +28,7 @@ from tgsbench.schema.run import (
     Memory,
     Outcome,
     Packing,
+    RankWaitedFor,
     Result,
     Status,
     StepTime,
@@ -52,21 +53,27 @@ def build_result(
     `preset_digest`: of the preset.toml that it came from. `num_skipped`: lines of its event files that were
     passed over.
     """
-    steps = observed.complete("measure", manifest.world_size)
+    steps = observed.complete("measure", len(manifest.started_ranks))
     result = _described(manifest, preset, observed, environment)
-    _measure(result, preset, steps, observed)
+    if manifest.virtual is not None:
+        _virtual(result, preset, manifest, steps, observed)
+    else:
+        _measure(result, preset, steps, observed)
     if result.sp_spans_nodes:
         result.warnings.append(
             f"sp {result.sp} crosses machines ({', '.join(result.hosts)}): its all-to-alls use the network"
         )
     result.profile = _capture(observed, manifest.world_size, result.step_s)
-    started = 1 if manifest.emulated else manifest.world_size
-    result.failure = root_cause(observed, outcome, launcher, started, stack_texts)
-    if result.failure is None and not preset.is_external and not manifest.emulated:
+    result.failure = root_cause(observed, outcome, launcher, manifest.started_ranks, stack_texts)
+    whole = not (preset.is_external or manifest.emulated or manifest.virtual)
+    if result.failure is None and whole:
         written_twice.check_files(manifest, preset, preset_digest, observed, result.integrity)
     result.warnings += written_twice.differing_versions(observed)
     _mark_damage(result, num_skipped, observed.num_repeated)
+    result.slow_rank = _slow_rank(observed, manifest.world_size)
     result.status = _status(result, outcome)
+    if manifest.virtual is not None and result.status == "ok":
+        result.status = "virtual"
     if manifest.emulated:
         _emulated(result, preset, observed)
     return result
@@ -79,6 +86,18 @@ def _mark_damage(result: Result, num_skipped: int, num_repeated: int) -> None:
     if found:
         result.integrity.damaged = f"passed over in the event files: {', '.join(found)}"
         result.warnings.append(result.integrity.damaged)
+
+
+def _slow_rank(observed: RunTotals, world_size: int) -> RankWaitedFor | None:
+    """Who held the others up longest; None: nobody did."""
+    if not observed.waits or world_size < 2:
+        return None
+    found = slow_ranks.table_of(observed.waits, world_size).worst()
+    if found is None:
+        return None
+    rank, lost_s, share = found
+    hello = observed.hellos.get(rank)
+    return RankWaitedFor(rank=rank, host=hello.host if hello else "", lost_s=lost_s, share=share)
 
 
 def throughput(steps: list[StepTotal], world_size: int) -> Tgs:
@@ -124,8 +143,16 @@ def _emulated(result: Result, preset: Preset, observed: RunTotals) -> None:
             result.status = "emulated"
 
 
+def _virtual(
+    result: Result, preset: Preset, manifest: Manifest, steps: list[StepTotal], observed: RunTotals
+) -> None:
+    """Ranks on a virtual GPU: what they held and sent is real, what a device computes is not there."""
+    result.mem = _memory(steps, observed, preset.hardware.device)
+    result.integrity = integrity.check_exchanges(preset, steps, len(manifest.started_ranks))
+
+
 def _described(manifest: Manifest, preset: Preset, observed: RunTotals, environment: Environment) -> Result:
-    hello = observed.hellos.get(0)
+    hello = observed.hellos.get(manifest.started_ranks[0])
     kernel = observed.kernel.name if observed.kernel else preset.engine.kernel
     versions = dict(hello.versions) if hello else {}
     return Result(

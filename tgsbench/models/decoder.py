@@ -132,6 +132,7 @@ class Decoder:
             attention=_average([(g, g.attention) for g in groups], num),
             mlp=_average([(g, g.mlp) for g in groups], num),
             again=_average([(g, _again(g)) for g in groups], num),
+            routed=0 if shape.experts is None else shape.experts.used * shape.hidden_size,
             groups=groups,
         )
 

@@ -148,6 +148,8 @@ class Dims(Struct, frozen=True, kw_only=True, dict=True):
     """A layer's products after attention; the last one ends the layer."""
     again: tuple[Weight, ...] | None = None
     """What a checkpoint that stops early runs again; None: all products but the last."""
+    routed: int = 0
+    """Values of a token's copies that go to its experts; as many come back."""
     groups: tuple[LayerGroup, ...] = ()
 
     @cached_property

@@ -11,6 +11,7 @@ import msgspec
 
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.models.config_json import ConfigShape, shape_of
+from tgsbench.presets.catalog import load_model
 from tgsbench.safe_files import check_depth, check_numbers, harmless, read_regular
 from tgsbench.schema.model import ModelShape
 
@@ -35,6 +36,11 @@ def read_model(text: str, base: Path | None = None) -> ConfigShape:
     if _HUB_NAME.match(text) and "snapshots" in path.parts:
         name = text.rpartition("/")[2]
     return shape_of(document, name or "model", str(path))
+
+
+def find_model(text: str) -> ModelShape:
+    """The shape that a name of presets/models, or a path, means; raises TgsError where there is none."""
+    return read_model(text).shape if is_path(text) else load_model(text)
 
 
 def as_table(shape: ModelShape) -> dict[str, Any]:

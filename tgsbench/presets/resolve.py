@@ -185,7 +185,10 @@ def apply_set(document: dict[str, Any], origins: Origins, assignment: str) -> No
 
 
 def parse_assignment(assignment: str) -> tuple[str, Any]:
-    """Key and value of `key=value`; the value is JSON where it reads as such, else the text itself."""
+    """Key and value of `key=value`; the value is JSON where it reads as such, else the text itself.
+
+    Raises TgsError when there is no key or no `=`.
+    """
     key, equals, text = assignment.partition("=")
     if not equals or not key.strip():
         raise TgsError(

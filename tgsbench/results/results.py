@@ -18,6 +18,8 @@ from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Failure, Outcome, Result
 from tgsbench.store.profiles import stored_profile
 from tgsbench.store.run_dir import RunDir, age_s, disk_problem
+from tgsbench.virtual_gpu.account import account
+from tgsbench.virtual_gpu.settings import LOG_FOLDER
 
 _SILENT_S = 60.0
 _CHECKED_BYTES = 64 << 20
@@ -41,6 +43,9 @@ def result_from_folder(run: RunDir, outcome: Outcome | None = None) -> Result:
         run.preset_digest(),
         tail.skipped,
     )
+    if manifest.virtual is not None:
+        folder, own = run.path / LOG_FOLDER, list(run.events())
+        result.virtual = account(folder, manifest, run.preset(), own)
     if result.failure is not None:
         result.failure.files = run.collected()
         if result.status == "oom":

@@ -117,6 +117,15 @@ class Step(_Event, tag="step", gc=False):
     """Mean absolute change of a sample of this rank's master weights by the optimizer; None: not seen."""
 
 
+class Waits(_Event, tag="waits", gc=False):
+    """How long a rank stood in collectives in an optimizer step: waits for others, and the transfer."""
+
+    step: Int64
+    step_s: Seconds = 0.0
+    wait_s: dict[str, Seconds] = field(default_factory=dict)
+    """By process group: sp, fsdp, world."""
+
+
 class StepGlance(_Event, tag="step", gc=False):
     """What the live view reads of a `Step` line, at four fifths of the cost; counts are floats.
 
@@ -230,6 +239,6 @@ class Bye(_Event, tag="bye"):
     status: str = "ok"
 
 
-_Rare = Hello | Phase | Data | Kernel | Depth | Gpu | Heartbeat | Claimed | Trace | Warn | Error | Bye
+_Rare = Hello | Phase | Data | Kernel | Depth | Gpu | Heartbeat | Waits | Claimed | Trace | Warn | Error | Bye
 Event = Step | _Rare
 Glance = StepGlance | _Rare

@@ -8,13 +8,14 @@ from contextlib import AbstractContextManager
 import torch
 
 from tgsbench.schema import spans
-from tgsbench.schema.events import Step
+from tgsbench.schema.events import Step, Waits
 from tgsbench.schema.preset import Preset
 from tgsbench.training.device import MemoryMeter, synchronised_clock
 from tgsbench.training.engines.base import Engine
 from tgsbench.training.engines.batches import Batches, StepCounts
 from tgsbench.training.errors import check_finite
 from tgsbench.training.parallel.tracing import marking, span
+from tgsbench.training.parallel.waits import COLLECTIVE_CLOCK
 from tgsbench.training.progress import PROGRESS
 from tgsbench.training.witness import Witness
 
@@ -32,6 +33,8 @@ class Stepper:
         self._device = engine.device
         self._witness = witness
         self._memory = MemoryMeter(engine.device)
+        self.waits: Waits | None = None
+        """How long the newest step stood in collectives; None where that was not looked at."""
 
     def marked(self) -> AbstractContextManager[None]:
         """Inside, the engine's calls get their spans."""
@@ -44,6 +47,7 @@ class Stepper:
         num_labels = max(1, self._batches.num_labels(index))
         fed, loss_sum, data_s = StepCounts(), torch.zeros((), device=self._device), 0.0
         PROGRESS.begin_step(index, self._preset.accumulation)
+        COLLECTIVE_CLOCK.begin_step(index)
         begin_s = synchronised_clock(self._device)
         for micro_step in range(self._preset.accumulation):
             PROGRESS.enter_micro_step(micro_step)
@@ -54,6 +58,7 @@ class Stepper:
             loss_sum += self._engine.forward_backward(batch, num_labels)
         grad_norm = self._engine.optimizer_step(learning_rate(self._preset, index, self._num_steps))
         step_s = synchronised_clock(self._device) - begin_s
+        self.waits = COLLECTIVE_CLOCK.end_step(index, step_s)
         return self._observed(index, phase, step_s, data_s, fed, float(loss_sum), float(grad_norm))
 
     def _observed(

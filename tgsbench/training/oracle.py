@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tgsbench.schema.preset import Preset
 from tgsbench.training.observers import pack_arrays
-from tgsbench.training.oracle_model import Row, loss_sum, seeded_weights
+from tgsbench.training.oracle_model import PackRow, loss_sum, seeded_weights
 from tgsbench.workload import PackedDataset
 
 _EPS_ADAM = 1e-8
@@ -76,7 +76,7 @@ class Oracle:
                 weight.grad = None
 
 
-def _row(preset: Preset, data: PackedDataset, index: int) -> Row:
+def _row(preset: Preset, data: PackedDataset, index: int) -> PackRow:
     """One pack, from the packed arrays alone."""
     masked = preset.workload.document_mask
     tokens, labels, num_tokens, starts = pack_arrays(data, index % data.num_packs, masked)
@@ -88,7 +88,7 @@ def _row(preset: Preset, data: PackedDataset, index: int) -> Row:
     begin = torch.tensor(borders)[document.clamp(max=len(borders) - 1)]
     causal = place[:, None] >= place[None, :]
     same = document[:, None] == document[None, :]
-    return Row(torch.from_numpy(tokens), torch.from_numpy(labels), place - begin, causal & same)
+    return PackRow(torch.from_numpy(tokens), torch.from_numpy(labels), place - begin, causal & same)
 
 
 def _rate(preset: Preset, index: int, num_steps: int) -> float:

@@ -25,7 +25,7 @@ Weights = dict[str, Tensor]
 Sizes = dict[str, tuple[int, ...]]
 
 
-class Row(NamedTuple):
+class PackRow(NamedTuple):
     """One pack: tokens and labels int64 [S], positions [S], and which keys a query may see, bool [S, S]."""
 
     tokens: Tensor
@@ -146,7 +146,7 @@ def _norm_sizes(shape: ModelShape, traits: Traits) -> Sizes:
     return sizes
 
 
-def loss_sum(shape: ModelShape, weights: Weights, row: Row) -> Tensor:
+def loss_sum(shape: ModelShape, weights: Weights, row: PackRow) -> Tensor:
     """Sum of the token losses of one pack."""
     traits = _TRAITS.get(shape.family, Traits())
     x = weights["model.embed_tokens.weight"][row.tokens]
@@ -169,7 +169,7 @@ def _sees_window(shape: ModelShape, traits: Traits, layer: int) -> bool:
     return kinds[layer % len(kinds)] == "w"
 
 
-def _layer(shape: ModelShape, traits: Traits, w: Weights, x: Tensor, row: Row, windowed: bool) -> Tensor:
+def _layer(shape: ModelShape, traits: Traits, w: Weights, x: Tensor, row: PackRow, windowed: bool) -> Tensor:
     def norm(value: Tensor, name: str) -> Tensor:
         return _normed(shape, traits, value, w[f"{name}.weight"])
 
@@ -194,7 +194,9 @@ def _projected(w: Weights, name: str, x: Tensor) -> Tensor:
     return made if bias is None else made + bias
 
 
-def _attention(shape: ModelShape, traits: Traits, w: Weights, x: Tensor, row: Row, windowed: bool) -> Tensor:
+def _attention(
+    shape: ModelShape, traits: Traits, w: Weights, x: Tensor, row: PackRow, windowed: bool
+) -> Tensor:
     """Softmax attention [S, h] -> [S, h]: query head n reads KV head n // (query heads per KV head)."""
     heads = _latent_heads if shape.latent is not None else _grouped_heads
     q, k, v = heads(shape, traits, w, x, row, windowed)
@@ -220,7 +222,7 @@ def _mixed(q: Tensor, k: Tensor, v: Tensor, sees: Tensor, sink: Tensor | None, b
 
 
 def _grouped_heads(
-    shape: ModelShape, traits: Traits, w: Weights, x: Tensor, row: Row, windowed: bool
+    shape: ModelShape, traits: Traits, w: Weights, x: Tensor, row: PackRow, windowed: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     a, n, d = shape.num_query_heads, shape.num_kv_heads, shape.head_dim
     if traits.joined:
@@ -236,7 +238,7 @@ def _grouped_heads(
 
 
 def _latent_heads(
-    shape: ModelShape, traits: Traits, w: Weights, x: Tensor, row: Row, windowed: bool
+    shape: ModelShape, traits: Traits, w: Weights, x: Tensor, row: PackRow, windowed: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     mla, heads = shape.latent, shape.num_query_heads
     assert mla is not None

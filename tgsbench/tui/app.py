@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import work
 from textual.app import App
@@ -18,8 +18,6 @@ from textual.screen import ModalScreen, Screen
 from textual.worker import Worker, WorkerState
 
 from tgsbench.errors import TgsError, nearest
-from tgsbench.live import session
-from tgsbench.live.session import Session
 from tgsbench.schema.preset import Preset
 from tgsbench.store import run_dir
 from tgsbench.store.run_dir import RunDir
@@ -32,6 +30,9 @@ from tgsbench.tui.harmless import HarmlessFilter
 from tgsbench.tui.messages import SessionOpened
 from tgsbench.tui.screens import dialogs
 from tgsbench.tui.tensorboard import TensorBoard
+
+if TYPE_CHECKING:
+    from tgsbench.live.session import Session
 
 _FONTS = re.compile(r"@font-face\s*\{.*?\}", re.S)
 
@@ -153,10 +154,14 @@ class TgsApp(App[int]):
 
     def open_run(self, run: RunDir) -> None:
         """Follow a run, or look at one that is over."""
+        from tgsbench.live import session  # the fold and the figures: the list of presets waits for neither
+
         self._try(lambda: self.open_session(session.follow(run)))
 
     def replay_run(self, run: RunDir, speed: float) -> None:
         """Play a stored run again."""
+        from tgsbench.live import session
+
         self._try(lambda: self.open_session(session.replay(run, speed)))
 
     def edit_preset(self, name: str) -> None:

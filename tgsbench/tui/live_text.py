@@ -13,6 +13,7 @@ from tgsbench.live.follow import ReplayFeed
 from tgsbench.live.headline import Headline, RunView
 from tgsbench.live.history import DownsampledSeries, RankRow
 from tgsbench.live.session import Session
+from tgsbench.live.stragglers import held_up_text
 from tgsbench.metrics.ratio import SAME_WITHIN
 from tgsbench.report.chart import Band, Chart, ChartLine
 from tgsbench.schema.events import PHASES
@@ -20,7 +21,8 @@ from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import ReferenceVerdict
 
 STATUS_MARKS = {
-    "running": "▶", "replay": "▶", "ok": "✓", "emulated": "✓", "cancelled": "■", "preempted": "■",
+    "running": "▶", "replay": "▶", "ok": "✓", "emulated": "✓", "virtual": "✓",
+    "cancelled": "■", "preempted": "■",
 }  # fmt: skip
 """Mark of a status, so that it reads without colour; all others are failures: ✗."""
 VERDICT_MARKS = {
@@ -73,6 +75,8 @@ def run_text(session: Session) -> str:
     parts = [status_text(status), session.run.run_id, preset.engine.name, mesh_text(preset), where]
     if session.is_simulated:
         parts.insert(1, "SIMULATED, not a measurement")
+    if session.is_virtual:
+        parts.insert(1, "VIRTUAL GPU, no measurement of speed")
     if preset.rehearsal_of:
         parts.insert(1, f"REHEARSAL of {preset.rehearsal_of}")
     return " │ ".join(parts)
@@ -195,6 +199,8 @@ def _rank_alerts(session: Session) -> list[str]:
         for silent in view.silent(time.monotonic())[:2]:
             behind = f", {silent.steps_behind} steps behind" if silent.steps_behind > 0 else ""
             found.append(f"! rank {silent.rank} ({ranks[silent.rank].host}) is silent{behind}")
+    if (held_up := view.live.waits.slow) is not None:
+        found.append(f"! rank {held_up.rank} ({ranks[held_up.rank].host}) {held_up_text(held_up)}")
     for slow in view.stragglers()[:2]:
         host = ranks[slow.rank].host
         found.append(f"! rank {slow.rank} ({host}) is slow: {slow.ratio:.2f}× the median rank")

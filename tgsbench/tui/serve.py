@@ -71,7 +71,10 @@ class LoopbackServer(Server):  # type: ignore[misc]
         return page
 
     async def handle_websocket(self, request: web.Request) -> web.WebSocketResponse:
-        """As textual-serve, for pages alone: they, and only they, say where they come from."""
+        """As textual-serve, for pages alone: they, and only they, say where they come from.
+
+        Raises HTTPForbidden when another page or host asks, or something that is no page.
+        """
         if "Origin" not in request.headers:
             raise web.HTTPForbidden(text="this websocket is for the page at " + self.public_url)
         return await super().handle_websocket(request)

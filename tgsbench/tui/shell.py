@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from textual.app import App
 from textual.worker import Worker
 
-from tgsbench.live.session import Session
 from tgsbench.schema.preset import Preset
 from tgsbench.store.run_dir import RunDir
 from tgsbench.tui.config import UiConfig
 from tgsbench.tui.tensorboard import TensorBoard
+
+if TYPE_CHECKING:
+    from tgsbench.live.session import Session
 
 
 class Shell(Protocol):

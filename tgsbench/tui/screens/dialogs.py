@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from rich.style import Style
 from rich.text import Text
@@ -15,9 +15,11 @@ from textual.screen import ModalScreen
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
-from tgsbench.live.explain import Explanation
 from tgsbench.tui.actions import ACTIONS, SCOPE_TITLES, Action, Scope, bindings
 from tgsbench.tui.config import config_path
+
+if TYPE_CHECKING:
+    from tgsbench.live.explain import Explanation
 
 
 class Options(OptionList):

@@ -19,7 +19,7 @@ from tgsbench.events.logs import LogTail
 from tgsbench.launch import detached
 from tgsbench.live.explain import Explanation, explain
 from tgsbench.live.follow import ReplayFeed
-from tgsbench.live.heatmap import METRICS, heatmap
+from tgsbench.live.heatmap import METRICS, heatmap, rows_of
 from tgsbench.live.session import Session
 from tgsbench.models.flops import CONVENTIONS, XTUNER
 from tgsbench.tui import live_text
@@ -35,6 +35,7 @@ from tgsbench.tui.widgets.log_view import LogView
 from tgsbench.tui.widgets.rank_bar import RankBar
 from tgsbench.tui.widgets.search import Search
 from tgsbench.tui.widgets.table import ListTable
+from tgsbench.units import counted
 
 PANES: tuple[tuple[str, str], ...] = (
     ("charts", "c Charts"),
@@ -248,7 +249,7 @@ class LiveScreen(ModeScreen):
                 self.query_one(f"#{name}", ChartView).show(chart, legend)
         if self._is_shown("ranks"):
             view = self.query_one(HeatView)
-            shown = heatmap(live.grid.rows, live.world, self._metric, *view.room)
+            shown = heatmap(rows_of(live, self._metric), live.world, self._metric, *view.room)
             view.show(shown, self._metric, f"{self._metric} by rank and step, over the median rank")
         if self._is_shown("gpus"):
             self.query_one("#gpu-table", ListTable).fill(live_text.gpu_rows(live))
@@ -270,7 +271,8 @@ class LiveScreen(ModeScreen):
             view.show(self._log.lines, f"rank {self._rank} has written no log")
         live = session.view.live
         found = f"{view.num_shown} lines with {view.filter_text!r}" if view.filter_text else ""
-        note = "  ".join(filter(None, (live.ranks[self._rank].host, found, LOG_KEYS)))
+        cut = "its end alone" if self._log.cut else ""
+        note = "  ".join(filter(None, (live.ranks[self._rank].host, cut, found, LOG_KEYS)))
         self.query_one("#log-line", RankBar).show_ranks(self._rank, live.world, note)
 
     def _is_shown(self, pane: str) -> bool:
@@ -357,9 +359,11 @@ class LiveScreen(ModeScreen):
         live, log_dir = self.session.view.live, self.session.run.log_dir
         failed = sorted((s for s in live.ranks if s.error), key=lambda s: s.error.t if s.error else 0.0)
         order = [s.rank for s in failed] + [s.rank for s in live.ranks if not s.error]
+        num_cut = 0
         for rank in order:
             tail = LogTail(log_dir / f"rank{rank:05}.log")
             tail.poll()
+            num_cut += tail.cut
             line = tail.first_error()
             if line is not None:
                 self._rank, self._log = rank, None
@@ -369,7 +373,8 @@ class LiveScreen(ModeScreen):
                 self._paint_log(self.session)
                 self.query_one("#log", LogView).jump_to(line)
                 return
-        self.notify("no error in any rank's log")
+        where = f"; only the end of {counted(num_cut, 'long log')} was searched" if num_cut else ""
+        self.notify(f"no error in any rank's log{where}")
 
     # Log filter
 
