@@ -68,6 +68,7 @@ def small_preset(preset: Preset) -> Preset:
         training=replace(
             training,
             compute_dtype="float32",
+            routing="learned",
             micro_batch=min(2, training.micro_batch),
             lr=_LR,
             clip_norm=_CLIP_NORM,

@@ -108,6 +108,8 @@ class Training(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     clip_norm: float = 1.0
     lr_warmup_ratio: float = 0.03
     seed: int = 42
+    routing: Literal["learned", "uniform"] = "learned"
+    """Who sends tokens to experts: the router, whose random weights load them unevenly, or turn by turn."""
 
 
 class Measure(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -20,7 +20,7 @@ from tgsbench import presets
 from tgsbench.events.emitter import Emitter
 from tgsbench.metrics.progress import patience_s
 from tgsbench.presets.recipes import load_recipe, num_profile_steps
-from tgsbench.schema.events import Hello, Kernel, Phase, PhaseName, Step
+from tgsbench.schema.events import Hello, Kernel, Phase, PhaseName, Step, Warn
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.recipe import Recipe
 from tgsbench.store.run_dir import RunDir, digest_of_bytes
@@ -35,6 +35,7 @@ from tgsbench.training.engines.build import build_engine, make_batches
 from tgsbench.training.evidence import ask_oracle, collect_evidence
 from tgsbench.training.heartbeat import HeartbeatThread
 from tgsbench.training.loop import Stepper
+from tgsbench.training.model.experts import EXPERT_LOAD
 from tgsbench.training.parallel.mesh import SequenceMesh, build_mesh
 from tgsbench.training.parallel.waits import COLLECTIVE_CLOCK
 from tgsbench.training.rank_log import RankLog
@@ -220,8 +221,25 @@ class _Rank:
             self.emitter.emit(stepper.step(index, phase))
             if stepper.waits is not None:
                 self.emitter.emit(stepper.waits)
+            if index == warmup - 1:
+                EXPERT_LOAD.forget()
+        self._tell_expert_load()
         if self.recipe is not None:
             self._profile(stepper, self.recipe)
+
+    def _tell_expert_load(self) -> None:
+        """How uneven the measured steps were for experts: the busiest decides how long a layer takes."""
+        load = EXPERT_LOAD.take()
+        if load is None or self.rank:
+            return
+        routing = self.preset.training.routing
+        self.emitter.emit(
+            Warn(
+                code="expert_load",
+                msg=f"tokens per expert: a layer's busiest has {load:.2f} times the mean ({routing} routing)",
+                hint="training.routing=uniform deals tokens in turn" if routing == "learned" else "",
+            )
+        )
 
     def _profile(self, stepper: Stepper, recipe: Recipe) -> None:
         """Capture in steps of their own: no measured step is a profiled one."""

@@ -16,10 +16,12 @@ from tgsbench.launch import preflight
 from tgsbench.launch.preflight import LocalMachine
 from tgsbench.metrics.physical import SIMULATED
 from tgsbench.models.flops import XTUNER
+from tgsbench.models.registry import find_family
 from tgsbench.models.spec import num_parameters
 from tgsbench.presets import catalog
 from tgsbench.presets.work import work_digest
 from tgsbench.results.index import Summary
+from tgsbench.schema.model import ModelShape
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.reference import ReferenceRow
 from tgsbench.tui.widgets.table import HEADING, Row
@@ -206,7 +208,23 @@ def _facts(preset: Preset) -> list[tuple[str, str]]:
         ("measures", f"{preset.measure.steps} steps after {preset.measure.warmup} of warm-up"),
         ("profile", preset.profile or "none"),
     ]
+    facts[1:1] = [("layers", text)] if (text := layer_text(m)) else []
     return facts + [("note", note) for note in preset.notes]
+
+
+def layer_text(model: ModelShape) -> str:
+    """What a model's layers have beside dense MLPs and attention over everything; nothing for Llama's."""
+    found = []
+    if (experts := model.experts) is not None:
+        active = find_family(model.family).parameters(model).active / 1e9
+        found.append(f"{experts.used} of {experts.num} experts a token, {active:.3g}B parameters active")
+    if model.window:
+        found.append(f"windows of {model.window:,} tokens")
+    if model.latent is not None:
+        found.append(f"latent attention, ranks {model.latent.query_rank} and {model.latent.kv_rank}")
+    if model.linear is not None:
+        found.append("linear attention: counted and planned, not trained")
+    return "; ".join(found)
 
 
 def _published(references: Sequence[ReferenceRow]) -> list[RenderableType]:

@@ -179,7 +179,7 @@ def _addmm(args: tuple[Any, ...], out: Any) -> int:
 def _grouped(args: tuple[Any, ...], _out: Any) -> int:
     """Rows [T, k] of several experts times [E, k, n] by offsets, or their gradient [k, T] times [T, n].
 
-    torch's own FlopCounterMode (2.13) takes the second for E products over all T rows, E times too many.
+    torch's own FlopCounterMode (2.13) takes both for free.
     """
     rows, weights = args[0], args[1]
     return 2 * int(rows.shape[-2]) * int(rows.shape[-1]) * int(weights.shape[-1])

@@ -12,6 +12,7 @@ from transformers.initialization import no_init_weights
 
 from tgsbench.models.registry import find_family
 from tgsbench.schema.preset import EngineOptions, ModelShape
+from tgsbench.training.model import experts
 from tgsbench.training.model.builder import ModelBuilder, find_builder
 from tgsbench.training.model.loss import LossHead
 
@@ -53,7 +54,10 @@ class CausalLM(nn.Module):
 def decoder_config(shape: ModelShape, seq_len: int, attn_implementation: str) -> Any:
     """The transformers configuration of a shape, long enough for `seq_len` positions."""
     settings = find_family(shape.family).config(shape, seq_len)
-    return find_builder(shape.family).config(settings | {"attn_implementation": attn_implementation})
+    settings |= {"attn_implementation": attn_implementation}
+    if shape.experts is not None:
+        settings |= {"experts_implementation": experts.NAME}
+    return find_builder(shape.family).config(settings)
 
 
 def build(
