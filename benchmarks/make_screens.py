@@ -62,9 +62,9 @@ SHOTS = (
     Shot("palette", ("ctrl+p", *"128k"), "Preset: yi_34b_128k"),
     Shot("live-wide", ("w",), "log of rank [0]", opens_run=True, size=WIDE),
     Shot("profile", ("4",), "ranks traced", opens_run=True),
-    Shot("kernels", ("4", "right_square_bracket"), "flash_bwd_dq", opens_run=True),
+    Shot("kernels", ("4", "right_square_bracket"), "flash_bw…", opens_run=True),
     Shot("runs", ("2", "x", "x"), "2 marked"),
-    Shot("details", ("2", "i"), "folder"),
+    Shot("details", ("2", "i"), "tags  "),
     Shot("compare", ("2", "j", "x", "x", "v"), "verdict"),
     Shot("doctor", ("5",), "want attention"),
 )

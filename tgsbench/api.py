@@ -82,18 +82,23 @@ def plan(
 
 
 def profile(
-    *sources: str | Path, root: str | Path | None = None, again: bool = False, processes: int | None = 1
+    *sources: str | Path,
+    root: str | Path | None = None,
+    again: bool = False,
+    processes: int | None = 1,
+    on_read: Callable[[int], None] = lambda num_bytes: None,
 ) -> Profile:
     """Say where the step's time goes: of a run (the newest without a name), or of trace files and folders.
 
     What was analysed before is read back unless `again`. `processes` reads several ranks' traces at once
     (None: as many as there are cores); a script that asks for more than one needs the usual guard
-    `if __name__ == "__main__"`. Raises TgsError when there is no trace or one is damaged.
+    `if __name__ == "__main__"`. `on_read` is told of unpacked bytes as they are read. Raises TgsError when
+    there is no trace or one is damaged.
     """
     from tgsbench.traces import sources as traces
 
     names = [str(source) for source in sources] or ["latest"]
-    return traces.load_profile(names, runs_root(root), processes, again)
+    return traces.load_profile(names, runs_root(root), processes, again, on_read)
 
 
 def compare(

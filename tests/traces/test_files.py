@@ -7,13 +7,16 @@ import gzip
 import io
 import json
 import lzma
+import subprocess
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from tests.contract.cli import tgsbench, tgsbench_json
+from benchmarks import cuda_trace
+from tests.contract.cli import environment, tgsbench, tgsbench_json
 from tests.traces.made import Made, nccl_step
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.traces.analyse import analyse
@@ -131,12 +134,15 @@ def test_where_torchs_own_names_are_the_rest_is_left_alone(tmp_path):
         (["host_4711.1700000000000.pt.trace.json", "host_4712.1700000000001.pt.trace.json"], [0, 1]),
         (["trace_0.json", "trace_1.json", "trace_2.json"], [0, 1, 2]),
         (["trace_100.json", "trace_200.json"], [0, 1]),
-        (["trace_step_1.json", "trace_step_0.json"], [0, 1]),
+        (["trace_step_200.json", "trace_step_100.json"], [1, 0]),
         (["rank0_step10.json", "rank0_step20.json"], [0, 1]),
         (["1700-TP-0.trace.json.gz", "1700-TP-1.trace.json.gz"], [0, 1]),
         (["worker3.json", "worker1.json"], [3, 1]),
         (["profile.r05.json", "profile.r06.json"], [5, 6]),
         (["7.json"], [0]),
+        (["0/trace.json", "10/trace.json", "2/trace.json", "1/trace.json"], [0, 3, 2, 1]),
+        (["1/t.json", "0/t.json"], [1, 0]),
+        (["a9.json", "a10.json"], [0, 1]),
         (["rank7.json"], [7]),
         (["transformer_0.json", "transformer_1.json"], [0, 1]),
     ],
@@ -187,3 +193,47 @@ def test_the_command_takes_a_folder_of_another_program(tmp_path):
         (tmp_path / f"rank{rank}_trace.json").write_bytes(of_rank(None))
     document = tgsbench_json(tmp_path, "profile", str(tmp_path), "--json")
     assert [rank["rank"] for rank in document["ranks"]] == [0, 1]
+
+
+def test_a_first_look_at_a_large_trace(tmp_path, monkeypatch):
+    from tgsbench.traces import first_look as looking
+
+    path = tmp_path / "large.json"
+    cuda_trace.write(path, 6_000_000)
+    monkeypatch.setattr(looking, "_PIECE", 100_000)
+    found = looking.first_look([path])
+    assert 0 < found.num_bytes < 2_000_000
+    shares = dict(found.shares())
+    whole = analyse([path], "x")
+    device = {op.name: op.total_ms for op in whole.top if op.source == "kernel" and op.kind == "gemm"}
+    assert shares["gemm"] == pytest.approx(max(shares.values()))
+    assert device
+    assert sum(shares.values()) == pytest.approx(1.0)
+    packed = tmp_path / "packed.json"
+    packed.write_bytes(gzip.compress(TEXT))
+    assert looking.first_look([packed]).shares() == []
+
+
+def test_how_far_reading_is_adds_up_to_the_file(tmp_path):
+    path = tmp_path / "t.json"
+    path.write_bytes(TEXT)
+    got = []
+    analyse([path, path], "x", on_read=got.append)
+    assert sum(got) == 2 * len(TEXT)
+
+
+def test_the_command_prints_first_figures_of_large_traces_on_stderr(tmp_path, monkeypatch):
+    path = tmp_path / "large.json"
+    cuda_trace.write(path, 3_000_000)
+    code = (
+        "import sys; from tgsbench.traces import first_look; first_look.LARGE = 1\n"
+        f"sys.argv = ['tgsbench', 'profile', {str(path)!r}]\n"
+        "from tgsbench.cli.main import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("first look (")
+    assert "GEMM" in done.stderr
+    assert "first look" not in done.stdout

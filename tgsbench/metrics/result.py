@@ -28,8 +28,8 @@ from tgsbench.schema.run import (
     Memory,
     Outcome,
     Packing,
+    RankWaitedFor,
     Result,
-    SlowRank,
     Status,
     StepTime,
     Tgs,
@@ -88,7 +88,7 @@ def _mark_damage(result: Result, num_skipped: int, num_repeated: int) -> None:
         result.warnings.append(result.integrity.damaged)
 
 
-def _slow_rank(observed: RunTotals, world_size: int) -> SlowRank | None:
+def _slow_rank(observed: RunTotals, world_size: int) -> RankWaitedFor | None:
     """Who held the others up longest; None: nobody did."""
     if not observed.waits or world_size < 2:
         return None
@@ -97,7 +97,7 @@ def _slow_rank(observed: RunTotals, world_size: int) -> SlowRank | None:
         return None
     rank, lost_s, share = found
     hello = observed.hellos.get(rank)
-    return SlowRank(rank=rank, host=hello.host if hello else "", lost_s=lost_s, share=share)
+    return RankWaitedFor(rank=rank, host=hello.host if hello else "", lost_s=lost_s, share=share)
 
 
 def throughput(steps: list[StepTotal], world_size: int) -> Tgs:

@@ -79,7 +79,7 @@ def find_link(name: str, gpu: GpuSpec) -> Link:
 
 def find_constants(gpu: str) -> Constants | None:
     """Constants fitted for a GPU, the user's own before the shipped ones."""
-    return next((c for c in catalog.load_constants() if gpu in c.gpus), None)
+    return catalog.constants_of(gpu)
 
 
 def unknown_gpu(name: str) -> TgsError:

@@ -70,7 +70,11 @@ def estimate(preset: Preset, machine: Machine, system: System | None = None) -> 
     """Memory, verdict and time of one preset; `system` replaces the preset's engine."""
     kernel, on_cpu = pick_kernel(preset, machine.constants), machine.gpu.name == CPU.name
     work = work_of(preset, kernel, system=system, on_cpu=on_cpu)
-    memory = memory_plan(work)
+    return timed(work, machine, memory_plan(work))
+
+
+def timed(work: StepWorkload, machine: Machine, memory: MemoryPlan) -> Estimate:
+    """Verdict and time of work whose memory is planned."""
     time = None if machine.constants is None else step_time(work, machine)
     verdict = verdict_of(memory, machine.gpu)
     return Estimate(work=work, machine=machine, memory=memory, verdict=verdict, time=time)
@@ -114,12 +118,13 @@ def forecast_preset(
 
 def assemble(preset: Preset, numbers: Estimate) -> Forecast:
     """Turn numbers into the document that is printed and stored."""
-    work, machine, time, tgs = numbers.work, numbers.machine, numbers.time, numbers.tgs
+    work, machine, tgs = numbers.work, numbers.machine, numbers.tgs
+    time = None if numbers.verdict == "out of memory" else numbers.time
     items = {name: size / GIB for name, size in numbers.memory.peak.items.items()}
     times = {} if time is None else {name: s for name, s in time.items.items() if s > 0}
     on_cpu = machine.gpu.name == CPU.name
     tflops = {}
-    if tgs is not None:
+    if time is not None and tgs is not None:
         tflops = figures.tflops_by_convention(preset.model, work.attended_len, work.checkpointing, tgs)
     bar, why = tgs_range(numbers)
     return Forecast(
@@ -149,7 +154,12 @@ def assemble(preset: Preset, numbers: Estimate) -> Forecast:
 
 
 def tgs_range(numbers: Estimate) -> tuple[TgsRange | None, str]:
-    """The 80 % interval of TGS and what it is made of; None without constants."""
+    """The 80 % interval of TGS and what it is made of; None without constants, or memory to run in."""
+    return (None, "") if numbers.verdict == "out of memory" else speed_range(numbers)
+
+
+def speed_range(numbers: Estimate) -> tuple[TgsRange | None, str]:
+    """The same, as if there were memory enough."""
     if numbers.tgs is None or numbers.time is None:
         return None, ""
     return error_bar(numbers.work, numbers.machine, numbers.time, numbers.tgs, numbers.verdict)

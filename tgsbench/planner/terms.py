@@ -52,7 +52,8 @@ _MEMORY = {
     "all_to_all_buffers": "received q, k and v, and the output that came back",
     "loss": "logits, final norm, the head's weight and its gradient",
     "context_and_nccl": "0.5 GiB of CUDA context, 0.4 GiB per NCCL communicator; on a CPU 0.7 GiB of code",
-    "allocator": "{allocator_share} of what comes and goes: fragments",
+    "allocator": "{allocator_share} of what comes and goes, and {pool_bytes} bytes per weight of a layer for "
+    "the collectives' streams: reserved, not allocated",
 }
 
 
@@ -66,7 +67,7 @@ def term_sources(
 
 def _memory(name: str, system: System) -> TermSource:
     text = _MEMORY.get(name, name)
-    for field in ("parameter_bytes", "gradient_bytes", "optimizer_bytes", "allocator_share"):
+    for field in ("parameter_bytes", "gradient_bytes", "optimizer_bytes", "allocator_share", "pool_bytes"):
         text = text.replace("{" + field + "}", str(getattr(system, field)))
     return TermSource(formula=text, source=f"planner/memory.py for system {system.name}")
 

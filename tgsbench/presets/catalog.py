@@ -167,6 +167,20 @@ def load_constants() -> list[Constants]:
 
 
 @cache
+def constants_of(gpu: str) -> Constants | None:
+    """Constants fitted for a GPU, the user's own first; other GPUs' files are not parsed."""
+    quoted = f'"{gpu}"'
+    for path in files("presets", "constants").values():
+        try:
+            found = _convert(read_toml(path), Constants, path) if quoted in path.read_text("utf-8") else None
+        except (OSError, UnicodeDecodeError, TgsError):
+            continue  # said by data_problems
+        if found is not None and gpu in found.gpus:
+            return found
+    return None
+
+
+@cache
 def load_references() -> dict[str, list[ReferenceRow]]:
     """Published rows by preset name, XTuner's first."""
     rows: dict[str, list[ReferenceRow]] = {}

@@ -317,7 +317,7 @@ class Virtual(Struct, kw_only=True):
     problems: list[str] = []
 
 
-class SlowRank(Struct, kw_only=True):
+class RankWaitedFor(Struct, kw_only=True):
     """A rank that the others waited for, step after step."""
 
     rank: int
@@ -399,7 +399,7 @@ class Result(Struct, kw_only=True):
     profile: Capture | None = None
     claimed: dict[str, float] | None = None
     """An external engine's own figures under its own names, beside ours."""
-    slow_rank: SlowRank | None = None
+    slow_rank: RankWaitedFor | None = None
     """The rank that held the others up longest; None: none did, or nobody looked."""
     warnings: list[str] = []
     hosts: list[str] = []

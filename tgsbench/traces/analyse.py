@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -19,22 +19,32 @@ _PARALLEL_BYTES: Final = 20 << 20
 """Below this much per file a second process costs more than it gains."""
 
 
-def analyse(paths: Sequence[Path], source: str, num_processes: int | None = None) -> Profile:
-    """Analyse the traces of some ranks together.
+def analyse(
+    paths: Sequence[Path],
+    source: str,
+    num_processes: int | None = None,
+    on_read: Callable[[int], None] = lambda got: None,
+) -> Profile:
+    """Analyse the traces of some ranks together; `on_read` is told of unpacked bytes as they are read.
 
     Raises TgsError when a file is no whole trace, with the file's name.
     """
     paths = [trace for path in paths for trace in expanded(path)]
-    found = _each(paths, num_processes)
+    found = _each(paths, num_processes, on_read)
     return combine(found, source)
 
 
-def _each(paths: list[Path], num_processes: int | None) -> list[RankTrace]:
+def _each(paths: list[Path], num_processes: int | None, on_read: Callable[[int], None]) -> list[RankTrace]:
     wanted = num_processes or _worthwhile(paths)
     if wanted <= 1 or len(paths) == 1:
-        return [_without_gc(path, rank) for path, rank in zip(paths, ranks_of(paths), strict=True)]
+        pairs = zip(paths, ranks_of(paths), strict=True)
+        return [_without_gc(path, rank, on_read) for path, rank in pairs]
     with ProcessPoolExecutor(min(wanted, len(paths)), mp_context=get_context("spawn")) as pool:
-        return list(pool.map(_without_gc, paths, ranks_of(paths)))
+        found = []
+        for trace in pool.map(_without_gc, paths, ranks_of(paths)):
+            on_read(trace.profile.num_bytes)
+            found.append(trace)
+        return found
 
 
 def _worthwhile(paths: list[Path]) -> int:
@@ -47,12 +57,12 @@ def _worthwhile(paths: list[Path]) -> int:
     return free_cores() if mean > _PARALLEL_BYTES else 1
 
 
-def _without_gc(path: Path, rank: int) -> RankTrace:
+def _without_gc(path: Path, rank: int, on_read: Callable[[int], None] = lambda got: None) -> RankTrace:
     """The collector would walk a million events in vain (they hold no cycles): 20 % of the time."""
     was_on = gc.isenabled()
     gc.disable()
     try:
-        return analyse_rank(path, rank)
+        return analyse_rank(path, rank, on_read)
     finally:
         if was_on:
             gc.enable()

@@ -228,13 +228,14 @@ _STRONG: Final = (
 )
 """In names of vLLM, Megatron, torchtitan, verl and others: the word tells; SGLang writes TP."""
 _LAST_NUMBER: Final = re.compile(r"(?:^|[-_.])(\d{1,6})$")
+_WHOLE_NUMBER: Final = re.compile(r"^(\d{1,6})$")
 _NO_RANK: Final = re.compile(r"(step|iter|iteration|epoch|it|pid|run)s?[-_.=]?\d+$", re.IGNORECASE)
 _SUFFIXES: Final = re.compile(r"((\.pt)?\.trace)?\.json(\.\w+)?$|\.\w+$", re.IGNORECASE)
 _STAMP: Final = re.compile(r"\.\d{9,}$")
 
 
 def ranks_of(paths: Sequence[Path]) -> list[int]:
-    """Rank of each trace by its name, where the names of all of them tell; else the order they come in.
+    """Rank of each trace by its name, where the names of all of them tell; else by the order of names.
 
     A last number is a rank where it is padded with zeros ("host_0003") or where the files' are 0, 1, 2, …;
     torch's own name HOST_PID.TIME holds none, and one after "step" or "iteration" is none.
@@ -251,7 +252,15 @@ def ranks_of(paths: Sequence[Path]) -> list[int]:
         is_count = sorted(numbers) == list(range(len(paths))) and not any(stamped for _, stamped in last)
         if is_count or (is_padded and len(last[0][0]) > 1):
             return numbers
-    return list(range(len(paths)))
+    ranks = [0] * len(paths)
+    for rank, index in enumerate(sorted(range(len(paths)), key=lambda index: _natural(str(paths[index])))):
+        ranks[index] = rank
+    return ranks
+
+
+def _natural(text: str) -> list[tuple[int, str]]:
+    """A key that sorts 2 before 10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d{1,18})", text)]
 
 
 def _told(pattern: re.Pattern[str], path: Path) -> int | None:
@@ -267,5 +276,5 @@ def _last_number(path: Path) -> tuple[str, bool]:
     """The number that a name ends in, "" where it is a step's; and whether a time stands behind it."""
     name = _SUFFIXES.sub("", path.name)
     stem = _STAMP.sub("", name)
-    match = _LAST_NUMBER.search(stem)
+    match = _LAST_NUMBER.search(stem) or _WHOLE_NUMBER.search(path.parent.name)
     return ("" if match is None or _NO_RANK.search(stem) else match[1]), stem != name

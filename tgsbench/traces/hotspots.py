@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -31,14 +32,14 @@ class RankTrace:
     world_size: int
 
 
-def analyse_rank(path: Path, rank: int = 0) -> RankTrace:
+def analyse_rank(path: Path, rank: int = 0, on_read: Callable[[int], None] = lambda got: None) -> RankTrace:
     """Read and analyse one trace; `rank` is whose it is where the trace does not say.
 
     Memory does not grow with the trace but for 20 bytes a call of a collective. Raises TgsError when the file
     is no whole trace, or when its tables do not fit the temporary folder.
     """
     with DiskTables() as scratch:
-        table = tables.read(path, shapes.wanted, scratch)
+        table = tables.read(path, shapes.wanted, scratch, on_read)
         gpu = presets.find_gpu(table.head.device_name) if table.head.device_name else None
         window = find_window(table)
         found, hot = _measured(table, window, gpu)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.results.results import doubt_by_profile
@@ -14,7 +15,12 @@ from tgsbench.traces.analyse import analyse
 from tgsbench.traces.files import trace_files
 
 
-def run_profile(run: RunDir, again: bool = False, num_processes: int | None = None) -> Profile:
+def run_profile(
+    run: RunDir,
+    again: bool = False,
+    num_processes: int | None = None,
+    on_read: Callable[[int], None] = lambda got: None,
+) -> Profile:
     """A run's profile: what is stored, or made from its traces (`again`: in any case) and stored.
 
     Raises TgsError when the run has no traces or one of them is damaged.
@@ -22,7 +28,7 @@ def run_profile(run: RunDir, again: bool = False, num_processes: int | None = No
     found = None if again else stored_profile(run)
     if found is not None and found.schema_version == PROFILE_VERSION:
         return found
-    found = analyse(trace_files(profile_dir(run.path)), run.run_id, num_processes)
+    found = analyse(trace_files(profile_dir(run.path)), run.run_id, num_processes, on_read)
     folder = run.path / "profile"
     if os.access(folder, os.W_OK) and not folder.is_symlink():  # only reading is no reason to fail
         _store(run, found)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tgsbench.errors import ExitCode, TgsError
@@ -13,7 +13,11 @@ from tgsbench.store.profiles import profile_dir
 
 
 def load_profile(
-    sources: Sequence[str], root: Path, num_processes: int | None = None, again: bool = False
+    sources: Sequence[str],
+    root: Path,
+    num_processes: int | None = None,
+    again: bool = False,
+    on_read: Callable[[int], None] = lambda got: None,
 ) -> Profile:
     """The profile of one run of `root` (a stored one unless `again`), or of loose traces together.
 
@@ -23,8 +27,8 @@ def load_profile(
     from tgsbench.traces import analyse, run_profile
 
     if len(sources) == 1 and (run := find_run(sources[0], root)) is not None:
-        return run_profile.run_profile(run, again, num_processes)
-    return analyse.analyse(trace_paths(sources, root), ", ".join(sources), num_processes)
+        return run_profile.run_profile(run, again, num_processes, on_read)
+    return analyse.analyse(trace_paths(sources, root), ", ".join(sources), num_processes, on_read)
 
 
 def require_packages() -> None:

@@ -157,12 +157,17 @@ class Table:
         return Host(**rows, names=self.host_names, arguments=self.arguments, since=since, until=until)
 
 
-def read(path: Path, wants_shapes: Callable[[str], bool], scratch: DiskTables) -> Table:
+def read(
+    path: Path,
+    wants_shapes: Callable[[str], bool],
+    scratch: DiskTables,
+    on_read: Callable[[int], None] = lambda got: None,
+) -> Table:
     """Read a trace; `wants_shapes` says for which operators the arguments are kept, `scratch` holds the rows.
 
     Raises TgsError when the file is no whole trace, holds no timed event or the disk is full.
     """
-    reader = TraceReader(path)
+    reader = TraceReader(path, on_read=on_read)
     builder = _Builder(wants_shapes, scratch)
     for events in reader.chunks():
         builder.add(events)

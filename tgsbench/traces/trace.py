@@ -7,7 +7,7 @@ The events of a chunk are decoded into structs that name the few fields wanted; 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Final, cast
 
@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Raw, Struct, field
 
 from tgsbench.errors import ExitCode, TgsError
-from tgsbench.traces.event_boundary import exact_end, likely_end
+from tgsbench.traces.event_boundary import exact_end, likely_end, likely_piece
 from tgsbench.traces.files import READ_ERRORS, open_trace
 
 CHUNK: Final = 4 << 20
@@ -109,8 +109,12 @@ class TraceReader:
     Most programs write what is in the head before the events; some write it after them.
     """
 
-    def __init__(self, path: Path, whole_events: bool = False) -> None:
-        """`whole_events`: events come as dictionaries with all that the file says."""
+    def __init__(
+        self, path: Path, whole_events: bool = False, on_read: Callable[[int], None] = lambda got: None
+    ) -> None:
+        """`whole_events`: events come as dictionaries with all that the file says. `on_read` is told how many
+        unpacked bytes came in."""
+        self._on_read = on_read
         self.path = path
         self._quick: msgspec.json.Decoder[Any]
         self._one: msgspec.json.Decoder[Any]
@@ -248,6 +252,7 @@ class TraceReader:
             got = cast(int, stream.readinto(view[self._filled :]))  # type: ignore[attr-defined]
         self._filled += got
         self.num_bytes += got
+        self._on_read(got)
         return got
 
     def _keep_from(self, start: int) -> None:
@@ -259,6 +264,14 @@ class TraceReader:
     def _error(self, why: str, hint: str = "") -> TgsError:
         hint = hint or "a trace is what torch.profiler's export_chrome_trace writes: .json, packed or not"
         return TgsError(f"{self.path}: {why}", hint=hint, exit_code=ExitCode.BAD_INPUT)
+
+
+def decode_piece(data: bytes) -> list[Any]:
+    """Events in the middle of a trace; empty where its layout is none of the usual ones."""
+    try:
+        return _QUICK.decode(b"[" + likely_piece(data) + b"]")
+    except _NOT_QUICK:
+        return []
 
 
 def _tidied(item: Any) -> Any:
