@@ -271,5 +271,5 @@ def test_presets_of_one_model_and_list_as_a_word():
     assert CliRunner().invoke(cli, ["presets", "list"]).output == bare
     of_one = CliRunner().invoke(cli, ["presets", "--model", "yi-34b"]).output.splitlines()[1:]
     assert of_one == [line for line in bare.splitlines() if line.startswith("yi_34b")]
-    unknown = CliRunner().invoke(cli, ["presets", "--model", "gpt"]).exception
+    unknown = CliRunner().invoke(cli, ["presets", "--model", "bloom"]).exception
     assert "Llama2-7B" in unknown.msg and unknown.exit_code == ExitCode.BAD_PRESET

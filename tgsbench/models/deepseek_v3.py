@@ -91,7 +91,14 @@ class DeepseekV3(MixtureDecoder):
             rope_dim=rope,
             value_dim=small.head_dim,
         )
-        small = replace(small, latent=latent, head_dim=small.head_dim + rope, num_kv_heads=heads)
+        ratio = shape.intermediate_size / shape.hidden_size
+        small = replace(
+            small,
+            latent=latent,
+            head_dim=small.head_dim + rope,
+            num_kv_heads=heads,
+            intermediate_size=max(16, round(small.hidden_size * ratio / 16) * 16),
+        )
         return super().shrink(shape, replace(small, mtp_layers=0))
 
     def config(self, shape: ModelShape, seq_len: int) -> dict[str, Any]:

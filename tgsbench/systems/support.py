@@ -55,7 +55,8 @@ def _family(spec: EngineSpec, preset: Preset) -> list[Unsupported]:
         return [Unsupported(why, "--set model.mtp_layers=0")]
     if spec.families and preset.model.family not in spec.families:
         what = f"{family.name} models are not trained by it here, only {', '.join(spec.families)}"
-        return [Unsupported(what, "--engine fsdp2")]
+        able = next((other.name for other in registry.engines() if not other.families), "")
+        return [Unsupported(what, f"--engine {able}")]
     return []
 
 
