@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 from enum import IntEnum
 
 
@@ -69,6 +68,8 @@ class TgsError(Exception):
 
 def nearest(word: str, known: Iterable[str], n: int = 3) -> str:
     """Say which known names are closest to a mistyped one, or list a few of them."""
+    from difflib import get_close_matches  # 4 ms that every command would pay and few need
+
     names = sorted(known)
     if not names:
         return "there are none"

@@ -83,6 +83,7 @@ def test_a_kernel_that_another_system_does_not_take_is_refused(engine):
         "compare tiny_cpu --engines a,b --within 5 --repeats 5",
         "run --preset tiny_cpu --headless --ascii",
         "run --preset tiny_cpu --headless --rendezvous a:1",
+        "run --preset tiny_cpu --headless --node-rank 0",
         "run --preset tiny_cpu --headless --node-rank 1",
         "run --preset tiny_cpu --emulate-rank --profile hotspots",
         "plan --preset tiny_cpu --top 3",

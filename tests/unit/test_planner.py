@@ -16,10 +16,11 @@ from msgspec.structs import replace
 from tgsbench import presets
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.models.family import Dims, Weight, attention_weights, mlp_weights
+from tgsbench.models.registry import find_family
 from tgsbench.planner import forecast_preset
 from tgsbench.planner.counts import attention_flops, layer_counts, products
 from tgsbench.planner.machine import Machine, attention_speed, find_constants, find_link, find_machine
-from tgsbench.planner.memory import COMMUNICATOR_BYTES, memory_plan
+from tgsbench.planner.memory import COMMUNICATOR_BYTES, attention_workspace, memory_plan
 from tgsbench.planner.network import exchange_s, exchanged_bytes, gathered_bytes
 from tgsbench.planner.plan import estimate, machine_of
 from tgsbench.planner.time import step_time
@@ -113,7 +114,7 @@ def test_items_add_up_to_the_totals(name, gpu):
     assert all(size >= 0 for size in plan.memory.items.values())
     if plan.tgs is None:
         assert (plan.step_s, plan.time, plan.tflops, plan.mfu) == (None, {}, {}, None)
-        assert any("no constants" in note for note in plan.notes)
+        assert plan.verdict == "out of memory" or any("no constants" in note for note in plan.notes)
         return
     assert plan.step_s == pytest.approx(math.fsum(plan.time.values()))
     assert plan.tgs.estimate == pytest.approx(plan.tokens_per_step / plan.num_gpus / plan.step_s)
@@ -153,7 +154,7 @@ def test_offloading_needs_host_memory():
     sets = ["engine.name=deepspeed", "engine.offload=optimizer"]
     plan = forecast_preset(presets.resolve("llama2_70b_8k", sets).preset)
     shard = 68_976_648_192 / 32
-    assert plan.memory.host_gib == pytest.approx(8 * (12 + 2) * shard / GIB)
+    assert plan.memory.host_gib == pytest.approx(8 * (12 + 4) * shard / GIB)
     assert plan.memory.items["optimizer_states"] == 0
     assert forecast_preset(presets.resolve("llama2_70b_8k", []).preset).memory.host_gib == 0
     assert not any("host memory" in note for note in plan.notes)
@@ -177,6 +178,8 @@ def test_more_gpus_never_need_more_memory_per_gpu(work):
     if work.world == 1:
         # On one GPU FSDP holds one layer's low-precision weights, on several the next one's too.
         slack += work.compute_bytes * work.dims.layer_weights * (1 + work.system.allocator_share)
+        # The collectives' streams have their own blocks, which a single GPU has no need of.
+        slack += work.system.pool_bytes * work.dims.layer_weights
     assert memory_plan(more).peak.total <= memory_plan(work).peak.total * (1 + 1e-9) + slack
 
 
@@ -212,7 +215,9 @@ def test_tgs_falls_as_length_grows_once_compute_hides_the_traffic(name, link):
         at = replace(base, workload=replace(base.workload, seq_len=2**exponent))
         speeds.append(estimate(at, machine).tgs)
     best = speeds.index(max(speeds))
-    assert 2 ** (12 + best) <= max(65_536, 16_384 * base.parallel.sp)
+    counted = find_family(base.model.family).parameters(base.model)
+    idle = counted.total / counted.active  # traffic of experts that a token does not meet hides behind it too
+    assert 2 ** (12 + best) <= max(65_536, 16_384 * base.parallel.sp) * idle
     assert all(a > b for a, b in itertools.pairwise(speeds[best:]))
     assert all(a < b for a, b in itertools.pairwise(speeds[: best + 1]))
 
@@ -393,3 +398,56 @@ def test_no_model_or_preset_is_named_in_the_code():
             text = path.read_text("utf-8").lower()
             found += [(path.name, name) for name in names if name.lower() in text]
     assert found == []
+
+
+# The allocator: peaks of torch's caching allocator on a virtual GPU (torch 2.11, transformers 5.17)
+
+
+ALLOCATED_GIB = {
+    "llama2_7b_128k": 20.56,
+    "llama2_70b_1M": 48.45,
+    "llama2_7b_1M": 30.44,
+    "llama3_8b_128k": 39.83,
+    "llama3_8b_512k": 44.69,
+    "yi_34b_256k": 54.60,
+    "llama2_70b_8k": 43.51,
+    "yi_34b_8k": 24.97,
+    "llama3_1b_1M": 72.99,
+}
+RESERVED_GIB = {"llama2_70b_8k": 54.30, "yi_34b_8k": 32.40}
+
+
+@pytest.mark.parametrize("name", ALLOCATED_GIB)
+def test_live_tensors_within_3_percent_of_the_allocator(name):
+    memory = forecast_preset(presets.resolve(name, []).preset).memory
+    assert memory.tensors_gib == pytest.approx(ALLOCATED_GIB[name], rel=0.03)
+
+
+@pytest.mark.parametrize("name", RESERVED_GIB)
+def test_reserved_memory_within_6_percent_of_the_allocator(name):
+    memory = forecast_preset(presets.resolve(name, []).preset).memory
+    reserved = memory.tensors_gib + memory.items["allocator"]
+    assert reserved == pytest.approx(RESERVED_GIB[name], rel=0.06)
+
+
+def test_what_ran_out_of_memory_on_the_allocator_is_planned_so():
+    assert forecast_preset(presets.resolve("llama3_8b_4l_512k", []).preset).verdict == "out of memory"
+
+
+def test_the_workspace_of_attentions_backward_by_hand():
+    grouped = StepWorkload(
+        dims=dims(2, 8, 2, 64, 512), system=FSDP2, seq_len=4096, attended_len=4096.0, world=1
+    )
+    dq, expanded = 4 * 4096 * 8 * 64, 2 * 2 * 4096 * 8 * 64
+    assert attention_workspace(grouped) == dq + expanded
+    assert attention_workspace(replace(grouped, kernel="flash3")) == dq + 2 * 4 * 4096 * 2 * 64
+    whole = replace(grouped, dims=dims(2, 8, 8, 64, 512))
+    assert attention_workspace(whole) == dq
+    # 32 documents of 128 tokens: each one's rows are padded by up to 128.
+    assert attention_workspace(replace(whole, attended_len=128.0)) == 2 * dq
+
+
+def test_pinned_blocks_are_rounded_up_to_powers_of_two():
+    sets = ["engine.activation_offload=true", "workload.seq_len=5659648", "training.checkpointing=full"]
+    memory = forecast_preset(presets.resolve("llama3_8b_512k", sets).preset).memory
+    assert memory.host_gib == 8 * 32 * 8

@@ -9,11 +9,14 @@ from tests.unit.test_results import events
 from tgsbench import api, presets
 from tgsbench.report.columns import _run
 from tgsbench.report.summary import summary_lines
-from tgsbench.results.results import load_result, store_result
+from tgsbench.results.results import doubt_by_profile, load_result, store_result
 from tgsbench.results.rows import from_result
 from tgsbench.schema.events import Hello, Step
+from tgsbench.schema.hotspots import HotOp, Profile
 from tgsbench.schema.run import Manifest, Outcome
 from tgsbench.store import run_dir
+from tgsbench.traces import run_profile
+from tgsbench.traces.findings import findings
 
 EIGHT = presets.resolve("tiny_cpu", ["measure.steps=8"]).preset
 
@@ -158,3 +161,20 @@ def test_a_stored_result_is_held_against_its_event_files(run, tmp_path):
     for path in run.events_dir.iterdir():
         path.unlink()
     assert api.load_run("copied", root=tmp_path).warnings == []
+
+
+def test_a_kernel_above_its_peak_makes_the_run_invalid_stored_or_rebuilt(run):
+    write(run)
+    store_result(run)
+    fast = HotOp(name="gemm", kind="gemm", tflops=900.0, peak_tflops=312.0, share=0.3)
+    profile = Profile(source="copied", top=[fast], step_ms=1.0)
+    profile.findings = findings(profile)
+    (run.path / "profile").mkdir()
+    doubt_by_profile(run, Profile(source="copied"))
+    assert load_result(run).status == "ok"
+    run_profile._store(run, profile)
+    run_profile._store(run, profile)
+    problems = ["rate: gemm: 900.0 TFLOPs, more than the 312 that the hardware can do"]
+    assert (load_result(run).status, load_result(run).integrity.problems) == ("invalid", problems)
+    (run.path / "result.json").unlink()
+    assert (load_result(run).status, load_result(run).integrity.problems) == ("invalid", problems)

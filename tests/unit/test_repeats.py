@@ -143,3 +143,20 @@ def test_what_has_no_repeats_is_refused(tmp_path, more):
     words = ["--preset", "tiny_cpu", "--repeats", "3", "--output", str(tmp_path), *more]
     done = CliRunner().invoke(run_command.run, words)
     assert isinstance(done.exception, TgsError) and "--repeats" in done.exception.msg
+
+
+def test_a_group_is_shown_and_exported_by_its_name(tmp_path):
+    from tgsbench.cli.export import export
+    from tgsbench.cli.show import show
+
+    store_group(tmp_path, "g", [10.0, 11.0, 12.1])
+    where = ["--output", str(tmp_path)]
+    lines = CliRunner().invoke(show, ["g", *where]).output.splitlines()
+    assert lines[0].endswith("3, g-1 to g-3") and any("of 3 runs" in line for line in lines)
+    document = json.loads(CliRunner().invoke(show, ["g", "--json", *where]).output)
+    assert document["row"]["repeats"] == 3
+    assert [run["run_id"] for run in document["runs"]] == ["g-1", "g-2", "g-3"]
+    target = tmp_path / "x.jsonl"
+    done = CliRunner().invoke(export, ["g", "--format", "jsonl", "--to", str(target), *where])
+    assert "3 runs" in done.output, done.exception
+    assert len(target.read_text().splitlines()) == 3

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.stored import a_preset, a_result
+from tests.unit.stored import a_preset
 from tgsbench import presets
 from tgsbench.presets.work import changed_values, is_other_work, work_digest
+from tgsbench.results.index import Summary
 from tgsbench.tui.preset_rows import best_results
 
 
-def ran(tgs, *sets, **changes):
-    preset = a_preset("tiny_cpu", *sets)
-    return a_result(preset, f"run-{tgs}", samples=[tgs] * 6, work=work_digest(preset), **changes)
+def ran(tgs, *sets):
+    work = work_digest(a_preset("tiny_cpu", *sets))
+    return Summary(run_id=f"run-{tgs}", status="ok", preset="tiny_cpu", tgs=tgs, work=work)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import click
 from msgspec import Struct
 
 from tgsbench import api
-from tgsbench.cli import diagnostics, output
+from tgsbench.cli import complete, diagnostics, output
 from tgsbench.cli.effect import refuse_idle, refuse_together
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.launch import interleaved
@@ -37,8 +37,13 @@ class Wanted(Struct, frozen=True, kw_only=True):
 
 
 @click.command()
-@click.argument("words", nargs=-1, metavar="[A B ...]")
-@click.option("--baseline", metavar="ROW", help="Compare with this row instead of the first.")
+@click.argument("words", shell_complete=complete.rows, nargs=-1, metavar="[A B ...]")
+@click.option(
+    "--baseline",
+    shell_complete=complete.rows,
+    metavar="ROW",
+    help="Compare with this row instead of the first.",
+)
 @click.option("--force", is_flag=True, help="Print ratios of rows that are not comparable, marked.")
 @click.option("--fail-on", metavar="worse[:5%]", help="Exit code 15 when a row is worse (by more than that).")
 @click.option("--engines", metavar="A,B,…", help="Run these engines in turns on the preset that is named.")

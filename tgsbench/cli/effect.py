@@ -28,9 +28,7 @@ def refuse_together(*pairs: tuple[str, str]) -> None:
     for name, other in pairs:
         if _is_given(ctx, name) and _is_given(ctx, other):
             first, second = _option(ctx, name), _option(ctx, other)
-            raise TgsError(
-                f"{first} has no effect with {second}", hint=f"leave one of {first} and {second} out"
-            )
+            raise TgsError(f"{first} has no effect with {second}: leave out one of them")
 
 
 def refuse_before_subcommand(kept: Iterable[str] = ()) -> None:
@@ -46,7 +44,9 @@ def refuse_before_subcommand(kept: Iterable[str] = ()) -> None:
 
 
 def _is_given(ctx: click.Context, name: str) -> bool:
-    return ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE and bool(ctx.params.get(name))
+    value = ctx.params.get(name)  # 0 is a value, an empty text or list is none
+    is_value = value is not None and value is not False and value not in ("", ())
+    return is_value and ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
 def _option(ctx: click.Context, name: str) -> str:

@@ -8,17 +8,18 @@ from pathlib import Path
 import click
 
 from tgsbench import units
-from tgsbench.cli import diagnostics, output
+from tgsbench.cli import complete, diagnostics, output
 from tgsbench.cli.effect import refuse_together
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.results.export import files
 from tgsbench.results.export.series import Series, series_of
+from tgsbench.results.repeats import members
 from tgsbench.store import run_dir
 from tgsbench.store.run_dir import RunDir
 
 
 @click.command()
-@click.argument("words", nargs=-1, metavar="RUN…")
+@click.argument("words", shell_complete=complete.runs, nargs=-1, metavar="RUN…")
 @click.option("--format", "form", required=True, type=click.Choice(list(files.FORMS)), help="What to write.")
 @click.option(
     "--to", "target", required=True, type=click.Path(path_type=Path), help="File or folder to make."
@@ -30,13 +31,18 @@ def export(words: tuple[str, ...], form: str, target: Path, everything: bool, fo
     refuse_together(("words", "everything"))
     root = run_dir.runs_root(folder)
     store = run_dir.Store(root)
-    runs = store.runs if everything else [store.find(word) for word in words]
+    runs = store.runs if everything else [run for word in words for run in _named(store, word)]
     if not runs:
         raise TgsError("no run to export", hint=f"tgsbench export latest --format {form} --to {target}")
     series = _readable(runs) if everything else [series_of(run) for run in runs]
     files.export(series, form, target)
     output.line(f"{target}: {_counted(series)}")
     diagnostics.note(f"read it with: {files.READERS[form].format(target=str(target))}")
+
+
+def _named(store: run_dir.Store, word: str) -> list[RunDir]:
+    """The runs of a group that `run --repeats` made, or one run."""
+    return members(store, word) or [store.find(word)]
 
 
 def _readable(runs: Sequence[RunDir]) -> list[Series]:

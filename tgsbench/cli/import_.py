@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from tgsbench import presets, units
-from tgsbench.cli import output
+from tgsbench.cli import complete, output
 from tgsbench.cli.convention import known_gpu, model_terms, read_length
 from tgsbench.errors import TgsError
 from tgsbench.presets import catalog
@@ -23,10 +23,15 @@ from tgsbench.systems.log_rows import table_rows
 
 @click.command("import")
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True, dir_okay=False))
-@click.option("--preset", "preset_name", help="Take model, length, GPU and sp from this preset.")
-@click.option("--model", help="Model shape, a name of presets/models.")
+@click.option(
+    "--preset",
+    "preset_name",
+    shell_complete=complete.presets,
+    help="Take model, length, GPU and sp from this preset.",
+)
+@click.option("--model", shell_complete=complete.models, help="Model shape, a name of presets/models.")
 @click.option("--seq-len", help="Sequence length, such as 32k.")
-@click.option("--gpu", help="GPU it ran on, such as A100-SXM4-80GB.")
+@click.option("--gpu", shell_complete=complete.gpus, help="GPU it ran on, such as A100-SXM4-80GB.")
 @click.option("--num-gpus", type=click.IntRange(1), help="How many of them, where the log does not say.")
 @click.option(
     "--global-batch",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tgsbench import api, units
-from tgsbench.cli import diagnostics, output
+from tgsbench.cli import complete, diagnostics, output
 from tgsbench.cli.effect import refuse_together
 from tgsbench.errors import TgsError
 from tgsbench.report.profile import profile_lines
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("sources", nargs=-1, required=False)
+@click.argument("sources", shell_complete=complete.runs, nargs=-1, required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print the whole analysis as JSON.")
 @click.option(
     "--against", metavar="RUN|TRACE", help="Compare with this one: what changed from SOURCES to it."

@@ -38,6 +38,7 @@ from tgsbench.presets.recipes import load_recipe, num_profile_steps
 from tgsbench.safe_files import printable
 from tgsbench.schema.events import Depth, Event, Phase, Warn
 from tgsbench.schema.preset import Preset
+from tgsbench.schema.run import VirtualGpu
 
 
 class RunProgress(Protocol):
@@ -60,10 +61,12 @@ class RunProgress(Protocol):
         ...
 
 
-def progress_for(preset: Preset, to_stderr: bool) -> RunProgress:
+def progress_for(preset: Preset, to_stderr: bool, virtual: VirtualGpu | None = None) -> RunProgress:
     """Rich progress where a person looks, plain lines elsewhere."""
     stream: TextIO = sys.stderr if to_stderr else sys.stdout
-    return RichProgress(preset, stream) if stream.isatty() else PlainProgress(preset, to_stderr)
+    if stream.isatty():
+        return RichProgress(preset, stream, virtual)
+    return PlainProgress(preset, to_stderr, virtual)
 
 
 NUM_MARKS = 10
@@ -84,11 +87,13 @@ class _Said(NamedTuple):
 class _Fold:
     """Folds a run's events; hands out what is new."""
 
-    def __init__(self, preset: Preset) -> None:
+    def __init__(self, preset: Preset, virtual: VirtualGpu | None = None) -> None:
         self.preset = preset
+        self._virtual = virtual
         recipe = preset.profile and load_recipe(preset.profile)
         self._num_profiled = num_profile_steps(recipe) if recipe else 0
-        self._live = LiveRun(preset.world_size)
+        alone = virtual.rank if virtual else None
+        self._live = LiveRun(preset.world_size if alone is None else 1, alone)
         self._named: set[int] = set()
 
     def add(self, batches: Iterable[RankBatch]) -> _Said:
@@ -127,7 +132,17 @@ class _Fold:
         return self._live.last_closed_step + 1 + (share_done(beat) if beat else 0.0)
 
     def figures(self, total: StepTotal) -> list[str]:
-        """Step, phase, TGS, step time, memory, loss of one step: a line of 80 columns holds them."""
+        """Step, phase, TGS, step time, memory, loss of one step: a line of 80 columns holds them.
+
+        On a virtual GPU: host time and memory.
+        """
+        if self._virtual is not None:
+            return [
+                f"step {total.step + 1}/{self.num_steps}",
+                f"{total.phase}",
+                f"host {units.duration(total.step_s)}",
+                f"mem {units.gib(total.mem_peak)}",
+            ]
         tgs = figures.tgs(total.tokens, self.preset.world_size, total.step_s) or 0.0
         return [
             f"step {total.step + 1}/{self.num_steps}",
@@ -159,8 +174,8 @@ def _narration(event: Event) -> str:
 class PlainProgress:
     """One line per phase and step, for logs and pipes."""
 
-    def __init__(self, preset: Preset, to_stderr: bool) -> None:
-        self._fold = _Fold(preset)
+    def __init__(self, preset: Preset, to_stderr: bool, virtual: VirtualGpu | None = None) -> None:
+        self._fold = _Fold(preset, virtual)
         self._print = diagnostics.note if to_stderr else output.line
         self._narrator = Narrator(preset, diagnostics.note)
         self._shown = 0
@@ -216,8 +231,8 @@ class _Figures(ProgressColumn):
 class RichProgress:
     """A bar with the current step's figures and the time left."""
 
-    def __init__(self, preset: Preset, stream: TextIO) -> None:
-        self._fold = _Fold(preset)
+    def __init__(self, preset: Preset, stream: TextIO, virtual: VirtualGpu | None = None) -> None:
+        self._fold = _Fold(preset, virtual)
         console = Console(file=stream)
         self._bar = Progress(
             SpinnerColumn(),

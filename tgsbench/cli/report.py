@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from tgsbench import units
-from tgsbench.cli import diagnostics, output
+from tgsbench.cli import complete, diagnostics, output
 from tgsbench.cli.effect import refuse_together
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.report import collect, page, plain
@@ -17,7 +17,7 @@ from tgsbench.store import run_dir
 
 
 @click.command()
-@click.argument("words", nargs=-1, metavar="[RUN ...]")
+@click.argument("words", shell_complete=complete.rows, nargs=-1, metavar="[RUN ...]")
 @click.option("--published", is_flag=True, help="The published rows alone: XTuner against LLaMA-Factory.")
 @click.option("--html", "html_file", type=click.Path(path_type=Path), help="Write one self-contained page.")
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print Markdown (what is printed by default).")

@@ -9,9 +9,10 @@ from pathlib import Path
 import click
 
 from tgsbench import api
-from tgsbench.cli import diagnostics, output
+from tgsbench.cli import complete, diagnostics, output
 from tgsbench.cli.effect import refuse_idle, refuse_together
 from tgsbench.cli.progress import RunProgress, progress_for
+from tgsbench.cli.repeats import print_repeats
 from tgsbench.cli.terminal import print_running, require_terminal
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.launch import detached, local, preflight
@@ -21,25 +22,49 @@ from tgsbench.launch.command import ONE_NODE, Node
 from tgsbench.launch.watch import StopSignals
 from tgsbench.presets.recipes import load_recipe
 from tgsbench.report.forecast import forecast_text
-from tgsbench.report.summary import repeats_lines, summary_lines, tgs_text
+from tgsbench.report.summary import summary_lines, tgs_text
 from tgsbench.results.forecast import forecast_note
-from tgsbench.results.repeats import row_of
+from tgsbench.results.results import load_result
 from tgsbench.safe_files import one_line
 from tgsbench.schema.forecast import Forecast
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.reference import XTUNER
-from tgsbench.schema.run import Result
+from tgsbench.schema.run import Result, VirtualGpu
 from tgsbench.store import run_dir
 from tgsbench.store.run_dir import RunDir
 from tgsbench.systems import environments, support
 
+_NEVER_TOGETHER = (
+    ("ascii_only", "headless"),
+    ("ascii_only", "as_json"),
+    ("profile", "emulate"),
+    ("repeats", "nodes"),
+    ("repeats", "emulate"),
+    ("repeats", "virtual_gpu"),
+)
+
 
 @click.command()
-@click.option("--preset", "name", required=True, help="Name of a preset, or path of a .toml file.")
+@click.option(
+    "--preset",
+    "name",
+    required=True,
+    shell_complete=complete.presets,
+    help="Name of a preset, or path of a .toml file.",
+)
+@click.option(
+    "--model",
+    shell_complete=complete.models,
+    help="Model to train instead: a name of `tgsbench models`, or a config.json.",
+)
 @click.option("--headless", is_flag=True, help="Print progress here instead of opening the live view.")
 @click.option("--ascii", "ascii_only", is_flag=True, help="Draw the live view with ASCII characters only.")
 @click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON document: result.json.")
-@click.option("--engine", help="Engine that trains, of those that `tgsbench engines` lists.")
+@click.option(
+    "--engine",
+    shell_complete=complete.engines,
+    help="Engine that trains, of those that `tgsbench engines` lists.",
+)
 @click.option(
     "--python",
     type=click.Path(path_type=Path),
@@ -70,6 +95,14 @@ from tgsbench.systems import environments, support
     help="Measure so often, each time in fresh processes; comparisons use the spread between runs.",
 )
 @click.option(
+    "--virtual-gpu",
+    "virtual_gpu",
+    default="",
+    metavar="GPU",
+    help="Run on a GPU that is not there: memory, calls and host time, no speed (see `tgsbench doctor`).",
+)
+@click.option("--rank", default="0", metavar="K|all", help="Of --virtual-gpu: the rank that runs, or all.")
+@click.option(
     "--name", "run_name", default="", help="Name of the run's folder (default: time, preset, a tag)."
 )
 @click.option("--nodes", metavar="HOST,HOST,…", help="Machines to run on: prints the command of each.")
@@ -79,6 +112,7 @@ from tgsbench.systems import environments, support
 )
 def run(
     name: str,
+    model: str | None,
     headless: bool,
     ascii_only: bool,
     as_json: bool,
@@ -93,6 +127,8 @@ def run(
     rehearse: bool,
     emulate: bool,
     repeats: int | None,
+    virtual_gpu: str,
+    rank: str,
     run_name: str,
     nodes: str | None,
     node_rank: int | None,
@@ -100,44 +136,30 @@ def run(
 ) -> None:
     """Launch a preset and measure its TGS."""
     refuse_idle({"rendezvous": "nodes", "node_rank": "nodes"})
-    refuse_together(
-        ("ascii_only", "headless"),
-        ("ascii_only", "as_json"),
-        ("profile", "emulate"),
-        ("repeats", "nodes"),
-        ("repeats", "emulate"),
-    )
-    flags = {
-        "engine.name": engine,
-        "measure.steps": steps,
-        "measure.warmup": warmup,
-        "hardware.num_gpus": nproc,
-        "profile": profile,
-    }
+    refuse_together(*_NEVER_TOGETHER)
     # The live view shows steps, of which an emulated rank has none: its projection is told at the end.
     in_terminal = not (headless or as_json or nodes or emulate or repeats) and sys.stdout.isatty()
     if in_terminal:
         require_terminal(f"tgsbench run --preset {name} --headless")
+    flags = {"model": model, "engine.name": engine, "measure.steps": steps, "measure.warmup": warmup}
+    flags |= {"hardware.num_gpus": nproc, "profile": profile}
     assignments = [*sets, *(f"{key}={value}" for key, value in flags.items() if value is not None)]
-    preset = api.load_preset(name, assignments, rehearse=rehearse)
+    _check_virtual(virtual_gpu, rank, alone=not (nodes or node_rank is not None or emulate))
+    preset = api.load_preset(name, assignments, rehearse=rehearse, virtual_gpu=virtual_gpu)
+    virtual = api.on_virtual_gpu(preset, virtual_gpu, rank) if virtual_gpu else None
     if python is not None:
         environments.name_python(preset.engine.name, python)
-    if nodes or node_rank is not None:
-        _require_nodes(preset, emulate)
     root = run_dir.runs_root(output)
     if nodes or node_rank is not None:
+        _require_nodes(preset, emulate)
         part = several.NodePart(several.parse_nodes(nodes or ""), node_rank, rendezvous, run_name)
-        if node_rank is None:
-            options = several.preset_options(name, assignments, rehearse)
-            _print_commands(part, preset, options, root, as_json)
-            return
-        result = run_headless(several.prepare(part, preset, root), preset, as_json, part.node(preset))
-        sys.exit(local.exit_code(result))
-    api.check_machine(preset, emulate_rank=emulate)
+        options = several.preset_options(name, assignments, rehearse)
+        sys.exit(_run_part(part, preset, options, root, as_json))
+    api.check_machine(preset, emulate_rank=emulate, virtual=virtual)
     if repeats:
         sys.exit(_run_repeats(preset, root, run_name, repeats, as_json))
     with StopSignals() as stop:
-        run_folder = _prepared(root, preset, run_name, emulate)
+        run_folder = _prepared(root, preset, run_name, emulate, virtual)
         if not in_terminal:
             result = run_headless(run_folder, preset, as_json, stop=stop)
             sys.exit(_exit_code(result, run_folder))
@@ -161,12 +183,7 @@ def _run_repeats(preset: Preset, root: Path, name: str, num_runs: int, as_json: 
 
     with StopSignals() as stop:
         found = repeating.run_all(preset, root, group, num_runs, supervise)
-    row = row_of(group, found)
-    if as_json:
-        output.json({"group": group, "row": row, "runs": found})
-    else:
-        for line in repeats_lines(row, found):
-            output.line(line)
+    print_repeats(group, found, as_json)
     return next((int(code) for code in codes if code), 0)
 
 
@@ -180,12 +197,31 @@ def _require_nodes(preset: Preset, emulate: bool) -> None:
         preflight.check_emulation(preset, on_several=True)
 
 
-def _prepared(root: Path, preset: Preset, run_name: str, emulate: bool) -> RunDir:
-    run_folder = api.prepare(preset, root, run_name, emulate_rank=emulate)
+def _check_virtual(gpu: str, rank: str, *, alone: bool) -> None:
+    """Raise TgsError for options that --virtual-gpu does not go with, or that need it."""
+    if gpu and not alone:
+        raise TgsError("--virtual-gpu goes with neither --nodes, --node-rank nor --emulate-rank")
+    if rank != "0" and not gpu:
+        raise TgsError(f"--rank {rank} is of --virtual-gpu", hint="add --virtual-gpu H100-SXM5-80GB")
+
+
+def _prepared(root: Path, preset: Preset, run_name: str, emulate: bool, virtual: VirtualGpu | None) -> RunDir:
+    run_folder = api.prepare(preset, root, run_name, emulate_rank=emulate, virtual=virtual)
     forecast = run_folder.manifest().forecast
     if emulate and not (forecast and forecast.time):
         diagnostics.warn("no forecast, so no time for communication", "tgsbench plan says why")
     return run_folder
+
+
+def _run_part(
+    part: several.NodePart, preset: Preset, options: list[str], root: Path, as_json: bool
+) -> ExitCode:
+    """This machine's ranks, or, where it is not said which machine it is, what to type on each."""
+    if part.node_rank is None:
+        _print_commands(part, preset, options, root, as_json)
+        return ExitCode.OK
+    result = run_headless(several.prepare(part, preset, root), preset, as_json, part.node(preset))
+    return local.exit_code(result)
 
 
 def _print_commands(
@@ -219,6 +255,7 @@ def run_headless(
         print_result(result, as_json)
         if result.profile is not None and result.profile.traces and not as_json:
             _print_hotspots(run_folder)
+            result = _after_analysis(run_folder, result)
     except BrokenPipeError:
         output.detach_stdout()
     report_failure(result, run_folder)
@@ -228,7 +265,8 @@ def run_headless(
 def _supervised(
     run_folder: RunDir, preset: Preset, as_json: bool, node: Node, stop: StopSignals | None
 ) -> Result:
-    with progress_for(preset, to_stderr=as_json) as progress:
+    virtual = run_folder.manifest().virtual if node.node_rank == 0 else None
+    with progress_for(preset, as_json, virtual) as progress:
         progress.narrate(f"run {run_folder.path}")
         if node.node_rank == 0:  # run.json is the first node's: another node may come before it is there
             _say_forecast(progress, preset, run_folder.manifest().forecast)
@@ -267,6 +305,18 @@ def _print_hotspots(run_folder: RunDir) -> None:
         return
     output.line(f"{'hotspots':<11} {shares_line(profile)}")
     diagnostics.note(f"tgsbench profile {run_folder.run_id} tells more")
+
+
+def _after_analysis(run_folder: RunDir, before: Result) -> Result:
+    """The result once its traces were read: a rate beyond the hardware's makes it invalid."""
+    after = load_result(run_folder)
+    new = [text for text in after.integrity.problems if text not in before.integrity.problems]
+    if not new:
+        return before
+    diagnostics.warn(
+        f"{after.status}: {'; '.join(new)}", "tgsbench verify finds out whether the work is done"
+    )
+    return after
 
 
 def report_failure(result: Result, run_folder: RunDir) -> None:

@@ -40,10 +40,12 @@ def _serve(ascii_only: bool, port: int, output: Path | None) -> None:
             hint=pip_install("serve"),
             exit_code=ExitCode.MISSING_DEPENDENCY,
         ) from error
-    diagnostics.note(f"open http://127.0.0.1:{port} in a browser; ctrl-c ends it, runs go on")
+    server = serve.server(port, ascii_only=ascii_only, runs_root=output)
+    diagnostics.note(f"open {server.address}")
+    diagnostics.note("it works in the first browser that opens it; ctrl-c ends it, runs go on")
     diagnostics.note(f"from another machine: ssh -L {port}:127.0.0.1:{port} THIS_HOST")
     try:
-        serve.serve(port, ascii_only=ascii_only, runs_root=output)
+        server.serve()
     except OSError as error:
         raise TgsError(
             f"cannot listen on 127.0.0.1:{port}: {os.strerror(error.errno or 0).lower()}",

@@ -214,7 +214,7 @@ def _contender(name: str, assignments: Sequence[str], engine: str, rehearse: boo
 
 
 def _judge(engine: EngineRuns, result: Result) -> None:
-    if result.status != "ok" or result.tgs.median is None:
+    if result.status != "ok" or not result.tgs.median:
         why = result.failure.reason if result.failure else "; ".join(result.integrity.problems)
         engine.reason = f"{result.status}: {why}"
 

@@ -66,6 +66,7 @@ def with_length(preset: Preset, length: int) -> Preset:
     """The preset at another length, one warm-up and one measured step.
 
     The model's positions are not in the way: what is searched is memory.
+    Raises TgsError when the mesh does not divide that length.
     """
     shape = replace(preset.model, max_position_embeddings=max(preset.model.max_position_embeddings, length))
     variant = replace(

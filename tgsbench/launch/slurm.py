@@ -199,7 +199,10 @@ def log_dir(root: Path) -> Path:
 
 
 def submit(text: str, preset: Preset, root: Path) -> tuple[str, Path]:
-    """Keep the script beside the runs and hand it to sbatch; returns the job's number and the script."""
+    """Keep the script beside the runs and hand it to sbatch; returns the job's number and the script.
+
+    Raises TgsError when the script cannot be written, or sbatch refuses it.
+    """
     folder = log_dir(root)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,7 @@ from tgsbench.metrics import verification
 from tgsbench.schema.preset import Measure, Preset
 from tgsbench.schema.verify import Check, CheckName, Verification
 from tgsbench.system.scratch import scratch_folder
-from tgsbench.systems import availability, registry
+from tgsbench.systems import availability, registry, support
 
 NUM_STEPS = 20
 _SEQ_LEN = 512
@@ -67,6 +67,7 @@ def small_preset(preset: Preset) -> Preset:
         training=replace(
             training,
             compute_dtype="float32",
+            routing="learned",
             micro_batch=min(2, training.micro_batch),
             lr=_LR,
             clip_norm=_CLIP_NORM,
@@ -110,6 +111,7 @@ def require(small: Preset) -> None:
             hint=" or ".join(f"--engine {native}" for native in registry.native_names()),
             exit_code=ExitCode.UNSUPPORTED,
         )
+    support.check(small)
     preflight.check_packages(small)
     problem = preflight.machine_problem(small, preflight.this_machine(), small.world_size)
     if problem:
@@ -121,8 +123,11 @@ def require(small: Preset) -> None:
 
 
 def peer_of(preset: Preset) -> str:
-    """The other native engine if it is installed, else nothing."""
+    """The other native engine if it is installed and trains such models, else nothing."""
     other = _other(preset.engine.name)
+    families = registry.find_engine(other).families
+    if families and preset.model.family not in families:
+        return ""
     return "" if availability.missing_packages(other) else other
 
 

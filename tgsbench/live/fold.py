@@ -34,7 +34,7 @@ class RankState:
 
     __slots__ = (
         "beat", "bye", "device", "error", "first_t", "gpu", "gpu_utils", "host", "last_t", "mem_peak", "note",
-        "num_warnings", "phase", "pid", "rank", "seen_at", "step", "unix_offset_s",
+        "phase", "pid", "rank", "seen_at", "step",
     )  # fmt: skip
 
     def __init__(self, rank: int) -> None:
@@ -50,15 +50,12 @@ class RankState:
         self.first_t = math.nan
         self.last_t = math.nan
         """Times of hello and of the newest event on the host's monotonic clock."""
-        self.unix_offset_s = math.nan
-        """Wall clock minus the host's monotonic clock, from hello."""
         self.seen_at = math.nan
         """Reader's monotonic clock when the newest event arrived."""
         self.gpu: ev.Gpu | None = None
         self.gpu_utils: deque[float] = deque(maxlen=GPU_HISTORY)
         self.beat: ev.Heartbeat | None = None
         """The newest heartbeat: where in its step the rank is."""
-        self.num_warnings = 0
         self.error: ev.Error | None = None
         self.bye: str = ""
 
@@ -82,6 +79,9 @@ class LiveRun:
     """Everything folded from a run's events so far; `add_batch` is the only way in."""
 
     world: int
+    """Ranks that run."""
+    alone: int | None = None
+    """The one rank that runs, of a virtual world; None: ranks 0 to `world`."""
     ranks: list[RankState] = field(init=False)
     pending: PendingSteps = field(init=False)
     grid: StepGrid = field(default_factory=StepGrid)
@@ -115,7 +115,8 @@ class LiveRun:
     traces: list[ev.Trace] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.ranks = [RankState(rank) for rank in range(self.world)]
+        self._first = self.alone or 0
+        self.ranks = [RankState(self._first + index) for index in range(self.world)]
         self.pending = PendingSteps(self.world)
         self._handlers: dict[type[Any], Callable[[RankState, Any], None]] = {
             ev.Hello: self._hello,
@@ -144,8 +145,8 @@ class LiveRun:
     def add_batch(self, batch: RankBatch, now: float = math.nan) -> None:
         """Take in a piece of one rank; its steps stay open until `close_steps`: once a round over all."""
         self.num_events += batch.num_events
-        if 0 <= batch.rank < self.world:
-            self._add_to_rank(self.ranks[batch.rank], batch, now)
+        if 0 <= (index := batch.rank - self._first) < self.world:
+            self._add_to_rank(self.ranks[index], batch, now)
         else:
             self.num_foreign += batch.num_events - len(batch.others)
             for event in batch.others:
@@ -166,7 +167,7 @@ class LiveRun:
         state.beat = batch.beat or state.beat
         state.gpu_utils.extend(batch.gpu_utils)
         for steps in batch.steps:
-            self.pending.add(state.rank, steps)
+            self.pending.add(state.rank - self._first, steps)
         if batch.steps and batch.steps[-1].last_step > state.step:
             state.step = batch.steps[-1].last_step
             (state.mem_peak,) = unpack("d", batch.steps[-1].mem_peak[-8:])
@@ -180,7 +181,8 @@ class LiveRun:
 
     def is_ahead(self, rank: int) -> bool:
         """Has the rank so many steps waiting for others that it had better be read more slowly?"""
-        return 0 <= rank < self.world and self.pending.num_waiting(rank) > MAX_PENDING_STEPS // 4
+        index = rank - self._first
+        return 0 <= index < self.world and self.pending.num_waiting(index) > MAX_PENDING_STEPS // 4
 
     @property
     def num_ignored(self) -> int:
@@ -249,8 +251,6 @@ class LiveRun:
     def _hello(self, state: RankState, event: ev.Hello) -> None:
         state.host, state.device, state.pid = event.host, event.device, event.pid
         state.first_t = event.t
-        if event.unix_t:
-            state.unix_offset_s = event.unix_t - event.t
 
     def _phase(self, state: RankState, event: ev.Phase) -> None:
         state.phase, state.note = event.phase, event.note
@@ -266,7 +266,6 @@ class LiveRun:
             self.traces.append(event)
 
     def _warn(self, state: RankState, event: ev.Warn) -> None:
-        state.num_warnings += 1
         self._note(Note(state.rank, event.t, "warning", event.code, event.msg, event.hint))
 
     def _error(self, state: RankState, event: ev.Error) -> None:

@@ -59,7 +59,7 @@ def slow_ratios(values: Sequence[float]) -> list[float]:
 
 
 @dataclass(frozen=True)
-class SlowRank:
+class SuspectRank:
     """A rank that holds the others up, as a person reads it."""
 
     rank: int
@@ -70,7 +70,7 @@ class SlowRank:
         return f"rank {self.rank} ({self.host or 'host unknown'}) {self.why}"
 
 
-def suspects(live: LiveRun, now_s: float, heartbeat_s: float) -> list[SlowRank]:
+def suspects(live: LiveRun, now_s: float, heartbeat_s: float) -> list[SuspectRank]:
     """Silent ranks first, then slow ones, then GPUs with slow clocks; a rank is named once."""
     if any(state.bye for state in live.ranks):
         return []
@@ -88,7 +88,7 @@ def suspects(live: LiveRun, now_s: float, heartbeat_s: float) -> list[SlowRank]:
         found.setdefault(slow.rank, f"took {slow.ratio:.2f} of the median rank's step time")
     for rank, ratio in find_slow_clocks(live):
         found.setdefault(rank, f"runs its GPU at {ratio:.0%} of the median clock")
-    return [SlowRank(rank, live.ranks[rank].host, why) for rank, why in found.items()]
+    return [SuspectRank(rank, live.ranks[rank].host, why) for rank, why in found.items()]
 
 
 def held_up_text(slow: HeldUp) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from tgsbench import units
 from tgsbench.metrics.step_total import StepTotal
+from tgsbench.models.registry import find_family
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Integrity
 
@@ -23,12 +24,12 @@ def expected_all_to_alls(preset: Preset) -> tuple[int, int]:
     if sp == 1:
         return 0, 0
     passes = 3 if preset.training.checkpointing == "full" else 2
-    kv_heads = max(shape.num_kv_heads, sp)
+    widths = find_family(shape.family).exchange_widths(shape, sp)
     rows = preset.training.micro_batch * preset.local_seq_len
-    heads = 2 * shape.num_query_heads + 2 * kv_heads
-    num_bytes = rows * heads * shape.head_dim * _ELEMENT_BYTES[preset.training.compute_dtype]
-    calls = 4 if preset.attention == "alst" else 2
-    times = passes * shape.num_layers * preset.accumulation
+    values = rows * sum(before + after for before, after in widths)
+    num_bytes = values * _ELEMENT_BYTES[preset.training.compute_dtype]
+    calls = (4 if preset.attention == "alst" else 2) * len(widths)
+    times = passes * preset.accumulation
     return times * calls, times * num_bytes
 
 
@@ -52,6 +53,20 @@ def check(preset: Preset, steps: Sequence[StepTotal], tokens_padded: int) -> Int
     )
     if steps:
         _judge_tokens(result, steps, demanded)
+        _judge_all_to_alls(result, steps, calls, num_bytes)
+    return result
+
+
+def check_exchanges(preset: Preset, steps: Sequence[StepTotal], num_ranks: int) -> Integrity:
+    """Compare only the all-to-alls of the ranks that ran with what the preset demands of as many."""
+    calls, num_bytes = (num_ranks * of_one for of_one in expected_all_to_alls(preset))
+    result = Integrity(
+        a2a_calls=sum(s.a2a_calls for s in steps),
+        a2a_calls_expected=len(steps) * calls,
+        a2a_bytes=sum(s.a2a_bytes for s in steps),
+        a2a_bytes_expected=len(steps) * num_bytes,
+    )
+    if steps:
         _judge_all_to_alls(result, steps, calls, num_bytes)
     return result
 

@@ -11,6 +11,7 @@ from typing import Final
 
 from msgspec import Struct, field
 
+from tgsbench import units
 from tgsbench.metrics import clock
 from tgsbench.metrics.packs import PackLedger
 from tgsbench.metrics.step_total import StepTotal
@@ -81,7 +82,8 @@ def _first_loss(m: Measured) -> str:
     low, high = (share * expected for share in _FIRST_LOSS)
     if low <= first.loss <= high:
         return ""
-    return f"{first.loss:.3g} where random weights give {low:.1f} to {high:.1f} (ln V = {expected:.1f})"
+    bounds = f"{low:.1f} to {high:.1f} (ln V = {expected:.1f})"
+    return f"{units.three(first.loss)} where random weights give {bounds}"
 
 
 def _moving_loss(m: Measured) -> str:

@@ -53,22 +53,27 @@ def build_result(
     `preset_digest`: of the preset.toml that it came from. `num_skipped`: lines of its event files that were
     passed over.
     """
-    steps = observed.complete("measure", manifest.world_size)
+    steps = observed.complete("measure", len(manifest.started_ranks))
     result = _described(manifest, preset, observed, environment)
-    _measure(result, preset, steps, observed)
+    if manifest.virtual is not None:
+        _virtual(result, preset, manifest, steps, observed)
+    else:
+        _measure(result, preset, steps, observed)
     if result.sp_spans_nodes:
         result.warnings.append(
             f"sp {result.sp} crosses machines ({', '.join(result.hosts)}): its all-to-alls use the network"
         )
     result.profile = _capture(observed, manifest.world_size, result.step_s)
-    started = 1 if manifest.emulated else manifest.world_size
-    result.failure = root_cause(observed, outcome, launcher, started, stack_texts)
-    if result.failure is None and not preset.is_external and not manifest.emulated:
+    result.failure = root_cause(observed, outcome, launcher, manifest.started_ranks, stack_texts)
+    whole = not (preset.is_external or manifest.emulated or manifest.virtual)
+    if result.failure is None and whole:
         written_twice.check_files(manifest, preset, preset_digest, observed, result.integrity)
     result.warnings += written_twice.differing_versions(observed)
     _mark_damage(result, num_skipped, observed.num_repeated)
     result.slow_rank = _slow_rank(observed, manifest.world_size)
     result.status = _status(result, outcome)
+    if manifest.virtual is not None and result.status == "ok":
+        result.status = "virtual"
     if manifest.emulated:
         _emulated(result, preset, observed)
     return result
@@ -138,8 +143,16 @@ def _emulated(result: Result, preset: Preset, observed: RunTotals) -> None:
             result.status = "emulated"
 
 
+def _virtual(
+    result: Result, preset: Preset, manifest: Manifest, steps: list[StepTotal], observed: RunTotals
+) -> None:
+    """Ranks on a virtual GPU: what they held and sent is real, what a device computes is not there."""
+    result.mem = _memory(steps, observed, preset.hardware.device)
+    result.integrity = integrity.check_exchanges(preset, steps, len(manifest.started_ranks))
+
+
 def _described(manifest: Manifest, preset: Preset, observed: RunTotals, environment: Environment) -> Result:
-    hello = observed.hellos.get(0)
+    hello = observed.hellos.get(manifest.started_ranks[0])
     kernel = observed.kernel.name if observed.kernel else preset.engine.kernel
     versions = dict(hello.versions) if hello else {}
     return Result(

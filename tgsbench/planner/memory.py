@@ -6,6 +6,8 @@ tensor of one micro-step's local tokens and width x in the compute precision.
 
 from __future__ import annotations
 
+import math
+
 from msgspec import Struct
 
 from tgsbench.planner.counts import exchange_bytes, tile_tokens
@@ -53,7 +55,9 @@ class MemoryPlan(Struct, frozen=True, kw_only=True):
 
 def memory_plan(work: StepWorkload) -> MemoryPlan:
     """Memory at the peak of a steady-state step."""
-    moments = [PeakMoment(name, _with_overhead(work, items)) for name, items in _moments(work)]
+    held = _held(work)
+    share = work.system.allocator_share
+    moments = [PeakMoment(name, _with_overhead(items, share, *held)) for name, items in _moments(work)]
     peak = max(moments, key=lambda moment: moment.total)
     return MemoryPlan(
         peak=PeakMoment(
@@ -115,9 +119,9 @@ def resident_bytes(work: StepWorkload) -> float:
 
 def _states(work: StepWorkload) -> dict[str, float]:
     """Parameters and optimizer states resident on the GPU, as the ZeRO stage shards and offloads them."""
-    n, world = float(work.dims.num_parameters), work.world
-    parameters = n * work.system.parameter_bytes / (world if work.zero_stage == 3 else 1)
-    optimizer = n * work.system.optimizer_bytes / world
+    n, ranks = float(work.dims.num_parameters), work.sharing_ranks
+    parameters = n * work.system.parameter_bytes / (ranks if work.zero_stage == 3 else 1)
+    optimizer = n * work.system.optimizer_bytes / ranks
     return {
         "parameters": 0.0 if work.offload == "all" else parameters,
         "optimizer_states": 0.0 if work.offload != "none" else optimizer,
@@ -126,7 +130,7 @@ def _states(work: StepWorkload) -> dict[str, float]:
 
 def _gradients(work: StepWorkload) -> tuple[float, float]:
     """Gradient bytes held when a backward begins and when it ends."""
-    sharded = work.world if work.zero_stage >= 2 else 1
+    sharded = work.sharing_ranks if work.zero_stage >= 2 else 1
     whole = float(work.dims.num_parameters) * work.system.gradient_bytes / sharded
     if work.offload != "none":
         return 0.0, 0.0
@@ -150,7 +154,7 @@ def _share_behind(work: StepWorkload, behind: int) -> float:
     return min(1.0, (head + behind * d.layer_weights) / d.num_parameters)
 
 
-def _scatter(work: StepWorkload, weights: int) -> float:
+def _scatter(work: StepWorkload, weights: float) -> float:
     """Buffer in which gradients of the group before are being reduced."""
     if work.world == 1 and not work.system.live_parameters:
         return 4.0 * weights
@@ -178,22 +182,74 @@ def layer_activations(work: StepWorkload) -> dict[str, float]:
     """
     d = work.dims
     heads = d.query_heads * d.head_dim
-    norm = unit(work, d.norm_width / 2) * work.system.norm_units
-    if work.fused_ops or work.compute_bytes == 4:
-        norm = unit(work, d.norm_width / 2) * min(6.0, work.system.norm_units)
+    norm = _norms(work)
     received, returned = exchange_bytes(work)
     if work.sp == 1:
         kv_heads = d.query_heads if work.system.repeats_kv else d.kv_heads
         attention = unit(work, heads + 2 * kv_heads * d.head_dim)
     else:
         attention = received
-    mlp = 0.0  # a tiled MLP keeps its input alone, which the norm gave
-    if not work.tiled_mlp:
-        mlp = unit(work, d.intermediate) * (work.system.mlp_units if d.mlp_matrices == 3 else 2.0)
     return {
-        "activations": norm + mlp + unit(work, heads) + _lse(work) + (attention if work.sp == 1 else 0.0),
+        "activations": norm
+        + _mlp_kept(work)
+        + unit(work, heads)
+        + _lse(work)
+        + (attention if work.sp == 1 else 0.0),
         "all_to_all_buffers": attention + returned if work.sp > 1 else 0.0,
     }
+
+
+def _norms(work: StepWorkload) -> float:
+    """What a layer's two norms keep."""
+    units = work.system.norm_units
+    if work.fused_ops or work.compute_bytes == 4:
+        units = min(6.0, units)
+    return unit(work, work.dims.norm_width / 2) * units
+
+
+def _mlp_kept(work: StepWorkload) -> float:
+    """What the MLP keeps; a tiled one its input alone, which the norm gave."""
+    routed = 2.0 * unit(work, work.dims.routed)  # copies of a token for its experts, and what they gave
+    if work.tiled_mlp:
+        return routed
+    units = 2.0 if work.dims.mlp_matrices == 2 else work.system.mlp_units
+    # One kernel for the gated activation keeps gate and up, and its product for the down projection.
+    return routed + unit(work, work.dims.intermediate) * (min(3.0, units) if work.fused_ops else units)
+
+
+def attention_workspace(work: StepWorkload) -> float:
+    """What the attention kernel's backward holds beside its inputs and results.
+
+    FlashAttention 2 sums dq in fp32, a document's rows padded to 128, and with grouped queries writes dk and
+    dv at all query heads. FlashAttention 3 and cuDNN sum dk and dv in fp32 at the KV heads instead.
+    """
+    if work.on_cpu:
+        return 0.0
+    d = work.dims
+    head_tokens = float(work.local_tokens * d.head_dim)
+    padded = 1.0 + 128.0 / work.attended_len if work.attended_len < work.seq_len else 1.0
+    sums = 4.0 * padded * d.query_heads * head_tokens
+    if d.kv_heads == d.query_heads:
+        return sums
+    expanded = 2.0 * work.compute_bytes * d.query_heads * head_tokens
+    native = 8.0 * d.kv_heads * head_tokens
+    return sums + (native if work.kernel in ("flash3", "cudnn") else expanded)
+
+
+def _attention_backward(work: StepWorkload) -> float:
+    """Live while attention's backward runs: the MLP is through, of the norm before it the input is left."""
+    d = work.dims
+    heads, kv = d.query_heads * d.head_dim, 2 * d.kv_heads * d.head_dim
+    kept = _norms(work) / 2 + (0.0 if work.system.norm_keeps_checkpoint else unit(work, d.hidden))
+    if work.checkpointing == "none":
+        kept = 0.0
+    elif work.checkpointing == "full":
+        kept += unit(work, heads) + _lse(work) + (unit(work, heads + kv) if work.sp == 1 else 0.0)
+    elif work.sp == 1:
+        kept += unit(work, heads + kv)
+    # Gradients of the residual, of attention's output, of q, k and v.
+    gradients = unit(work, d.hidden + 2 * heads + kv)
+    return kept + gradients + attention_workspace(work)
 
 
 def _mlp_gradients(work: StepWorkload) -> float:
@@ -247,9 +303,13 @@ def _layer_working_set(work: StepWorkload) -> dict[str, float]:
         # What came back from attention is copied once into the layout that the projection takes.
         exchanged -= received - (unit(work, d.query_heads * d.head_dim) if work.sp > 1 else 0.0)
     gradients = _mlp_gradients(work) + unit(work, d.hidden)
-    made = {"layer_activations": activations + gradients, "all_to_all_buffers": exchanged}
+    mlp = activations + gradients
     if work.checkpointing == "none":  # nothing is made again: it is among what all layers keep
-        made = {"layer_activations": gradients}
+        mlp, exchanged = gradients, 0.0
+    made = {
+        "layer_activations": max(mlp, _attention_backward(work)),
+        "all_to_all_buffers": exchanged,
+    }
     return made | {
         "gathered_layers": _gathered(work),
         "weight_gradients": float(work.compute_bytes * d.mlp[-1].size),
@@ -293,29 +353,35 @@ def _optimizer_extra(work: StepWorkload) -> dict[str, float]:
     """DeepSpeed casts gradients to fp32 a sub-group of 1e9 at a time."""
     if not work.system.live_parameters or work.offload != "none":
         return {}
-    shard = work.dims.num_parameters / work.world
+    shard = work.dims.num_parameters / work.sharing_ranks
     return {"gradient_buffers": 4.0 * min(1e9, shard) + REDUCE_BUCKET_BYTES}
 
 
-def _with_overhead(work: StepWorkload, items: dict[str, float]) -> dict[str, float]:
-    passing = sum(size for name, size in items.items() if name not in RESIDENT)
+def _held(work: StepWorkload) -> tuple[float, float]:
+    """Bytes of context and communicators, and of blocks that only the collectives' streams may use."""
+    if work.on_cpu:
+        return float(PROCESS_BYTES), 0.0
     communicators = 0 if work.world == 1 else 1 if work.sp == 1 else 2
-    overhead = float(CONTEXT_BYTES + communicators * COMMUNICATOR_BYTES)
-    return items | {
-        "context_and_nccl": float(PROCESS_BYTES) if work.on_cpu else overhead,
-        "allocator": work.system.allocator_share * passing,
-    }
+    pools = work.system.pool_bytes * work.dims.layer_weights if work.world > 1 else 0.0
+    return float(CONTEXT_BYTES + communicators * COMMUNICATOR_BYTES), pools
+
+
+def _with_overhead(items: dict[str, float], share: float, context: float, pools: float) -> dict[str, float]:
+    passing = max(0.0, sum(items.values()) - sum(items.get(name, 0.0) for name in RESIDENT))
+    return items | {"context_and_nccl": context, "allocator": share * passing + pools}
 
 
 def _host_bytes(work: StepWorkload) -> float:
     """Host memory of one node for what is offloaded, pinned."""
     ranks = min(work.world, work.gpus_per_node)
-    shard = work.dims.num_parameters / work.world
+    shard = work.dims.num_parameters / work.sharing_ranks
     size = 0.0
     if work.offload != "none":
-        size += (work.system.optimizer_bytes + work.system.gradient_bytes) * shard
+        # Gradients arrive in fp32, beside master copy and moments.
+        size += (work.system.optimizer_bytes + 4.0) * shard
     if work.offload == "all":
         size += work.system.parameter_bytes * shard
     if work.activation_offload and work.checkpointing != "none":
-        size += unit(work, work.dims.hidden) * work.dims.num_layers
+        # torch's pinned allocator rounds each block up to a power of two.
+        size += 2.0 ** math.ceil(math.log2(unit(work, work.dims.hidden))) * work.dims.num_layers
     return size * ranks

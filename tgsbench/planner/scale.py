@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.planner.machine import Machine
-from tgsbench.planner.plan import Estimate, error_bar, estimate
+from tgsbench.planner.plan import Estimate, estimate, speed_range
 from tgsbench.presets.validate import valid_sp
 from tgsbench.schema.forecast import TgsRange, Verdict
 from tgsbench.schema.preset import Preset
@@ -74,7 +74,7 @@ def _point(preset: Preset, numbers: Estimate, first: float | None) -> ScalePoint
         num_gpus=preset.world_size,
         sp=preset.parallel.sp,
         dp=preset.dp,
-        tgs=error_bar(numbers)[0],
+        tgs=speed_range(numbers)[0],
         efficiency=numbers.tgs / first if numbers.tgs and first and fits else None,
         total_gib=numbers.memory.peak.total / GIB,
         verdict=numbers.verdict,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tgsbench.planner.counts import head_product, layer_counts
+from tgsbench.planner.counts import head_products, layer_counts
 from tgsbench.planner.memory import memory_plan
 from tgsbench.planner.network import exchanged_bytes, gathered_bytes, shard_bytes
 from tgsbench.planner.workload import StepWorkload
@@ -16,7 +16,7 @@ def planned_stream(work: StepWorkload) -> dict[str, float]:
     forwards = 2.0 if work.checkpointing == "full" else 1.0
     layer = 3 * counts.gemm.flops + counts.gemm_tiled.flops + again
     return {
-        "product FLOPs": layers * layer + 3 * head_product(work).flops,
+        "product FLOPs": layers * layer + 3 * head_products(work)[0].flops,
         "attention FLOPs": layers * counts.attention_flops * (forwards + 2.5),
         "all-to-all bytes": exchanged_bytes(work),
         "all-gather bytes": gathered_bytes(work),

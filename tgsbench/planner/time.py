@@ -12,13 +12,15 @@ import math
 from msgspec import Struct
 
 from tgsbench.metrics import figures
-from tgsbench.planner.counts import LayerCounts, Product, head_product, layer_counts
+from tgsbench.planner.counts import LayerCounts, Product, head_products, layer_counts
 from tgsbench.planner.machine import Machine, attention_speed
 from tgsbench.planner.network import exchange_s, ring_s, shard_bytes
 from tgsbench.planner.workload import StepWorkload
 
-CPU_ADAM_BYTES_PER_S = 12e9
-"""Optimizer traffic one rank's share of host memory sustains when eight ranks share two sockets."""
+CPU_ADAM_BYTES_PER_S = 96e9
+"""Optimizer traffic that the cores and memory of a node's two sockets sustain; its ranks share it."""
+CPU_ADAM_RANK_BYTES_PER_S = 40e9
+"""What the threads of one rank sustain alone."""
 
 
 class LayerTime(Struct, frozen=True, kw_only=True):
@@ -70,6 +72,7 @@ def step_time(work: StepWorkload, machine: Machine) -> StepEstimate:
     gather_s = micro.pop("gather_s")
     items = {name: seconds * work.accumulation for name, seconds in micro.items()}
     items |= _step_items(work, machine)
+    items["step_overhead"] = work.system.step_overhead_s
     items["stragglers"] = sum(items.values()) * _straggling(work, machine)
     return StepEstimate(items=items, passes=passes, gather_s=gather_s)
 
@@ -86,11 +89,21 @@ def layer_passes(work: StepWorkload, machine: Machine) -> Passes:
 
 
 def product_s(product: Product, work: StepWorkload, machine: Machine) -> float:
-    """Seconds of matrix products: arithmetic, then the traffic of operands and results."""
-    flops_per_s = figures.peak_flops_per_s(machine.gpu) * machine.fitted.gemm_share
+    """Seconds of matrix products: arithmetic, what short sums cost, the traffic of operands and results."""
+    flops_per_s = gemm_rate(work, machine)
     if work.fp8:
         flops_per_s *= machine.fitted.fp8_gain
-    return product.flops / flops_per_s + stream_s(product.num_bytes, machine)
+    return _product_s(product, flops_per_s, machine)
+
+
+def gemm_rate(work: StepWorkload, machine: Machine) -> float:
+    """FLOPs per second of this system's long bf16 products on this GPU at its power limit."""
+    return figures.peak_flops_per_s(machine.gpu) * machine.product_share * work.system.product_share
+
+
+def _product_s(product: Product, flops_per_s: float, machine: Machine) -> float:
+    flops = product.flops + machine.fitted.product_half_width * product.short
+    return flops / flops_per_s + stream_s(product.num_bytes, machine)
 
 
 def stream_s(num_bytes: float, machine: Machine) -> float:
@@ -119,13 +132,17 @@ def _forward(work: StepWorkload, machine: Machine, counts: LayerCounts) -> Layer
 def _recompute(work: StepWorkload, machine: Machine, counts: LayerCounts, forward: LayerTime) -> LayerTime:
     if work.checkpointing == "none":
         return LayerTime(gemm=0.0, attention=0.0, elementwise=0.0, exchange_node=0.0, exchange_network=0.0)
-    full = work.checkpointing == "full"
+    system, selective = work.system, work.checkpointing == "selective"
+    some_layers = selective and system.checkpointed_share < 1.0
+    layers = system.checkpointed_share if some_layers else 1.0
+    products = system.recompute_share if selective else 1.0
+    kept = 0.0 if selective and not some_layers else layers
     return LayerTime(
-        gemm=product_s(counts.gemm_recompute, work, machine),
-        attention=forward.attention if full else 0.0,
-        elementwise=stream_s(counts.elementwise_recompute, machine),
-        exchange_node=forward.exchange_node if full else 0.0,
-        exchange_network=forward.exchange_network if full else 0.0,
+        gemm=layers * products * product_s(counts.gemm_recompute, work, machine),
+        attention=kept * forward.attention,
+        elementwise=layers * stream_s(counts.elementwise_recompute, machine),
+        exchange_node=kept * forward.exchange_node,
+        exchange_network=kept * forward.exchange_network,
     )
 
 
@@ -136,7 +153,7 @@ def _backward(
     forward: LayerTime,
 ) -> LayerTime:
     return LayerTime(
-        gemm=2.0 * forward.gemm + product_s(counts.gemm_tiled, work, machine),
+        gemm=product_s(counts.gemm_backward, work, machine) + product_s(counts.gemm_tiled, work, machine),
         attention=attention_s(work, machine, counts.attention_flops)[1],
         elementwise=stream_s(counts.elementwise_backward, machine),
         exchange_node=forward.exchange_node,
@@ -160,7 +177,6 @@ def _micro_items(work: StepWorkload, machine: Machine, passes: Passes) -> dict[s
     """Seconds of one micro-step by item, and the bare gather time under `gather_s`."""
     num_layers = work.dims.num_layers
     fwd, again, bwd = passes.forward, passes.recompute, passes.backward
-    head = head_product(work)
     logits = work.system.traffic.logits * work.local_tokens * work.dims.vocab
     gather_s, exposed = _gathers(work, machine, passes)
     copies = work.system.copy_bytes * work.dims.num_parameters if gather_s else 0.0
@@ -175,7 +191,7 @@ def _micro_items(work: StepWorkload, machine: Machine, passes: Passes) -> dict[s
         * (fwd.exchange_network + again.exchange_network + bwd.exchange_network),
         "gather_exposed": exposed,
         "gather_copies": stream_s(copies * machine.fitted.gather_contention, machine),
-        "head": 3.0 * _head_s(head, work, machine),
+        "head": _head_s(work, machine),
         "loss": stream_s(logits, machine),
         "offload": _activation_offload_s(work, machine, passes),
     }
@@ -202,10 +218,10 @@ def _host_s(work: StepWorkload, machine: Machine, device_s: float) -> float:
     return launch_s if work.on_cpu else max(0.0, launch_s - device_s)
 
 
-def _head_s(head: Product, work: StepWorkload, machine: Machine) -> float:
+def _head_s(work: StepWorkload, machine: Machine) -> float:
     """The head is computed in bf16 where layers run in FP8."""
-    flops_per_s = figures.peak_flops_per_s(machine.gpu) * machine.fitted.gemm_share
-    return head.flops / flops_per_s + stream_s(head.num_bytes, machine)
+    flops_per_s = gemm_rate(work, machine)
+    return sum(_product_s(product, flops_per_s, machine) for product in head_products(work))
 
 
 def _gathers(work: StepWorkload, machine: Machine, passes: Passes) -> tuple[float, float]:
@@ -215,9 +231,13 @@ def _gathers(work: StepWorkload, machine: Machine, passes: Passes) -> tuple[floa
     first layer's gather has nothing to hide behind.
     """
     moved, num_layers = shard_bytes(work), work.dims.num_layers
-    forward = ring_s(moved.gather_forward, num_layers, work, machine)
-    backward = ring_s(moved.gather_backward, num_layers, work, machine)
-    scatter = ring_s(moved.scatter, num_layers, work, machine)
+    ranks = work.sharing_ranks
+    forward = ring_s(moved.gather_forward, num_layers, ranks, work, machine)
+    backward = ring_s(moved.gather_backward, num_layers, ranks, work, machine)
+    scatter = ring_s(moved.scatter, num_layers, ranks, work, machine)
+    if work.offload == "all":  # each GPU's shard comes from the host before it is gathered
+        fetch = work.compute_bytes * work.dims.num_parameters / ranks / (machine.gpu.host_gb_per_s * 1e9)
+        forward, backward = forward + fetch, backward + fetch
     behind_forward = num_layers * passes.forward.compute
     behind_backward = num_layers * (passes.recompute.compute + passes.backward.compute)
     exposed = max(forward / num_layers, forward - behind_forward)
@@ -238,18 +258,26 @@ def _activation_offload_s(work: StepWorkload, machine: Machine, passes: Passes) 
 
 def _step_items(work: StepWorkload, machine: Machine) -> dict[str, float]:
     """Seconds once per optimizer step."""
-    shard = work.dims.num_parameters / work.world
-    per_step = ring_s(shard_bytes(work).per_step, 1, work, machine)
+    shard = work.dims.num_parameters / work.sharing_ranks
+    moved = shard_bytes(work)
+    per_step = ring_s(moved.shared, 1, work.sharing_ranks, work, machine)
+    per_step += ring_s(moved.everywhere, 1, work.world, work, machine)
     if work.offload == "none":
         return {
             "optimizer": stream_s(work.system.optimizer_traffic * shard, machine),
             "gather_step": per_step,
         }
-    moved = (work.system.gradient_bytes + work.compute_bytes) * shard / (machine.gpu.host_gb_per_s * 1e9)
+    to_host = (work.system.gradient_bytes + work.compute_bytes) * shard / (machine.gpu.host_gb_per_s * 1e9)
     return {
-        "optimizer": work.system.optimizer_traffic * shard / CPU_ADAM_BYTES_PER_S + moved,
+        "optimizer": work.system.optimizer_traffic * shard / _cpu_adam_rate(work) + to_host,
         "gather_step": per_step,
     }
+
+
+def _cpu_adam_rate(work: StepWorkload) -> float:
+    """Optimizer traffic per second of one rank whose states are in host memory."""
+    ranks = min(work.world, work.gpus_per_node)
+    return min(CPU_ADAM_RANK_BYTES_PER_S, CPU_ADAM_BYTES_PER_S / ranks)
 
 
 def _straggling(work: StepWorkload, machine: Machine) -> float:

@@ -29,6 +29,8 @@ class StepWorkload(Struct, frozen=True, kw_only=True):
     accumulation: int = 1
     checkpointing: Checkpointing = "full"
     zero_stage: int = 3
+    shard_ranks: int = 0
+    """GPUs that share one copy of what is sharded (HSDP, ZeRO-1 in groups); 0: all of them."""
     regather: bool = True
     """Parameters are gathered again for the backward (ZeRO-3); False: kept from the forward."""
     offload: str = "none"
@@ -46,6 +48,11 @@ class StepWorkload(Struct, frozen=True, kw_only=True):
     def local_tokens(self) -> int:
         """Tokens of one micro-step on this rank."""
         return self.micro_batch * self.seq_len // self.sp
+
+    @property
+    def sharing_ranks(self) -> int:
+        """GPUs that share one copy of what is sharded."""
+        return self.shard_ranks or self.world
 
     @property
     def tokens_per_gpu(self) -> int:

@@ -9,8 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from tgsbench.models.flops import XTUNER
 from tgsbench.report.columns import columns_of
-from tgsbench.report.comparison import verdict_text
-from tgsbench.report.document import Report, ReportEntry, ReportTable
+from tgsbench.report.document import Report, ReportEntry, ReportTable, date_text, finding_text, findings
 from tgsbench.results.rows import Row, model_mfu
 
 _ESCAPED = str.maketrans({c: f"\\{c}" for c in "\\`*[]|~#"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"})
@@ -26,14 +25,12 @@ def markdown(report: Report) -> str:
 
 def _markdown(report: Report) -> Iterator[str]:
     yield f"# {_md(report.title)}"
+    if date := date_text(report.made_unix):
+        yield from ("", f"Made {date}.")
     for table in report.tables:
         yield from ("", f"## {_md(table.model)}", "", *_md_table(table))
-    found = [item for table in report.tables for entry in table.entries for item in entry.against]
-    if found:
-        yield from ("", "## Against the published rows", "")
-    for item in found:
-        because = f" ({'; '.join(item.reasons[:3])})" if item.reasons else ""
-        yield f"- {_md(f'{item.a.label} against {item.b.label}: {verdict_text(item)}{because}')}"
+    for title, items in findings(report):
+        yield from ("", f"## {title}", "", *(f"- {_md(finding_text(item))}" for item in items))
     for section in report.runs:
         yield from (
             "",
@@ -48,9 +45,9 @@ def _markdown(report: Report) -> Iterator[str]:
         yield from (f"- {_md(name)}: {_md(text)}" for name, text in section.environment.items())
     yield from ("", "## What each figure means", "")
     yield from (f"- {_md(name)}: {_md(text)}" for name, text in report.conventions.items())
-    for title, items in (("Sources", report.sources), ("Notes", report.notes)):
-        if items:
-            yield from ("", f"## {title}", "", *(f"- {_md(item)}" for item in items))
+    for heading, texts in (("Sources", report.sources), ("Notes", report.notes)):
+        if texts:
+            yield from ("", f"## {heading}", "", *(f"- {_md(text)}" for text in texts))
 
 
 def _md_table(table: ReportTable) -> Iterator[str]:

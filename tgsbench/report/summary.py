@@ -9,7 +9,7 @@ from tgsbench import units
 from tgsbench.models.spec import num_parameters
 from tgsbench.report.forecast import forecast_text
 from tgsbench.results.rows import Row
-from tgsbench.schema.run import ReferenceVerdict, Result
+from tgsbench.schema.run import CallCount, PhasePeak, ReferenceVerdict, Result, Virtual
 
 
 def summary_lines(result: Result) -> list[str]:
@@ -22,12 +22,13 @@ def summary_lines(result: Result) -> list[str]:
         ("model", _model(result)),
         ("engine", f"{result.engine}, attention {result.attention}, checkpointing {result.checkpointing}"),
         ("mesh", f"{result.world_size} ranks on {result.device}: dp {result.dp} x sp {result.sp}"),
-        ("TGS", tgs_text(result) if result.emulated is None else ""),
+        ("TGS", tgs_text(result) if result.emulated is None and result.virtual is None else ""),
         *_emulated(result),
+        *_virtual(result),
         ("claimed", _claimed(result)),
         ("TFLOPs", _tflops(result)),
         ("step", _step(result)),
-        ("memory", _memory(result)),
+        ("memory", _memory(result) if result.virtual is None else ""),
         ("predicted", forecast_text(result.forecast, result.tgs.median)),
         ("loss", _loss(result)),
         ("packing", _packing(result)),
@@ -114,6 +115,53 @@ def _emulated(result: Result) -> list[tuple[str, str]]:
     return rows
 
 
+def _virtual(result: Result) -> list[tuple[str, str]]:
+    """What ranks on a virtual GPU did, and what nobody can know there."""
+    virtual = result.virtual
+    if virtual is None:
+        return []
+    whose = "all ranks; rank 0's figures" if virtual.rank is None else f"rank {virtual.rank} alone"
+    return [
+        ("virtual GPU", f"{virtual.gpu}, {whose}; nothing here is a measurement of speed"),
+        *(("memory", _phase_peak(peak)) for peak in virtual.peaks if peak.reserved_gib > 0),
+        ("", f"planned {virtual.mem_planned_gib:.2f} GiB in tensors" if virtual.mem_planned_gib else ""),
+        ("launches", _launches(virtual)),
+        *(("kernel", f"{count.calls:>6,} {count.name}") for count in virtual.kernels[:_SHOWN_KERNELS]),
+        *(("copy", f"{count.calls:>6,} {count.name}, {count.gib:.3f} GiB") for count in virtual.copies),
+        *(("collective", _collective(count)) for count in virtual.collectives),
+        *(("not answered", f"{name}, {times} times") for name, times in virtual.unknown_calls.items()),
+        *(("problem", problem) for problem in virtual.problems),
+        *(("not known", what) for what in virtual.not_known),
+    ]
+
+
+_SHOWN_KERNELS = 5
+
+
+def _phase_peak(peak: PhasePeak) -> str:
+    allocated = f"{peak.allocated_gib:.2f} GiB in tensors, " if peak.allocated_gib is not None else ""
+    return f"{peak.phase}: {allocated}{peak.reserved_gib:.2f} GiB reserved at the peak"
+
+
+def _launches(virtual: Virtual) -> str:
+    if not virtual.launches:
+        return ""
+    each = f" ({virtual.launches // virtual.micro_steps:,} a micro-step)" if virtual.micro_steps > 1 else ""
+    rate = f", {units.rate(virtual.launches_per_s)}/s" if virtual.launches_per_s else ""
+    return (
+        f"{virtual.launches:,} in an optimizer step{each}, {virtual.gemms:,} products of "
+        f"{virtual.gemm_tflop:,.1f} TFLOP, {units.duration(virtual.host_s)} of host time{rate}, "
+        f"{virtual.host_waits:,} waits for the device"
+    )
+
+
+def _collective(count: CallCount) -> str:
+    planned = [f"{count.calls_expected:,} calls"] if count.calls_expected is not None else []
+    planned += [f"{count.gib_expected:.3f} GiB"] if count.gib_expected is not None else []
+    against = f" (predicted {', '.join(planned)})" if planned else ""
+    return f"{count.calls:>6,} {count.name} over {count.group}, {count.gib:.3f} GiB{against}"
+
+
 def _no_communication(result: Result) -> str:
     alone = result.world_size == 1 or bool(result.forecast and result.forecast.time)
     return "no communication" if alone else "nothing: communication has no forecast here and counts as 0"
@@ -189,11 +237,11 @@ def _packing(result: Result) -> str:
 
 def _integrity(result: Result) -> str:
     integrity = result.integrity
-    if integrity.tokens_ok is None and not integrity.problems:
-        return ""
     damaged = f"; {integrity.damaged}" if integrity.damaged else ""
     if integrity.problems:
         return "FAILED: " + "; ".join(integrity.problems) + damaged
+    if integrity.tokens_ok is None:
+        return ""
     unknown = f"; not checked: {'; '.join(integrity.not_checked)}" if integrity.not_checked else ""
     return (
         f"ok: {integrity.tokens_seen:,} distinct tokens, {integrity.a2a_calls:,} all-to-alls, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -71,7 +72,7 @@ def compare(a: Row, b: Row, *, force: bool = False) -> Comparison:
     found = differences(a, b)
     reasons = [*_unusable(a), *_unusable(b), *(_sentence(d) for d in found if d.blocks)]
     ratio = None
-    if a.tgs and b.tgs and (force or not reasons):
+    if not (_no_rates(a) or _no_rates(b)) and (force or not reasons):
         ratio = _ratio(a, b)
     return Comparison(
         a=a,
@@ -131,9 +132,15 @@ def _verdict(a: Row, b: Row, reasons: list[str], ratio: Ratio | None) -> Verdict
 
 def _unusable(row: Row) -> list[str]:
     """Why this row alone allows no comparison of speed."""
-    if row.status in _USABLE and row.tgs:
-        return []
-    return [f"{row.label} has no TGS to compare: {row.reason or row.status}"]
+    if row.tgs is None or row.status not in _USABLE:
+        return [f"{row.label} has no TGS to compare: {row.reason or row.status}"]
+    odd = _no_rates(row)
+    return [f"{row.label} has no TGS to compare: {odd[0]:g} is among its figures"] if odd else []
+
+
+def _no_rates(row: Row) -> list[float]:
+    """Figures that no ratio can be made of, such as a TGS of 0 in an imported row."""
+    return [rate for rate in (row.tgs or 0.0, *(row.ci95 or ()), *row.samples) if not 0 < rate < math.inf]
 
 
 def _notes(a: Row, b: Row, found: Sequence[Difference]) -> list[str]:

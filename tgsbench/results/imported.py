@@ -63,7 +63,10 @@ class ImportedRow(Struct, kw_only=True):
 
 
 def read_text(path: Path) -> str:
-    """A foreign log's text; undecodable bytes are replaced."""
+    """A foreign log's text; undecodable bytes are replaced.
+
+    Raises TgsError when the file cannot be read or is too large.
+    """
     try:
         return _decoded(read_regular(path, _MAX_BYTES, follow=True), path)
     except OSError as error:
@@ -81,7 +84,10 @@ def _decoded(data: bytes, path: Path) -> str:
 
 
 def from_log(text: str, context: Context) -> ImportedRow:
-    """Turn a log into one row: warm-up dropped, median with interval, Σ tokens / Σ time beside it."""
+    """Turn a log into one row: warm-up dropped, median with interval, Σ tokens / Σ time beside it.
+
+    Raises TgsError when no step is left after warm-up.
+    """
     if context.global_batch:
         text = f"global batch size: {context.global_batch}\n{text}"
     log = logs.read_log(text, num_gpus=context.num_gpus, seq_len=context.seq_len, tool=context.tool)
@@ -101,7 +107,10 @@ def from_log(text: str, context: Context) -> ImportedRow:
 
 
 def from_csv(text: str, context: Context, models: dict[str, ModelShape]) -> list[ImportedRow]:
-    """Turn a table into rows; what a row says goes before `context`."""
+    """Turn a table into rows; what a row says goes before `context`.
+
+    Raises TgsError when no row has a TGS.
+    """
     found = []
     for index, cells in enumerate(logs.read_csv(text), start=2):
         tgs = _cell(cells, "tgs", index)
@@ -132,7 +141,10 @@ def save(root: Path, foreign: ImportedRow) -> Path:
 
 
 def load(path: Path) -> ImportedRow:
-    """Read one stored row."""
+    """Read one stored row.
+
+    Raises TgsError when the file cannot be read or holds no imported row.
+    """
     try:
         data = harmless_json(read_regular(path, _MAX_BYTES))
         return harmless(msgspec.json.decode(data, type=ImportedRow))

@@ -104,7 +104,10 @@ def of_run(run: RunDir) -> Row:
 
 
 def published(preset_name: str, system: str = _PUBLISHED) -> list[Row]:
-    """Published rows of a preset, of one system or of all."""
+    """Published rows of a preset, of one system or of all.
+
+    Raises TgsError when nobody published such a row.
+    """
     preset = presets.resolve(preset_name).preset
     found = presets.load_references().get(preset_name, [])
     systems = sorted({row.system for row in found})

@@ -170,6 +170,10 @@ class Skew(Struct, kw_only=True):
     max_skew_us: float = 0.0
 
 
+IMPOSSIBLE = "impossible"
+"""Code of a finding that makes the run's figures invalid: a rate beyond what the hardware can do."""
+
+
 class Finding(Struct, kw_only=True):
     """One sentence with its figure, and what to try."""
 

@@ -179,7 +179,10 @@ def create(system: str, say: Callable[[str], None]) -> Path:
 
 
 def installed_versions(python: str, names: tuple[str, ...]) -> dict[str, str]:
-    """Versions of distributions in another interpreter, and its own; empty where one is not installed."""
+    """Versions of distributions in another interpreter, and its own; empty where one is not installed.
+
+    Raises TgsError when the interpreter does not start, or is no Python.
+    """
     try:
         done = subprocess.run(
             [python, "-I", "-c", _ASK, *names], capture_output=True, timeout=_ASK_S, check=False

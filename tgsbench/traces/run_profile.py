@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 
 from tgsbench.errors import ExitCode, TgsError
+from tgsbench.results.results import doubt_by_profile
 from tgsbench.schema.hotspots import PROFILE_VERSION, Profile
 from tgsbench.store.profiles import profile_dir, stored_profile
 from tgsbench.store.run_dir import RunDir
@@ -36,6 +38,8 @@ def run_profile(
 def _store(run: RunDir, found: Profile) -> None:
     try:
         run.write("profile/hotspots.json", found)
+        with contextlib.suppress(TgsError):  # a result that cannot be read is told of where it is asked for
+            doubt_by_profile(run, found)
     except OSError as error:
         raise TgsError(
             f"the analysis of {run.run_id} could not be stored: {error.strerror}", exit_code=ExitCode.STORE

@@ -27,6 +27,8 @@ from tgsbench.workload import PackedDataset
 
 Float64 = npt.NDArray[np.float64]
 OnStep = Callable[[Step], object]
+_TOLD = 5
+"""The oracle says so often where it is: 20 steps of a mixture of experts take minutes on a busy machine."""
 
 
 def collect_evidence(
@@ -77,10 +79,12 @@ def collect_evidence(
     RunDir(run_dir).write(evidence_of(mesh.rank), msgspec.to_builtins(seen))
 
 
-def ask_oracle(run_dir: Path, preset: Preset, data: PackedDataset) -> None:
+def ask_oracle(run_dir: Path, preset: Preset, data: PackedDataset, note: Note) -> None:
     """Compute the run's steps in fp64 and write them down as a rank does."""
     oracle, seen, num_steps = Oracle(preset, data), Evidence(rank=0), preset.measure.steps
     for index in range(num_steps):
+        if index % _TOLD == 0:
+            note(f"fp64 oracle: optimizer step {index + 1} of {num_steps}")
         step = oracle.step(index, preset.measure.warmup + num_steps)
         seen.loss_sums.append(step.loss_sum)
         seen.num_labels.append(step.num_labels)

@@ -20,7 +20,7 @@ from tgsbench import presets
 from tgsbench.events.emitter import Emitter
 from tgsbench.metrics.progress import patience_s
 from tgsbench.presets.recipes import load_recipe, num_profile_steps
-from tgsbench.schema.events import Hello, Kernel, Phase, PhaseName, Step
+from tgsbench.schema.events import Hello, Kernel, Phase, PhaseName, Step, Warn
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.recipe import Recipe
 from tgsbench.store.run_dir import RunDir, digest_of_bytes
@@ -35,8 +35,10 @@ from tgsbench.training.engines.build import build_engine, make_batches
 from tgsbench.training.evidence import ask_oracle, collect_evidence
 from tgsbench.training.heartbeat import HeartbeatThread
 from tgsbench.training.loop import Stepper
+from tgsbench.training.model.experts import EXPERT_LOAD
 from tgsbench.training.parallel.mesh import SequenceMesh, build_mesh
 from tgsbench.training.parallel.waits import COLLECTIVE_CLOCK
+from tgsbench.training.rank_log import RankLog
 from tgsbench.training.witness import Witness
 from tgsbench.workload import PackedDataset, prepare
 
@@ -87,7 +89,7 @@ class _Rank:
         """Come up, do the work with the engine, leave."""
         self._hello()
         self._phase("init")
-        pulse = HeartbeatThread(self.emitter, self.preset.measure.heartbeat_s, self._sampler())
+        pulse = self._pulse()
         pulse.start()
         try:
             mesh = self._init_distributed()
@@ -103,7 +105,7 @@ class _Rank:
         """Measure rank 0 of the whole mesh alone; see `trainer.emulate`."""
         self._hello()
         self._phase("build")
-        pulse = HeartbeatThread(self.emitter, self.preset.measure.heartbeat_s, self._sampler())
+        pulse = self._pulse()
         pulse.start()
         try:
             emulate_rank(
@@ -129,6 +131,10 @@ class _Rank:
 
     def _phase(self, name: PhaseName, note: str = "") -> None:
         self.emitter.emit(Phase(phase=name, note=note))
+
+    def _pulse(self) -> HeartbeatThread:
+        log = RankLog(self.run_dir, self.rank)
+        return HeartbeatThread(self.emitter, self.preset.measure.heartbeat_s, self._sampler(), log)
 
     def _sampler(self) -> GpuSampler | None:
         if self.device.type != "cuda":
@@ -199,8 +205,7 @@ class _Rank:
         self._phase("data")
         num_packs = self.preset.packs_per_step * self._num_steps()
         data = prepare(self.preset, num_packs, lambda note: self._phase("data", note))
-        self._phase("measure", f"fp64 oracle: {self.preset.measure.steps} optimizer steps")
-        ask_oracle(self.run_dir, self.preset, data)
+        ask_oracle(self.run_dir, self.preset, data, lambda note: self._phase("measure", note))
         self._phase("teardown")
 
     def train(self, mesh: SequenceMesh, data: PackedDataset, engine: Engine) -> None:
@@ -216,8 +221,25 @@ class _Rank:
             self.emitter.emit(stepper.step(index, phase))
             if stepper.waits is not None:
                 self.emitter.emit(stepper.waits)
+            if index == warmup - 1:
+                EXPERT_LOAD.forget()
+        self._tell_expert_load()
         if self.recipe is not None:
             self._profile(stepper, self.recipe)
+
+    def _tell_expert_load(self) -> None:
+        """How uneven the measured steps were for experts: the busiest decides how long a layer takes."""
+        load = EXPERT_LOAD.take()
+        if load is None or self.rank:
+            return
+        routing = self.preset.training.routing
+        self.emitter.emit(
+            Warn(
+                code="expert_load",
+                msg=f"tokens per expert: a layer's busiest has {load:.2f} times the mean ({routing} routing)",
+                hint="training.routing=uniform deals tokens in turn" if routing == "learned" else "",
+            )
+        )
 
     def _profile(self, stepper: Stepper, recipe: Recipe) -> None:
         """Capture in steps of their own: no measured step is a profiled one."""

@@ -30,7 +30,7 @@ class ExportRow(Struct, frozen=True, kw_only=True):
     """tgs, step_s, loss, mem_peak_gib, tflops_NAME, mfu; what was not observed is left out."""
 
 
-class Figure(Struct, frozen=True, kw_only=True):
+class NamedFigure(Struct, frozen=True, kw_only=True):
     """One figure of a whole run, and which one it is of its steps'."""
 
     statistic: str
@@ -57,7 +57,7 @@ class Series(Struct, frozen=True, kw_only=True):
     """What was chosen: the hyperparameters of trackers."""
     facts: dict[str, str]
     """What it ran on and whether to believe it: GPU, versions, integrity, what disturbed it."""
-    figures: list[Figure]
+    figures: list[NamedFigure]
     """What came out of the measured steps."""
     steps: list[ExportRow]
 
@@ -156,7 +156,7 @@ def _facts(result: Result) -> dict[str, str]:
     return found | {f"version.{name}": version for name, version in env.software.items()}
 
 
-def _figures(result: Result) -> list[Figure]:
+def _figures(result: Result) -> list[NamedFigure]:
     tgs, mem = result.tgs, result.mem
     low, high = tgs.ci95 or (None, None)
     found: list[tuple[str, str, float | None]] = [
@@ -172,4 +172,4 @@ def _figures(result: Result) -> list[Figure]:
         ("last", "loss", result.loss.last),
         *(("median", f"tflops_{name}", value) for name, value in result.tflops.items()),
     ]
-    return [Figure(statistic=s, name=name, value=value) for s, name, value in found if value is not None]
+    return [NamedFigure(statistic=s, name=name, value=value) for s, name, value in found if value is not None]

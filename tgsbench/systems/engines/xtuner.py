@@ -97,6 +97,7 @@ ENGINE = EngineSpec(
             below_python=(3, 13),
         ),
     ),
+    families=("llama",),
     options=XTunerOptions,
     limits=(
         Limit(
@@ -138,6 +139,9 @@ ENGINE = EngineSpec(
         fused_exchange=False,
         repeats_kv=True,
         whole_logits=True,
+        measured=True,
+        product_share=1.0882,
+        step_overhead_s=0.0181,
         traffic=replace(EAGER, exchange=(8.0, 8.0)),
     ),
     read_log=xtuner_steps,

@@ -17,6 +17,7 @@ from tgsbench.training.attention import attention, kernels
 from tgsbench.training.attention.kernel_timing import kernel_shape_of
 from tgsbench.training.engines.base import Batch, Engine, Note
 from tgsbench.training.model.build import CausalLM, build_meta, materialise, plain_name
+from tgsbench.training.model.experts import EXPERT_LOAD
 from tgsbench.training.parallel.checkpointing import wrap_layer
 from tgsbench.training.parallel.mesh import SequenceMesh
 from tgsbench.training.parallel.offload import HostOffload
@@ -39,7 +40,11 @@ class Fsdp2Engine:
         self.attention.register()
         self.model = _sharded_model(preset, mesh, device)
         follow_layers(self.model.model.layers)
-        self.kernel = dataclasses.replace(self.kernel, reason=f"{self.kernel.reason}; {self.model.fused}")
+        reason = f"{self.kernel.reason}; {self.model.fused}"
+        if preset.model.experts is not None:
+            EXPERT_LOAD.is_uniform = preset.training.routing == "uniform"
+            reason += f"; experts by grouped products, {preset.training.routing} routing"
+        self.kernel = dataclasses.replace(self.kernel, reason=reason)
         materialise(self.model, device, preset.training.seed)
         self.optimizer = _optimizer(self.model, preset)
 

@@ -24,7 +24,7 @@ from tgsbench.systems.engines.deepspeed import DeepSpeedOptions
 from tgsbench.systems.spec import options_of
 from tgsbench.training.attention.attention import NAME
 from tgsbench.training.engines.deepspeed.alst import TiledLossHead, tile_mlps
-from tgsbench.training.model.build import CausalLM, build_meta, draw, materialise, plain_name
+from tgsbench.training.model.build import CausalLM, build_meta, draw, is_norm, materialise, plain_name
 from tgsbench.training.model.build import build as build_unset
 from tgsbench.training.parallel.checkpointing import wrap_layer
 from tgsbench.training.parallel.offload import HostOffload
@@ -91,7 +91,7 @@ def seed_masters(engine: Any, device: torch.device, seed: int) -> None:
 
 def initial_value(name: str, shape: torch.Size, seed: int, device: torch.device) -> Tensor:
     """A parameter's whole seeded value in fp32."""
-    return torch.ones(shape, device=device) if len(shape) == 1 else draw(name, shape, seed, device)
+    return torch.ones(shape, device=device) if is_norm(name) else draw(name, shape, seed, device)
 
 
 def _part(whole: Tensor, numel: int) -> Tensor:
