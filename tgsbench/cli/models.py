@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import click
 
-from tgsbench.cli import diagnostics, output
+from tgsbench.cli import complete, diagnostics, output
+from tgsbench.cli.effect import refuse_before_subcommand
+from tgsbench.cli.groups import ListGroup
 from tgsbench.errors import TgsError
 from tgsbench.models.spec import ModelSummary, summary
 from tgsbench.presets import catalog, config_file
 from tgsbench.presets.save import save_user_model
 
 
-@click.group(invoke_without_command=True)
+@click.group(cls=ListGroup, invoke_without_command=True)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
 @click.pass_context
 def models(ctx: click.Context, as_json: bool) -> None:
     """List model shapes; `show` looks at one or at a config.json, `add` keeps a config.json as a shape."""
+    refuse_before_subcommand()
     if ctx.invoked_subcommand is not None:
         return
     rows = [found for name in catalog.files("presets", "models") if (found := _summary(name)) is not None]
@@ -29,7 +32,7 @@ def models(ctx: click.Context, as_json: bool) -> None:
 
 
 @models.command()
-@click.argument("model")
+@click.argument("model", shell_complete=complete.models)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def show(model: str, as_json: bool) -> None:
     """Print a shape (NAME, or the path of a config.json), and where each value came from."""

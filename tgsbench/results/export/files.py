@@ -142,7 +142,7 @@ def _tensorboard(series: Sequence[Series], target: Path) -> None:
 
 READERS = {
     "mlflow": "MLFLOW_ALLOW_FILE_STORE=true mlflow ui --backend-store-uri file:{target}"
-    "  (MLflow 3.7 and later refuse a folder of runs without that variable; "
+    "  (newer MLflow, 3.17 for one, refuses a folder of runs without that variable; "
     "`mlflow migrate-filestore` moves it into a database)",
     "wandb-offline": "wandb sync {target}/wandb/offline-run-*",
     "tensorboard": "tensorboard --logdir {target}",
