@@ -24,7 +24,6 @@ from tgsbench.report import plan as report
 from tgsbench.schema.preset import Preset
 from tgsbench.systems.costs import System
 from tgsbench.systems.registry import find_system
-from tgsbench.units import percent
 
 
 class PlanOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -205,13 +204,17 @@ def _calibrate(asked: PlanOptions) -> None:
     found, path = calibrate_on([run_dir.find(root, name) for name in asked.runs])
 
     def lines() -> list[str]:
-        errors = [
-            f"  {label:<44} predicted {error:+.1%} against measured" for label, error in found.errors.items()
-        ]
-        bar = percent(found.constants.error_share)
-        return [f"constants of {found.constants.name} written to {path}", *errors, f"error bar ±{bar}"]
+        return [f"constants of {found.constants.name} written to {path}", *report.calibration_lines(found)]
 
-    _print(asked.as_json, {"path": str(path), "constants": found.constants, "errors": found.errors}, lines)
+    document = {
+        "path": str(path),
+        "constants": found.constants,
+        "errors": found.errors,
+        "moved": found.moved,
+        "guesses": found.guesses,
+        "disturbed": found.disturbed,
+    }
+    _print(asked.as_json, document, lines)
 
 
 def _list_gpus(asked: PlanOptions) -> None:

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Sequence
 
 from tgsbench import units
+from tgsbench.planner.calibrate import Calibration
 from tgsbench.planner.scale import ScalePoint
 from tgsbench.planner.search import Candidate, Found, LongestForecast
 from tgsbench.schema.dry_run import DryRun
@@ -200,6 +201,17 @@ def _bars(points: Sequence[ScalePoint]) -> list[str]:
 
 def _width(value: float, largest: float) -> int:
     return max(1, round(_BAR * value / largest))
+
+
+def calibration_lines(found: Calibration) -> list[str]:
+    """Each run by constants fitted on the others, the interval, what the runs determine and what not."""
+    by = "by constants fitted on the others" if len(found.errors) > 1 else "by the constants before"
+    lines = [f"  {label:<44} planned {error:+.1%} of measured, {by}" for label, error in found.errors.items()]
+    lines += [f"  {label}: something else used the machine, it counts a quarter" for label in found.disturbed]
+    moved = ", ".join(f"{name} x {value:.2f}" for name, value in found.moved.items())
+    lines.append(f"determined by these runs: {moved or 'nothing'}")
+    lines += [f"still guesses: {', '.join(found.guesses)}"] if found.guesses else []
+    return [*lines, f"80 % interval of a run like these ±{units.percent(found.constants.error_share)}"]
 
 
 def dry_run_lines(run: DryRun, planned: dict[str, float]) -> list[str]:
