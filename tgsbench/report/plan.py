@@ -10,7 +10,7 @@ from tgsbench.planner.calibrate import Calibration
 from tgsbench.planner.scale import ScalePoint
 from tgsbench.planner.search import Candidate, Found, LongestForecast
 from tgsbench.schema.dry_run import DryRun
-from tgsbench.schema.forecast import Advice, Forecast, TgsRange
+from tgsbench.schema.forecast import Advice, Cost, Forecast, TgsRange
 from tgsbench.systems.registry import find_engine
 from tgsbench.systems.zero import ZeroOptions
 from tgsbench.units import GIB
@@ -44,6 +44,14 @@ def range_text(tgs: TgsRange | None) -> str:
     return f"{units.rate(tgs.estimate)} ({units.rate(tgs.low)} to {units.rate(tgs.high)})"
 
 
+def cost_text(cost: Cost | None) -> str:
+    """GPU-hours, and USD where a price is said."""
+    if cost is None:
+        return "not known"
+    usd = "" if cost.usd is None else f", {cost.usd:,.0f} USD at {cost.usd_per_gpu_hour:g} USD/GPU-hour"
+    return f"{units.rate(cost.gpu_hours)} GPU-hours{usd}"
+
+
 def _speed(plan: Forecast) -> list[str]:
     if plan.tgs is None or plan.step_s is None:
         why = "none: it does not fit" if plan.verdict == "out of memory" else "not predicted"
@@ -53,6 +61,7 @@ def _speed(plan: Forecast) -> list[str]:
     return [
         f"{'TGS':<11} {range_text(plan.tgs)} tokens/GPU/s; error bar: {plan.error_bar}",
         f"{'TFLOPs':<11} {tflops}{mfu}",
+        f"{'cost':<11} {cost_text(plan.cost)} for a billion tokens",
         f"{'step':<11} {units.duration(plan.step_s)} for {plan.tokens_per_step:,} tokens over all GPUs",
     ]
 
@@ -155,7 +164,8 @@ def _candidate(c: Candidate) -> str:
 
 def _sets(c: Candidate) -> str:
     """What makes a preset this candidate."""
-    return " " * 11 + " ".join(f"--set {change}" for change in c.change)
+    usd = "" if c.cost is None or c.cost.usd is None else f"{c.cost.usd:,.0f} USD a billion tokens  "
+    return " " * 11 + usd + " ".join(f"--set {change}" for change in c.change)
 
 
 def _columns(values: Sequence[object]) -> str:
