@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tgsbench.schema.forecast import Forecast
     from tgsbench.schema.hotspots import Profile
     from tgsbench.schema.preset import Preset
-    from tgsbench.schema.run import Result
+    from tgsbench.schema.run import Result, VirtualGpu
     from tgsbench.store.run_dir import RunDir
 
 # Every function imports what it needs: a command uses one of them, and all together start in twice its time.
@@ -41,6 +41,8 @@ def run(
     *,
     rehearse: bool = False,
     emulate_rank: bool = False,
+    virtual_gpu: str = "",
+    rank: int | str = 0,
     name: str = "",
     root: str | Path | None = None,
     on_events: Callable[[list[Event]], None] = lambda events: None,
@@ -48,7 +50,9 @@ def run(
     """Train a preset on this machine, store the run, and return what was measured.
 
     A run that went out of memory, crashed or stalled is a result too: look at `status` and `failure`.
-    `root` is the folder of runs ($TGSBENCH_RUNS or ./runs), `name` the run's own folder in it; `on_events`
+    `virtual_gpu` names a GPU of presets/hardware that need not be there: `rank` of the whole world, or "all"
+    ranks, run on it, and the result (status `virtual`) says what they did. `root` is the folder of runs
+    ($TGSBENCH_RUNS or ./runs), `name` the run's own folder in it; `on_events`
     gets the ranks' events as they come. Raises TgsError when nothing could be started. In the main thread
     Ctrl-C ends the ranks, stores what was measured as `cancelled` and raises KeyboardInterrupt; signal
     handlers are then as they were before.
@@ -56,10 +60,11 @@ def run(
     from tgsbench.launch import local
     from tgsbench.launch.watch import StopSignals
 
-    resolved = load_preset(preset, set, rehearse=rehearse)
-    check_machine(resolved, emulate_rank=emulate_rank)
+    resolved = load_preset(preset, set, rehearse=rehearse, virtual_gpu=virtual_gpu)
+    virtual = on_virtual_gpu(resolved, virtual_gpu, rank) if virtual_gpu else None
+    check_machine(resolved, emulate_rank=emulate_rank, virtual=virtual)
     with StopSignals() as stop:
-        folder = prepare(resolved, runs_root(root), name, emulate_rank=emulate_rank)
+        folder = prepare(resolved, runs_root(root), name, emulate_rank=emulate_rank, virtual=virtual)
         result = local.supervise(folder, on_events, stop=stop)
     stop.send_on()
     return result
@@ -77,18 +82,23 @@ def plan(
 
 
 def profile(
-    *sources: str | Path, root: str | Path | None = None, again: bool = False, processes: int | None = 1
+    *sources: str | Path,
+    root: str | Path | None = None,
+    again: bool = False,
+    processes: int | None = 1,
+    on_read: Callable[[int], None] = lambda num_bytes: None,
 ) -> Profile:
     """Say where the step's time goes: of a run (the newest without a name), or of trace files and folders.
 
     What was analysed before is read back unless `again`. `processes` reads several ranks' traces at once
     (None: as many as there are cores); a script that asks for more than one needs the usual guard
-    `if __name__ == "__main__"`. Raises TgsError when there is no trace or one is damaged.
+    `if __name__ == "__main__"`. `on_read` is told of unpacked bytes as they are read. Raises TgsError when
+    there is no trace or one is damaged.
     """
     from tgsbench.traces import sources as traces
 
     names = [str(source) for source in sources] or ["latest"]
-    return traces.load_profile(names, runs_root(root), processes, again)
+    return traces.load_profile(names, runs_root(root), processes, again, on_read)
 
 
 def compare(
@@ -120,20 +130,35 @@ def compare(
 def load_run(run: str | Path = "latest", *, root: str | Path | None = None) -> Result:
     """The result of a stored run: its name, a unique part of it, its folder, or "latest".
 
-    Derived from the run's events where nobody wrote it. Raises TgsError for an unknown or damaged run.
+    Derived from the run's events where nobody wrote it; where somebody did, what the events contradict is
+    among its warnings. Raises TgsError for an unknown or damaged run.
     """
-    from tgsbench.results.results import load_result
+    from tgsbench.results.results import check_against_events, load_result
     from tgsbench.store import run_dir
 
-    return load_result(run_dir.find(runs_root(root), str(run)))
+    folder = run_dir.find(runs_root(root), str(run))
+    found = load_result(folder)
+    found.warnings += check_against_events(folder, found)
+    return found
 
 
-def load_preset(preset: str | Path, set: Overrides = (), *, rehearse: bool = False) -> Preset:
+def load_preset(
+    preset: str | Path, set: Overrides = (), *, rehearse: bool = False, virtual_gpu: str = ""
+) -> Preset:
     """The preset of a name or .toml file with `set` over it; `rehearse` shrinks it to this machine.
+
+    `virtual_gpu` puts it on that GPU and, below `set`, makes it short.
 
     Raises TgsError listing every problem found, each with where its value came from.
     """
-    resolved = presets.resolve(presets.named(str(preset)), _assignments(set)).preset
+    assignments = _assignments(set)
+    if virtual_gpu:
+        from tgsbench.virtual_gpu import settings
+
+        gpu = settings.find_virtual_gpu(virtual_gpu)
+        plain = presets.resolve(presets.named(str(preset)), assignments).preset
+        assignments = [*settings.short_run(plain, gpu), *assignments]
+    resolved = presets.resolve(presets.named(str(preset)), assignments).preset
     if not rehearse:
         return resolved
     from tgsbench.launch import preflight
@@ -142,7 +167,14 @@ def load_preset(preset: str | Path, set: Overrides = (), *, rehearse: bool = Fal
     return rehearsal_on(resolved, preflight.this_machine())
 
 
-def check_machine(preset: Preset, *, emulate_rank: bool = False) -> None:
+def on_virtual_gpu(preset: Preset, gpu: str, rank: int | str = 0) -> VirtualGpu:
+    """The virtual GPU that a rank, or "all", of a preset runs on. Raises TgsError for what cannot be."""
+    from tgsbench.virtual_gpu import settings
+
+    return settings.virtual_gpu(preset, settings.find_virtual_gpu(gpu), str(rank))
+
+
+def check_machine(preset: Preset, *, emulate_rank: bool = False, virtual: VirtualGpu | None = None) -> None:
     """Raise TgsError (exit code 3, 4, 6 or 13) when this machine cannot run the preset, or one rank of it."""
     from tgsbench.launch import preflight
     from tgsbench.presets.recipes import load_recipe
@@ -150,6 +182,12 @@ def check_machine(preset: Preset, *, emulate_rank: bool = False) -> None:
 
     if preset.profile:
         load_recipe(preset.profile)
+    if virtual is not None:
+        from tgsbench.virtual_gpu import installation
+
+        support.check(preset)
+        installation.require()
+        return
     if emulate_rank:
         if preset.is_external:
             support.refuse_option(preset, "--emulate-rank")
@@ -158,7 +196,14 @@ def check_machine(preset: Preset, *, emulate_rank: bool = False) -> None:
     preflight.check(preset, preflight.this_machine(), num_ranks, emulated=emulate_rank)
 
 
-def prepare(preset: Preset, root: Path, name: str = "", *, emulate_rank: bool = False) -> RunDir:
+def prepare(
+    preset: Preset,
+    root: Path,
+    name: str = "",
+    *,
+    emulate_rank: bool = False,
+    virtual: VirtualGpu | None = None,
+) -> RunDir:
     """Make the folder of a run that `launch.local.supervise` can start, with the forecast made before it.
 
     Raises TgsError when the folder cannot be written or is there already.
@@ -167,7 +212,7 @@ def prepare(preset: Preset, root: Path, name: str = "", *, emulate_rank: bool = 
     from tgsbench.store import run_dir
 
     folder = run_dir.create(root, preset, name)
-    local.prepare_run(folder, preset, emulated=emulate_rank)
+    local.prepare_run(folder, preset, emulated=emulate_rank, virtual=virtual)
     return folder
 
 

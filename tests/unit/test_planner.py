@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from tgsbench import presets
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.models.family import Dims, Weight, attention_weights, mlp_weights
+from tgsbench.models.registry import find_family
 from tgsbench.planner import forecast_preset
 from tgsbench.planner.counts import attention_flops, layer_counts, products
 from tgsbench.planner.machine import Machine, attention_speed, find_constants, find_link, find_machine
@@ -214,7 +215,9 @@ def test_tgs_falls_as_length_grows_once_compute_hides_the_traffic(name, link):
         at = replace(base, workload=replace(base.workload, seq_len=2**exponent))
         speeds.append(estimate(at, machine).tgs)
     best = speeds.index(max(speeds))
-    assert 2 ** (12 + best) <= max(65_536, 16_384 * base.parallel.sp)
+    counted = find_family(base.model.family).parameters(base.model)
+    idle = counted.total / counted.active  # traffic of experts that a token does not meet hides behind it too
+    assert 2 ** (12 + best) <= max(65_536, 16_384 * base.parallel.sp) * idle
     assert all(a > b for a, b in itertools.pairwise(speeds[best:]))
     assert all(a < b for a, b in itertools.pairwise(speeds[: best + 1]))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from tgsbench.schema.preset import Preset
+from tgsbench.schema.run import VirtualGpu
 from tgsbench.system.child import module_argv
 
 
@@ -36,12 +37,20 @@ def agent_argv(
     node: Node = ONE_NODE,
     python: str = sys.executable,
     emulated: bool = False,
+    virtual: VirtualGpu | None = None,
 ) -> list[str]:
-    """Argument list of what starts one node's ranks; an emulated mesh has one process."""
+    """Argument list of what starts one node's ranks; an emulated mesh has one process.
+
+    `python` is of the environment with a CUDA build of torch where the GPU is virtual.
+    """
     if preset.is_external:
         return module_argv("tgsbench.external", str(run_dir), python=python)
     argv = module_argv("tgsbench.training.agent", str(run_dir), python=python)
-    argv += ["--nproc-per-node", str(1 if emulated else preset.world_size // node.nnodes)]
+    lone_rank = virtual.rank if virtual is not None else None
+    alone = emulated or lone_rank is not None
+    argv += ["--nproc-per-node", str(1 if alone else preset.world_size // node.nnodes)]
+    if lone_rank is not None:
+        argv += ["--lone-rank", str(lone_rank), "--world-size", str(preset.world_size)]
     if node.nnodes > 1 or node.rendezvous:
         argv += ["--nnodes", str(node.nnodes), "--node-rank", str(node.node_rank)]
         argv += ["--rendezvous", node.rendezvous, "--rendezvous-id", node.rendezvous_id]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import sys
 import time
 
 from tgsbench.errors import ExitCode, TgsError
@@ -18,6 +19,7 @@ from tgsbench.launch.command import (
 from tgsbench.launch.disturbance import DisturbanceMonitor
 from tgsbench.launch.traces import collect
 from tgsbench.launch.watch import OnEvents, StopSignals, Watch
+from tgsbench.presets.work import changed_values
 from tgsbench.results import results
 from tgsbench.results.export import tensorboard_log
 from tgsbench.results.export.series import series_of
@@ -25,7 +27,7 @@ from tgsbench.results.forecast import forecast_here
 from tgsbench.safe_files import utf8
 from tgsbench.schema.events import Event, Trace
 from tgsbench.schema.preset import Preset
-from tgsbench.schema.run import Manifest, Outcome, Result
+from tgsbench.schema.run import Manifest, Outcome, Result, VirtualGpu
 from tgsbench.store import run_dir
 from tgsbench.store.run_dir import RunDir
 from tgsbench.store.staging import discard_partials
@@ -35,6 +37,7 @@ from tgsbench.system.environment import describe_environment, host_name
 from tgsbench.system.lifetime import process_identity
 from tgsbench.system.process import ProcessGroup
 from tgsbench.systems import registry
+from tgsbench.virtual_gpu import installation, settings
 
 _OTHERS_S = 30.0
 """Patience with the other nodes at the end: an agent takes up to 5 s, NFS shows a file after up to 30 s."""
@@ -46,9 +49,11 @@ def prepare_run(
     node: Node = ONE_NODE,
     hosts: tuple[str, ...] = (),
     emulated: bool = False,
+    virtual: VirtualGpu | None = None,
 ) -> Manifest:
     """Write what is known before launch: run.json, command.sh, env.json; `hosts`: of a run over several."""
-    argv = agent_argv(run.path.resolve(), preset, node, emulated=emulated)
+    python = installation.require().python if virtual else sys.executable
+    argv = agent_argv(run.path.resolve(), preset, node, python, emulated, virtual)
     manifest = Manifest(
         run_id=run.run_id,
         preset=preset.rehearsal_of or preset.name,
@@ -61,7 +66,9 @@ def prepare_run(
         nodes=list(hosts),
         rehearsal_of=preset.rehearsal_of,
         emulated=emulated,
-        forecast=forecast_here(preset)[0],
+        virtual=virtual,
+        forecast=forecast_here(preset, virtual.gpu if virtual else "")[0],
+        changed=changed_values(preset),
     )
     try:
         run_dir.write_atomic(run.path / "command.sh", os.fsencode(as_script(argv)))
@@ -133,8 +140,10 @@ def _sign(run: RunDir) -> None:
 
 def _start(run: RunDir, preset: Preset, node: Node) -> ProcessGroup:
     # A later node may start before the first has written run.json; an emulated rank needs one machine.
-    emulated = node.nnodes == 1 and run.manifest().emulated
-    argv = agent_argv(run.path.resolve(), preset, node, emulated=emulated)
+    manifest = run.manifest() if node.nnodes == 1 else None
+    if manifest is not None and manifest.virtual is not None:
+        return _start_virtual(run, preset, manifest.virtual)
+    argv = agent_argv(run.path.resolve(), preset, node, emulated=manifest is not None and manifest.emulated)
     # An emulated rank on a CPU gets the threads that it would have among the others.
     nproc = preset.world_size // node.nnodes
     interface = "lo" if node.nnodes == 1 else node.interface
@@ -144,6 +153,16 @@ def _start(run: RunDir, preset: Preset, node: Node) -> ProcessGroup:
         env,
         run.log_dir / run_dir.numbered("launcher.log", node.node_rank),
     )
+
+
+def _start_virtual(run: RunDir, preset: Preset, virtual: VirtualGpu) -> ProcessGroup:
+    """Start ranks that find a virtual GPU where they look for a driver."""
+    found = installation.require()
+    argv = agent_argv(run.path.resolve(), preset, python=found.python, virtual=virtual)
+    nproc = preset.world_size if virtual.rank is None else 1
+    base = rank_environment(preset, child_environment(), num_cores(), nproc)
+    env = settings.device_environment(base, preset, virtual, found, run.path.resolve())
+    return ProcessGroup([*argv, "--parent-pid", str(os.getpid())], env, run.log_dir / "launcher.log")
 
 
 def _unless_closed(on_events: OnEvents) -> OnEvents:
@@ -253,6 +272,7 @@ def exit_code(result: Result) -> ExitCode:
 _EXIT_CODES = {
     "ok": ExitCode.OK,
     "emulated": ExitCode.OK,
+    "virtual": ExitCode.OK,
     "oom": ExitCode.OOM,
     "crashed": ExitCode.CRASHED,
     "stalled": ExitCode.STALLED,

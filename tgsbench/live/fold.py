@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from struct import unpack
 from typing import Any
 
-from tgsbench.live.history import DownsampledSeries, RankRow, StepGrid
+from tgsbench.live.history import DownsampledSeries, RankRow, StepGrid, own_row
 from tgsbench.live.pending import MAX_PENDING_STEPS, ClosedStep, PendingSteps
 from tgsbench.live.step_columns import RankBatch, rank_batches
 from tgsbench.metrics import figures
 from tgsbench.metrics.progress import LONG_STEP_S, least_far
+from tgsbench.metrics.slow_ranks import WaitTable
 from tgsbench.schema import events as ev
 
 MAX_NOTES = 200
@@ -33,7 +34,7 @@ class RankState:
 
     __slots__ = (
         "beat", "bye", "device", "error", "first_t", "gpu", "gpu_utils", "host", "last_t", "mem_peak", "note",
-        "num_warnings", "phase", "pid", "rank", "seen_at", "step", "unix_offset_s",
+        "phase", "pid", "rank", "seen_at", "step",
     )  # fmt: skip
 
     def __init__(self, rank: int) -> None:
@@ -49,15 +50,12 @@ class RankState:
         self.first_t = math.nan
         self.last_t = math.nan
         """Times of hello and of the newest event on the host's monotonic clock."""
-        self.unix_offset_s = math.nan
-        """Wall clock minus the host's monotonic clock, from hello."""
         self.seen_at = math.nan
         """Reader's monotonic clock when the newest event arrived."""
         self.gpu: ev.Gpu | None = None
         self.gpu_utils: deque[float] = deque(maxlen=GPU_HISTORY)
         self.beat: ev.Heartbeat | None = None
         """The newest heartbeat: where in its step the rank is."""
-        self.num_warnings = 0
         self.error: ev.Error | None = None
         self.bye: str = ""
 
@@ -81,9 +79,16 @@ class LiveRun:
     """Everything folded from a run's events so far; `add_batch` is the only way in."""
 
     world: int
+    """Ranks that run."""
+    alone: int | None = None
+    """The one rank that runs, of a virtual world; None: ranks 0 to `world`."""
     ranks: list[RankState] = field(init=False)
     pending: PendingSteps = field(init=False)
     grid: StepGrid = field(default_factory=StepGrid)
+    own_grid: StepGrid = field(default_factory=StepGrid)
+    """The same of the time that each rank did not stand in collectives, as its step time."""
+    waits: WaitTable = field(init=False)
+    """Who holds the others up, by how long each waits for others."""
     recent: deque[RankRow] = field(default_factory=lambda: deque(maxlen=NUM_RECENT))
     """The newest closed steps as they are; rows of the grid come to stand for several steps."""
     tgs: DownsampledSeries = field(default_factory=DownsampledSeries)
@@ -110,7 +115,8 @@ class LiveRun:
     traces: list[ev.Trace] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.ranks = [RankState(rank) for rank in range(self.world)]
+        self._first = self.alone or 0
+        self.ranks = [RankState(self._first + index) for index in range(self.world)]
         self.pending = PendingSteps(self.world)
         self._handlers: dict[type[Any], Callable[[RankState, Any], None]] = {
             ev.Hello: self._hello,
@@ -122,8 +128,10 @@ class LiveRun:
             ev.Trace: self._trace,
             ev.Warn: self._warn,
             ev.Error: self._error,
+            ev.Waits: self._waits,
             ev.Bye: self._bye,
         }
+        self.waits = WaitTable(self.world)
 
     def add_events(self, events: Sequence[Any], now: float = math.nan) -> list[ClosedStep]:
         """Take in events of any ranks, each rank's own in their order; returns the steps that are over.
@@ -137,8 +145,8 @@ class LiveRun:
     def add_batch(self, batch: RankBatch, now: float = math.nan) -> None:
         """Take in a piece of one rank; its steps stay open until `close_steps`: once a round over all."""
         self.num_events += batch.num_events
-        if 0 <= batch.rank < self.world:
-            self._add_to_rank(self.ranks[batch.rank], batch, now)
+        if 0 <= (index := batch.rank - self._first) < self.world:
+            self._add_to_rank(self.ranks[index], batch, now)
         else:
             self.num_foreign += batch.num_events - len(batch.others)
             for event in batch.others:
@@ -159,7 +167,7 @@ class LiveRun:
         state.beat = batch.beat or state.beat
         state.gpu_utils.extend(batch.gpu_utils)
         for steps in batch.steps:
-            self.pending.add(state.rank, steps)
+            self.pending.add(state.rank - self._first, steps)
         if batch.steps and batch.steps[-1].last_step > state.step:
             state.step = batch.steps[-1].last_step
             (state.mem_peak,) = unpack("d", batch.steps[-1].mem_peak[-8:])
@@ -173,7 +181,8 @@ class LiveRun:
 
     def is_ahead(self, rank: int) -> bool:
         """Has the rank so many steps waiting for others that it had better be read more slowly?"""
-        return 0 <= rank < self.world and self.pending.num_waiting(rank) > MAX_PENDING_STEPS // 4
+        index = rank - self._first
+        return 0 <= index < self.world and self.pending.num_waiting(index) > MAX_PENDING_STEPS // 4
 
     @property
     def num_ignored(self) -> int:
@@ -242,8 +251,6 @@ class LiveRun:
     def _hello(self, state: RankState, event: ev.Hello) -> None:
         state.host, state.device, state.pid = event.host, event.device, event.pid
         state.first_t = event.t
-        if event.unix_t:
-            state.unix_offset_s = event.unix_t - event.t
 
     def _phase(self, state: RankState, event: ev.Phase) -> None:
         state.phase, state.note = event.phase, event.note
@@ -259,7 +266,6 @@ class LiveRun:
             self.traces.append(event)
 
     def _warn(self, state: RankState, event: ev.Warn) -> None:
-        state.num_warnings += 1
         self._note(Note(state.rank, event.t, "warning", event.code, event.msg, event.hint))
 
     def _error(self, state: RankState, event: ev.Error) -> None:
@@ -270,6 +276,12 @@ class LiveRun:
     def _note(self, note: Note) -> None:
         self.num_notes += 1
         self.notes.append(note)
+
+    def _waits(self, _state: RankState, event: ev.Waits) -> None:
+        """The time that a rank's step took without its waits is its own: what a heatmap of ranks can show."""
+        for row in self.waits.add(event):
+            own = [step_s - wait_s for step_s, wait_s in zip(row.step_s, row.wait_s, strict=True)]
+            self.own_grid.add(own_row(row.step, own))
 
     def _bye(self, state: RankState, event: ev.Bye) -> None:
         state.bye = event.status

@@ -49,6 +49,11 @@ class Session:
         return "simulated" in self.manifest.tags
 
     @property
+    def is_virtual(self) -> bool:
+        """On a GPU that is not there: its seconds are the host's."""
+        return self.manifest.virtual is not None
+
+    @property
     def is_over(self) -> bool:
         """Nothing more will come."""
         return not self.is_replay and (self.status != "running" or bool(self.message))
@@ -69,7 +74,7 @@ class Session:
         assert isinstance(self.feed, ReplayFeed)
         fresh = ReplayFeed(self.feed.events_dir, self.feed.speed)
         with self.lock:
-            self.view = RunView(self.view.plan, LiveRun(self.manifest.world_size))
+            self.view = RunView(self.view.plan, live_run(self.manifest))
             self.feed = fresh
 
     def look_at_status(self) -> None:
@@ -128,7 +133,15 @@ def _opened(run: RunDir) -> tuple[Manifest, RunView]:
             f"no run folder {run.path}", hint="`tgsbench runs` lists them", exit_code=ExitCode.STORE
         )
     manifest, preset = run.manifest(), run.preset()
-    return manifest, RunView(_plan(preset), LiveRun(manifest.world_size))
+    return manifest, RunView(_plan(preset), live_run(manifest))
+
+
+def live_run(manifest: Manifest) -> LiveRun:
+    """Nothing folded yet, of the ranks that a run starts; an emulated one has no steps to fold."""
+    virtual = manifest.virtual
+    if virtual is not None and virtual.rank is not None:
+        return LiveRun(1, virtual.rank)
+    return LiveRun(manifest.world_size)
 
 
 def _plan(preset: Preset) -> StepPlan:

@@ -29,17 +29,18 @@ def root_cause(
     observed: RunTotals,
     outcome: Outcome | None,
     launcher: LauncherReport | None,
-    world_size: int,
+    started: int | Sequence[int],
     stack_texts: Mapping[int, str] | None = None,
 ) -> Failure | None:
-    """Why the run failed, or None when every rank said it was done."""
-    missing = sorted(set(range(world_size)) - {r for r, bye in observed.byes.items() if bye.status == "ok"})
+    """Why the run failed, or None when every rank that was started (how many, or which) said it was done."""
+    ranks = range(started) if isinstance(started, int) else started
+    missing = sorted(set(ranks) - {r for r, bye in observed.byes.items() if bye.status == "ok"})
     if not missing:
         return None
     if outcome is not None and outcome.disk and all(is_follower(error) for error in observed.errors):
         return Failure(kind="disk", reason=outcome.disk, hint=_ROOM_HINT)
     if outcome is not None and outcome.status == "stalled":
-        return _stalled(outcome, observed, stack_texts or {}, world_size)
+        return _stalled(outcome, observed, stack_texts or {}, ranks)
     if outcome is not None and outcome.status != "exited":
         return Failure(kind=outcome.status, reason=outcome.reason, hint=outcome.hint)
     return _from_ranks(observed, outcome, launcher) or _unspoken(missing, observed, outcome, launcher)
@@ -140,11 +141,11 @@ def _departed(rank: int, observed: RunTotals) -> Failure:
 
 
 def _stalled(
-    outcome: Outcome, observed: RunTotals, stack_texts: Mapping[int, str], world_size: int
+    outcome: Outcome, observed: RunTotals, stack_texts: Mapping[int, str], ranks: Sequence[int]
 ) -> Failure:
     frames = {rank: stacks.main_thread(text) for rank, text in stack_texts.items()}
     odd = stacks.elsewhere(frames)
-    absent = sorted(set(range(world_size)) - set(observed.hellos))
+    absent = sorted(set(ranks) - set(observed.hellos))
     failure = Failure(kind="stalled", reason=outcome.reason, hint=outcome.hint)
     if outcome.cause:
         failure.reason += f"; {outcome.cause}"

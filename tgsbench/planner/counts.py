@@ -51,7 +51,7 @@ def layer_counts(work: StepWorkload) -> LayerCounts:
     gemm = products(work, weights)
     again = gemm
     if work.system.early_stop and not work.tiled_mlp:
-        again = products(work, weights[:-1])
+        again = products(work, work.dims.run_again)
     recompute = forward - (6.0 * work.local_tokens * work.dims.hidden if work.system.early_stop else 0.0)
     send_in, send_out = exchange_bytes(work)
     return LayerCounts(
@@ -86,17 +86,17 @@ def backward_products(work: StepWorkload, weights: tuple[Weight, ...]) -> Produc
 
 
 class _Sums(NamedTuple):
-    active: int
+    active: float
     """Weights that a token meets."""
-    stored: int
+    stored: float
     """Weights that are read."""
-    outs: int
+    outs: float
     """Values that come out for each token."""
-    ins: int
+    ins: float
     """Values that go in."""
 
     @property
-    def edges(self) -> int:
+    def edges(self) -> float:
         """Values that go in and out for each token."""
         return self.outs + self.ins
 
@@ -106,8 +106,8 @@ def _sums(weights: tuple[Weight, ...]) -> _Sums:
     return _Sums(
         active=sum(weight.active for weight in weights),
         stored=sum(weight.size for weight in weights),
-        outs=sum(weight.used * weight.out_width for weight in weights),
-        ins=sum(weight.used * weight.in_width for weight in weights),
+        outs=sum(weight.share * weight.used * weight.out_width for weight in weights),
+        ins=sum(weight.share * weight.used * weight.in_width for weight in weights),
     )
 
 
@@ -139,8 +139,7 @@ def head_products(work: StepWorkload) -> tuple[Product, Product]:
 
 def attention_flops(work: StepWorkload) -> float:
     """Q·Kᵀ and P·V of one layer over the causal half: heads are split by sp, the sequence is whole."""
-    d = work.dims
-    return 2.0 * work.attended_len * work.local_tokens * d.query_heads * d.head_dim
+    return work.local_tokens * work.dims.mixing(work.attended_len)
 
 
 def exchange_bytes(work: StepWorkload) -> tuple[float, float]:
@@ -149,8 +148,9 @@ def exchange_bytes(work: StepWorkload) -> tuple[float, float]:
         return 0.0, 0.0
     d = work.dims
     kv = d.query_heads if work.system.repeats_kv else work.kv_heads_sent
-    per_head = float(work.local_tokens * d.head_dim * work.compute_bytes)
-    return per_head * (d.query_heads + 2 * kv), per_head * d.query_heads
+    per_value = float(work.local_tokens * work.compute_bytes)
+    before = d.query_heads * d.head_dim + kv * (d.head_dim + d.value_width)
+    return per_value * before, per_value * d.query_heads * d.value_width
 
 
 def _elementwise(work: StepWorkload, traffic: ElementwiseTraffic, index: int) -> float:

@@ -57,7 +57,10 @@ def find_machine(gpu: str, link: str = "") -> Machine:
 
 
 def find_link(name: str, gpu: GpuSpec) -> Link:
-    """An interconnect by name, or the network cards usual beside this GPU."""
+    """An interconnect by name, or the network cards usual beside this GPU.
+
+    Raises TgsError when no interconnect has that name.
+    """
     if not name:
         return Link(
             name=f"default of {gpu.name}",

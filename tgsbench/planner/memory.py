@@ -154,7 +154,7 @@ def _share_behind(work: StepWorkload, behind: int) -> float:
     return min(1.0, (head + behind * d.layer_weights) / d.num_parameters)
 
 
-def _scatter(work: StepWorkload, weights: int) -> float:
+def _scatter(work: StepWorkload, weights: float) -> float:
     """Buffer in which gradients of the group before are being reduced."""
     if work.world == 1 and not work.system.live_parameters:
         return 4.0 * weights
@@ -209,11 +209,12 @@ def _norms(work: StepWorkload) -> float:
 
 def _mlp_kept(work: StepWorkload) -> float:
     """What the MLP keeps; a tiled one its input alone, which the norm gave."""
+    routed = 2.0 * unit(work, work.dims.routed)  # copies of a token for its experts, and what they gave
     if work.tiled_mlp:
-        return 0.0
+        return routed
     units = 2.0 if work.dims.mlp_matrices == 2 else work.system.mlp_units
     # One kernel for the gated activation keeps gate and up, and its product for the down projection.
-    return unit(work, work.dims.intermediate) * (min(3.0, units) if work.fused_ops else units)
+    return routed + unit(work, work.dims.intermediate) * (min(3.0, units) if work.fused_ops else units)
 
 
 def attention_workspace(work: StepWorkload) -> float:

@@ -44,7 +44,10 @@ class Estimate(Struct, frozen=True, kw_only=True):
 
 
 def machine_of(preset: Preset, gpu: str = "", link: str = "") -> Machine:
-    """The machine a preset names, or another one."""
+    """The machine a preset names, or another one.
+
+    Raises TgsError when neither the preset nor `gpu` names a GPU, or a name is unknown.
+    """
     if preset.hardware.device == "cpu" and not gpu:
         return find_machine("cpu", link)
     name = gpu or preset.hardware.gpu

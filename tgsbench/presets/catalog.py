@@ -106,7 +106,10 @@ def preset_path(name: str) -> Path:
 
 
 def model_document(name: str) -> tuple[dict[str, Any], Path]:
-    """The raw table of presets/models/NAME.toml and its path."""
+    """The raw table of presets/models/NAME.toml and its path.
+
+    Raises TgsError when no model has that name.
+    """
     known = files("presets", "models")
     if name not in known:
         raise TgsError(f"no model called {name!r}; {nearest(name, known)}", exit_code=ExitCode.BAD_PRESET)

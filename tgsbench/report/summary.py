@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
+
 from tgsbench import units
+from tgsbench.models.spec import num_parameters
 from tgsbench.report.forecast import forecast_text
-from tgsbench.schema.run import ReferenceVerdict, Result
+from tgsbench.results.rows import Row
+from tgsbench.schema.run import CallCount, PhasePeak, ReferenceVerdict, Result, Virtual
 
 
 def summary_lines(result: Result) -> list[str]:
@@ -13,23 +18,54 @@ def summary_lines(result: Result) -> list[str]:
         ("run", result.run_id),
         ("status", _status(result)),
         ("preset", _preset(result)),
+        ("changed", " ".join(f"--set {shlex.quote(change)}" for change in result.changed)),
+        ("model", _model(result)),
         ("engine", f"{result.engine}, attention {result.attention}, checkpointing {result.checkpointing}"),
         ("mesh", f"{result.world_size} ranks on {result.device}: dp {result.dp} x sp {result.sp}"),
-        ("TGS", tgs_text(result) if result.emulated is None else ""),
+        ("TGS", tgs_text(result) if result.emulated is None and result.virtual is None else ""),
         *_emulated(result),
+        *_virtual(result),
         ("claimed", _claimed(result)),
         ("TFLOPs", _tflops(result)),
         ("step", _step(result)),
-        ("memory", _memory(result)),
+        ("memory", _memory(result) if result.virtual is None else ""),
         ("predicted", forecast_text(result.forecast, result.tgs.median)),
         ("loss", _loss(result)),
         ("packing", _packing(result)),
         ("integrity", _integrity(result)),
         ("profile", _profile(result)),
         *((f"vs {ref.source.partition(':')[0]}", _reference(ref)) for ref in result.references),
+        ("slow rank", _slow_rank(result)),
         *(("warning", warning) for warning in result.warnings),
     ]
     return [f"{key:<11} {value}" for key, value in rows if value]
+
+
+def _slow_rank(result: Result) -> str:
+    slow = result.slow_rank
+    if slow is None:
+        return ""
+    cost = f"{units.duration(slow.lost_s)}, {units.percent(slow.share)} of the steps' time"
+    return f"rank {slow.rank} ({slow.host or 'host unknown'}) held the others up: {cost}"
+
+
+def repeats_lines(row: Row, found: Sequence[Result]) -> list[str]:
+    """A group of runs that repeat one measurement: each run's TGS, their mean, the spread between them."""
+    lines = [f"{'runs':<11} {len(found)}, {row.label}-1 to {row.label}-{len(found)}"]
+    lines += [f"{'':<11} {r.run_id}: {r.status}, {_median(r)}" for r in found]
+    if row.tgs is None:
+        return [*lines, f"{'TGS':<11} not measured"]
+    interval = f"{units.rate(row.ci95[0])} to {units.rate(row.ci95[1])}" if row.ci95 else "none of one run"
+    lines.append(
+        f"{'TGS':<11} {units.rate(row.tgs)} tokens/GPU/s  (95 % interval {interval}, of {row.repeats} runs)"
+    )
+    lines += [f"{'warning':<11} {remark}" for remark in row.remarks]
+    lines += [f"{'disturbed':<11} {text}" for text in row.disturbances]
+    return [*lines, f"{'next':<11} tgsbench compare {row.label} OTHER"]
+
+
+def _median(result: Result) -> str:
+    return f"TGS {units.rate(result.tgs.median)}" if result.tgs.median is not None else "not measured"
 
 
 def tgs_text(result: Result) -> str:
@@ -79,6 +115,53 @@ def _emulated(result: Result) -> list[tuple[str, str]]:
     return rows
 
 
+def _virtual(result: Result) -> list[tuple[str, str]]:
+    """What ranks on a virtual GPU did, and what nobody can know there."""
+    virtual = result.virtual
+    if virtual is None:
+        return []
+    whose = "all ranks; rank 0's figures" if virtual.rank is None else f"rank {virtual.rank} alone"
+    return [
+        ("virtual GPU", f"{virtual.gpu}, {whose}; nothing here is a measurement of speed"),
+        *(("memory", _phase_peak(peak)) for peak in virtual.peaks if peak.reserved_gib > 0),
+        ("", f"planned {virtual.mem_planned_gib:.2f} GiB in tensors" if virtual.mem_planned_gib else ""),
+        ("launches", _launches(virtual)),
+        *(("kernel", f"{count.calls:>6,} {count.name}") for count in virtual.kernels[:_SHOWN_KERNELS]),
+        *(("copy", f"{count.calls:>6,} {count.name}, {count.gib:.3f} GiB") for count in virtual.copies),
+        *(("collective", _collective(count)) for count in virtual.collectives),
+        *(("not answered", f"{name}, {times} times") for name, times in virtual.unknown_calls.items()),
+        *(("problem", problem) for problem in virtual.problems),
+        *(("not known", what) for what in virtual.not_known),
+    ]
+
+
+_SHOWN_KERNELS = 5
+
+
+def _phase_peak(peak: PhasePeak) -> str:
+    allocated = f"{peak.allocated_gib:.2f} GiB in tensors, " if peak.allocated_gib is not None else ""
+    return f"{peak.phase}: {allocated}{peak.reserved_gib:.2f} GiB reserved at the peak"
+
+
+def _launches(virtual: Virtual) -> str:
+    if not virtual.launches:
+        return ""
+    each = f" ({virtual.launches // virtual.micro_steps:,} a micro-step)" if virtual.micro_steps > 1 else ""
+    rate = f", {units.rate(virtual.launches_per_s)}/s" if virtual.launches_per_s else ""
+    return (
+        f"{virtual.launches:,} in an optimizer step{each}, {virtual.gemms:,} products of "
+        f"{virtual.gemm_tflop:,.1f} TFLOP, {units.duration(virtual.host_s)} of host time{rate}, "
+        f"{virtual.host_waits:,} waits for the device"
+    )
+
+
+def _collective(count: CallCount) -> str:
+    planned = [f"{count.calls_expected:,} calls"] if count.calls_expected is not None else []
+    planned += [f"{count.gib_expected:.3f} GiB"] if count.gib_expected is not None else []
+    against = f" (predicted {', '.join(planned)})" if planned else ""
+    return f"{count.calls:>6,} {count.name} over {count.group}, {count.gib:.3f} GiB{against}"
+
+
 def _no_communication(result: Result) -> str:
     alone = result.world_size == 1 or bool(result.forecast and result.forecast.time)
     return "no communication" if alone else "nothing: communication has no forecast here and counts as 0"
@@ -87,6 +170,14 @@ def _no_communication(result: Result) -> str:
 def _status(result: Result) -> str:
     reason = f": {result.failure.reason}" if result.failure else ""
     return f"{result.status}{reason}"
+
+
+def _model(result: Result) -> str:
+    if result.model is None:
+        return ""
+    billions = num_parameters(result.model) / 1e9
+    size = f"{billions:.2f} B" if billions >= 0.1 else f"{1000 * billions:.2f} M"
+    return f"{result.model.name}, {size} parameters in {result.model.num_layers} layers"
 
 
 def _preset(result: Result) -> str:
@@ -146,14 +237,15 @@ def _packing(result: Result) -> str:
 
 def _integrity(result: Result) -> str:
     integrity = result.integrity
+    damaged = f"; {integrity.damaged}" if integrity.damaged else ""
+    if integrity.problems:
+        return "FAILED: " + "; ".join(integrity.problems) + damaged
     if integrity.tokens_ok is None:
         return ""
-    if integrity.problems:
-        return "FAILED: " + "; ".join(integrity.problems)
     unknown = f"; not checked: {'; '.join(integrity.not_checked)}" if integrity.not_checked else ""
     return (
         f"ok: {integrity.tokens_seen:,} distinct tokens, {integrity.a2a_calls:,} all-to-alls, "
-        f"{units.size(integrity.a2a_bytes)}, as predicted{unknown}"
+        f"{units.size(integrity.a2a_bytes)}, as predicted{unknown}{damaged}"
     )
 
 
@@ -171,7 +263,7 @@ def _profile(result: Result) -> str:
 
 
 def _reference(ref: ReferenceVerdict) -> str:
-    published = units.rate(ref.tgs) if ref.tgs is not None else "out of memory"
+    published = units.as_published(ref.tgs) if ref.tgs is not None else "out of memory"
     ratio = f" ({ref.ratio:.3f}x)" if ref.ratio is not None else ""
     reasons = f": {'; '.join(ref.reasons)}" if ref.reasons else ""
     return f"{ref.verdict}{ratio}, published {published}{reasons}"

@@ -38,7 +38,10 @@ def calibrate_on(runs: Sequence[RunDir]) -> tuple[Calibration, Path]:
 
 
 def sample(run: RunDir) -> Sample:
-    """One finished run as a sample."""
+    """One finished run as a sample.
+
+    Raises TgsError when the run did not end well.
+    """
     result, preset = results.load_result(run), run.preset()
     if result.status != "ok" or result.tgs.median is None:
         raise TgsError(

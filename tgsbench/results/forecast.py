@@ -28,13 +28,13 @@ def forecast_note(preset: Preset, forecast: Forecast | None) -> str:
     return f"forecast: {units.duration(total_s)} for {preset.measure.steps} measured steps{sooner}"
 
 
-def forecast_here(preset: Preset) -> tuple[Forecast | None, str]:
-    """The forecast of a preset on this machine's GPUs, or None and why there is none.
+def forecast_here(preset: Preset, virtual_gpu: str = "") -> tuple[Forecast | None, str]:
+    """The forecast of a preset on this machine's GPUs or a virtual one, or None and why there is none.
 
     A GPU that is not described is never replaced by the preset's own.
     """
-    gpu_name = ""
-    if preset.hardware.device == "cuda":
+    gpu_name = virtual_gpu
+    if preset.hardware.device == "cuda" and not virtual_gpu:
         gpus = list_gpus()
         gpu = presets.find_gpu(gpus[0].name) if gpus else None
         if gpus and gpu is None:

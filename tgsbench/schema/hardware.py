@@ -13,6 +13,9 @@ class GpuSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     name: str
     matches: list[str]
     """Device names as the driver reports them, without the maker's; a name is matched whole."""
+    compute_capability: str = ""
+    """As CUDA writes it, such as "9.0"; empty: not known, so no virtual GPU can be one."""
+    multiprocessors: int = 0
     bf16_tflops: float
     """Dense bf16 tensor-core peak."""
     gemm_ceiling_tflops: float = 0.0

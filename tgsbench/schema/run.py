@@ -14,9 +14,28 @@ from tgsbench.schema.verify import Purpose
 SCHEMA_VERSION = 1
 
 Status = Literal[
-    "running", "ok", "oom", "crashed", "stalled", "cancelled", "preempted", "invalid", "refused", "emulated"
+    "running",
+    "ok",
+    "oom",
+    "crashed",
+    "stalled",
+    "cancelled",
+    "preempted",
+    "invalid",
+    "refused",
+    "emulated",
+    "virtual",
 ]
 Verdict = Literal["better", "worse", "same", "not significant", "not comparable", "none"]
+
+
+class VirtualGpu(Struct, kw_only=True, frozen=True):
+    """The GPU that a run's ranks see although it is not there."""
+
+    gpu: str
+    """Key of presets/hardware."""
+    rank: int | None = None
+    """The one rank of the whole mesh that runs; None: all of them do."""
 
 
 class Manifest(Struct, kw_only=True):
@@ -42,11 +61,24 @@ class Manifest(Struct, kw_only=True):
     rehearsal_of: str = ""
     emulated: bool = False
     """One process runs one rank of the mesh; see Emulation."""
+    virtual: VirtualGpu | None = None
+    """The ranks run on a virtual GPU: nothing of theirs is a measurement of speed."""
     for_verification: Purpose = ""
     """What the ranks do for `tgsbench verify` instead of measuring; see schema.verify."""
     forecast: Forecast | None = field(default=None, name="prediction")
     """The planner's, made before launch."""
     tags: list[str] = []
+    changed: list[str] = []
+    """`key=value` that differ from the preset of this name; see presets.work."""
+    repeat_of: str = ""
+    """Group of runs that repeat one measurement in fresh processes; its members are GROUP-1, GROUP-2, …"""
+
+    @property
+    def started_ranks(self) -> list[int]:
+        """The ranks that have a process."""
+        if self.virtual is not None and self.virtual.rank is not None:
+            return [self.virtual.rank]
+        return [0] if self.emulated else list(range(self.world_size))
 
 
 class RankExit(Struct, kw_only=True):
@@ -176,6 +208,10 @@ class Integrity(Struct, kw_only=True):
     a2a_bytes_expected: int = 0
     physical_ok: bool | None = None
     """Loss, gradients, rates, times and memory are what physics allows; see metrics/physical.py."""
+    files_ok: bool | None = None
+    """What the run's files say twice agrees, and no step is missing; see metrics/written_twice.py."""
+    damaged: str = ""
+    """What was passed over in the event files: the figure rests on the rest."""
     problems: list[str] = []
     not_checked: list[str] = []
     """Checks of physical sense that lacked a figure, each with what was missing."""
@@ -226,6 +262,72 @@ class Emulation(Struct, kw_only=True):
     problems: list[str] = []
 
 
+class PhasePeak(Struct, kw_only=True):
+    """Peak memory of one phase of a rank's life on a virtual GPU."""
+
+    phase: str
+    allocated_gib: float | None = None
+    """In tensors, as torch counts; None where no step reported it."""
+    reserved_gib: float = 0.0
+    """Held by torch's allocator."""
+
+
+class CallCount(Struct, kw_only=True):
+    """Calls of one name in one optimizer step."""
+
+    name: str
+    calls: int
+    gib: float = 0.0
+    """Bytes that they moved, where they move some."""
+    group: str = ""
+    """Ranks of the communicator, for collectives."""
+    calls_expected: int | None = None
+    gib_expected: float | None = None
+
+
+class Virtual(Struct, kw_only=True):
+    """What ranks on a virtual GPU did: everything but numbers and seconds of the device."""
+
+    gpu: str
+    rank: int | None = None
+    """The one rank that ran; None: all did, and these figures are those of the first."""
+    peaks: list[PhasePeak] = []
+    mem_planned_gib: float | None = None
+    """The planner's tensors at the peak."""
+    micro_steps: int = 1
+    """In an optimizer step."""
+    launches: int = 0
+    """Kernels, products, copies and collectives of the last measured optimizer step."""
+    kernels: list[CallCount] = []
+    """By name, most frequent first."""
+    gemms: int = 0
+    gemm_tflop: float = 0.0
+    copies: list[CallCount] = []
+    collectives: list[CallCount] = []
+    host_waits: int = 0
+    """Times the host waited for the device within the step."""
+    host_s: float = 0.0
+    """Processor time of the rank's process in the step."""
+    host_s_by_step: list[float] = []
+    launches_per_s: float | None = None
+    unknown_calls: dict[str, int] = {}
+    """Calls that the virtual device does not know, each with how often it was made."""
+    not_known: list[str] = []
+    """What a virtual GPU cannot say."""
+    problems: list[str] = []
+
+
+class RankWaitedFor(Struct, kw_only=True):
+    """A rank that the others waited for, step after step."""
+
+    rank: int
+    host: str = ""
+    lost_s: float = 0.0
+    """Seconds of the run that the others waited for it."""
+    share: float = 0.0
+    """Of the time of all steps that were looked at."""
+
+
 class Failure(Struct, kw_only=True):
     """Root cause of a run that did not end well."""
 
@@ -268,6 +370,12 @@ class Result(Struct, kw_only=True):
     compute_dtype: str = ""
     model: ModelShape | None = None
     rehearsal_of: str = ""
+    work: str = ""
+    """What was measured, whatever the preset is called; see presets.work. Empty in results of 0.2.0."""
+    changed: list[str] = []
+    """`key=value` that differ from the preset of this name."""
+    repeat_of: str = ""
+    """Group of runs that repeat this measurement."""
     tgs: Tgs = field(default_factory=Tgs)
     tflops: dict[str, float] = {}
     """TFLOPs per GPU by convention: xtuner, model, palm, hardware."""
@@ -285,10 +393,14 @@ class Result(Struct, kw_only=True):
     """The planner's, made before launch."""
     emulated: Emulation | None = None
     """What one rank alone says of the mesh; `tgs` stays empty then, for it was not measured."""
+    virtual: Virtual | None = None
+    """What ranks on a virtual GPU did; `tgs` stays empty then, for nothing was computed."""
     failure: Failure | None = None
     profile: Capture | None = None
     claimed: dict[str, float] | None = None
     """An external engine's own figures under its own names, beside ours."""
+    slow_rank: RankWaitedFor | None = None
+    """The rank that held the others up longest; None: none did, or nobody looked."""
     warnings: list[str] = []
     hosts: list[str] = []
     """Machines that ranks ran on, in the order of their first rank."""

@@ -96,4 +96,3 @@ class System(Struct, frozen=True, kw_only=True):
     """Of the layers, those that selective checkpointing covers; they are then recomputed in full."""
     attention_share: float = 1.0
     """Speed of its attention kernel beside the published one."""
-    default_kernel: str = "flash2"

@@ -43,11 +43,18 @@ def main(argv: list[str] | None = None) -> int:
     take_charge(args.parent_pid)
     report = LauncherReport(node_rank=args.node_rank)
     with _rendezvous_of(args) as config:
-        python, *words = module_argv("tgsbench.training", str(args.run_dir))
+        python, *words = _rank_argv(args)
         code = launch(config, report, python, "-u", *words)
     report.ended_unix = time.time()
     write_report(args.run_dir / f"launcher{args.node_rank or ''}.json", report)
     return code
+
+
+def _rank_argv(args: argparse.Namespace) -> list[str]:
+    if args.lone_rank is None:
+        return module_argv("tgsbench.training", str(args.run_dir))
+    place = str(args.lone_rank), str(args.world_size)
+    return module_argv("tgsbench.training.lone_rank", str(args.run_dir), *place)
 
 
 def take_charge(parent_pid: int) -> None:
@@ -96,6 +103,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--rendezvous-id", default="")
     parser.add_argument("--local-addr", default="", help="this node's address on the way to the first node")
     parser.add_argument("--parent-pid", type=int, default=0)
+    parser.add_argument("--lone-rank", type=int, help="the one rank of the world that runs, on a virtual GPU")
+    parser.add_argument("--world-size", type=int, default=1, help="ranks of the world that --lone-rank is of")
     return parser.parse_args(argv)
 
 

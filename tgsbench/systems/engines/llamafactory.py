@@ -35,7 +35,7 @@ def llamafactory_steps(text: str, num_gpus: int, seq_len: int = 0) -> list[Logge
             steps.append(
                 LoggedStep(
                     iteration=int(finite(row.get("current_steps")) or 0),
-                    tgs=done / step_s / max(1, num_gpus),
+                    tgs=done / step_s / num_gpus if num_gpus else None,
                     step_s=step_s,
                     tokens_all_gpus=done,
                     loss=finite(row.get("loss")),
@@ -65,6 +65,7 @@ ENGINE = EngineSpec(
             needs=("llamafactory", "torch", "transformers", "deepspeed"),
         ),
     ),
+    families=("llama",),
     options=LlamaFactoryOptions,
     limits=(
         Limit(
@@ -84,6 +85,11 @@ ENGINE = EngineSpec(
             asked=lambda preset: (
                 preset.hardware.device == "cpu" and preset.training.compute_dtype == "bfloat16"
             ),
+        ),
+        Limit(
+            what="no kernel {preset.engine.kernel}",
+            remedy="--set engine.kernel=sdpa (or flash2)",
+            asked=lambda preset: preset.engine.kernel not in ("auto", "sdpa", "flash2"),
         ),
         Limit(listed="no document mask in its packs without flash-attn"),
     ),

@@ -97,6 +97,7 @@ ENGINE = EngineSpec(
             below_python=(3, 13),
         ),
     ),
+    families=("llama",),
     options=XTunerOptions,
     limits=(
         Limit(
@@ -119,6 +120,11 @@ ENGINE = EngineSpec(
             what="no Liger kernels",
             remedy="--set engine.liger=false",
             asked=lambda preset: preset.engine.liger,
+        ),
+        Limit(
+            what="no choice of an attention kernel (engine.kernel={preset.engine.kernel})",
+            remedy="--set engine.kernel=auto",
+            asked=lambda preset: preset.engine.kernel != "auto",
         ),
         Limit(
             what="a document mask only with micro-batch 1",

@@ -1,0 +1,71 @@
+"""Presets on a virtual GPU: memory, calls and bytes against the plan; failures; every engine."""
+
+from __future__ import annotations
+
+import pytest
+
+import tgsbench
+from tgsbench import api, presets
+from tgsbench.metrics.integrity import expected_all_to_alls
+from tgsbench.results import rows
+from tgsbench.units import GIB
+
+pytestmark = pytest.mark.virtual
+
+SMALL = ["model.num_layers=2", "workload.corpus=lengths", "workload.concat=1"]
+GPUS = [name for name in presets.list_presets() if presets.resolve(name).preset.hardware.device == "cuda"]
+
+
+def _run(tmp_path, preset, *sets, gpu="H100-SXM5-80GB", rank: int | str = 0):
+    return tgsbench.run(preset, list(sets), virtual_gpu=gpu, rank=rank, root=tmp_path)
+
+
+@pytest.mark.parametrize("name", GPUS)
+def test_every_shipped_preset_is_as_planned(installed, tmp_path, name):
+    result = _run(tmp_path, name, gpu=presets.resolve(name).preset.hardware.gpu)
+    virtual = result.virtual
+    assert result.status == "virtual", result.failure
+    assert virtual.unknown_calls.keys() <= {"cudnnGetVersion", "cudnnGetProperty"}
+    assert not result.integrity.problems
+    for count in virtual.collectives:
+        if count.calls_expected is not None:
+            assert count.calls == count.calls_expected
+        if count.gib_expected is not None:
+            assert count.gib == pytest.approx(count.gib_expected, rel=1e-12)
+    peak = max(peak.allocated_gib or 0.0 for peak in virtual.peaks)
+    assert peak == pytest.approx(virtual.mem_planned_gib, rel=0.03)
+
+
+@pytest.mark.parametrize(("engine", "rank"), [("fsdp2", 5), ("deepspeed", 0)])
+def test_one_rank_of_a_world_runs_under_both_engines(installed, tmp_path, engine, rank):
+    result = _run(tmp_path, "llama2_7b_128k", *SMALL, f"engine.name={engine}", rank=rank)
+    virtual = result.virtual
+    assert result.status == "virtual", result.failure
+    assert virtual.rank == rank
+    assert virtual.host_s > 0 < virtual.launches_per_s
+    preset = api.load_preset(
+        "llama2_7b_128k", [*SMALL, f"engine.name={engine}"], virtual_gpu="H100-SXM5-80GB"
+    )
+    calls, num_bytes = expected_all_to_alls(preset)
+    (exchange,) = [count for count in virtual.collectives if count.name == "all_to_all"]
+    assert exchange.calls == calls
+    assert exchange.gib * GIB == pytest.approx(num_bytes)
+    assert result.tgs.median is None
+    assert rows.from_result(result).tgs is None
+
+
+def test_all_ranks_of_a_small_world_run_together(installed, tmp_path):
+    result = _run(tmp_path, "llama2_7b_32k", *SMALL, "hardware.num_gpus=2", "parallel.sp=2", rank="all")
+    assert result.status == "virtual", result.failure
+    assert result.integrity.a2a_ok
+    assert len(result.mem.by_rank_gib) == 2
+
+
+def test_a_preset_that_does_not_fit_is_a_stored_result(installed, tmp_path):
+    result = _run(tmp_path, "llama3_8b_8k", "hardware.num_gpus=1", "training.checkpointing=none")
+    assert result.status == "oom"
+    assert "out of memory" in result.failure.reason.lower()
+    assert result.failure.bytes_requested > 0
+    assert result.failure.hint
+    assert tgsbench.load_run(root=tmp_path).status == "oom"
+    assert result.virtual.peaks

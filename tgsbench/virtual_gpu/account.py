@@ -1,0 +1,181 @@
+"""What ranks on a virtual GPU did, from what the device wrote down and what the ranks said."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from msgspec import Struct
+
+from tgsbench.errors import TgsError
+from tgsbench.metrics.integrity import expected_all_to_alls
+from tgsbench.planner.memory import CONTEXT_BYTES
+from tgsbench.planner.network import gathered_bytes, shard_bytes
+from tgsbench.planner.plan import machine_of, pick_kernel
+from tgsbench.planner.workload import work_of
+from tgsbench.schema.events import Event, Phase, Step
+from tgsbench.schema.preset import Preset
+from tgsbench.schema.run import CallCount, Manifest, PhasePeak, Virtual
+from tgsbench.units import GIB
+from tgsbench.virtual_gpu.log import Kind, Record, log_path, read_log
+
+NOT_KNOWN = [
+    "values: nothing is computed, so losses, gradients and overflow say nothing",
+    "seconds of the device: kernels, copies and collectives take no time here",
+    "reserved memory is a best case: blocks that wait for a stream come back at once",
+]
+_LAUNCHES = (Kind.KERNEL, Kind.GEMM, Kind.COPY, Kind.MEMSET, Kind.COLLECTIVE)
+_MOST_NAMES = 40
+_NAME_CHARACTERS = 160
+_PLAN_SHARE = 0.03
+"""By how much a plan of memory may miss what the allocator held."""
+
+
+class CountedSteps(Struct, frozen=True):
+    """One optimizer step of a rank, in the log's time."""
+
+    begin_ns: int
+    end_ns: int
+
+
+def account(folder: Path, manifest: Manifest, preset: Preset, events: Sequence[Event]) -> Virtual | None:
+    """Figures of the first rank that ran, from the device's logs in `folder`; None on real devices."""
+    if manifest.virtual is None:
+        return None
+    rank = manifest.started_ranks[0]
+    own = [event for event in events if event.rank == rank]
+    records = list(read_log(log_path(folder, rank)))
+    found = Virtual(gpu=manifest.virtual.gpu, rank=manifest.virtual.rank, micro_steps=preset.accumulation)
+    found.peaks = _peaks(own, records)
+    found.mem_planned_gib = manifest.forecast.memory.tensors_gib if manifest.forecast else None
+    found.unknown_calls = dict(Counter(r.name for r in records if r.kind == Kind.UNKNOWN))
+    found.not_known = list(NOT_KNOWN)
+    steps = [event for event in own if isinstance(event, Step) and event.phase == "measure"]
+    windows = [window for step in steps if (window := step_window(step, records))]
+    if windows:
+        _count_step(found, preset, records, windows)
+    found.problems = _problems(found)
+    return found
+
+
+def step_window(step: Step, records: Sequence[Record]) -> CountedSteps | None:
+    """From the step's own seconds back from the device synchronisation that ended it; None without one."""
+    told_ns = int(step.t * 1e9)
+    ends = (r.t_ns for r in records if r.kind == Kind.SYNCHRONIZE and r.args[0] == 0 and r.t_ns <= told_ns)
+    end_ns = max(ends, default=0)
+    return CountedSteps(end_ns - int(step.step_s * 1e9), end_ns) if end_ns else None
+
+
+def inside(records: Iterable[Record], window: CountedSteps) -> list[Record]:
+    """Records of one step."""
+    return [record for record in records if window.begin_ns <= record.t_ns <= window.end_ns]
+
+
+def _peaks(events: Sequence[Event], records: Sequence[Record]) -> list[PhasePeak]:
+    """Peak of each phase in its order; a phase that comes again is one."""
+    found: dict[str, PhasePeak] = {}
+    changes = [record for record in records if record.kind == Kind.MEMORY]
+    phases = [event for event in events if isinstance(event, Phase)]
+    ends = [phase.t for phase in phases[1:]] + [float("inf")]
+    for phase, end_s in zip(phases, ends, strict=True):
+        used = [r.args[0] for r in changes if phase.t <= r.t_ns / 1e9 < end_s]
+        peak = found.setdefault(phase.phase, PhasePeak(phase=phase.phase))
+        peak.reserved_gib = max(peak.reserved_gib, (max(used, default=0) - CONTEXT_BYTES) / GIB)
+    for event in events:
+        if isinstance(event, Step) and event.phase in found:
+            peak = found[event.phase]
+            peak.allocated_gib = max(peak.allocated_gib or 0.0, event.mem_peak / GIB)
+            peak.reserved_gib = max(peak.reserved_gib, event.mem_reserved / GIB)
+    return list(found.values())
+
+
+def _count_step(
+    found: Virtual, preset: Preset, records: Sequence[Record], windows: Sequence[CountedSteps]
+) -> None:
+    """Count the last measured step; processor time of each."""
+    steps = [inside(records, window) for window in windows]
+    last = steps[-1]
+    found.host_s_by_step = [(step[-1].cpu_ns - step[0].cpu_ns) / 1e9 for step in steps if step]
+    found.host_s = min(found.host_s_by_step, default=0.0)
+    found.launches = sum(record.kind in _LAUNCHES for record in last)
+    found.launches_per_s = found.launches / found.host_s if found.host_s else None
+    found.kernels = _by_name([record for record in last if record.kind == Kind.KERNEL])
+    products = [record.args for record in last if record.kind == Kind.GEMM]
+    found.gemms = len(products)
+    found.gemm_tflop = sum(2.0 * m * n * k * batch for m, n, k, batch in products) / 1e12
+    found.copies = _by_name([r for r in last if r.kind in (Kind.COPY, Kind.MEMSET)], moved=True)
+    found.host_waits = sum(
+        record.kind == Kind.SYNCHRONIZE or (record.kind == Kind.COPY and record.args[2] == 1)
+        for record in last
+    )
+    ranks = {record.args[0]: record.args[1] for record in records if record.kind == Kind.COMMUNICATOR}
+    found.collectives = _collectives(last, ranks)
+    _expect(found.collectives, preset)
+
+
+def _by_name(records: Sequence[Record], *, moved: bool = False) -> list[CallCount]:
+    calls = Counter(record.name for record in records)
+    num_bytes: Counter[str] = Counter()
+    for record in records:
+        num_bytes[record.name] += record.args[0] if moved else 0
+    return [
+        CallCount(name=name[:_NAME_CHARACTERS], calls=count, gib=num_bytes[name] / GIB)
+        for name, count in calls.most_common(_MOST_NAMES)
+    ]
+
+
+def _collectives(records: Sequence[Record], ranks: dict[int, int]) -> list[CallCount]:
+    """Whole-tensor bytes by kind and group; sends and receives of one group call are one all-to-all."""
+    calls: dict[tuple[str, int], set[tuple[int, int]]] = defaultdict(set)
+    num_bytes: Counter[tuple[str, int]] = Counter()
+    for record in records:
+        if record.kind != Kind.COLLECTIVE or record.name == "receive":
+            continue
+        size, communicator, call, _ = record.args
+        name = "all_to_all" if record.name == "send" else record.name
+        key = name, ranks.get(communicator, 0)
+        calls[key].add((record.thread, call))
+        num_bytes[key] += size * key[1] if name == "all_gather" else size
+    return [
+        CallCount(name=name, group=f"{size} ranks", calls=len(made), gib=num_bytes[name, size] / GIB)
+        for (name, size), made in sorted(calls.items())
+    ]
+
+
+def _expect(collectives: Sequence[CallCount], preset: Preset) -> None:
+    """Write beside each kind what the shapes and the planner demand of it in an optimizer step."""
+    calls, num_bytes = expected_all_to_alls(preset)
+    planned = _planned_bytes(preset)
+    for kind in ("all_gather", "reduce_scatter"):
+        of_kind = [count for count in collectives if count.name == kind and count.group != "1 ranks"]
+        if of_kind and kind in planned:
+            of_kind[0].gib_expected = planned[kind] / GIB
+    exchanges = [count for count in collectives if count.name == "all_to_all"]
+    if exchanges and calls:
+        exchanges[0].calls_expected, exchanges[0].gib_expected = calls, num_bytes / GIB
+
+
+def _planned_bytes(preset: Preset) -> dict[str, float]:
+    """Whole-tensor bytes of parameter gathers and gradient scatters in an optimizer step."""
+    try:
+        work = work_of(preset, pick_kernel(preset, machine_of(preset).constants))
+    except TgsError:
+        return {}
+    times = preset.accumulation
+    moved = {"all_gather": gathered_bytes(work), "reduce_scatter": shard_bytes(work).scatter}
+    return {name: times * size for name, size in moved.items() if size}
+
+
+def _problems(found: Virtual) -> list[str]:
+    problems = []
+    peak = max((peak.allocated_gib or 0.0 for peak in found.peaks), default=0.0)
+    if found.mem_planned_gib and peak and abs(peak / found.mem_planned_gib - 1) > _PLAN_SHARE:
+        problems.append(
+            f"{peak:.2f} GiB in tensors at the peak where {found.mem_planned_gib:.2f} were planned"
+        )
+    return problems + [
+        f"{count.calls:,} {count.name} calls where {count.calls_expected:,} must be"
+        for count in found.collectives
+        if count.calls_expected not in (None, count.calls)
+    ]

@@ -1,0 +1,125 @@
+"""What a run on a virtual GPU is started with: which GPU, which rank, which steps, which environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from tgsbench.errors import ExitCode, TgsError
+from tgsbench.planner.machine import unknown_gpu
+from tgsbench.planner.memory import CONTEXT_BYTES
+from tgsbench.presets.catalog import find_gpu
+from tgsbench.schema.hardware import GpuSpec
+from tgsbench.schema.preset import Preset
+from tgsbench.schema.run import VirtualGpu
+from tgsbench.systems.engines import deepspeed
+from tgsbench.units import GIB
+from tgsbench.virtual_gpu import build
+from tgsbench.virtual_gpu.installation import Installation
+
+LOG_FOLDER = "virtual"
+"""Of a run folder: what the device wrote down, a file a rank."""
+ALL = "all"
+_MOST_RANKS = 8
+"""Processes of one machine: each takes about 2 GiB of host memory and a core."""
+_STEPS = {"measure.warmup": 1, "measure.steps": 2}
+_MICRO_STEPS = 2
+"""The second accumulates gradients; all later ones do what it did."""
+
+
+def find_virtual_gpu(name: str) -> GpuSpec:
+    """The GPU of a key or driver name; TgsError (exit code 18) for one of which too little is known."""
+    gpu = find_gpu(name)
+    if gpu is None:
+        raise unknown_gpu(name)
+    if not gpu.compute_capability or not gpu.multiprocessors:
+        raise TgsError(
+            f"presets/hardware/{gpu.name}.toml says no compute_capability or multiprocessors, "
+            "and a virtual GPU guesses neither",
+            hint='add both, such as compute_capability = "9.0" and multiprocessors = 132',
+            exit_code=ExitCode.UNKNOWN_HARDWARE,
+        )
+    return gpu
+
+
+def short_run(preset: Preset, gpu: GpuSpec) -> list[str]:
+    """Assignments that come before the user's own: that GPU, and as many steps as say something new."""
+    steps = [f"{key}={value}" for key, value in _STEPS.items()]
+    if preset.accumulation > _MICRO_STEPS:
+        steps.append(f"training.accumulation={_MICRO_STEPS}")
+    return ["hardware.device=cuda", f"hardware.gpu={gpu.name}", *steps]
+
+
+def virtual_gpu(preset: Preset, gpu: GpuSpec, rank: str) -> VirtualGpu:
+    """Which ranks run: one by its number, or all. Raises TgsError for a rank that the world does not have."""
+    world = preset.world_size
+    if preset.is_external:
+        raise TgsError(
+            f"--virtual-gpu runs engines of our own ranks, and {preset.engine.name} runs in its own",
+            hint="--engine fsdp2 or --engine deepspeed",
+            exit_code=ExitCode.UNSUPPORTED,
+        )
+    if preset.profile:
+        raise TgsError(
+            f"a virtual GPU computes nothing that a profiler could time, and profile={preset.profile!r} asks",
+            hint="leave --profile out, or --set profile=",
+            exit_code=ExitCode.UNSUPPORTED,
+        )
+    if preset.engine.name == deepspeed.ENGINE.name and rank != "0":
+        raise TgsError(
+            f"--rank {rank}: {deepspeed.ENGINE.name} compares what each rank has with rank 0's own words, "
+            "which nobody sends on a virtual GPU",
+            hint="--rank 0, or --engine fsdp2",
+            exit_code=ExitCode.UNSUPPORTED,
+        )
+    if rank == ALL:
+        _require_few(world)
+        return VirtualGpu(gpu=gpu.name)
+    if not rank.isdigit() or int(rank) >= world:
+        raise TgsError(f"--rank {rank}: {world} ranks are numbered 0 to {world - 1}, or write --rank {ALL}")
+    return VirtualGpu(gpu=gpu.name, rank=int(rank))
+
+
+def device_environment(
+    base: Mapping[str, str],
+    preset: Preset,
+    virtual: VirtualGpu,
+    installation: Installation,
+    run_path: Path,
+) -> dict[str, str]:
+    """Variables under which a process finds the virtual device instead of a driver.
+
+    Builds the device where it is not there yet; raises TgsError when it cannot be built.
+    """
+    gpu, folder = find_virtual_gpu(virtual.gpu), build.ensure_built(installation)
+    log_folder = run_path / LOG_FOLDER
+    log_folder.mkdir(exist_ok=True)
+    major, _, minor = gpu.compute_capability.partition(".")
+    libraries = [str(folder), base.get("LD_LIBRARY_PATH", "")]
+    preloaded = [str(build.library_of(folder)), base.get("LD_PRELOAD", "")]
+    return {
+        **base,
+        "LD_PRELOAD": ":".join(filter(None, preloaded)),
+        "LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries)),
+        "TRITON_LIBCUDA_PATH": str(folder),
+        # No peer answers the watchdog's questions.
+        "TORCH_NCCL_ENABLE_MONITORING": "0",
+        "TGSBENCH_VGPU_NAME": f"NVIDIA {gpu.matches[0]}",
+        "TGSBENCH_VGPU_MEMORY": str(int(gpu.memory_gib * GIB)),
+        "TGSBENCH_VGPU_CONTEXT": str(CONTEXT_BYTES),
+        "TGSBENCH_VGPU_COMPUTE": f"{major}{minor}",
+        "TGSBENCH_VGPU_MULTIPROCESSORS": str(gpu.multiprocessors),
+        "TGSBENCH_VGPU_DEVICES": str(preset.world_size if virtual.rank is None else 1),
+        "TGSBENCH_VGPU_MESH": f"{preset.dp}x{preset.parallel.sp},{preset.parallel.sp}x1",
+        "TGSBENCH_VGPU_LOG": str(log_folder),
+    }
+
+
+def _require_few(world: int) -> None:
+    if world > _MOST_RANKS:
+        raise TgsError(
+            f"--rank {ALL} starts {world} processes here; up to {_MOST_RANKS} are run together",
+            hint="--rank 0 runs one rank of the whole world; every rank does the same",
+            exit_code=ExitCode.DOES_NOT_FIT,
+        )
