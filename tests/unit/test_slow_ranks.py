@@ -6,15 +6,17 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from tgsbench.live.fold import LiveRun
 from tgsbench.live.heatmap import OWN_TIME, heatmap, rows_of
 from tgsbench.live.stragglers import suspects
 from tgsbench.metrics.observe import RunTotals
 from tgsbench.metrics.result import _slow_rank
-from tgsbench.metrics.slow_ranks import WINDOW, table_of
+from tgsbench.metrics.slow_ranks import WINDOW, WaitTable, table_of
 from tgsbench.report.summary import _slow_rank as slow_rank_line
 from tgsbench.schema.events import Hello, Step, Waits
+from tgsbench.training.parallel.waits import CollectiveClock
 
 PARTS = ("data", "forward", "backward", "optimizer")
 
@@ -132,3 +134,27 @@ def test_the_result_names_it_with_its_host_and_its_share():
     assert (slow.rank, slow.host) == (2, "node7")
     assert 0.15 < slow.share < 0.35
     assert slow_rank_line(SimpleNamespace(slow_rank=slow)).startswith("rank 2 (node7) held the others up: 3.")
+
+
+def test_a_step_that_one_rank_never_reported_is_given_up():
+    events = [e for e in simulated(4, 2, num_steps=200, slow=1, delay_s=0.3) if e.step % 7 or e.rank != 2]
+    table = WaitTable(4)
+    for event in events:
+        table.add(event)
+    assert table.slow.rank == 1
+    assert len(table._open) <= 1
+
+
+def test_of_short_steps_one_in_four_is_reported_in_the_end():
+    clock = CollectiveClock()
+    clock.install(torch.device("cpu"), {}, patch=False)
+
+    def reported(step_s):
+        found = []
+        for index in range(100):
+            clock.begin_step(index)
+            found += [index] if clock.end_step(index, step_s) is not None else []
+        return found
+
+    assert reported(0.01) == [*range(64), *range(64, 100, 4)]
+    assert reported(1.0) == list(range(100))

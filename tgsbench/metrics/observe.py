@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from tgsbench.metrics.clock import RankClock
 from tgsbench.metrics.packs import PackLedger
+from tgsbench.metrics.slow_ranks import WaitLog
 from tgsbench.metrics.step_total import StepTotal
 from tgsbench.schema.events import (
     Bye,
@@ -31,8 +32,6 @@ MAX_STEPS = 1_000_000
 """Steps kept; a folder that claims more is damaged, and memory stays bounded."""
 MAX_NOTES = 10_000
 """Errors, warnings and traces kept, each kind."""
-MAX_WAITS = 4_000_000
-"""Reports of waits kept: 1,024 ranks' first 4,000 steps."""
 MAX_TEXT = 64 << 10
 """Characters kept of one message or traceback."""
 _MAX_STEP = 2**53
@@ -56,7 +55,7 @@ class RunTotals:
     """Last phase of each rank."""
     beats: dict[int, Heartbeat] = field(default_factory=dict)
     """Last heartbeat of each rank."""
-    waits: list[Waits] = field(default_factory=list)
+    waits: WaitLog = field(default_factory=WaitLog)
     """How long ranks stood in collectives, step by step."""
     data: Data | None = None
     kernel: Kernel | None = None
@@ -104,8 +103,7 @@ class RunTotals:
             case Phase():
                 self.phases[event.rank] = event
             case Waits():
-                if len(self.waits) < MAX_WAITS:
-                    self.waits.append(event)
+                self.waits.add(event)
             case Heartbeat():
                 self.beats[event.rank] = event
             case Data():

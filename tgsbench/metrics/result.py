@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from msgspec.structs import replace
 
 from tgsbench import units
-from tgsbench.metrics import figures, integrity, physical, reference, slow_ranks, stats, written_twice
+from tgsbench.metrics import figures, integrity, physical, reference, stats, written_twice
 from tgsbench.metrics.emulation import emulation
 from tgsbench.metrics.failure import root_cause
 from tgsbench.metrics.observe import RunTotals
@@ -92,7 +92,7 @@ def _slow_rank(observed: RunTotals, world_size: int) -> RankWaitedFor | None:
     """Who held the others up longest; None: nobody did."""
     if not observed.waits or world_size < 2:
         return None
-    found = slow_ranks.table_of(observed.waits, world_size).worst()
+    found = observed.waits.table(world_size).worst()
     if found is None:
         return None
     rank, lost_s, share = found

@@ -81,8 +81,10 @@ class WaitTable:
         return [self._close(key)] if not self._missing[key] else []
 
     def _close(self, key: int) -> WaitRow:
-        row = self._open.pop(key)
-        del self._missing[key]
+        row = self._open[key]
+        for step in [step for step in self._open if step <= key]:
+            # Every rank has passed this step: what is missing of earlier ones will never come.
+            del self._open[step], self._missing[step]
         self.rows.append(row)
         self.num_rows += 1
         if len(self.rows) > _HISTORY:
@@ -113,12 +115,42 @@ class WaitTable:
         return rank, self.lost_s[rank], self.lost_s[rank] / self.total_s
 
 
+class WaitLog:
+    """Reports of a whole run, 32 bytes each, in whatever order its ranks' files are read."""
+
+    def __init__(self, most: int = 1_000_000) -> None:
+        """`most`: reports kept; 1,024 ranks' first 1,000 steps."""
+        self._most = most
+        self._step, self._rank = array("q"), array("q")
+        self._step_s, self._wait_s = array("d"), array("d")
+
+    def __len__(self) -> int:
+        return len(self._step)
+
+    def add(self, event: Waits) -> None:
+        """Keep one rank's figures of a step."""
+        if len(self._step) < self._most:
+            self._step.append(event.step)
+            self._rank.append(event.rank)
+            self._step_s.append(event.step_s)
+            self._wait_s.append(sum(event.wait_s.values()))
+
+    def table(self, world: int) -> WaitTable:
+        """The same as rows of all ranks."""
+        table = WaitTable(world)
+        for at in sorted(range(len(self._step)), key=self._step.__getitem__):
+            waited = {"": self._wait_s[at]}
+            report = Waits(rank=self._rank[at], step=self._step[at], step_s=self._step_s[at], wait_s=waited)
+            table.add(report)
+        return table
+
+
 def table_of(events: Iterable[Waits], world: int) -> WaitTable:
-    """All figures of a run, in whatever order its ranks' files are read."""
-    table = WaitTable(world)
-    for event in sorted(events, key=lambda event: event.step):
-        table.add(event)
-    return table
+    """Rows of a run's reports."""
+    log = WaitLog()
+    for event in events:
+        log.add(event)
+    return log.table(world)
 
 
 def delay_of(row: WaitRow, rank: int) -> float:

@@ -25,6 +25,10 @@ _CALLS: Final = (
 SAMPLED_EVERY: Final = 4
 ALL_SAMPLED: Final = 8
 """On a GPU the first steps record events, then one in so many."""
+LONG_STEP_S: Final = 0.5
+ALL_REPORTED: Final = 64
+REPORTED_EVERY: Final = 4
+"""Of short steps all are reported in the beginning, then one in so many: a log of such steps stays short."""
 MAX_EVENTS: Final = 4096
 """Pairs of events of one step; beyond, calls are passed over."""
 
@@ -42,18 +46,20 @@ class CollectiveClock:
         self._pairs: list[tuple[str, Any, Any]] = []
         self._installed = False
 
-    def install(self, device: torch.device, labels: dict[str, Any]) -> None:
-        """Time every collective from now on; `labels`: name of a group -> the group."""
+    def install(self, device: torch.device, labels: dict[str, Any], patch: bool = True) -> None:
+        """Time every collective from now on; `labels`: name of a group -> the group. `patch`: put the clock
+        around torch's calls."""
         self._on_gpu = device.type == "cuda"
         self._names = {group.group_name: label for label, group in labels.items() if group is not None}
         if self._installed:
             return
         self._installed = True
-        for name in _CALLS:
+        for name in _CALLS if patch else ():
             if hasattr(dist, name):
                 setattr(dist, name, self._timed(getattr(dist, name)))
         # What DTensor waits in: the reductions of a gradient norm.
-        functional.wait_tensor = self._timed(functional.wait_tensor)
+        if patch:
+            functional.wait_tensor = self._timed(functional.wait_tensor)
 
     def begin_step(self, index: int) -> None:
         """An optimizer step begins: is it one of those that are looked at?"""
@@ -67,6 +73,8 @@ class CollectiveClock:
             return None
         for label, begin, end in self._pairs:
             self._wait_s[label] = self._wait_s.get(label, 0.0) + begin.elapsed_time(end) / 1e3
+        if step_s < LONG_STEP_S and index >= ALL_REPORTED and index % REPORTED_EVERY:
+            return None
         return Waits(step=index, step_s=step_s, wait_s=dict(self._wait_s))
 
     def _timed(self, call: Callable[..., Any]) -> Callable[..., Any]:
