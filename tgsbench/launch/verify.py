@@ -29,8 +29,8 @@ from tgsbench.systems import availability, registry, support
 
 NUM_STEPS = 20
 _STEPS_WITH_EXPERTS = 8
-"""A router chooses: where two experts are equal to seven digits, fp32 and fp64 part ways for good. Over 20 steps
-of 1,024 tokens and two layers that was seen once (Qwen3-MoE, at step 17), with bounds kept before."""
+"""A router chooses: where two experts are equal to seven digits, fp32 and fp64 part ways for good. Over 20
+steps of 1,024 tokens and two layers that was seen once: Qwen3-MoE, at step 17."""
 _SEQ_LEN = 512
 _HEAD_DIM = 16
 """At 8, one key that is seen too early moves an earlier loss by less than the last bit of their sum."""
