@@ -187,6 +187,6 @@ def test_the_step_is_a_trace_that_the_analysis_reads(tmp_path):
     write_trace(path, _line(lambda record: record.args[0] / 1e3), 0, 8, {77: 8}, 1)
     profile = analyse([path], "virtual", 1)
     (exchange,) = profile.collectives
-    assert exchange.name == "all-to-all"
+    assert exchange.name == "all_to_all"
     assert (exchange.calls, exchange.bytes) == (1, 6)
     assert profile.world_size == 8

@@ -16,7 +16,7 @@ from tgsbench.planner.memory import CONTEXT_BYTES
 from tgsbench.planner.network import gathered_bytes, shard_bytes
 from tgsbench.planner.plan import machine_of, pick_kernel
 from tgsbench.planner.workload import work_of
-from tgsbench.schema.events import Event, Kernel, Phase, Step
+from tgsbench.schema.events import Event, Phase, Step
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import CallCount, Manifest, PhasePeak, Virtual, VirtualClock
 from tgsbench.systems.registry import find_system
@@ -28,6 +28,7 @@ from tgsbench.virtual_gpu.trace import write_trace
 NOT_KNOWN = [
     "values: nothing is computed, so losses, gradients and overflow say nothing",
     "seconds: a device takes none here; the clock's are the planner's for what this run launched and sent",
+    "which attention kernel is fastest: `auto` takes the first that runs, the clock the planner's pick",
     "reserved memory is a best case: blocks that wait for a stream come back at once",
 ]
 _LAUNCHES = (Kind.KERNEL, Kind.GEMM, Kind.COPY, Kind.MEMSET, Kind.COLLECTIVE)
@@ -60,7 +61,7 @@ def account(folder: Path, manifest: Manifest, preset: Preset, events: Sequence[E
     windows = [window for step in steps if (window := step_window(step, records))]
     if windows:
         _count_step(found, preset, records, windows)
-        found.clock = _clock(folder, manifest, preset, own, records, windows[-1])
+        found.clock = _clock(folder, manifest, preset, records, windows[-1])
     found.problems = _problems(found)
     return found
 
@@ -69,15 +70,13 @@ def _clock(
     folder: Path,
     manifest: Manifest,
     preset: Preset,
-    events: Sequence[Event],
     records: Sequence[Record],
     window: StepWindow,
 ) -> VirtualClock | None:
     """The last measured step on the clock, written as a trace beside the log."""
     assert manifest.virtual is not None
     gpu, rank = manifest.virtual.gpu, manifest.started_ranks[0]
-    kernel = next((event.name for event in events if isinstance(event, Kernel)), "")
-    line = project(preset, kernel, gpu, records, inside(records, window))
+    line = project(preset, gpu, records, inside(records, window))
     constants = find_constants(gpu)
     if line is None or constants is None or not line.total_s:
         return None

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from msgspec.structs import replace
-
 from tgsbench.errors import TgsError
 from tgsbench.metrics import figures
 from tgsbench.planner.plan import machine_of, pick_kernel
@@ -22,18 +20,19 @@ _STRAGGLERS = "stragglers"
 
 
 def project(
-    preset: Preset, kernel: str, gpu: str, everything: Sequence[Record], step: Sequence[Record]
+    preset: Preset, gpu: str, everything: Sequence[Record], step: Sequence[Record]
 ) -> Timeline | None:
-    """One step on the clock, on the device's own attention `kernel`; None where no constants are known.
+    """One step on the clock; None where no constants are known.
 
-    `everything` has the communicators, `step` the calls between the synchronisations of one optimizer step.
+    Attention takes the time of the kernel that the preset names, or of the one that the planner picks for
+    `auto`: which one is fastest cannot be measured here. `everything` has the communicators, `step` the calls
+    between the synchronisations of one optimizer step.
     """
     try:
         machine = machine_of(preset, gpu)
-        used = replace(preset, engine=replace(preset.engine, kernel=kernel or preset.engine.kernel))
-        work = work_of(used, pick_kernel(used, machine.constants))
         if machine.constants is None:
             return None
+        work = work_of(preset, pick_kernel(preset, machine.constants))
         return simulate(step, Durations(work, machine, machine.constants, everything))
     except TgsError:  # an attention kernel that was never measured on this GPU
         return None
