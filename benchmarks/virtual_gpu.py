@@ -1,6 +1,6 @@
-"""Host time and launches of a micro-step on a virtual GPU: this tree and another in turn, A B A B in one run.
+"""Host time and launches of a micro-step on a virtual GPU: this tree and another in turn, in one run.
 
-python -m benchmarks.virtual_gpu [--against TREE] [--preset NAME] [--gpu NAME] [--rounds N] [--set KEY=VALUE …]
+python -m benchmarks.virtual_gpu [--against TREE] [--preset NAME] [--gpu NAME] [--rounds N] [--set KEY=V …]
 
 Each side runs the preset's fsdp2 engine as one rank in a process of its own, with the tree first on its path.
 Host time is processor time of forward and backward, of the fastest micro-step of a process; launches are
