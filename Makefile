@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # What the tests need: every extra that runs on a CPU.
-EXTRAS := train,deepspeed,profile,dev
+EXTRAS := train,deepspeed,profile,serve,dev
 # `-n 2` on two cores; PYTEST_ARGS narrows a run down.
 PYTEST_ARGS ?=
 
@@ -19,7 +19,7 @@ FLASH4 := flash-attn-4 quack-kernels apache-tvm-ffi torch-c-dlpack-ext nvidia-cu
 GPU_EXTRA ?=
 GPU_ARGS ?=
 
-.PHONY: virtual-gpu test-virtual help install install-locked lock demo check test test-cluster peers test-peers bench-peers gpu-check gpu-wheels bench screenshots clean
+.PHONY: virtual-gpu test-virtual help install install-locked lock demo check clients test test-cluster peers test-peers bench-peers gpu-check gpu-wheels bench screenshots clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -51,7 +51,18 @@ check: $(STAMP)  ## ruff, mypy --strict, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: $(STAMP)  ## all tests that run on a CPU
+# The programs that read our exports, in an environment of their own over the tested one.
+CLIENTS := .clients
+$(CLIENTS)/.installed: constraints-clients.txt $(STAMP)
+	$(BIN)/python -m venv $(CLIENTS)
+	$(BIN)/python -c 'import sys; print(*(p for p in sys.path if p.endswith("site-packages")), sep="\n")' \
+		> $$($(CLIENTS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/tested.pth
+	$(CLIENTS)/bin/pip install --quiet --no-compile -c constraints.txt -r constraints-clients.txt
+	touch $@
+
+clients: $(CLIENTS)/.installed  ## make .clients: MLflow, W&B and pandas, which tests read exports with
+
+test: $(STAMP) $(CLIENTS)/.installed  ## all tests that run on a CPU
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not gpu and not peers and not cluster and not virtual" $(PYTEST_ARGS)
 
 test-cluster: $(STAMP)  ## jobs on a real Slurm, two network-namespace hosts (root; apt-get install slurm-wlm munge iproute2)
@@ -77,16 +88,16 @@ bench: $(STAMP)  ## every benchmark that runs on a CPU, one after the other
 	for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 # An environment of its own, for it holds the CUDA build of torch (about 5 GB): $(XDG_CACHE_HOME) or ~/.cache.
-VIRTUAL_ENV := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tgsbench/virtual-gpu/env
-$(VIRTUAL_ENV)/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VIRTUAL_ENV)
-	version=$$(sed -n 's/^torch==//p' constraints.txt); grep -v '^torch==' constraints.txt > $(VIRTUAL_ENV)/constraints.txt; \
-		$(VIRTUAL_ENV)/bin/pip install --quiet -c $(VIRTUAL_ENV)/constraints.txt "torch===$$version" ".[train,deepspeed,gpu]" \
+VIRTUAL_GPU_ENV := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tgsbench/virtual-gpu/env
+$(VIRTUAL_GPU_ENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VIRTUAL_GPU_ENV)
+	version=$$(sed -n 's/^torch==//p' constraints.txt); grep -v '^torch==' constraints.txt > $(VIRTUAL_GPU_ENV)/constraints.txt; \
+		$(VIRTUAL_GPU_ENV)/bin/pip install --quiet -c $(VIRTUAL_GPU_ENV)/constraints.txt "torch===$$version" ".[train,deepspeed,gpu]" \
 		pytest pytest-timeout pytest-asyncio
-	$(VIRTUAL_ENV)/bin/pip uninstall --quiet --yes tgsbench
+	$(VIRTUAL_GPU_ENV)/bin/pip uninstall --quiet --yes tgsbench
 	touch $@
 
-virtual-gpu: $(STAMP) $(VIRTUAL_ENV)/.installed  ## make the environment that `run --virtual-gpu` needs: 5 GB, minutes
+virtual-gpu: $(STAMP) $(VIRTUAL_GPU_ENV)/.installed  ## make the environment that `run --virtual-gpu` needs: 5 GB, minutes
 	$(BIN)/python -m tgsbench doctor --virtual-gpu
 
 test-virtual: $(STAMP)  ## run presets, both engines and a planted race on a virtual GPU; see virtual-gpu
@@ -106,4 +117,4 @@ gpu-wheels:  ## fill wheels/ with what a GPU machine without network may lack (G
 	PYTHON=$(PYTHON) sh benchmarks/gpu_wheels.sh $(GPU_PYTHON) $(GPU_PACKAGES) $(GPU_EXTRA)
 
 clean:  ## remove the environment and caches
-	rm -rf $(VENV) .peers .gpu-site wheels .mypy_cache .ruff_cache .pytest_cache dist
+	rm -rf $(VENV) .clients .peers .gpu-site wheels .mypy_cache .ruff_cache .pytest_cache dist

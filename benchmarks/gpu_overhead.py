@@ -22,6 +22,7 @@ from tgsbench.training.capture import capture
 from tgsbench.training.device import MemoryMeter, synchronised_clock
 from tgsbench.training.heartbeat import HeartbeatThread
 from tgsbench.training.parallel.tracing import marking
+from tgsbench.training.rank_log import RankLog
 
 _SAMPLE_S = 1.2
 """Least length of a sample: the first beat of a pulse comes after a second."""
@@ -37,7 +38,7 @@ def events_ratio(preset: Preset, pairs: int) -> Json:
         meter = MemoryMeter(rank.device)
 
         def live() -> float:
-            pulse = HeartbeatThread(emitter, 1.0, _sampler(rank.device))
+            pulse = HeartbeatThread(emitter, 1.0, _sampler(rank.device), RankLog(Path(folder), 0))
             pulse.start()
             spent_s = sum(_observed(rank, emitter, meter) for _ in range(steps))
             pulse.stop()

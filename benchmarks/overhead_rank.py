@@ -16,6 +16,8 @@ from tgsbench.training.engines.build import build_engine
 from tgsbench.training.heartbeat import HeartbeatThread
 from tgsbench.training.loop import Stepper
 from tgsbench.training.parallel.mesh import build_mesh
+from tgsbench.training.rank_log import RankLog
+from tgsbench.training.witness import Witness
 from tgsbench.workload import prepare
 
 
@@ -28,7 +30,8 @@ def main(folder: Path, num_pairs: int, block: int) -> None:
     num_steps = 2 * num_pairs * block + 4
     data = prepare(preset, preset.packs_per_step * 8, lambda _: None)
     batches = Batches(preset, mesh, data, device)
-    stepper = Stepper(preset, build_engine(preset, mesh, device, lambda _: None), batches, num_steps, device)
+    engine = build_engine(preset, mesh, device, lambda _: None)
+    stepper = Stepper(preset, engine, batches, num_steps, Witness(preset, mesh, data, engine))
     emitter, step, times = Emitter(folder / f"rank{rank:05d}.jsonl", rank), 0, []
     for _ in range(4):
         stepper.step(step, "warmup")
@@ -37,7 +40,7 @@ def main(folder: Path, num_pairs: int, block: int) -> None:
         observed = index % 2 == 0
         (folder / "live").touch() if observed else (folder / "live").unlink(missing_ok=True)
         dist.barrier()
-        pulse = HeartbeatThread(emitter, 1.0, None)
+        pulse = HeartbeatThread(emitter, 1.0, None, RankLog(folder, rank))
         if observed:
             pulse.start()
         begin_s = time.perf_counter()

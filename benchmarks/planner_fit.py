@@ -1,88 +1,124 @@
 """Fits the planner's shipped constants and writes them to presets/constants and presets/links.
 
-`python -m benchmarks.planner_fit [--write]`. Attention speeds come from attention_kernels.csv, everything
-else from calibration.csv; the link of the reference cluster from two of its rows. With five hardware
-constants and three of the calibration rows' own stack on 108 rows, nothing here knows a model by name.
+`python -m benchmarks.planner_fit [--write]`. Attention speeds come from attention_kernels.csv. Five hardware
+constants, two of llm-foundry's kernels and one share for each stack come from the published rows of every
+source; what single rows could not tell apart is fixed at a published figure (`FIXED`). The link of the
+reference cluster comes from two of its rows. Nothing here knows a model by name.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import math
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from benchmarks.planner_rows import CALIBRATION, KERNELS, XTUNER, Row, link_rows, read_rows
+from benchmarks.planner_kernels import Kernels, attention_speeds
+from benchmarks.planner_rows import CALIBRATION, LLAMA_FACTORY, OTHERS, XTUNER, Row, link_rows, read_rows
 from tgsbench.metrics.figures import tgs_of_gpu
 from tgsbench.planner.calibrate import constants_toml, link_toml
-from tgsbench.planner.least_squares import fit, solve
+from tgsbench.planner.interval import error_bar
+from tgsbench.planner.least_squares import fit
 from tgsbench.planner.machine import Machine
+from tgsbench.planner.memory import memory_plan
 from tgsbench.planner.time import step_time
+from tgsbench.planner.verdict import verdict_of
 from tgsbench.presets import catalog
-from tgsbench.schema.hardware import AttentionSpeed, Constants, GpuSpec, Link
-from tgsbench.systems.costs import LLM_FOUNDRY, ElementwiseTraffic, System
+from tgsbench.schema.hardware import AttentionSpeed, Constants, GpuSpec, Known, Link, Spread
+from tgsbench.systems.costs import System
 
 PRESETS = Path(__file__).resolve().parents[1] / "presets"
-FAMILIES = {"ampere": ("A100-SXM4-80GB", "A100-SXM4-40GB"), "hopper": ("H100-SXM5-80GB",)}
+FAMILIES = {
+    "ampere": ("A100-SXM4-80GB", "A100-SXM4-40GB"),
+    "hopper": ("H100-SXM5-80GB", "H100-HBM2E-96GB-500W", "H200-SXM-141GB"),
+}
 """Constants files that are measured, and the GPUs they hold for."""
 LINK_ROWS = link_rows()
 """Constant of the reference cluster's unpublished network -> the one row that it may be fitted on."""
-STREAM_SHARE, NVLINK_SHARE, NETWORK_SHARE = 0.85, 0.8, 0.85
 FASTEST_GB_PER_S = 500.0
 """Rates are searched up to here, beyond any network of today: a row that needs it is explained by none."""
+FIXED = {
+    "stream_share": 0.85,
+    "nvlink_share": 0.8,
+    "network_share": 0.85,
+    "ring_decline": 0.937,
+    "power_exponent": 0.5,
+}
+HALF_WIDTH = {"ampere": 110.0, "hopper": 280.0}
+"""Inner width of a product that its start and end cost as much as: H100's from XLA's table, A100's less by
+the rate of one multiprocessor (2.9 against 7.5 TFLOPs), for they take the same time."""
 SOURCES = {
-    "gemm_share": "fitted on benchmarks/data/calibration.csv",
-    "fp8_gain": "fitted on the 4 FP8 rows of benchmarks/data/calibration.csv",
-    "gather_contention": "fitted on benchmarks/data/calibration.csv",
-    "straggler_share": "fitted on benchmarks/data/calibration.csv (8 to 512 GPUs)",
+    "gemm_share": "fitted on benchmarks/data/calibration.csv, other_stacks.csv",
+    "fp8_gain": "fitted on the FP8 rows of benchmarks/data",
+    "gather_contention": "fitted on benchmarks/data/calibration.csv, other_stacks.csv",
+    "straggler_share": "fitted on benchmarks/data/calibration.csv, other_stacks.csv (8 to 1,024 GPUs)",
+    "product_half_width": "openxla/xla default_matmul_perf_table.txtpb, H100 by inner width; A100 scaled",
+    "ring_decline": "NVIDIA/nccl#1229: reduce-scatter falls from 360 to 260 GB/s from 4 to 128 nodes",
+    "power_exponent": "assumed: dynamic power grows with the square of the clock near the limit",
     "stream_share": "assumed: stream benchmarks reach 0.85 to 0.9 of the datasheet's bandwidth",
     "nvlink_share": "assumed: nccl-tests' bus bandwidth of large collectives, 230 to 240 of 300 GB/s on A100",
     "network_share": "assumed: what large RDMA transfers reach of the cards' line rate",
     "launch_us": "assumed: eager PyTorch takes 4 to 8 µs a launch",
     "attention": "benchmarks/data/attention_kernels.csv",
 }
-
-
-COUNTED_TRAFFIC = ElementwiseTraffic(hidden=(20.0, 24.0), rotary=(0.0, 0.0), mlp=(8.0, 12.0))
-"""Of the calibration rows' stack by its kernels' operands; what it really moves is fitted as a multiple."""
+STACKS_DIFFER, OVERHEADS_DIFFER = 0.15, 2.0
+"""How far, in e-folds, a stack's products and its work between steps may lie from another's."""
 
 
 class Parameters(Struct, frozen=True, kw_only=True):
-    """What the calibration rows determine: hardware first, then their stack."""
+    """What published rows determine: hardware, llm-foundry's kernels, and each stack's share."""
 
     gemm_share_ampere: float = 0.85
     gemm_share_hopper: float = 0.75
     fp8_gain: float = 1.7
     gather_contention: float = 1.5
     straggler_share: float = 0.012
-    stack_traffic: float = 1.5
-    stack_logits: float = 18.0
-    stack_attention: float = 0.55
+    foundry_logits: float = 18.0
+    foundry_attention: float = 0.5
+    """Its kernel computes the masked half too."""
+    shares: dict[str, float] = {}
+    """Source -> speed of its stack's products beside the average one's; 1 for a source never seen."""
+    overheads: dict[str, float] = {}
+    """Source -> seconds between two steps of its stack."""
 
 
-NAMES = Parameters.__struct_fields__
+NAMES = tuple(name for name in Parameters.__struct_fields__ if name not in ("shares", "overheads"))
+
+
+def all_rows() -> list[Row]:
+    """Every published row with a TGS that constants may be fitted on.
+
+    The two rows that the reference cluster's link is solved for are not among them.
+    """
+    rows = [row for path in (CALIBRATION, *OTHERS) for row in read_rows(path)[0]]
+    for path in (XTUNER, LLAMA_FACTORY):
+        used = LINK_ROWS.values() if path == XTUNER else ()
+        rows += [row for row in read_rows(path)[0] if row.label not in used]
+    gpus = {gpu for gpus in FAMILIES.values() for gpu in gpus}
+    return [row for row in rows if row.tgs is not None and row.gpu.name in gpus]
+
+
+UNSEEN = System(name="unseen", parameter_bytes=4, gradient_bytes=4, optimizer_bytes=8)
+"""What is assumed of a stack that nothing was measured of."""
 
 
 def family(gpu: GpuSpec) -> str:
-    """Constants family of a GPU of the calibration rows."""
+    """Constants family of a GPU of the rows."""
     return next(name for name, gpus in FAMILIES.items() if gpu.name in gpus)
 
 
-def stack(parameters: Parameters) -> System:
-    """The calibration rows' stack with its fitted element-wise traffic and attention speed."""
-    t, base = parameters.stack_traffic, COUNTED_TRAFFIC
-    traffic = ElementwiseTraffic(
-        hidden=(base.hidden[0] * t, base.hidden[1] * t),
-        rotary=base.rotary,
-        mlp=(base.mlp[0] * t, base.mlp[1] * t),
-        logits=parameters.stack_logits,
-    )
-    return replace(LLM_FOUNDRY, traffic=traffic, attention_share=parameters.stack_attention)
+def stack(row: Row, parameters: Parameters) -> System:
+    """The stack of a row with what was fitted of it."""
+    share = parameters.shares.get(row.source, 1.0)
+    overhead = parameters.overheads.get(row.source, UNSEEN.step_overhead_s)
+    system = replace(row.work.system, product_share=share, step_overhead_s=overhead)
+    if system.name != "llm_foundry":
+        return system
+    traffic = replace(system.traffic, logits=parameters.foundry_logits)
+    return replace(system, traffic=traffic, attention_share=parameters.foundry_attention)
 
 
 def constants(name: str, parameters: Parameters, attention: list[AttentionSpeed]) -> Constants:
@@ -91,36 +127,59 @@ def constants(name: str, parameters: Parameters, attention: list[AttentionSpeed]
         name=name,
         gpus=list(FAMILIES[name]),
         gemm_share=getattr(parameters, f"gemm_share_{name}"),
-        stream_share=STREAM_SHARE,
-        nvlink_share=NVLINK_SHARE,
-        network_share=NETWORK_SHARE,
+        product_half_width=HALF_WIDTH[name],
+        power_w=catalog.load_gpus()[FAMILIES[name][0]].power_w,
         gather_contention=parameters.gather_contention,
         straggler_share=parameters.straggler_share,
         fp8_gain=parameters.fp8_gain if name == "hopper" else 1.0,
         attention=attention,
         sources=SOURCES,
+        **FIXED,
     )
 
 
-def predicted_tgs(row: Row, system: System, found: Constants) -> float:
+def predicted_tgs(row: Row, found: Constants) -> float:
     """TGS of a row."""
-    time = step_time(row.work, system, Machine(row.gpu, row.link, found), found)
+    time = step_time(row.work, Machine(row.gpu, row.link, found))
     return tgs_of_gpu(row.work.tokens_per_gpu, time.step_s)
 
 
-Kernels = dict[str, list[AttentionSpeed]]
+def with_stack(row: Row, parameters: Parameters, found: Constants) -> Row:
+    """The row with its fitted stack, and with a kernel that has a speed."""
+    known = [speed.kernel for speed in found.attention]
+    kernel = row.work.kernel if row.work.kernel in known else known[0]
+    return replace(row, work=replace(row.work, system=stack(row, parameters), kernel=kernel))
 
 
 def errors(rows: Sequence[Row], parameters: Parameters, kernels: Kernels) -> list[float]:
-    """Predicted over published TGS, less one, of calibration rows."""
-    system = stack(parameters)
+    """Predicted over published TGS, less one."""
     by_family = {name: constants(name, parameters, kernels[name]) for name in FAMILIES}
     out = []
     for row in rows:
-        tgs = predicted_tgs(row, system, by_family[family(row.gpu)])
+        found = by_family[family(row.gpu)]
         assert row.tgs is not None
-        out.append(tgs / row.tgs - 1)
+        out.append(predicted_tgs(with_stack(row, parameters, found), found) / row.tgs - 1)
     return out
+
+
+NOISE, NOISE_ACROSS = 0.03, 0.06
+"""What rows of one stack scatter around a plan inside one node and across nodes, in logarithms."""
+
+
+def row_weight(row: Row, kernels: Kernels) -> float:
+    """What a row tells of constants: less, the more of it an unknown network or tight memory may explain."""
+    found = constants(family(row.gpu), Parameters(), kernels[family(row.gpu)])
+    below, _ = explained(with_stack(row, Parameters(), found), found)
+    across = row.work.world > row.work.gpus_per_node
+    return NOISE / math.hypot(NOISE_ACROSS if across else NOISE, below)
+
+
+def explained(row: Row, found: Constants) -> tuple[float, float]:
+    """How far network and memory let a row lie below and above its plan, in logarithms."""
+    machine = Machine(row.gpu, row.link, replace(found, spreads={}, error_share=0.0))
+    time, verdict = step_time(row.work, machine), verdict_of(memory_plan(row.work), row.gpu)
+    bar, _ = error_bar(row.work, machine, time, 1.0, verdict)
+    return -math.log(bar.low), math.log(bar.high)
 
 
 def fit_parameters(rows: Sequence[Row], kernels: Kernels) -> Parameters:
@@ -129,14 +188,26 @@ def fit_parameters(rows: Sequence[Row], kernels: Kernels) -> Parameters:
     free = [n for n in NAMES if not (n.startswith("gemm_share_") and n[11:] not in present)]
     if not any(row.work.fp8 for row in rows):
         free.remove("fp8_gain")
+    if not any(row.work.system.name == "llm_foundry" for row in rows):
+        free = [name for name in free if not name.startswith("foundry_")]
+    sources = sorted({row.source for row in rows})
+
+    def made(values: list[float]) -> Parameters:
+        shares = dict(zip(sources, values[len(free) :], strict=False))
+        overheads = dict(zip(sources, values[len(free) + len(sources) :], strict=True))
+        named = dict(zip(free, values, strict=False))
+        return Parameters(**named, shares=shares, overheads=overheads)
+
+    weights = [row_weight(row, kernels) for row in rows]
 
     def residuals(values: list[float]) -> list[float]:
-        tried = replace(Parameters(), **dict(zip(free, values, strict=True)))
-        return [math.log1p(e) for e in errors(rows, tried, kernels)]
+        found = errors(rows, made(values), kernels)
+        return [w * math.log1p(e) for w, e in zip(weights, found, strict=True)]
 
-    start = Parameters()
-    fitted = fit(residuals, [getattr(start, n) for n in free], [0.3] * len(free))
-    found = replace(start, **dict(zip(free, fitted.values, strict=True)))
+    start = [getattr(Parameters(), n) for n in free] + [1.0] * len(sources)
+    start += [UNSEEN.step_overhead_s] * len(sources)
+    sigma = [0.3] * len(free) + [STACKS_DIFFER] * len(sources) + [OVERHEADS_DIFFER] * len(sources)
+    found = made(fit(residuals, start, sigma, rounds=15).values)
     for name in FAMILIES.keys() - present:
         other = next(iter(present))
         share = getattr(found, f"gemm_share_{other}") * _ceiling(name) / _ceiling(other)
@@ -150,93 +221,35 @@ def _ceiling(name: str) -> float:
     return gpu.gemm_ceiling_tflops / gpu.bf16_tflops
 
 
-# Attention
+def left_out(rows: Sequence[Row], kernels: Kernels, group: Callable[[Row], object]) -> list[float]:
+    """Errors of every row when its whole group was kept out of the fit, in the order of the rows."""
+    values = sorted({group(row) for row in rows}, key=str)
+    parts = []
+    for value in values:
+        inside = [i for i, row in enumerate(rows) if group(row) == value]
+        parts.append(([i for i, row in enumerate(rows) if group(row) != value], inside))
+    return _judged(rows, kernels, parts)
 
 
-def attention_speeds(path: Path = KERNELS) -> Kernels:
-    """Asymptote and half-length of every kernel by family and head dimension, from the published figures."""
-    with path.open(encoding="utf-8", newline="") as file:
-        raw = list(csv.DictReader(file))
-    curves = _curves(raw)
-    ratio = _ampere_ratio(raw)
-    total, _ = curves["ampere", "FA2", "fwd+bwd", 128]
-    ampere = [
-        _speed("flash2", d, *_split(asymptote, ratio), half_len)
-        for d, (asymptote, half_len) in _of(curves, "ampere", "FA2", "fwd+bwd")
-    ]
-    forward, _ = curves["hopper", "FA2", "fwd", 128]
-    total, _half = curves["hopper", "FA2", "fwd+bwd", 128]
-    hopper_ratio = forward / _backward(total, forward)
-    hopper = [
-        _speed("flash2", d, *_split(asymptote, hopper_ratio), half_len)
-        for d, (asymptote, half_len) in _of(curves, "hopper", "FA2", "fwd+bwd")
-    ]
-    for kernel, impl in (("flash3", "FA3"), ("cudnn", "cuDNN")):
-        for d, (asymptote, half_len) in _of(curves, "hopper", impl, "fwd"):
-            note = "; backward by FA2's ratio on this GPU, no figure published in the file"
-            hopper.append(_speed(kernel, d, asymptote, asymptote / hopper_ratio, half_len, note))
-    return {"ampere": ampere, "hopper": hopper}
+def left_out_with_gpu(rows: Sequence[Row], kernels: Kernels) -> list[float]:
+    """Errors of every row when neither its source nor its GPU family was in the fit."""
+    pairs = sorted({(row.source, family(row.gpu)) for row in rows})
+    parts = []
+    for source, name in pairs:
+        inside = [i for i, r in enumerate(rows) if (r.source, family(r.gpu)) == (source, name)]
+        fit_on = [i for i, r in enumerate(rows) if r.source != source and family(r.gpu) != name]
+        parts.append((fit_on, inside))
+    return _judged(rows, kernels, parts)
 
 
-Curves = dict[tuple[str, str, str, int], tuple[float, float]]
-
-
-def _curves(raw: list[dict[str, str]]) -> Curves:
-    """(family, kernel, pass, head dim) -> asymptote TFLOPs and half-length, causal rows of one GPU."""
-    points: dict[tuple[str, str, str, int], list[tuple[float, float]]] = defaultdict(list)
-    for row in raw:
-        if row["gpus"] == "1" and row["causal"] == "yes" and row["impl"] in ("FA2", "FA3", "cuDNN"):
-            name = "ampere" if row["gpu"].startswith("A100") else "hopper"
-            key = (name, row["impl"], row["pass"], int(row["head_dim"]))
-            points[key].append((float(row["seq_len"]), float(row["tflops_per_gpu"])))
-    return {key: _saturation(curve) for key, curve in points.items()}
-
-
-def _of(curves: Curves, name: str, impl: str, passes: str) -> list[tuple[int, tuple[float, float]]]:
-    return sorted((k[3], v) for k, v in curves.items() if k[:3] == (name, impl, passes))
-
-
-def _saturation(points: list[tuple[float, float]]) -> tuple[float, float]:
-    """Least squares of y/A + y·h/(A·S) = 1: relative errors count alike at every length."""
-    a = [(y, y / s) for s, y in points]
-    normal = [[sum(r[i] * r[j] for r in a) for j in range(2)] for i in range(2)]
-    inverse, slope = solve(normal, [sum(r[i] for r in a) for i in range(2)])
-    return 1 / inverse, slope / inverse
-
-
-def _backward(total: float, forward: float) -> float:
-    """Backward TFLOPs when forward and backward together reach `total`: 3.5/t = 1/f + 2.5/b."""
-    return 2.5 / (3.5 / total - 1 / forward)
-
-
-def _split(total: float, ratio: float) -> tuple[float, float]:
-    """Forward and backward TFLOPs of a known total and forward/backward ratio."""
-    backward = total * (1 / ratio + 2.5) / 3.5
-    return ratio * backward, backward
-
-
-def _ampere_ratio(raw: list[dict[str, str]]) -> float:
-    """Forward/backward speed of FA2 on an A100, from one table that has both passes."""
-    rate = {
-        row["pass"]: float(row["iters_per_s"])
-        for row in raw
-        if row["gpu"] == "A100" and row["impl"].startswith("flash_attn single")
-    }
-    forward_s, both_s = 1 / rate["batch fwd"], 1 / rate["batch fwd+bwd"]
-    return (both_s - forward_s) / 2.5 / forward_s
-
-
-def _speed(
-    kernel: str, head_dim: int, forward: float, backward: float, half_len: float, note: str = ""
-) -> AttentionSpeed:
-    return AttentionSpeed(
-        kernel=kernel,
-        head_dim=head_dim,
-        forward_tflops=round(forward, 1),
-        backward_tflops=round(backward, 1),
-        half_len=round(half_len),
-        source=f"benchmarks/data/attention_kernels.csv, causal rows{note}",
-    )
+def _judged(
+    rows: Sequence[Row], kernels: Kernels, parts: Iterable[tuple[list[int], list[int]]]
+) -> list[float]:
+    found: dict[int, float] = {}
+    for fit_on, inside in parts:
+        parameters = fit_parameters([rows[i] for i in fit_on], kernels)
+        found |= dict(zip(inside, errors([rows[i] for i in inside], parameters, kernels), strict=True))
+    return [found[i] for i in range(len(rows))]
 
 
 # The reference cluster's network
@@ -267,7 +280,7 @@ def solve_rate(link: Link, key: str, row: Row, found: Constants) -> Link:
         middle = math.sqrt(low * high)
         tried = replace(link, **{key: middle})
         assert row.tgs is not None
-        faster = predicted_tgs(replace(row, link=tried), row.system, found) > row.tgs
+        faster = predicted_tgs(replace(row, link=tried), found) > row.tgs
         low, high = (low, middle) if faster else (middle, high)
     return replace(link, **{key: round(math.sqrt(low * high), 3)})
 
@@ -275,13 +288,41 @@ def solve_rate(link: Link, key: str, row: Row, found: Constants) -> Link:
 # Carrying over to GPUs without rows
 
 
-def carried_over(found: Constants, name: str, gpus: list[str], why: str, error_share: float) -> Constants:
-    """Constants for GPUs without published rows; attention scales with the GEMM ceiling, or the peak."""
-    source, target = catalog.load_gpus()[found.gpus[0]], catalog.load_gpus()[gpus[0]]
+class Carried(Struct, frozen=True):
+    """A GPU without rows: the family its constants are scaled from, and why."""
+
+    gpus: tuple[str, ...]
+    source: str
+    why: str
+    doubt: float
+    """How far, as a share, its true speed may lie from what the scaling gives; an assumption."""
+
+
+CARRIED = {
+    "ampere_pcie": Carried(("A100-PCIE-80GB",), "ampere", "the SXM card's, by GEMM ceiling", 0.1),
+    "hopper_pcie": Carried(("H100-PCIE-80GB",), "hopper", "the SXM card's, by GEMM ceiling", 0.1),
+    "hopper_h20": Carried(("H20-SXM-96GB",), "hopper", "H100's, by peak", 0.15),
+    "blackwell": Carried(("B200-SXM-180GB",), "hopper", "H100's, by GEMM ceiling", 0.2),
+    "blackwell_b300": Carried(("B300-SXM-270GB",), "hopper", "H100's, by GEMM ceiling", 0.2),
+    "blackwell_gb": Carried(("GB200-NVL72", "GB300-NVL72"), "hopper", "H100's, by GEMM ceiling", 0.2),
+    "ada_l40s": Carried(("L40S-48GB",), "ampere", "A100's, by peak", 0.25),
+    "ada_4090": Carried(("RTX-4090-24GB",), "ampere", "A100's, by peak", 0.25),
+    "blackwell_5090": Carried(("RTX-5090-32GB",), "ampere", "A100's, by peak", 0.3),
+    "blackwell_pro_6000": Carried(("RTX-PRO-6000-96GB",), "ampere", "A100's, by peak", 0.3),
+    "cdna3_mi300x": Carried(("MI300X-192GB",), "hopper", "H100's, by GEMM ceiling", 0.35),
+    "cdna3_mi325x": Carried(("MI325X-256GB",), "hopper", "H100's, by GEMM ceiling", 0.35),
+    "cdna4_mi355x": Carried(("MI355X-288GB",), "hopper", "H100's, by GEMM ceiling", 0.35),
+}
+_ONLY_ON_HOPPER = ("flash3",)
+
+
+def carried_over(found: Constants, name: str, carried: Carried) -> Constants:
+    """Constants for GPUs without published rows, scaled with the GEMM ceiling or the peak."""
+    source, target = catalog.load_gpus()[found.gpus[0]], catalog.load_gpus()[carried.gpus[0]]
+    by_ceiling = bool(target.gemm_ceiling_tflops)
     scale = (target.gemm_ceiling_tflops or target.bf16_tflops) / (
-        source.gemm_ceiling_tflops if target.gemm_ceiling_tflops else source.bf16_tflops
+        source.gemm_ceiling_tflops if by_ceiling else source.bf16_tflops
     )
-    share = found.gemm_share * scale * source.bf16_tflops / target.bf16_tflops
     attention = [
         replace(
             speed,
@@ -290,17 +331,33 @@ def carried_over(found: Constants, name: str, gpus: list[str], why: str, error_s
             source=f"{speed.source}; carried over from {source.name} times {scale:.3f}",
         )
         for speed in found.attention
+        if speed.kernel not in _ONLY_ON_HOPPER or name.startswith("hopper")
     ]
     return replace(
         found,
         name=name,
-        gpus=gpus,
-        gemm_share=share,
+        gpus=list(carried.gpus),
+        gemm_share=found.gemm_share * scale * source.bf16_tflops / target.bf16_tflops,
+        power_w=0.0,
         attention=attention,
-        carried_over=why,
-        error_share=error_share,
+        carried_over=f"{carried.why}: no row of this GPU",
+        stacks=[],
         residuals={},
     )
+
+
+def _doubted(spreads: dict[Known, Spread], carried: Carried | None) -> dict[Known, Spread]:
+    """The intervals with what scaling to another GPU adds."""
+    doubt = math.log1p(carried.doubt) if carried else 0.0
+
+    def wider(spread: Spread) -> Spread:
+        below, above = (
+            math.hypot(-math.log1p(-spread.below), doubt),
+            math.hypot(math.log1p(spread.above), doubt),
+        )
+        return Spread(round(-math.expm1(-below), 3), round(math.expm1(above), 3))
+
+    return {known: wider(spread) for known, spread in spreads.items()}
 
 
 def main() -> None:
@@ -308,16 +365,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help="replace presets/constants and presets/links")
     args = parser.parse_args()
-    kernels = attention_speeds()
-    rows, unplanned = read_rows(CALIBRATION)
-    assert not unplanned, unplanned
+    from benchmarks.planner_spreads import spreads_of
+
+    kernels, rows = attention_speeds(), all_rows()
     parameters = fit_parameters(rows, kernels)
-    left_out = _left_out(rows, kernels)
     for name in NAMES:
-        print(f"{name:<20} {getattr(parameters, name):8.4f}")
-    files = _files(parameters, kernels, rows, left_out)
-    print({name: found.residuals for name, found in files.items()})
-    link = fit_link(files["ampere"], read_rows(XTUNER)[0])
+        print(f"{name:<24} {getattr(parameters, name):8.4f}")
+    for source, share in parameters.shares.items():
+        overhead = parameters.overheads[source]
+        print(f"{source:<44} product_share {share:.4f}, step_overhead_s {overhead:.3f}")
+    spreads = spreads_of(rows, kernels)
+    for known, spread in spreads.items():
+        print(f"{known:<14} -{spread.below:.3f} +{spread.above:.3f}")
+    files = _files(parameters, kernels, rows)
+    files = {name: replace(f, spreads=_doubted(spreads, CARRIED.get(name))) for name, f in files.items()}
+    xtuner = [with_stack(row, parameters, files["ampere"]) for row in read_rows(XTUNER)[0]]
+    link = fit_link(files["ampere"], xtuner)
     print(f"gather {link.gather_gb_per_s} GB/s, all-to-all {link.all_to_all_gb_per_s} GB/s")
     if args.write:
         for name, found in files.items():
@@ -325,59 +388,20 @@ def main() -> None:
         (PRESETS / "links" / f"{link.name}.toml").write_text(link_toml(link), "utf-8")
 
 
-def _left_out(rows: list[Row], kernels: Kernels) -> dict[str, list[float]]:
-    return {
-        "leave_one_gpu_out": leave_out(rows, kernels, lambda row: row.gpu.name),
-        "leave_one_length_out": leave_out(rows, kernels, lambda row: row.work.seq_len),
-    }
-
-
-def leave_out(rows: Sequence[Row], kernels: Kernels, group) -> list[float]:
-    """Errors of every row when its whole group was kept out of the fit, in the order of the rows."""
-    found: dict[int, float] = {}
-    for value in sorted({group(row) for row in rows}):
-        inside = [i for i, row in enumerate(rows) if group(row) == value]
-        parameters = fit_parameters([row for row in rows if group(row) != value], kernels)
-        tested = errors([rows[i] for i in inside], parameters, kernels)
-        found |= dict(zip(inside, tested, strict=True))
-    return [found[i] for i in range(len(rows))]
-
-
-def _files(
-    parameters: Parameters, kernels: Kernels, rows: list[Row], left_out: dict[str, list[float]]
-) -> dict[str, Constants]:
-    files = {name: constants(name, parameters, kernels[name]) for name in FAMILIES}
+def _files(parameters: Parameters, kernels: Kernels, rows: Sequence[Row]) -> dict[str, Constants]:
     fitted = errors(rows, parameters, kernels)
+    files = {}
     for name in FAMILIES:
         inside = [i for i, row in enumerate(rows) if family(row.gpu) == name]
-        sets = {"fitted": fitted, **left_out}
-        residuals = {}
-        for key, values in sets.items():
-            sizes = [abs(values[i]) for i in inside]
-            residuals |= {f"{key}_mean": sum(sizes) / len(sizes), f"{key}_worst": max(sizes)}
-        worst = sorted(max(abs(values[i]) for values in left_out.values()) for i in inside)
-        share = worst[math.ceil(0.9 * len(worst)) - 1]
-        text = f"{len(inside)} rows of benchmarks/data/calibration.csv"
-        files[name] = replace(files[name], residuals=residuals, error_share=share, fitted_on=text)
-    return files | _carried(files)
-
-
-def _carried(files: dict[str, Constants]) -> dict[str, Constants]:
-    ampere, hopper = files["ampere"], files["hopper"]
-    return {
-        "ampere_pcie": carried_over(
-            ampere, "ampere_pcie", ["A100-PCIE-80GB"], "the SXM card's: no row of a PCIe card", 0.2
-        ),
-        "hopper_pcie": carried_over(
-            hopper, "hopper_pcie", ["H100-PCIE-80GB"], "the SXM card's, by peak: no row of a PCIe card", 0.25
-        ),
-        "hopper_141gb": carried_over(
-            hopper, "hopper_141gb", ["H200-SXM-141GB"], "H100's: the same chip with faster memory", 0.15
-        ),
-        "blackwell": carried_over(
-            hopper, "blackwell", ["B200-SXM-180GB"], "H100's, by GEMM ceiling: no row of this GPU", 0.3
-        ),
-    }
+        sizes = [abs(fitted[i]) for i in inside]
+        sources = sorted({rows[i].source for i in inside})
+        files[name] = replace(
+            constants(name, parameters, kernels[name]),
+            residuals={"fitted_mean": sum(sizes) / len(sizes), "fitted_worst": max(sizes)},
+            stacks=sorted({rows[i].work.system.name for i in inside if rows[i].work.system.measured}),
+            fitted_on=f"{len(inside)} published rows of {len(sources)} sources: {', '.join(sources)}",
+        )
+    return files | {name: carried_over(files[c.source], name, c) for name, c in CARRIED.items()}
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from benchmarks import row_notation
 from tgsbench import presets, units
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.models.family import Dims, attention_weights, mlp_weights
@@ -26,9 +27,12 @@ from tgsbench.systems.registry import find_system, systems
 
 DATA = Path(__file__).parent / "data"
 CALIBRATION = DATA / "calibration.csv"
+OTHERS = (DATA / "other_stacks.csv", DATA / "published_2026.csv")
+"""Rows of other stacks, in the calibration layout."""
 KERNELS = DATA / "attention_kernels.csv"
 REFERENCE_LINK, REFERENCE_GPU = "reference_a100", "A100-SXM4-80GB"
 """The cluster of the two speed tables."""
+SPEED_SOURCES = {"xtuner": "InternLM/xtuner", "llamafactory": "InternLM/xtuner (LLaMA-Factory rows)"}
 XTUNER = DATA / "xtuner_speed_benchmark.csv"
 LLAMA_FACTORY = DATA / "llamafactory_speed_benchmark.csv"
 
@@ -43,8 +47,9 @@ class Row(Struct, frozen=True, kw_only=True):
     """One published row that the planner can be asked about."""
 
     label: str
+    source: str
+    """Repository that published it."""
     work: StepWorkload
-    system: System
     gpu: GpuSpec
     link: Link
     tgs: float | None
@@ -132,35 +137,57 @@ def _row(raw: dict[str, str], label: str, system: str, link: str) -> Row:
 
 def _shape_row(raw: dict[str, str], label: str, system: str, link: str) -> Row:
     """A row of the calibration layout."""
-    parallelism = raw.get("parallelism", "")
-    _refuse_other_parallelism(parallelism)
     note, gpu = raw.get("note", ""), find_row_gpu(raw["gpu"])
-    micro_batch, accumulation = _batch(raw)
-    seq_len, dims = units.parse_length(raw["seq_len"]), shape_dims(raw)
+    how = raw.get("parallelism", "")
+    row_notation.refuse_other_training(f"{raw.get('model', '')}; {how}; {note}")
+    num_gpus, seq_len = _count(raw, "gpus"), units.parse_length(raw["seq_len"])
+    sharding = row_notation.read_parallelism(how, num_gpus)
+    batch = _batch(raw, num_gpus, sharding.sp, seq_len)
+    mode, away = _checkpointing(raw)
     work = StepWorkload(
-        dims=dims,
+        dims=shape_dims(raw),
+        system=find_system(system) if system else _row_system(raw),
         seq_len=seq_len,
         attended_len=float(seq_len),
         kernel=_named_kernel(note),
-        sp=_sequence_parallel(parallelism),
-        world=_count(raw, "gpus"),
-        micro_batch=micro_batch,
-        accumulation=accumulation,
-        checkpointing=_checkpointing(raw.get("activation_ckpt", "")),
-        regather="SHARD_GRAD_OP" not in parallelism,
-        fused_ops="compile" in note.lower(),
-        fp8="fp8" in note.lower() or "float8" in note.lower(),
+        sp=sharding.sp,
+        world=num_gpus,
+        micro_batch=batch.micro_batch,
+        accumulation=batch.accumulation,
+        checkpointing=mode,
+        zero_stage=sharding.zero_stage,
+        shard_ranks=sharding.shard_ranks,
+        regather=sharding.regather,
+        offload=sharding.offload,
+        activation_offload=away or row_notation.says_yes("act-ckpt cpu offload", note),
+        tiled_mlp=row_notation.says_yes("tiled_mlp", note),
+        fused_ops=sharding.compiled or "compile" in note.lower() or row_notation.says_yes("liger", note),
+        fp8=sharding.fp8 or row_notation.is_fp8(note),
     )
-    found = find_system(system) if system else _row_system(raw)
     return Row(
-        label=f"{label} b{micro_batch}x{accumulation}" + (" fp8" if work.fp8 else ""),
+        label=f"{label} b{batch.micro_batch}x{batch.accumulation}" + (" fp8" if work.fp8 else ""),
+        source=raw.get("source_repo", ""),
         work=work,
-        system=found,
         gpu=gpu,
         link=_row_link(link, gpu),
         tgs=_tgs(raw),
         note=note,
     )
+
+
+def _batch(raw: dict[str, str], num_gpus: int, sp: int, seq_len: int) -> row_notation.Batch:
+    """The row's batch; a table without the column has micro-batch 1."""
+    text = raw.get("global_batch_tokens_or_microbatch")
+    if text is None:
+        return row_notation.Batch(1, 1)
+    whole = "batch size is global" in raw.get("note", "")
+    return row_notation.read_batch(text, num_gpus, sp, seq_len, is_global=whole)
+
+
+def _checkpointing(raw: dict[str, str]) -> tuple[Checkpointing, bool]:
+    """Mode and offload; a table without the column has none."""
+    text = raw.get("activation_ckpt")
+    return ("none", False) if text is None else row_notation.read_checkpointing(text)
 
 
 _KERNELS = {"flash3": r"flash-?\s?att\w*-?\s?3|\bFA-?3\b", "cudnn": r"cudnn|transformer.?engine|\bTE\b"}
@@ -182,43 +209,10 @@ def _tgs(raw: dict[str, str]) -> float | None:
     return value
 
 
-def _refuse_other_parallelism(text: str) -> None:
-    for name in ("TP", "PP", "tensor", "pipeline", "expert", "EP"):
-        match = re.search(rf"\b{name}\b[ =:]*(\d+)?", text)
-        if match and match[1] != "1":
-            raise ValueError(f"parallelism {text!r}: the planner knows sharded data and Ulysses parallelism")
-
-
-def _sequence_parallel(text: str) -> int:
-    match = re.search(r"\b(?:sp|ulysses|SP)[ =:]*(\d+)", text)
-    return int(match[1]) if match else 1
-
-
 def _row_system(raw: dict[str, str]) -> System:
     """The stack of a row's repository where it is described, else this project's engine."""
-    repo = re.sub(r"[^a-z]+", "_", raw.get("source_repo", "").lower())
+    repo = re.sub(r"[^a-z0-9]+", "_", raw.get("source_repo", "").lower())
     return next((s for name, s in systems().items() if name in repo), find_system("fsdp2"))
-
-
-def _checkpointing(text: str) -> Checkpointing:
-    word = text.strip().lower()
-    if word in ("yes", "full", "true", "1"):
-        return "full"
-    return "selective" if word.startswith("sel") else "none"
-
-
-def _batch(raw: dict[str, str]) -> tuple[int, int]:
-    """Micro-batch and accumulation of "N tokens; micro m x accum k", or of one of these figures alone."""
-    text = raw.get("global_batch_tokens_or_microbatch", "")
-    micro, accum = re.search(r"micro\D*(\d+)", text), re.search(r"accum\D*(\d+)", text)
-    if micro:
-        return int(micro[1]), int(accum[1]) if accum else 1
-    number = re.search(r"(\d[\d,]*)", text)
-    if not number:
-        return 1, 1
-    value = int(number[1].replace(",", ""))
-    per_gpu = value / (_count(raw, "gpus") * units.parse_length(raw["seq_len"]))
-    return (max(1, round(per_gpu)), 1) if "token" in text else (value, 1)
 
 
 def shape_dims(raw: dict[str, str]) -> Dims:
@@ -264,8 +258,8 @@ def _speed_row(raw: dict[str, str], label: str, system: str, link: str) -> Row:
     gpu = find_row_gpu(raw.get("gpu") or preset.hardware.gpu)
     return Row(
         label=label,
-        work=work_of(preset, "flash2"),
-        system=find_system(found),
+        source=SPEED_SOURCES.get(found, found),
+        work=work_of(preset, "flash2", system=find_system(found)),
         gpu=gpu,
         link=_row_link(link or (REFERENCE_LINK if gpu.name == REFERENCE_GPU else ""), gpu),
         tgs=_tgs(raw),
@@ -290,7 +284,7 @@ def _model_is(name: str, wanted: str) -> bool:
 
 
 def find_row_gpu(text: str) -> GpuSpec:
-    """A GPU by key, driver name, or words such as "a100_80gb"; SXM where the row does not say."""
+    """A GPU by key, driver name, or words such as "a100_80gb"; the larger SXM card if none is said."""
     exact = catalog.find_gpu(text)
     if exact is not None:
         return exact
@@ -298,13 +292,16 @@ def find_row_gpu(text: str) -> GpuSpec:
     matching = [gpu for name, gpu in catalog.load_gpus().items() if words and _says(name.lower(), words)]
     if not matching:
         raise ValueError(f"unknown GPU {text!r}")
-    return min(matching, key=lambda gpu: "SXM" not in gpu.name)
+    return min(matching, key=lambda gpu: ("SXM" not in gpu.name, -gpu.memory_gib))
 
 
 def _says(name: str, words: set[str]) -> bool:
-    """Does each word begin a part of the name? "sxm" begins sxm5, "80g" begins 80gb."""
-    parts = re.findall(r"[a-z0-9]+", name)
-    return all(any(part.startswith(word) for part in parts) for word in words)
+    """Does each word begin a part of the name? "sxm" begins sxm5, "80g" begins 80gb; h20 begins no h200."""
+    return all(re.search(rf"(?<![a-z0-9]){re.escape(word)}{_ends(word)}", name) for word in words)
+
+
+def _ends(word: str) -> str:
+    return "(?![a-z0-9])" if word[-1].isdigit() else ""
 
 
 def _row_link(name: str, gpu: GpuSpec) -> Link:

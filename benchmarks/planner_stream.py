@@ -18,7 +18,6 @@ from tgsbench.launch.dry_run import dry_run
 from tgsbench.planner.plan import estimate, machine_of
 from tgsbench.planner.stream import planned_stream
 from tgsbench.report.plan import dry_run_totals
-from tgsbench.systems.registry import find_system
 
 _WHOLE = ("engine.activation_offload=false", "engine.tiled_mlp=false")
 CASES: tuple[tuple[str, ...], ...] = (
@@ -98,8 +97,7 @@ def compare(preset: str, sets: tuple[str, ...]) -> dict[str, Any]:
     """One case: stream, plan, relative errors and which of them are out of bounds."""
     resolved = presets.resolve(preset, list(sets)).preset
     run = dry_run(resolved)
-    system = find_system(resolved.engine.name)
-    planned = planned_stream(estimate(resolved, system, machine_of(resolved)).work, system)
+    planned = planned_stream(estimate(resolved, machine_of(resolved)).work)
     measured = dry_run_totals(run)
     error = {name: planned[name] / value - 1 for name, value in measured.items() if value}
     # What the stream has none of, the plan must have none of.

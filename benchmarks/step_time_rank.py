@@ -20,6 +20,7 @@ from tgsbench.training.engines.build import build_engine, make_batches
 from tgsbench.training.loop import Stepper
 from tgsbench.training.parallel.mesh import build_mesh
 from tgsbench.training.parallel.tracing import set_capturing
+from tgsbench.training.witness import Witness
 from tgsbench.workload import prepare
 
 NUM_STEPS = 256
@@ -37,7 +38,8 @@ class Rank:
         data = prepare(preset, preset.packs_per_step * 4, lambda _: None)
         engine = build_engine(preset, mesh, device, lambda _: None)
         self._batches = make_batches(preset, mesh, data, device)
-        self._stepper = Stepper(preset, engine, self._batches, NUM_STEPS, device)
+        witness = Witness(preset, mesh, data, engine)
+        self._stepper = Stepper(preset, engine, self._batches, NUM_STEPS, witness)
         self._index = 0
 
     def step(self) -> float:

@@ -60,7 +60,7 @@ def one_side(tree: Path, preset: str, gpu: str, sets: list[str]) -> tuple[float,
     """Seconds of host time and launches of the fastest micro-step."""
     from tgsbench import api
     from tgsbench.virtual_gpu import installation, settings
-    from tgsbench.virtual_gpu.account import StepWindow, inside
+    from tgsbench.virtual_gpu.account import CountedSteps, inside
     from tgsbench.virtual_gpu.clock import WORK
     from tgsbench.virtual_gpu.log import log_path, read_log
 
@@ -78,7 +78,7 @@ def one_side(tree: Path, preset: str, gpu: str, sets: list[str]) -> tuple[float,
         steps = json.loads(done.stdout.splitlines()[-1])
         records = list(read_log(log_path(Path(folder) / settings.LOG_FOLDER, 0)))
     seconds, begin_ns, end_ns = min(steps)
-    return seconds, sum(record.kind in WORK for record in inside(records, StepWindow(begin_ns, end_ns)))
+    return seconds, sum(record.kind in WORK for record in inside(records, CountedSteps(begin_ns, end_ns)))
 
 
 def work(name: str, sets: list[str]) -> None:

@@ -1,7 +1,9 @@
 #!/bin/sh
 # A gate for CI: fails with exit code 15 when a preset got slower than the machine's baseline.
 #   sh examples/ci_gate.sh PRESET MARGIN [options of tgsbench run]
-# The first run on a machine becomes the baseline; `rm -r runs/PRESET-baseline` makes the next one it.
+# Give it --repeats 5: each measurement is then five runs, and the spread between runs decides; one run against
+# one knows only the spread of its own steps. Exit code 19: another load disturbed a run, nothing is decided.
+# The first measurement on a machine becomes the baseline; `rm -r runs/PRESET-baseline*` makes the next one it.
 set -eu
 preset=${1:-tiny_cpu}
 margin=${2:-5%}

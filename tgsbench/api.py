@@ -82,18 +82,23 @@ def plan(
 
 
 def profile(
-    *sources: str | Path, root: str | Path | None = None, again: bool = False, processes: int | None = 1
+    *sources: str | Path,
+    root: str | Path | None = None,
+    again: bool = False,
+    processes: int | None = 1,
+    on_read: Callable[[int], None] = lambda num_bytes: None,
 ) -> Profile:
     """Say where the step's time goes: of a run (the newest without a name), or of trace files and folders.
 
     What was analysed before is read back unless `again`. `processes` reads several ranks' traces at once
     (None: as many as there are cores); a script that asks for more than one needs the usual guard
-    `if __name__ == "__main__"`. Raises TgsError when there is no trace or one is damaged.
+    `if __name__ == "__main__"`. `on_read` is told of unpacked bytes as they are read. Raises TgsError when
+    there is no trace or one is damaged.
     """
     from tgsbench.traces import sources as traces
 
     names = [str(source) for source in sources] or ["latest"]
-    return traces.load_profile(names, runs_root(root), processes, again)
+    return traces.load_profile(names, runs_root(root), processes, again, on_read)
 
 
 def compare(
@@ -125,12 +130,16 @@ def compare(
 def load_run(run: str | Path = "latest", *, root: str | Path | None = None) -> Result:
     """The result of a stored run: its name, a unique part of it, its folder, or "latest".
 
-    Derived from the run's events where nobody wrote it. Raises TgsError for an unknown or damaged run.
+    Derived from the run's events where nobody wrote it; where somebody did, what the events contradict is
+    among its warnings. Raises TgsError for an unknown or damaged run.
     """
-    from tgsbench.results.results import load_result
+    from tgsbench.results.results import check_against_events, load_result
     from tgsbench.store import run_dir
 
-    return load_result(run_dir.find(runs_root(root), str(run)))
+    folder = run_dir.find(runs_root(root), str(run))
+    found = load_result(folder)
+    found.warnings += check_against_events(folder, found)
+    return found
 
 
 def load_preset(
@@ -216,10 +225,8 @@ def forecast(preset: Preset, *, gpu: str = "", link: str = "", system: str = "")
     from tgsbench.systems.registry import find_system
 
     machine = planned_machine(preset, gpu, link)
-    planned = find_system(system or preset.engine.name)
-    numbers = estimate(preset, planned, machine)
-    document = assemble(preset, planned, machine, numbers)
-    return replace(document, advice=advise(preset, planned, machine, numbers))
+    numbers = estimate(preset, machine, find_system(system or preset.engine.name))
+    return replace(assemble(preset, numbers), advice=advise(preset, numbers))
 
 
 def planned_machine(preset: Preset, gpu: str = "", link: str = "") -> Machine:

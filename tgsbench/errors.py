@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 from enum import IntEnum
 
 
@@ -48,6 +47,8 @@ class ExitCode(IntEnum):
     """A trace, log, archive or table could not be read."""
     UNKNOWN_HARDWARE = 18
     """No peak is known for this GPU or link, and none is guessed."""
+    DISTURBED = 19
+    """A comparison that --fail-on asks about has a row of a disturbed machine, which decides nothing."""
     CANCELLED = 130
     """Interrupted from the keyboard."""
 
@@ -67,6 +68,8 @@ class TgsError(Exception):
 
 def nearest(word: str, known: Iterable[str], n: int = 3) -> str:
     """Say which known names are closest to a mistyped one, or list a few of them."""
+    from difflib import get_close_matches  # 4 ms that every command would pay and few need
+
     names = sorted(known)
     if not names:
         return "there are none"

@@ -41,7 +41,21 @@ def rate(value: float) -> str:
         return f"{value:,.0f}"
     if value >= 100:
         return f"{value:.1f}"
-    return f"{value:.3g}" if value < 1 else f"{value:.2f}"
+    return three(value) if value < 1 else f"{value:.2f}"
+
+
+def three(value: float) -> str:
+    """Print three significant digits, never as a power of ten: 0.0123, 4.56, 1,363."""
+    rounded = float(f"{value:.3g}")
+    if abs(rounded) >= 1000:
+        return f"{value:,.0f}"
+    text = f"{rounded:g}"
+    return text if "e" not in text else f"{rounded:.12f}".rstrip("0").rstrip(".")
+
+
+def as_published(value: float) -> str:
+    """Print a figure with the digits that its source gives: 3028.3 stays 3028.3, not 3,028."""
+    return repr(float(value))
 
 
 def gib(num_bytes: float) -> str:
@@ -61,11 +75,11 @@ def size(num_bytes: float) -> str:
 def duration(seconds: float) -> str:
     """Print a duration: 2.8e-5 -> "28 µs", 0.0421 -> "42.1 ms", 75 -> "1:15", 7500 -> "2:05:00"."""
     if 0 < seconds < 1e-4:
-        return f"{seconds * 1e6:.3g} µs"
+        return f"{three(seconds * 1e6)} µs"
     if seconds < 1:
-        return f"{seconds * 1000:.3g} ms"
+        return f"{three(seconds * 1000)} ms"
     if seconds < 60:
-        return f"{seconds:.3g} s"
+        return f"{three(seconds)} s"
     minutes, sec = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{sec:02}" if hours else f"{minutes}:{sec:02}"
@@ -73,7 +87,7 @@ def duration(seconds: float) -> str:
 
 def percent(fraction: float, decimals: int | None = None) -> str:
     """Print a fraction as a percentage: three significant digits, or `decimals` of them for columns."""
-    return f"{100 * fraction:.3g} %" if decimals is None else f"{100 * fraction:.{decimals}f} %"
+    return f"{three(100 * fraction)} %" if decimals is None else f"{100 * fraction:.{decimals}f} %"
 
 
 def counted(number: int, noun: str) -> str:

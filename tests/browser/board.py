@@ -72,9 +72,12 @@ def served(home: Path, *args: str) -> Iterator[tuple[str, subprocess.Popen[str]]
         process.wait(timeout=30)
 
 
-def _is_loading(address: str) -> bool:
+def _is_loading(address: str, driver: Any) -> bool:
+    """Does the plugin still read traces, asked with the pass that the browser was given."""
     runs = f"{address.partition('#')[0]}data/plugin/pytorch_profiler/runs"
-    with urllib.request.urlopen(runs, timeout=30) as answer:
+    pass_ = "; ".join(f"{cookie['name']}={cookie['value']}" for cookie in driver.get_cookies())
+    asked = urllib.request.Request(runs, headers={"Cookie": pass_})
+    with urllib.request.urlopen(asked, timeout=30) as answer:
         found = json.load(answer)
     return bool(found["loading"]) or not found["runs"]
 
@@ -84,7 +87,8 @@ class Pages:
 
     def __init__(self, driver: Any, address: str) -> None:
         self.driver = driver
-        wait(driver, lambda: not _is_loading(address), "the plugin to read its traces")
+        driver.get(address)
+        wait(driver, lambda: not _is_loading(address, driver), "the plugin to read its traces")
         driver.get("about:blank")  # a new fragment alone would not load the page again
         driver.get(address)
         self.enter("plugin_entry.html")

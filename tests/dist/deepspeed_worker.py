@@ -24,7 +24,7 @@ import tgsbench.training.engines.deepspeed.data
 import tgsbench.training.engines.deepspeed.engine  # noqa: F401 - all that a rank needs is imported before the forks
 from tgsbench.training.engines.build import build_engine
 from tgsbench.training.parallel.mesh import build_mesh
-from tgsbench.training.parallel.ulysses import ALL_TO_ALL_COUNTER
+from tgsbench.training.parallel.traffic import ALL_TO_ALL_COUNTER
 
 
 def main(out: Path) -> None:

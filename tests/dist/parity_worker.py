@@ -15,7 +15,7 @@ from tgsbench.training.engines.fsdp2 import Fsdp2Engine
 from tgsbench.training.model.build import plain_name
 from tgsbench.training.attention.documents import documents
 from tgsbench.training.parallel.mesh import build_mesh
-from tgsbench.training.parallel.ulysses import ALL_TO_ALL_COUNTER
+from tgsbench.training.parallel.traffic import ALL_TO_ALL_COUNTER
 
 
 def main(out: Path) -> None:
@@ -34,9 +34,7 @@ def run_case(name: str) -> dict[str, object]:
     batch, num_labels = make_batch(preset, mesh)
     loss = engine.forward_backward(batch, num_labels)
     calls, num_bytes = ALL_TO_ALL_COUNTER.take()
-    grads = {
-        plain_name(n): whole(p.grad) for n, p in engine.model.named_parameters() if p.grad is not None
-    }
+    grads = {plain_name(n): whole(p.grad) for n, p in engine.model.named_parameters() if p.grad is not None}
     dist.all_reduce(loss)
     return {"loss": loss / num_labels, "grads": grads, "a2a": torch.tensor([calls, num_bytes])}
 

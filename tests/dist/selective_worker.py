@@ -15,7 +15,7 @@ from tests.dist.cases import case_preset
 from tests.dist.parity_worker import make_batch
 from tgsbench.training.engines.fsdp2 import Fsdp2Engine
 from tgsbench.training.parallel.mesh import build_mesh
-from tgsbench.training.parallel.ulysses import ALL_TO_ALL_COUNTER
+from tgsbench.training.parallel.traffic import ALL_TO_ALL_COUNTER
 
 
 class Calls(TorchDispatchMode):

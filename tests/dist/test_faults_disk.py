@@ -132,7 +132,10 @@ def test_a_rank_that_cannot_write_its_last_word_ends_the_run_as_one_without_room
     document = shown(tmp_path)[0]
     assert (document["status"], document["failure"]["kind"]) == ("crashed", "disk")
     assert document["tgs"]["n"] == 2, "steps 2 and 3 of both ranks were recorded"
-    assert "rank 1: events are lost from here on" in (next(tmp_path.glob("runs/*/log/rank00001.log"))).read_text()
+    assert (
+        "rank 1: events are lost from here on"
+        in (next(tmp_path.glob("runs/*/log/rank00001.log"))).read_text()
+    )
 
 
 def test_a_folder_that_is_read_only_from_the_start_starts_nothing(disk_that_fails):

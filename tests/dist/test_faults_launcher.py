@@ -194,7 +194,9 @@ def test_a_run_on_a_disturbed_machine_says_so(tmp_path):
     others = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(len(os.sched_getaffinity(0)))]
     try:
         run = Running(tmp_path, "--set", "measure.steps=100000").until_measuring()
-        wait_for(lambda: any(b"while it measured" in p.read_bytes() for p in tmp_path.glob("runs/*/events/node*")))
+        wait_for(
+            lambda: any(b"while it measured" in p.read_bytes() for p in tmp_path.glob("runs/*/events/node*"))
+        )
         run.process.send_signal(signal.SIGINT)
         said = run.finish()
     finally:

@@ -50,7 +50,9 @@ def test_a_hang_in_a_collective_is_stalled_with_the_stacks_of_all_ranks(tmp_path
     assert run.process.returncode == 10, said
     row = listed(tmp_path)
     assert row["status"] == "stalled"
-    assert row["reason"].startswith("no rank made progress for 8 s; rank 1 not where the others wait: in _fault")
+    assert row["reason"].startswith(
+        "no rank made progress for 8 s; rank 1 not where the others wait: in _fault"
+    )
     assert "; rank 1 in step 4, " in row["reason"]
     assert "; the others wait in micro-step 1 of 2, " in row["reason"]
     document, text = shown(tmp_path)

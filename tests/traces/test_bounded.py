@@ -22,7 +22,7 @@ from tests.traces.made_cuda import cuda_rank
 from tgsbench.errors import ExitCode
 from tgsbench.traces import chunks, row_store, top
 from tgsbench.traces import trace as trace_reader
-from tgsbench.traces.analyse import trace_files
+from tgsbench.traces.files import trace_files
 from tgsbench.traces.hotspots import analyse_rank
 from tgsbench.traces.row_store import DiskTable, DiskTables
 

@@ -10,7 +10,7 @@ import sys
 from tgsbench.schema import collective_kinds
 from tgsbench.traces import categories
 
-ROW = '''    CollectiveKind(
+ROW = """    CollectiveKind(
         name="ring_shift",
         title="ring shift",
         patterns=(r"ring_?shift",),
@@ -22,8 +22,8 @@ ROW = '''    CollectiveKind(
         remedy="turn the ring the other way",
         remedy_across_nodes="rings of at most {node}",
     ),
-'''
-PROGRAM = '''
+"""
+PROGRAM = """
 import json, sys, types
 from pathlib import Path
 import tgsbench.schema
@@ -63,7 +63,7 @@ json.dump({
     "explained": TEXTS["profile_bandwidth"].formula,
     "operator": module.BY_OPERATOR["made_up::ring_shift"],
 }, sys.stdout)
-'''
+"""
 
 
 def test_a_made_up_kind_is_classified_titled_rated_and_explained(tmp_path):
@@ -101,5 +101,6 @@ def test_bus_factors_are_those_of_the_nccl_tests():
     factors = {kind.name: kind.bus_factor(8) for kind in collective_kinds.KINDS}
     assert factors == {
         "all_to_all": 7 / 8, "all_gather": 7 / 8, "reduce_scatter": 7 / 8, "all_reduce": 14 / 8,
+        "expert_all_to_all": 7 / 8, "shard_copy": 1,
         "broadcast": 1, "p2p": 1, "barrier": 1, "comm_other": 1, "comm_unknown": 1,
     }  # fmt: skip

@@ -11,7 +11,8 @@ import pytest
 
 from tests.traces.made import nccl_step
 from tgsbench.traces import analyse as analysing
-from tgsbench.traces.analyse import analyse, trace_files
+from tgsbench.traces.analyse import analyse
+from tgsbench.traces.files import trace_files
 
 GOLDEN = Path(__file__).parents[1] / "data" / "traces"
 

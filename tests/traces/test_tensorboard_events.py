@@ -119,3 +119,39 @@ def test_events_without_category_duration_or_arguments_are_passed_over():
     bare = {"ph": "X", "name": "x", "ts": 0, "tid": "a"}
     assert rewrite_for_plugin([bare, {"ph": "M"}]) == set()
     assert (bare["cat"], bare["dur"]) == (UNSEEN, 0)
+
+
+OF_TORCH_1_8 = {
+    "cpu_op": "Operator", "user_annotation": "Operator", "cuda_runtime": "Runtime", "kernel": "Kernel",
+    "gpu_memcpy": "Memcpy", "gpu_memset": "Memset",
+}  # fmt: skip
+
+
+def as_torch_1_8(events, launched_elsewhere=False):
+    """The same trace with the categories and ids of 2021."""
+    for event in events:
+        event["cat"] = OF_TORCH_1_8.get(event.get("cat"), event.get("cat"))
+        args = event.get("args", {})
+        if "External id" in args:
+            args["external id"] = args.pop("External id")
+        if launched_elsewhere and event["cat"] == "Runtime":
+            event["tid"] = 12345
+    return events
+
+
+@pytest.mark.parametrize("launched_elsewhere", [False, True])
+def test_traces_of_torch_1_8_keep_their_device_time(tmp_path, launched_elsewhere):
+    """Where the thread does not say which operator launched a kernel, the trace's own ids do."""
+    made = cuda_rank(0)
+    made.events = as_torch_1_8(made.events, launched_elsewhere)
+    found = parsed(made.write(tmp_path / "old_0000.pt.trace.json"))
+    by_name = {op.name: op for op in found.op_list_groupby_name}
+    assert by_name["aten::mm"].self_device_duration == 2 * 340
+    assert by_name["aten::_fused_adamw_"].self_device_duration == 2 * 100
+    assert costs(found)["Kernel"] == 540
+
+
+def test_arguments_that_are_null_do_no_harm():
+    events = [{"ph": "X", "cat": "cpu_op", "name": "a", "tid": 1, "ts": 0, "dur": 5, "args": None}]
+    rewrite_for_plugin(events)
+    assert events[0]["args"]["external id"] == 1

@@ -40,7 +40,7 @@ async def test_a_log_without_a_filter_line_keeps_the_keys(opened):
 async def test_live_panes_by_keys(opened):
     async with opened.run_test(size=(80, 24)) as pilot:
         await shows(pilot, "n = 24", "95 % 850.0 to 997.9, n = 24", "not comparable")
-        await pilot.press("r")
+        await pilot.press("w")
         await shows(pilot, "x1.18", "over the median rank")
         await pilot.press("u")
         await shows(pilot, "1095 MHz")
@@ -50,6 +50,19 @@ async def test_live_panes_by_keys(opened):
         await shows(pilot, "[o Logs]", "simulated log of rank 0")
         await pilot.press("right_square_bracket", "right_square_bracket")
         await shows(pilot, "[c Charts]")
+
+
+async def test_another_run_opens_on_the_charts_and_counts_its_notes(opened, add_run):
+    add_run("other-aa01")
+    async with opened.run_test(size=(80, 24)) as pilot:
+        await shows(pilot, "n = 24", "a Notes (2)")
+        await pilot.press("o")
+        await shows(pilot, "[o Logs]")
+        await pilot.press("2")
+        await shows(pilot, "1 of 1 runs")
+        await pilot.press("enter")
+        await shows(pilot, "other-aa01", "[c Charts]")
+        assert opened.focused.id == "chart-tgs"
 
 
 async def test_convention_rank_and_metric_turn(opened):
@@ -82,16 +95,29 @@ async def test_the_first_error_in_any_log_is_found(runs_root, add_run):
     app = TgsApp(runs_root=runs_root, opens=session.follow(run))
     async with app.run_test(size=(80, 24)) as pilot:
         await shows(pilot, "n = 24")
-        await pilot.press("e")
+        await pilot.press("E")
         await shows(pilot, "log of rank  0  1  2  3  4 [5] 6  7", "3!RuntimeError: it broke")
         log = app.screen.query_one("#log", LogView)
         assert log.cursor_line == "RuntimeError: it broke"
         await pilot.press("slash", *"fine", "enter")
         await shows(pilot, "2 lines with 'fine'")
-        await pilot.press("e")
+        await pilot.press("E")
         await shows(pilot, "RuntimeError: it broke")
         assert log.cursor_line == "RuntimeError: it broke"
         assert not app.screen.query_one("#log-filter").display
+
+
+async def test_a_log_whose_beginning_is_left_out_says_so(runs_root, add_run):
+    run = add_run("long-log")
+    (run.log_dir / "rank00000.log").write_text("RuntimeError: at the start\n" + "fine\n" * 30_000)
+    app = TgsApp(runs_root=runs_root, opens=session.follow(run))
+    async with app.run_test(size=(120, 40)) as pilot:
+        await shows(pilot, "n = 24")
+        await pilot.press("o")
+        await shows(pilot, "its end alone")
+        await pilot.press("e")
+        said = "no error in any rank's log; only the end of 1 long log was searched"
+        await until(pilot, lambda: said in [note.message for note in app._notifications])
 
 
 async def test_a_click_on_a_rank_shows_its_log(opened):
@@ -110,9 +136,9 @@ async def test_a_click_on_its_name_opens_a_pane(opened):
         await pilot.click("#pane-line", offset=(line.index("u GPUs"), 0))
         await shows(pilot, "[u GPUs]", "1095 MHz")
         await pilot.press("4")
-        line = await line_of(pilot, "e Kernels")
-        await pilot.click("#profile-panes-line", offset=(line.index("e Kernels"), 0))
-        await shows(pilot, "[e Kernels]")
+        line = await line_of(pilot, "K Kernels")
+        await pilot.click("#profile-panes-line", offset=(line.index("K Kernels"), 0))
+        await shows(pilot, "[K Kernels]")
 
 
 async def test_the_log_filter_works_as_you_type_and_escape_lifts_it(opened):
@@ -200,7 +226,7 @@ async def test_replay_keys(runs_root, recording):
         for _ in range(11):
             await pilot.press("L")
         await shows(pilot, "■ end", "step 30/30")
-        await pilot.press("R")
+        await pilot.press("0")
         await shows(pilot, "▶ 30×")
 
 
@@ -208,7 +234,7 @@ async def test_profile_tables_ranks_and_copy(opened, copied):
     async with opened.run_test(size=(80, 24)) as pilot:
         await shows(pilot, "n = 24")
         await pilot.press("p")
-        await shows(pilot, "[s Shares]", "attention backward", "all-to-all")
+        await shows(pilot, "[S Shares]", "attention backward", "all-to-all")
         await pilot.press("right_square_bracket", "j")
         name = "flash_bwd_dq_dk_dv_loop_seqk_parallel_kernel"
         await shows(pilot, f"{name}  (attention backward, 166.0 of", "312 TFLOPs)")
@@ -248,16 +274,16 @@ def traced(runs_root, add_run):
     return TgsApp(runs_root=runs_root, opens=session.follow(run))
 
 
-async def test_t_starts_tensorboard_shows_its_address_and_it_ends_with_the_ui(traced, monkeypatch):
+async def test_b_starts_tensorboard_shows_its_address_and_it_ends_with_the_ui(traced, monkeypatch):
     monkeypatch.setattr("tgsbench.tui.tensorboard.command", lambda run: [sys.executable, "-c", SERVER])
     async with traced.run_test(size=(80, 24)) as pilot:
         await pilot.press("4")
-        await shows(pilot, "[s Shares]")
-        await pilot.press("t")
+        await shows(pilot, "[S Shares]")
+        await pilot.press("B")
         await shows(pilot, "TensorBoard: http://127.0.0.1:6123/#pytorch_profiler")
         server = traced.tensorboard
         assert server.is_alive
-        await pilot.press("t")
+        await pilot.press("B")
         assert traced.tensorboard is server
     assert not server.is_alive
 
@@ -267,8 +293,8 @@ async def test_a_tensorboard_that_does_not_start_says_why(traced, monkeypatch):
     monkeypatch.setattr("tgsbench.tui.tensorboard.command", lambda run: [sys.executable, "-c", refusal])
     async with traced.run_test(size=(120, 40)) as pilot:
         await pilot.press("4")
-        await shows(pilot, "[s Shares]")
-        await pilot.press("t")
+        await shows(pilot, "[S Shares]")
+        await pilot.press("B")
         await shows(pilot, "TensorBoard did not start: no command called tensorboard")
 
 
@@ -308,7 +334,7 @@ async def test_a_straggler_among_64_ranks_stands_out_without_colour(runs_root, a
     app = TgsApp(runs_root=runs_root, opens=session.follow(run))
     async with app.run_test(size=size) as pilot:
         await shows(pilot, "rank 37 (node04) is slow: 1.18")
-        await pilot.press("r")
+        await pilot.press("w")
         screen = await shows(pilot, "over the median rank:", "x")
         view = app.screen.query_one("#heat")
         rows = [view.render_line(y).text for y in range(2, 10)]

@@ -31,7 +31,7 @@ def strips(app):
 
 SCREENS = {
     "1": f"{NUM_PRESETS} of {NUM_PRESETS}", "2": "no runs in", "4": "attention backward",
-    "5": "want attention", "3": "[c Charts]", "r": "over the median rank", "u": "1095 MHz",
+    "5": "want attention", "3": "[c Charts]", "w": "over the median rank", "u": "1095 MHz",
     "o": "log of rank [0]", "a": "throttled: thermal", "f1": "Rank × step heatmap",
 }  # fmt: skip
 """Key -> words that tell that its screen or pane is there."""
@@ -144,10 +144,12 @@ def test_without_a_terminal_it_ends_at_once_with_code_2_and_the_headless_command
 
 
 def test_a_port_that_is_taken_is_an_error_of_the_user(monkeypatch):
-    def refuse(port, **options):
+    def refuse():
         raise OSError(errno.EADDRINUSE, "error while attempting to bind")
 
-    monkeypatch.setattr(tgsbench.tui, "serve", SimpleNamespace(serve=refuse), raising=False)
+    made = SimpleNamespace(address="http://127.0.0.1:8317/secret/", serve=refuse)
+    module = SimpleNamespace(server=lambda port, **options: made)
+    monkeypatch.setattr(tgsbench.tui, "serve", module, raising=False)
     with pytest.raises(TgsError) as refused:
         cli_tui._serve(False, 8317, None)
     assert refused.value.msg == "cannot listen on 127.0.0.1:8317: address already in use"
@@ -159,11 +161,15 @@ async def test_the_page_in_a_browser_takes_keys_at_once_and_its_websocket_is_for
     serve = pytest.importorskip("tgsbench.tui.serve", reason="tgsbench[serve] is not installed")
     from aiohttp.test_utils import TestClient, TestServer
 
-    app = await serve.server(8317)._make_app()
-    async with TestClient(TestServer(app)) as client:
-        page = await (await client.get("/")).text()
-        assert ".focus()" in page.partition("</body>")[0]
-        assert (await client.get("/ws", headers={"Origin": "http://elsewhere"})).status == 403
+    server = serve.server(8317)
+    folder, here = server.gate.folder, {"Host": "127.0.0.1:8317"}
+    async with TestClient(TestServer(await server._make_app())) as client:
+        first = await client.get(f"{folder}/", headers=here)
+        assert ".focus()" in (await first.text()).partition("</body>")[0]
+        pass_ = here | {"Cookie": first.headers["Set-Cookie"].partition(";")[0]}
+        assert (await client.get(f"{folder}/", headers=pass_)).status == 200
+        elsewhere = pass_ | {"Origin": "http://elsewhere"}
+        assert (await client.get(f"{folder}/ws", headers=elsewhere)).status == 403
 
 
 @pytest.mark.asyncio

@@ -166,7 +166,7 @@ def test_in_a_real_terminal_from_start_to_a_stored_result(terminal, runs_root, t
     window.keys("r")
     window.shows("[3 Live]", "running")
     window.shows("✓ ok", "n = 10")
-    window.keys("r")
+    window.keys("w")
     window.shows("step time by rank and step")
     window.keys("q")
     window.shows("left with 0")

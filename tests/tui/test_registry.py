@@ -8,8 +8,9 @@ from tests.tui.conftest import NUM_PRESETS, shows, text_of, until
 from tgsbench.tui.actions import ACTIONS, RESERVED_KEYS, bindings, check_keymap, of_scope
 from tgsbench.tui.app import TgsApp
 from tgsbench.tui.screens.compare import CompareScreen
-from tgsbench.tui.screens.dialogs import Choice, Options, Page, Reading
+from tgsbench.tui.screens.dialogs import Ask, Choice, Options, Page, Reading
 from tgsbench.tui.screens.doctor import DoctorScreen
+from tgsbench.tui.screens.forecast import ForecastScreen
 from tgsbench.tui.screens.form import PresetForm
 from tgsbench.tui.screens.live import LiveScreen
 from tgsbench.tui.screens.presets import PresetsScreen
@@ -23,7 +24,7 @@ TARGETS = {
     "app": [TgsApp], "presets": [PresetsScreen], "form": [PresetForm], "live": [LiveScreen],
     "replay": [LiveScreen], "profile": [ProfileScreen], "runs": [RunsScreen], "compare": [CompareScreen],
     "doctor": [DoctorScreen], "list": [ListTable], "log": [LogView], "chart": [ChartView],
-    "modal": [Choice, Reading],
+    "modal": [Choice, Reading, Ask], "forecast": [ForecastScreen],
 }  # fmt: skip
 
 

@@ -60,7 +60,7 @@ async def test_form(app, size, matches):
         await shows(pilot, f"{NUM_PRESETS} of {NUM_PRESETS}")
         app.edit_preset("llama2_7b_32k")
         await shows(pilot, "Edit llama2_7b_32k")
-        await pilot.press("tab", "tab", "backspace", "6")
+        await pilot.press("tab", "tab", "tab", "backspace", "6")
         await shows(pilot, "nearest")
         await settle(pilot)
         matches(app, "form")
@@ -82,7 +82,7 @@ async def test_welcome(runs_root, tmp_path, size, matches):
     ("pane", "key", "words"),
     [
         ("charts", "c", "peak memory, largest rank"),
-        ("ranks", "r", "over the median rank:"),
+        ("ranks", "w", "over the median rank:"),
         ("gpus", "u", "1095 MHz"),
         ("logs", "o", "simulated log of rank 0"),
         ("notes", "a", "GPU of rank 5 throttled: thermal"),
@@ -116,7 +116,7 @@ async def test_runs(app, runs, size, matches, monkeypatch):
         app.runs_root = Path("runs")
         await pilot.press("2")
         await shows(pilot, "3 of 3 runs")
-        await pilot.press("space", "space")
+        await pilot.press("x", "x")
         await shows(pilot, "2 marked")
         await settle(pilot)
         matches(app, "runs")
@@ -127,7 +127,7 @@ async def test_compare(app, runs, size, matches):
     async with app.run_test(size=size) as pilot:
         await pilot.press("2")
         await shows(pilot, "3 of 3 runs")
-        await pilot.press("j", "space", "space", "c")
+        await pilot.press("j", "x", "x", "v")
         await shows(pilot, "verdict")
         await settle(pilot)
         matches(app, "compare")
@@ -137,10 +137,10 @@ async def test_compare(app, runs, size, matches):
 @pytest.mark.parametrize(
     ("pane", "key", "words"),
     [
-        ("shares", "s", "attention backward"),
-        ("kernels", "e", "(attention forward"),
-        ("collectives", "c", "of 300"),
-        ("findings", "f", "SIMULATED: made-up"),
+        ("shares", "S", "attention backward"),
+        ("kernels", "K", "(attention forward"),
+        ("collectives", "C", "of 300"),
+        ("findings", "F", "SIMULATED: made-up"),
     ],
 )
 async def test_profile(runs_root, recording, size, matches, pane, key, words):

@@ -115,3 +115,11 @@ async def test_settings_that_are_no_file_hold_nobody_up(runs_root, config, kind)
         await until(pilot, lambda: len(app.screen_stack) > 1 or "presets" in text_of(app))
         await pilot.press("escape")
         await shows(pilot, f"{NUM_PRESETS} of {NUM_PRESETS} presets")
+
+
+async def test_an_own_preset_is_marked_counted_and_found(app, config):
+    (config / "presets" / "mine.toml").write_text('extends = "tiny_cpu"\n')
+    async with app.run_test(size=(120, 40)) as pilot:
+        await shows(pilot, f"of {NUM_PRESETS + 1} presets", "• 1 your own")
+        await pilot.press("slash", *"own", "enter")
+        await shows(pilot, f"1 of {NUM_PRESETS + 1}", "• mine", "your own: ", "mine.toml")

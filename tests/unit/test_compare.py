@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import math
+
 import msgspec
 import pytest
 
 from tests.unit.stored import a_forecast
 from tgsbench import presets
-from tgsbench.results.compare import compare, from_forecast, from_reference, from_result
+from tgsbench.results.compare import compare, compare_pairs, from_forecast, from_reference, from_result
 from tgsbench.schema.environment import Environment
 from tgsbench.schema.forecast import TgsRange
 from tgsbench.schema.run import Failure, Packing, Result, Tgs
@@ -125,6 +127,23 @@ def test_an_out_of_memory_row_is_named_as_the_reason():
     found = compare(row(seq_len=131072), from_reference(gone, preset), force=True)
     assert found.ratio is None
     assert "llamafactory:llama2_7b_128k has no TGS to compare: out of memory" in found.reasons
+
+
+@pytest.mark.parametrize(
+    ("median", "samples", "said"),
+    [(0.0, [0.0] * 7, "0"), (2300.0, [0.0, *FAST[:6]], "0"), (2300.0, [math.inf, *FAST[:6]], "inf")],
+    ids=["median", "sample", "infinite"],
+)
+def test_a_tgs_of_0_is_refused_and_no_ratio_is_made_even_if_forced(median, samples, said):
+    odd = row(tgs=Tgs(median=median, n=7, samples=samples))
+    for found in (
+        compare(odd, row(), force=True),
+        compare(row(), odd),
+        compare_pairs(odd, row(), [(0.0, 1.0)]),
+    ):
+        assert found.ratio is None
+        assert found.verdict == "not comparable"
+        assert f"mine has no TGS to compare: {said} is among its figures" in found.reasons
 
 
 def test_a_failed_run_is_a_row_without_a_ratio():

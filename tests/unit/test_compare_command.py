@@ -78,3 +78,12 @@ def test_engines_that_cannot_run_are_told_before_anything_starts(root):
         ask(root, "tiny_cpu", "--engines", "fsdp2,llamafactory")
     assert raised.value.exit_code == ExitCode.UNSUPPORTED
     assert len(list(root.glob("*tiny_cpu*"))) == 0
+
+
+def test_a_row_without_a_tgs_shows_no_status_in_its_place(root):
+    (line,) = [
+        x
+        for x in ask(root, "predicted:tiny_cpu", "fast", "--force").stdout.splitlines()
+        if x.startswith("predicted:")
+    ]
+    assert "planner" in line and "  ok " not in line and "  - " in line

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import tomllib
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from tgsbench.errors import TgsError
 from tgsbench.events.tail import FileTail, RunTail
-from tgsbench.safe_files import inside, open_regular, read_regular
+from tgsbench.safe_files import harmless, inside, open_regular, read_regular, toml_document
 
 
 def test_links_fifos_devices_and_folders_are_no_files(tmp_path):
@@ -67,3 +70,22 @@ def test_a_copy_of_a_file_and_lines_of_another_rank_count_nothing(tmp_path):
     tail = RunTail(tmp_path)
     assert len(list(tail.read_all())) == 1
     assert tail.skipped == 1
+
+
+PIECES = st.sampled_from(
+    ["a", "×", "\\u001b", "\\n", "\\", "\t", "\n", "\x85", "\u202e", '"', "'", '"""', "'''", " "]
+)
+QUOTES = st.sampled_from(['"', "'", '"""', "'''"])
+
+
+@given(st.text() | st.lists(PIECES).map("".join), QUOTES, QUOTES)
+@example("\\u001b[2J", '"', '"')
+@example("two\nlines", '"""', '"')
+@example("\u202e", "'", "'")
+def test_every_text_of_a_toml_file_is_harmless_whatever_way_it_is_read(text, left, right):
+    document = f"{left[0]}{text}{left[0]} = 1\nname = {right}{text}{right}\n"
+    try:
+        plain = tomllib.loads(document)
+    except tomllib.TOMLDecodeError:
+        return
+    assert toml_document(document.encode()) == harmless(plain)

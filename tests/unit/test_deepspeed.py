@@ -118,9 +118,24 @@ def test_an_op_of_another_environment_or_of_a_build_that_was_broken_off_is_compi
     assert "compiling" in _load(op)[0]
 
 
-def test_a_lock_that_somebody_left_is_named(op):
+def test_a_lock_that_somebody_left_is_named_and_removed(op):
     (op.folder / "lock").touch()
     assert str(op.folder / "lock") in _load(op)[0]
+    assert not (op.folder / "lock").exists()
+
+
+def test_a_lock_that_somebody_holds_is_waited_for(op):
+    (op.folder / "lock").touch()
+    with (op.folder / "lock").open():
+        assert "waiting for another process" in _load(op)[0]
+        assert (op.folder / "lock").exists()
+
+
+def test_only_one_rank_of_a_machine_removes_locks(op, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    (op.folder / "lock").touch()
+    assert "waiting for another process" in _load(op)[0]
+    assert (op.folder / "lock").exists()
 
 
 @pytest.mark.parametrize("at_work", [True, False])

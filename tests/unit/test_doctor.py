@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import types
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from tgsbench.schema.environment import Environment
 from tgsbench.schema.torch_answers import TorchFacts
 from tgsbench.system import doctor, gpus
-from tgsbench.system.doctor import DoctorCheck, run_checks, worst
+from tgsbench.system.doctor import DoctorCheck, iter_checks, run_checks, worst
 from tgsbench.system.isolation import Load
 
 CPU_FACTS = {
@@ -154,3 +155,31 @@ def test_a_probe_that_fails_is_a_problem_not_a_traceback(monkeypatch, tmp_path, 
     monkeypatch.setattr(doctor.sys, "executable", str(script))
     assert problem in doctor.ask_torch("facts", TorchFacts).problem
     assert Path(script).exists()
+
+
+NO_TORCH = {"problem": "ModuleNotFoundError: No module named 'torch'"}
+
+
+def test_without_torch_every_remedy_leads_to_torch(tmp_path, monkeypatch):
+    fake_gpus(monkeypatch)
+    monkeypatch.setattr(doctor, "describe_environment", lambda *_: Environment(packages={}))
+    found = checks(tmp_path, facts=NO_TORCH, talk=NO_TORCH, hub={"problem": "No module named 'datasets'"})
+    assert "[train]" in found["torch"].remedy
+    for name in ("ranks talk", "attention", "CUDA", "NCCL"):
+        assert found[name].remedy == "see torch", name
+    assert found["hub"].remedy == "see datasets"
+
+
+def test_checks_that_need_no_torch_are_told_before_it_has_answered(tmp_path):
+    def probe(question, kind):
+        gate.wait(60)
+        answers = {"facts": CPU_FACTS, "talk": TALK, "hub": {"problem": ""}}
+        return msgspec.convert(answers[question], kind)
+
+    gate = threading.Event()
+    told = iter_checks(tmp_path, probe)
+    early = [check.what for _ in range(3) for check in next(told)[1]]
+    assert {"python", "transformers", "CPU", "disk"} <= set(early) and "torch" not in early
+    gate.set()
+    late = [check.what for _, group in told for check in group]
+    assert late == ["torch", "GPUs", "attention", "ranks talk", "hub"]

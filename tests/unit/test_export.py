@@ -61,7 +61,8 @@ def test_json_lines(run, tmp_path):
 
 
 def test_parquet(run, tmp_path):
-    parquet = pytest.importorskip("pyarrow.parquet")
+    import pyarrow.parquet as parquet
+
     ask(run, "parquet", tmp_path / "x.parquet")
     table = parquet.read_table(tmp_path / "x.parquet").to_pydict()
     assert table["tgs"] == [512 / s for s in SECONDS]
@@ -69,7 +70,6 @@ def test_parquet(run, tmp_path):
 
 
 def test_tensorboard_reads_scalars_and_hparams(run, tmp_path):
-    pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.plugins.hparams import metadata
 
@@ -79,11 +79,15 @@ def test_tensorboard_reads_scalars_and_hparams(run, tmp_path):
     assert [s.value for s in found.Scalars("measure/tgs")] == pytest.approx([512 / s for s in SECONDS[1:]])
     assert [s.step for s in found.Scalars("measure/tgs")] == [1, 2, 3]
     assert found.Scalars("tgs")[0].value == 512.0
+    assert found.Scalars("n.tgs")[0].value == 6
+    assert found.Scalars("max.mem_peak_gib")[0].value == pytest.approx(61.2)
+    assert "loss" not in found.Tags()["scalars"], "it was the last step's"
     assert {"measure/tflops_xtuner", "measure/mem_peak_gib"} <= set(found.Tags()["scalars"])
     content = found.PluginTagToContent(metadata.PLUGIN_NAME)
     start = metadata.parse_session_start_info_plugin_data(content[metadata.SESSION_START_INFO_TAG])
     assert start.hparams["sp"].number_value == 2
     assert start.hparams["engine"].string_value == "fsdp2"
+    assert start.hparams["integrity"].string_value == "not checked"
     assert metadata.SESSION_END_INFO_TAG in content
 
 
@@ -95,22 +99,6 @@ def test_mlflows_file_store(run, tmp_path):
     points = [line.split() for line in (folder / "metrics" / "measure.tgs").read_text().splitlines()]
     assert [(float(v), int(s)) for _, v, s in points] == [(512 / s, i + 1) for i, s in enumerate(SECONDS[1:])]
     assert (folder / "params" / "sp").read_text() == "2"
-
-
-def test_mlflow_itself_reads_it(run, tmp_path):
-    tracking = pytest.importorskip("mlflow.tracking")
-    ask(run, "mlflow", tmp_path / "mlruns")
-    client = tracking.MlflowClient(f"file:{tmp_path / 'mlruns'}")
-    found = client.search_runs([client.get_experiment_by_name("tgsbench").experiment_id])
-    assert found[0].info.run_name == "one"
-    assert found[0].data.metrics["median.tgs"] == 512.0
-    assert len(client.get_metric_history(found[0].info.run_id, "measure.tgs")) == 3
-
-
-def test_wandb_writes_an_offline_folder(run, tmp_path):
-    pytest.importorskip("wandb")
-    ask(run, "wandb-offline", tmp_path / "w")
-    assert list((tmp_path / "w").rglob("offline-run-*/run-*.wandb"))
 
 
 def test_a_missing_package_is_named_with_its_command(run, tmp_path, monkeypatch):

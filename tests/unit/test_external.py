@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import ast
 import json
+import os
+import runpy
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import psutil
 import pytest
@@ -27,7 +31,9 @@ from tgsbench.report.summary import summary_lines
 from tgsbench.schema.environment import Environment
 from tgsbench.schema.events import Bye, Claimed, Data, Error, Hello, Step
 from tgsbench.schema.run import Manifest
-from tgsbench.systems import support
+from tgsbench.system import build_locks
+from tgsbench.systems import environments, support
+from tgsbench.training.errors import describe
 
 LOGS = Path(__file__).parents[1] / "data" / "logs"
 LLAMAFACTORY = (LOGS / "llamafactory_trainer_log_sample.jsonl").read_text()
@@ -250,3 +256,83 @@ def wait_until(condition, timeout_s: float = 30) -> None:
     while not condition():
         assert time.monotonic() < deadline_s
         time.sleep(0.02)
+
+
+CHAIN = """\
+Traceback (most recent call last):
+ValueError: of a part that was tried and given up before
+
+[rank0]: Traceback (most recent call last):
+[rank0]:   File "torchvision/_meta_registrations.py", line 163, in <module>
+[rank0]: RuntimeError: operator torchvision::nms does not exist
+
+[rank0]: The above exception was the direct cause of the following exception:
+
+[rank0]: Traceback (most recent call last):
+[rank0]: RuntimeError: Failed to import transformers.models.llama because of the following error
+
+[rank0]: During handling of the above exception, another exception occurred:
+
+[rank0]: Traceback (most recent call last):
+[rank0]: ModuleNotFoundError: Could not import module 'LlamaForCausalLM'
+torch.distributed.elastic.multiprocessing.errors.ChildFailedError: x
+"""
+
+
+def test_the_error_that_is_reported_is_the_first_of_its_chain():
+    assert exit_report.describe("xtuner", 1, CHAIN).msg == (
+        "RuntimeError: operator torchvision::nms does not exist"
+    )
+
+
+def test_our_own_ranks_name_the_cause_too():
+    try:
+        try:
+            raise RuntimeError("operator torchvision::nms does not exist")
+        except RuntimeError as error:
+            raise ImportError("cannot import LlamaForCausalLM") from error
+    except ImportError as error:
+        msg = describe(error).msg
+    assert msg.startswith("RuntimeError: operator torchvision::nms does not exist")
+    assert msg.endswith("(so ImportError: cannot import LlamaForCausalLM)")
+
+
+def test_a_lock_whose_build_was_killed_is_removed_and_one_that_is_held_is_not(tmp_path):
+    for op in ("dead", "alive"):
+        (tmp_path / op).mkdir()
+        (tmp_path / op / "lock").touch()
+    said = []
+    with (tmp_path / "alive" / "lock").open():
+        build_locks.remove_abandoned(tmp_path, said.append)
+    assert [path.parent.name for path in tmp_path.glob("*/lock")] == ["alive"]
+    (text,) = said
+    assert str(tmp_path / "dead" / "lock") in text
+
+
+def test_on_a_disk_of_many_machines_a_young_lock_may_be_anothers(tmp_path, monkeypatch):
+    monkeypatch.setattr(build_locks, "_is_shared", lambda folder: True)
+    for op in ("young", "old"):
+        (tmp_path / op).mkdir()
+        (tmp_path / op / "lock").touch()
+    os.utime(tmp_path / "old" / "lock", (1, 1))
+    build_locks.remove_abandoned(tmp_path, lambda text: None)
+    assert [path.parent.name for path in tmp_path.glob("*/lock")] == ["young"]
+
+
+def test_two_interpreters_build_their_extensions_in_two_folders():
+    folders = {environments.extensions_dir("xtuner", python) for python in ("/a/bin/python", "/b/bin/python")}
+    assert len(folders) == 2
+
+
+@pytest.mark.parametrize("engine", ["xtuner", "llamafactory"])
+def test_cpu_ranks_build_no_op_of_shared_memory(engine, monkeypatch):
+    (script,) = load_adapter(engine).program(a_tiny(engine))
+    compatible, seen = {"deepspeed_shm_comm": True, "cpu_adam": True}, []
+    ops = SimpleNamespace(__compatible_ops__=compatible)
+    for name in ("xtuner", "xtuner.model", "xtuner.model.modules", "xtuner.model.modules.dispatch", "torch"):
+        monkeypatch.setitem(sys.modules, name, MagicMock())
+    monkeypatch.setitem(sys.modules, "xtuner.model.sft", MagicMock())
+    monkeypatch.setitem(sys.modules, "deepspeed", SimpleNamespace(ops=ops))
+    monkeypatch.setattr(runpy, "run_module", lambda *_, **__: seen.append(dict(compatible)))
+    runpy.run_path(script, run_name="__main__")
+    assert seen == [{"deepspeed_shm_comm": False, "cpu_adam": True}], "before its training begins"

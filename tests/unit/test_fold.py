@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import select
 import signal
 import sys
 
@@ -185,6 +186,7 @@ def test_counts_of_a_glance_are_as_exact_as_whole_ones(tmp_path):
 
 def test_a_reader_that_is_killed_costs_nothing(tmp_path, readers, monkeypatch):
     monkeypatch.setattr(backlog, "_PIPE_BYTES", 1 << 12)
+    monkeypatch.setattr(backlog, "_MAX_AHEAD_BYTES", 1 << 12)
     write_events(tmp_path, RUNS["long"])
     live, feed = LiveRun(WORLD), FollowFeed(tmp_path / "events")
     live.add_batch(next(iter(feed.batches(live.is_ahead))))
@@ -226,6 +228,7 @@ def test_what_is_written_behind_the_readers_is_read_too(tmp_path):
 
 def test_readers_end_with_the_feed_that_wanted_them(tmp_path, monkeypatch):
     monkeypatch.setattr(backlog, "_PIPE_BYTES", 1 << 12)
+    monkeypatch.setattr(backlog, "_MAX_AHEAD_BYTES", 1 << 12)
     write_events(tmp_path, RUNS["long"])
     feed = FollowFeed(tmp_path / "events")
     next(iter(feed.batches(lambda rank: False)))
@@ -251,6 +254,34 @@ def test_a_feed_that_was_never_read_leaves_no_reader(tmp_path, readers):
     feed = FollowFeed(tmp_path / "events")
     assert len(readers) == 2
     del feed  # `readers` looks at them
+
+
+def test_a_reader_goes_on_while_nobody_takes_its_parts():
+    out, into = os.pipe()
+    pipe = backlog._DrainedPipe(out)
+    with os.fdopen(into, "wb") as stream:
+        stream.write(bytes(4 << 20))  # a pipe holds 64 KiB: undrained, this never returns
+    assert len(pipe.take(5 << 20)) == 4 << 20
+    pipe.close()
+    os.close(out)
+
+
+def test_parts_wait_in_bounded_memory_and_a_larger_one_comes_whole(monkeypatch):
+    monkeypatch.setattr(backlog, "_MAX_AHEAD_BYTES", 1 << 16)
+    monkeypatch.setattr(backlog, "_PIPE_BYTES", 1 << 12)
+    out, into = os.pipe()
+    os.set_blocking(into, False)
+    pipe = backlog._DrainedPipe(out)
+    written = 0
+    with pytest.raises(BlockingIOError):
+        while written < 1 << 26:
+            wrote = select.select([], [into], [], 1.0)[1] and os.write(into, bytes(1 << 12))
+            written += wrote or os.write(into, bytes(1 << 12))
+    os.close(into)
+    assert written < 1 << 20
+    assert len(pipe.take(written)) == written
+    pipe.close()
+    os.close(out)
 
 
 @pytest.mark.parametrize("answer", ["hello, world", "\x04\x00\x00\x00abcd"])

@@ -13,12 +13,13 @@ from click.testing import CliRunner
 from tests.unit.stored import a_preset, store_run
 from tgsbench.cli.runs import runs
 from tgsbench.errors import TgsError
+from tgsbench.presets.work import work_digest
 from tgsbench.results import index, prune, run_columns
 from tgsbench.schema.run import Failure
 from tgsbench.store import run_dir
 from tgsbench.store.run_dir import RunDir
 from tgsbench.system.lifetime import process_identity
-from tgsbench.tui import run_rows
+from tgsbench.tui import preset_rows, run_rows
 
 
 def listed(root: Path) -> list[str]:
@@ -243,6 +244,24 @@ def test_a_glance_at_a_run_that_goes_on_reads_no_events(tmp_path, monkeypatch):
     assert (found.status, found.preset, found.world_size, found.tgs) == ("running", "llama2_7b_32k", 8, None)
 
 
+def test_the_best_run_of_each_preset_is_found_without_reading_a_result_again(tmp_path, monkeypatch):
+    store_run(tmp_path, "slow", samples=[2000.0] * 7)
+    store_run(tmp_path, "fast", samples=[2500.0] * 7)
+    store_run(tmp_path, "made-up", samples=[9000.0] * 7)
+    ask("tag", "made-up", "simulated", root=tmp_path)
+    store_run(tmp_path, "failed", samples=[9000.0] * 7, status="oom")
+    store_run(tmp_path, "going-on", samples=[9000.0] * 7)
+    (tmp_path / "going-on" / "result.json").unlink()
+
+    def best():
+        found = preset_rows.best_results(index.iter_summaries(tmp_path, index.if_finished))
+        return {work: (run.run_id, run.tgs) for work, run in found.items()}
+
+    assert best() == {work_digest(a_preset()): ("fast", 2500.0)}
+    monkeypatch.setattr(index, "summarize", lambda run: pytest.fail("read again"))
+    assert best() == {work_digest(a_preset()): ("fast", 2500.0)}
+
+
 def test_a_column_added_to_the_table_is_in_both_lists(tmp_path, monkeypatch):
     store_run(tmp_path, "a")
     pack = run_columns.RunColumn("packs", lambda s: 7 * s.sp, "{} packs".format, width=12, right=True)
@@ -263,7 +282,40 @@ def test_the_table_of_runs_prints_as_ever(tmp_path):
     store_run(tmp_path, "two", rehearsal_of="llama2_70b_1M", samples=[])
     ask("tag", "two", "v1", "good", root=tmp_path)
     assert ask(root=tmp_path).splitlines() == [
-        "run  status  engine    TGS  n  tags     why",
-        "two  ok      fsdp2       -  0  v1,good  rehearsal: compare with nothing",
-        "one  oom     fsdp2   2,302  7           out of memory",
+        "run  when  status  preset                     engine    TGS  n  tags     why",
+        "two        ok      llama2_7b_32k (rehearsal)  fsdp2       -  0  v1,good  "
+        "rehearsal: compare with nothing",
+        "one        oom     llama2_7b_32k              fsdp2   2,302  7           out of memory",
     ]
+
+
+def test_a_long_reason_is_short_in_the_table_and_a_changed_preset_is_marked(tmp_path):
+    failure = Failure(kind="crashed", reason="RuntimeError: " + "very long words " * 20)
+    store_run(tmp_path, "one", status="crashed", failure=failure, changed=["workload.seq_len=8192"])
+    store_run(tmp_path, "two", changed=["measure.steps=3"], created_unix=1.0)
+    two, one = ask(root=tmp_path).splitlines()[1:]
+    assert "llama2_7b_32k*" in one and one.endswith("…") and len(one) < 130
+    assert "llama2_7b_32k " in two, "more steps are no other work"
+
+
+def test_runs_are_chosen_by_what_they_are_and_sorted_by_any_column(tmp_path):
+    store_run(tmp_path, "slow", created_unix=3.0, samples=[10.0] * 6)
+    store_run(tmp_path, "fast", created_unix=1.0, samples=[30.0] * 6)
+    store_run(tmp_path, "none", created_unix=2.0, samples=[], status="oom")
+    other = a_preset("tiny_cpu", "engine.name=deepspeed")
+    store_run(tmp_path, "tiny", other, created_unix=4.0, samples=[20.0])
+
+    def names(*words):
+        return [line.split()[0] for line in ask(*words, root=tmp_path).splitlines()[1:]]
+
+    assert names() == ["tiny", "slow", "none", "fast"]
+    assert names("--sort", "tgs") == ["fast", "tiny", "slow", "none"]
+    assert names("--sort", "run") == ["fast", "none", "slow", "tiny"]
+    assert names("--sort", "tgs", "--limit", "1") == ["fast"]
+    assert names("--preset", "LLAMA2") == ["slow", "none", "fast"]
+    assert names("--engine", "deepspeed") == ["tiny"]
+    assert names("list", "--status", "oom") == ["none"]
+    assert names("--newer-than", "1d") == [], "they are of 1970"
+    with pytest.raises(TgsError, match="no column called 'speed'") as raised:
+        names("--sort", "speed")
+    assert "tgs, run, status" in raised.value.hint

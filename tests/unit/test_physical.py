@@ -8,14 +8,16 @@ import pytest
 from tests.unit.test_results import FIRST, events, result
 from tgsbench import presets
 from tgsbench.metrics.integrity import expected_all_to_alls
-from tgsbench.metrics.physical import CHECKS
+from tgsbench.metrics.packs import PackLedger, packs_of_step
+from tgsbench.metrics.physical import CHECKS, scheduled_lr
 from tgsbench.report.summary import summary_lines
 from tgsbench.schema.events import Hello, Step
 from tgsbench.schema.hotspots import Collective, HotOp, Profile
 from tgsbench.traces.findings import findings
 
 GPU = "NVIDIA A100-SXM4-80GB"
-CUDA = presets.resolve("tiny_cpu", ["hardware.device=cuda"]).preset
+SETS = ["hardware.device=cuda", "measure.steps=8"]
+CUDA = presets.resolve("tiny_cpu", SETS).preset
 
 
 def stream(device="cpu", change=None, **fields):
@@ -41,6 +43,9 @@ FAULTS = {
     "gradient norm": {"grad_norm": 0.0},
     "data time": {"data_s": 3.0},
     "memory": {"mem_peak": 1000},
+    "clock": {"step_s": 0.25},
+    "packs": {"pack_digest": 7},
+    "update": {"update": 0.0},
 }
 
 
@@ -51,10 +56,10 @@ def test_each_check_calls_the_fault_by_its_name(name):
 
 
 def test_a_run_whose_kernels_do_no_work_is_invalid_and_no_record():
-    found = result(stream(GPU, loss_sum=0.0, grad_norm=0.0, step_s=1e-9), preset=CUDA)
+    found = result(stream(GPU, loss_sum=0.0, grad_norm=0.0, step_s=1e-9, update=0.0), preset=CUDA)
     assert found.status == "invalid"
     named = {problem.split(":")[0] for problem in found.integrity.problems}
-    assert named == {"first loss", "loss", "gradient norm", "MFU", "all-to-all rate"}
+    assert named == {"first loss", "loss", "gradient norm", "MFU", "all-to-all rate", "clock", "update"}
     assert found.integrity.physical_ok is False
 
 
@@ -85,8 +90,9 @@ def test_an_unknown_gpu_is_said_to_be_not_checked():
 
 def test_runs_that_cannot_be_held_against_a_check_are_not_flagged():
     short = [e for e in stream() if not (isinstance(e, Step) and e.step > 1)]
-    assert problems(short) == []
-    frozen = presets.resolve("tiny_cpu", ["training.lr=0"]).preset
+    one_step = presets.resolve("tiny_cpu", [*SETS, "measure.steps=1"]).preset
+    assert problems(short, preset=one_step) == []
+    frozen = presets.resolve("tiny_cpu", [*SETS, "training.lr=0"]).preset
     assert problems(stream(change=lambda step: {"loss_sum": 700 * FIRST}), preset=frozen) == []
     falling = stream(change=lambda step: {"loss_sum": 700 * (3.0 - 0.1 * step)})
     late = [e for e in falling if not (isinstance(e, Step) and e.step == 0)]
@@ -94,6 +100,48 @@ def test_runs_that_cannot_be_held_against_a_check_are_not_flagged():
     assert any("step 0" in text for text in result(late, preset=CUDA).integrity.not_checked)
     assert problems(stream(mem_peak=0)) == []
     assert problems(stream(device="simulated", loss_sum=0.0)) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda step: {"step_s": 1.04}, "rank 0 tells of 8.320 s in 8 steps"),
+        (lambda step: {"update": 0.5 * scheduled_lr(CUDA, step)}, "step 0 changed weights by"),
+        (
+            lambda step: {"update": scheduled_lr(CUDA, step) if step < 2 else 0.0},
+            "step 2 changed weights",
+        ),
+        (lambda step: {"update": 10 * scheduled_lr(CUDA, step) if step else 2e-5}, "step 1 changed weights"),
+        (lambda step: {"pack_digest": 1 + step % 8}, "rank 0 trained in step 8 what rank 0 had in step 0"),
+    ],
+    ids=["clock runs fast", "half the rate", "stops", "ten times the rate", "packs repeat"],
+)
+def test_what_a_trainer_cannot_tell_of_itself_is_named(change, words):
+    (problem,) = problems(stream(change=change))
+    assert words in problem
+
+
+def test_a_step_told_twice_counts_once_by_the_clock_too():
+    told = stream()
+    assert problems([*told, *(e for e in told if isinstance(e, Step))]) == []
+
+
+def test_packs_come_again_in_the_next_epoch():
+    """Three packs an epoch, two a step: steps 0 and 3 train the same ones, and so do 1 and 4."""
+    preset = presets.resolve("tiny_cpu", ["training.accumulation=2"]).preset
+    ledger = PackLedger()
+    for step in range(6):
+        ledger.add(Step(step=step, rank=0, pack_digest=1 + step % 3))
+    assert ledger.twice(preset, 3) == []
+    assert len(ledger.twice(preset, 4)) == 3
+    assert packs_of_step(preset, 0, 2) == [4, 5]
+
+
+def test_events_of_an_older_version_leave_the_new_checks_open():
+    old = stream(GPU, t=0.0, update=None, pack_digest=0)
+    assert [text.split(":")[0] for text in result(old, preset=CUDA).integrity.not_checked] == [
+        "clock", "packs", "update",
+    ]  # fmt: skip
 
 
 def test_every_check_says_what_it_rests_on():

@@ -16,10 +16,11 @@ from msgspec.structs import replace
 from tgsbench import presets
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.models.family import Dims, Weight, attention_weights, mlp_weights
+from tgsbench.models.registry import find_family
 from tgsbench.planner import forecast_preset
 from tgsbench.planner.counts import attention_flops, layer_counts, products
 from tgsbench.planner.machine import Machine, attention_speed, find_constants, find_link, find_machine
-from tgsbench.planner.memory import COMMUNICATOR_BYTES, memory_plan
+from tgsbench.planner.memory import COMMUNICATOR_BYTES, attention_workspace, memory_plan
 from tgsbench.planner.network import exchange_s, exchanged_bytes, gathered_bytes
 from tgsbench.planner.plan import estimate, machine_of
 from tgsbench.planner.time import step_time
@@ -71,6 +72,7 @@ def works(draw: st.DrawFn, sp: int | None = None) -> StepWorkload:
     seq_len = ways * 1024 * draw(st.sampled_from((1, 4, 16, 64)))
     return StepWorkload(
         dims=shape,
+        system=find_system(draw(st.sampled_from(sorted(registry.systems())))),
         seq_len=seq_len,
         attended_len=float(seq_len),
         sp=ways,
@@ -87,7 +89,7 @@ def works(draw: st.DrawFn, sp: int | None = None) -> StepWorkload:
     )
 
 
-systems = st.sampled_from(sorted(registry.systems())).map(find_system)
+FSDP2 = find_system("fsdp2")
 
 
 def reference_machine(gpu: str = "A100-SXM4-80GB", link: str = "") -> Machine:
@@ -112,7 +114,7 @@ def test_items_add_up_to_the_totals(name, gpu):
     assert all(size >= 0 for size in plan.memory.items.values())
     if plan.tgs is None:
         assert (plan.step_s, plan.time, plan.tflops, plan.mfu) == (None, {}, {}, None)
-        assert any("no constants" in note for note in plan.notes)
+        assert plan.verdict == "out of memory" or any("no constants" in note for note in plan.notes)
         return
     assert plan.step_s == pytest.approx(math.fsum(plan.time.values()))
     assert plan.tgs.estimate == pytest.approx(plan.tokens_per_step / plan.num_gpus / plan.step_s)
@@ -152,7 +154,7 @@ def test_offloading_needs_host_memory():
     sets = ["engine.name=deepspeed", "engine.offload=optimizer"]
     plan = forecast_preset(presets.resolve("llama2_70b_8k", sets).preset)
     shard = 68_976_648_192 / 32
-    assert plan.memory.host_gib == pytest.approx(8 * (12 + 2) * shard / GIB)
+    assert plan.memory.host_gib == pytest.approx(8 * (12 + 4) * shard / GIB)
     assert plan.memory.items["optimizer_states"] == 0
     assert forecast_preset(presets.resolve("llama2_70b_8k", []).preset).memory.host_gib == 0
     assert not any("host memory" in note for note in plan.notes)
@@ -165,23 +167,25 @@ def test_offloading_needs_host_memory():
 
 
 @SETTINGS
-@given(works(), systems)
-def test_more_gpus_never_need_more_memory_per_gpu(work, system):
+@given(works())
+def test_more_gpus_never_need_more_memory_per_gpu(work):
     """But for the first communicator, which a second GPU brings."""
-    if work.sp == 1 and not system.sequence_parallel:
+    if work.sp == 1 and not work.system.sequence_parallel:
         work = replace(work, zero_stage=3)
     more = replace(work, world=work.world * 2)
     extra = COMMUNICATOR_BYTES if work.world == 1 else 0.0
     slack = extra
     if work.world == 1:
         # On one GPU FSDP holds one layer's low-precision weights, on several the next one's too.
-        slack += work.compute_bytes * work.dims.layer_weights * (1 + system.allocator_share)
-    assert memory_plan(more, system).peak.total <= memory_plan(work, system).peak.total * (1 + 1e-9) + slack
+        slack += work.compute_bytes * work.dims.layer_weights * (1 + work.system.allocator_share)
+        # The collectives' streams have their own blocks, which a single GPU has no need of.
+        slack += work.system.pool_bytes * work.dims.layer_weights
+    assert memory_plan(more).peak.total <= memory_plan(work).peak.total * (1 + 1e-9) + slack
 
 
 @SETTINGS
-@given(works(), systems, st.sampled_from(GPUS), st.sampled_from(("", "reference_a100")))
-def test_tgs_falls_as_length_grows_at_equal_tokens(work, system, gpu, link):
+@given(works(), st.sampled_from(GPUS), st.sampled_from(("", "reference_a100")))
+def test_tgs_falls_as_length_grows_at_equal_tokens(work, gpu, link):
     machine = reference_machine(gpu, link)
     assume(machine.constants is not None)
     work = replace(work, micro_batch=work.micro_batch * 2, kernel="flash2")
@@ -191,8 +195,8 @@ def test_tgs_falls_as_length_grows_at_equal_tokens(work, system, gpu, link):
         seq_len=work.seq_len * 2,
         attended_len=work.attended_len * 2,
     )
-    short_s = step_time(work, system, machine, machine.constants).step_s
-    long_s = step_time(longer, system, machine, machine.constants).step_s
+    short_s = step_time(work, machine).step_s
+    long_s = step_time(longer, machine).step_s
     assert longer.tokens_per_gpu == work.tokens_per_gpu
     # Where parameter traffic takes all the time, more arithmetic hides behind it and costs nothing.
     assert long_s >= short_s * (1 - 1e-12)
@@ -203,15 +207,17 @@ def test_tgs_falls_as_length_grows_at_equal_tokens(work, system, gpu, link):
 def test_tgs_falls_as_length_grows_once_compute_hides_the_traffic(name, link):
     """Longer sequences first spread the traffic over more tokens, then only cost: it never rises again."""
     base = presets.resolve(name, []).preset
-    machine, system = machine_of(base, link=link), find_system(base.engine.name)
+    machine = machine_of(base, link=link)
     if machine.constants is None:
         pytest.skip("no constants for a CPU")
     speeds = []
     for exponent in range(12, 25):
         at = replace(base, workload=replace(base.workload, seq_len=2**exponent))
-        speeds.append(estimate(at, system, machine).tgs)
+        speeds.append(estimate(at, machine).tgs)
     best = speeds.index(max(speeds))
-    assert 2 ** (12 + best) <= max(65_536, 16_384 * base.parallel.sp)
+    counted = find_family(base.model.family).parameters(base.model)
+    idle = counted.total / counted.active  # traffic of experts that a token does not meet hides behind it too
+    assert 2 ** (12 + best) <= max(65_536, 16_384 * base.parallel.sp) * idle
     assert all(a > b for a, b in itertools.pairwise(speeds[best:]))
     assert all(a < b for a, b in itertools.pairwise(speeds[: best + 1]))
 
@@ -219,22 +225,22 @@ def test_tgs_falls_as_length_grows_once_compute_hides_the_traffic(name, link):
 @SETTINGS
 @given(works(sp=1), st.sampled_from((2, 4, 8)))
 def test_sp_changes_no_model_flops(work, sp):
+    work = replace(work, system=FSDP2)
     split = replace(work, sp=sp, world=work.world * sp)
-    system = find_system("fsdp2")
     for part in (work, split):
         assert part.local_tokens * part.sp == work.local_tokens
-    whole, each = layer_counts(work, system), layer_counts(split, system)
+    whole, each = layer_counts(work), layer_counts(split)
     assert each.gemm.flops * sp == pytest.approx(whole.gemm.flops)
     assert each.gemm_recompute.flops * sp == pytest.approx(whole.gemm_recompute.flops)
     assert attention_flops(split) * sp == pytest.approx(attention_flops(work))
 
 
 @SETTINGS
-@given(works(), systems, st.sampled_from(GPUS))
-def test_every_figure_is_finite_and_positive(work, system, gpu):
+@given(works(), st.sampled_from(GPUS))
+def test_every_figure_is_finite_and_positive(work, gpu):
     machine = reference_machine(gpu)
     assume(machine.constants is not None)
-    time, memory = step_time(work, system, machine, machine.constants), memory_plan(work, system)
+    time, memory = step_time(work, machine), memory_plan(work)
     assert 0 < time.step_s < math.inf
     assert all(0 <= seconds < math.inf for seconds in time.items.values())
     assert all(0 <= size < math.inf for size in memory.peak.items.values())
@@ -243,11 +249,11 @@ def test_every_figure_is_finite_and_positive(work, system, gpu):
 
 
 @SETTINGS
-@given(works(), systems)
-def test_saving_more_never_needs_less_memory(work, system):
+@given(works())
+def test_saving_more_never_needs_less_memory(work):
     """Full keeps least; leaving the memory of tiled MLPs aside, none keeps at least as much as full."""
     work = replace(work, activation_offload=False)
-    full, none = (memory_plan(replace(work, checkpointing=mode), system) for mode in ("full", "none"))
+    full, none = (memory_plan(replace(work, checkpointing=mode)) for mode in ("full", "none"))
     if work.dims.num_layers > 1:
         assert none.moments["loss"] >= full.moments["loss"]
 
@@ -256,57 +262,67 @@ def test_saving_more_never_needs_less_memory(work, system):
 
 
 def test_flops_of_a_layer_by_hand():
-    work = StepWorkload(dims=dims(2, 4, 2, 64, 512), seq_len=1024, attended_len=1024.0)
+    work = StepWorkload(
+        dims=dims(2, 4, 2, 64, 512), system=find_system("deepspeed"), seq_len=1024, attended_len=1024.0
+    )
     h, i, tokens = 256, 768, 1024
     weights = h * h * 2 + 2 * h * 128 + 3 * h * i
     assert products(work, (Weight(h, h),)).flops == 2 * tokens * h * h
-    assert layer_counts(work, find_system("deepspeed")).gemm.flops == 2 * tokens * weights
+    assert layer_counts(work).gemm.flops == 2 * tokens * weights
     # Q·Kᵀ and P·V, half of the square: 2 products · 2 FLOPs · S²/2 · 4 heads · 64.
     assert attention_flops(work) == 2 * 1024 * 1024 * 4 * 64
 
 
 def test_bytes_of_the_collectives_by_hand():
     base = dims(2, 8, 2, 64, 512)
-    work = StepWorkload(dims=base, seq_len=4096, attended_len=4096.0, sp=4, world=8, checkpointing="full")
+    work = StepWorkload(
+        dims=base, system=FSDP2, seq_len=4096, attended_len=4096.0, sp=4, world=8, checkpointing="full"
+    )
     tokens, width = 1024, 64 * 2
     # q at 8 heads, k and v repeated from 2 to sp = 4, the output at 8: three passes, two layers.
     one_pass = tokens * width * (8 + 2 * 4 + 8)
-    assert exchanged_bytes(work, find_system("fsdp2")) == 2 * 3 * one_pass
-    assert exchanged_bytes(replace(work, checkpointing="selective"), find_system("fsdp2")) == 2 * 2 * one_pass
+    assert exchanged_bytes(work) == 2 * 3 * one_pass
+    assert exchanged_bytes(replace(work, checkpointing="selective")) == 2 * 2 * one_pass
     # Everything for the forward; embedding, head and final norm are not gathered again.
     again = base.num_parameters - base.embedding_weights - base.hidden
-    assert gathered_bytes(work, find_system("fsdp2")) == 2 * (base.num_parameters + again)
+    assert gathered_bytes(work) == 2 * (base.num_parameters + again)
 
 
 def test_a_tiled_mlp_computes_gate_and_up_once_more_and_keeps_its_input_alone():
     base = dims(4, 32, 8, 64, 512)
-    whole = StepWorkload(dims=base, seq_len=65_536, attended_len=65_536.0, world=1)
+    whole = StepWorkload(dims=base, system=FSDP2, seq_len=65_536, attended_len=65_536.0, world=1)
     tiled = replace(whole, tiled_mlp=True)
     mlp = 2 * whole.local_tokens * base.mlp_matrices * base.hidden * base.intermediate
-    own, alst = (layer_counts(tiled, find_system(name)) for name in ("fsdp2", "deepspeed"))
+    own, alst = (layer_counts(replace(tiled, system=find_system(name))) for name in ("fsdp2", "deepspeed"))
     assert own.gemm_tiled.flops == pytest.approx(mlp * 2 / 3)
     assert alst.gemm_tiled.flops == pytest.approx(mlp)
     # Its recomputation runs the down projection too: a function's inputs are saved when it has run.
-    assert own.gemm_recompute.flops == layer_counts(whole, find_system("fsdp2")).gemm.flops
-    fsdp2 = find_system("fsdp2")
-    assert memory_plan(tiled, fsdp2).peak.total < memory_plan(whole, fsdp2).peak.total
+    assert own.gemm_recompute.flops == layer_counts(whole).gemm.flops
+    assert memory_plan(tiled).peak.total < memory_plan(whole).peak.total
 
 
 def test_offloaded_inputs_come_back_two_at_a_time():
     work = StepWorkload(
-        dims=dims(32, 32, 8, 64, 512), seq_len=65_536, attended_len=65_536.0, world=1, activation_offload=True
+        dims=dims(32, 32, 8, 64, 512),
+        system=FSDP2,
+        seq_len=65_536,
+        attended_len=65_536.0,
+        world=1,
+        activation_offload=True,
     )
-    peak = memory_plan(work, find_system("fsdp2")).peak
+    peak = memory_plan(work).peak
     assert peak.name == "backward of the second layer"
     assert peak.items["checkpoints"] == 2 * 65_536 * 32 * 64 * 2
 
 
 def test_an_exchange_inside_a_node_never_waits_for_the_network():
     machine = reference_machine()
-    work = StepWorkload(dims=dims(2, 16, 16, 64, 512), seq_len=8192, attended_len=8192.0, sp=8, world=64)
-    inside = exchange_s(1e9, work, machine, machine.constants)
+    work = StepWorkload(
+        dims=dims(2, 16, 16, 64, 512), system=FSDP2, seq_len=8192, attended_len=8192.0, sp=8, world=64
+    )
+    inside = exchange_s(1e9, work, machine)
     assert (inside.network_s, inside.node_s > 0) == (0.0, True)
-    across = exchange_s(1e9, replace(work, sp=16), machine, machine.constants)
+    across = exchange_s(1e9, replace(work, sp=16), machine)
     # Half of the buffer goes to the other node at 25 · 0.85 GB/s.
     assert across.network_s == pytest.approx(0.5e9 / (25e9 * machine.constants.network_share), rel=1e-3)
 
@@ -382,3 +398,56 @@ def test_no_model_or_preset_is_named_in_the_code():
             text = path.read_text("utf-8").lower()
             found += [(path.name, name) for name in names if name.lower() in text]
     assert found == []
+
+
+# The allocator: peaks of torch's caching allocator on a virtual GPU (torch 2.11, transformers 5.17)
+
+
+ALLOCATED_GIB = {
+    "llama2_7b_128k": 20.56,
+    "llama2_70b_1M": 48.45,
+    "llama2_7b_1M": 30.44,
+    "llama3_8b_128k": 39.83,
+    "llama3_8b_512k": 44.69,
+    "yi_34b_256k": 54.60,
+    "llama2_70b_8k": 43.51,
+    "yi_34b_8k": 24.97,
+    "llama3_1b_1M": 72.99,
+}
+RESERVED_GIB = {"llama2_70b_8k": 54.30, "yi_34b_8k": 32.40}
+
+
+@pytest.mark.parametrize("name", ALLOCATED_GIB)
+def test_live_tensors_within_3_percent_of_the_allocator(name):
+    memory = forecast_preset(presets.resolve(name, []).preset).memory
+    assert memory.tensors_gib == pytest.approx(ALLOCATED_GIB[name], rel=0.03)
+
+
+@pytest.mark.parametrize("name", RESERVED_GIB)
+def test_reserved_memory_within_6_percent_of_the_allocator(name):
+    memory = forecast_preset(presets.resolve(name, []).preset).memory
+    reserved = memory.tensors_gib + memory.items["allocator"]
+    assert reserved == pytest.approx(RESERVED_GIB[name], rel=0.06)
+
+
+def test_what_ran_out_of_memory_on_the_allocator_is_planned_so():
+    assert forecast_preset(presets.resolve("llama3_8b_4l_512k", []).preset).verdict == "out of memory"
+
+
+def test_the_workspace_of_attentions_backward_by_hand():
+    grouped = StepWorkload(
+        dims=dims(2, 8, 2, 64, 512), system=FSDP2, seq_len=4096, attended_len=4096.0, world=1
+    )
+    dq, expanded = 4 * 4096 * 8 * 64, 2 * 2 * 4096 * 8 * 64
+    assert attention_workspace(grouped) == dq + expanded
+    assert attention_workspace(replace(grouped, kernel="flash3")) == dq + 2 * 4 * 4096 * 2 * 64
+    whole = replace(grouped, dims=dims(2, 8, 8, 64, 512))
+    assert attention_workspace(whole) == dq
+    # 32 documents of 128 tokens: each one's rows are padded by up to 128.
+    assert attention_workspace(replace(whole, attended_len=128.0)) == 2 * dq
+
+
+def test_pinned_blocks_are_rounded_up_to_powers_of_two():
+    sets = ["engine.activation_offload=true", "workload.seq_len=5659648", "training.checkpointing=full"]
+    memory = forecast_preset(presets.resolve("llama3_8b_512k", sets).preset).memory
+    assert memory.host_gib == 8 * 32 * 8

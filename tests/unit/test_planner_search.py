@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 
 import msgspec
 import pytest
@@ -10,6 +12,7 @@ from msgspec.structs import replace
 
 from tgsbench import presets
 from tgsbench.errors import ExitCode, TgsError
+from tgsbench.planner import search as search_module
 from tgsbench.planner.advice import advise, assign
 from tgsbench.planner.chrome import chrome_trace
 from tgsbench.planner.machine import Machine
@@ -20,6 +23,7 @@ from tgsbench.presets.validate import mesh_problems
 from tgsbench.report import plan as report
 from tgsbench.schema import spans
 from tgsbench.systems.registry import find_system
+from tgsbench.units import GIB
 
 
 def preset(name: str = "llama2_70b_128k", *sets: str):
@@ -27,7 +31,7 @@ def preset(name: str = "llama2_70b_128k", *sets: str):
 
 
 def planned(asked):
-    return estimate(asked, find_system(asked.engine.name), machine_of(asked))
+    return estimate(asked, machine_of(asked))
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +42,7 @@ def found():
 
 def test_candidates_fit_and_are_ranked(found):
     _, result = found
-    speeds = [candidate.tgs for candidate in result.candidates]
+    speeds = [candidate.sure_tgs for candidate in result.candidates]
     assert 0 < len(speeds) < result.num_tried
     assert speeds == sorted(speeds, reverse=True)
     assert {c.verdict for c in result.candidates} <= {"fits", "tight"}
@@ -141,7 +145,7 @@ def test_advice_for_what_does_not_fit_is_one_change_that_fits():
     asked = preset("llama2_7b_8k", "training.checkpointing=none", "training.micro_batch=8")
     base = planned(asked)
     assert base.verdict == "out of memory"
-    advice = advise(asked, find_system("fsdp2"), machine_of(asked), base)
+    advice = advise(asked, base)
     assert advice[0].verdict == "fits"
     assert len(advice[0].change) == 1
     assert "smallest change that fits" in advice[0].why
@@ -166,7 +170,7 @@ def test_the_verdict_names_the_term_that_breaks_it():
 def test_advice_on_speed_is_faster():
     asked = preset("llama2_70b_128k")
     base = planned(asked)
-    advice = advise(asked, find_system("fsdp2"), machine_of(asked), base)
+    advice = advise(asked, base)
     assert advice
     for item in advice:
         assert item.tgs_ratio == pytest.approx(item.tgs / base.tgs)
@@ -215,3 +219,60 @@ def test_spans_of_a_track_do_not_overlap_but_nest():
                 open_until.pop()
             assert not open_until or end <= open_until[-1] * (1 + 1e-9)
             open_until.append(end)
+
+
+@pytest.mark.parametrize(("name", "gpus"), [("llama2_7b_8k", 4), ("yi_34b_8k", 14), ("llama3_8b_8k", 6)])
+def test_max_seq_len_agrees_with_a_linear_scan_over_every_sp(name, gpus):
+    """No longer multiple of 1,024 x sp fits in the next sixteenth, and what is found fits."""
+    asked = preset(name, f"hardware.num_gpus={gpus}", "parallel.sp=1")
+    machine = machine_of(asked)
+    longest = max_seq_len(asked, machine).seq_len
+    step = 1024 * math.lcm(*[v.parallel.sp for v in variants(search_module._at(asked, 1024 * gpus * 56))])
+
+    def fits(length):
+        at = search_module._at(asked, length)
+        return any(
+            search_module._fits(v, machine) for v in variants(at) if v.training.checkpointing == "full"
+        )
+
+    assert fits(longest)
+    scan = range(longest // step * step + step, longest + longest // 16 + step, step)
+    assert not any(fits(length) for length in itertools.islice(scan, 20))
+
+
+def test_yi_on_56_gpus_reaches_as_far_as_its_56_heads_allow():
+    asked = preset("yi_34b_8k", "hardware.num_gpus=56", "parallel.sp=1")
+    longest = max_seq_len(asked, machine_of(asked))
+    assert longest.best.sp == 56
+    assert longest.seq_len % 56 == 0
+    assert longest.seq_len > 7 * 2**20
+
+
+def test_a_search_ranks_a_tight_plan_by_what_it_has_for_certain():
+    asked = preset("llama2_7b_32k")
+    candidates = search(asked, machine_of(asked)).candidates
+    assert [c.sure_tgs for c in candidates] == sorted((c.sure_tgs for c in candidates), reverse=True)
+    tight = [c for c in candidates if c.verdict == "tight"]
+    assert tight
+    assert all(c.sure_tgs < c.tgs and 0.83 < c.card_share <= 1.0 for c in tight)
+
+
+def test_following_advice_gives_what_was_promised():
+    for name in ("llama3_8b_4l_512k", "llama2_7b_128k", "yi_34b_256k"):
+        asked = preset(name)
+        for item in advise(asked, planned(asked)):
+            followed = planned(preset(name, *item.change))
+            assert followed.memory.peak.total / GIB == pytest.approx(item.total_gib)
+            assert followed.verdict == item.verdict
+            if item.tgs is not None:
+                assert followed.tgs == pytest.approx(item.tgs)
+
+
+def test_two_changes_on_the_same_gpus_come_before_more_gpus():
+    sets = ("hardware.gpu=A100-SXM4-40GB", "hardware.num_gpus=4", "workload.seq_len=64k", "parallel.sp=1")
+    asked = preset("llama2_7b_32k", *sets, "engine.loss_chunk_tokens=2048")
+    base = planned(asked)
+    assert base.verdict == "out of memory"
+    first = advise(asked, base)[0]
+    assert not any("num_gpus" in change for change in first.change)
+    assert first.verdict in ("fits", "tight")

@@ -231,3 +231,45 @@ def test_a_slip_is_seen_by_the_schema(text, word):
 def test_the_schema_knows_the_switches_of_each_engine():
     assert schema_problems("[engine]\nname = 'deepspeed'\nzero_stage = 2\ntiled_loss = true") == []
     assert schema_problems("[engine]\nname = 'xtuner'\ncpu_shim = true") == []
+
+
+@pytest.mark.parametrize(
+    ("assignment", "said"),
+    [
+        ("measure.steps=abc", "measure.steps: 'abc' is not a whole number (--set)"),
+        ("measure.steps=true", "measure.steps: true is not a whole number (--set)"),
+        ("training.lr=null", "training.lr: null is not a number (--set)"),
+        ("notes=5", "notes: 5 is not a list of texts (--set)"),
+        ("profile=5", "profile: 5 is not text (--set)"),
+        ("workload.document_mask=perhaps", "workload.document_mask: 'perhaps' is not true or false (--set)"),
+        ("workload.seq_len=x", "1 problem\n  workload.seq_len: 'x' is not a length"),
+    ],
+)
+def test_a_wrong_value_is_refused_in_words_and_once(assignment, said):
+    with pytest.raises(TgsError) as refused:
+        presets.resolve("tiny_cpu", [assignment])
+    assert said in refused.value.msg
+    assert refused.value.msg.count("\n") == 1
+
+
+def test_a_models_name_and_a_key_below_it_are_saved_as_they_resolve():
+    assignments = ["model=llama2_7b", "model.num_layers=1", "hardware.num_gpus=1", "parallel.sp=1"]
+    save_user_preset("thin", "tiny_cpu", assignments)
+    saved, resolved = presets.resolve("thin").preset, presets.resolve("tiny_cpu", assignments).preset
+    assert saved.model == resolved.model
+    assert (saved.model.name, saved.model.num_layers) == ("Llama2-7B", 1)
+    with pytest.raises(TgsError, match="no_such_model"):
+        save_user_preset("thinner", "tiny_cpu", ["model=no_such_model", "model.num_layers=1"])
+
+
+def test_presets_of_one_model_and_list_as_a_word():
+    from click.testing import CliRunner
+
+    from tgsbench.cli.main import cli
+
+    bare = CliRunner().invoke(cli, ["presets"]).output
+    assert CliRunner().invoke(cli, ["presets", "list"]).output == bare
+    of_one = CliRunner().invoke(cli, ["presets", "--model", "yi-34b"]).output.splitlines()[1:]
+    assert of_one == [line for line in bare.splitlines() if line.startswith("yi_34b")]
+    unknown = CliRunner().invoke(cli, ["presets", "--model", "bloom"]).exception
+    assert "Llama2-7B" in unknown.msg and unknown.exit_code == ExitCode.BAD_PRESET

@@ -17,6 +17,7 @@ from tgsbench.cli.report import report as command
 from tgsbench.errors import TgsError
 from tgsbench.presets import load_references
 from tgsbench.report import collect, page, plain, svg
+from tgsbench.report.charts import charts_of
 from tgsbench.report.document import Report
 from tgsbench.report.markup import join, tag
 from tgsbench.results import imported
@@ -59,7 +60,7 @@ def test_the_published_report_holds_the_reference_pages_three_tables():
 def test_the_published_page_shows_each_figure_and_out_of_memory_where_it_was():
     rows = {row[0]: row for row in table_rows(page.render(collect.published()))}
     assert rows["llama2_7b_8k"][1:9] == [
-        "8 x A100-SXM4-80GB", "8k", "1", "3,028", "185.3 xtuner", "44.7 %", "2,685", "39.7 %",
+        "8 x A100-SXM4-80GB", "8k", "1", "3028.3", "185.3 xtuner", "44.7 %", "2685.0", "39.7 %",
     ]  # fmt: skip
     assert rows["llama2_70b_32k"][4:8] == ["300.9", "239.6 xtuner", "52.2 %", "OOM"]
 
@@ -196,3 +197,36 @@ def test_small_shares_are_summed_up_not_dropped():
     chart = svg.shares("t", {"gemm": 0.9, "a": 0.004, "b": 0.004, "idle": 0.092})
     texts = [text.text for text in ET.fromstring(chart).iter("text")]
     assert "rest" in texts and "0.8 %" in texts
+
+
+def test_a_published_preset_is_one_row_however_many_published_it(tmp_path):
+    words = ["published:llama2_7b_8k", "xtuner:llama2_7b_8k", "llama2_7b_8k"]
+    (table,) = collect.of_words(tmp_path, words).tables
+    (entry,) = table.entries
+    assert set(entry.published) == {"xtuner", "llamafactory"}
+
+
+@pytest.mark.parametrize("form", [plain.markdown, page.render])
+def test_published_figures_are_printed_as_they_were_published(form):
+    text = form(collect.published())
+    for figure in ("3028.3", "2685.0", "2234.2", "21.8", "133.5"):
+        assert figure in text
+    assert "3,028" not in text and "2,234" not in text
+
+
+def test_the_page_has_its_date_and_bars_with_intervals_and_ratios(tmp_path, monkeypatch):
+    monkeypatch.setattr(collect.time, "time", lambda: 1_795_874_400.0)
+    store_run(tmp_path, "mine", created_unix=1_795_000_000.0)
+    store_run(tmp_path, "slower", samples=[2000.0 + i for i in range(8)])
+    found = collect.of_words(tmp_path, ["mine", "slower"])
+    html = page.render(found)
+    assert "2026-11-28 14:00 UTC" in html and "2026-11-18 11:06 UTC" in html
+    assert "Against each other" in html and "slower against mine: worse: 0.870x" in html
+    (table,) = found.tables
+    figures = [chart for chart in charts_of(table) if "ratio of TGS" in chart]
+    assert len(figures) == 1
+    for label in ("slower / mine", "mine / xtuner:llama2_7b_32k"):
+        assert label in figures[0]
+    assert figures[0].count('class="interval"') == 5, "two published rows a run, and the runs"
+    assert charts_of(table)[0].count('class="interval"') >= 2, "bars of TGS"
+    assert "Against each other" in plain.markdown(found) and "2026-11-28" in plain.markdown(found)

@@ -11,7 +11,7 @@ from tests.unit.stored import store_run
 from tgsbench import presets
 from tgsbench.cli import run as run_command
 from tgsbench.errors import ExitCode
-from tgsbench.metrics import integrity, reference
+from tgsbench.metrics import integrity, physical, reference
 from tgsbench.metrics.failure import root_cause
 from tgsbench.metrics.observe import fold_events
 from tgsbench.metrics.result import build_result, throughput
@@ -19,7 +19,7 @@ from tgsbench.schema.environment import Environment
 from tgsbench.schema.events import Bye, Data, Error, Hello, Kernel, Step
 from tgsbench.schema.run import LauncherReport, Manifest, Outcome, RankExit, Tgs
 
-PRESET = presets.resolve("tiny_cpu").preset
+PRESET = presets.resolve("tiny_cpu", ["measure.steps=8"]).preset
 CALLS, BYTES = integrity.expected_all_to_alls(PRESET)
 
 FIRST = math.log(PRESET.model.vocab_size)
@@ -28,7 +28,7 @@ FIRST = math.log(PRESET.model.vocab_size)
 
 def events(steps: int = 8, step_s: float = 0.5, **changes) -> list:
     """A clean run of two ranks; `changes` override fields of rank 1's steps."""
-    out = []
+    out: list = [packed(0)]
     for rank in (0, 1):
         out.append(Hello(rank=rank, world=2, host=f"h{rank}", device="cpu", versions={"torch": "2"}))
         for index in range(steps + 1):
@@ -37,12 +37,21 @@ def events(steps: int = 8, step_s: float = 0.5, **changes) -> list:
                 "labels": 700, "step_s": step_s + 0.01 * rank, "mem_peak": 2**30,
                 "loss_sum": 700.0 * ((1 + rank) if index else FIRST), "grad_norm": 1.0 + 0.1 * index,
                 "a2a_calls": CALLS, "a2a_bytes": BYTES, "seen_checksum": 5, "pack_tokens": 2048 * (rank == 0),
-                "pack_checksum": 10 * (rank == 0),
+                "pack_checksum": 10 * (rank == 0), "pack_digest": (index + 1) * (rank == 0),
+                "t": 100 + (step_s + 0.0101) * index, "update": physical.scheduled_lr(PRESET, index),
             }  # fmt: skip
             out.append(Step(**{**fields, **(changes if rank == 1 else {})}))
         out.append(Bye(rank=rank))
     out.append(Kernel(name="sdpa"))
     return out
+
+
+def packed(tokens_padded: int) -> Data:
+    """An epoch of 99 packs."""
+    return Data(
+        corpus="x", num_documents=1, num_tokens=9, num_full=99, num_short=0, mean_pack_tokens=1,
+        tokens_lost=0, tokens_padded=tokens_padded,
+    )  # fmt: skip
 
 
 def result(stream, outcome=None, launcher=None, preset=PRESET, device="cpu"):
@@ -111,11 +120,7 @@ def test_padding_is_expected_where_packing_reports_it():
     for event in stream:
         if isinstance(event, Step) and event.rank == 0:
             event.pack_tokens = 2024
-    data = Data(
-        corpus="x", num_documents=1, num_tokens=9, num_full=0, num_short=1, mean_pack_tokens=1, tokens_lost=0,
-        tokens_padded=24,
-    )  # fmt: skip
-    assert result([*stream, data]).integrity.tokens_ok
+    assert result([*stream, packed(24)]).integrity.tokens_ok
 
 
 def test_all_to_all_prediction_of_the_70b_row():
@@ -198,3 +203,14 @@ def test_a_result_that_could_not_be_stored_has_an_exit_code_of_its_own(tmp_path,
     (folder.path / "result.json").unlink()
     assert run_command._exit_code(result, folder) == ExitCode.STORE
     assert "tgsbench show kept" in capsys.readouterr().err
+
+
+def test_memory_of_each_rank_is_of_the_steps_that_its_largest_is_of():
+    profiled = [
+        Step(rank=rank, step=9, phase="profile", tokens=1024, labels=700, step_s=1.0, mem_peak=9 << 30)
+        for rank in (0, 1)
+    ]
+    stream = events()
+    mem = result([*stream[:-1], *profiled, stream[-1]]).mem
+    assert mem.by_rank_gib == [1.0, 1.0]
+    assert mem.peak_gib == max(mem.by_rank_gib)

@@ -18,7 +18,7 @@ def runner(figures, log=None):
     """Stands in for real runs: the next TGS of each engine, or a failed run where it is None."""
     left = {engine: iter(values) for engine, values in figures.items()}
 
-    def run(preset, root, tag):
+    def run(preset, root, tag, say):
         engine = preset.engine.name
         if log is not None:
             log.append(engine)
@@ -31,11 +31,33 @@ def runner(figures, log=None):
     return run
 
 
-def test_the_order_is_rotated_from_round_to_round(tmp_path):
+def test_the_order_is_shuffled_and_every_second_round_runs_backwards(tmp_path):
+    names = [[e.engine for e in interleaved.order(some("fsdp2", "deepspeed"), i)] for i in range(20)]
+    assert all(names[i] == names[i + 1][::-1] for i in range(0, 20, 2))
+    assert len({tuple(order) for order in names[::2]}) == 2, "rotated, not shuffled"
     engines, log = some("fsdp2", "deepspeed"), []
     figures = {"fsdp2": [100, 101, 100, 101], "deepspeed": [50, 50.5, 50, 50.5]}
     interleaved.run_interleaved(engines, tmp_path, Limits(), lambda _: None, "t", runner(figures, log))
-    assert log[:6] == ["fsdp2", "deepspeed", "deepspeed", "fsdp2", "fsdp2", "deepspeed"]
+    assert log[:6] == [name for order in names[:3] for name in order]
+
+
+def test_a_fixed_number_of_rounds_is_run_whatever_the_intervals_are(tmp_path):
+    engines = some("fsdp2", "deepspeed")
+    figures = {"fsdp2": [100.0] * 9, "deepspeed": [50.0] * 9}
+    said = interleaved.run_interleaved(
+        engines, tmp_path, Limits(rounds=5), lambda _: None, "t", runner(figures)
+    )
+    assert said == "5 rounds were run"
+    assert [len(engine.results) for engine in engines] == [5, 5]
+
+
+def test_the_row_of_an_engine_has_the_spread_between_its_runs(tmp_path):
+    (engine,) = some("fsdp2")
+    engine.results = [a_result(engine.preset, "x", samples=[tgs]) for tgs in (100.0, 110.0, 121.0)]
+    row = interleaved.as_row(engine)
+    assert row.repeats == 3
+    assert row.tgs == pytest.approx(110.0)
+    assert row.ci95[0] < 100.0 and row.ci95[1] > 121.0
 
 
 def test_it_ends_when_every_interval_is_narrow(tmp_path):
@@ -57,8 +79,26 @@ def test_a_wide_interval_goes_on_until_the_budget_is_spent(tmp_path):
     said = interleaved.run_interleaved(
         engines, tmp_path, Limits(budget_s=-1), lambda _: None, "t", runner(figures)
     )
-    assert "budget" in said
-    assert len(engines[0].results) == 1
+    assert said == "fewer than two engines are left"
+    done, left = sorted(engines, key=lambda engine: -len(engine.results))
+    assert (len(done.results), len(left.results)) == (1, 0)
+    assert "within the budget" in left.reason
+    assert interleaved.as_row(left).status == "not run"
+
+
+def test_no_round_starts_that_cannot_end_within_the_budget(tmp_path, monkeypatch):
+    clock = {"s": 0.0}
+    monkeypatch.setattr(interleaved.time, "monotonic", lambda: clock["s"])
+    engines, figures = some("fsdp2", "deepspeed"), {"fsdp2": [100.0, 200.0] * 9, "deepspeed": [100.0] * 18}
+    run = runner(figures)
+
+    def slow(*args):
+        clock["s"] += 10.0
+        return run(*args)
+
+    said = interleaved.run_interleaved(engines, tmp_path, Limits(budget_s=50), lambda _: None, "t", slow)
+    assert "budget of 50 s after 2 rounds" in said
+    assert clock["s"] == 40.0
 
 
 def test_an_engine_that_runs_out_of_memory_leaves_and_its_result_stays(tmp_path):

@@ -81,7 +81,7 @@ def test_a_presets_name_and_values_are_never_read_by_a_shell(tmp_path):
     path.write_text('extends = "tiny_cpu"\nname = "x$(touch /tmp/evil)"\n')
     with pytest.raises(TgsError, match="preset name"):
         slurm.script(presets.resolve(path).preset, [], slurm.JobOptions(), ROOT)
-    sets = ("workload.file=/data/a b;$(touch evil).json",)
+    sets = ("workload.corpus=file", "workload.file=/data/a b;$(touch evil).json")
     text = script("tiny_cpu", sets, container="img$(touch evil)")
     assert "'workload.file=/data/a b;$(touch evil).json'" in text
     assert "--container-image='img$(touch evil)'" in text
@@ -130,3 +130,18 @@ def test_a_jobs_runs_are_found_newest_first(tmp_path):
         run = run_dir.create(tmp_path, preset, name)
         (run.path / "run.json").write_text("{}")
     assert [run.run_id[:8] for run in slurm.runs_of(tmp_path, "7")] == ["20260102", "20260101"]
+
+
+@pytest.mark.parametrize("text", ["abc", "1:2:3:4", "1-", "00:00:00", "-5", "1h", "1-2-3", ""])
+def test_a_time_that_sbatch_would_not_read_is_refused(text):
+    if not text:
+        assert "#SBATCH --time=" in script(time=text), "the default"
+        return
+    with pytest.raises(TgsError, match="no time limit") as raised:
+        script(time=text)
+    assert "HH:MM:SS" in raised.value.hint
+
+
+@pytest.mark.parametrize("text", ["90", "10:00", "04:00:00", "1-12", "1-12:30", "2-00:00:01"])
+def test_every_form_of_a_time_limit_is_taken(text):
+    assert f"#SBATCH --time={text}\n" in script(time=text)

@@ -10,7 +10,6 @@ from tgsbench.launch.dry_run import dry_run
 from tgsbench.planner.plan import estimate, machine_of
 from tgsbench.planner.stream import planned_stream
 from tgsbench.report.plan import dry_run_totals
-from tgsbench.systems.registry import find_system
 
 SMALL = ("model.num_layers=4", "model.vocab_size=32000")
 
@@ -28,8 +27,7 @@ SMALL = ("model.num_layers=4", "model.vocab_size=32000")
 def test_flops_and_traffic_within_2_percent_and_peak_within_5(name, sets):
     preset = presets.resolve(name, [*SMALL, *sets]).preset
     run = dry_run(preset)
-    system = find_system("fsdp2")
-    planned = planned_stream(estimate(preset, system, machine_of(preset)).work, system)
+    planned = planned_stream(estimate(preset, machine_of(preset)).work)
     measured = dry_run_totals(run)
     peak = measured.pop("peak GiB")
     assert planned.pop("peak GiB") == pytest.approx(peak, rel=0.05)

@@ -11,6 +11,7 @@ from tests.unit.stored import a_forecast, a_preset, a_result, store_run
 from tgsbench.cli.sweep import sweep as command
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.launch import max_seq_len, sweep
+from tgsbench.report.grid import GridRow, grid_lines
 from tgsbench.schema.forecast import TgsRange
 from tgsbench.schema.run import Failure
 
@@ -32,7 +33,7 @@ def spec(tmp_path):
 
 
 def a_runner(log, status="ok"):
-    def run(preset, root, name, tag):
+    def run(preset, root, name, tag, say):
         log.append(name)
         failure = None if status == "ok" else Failure(kind=status, reason="why")
         samples = [100.0] if status == "ok" else []
@@ -201,3 +202,79 @@ def test_a_crash_is_not_taken_for_too_long():
     with pytest.raises(TgsError, match="boom") as raised:
         max_seq_len.bisect(attempt, 1024, 4096, 1024)
     assert raised.value.exit_code == ExitCode.CRASHED
+
+
+def test_results_of_other_code_or_versions_are_not_taken(spec, tmp_path, monkeypatch):
+    plan, log = sweep.read_spec(spec), []
+    runner = a_runner(log)
+    sweep.run_points(plan, sweep.points(plan)[:1], tmp_path, lambda _: None, runner)
+    for name, other in (("code_digest", lambda: "edited"), ("_software", lambda: "torch 2.99")):
+        with monkeypatch.context() as patch:
+            patch.setattr(sweep, name, other)
+            sweep.run_points(plan, sweep.points(plan)[:1], tmp_path, lambda _: None, runner)
+    sweep.run_points(plan, sweep.points(plan)[:1], tmp_path, lambda _: None, runner)
+    assert len(log) == len(set(log)) == 3
+
+
+@pytest.mark.parametrize(
+    ("grid", "said"),
+    [
+        (f'engine = ["{"x" * 100_000}"]', "engine: a value of more than 200 characters"),
+        (f"sp = [1{'0' * 400}]", "sp: a value of more than 200 characters"),
+        ("\n".join(f'"a{i}" = [1, 2]' for i in range(5000)), "the grid has more than 10^15 points"),
+        (f"sp = {list(range(1, 10_002))}", "the grid has 10,001 points, at most 10,000 are run"),
+        (f'"{"k" * 5000}" = ["{"v" * 300}"]', "a value of more than 200 characters"),
+    ],
+    ids=["a text", "a number", "axes", "values", "a key"],
+)
+def test_an_absurd_grid_is_refused_before_any_point_is_made(tmp_path, grid, said):
+    path = tmp_path / "grid.toml"
+    path.write_text(f'preset = "tiny_cpu"\n[grid]\n{grid}')
+    with pytest.raises(TgsError) as caught:
+        sweep.read_spec(path)
+    assert said in caught.value.msg
+    assert len(caught.value.msg) < 1000
+
+
+@pytest.mark.parametrize(
+    "value", ["inf", "nan", "-1", "0", "4611686018427387904", "[[1]]", "1979-05-27", "true"]
+)
+def test_an_absurd_value_is_the_reason_why_its_point_is_skipped(tmp_path, value):
+    path = tmp_path / "grid.toml"
+    for key in ("sp", "seq_len", '"training.lr"', '"measure.steps"', "accumulation", '"model.num_layers"'):
+        path.write_text(f'preset = "tiny_cpu"\n[grid]\n{key} = [{value}]\ncheckpointing = ["full"]')
+        try:
+            assert all(point.skipped or point.preset for point in sweep.points(sweep.read_spec(path)))
+        except TgsError as refused:
+            assert "no point makes a preset" in refused.msg
+
+
+def test_the_table_is_sorted_and_says_by_how_much_the_best_leads():
+    preset, failure = a_preset("tiny_cpu"), Failure(kind="oom", reason="no memory")
+
+    def row(label, tgs, **changes):
+        result = a_result(preset, label, samples=[tgs * (1 + i / 1000) for i in range(8)], **changes)
+        return GridRow(label=label, result=result, forecast_tgs=90.0)
+
+    full = a_result(preset, "x", samples=[], status="oom", failure=failure)
+    lines = grid_lines(
+        [
+            GridRow(label="sp=3", note="skipped: 4 heads"),
+            row("sp=1", 100.0),
+            GridRow(label="sp=4", result=full),
+            row("sp=2", 120.0),
+            row("length=2k", 110.0, seq_len=2048),
+        ]
+    )
+    assert [line.split()[0] for line in lines[1:6]] == ["sp=2", "length=2k", "sp=1", "sp=4", "sp=3"]
+    for figure in ("120.4", "120.0 to 120.8", "61.20 GiB", "90.00"):
+        assert figure in lines[1]
+    assert lines[4].endswith("oom: no memory") and lines[5].endswith("skipped: 4 heads")
+    assert lines[7] == "best: sp=2"
+    assert lines[8].startswith("  not comparable with length=2k: sequence length")
+    assert lines[9].startswith("  1.20 x faster than sp=1 (1.19 to 1.21)")
+
+
+def test_a_single_point_is_no_competition():
+    one = GridRow(label="-", result=a_result(a_preset("tiny_cpu"), "x"))
+    assert not any("best" in line for line in grid_lines([one]))

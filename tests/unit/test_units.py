@@ -35,3 +35,19 @@ def test_rates_keep_the_figures_that_matter():
     assert units.duration(0) == "0 ms"
     assert units.duration(0.0421) == "42.1 ms"
     assert units.duration(7500) == "2:05:00"
+
+
+def test_a_published_figure_keeps_its_digits():
+    assert [units.as_published(v) for v in (3028.3, 2685.0, 21.8)] == ["3028.3", "2685.0", "21.8"]
+
+
+@given(st.floats(1e-9, 1e9))
+def test_no_quantity_is_printed_as_a_power_of_ten(value):
+    for text in (units.percent(value), units.duration(value), units.rate(value), units.three(value)):
+        assert "e" not in text
+
+
+def test_three_digits_of_a_large_and_of_a_small_figure():
+    assert units.percent(13.63) == "1,363 %"
+    assert [units.three(v) for v in (999.6, 0.00001234, 0.5, 45.678)] == ["1,000", "0.0000123", "0.5", "45.7"]
+    assert units.three(-2500.0) == "-2,500"

@@ -112,7 +112,7 @@ def _durations(world=64):
     machine = find_machine("H100-SXM5-80GB")
     work = work_of(a_preset("llama2_70b_1M"), "flash2")
     groups = [_record(Kind.COMMUNICATOR, "", 77, world, 0), _record(Kind.COMMUNICATOR, "", 78, 8, 0)]
-    return Durations(work, machine, machine.constants, groups), machine, work
+    return Durations(work, machine, groups), machine, work
 
 
 def test_products_take_what_the_planner_says_of_their_shape():
@@ -142,8 +142,8 @@ def test_attention_takes_what_the_planner_says_of_its_grids_shape():
 def test_collectives_take_what_the_planner_says_of_their_bytes_and_group():
     seconds, machine, work = _durations()
     gather = _record(Kind.COLLECTIVE, "all_gather", 1 << 24, 77)
-    assert seconds(gather) == ring_s(64 * (1 << 24), 1, work, machine, machine.constants)
-    exchange = exchange_s(1 << 30, work, machine, machine.constants)
+    assert seconds(gather) == ring_s(64 * (1 << 24), 1, 64, work, machine)
+    exchange = exchange_s(1 << 30, work, machine)
     across = seconds(_record(Kind.COLLECTIVE, "all_to_all", 1 << 30, 77))
     assert across == exchange.node_s + exchange.network_s
     inside = seconds(_record(Kind.COLLECTIVE, "all_to_all", 1 << 30, 78))

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import click
 
+from tgsbench.cli import complete
 from tgsbench.cli.terminal import print_running, require_terminal
 from tgsbench.store import run_dir
 
 
 @click.command()
-@click.argument("run", default="latest")
+@click.argument("run", shell_complete=complete.runs, default="latest")
 @click.option("--ascii", "ascii_only", is_flag=True, help="Draw with ASCII characters only.")
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), help="Folder of runs (./runs).")
 def attach(run: str, ascii_only: bool, output: Path | None) -> None:

@@ -12,7 +12,8 @@ import click
 from msgspec import Struct
 
 from tgsbench import api
-from tgsbench.cli import diagnostics, output
+from tgsbench.cli import complete, diagnostics, output
+from tgsbench.cli.effect import refuse_idle, refuse_together
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.launch import interleaved
 from tgsbench.launch.interleaved import EngineRuns
@@ -36,8 +37,13 @@ class Wanted(Struct, frozen=True, kw_only=True):
 
 
 @click.command()
-@click.argument("words", nargs=-1, metavar="[A B ...]")
-@click.option("--baseline", metavar="ROW", help="Compare with this row instead of the first.")
+@click.argument("words", shell_complete=complete.rows, nargs=-1, metavar="[A B ...]")
+@click.option(
+    "--baseline",
+    shell_complete=complete.rows,
+    metavar="ROW",
+    help="Compare with this row instead of the first.",
+)
 @click.option("--force", is_flag=True, help="Print ratios of rows that are not comparable, marked.")
 @click.option("--fail-on", metavar="worse[:5%]", help="Exit code 15 when a row is worse (by more than that).")
 @click.option("--engines", metavar="A,B,…", help="Run these engines in turns on the preset that is named.")
@@ -45,6 +51,9 @@ class Wanted(Struct, frozen=True, kw_only=True):
 @click.option("--rehearse", is_flag=True, help="With --engines: shrink the preset to this machine.")
 @click.option("--within", default=2.0, show_default=True, help="With --engines: interval wanted, ± percent.")
 @click.option("--budget", default=900.0, show_default=True, help="With --engines: seconds to spend at most.")
+@click.option(
+    "--repeats", type=click.IntRange(min=2), help="With --engines: so many runs of each, whatever --within."
+)
 @click.option("--output", "folder", type=click.Path(path_type=Path, file_okay=False), help="Folder of runs.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def compare(
@@ -57,6 +66,7 @@ def compare(
     rehearse: bool,
     within: float,
     budget: float,
+    repeats: int | None,
     folder: Path | None,
     as_json: bool,
 ) -> None:
@@ -68,12 +78,12 @@ def compare(
     """
     wanted = Wanted(margin=_margin(fail_on), baseline=baseline, force=force, as_json=as_json)
     root = run_dir.runs_root(folder)
-    if engines is None and (sets or rehearse):
-        raise TgsError("--set and --rehearse are for --engines", hint="tgsbench compare PRESET --engines A,B")
+    refuse_idle(dict.fromkeys(("sets", "rehearse", "within", "budget", "repeats"), "engines"))
+    refuse_together(("within", "repeats"))
     if engines is None:
         _finish(api.compare(*words, baseline=baseline, force=force, root=root), wanted)
     found = _contenders(words, engines, sets, rehearse)
-    limits = interleaved.Limits(within=within / 100, budget_s=budget)
+    limits = interleaved.Limits(within=within / 100, budget_s=budget, rounds=repeats)
     source = row_specs.RowFinder(root)
     others = [row for word in words[1:] for row in source.resolve(word)]
     _finish(_side_by_side(found, others, root, limits, wanted), wanted)
@@ -145,13 +155,21 @@ def _print(rows: list[Row], comparisons: list[Comparison]) -> None:
 
 
 def _exit_code(comparisons: list[Comparison], margin: float | None) -> ExitCode:
-    """15 beats 14: a proven regression is the stronger finding."""
-    if margin is not None and any(_is_worse(found, margin) for found in comparisons):
+    """15 beats 14 beats 19: a proven regression is the strongest finding, a disturbed row proves nothing."""
+    disturbed = [found for found in comparisons if found.a.disturbances or found.b.disturbances]
+    sound = [found for found in comparisons if found not in disturbed]
+    if margin is not None and any(_is_worse(found, margin) for found in sound):
         return ExitCode.WORSE
     refused = [found for found in comparisons if found.ratio is None]
     if len(refused) == len(comparisons) or (refused and margin is not None):
         diagnostics.note("not comparable: no ratio is given (--force prints it, marked)")
         return ExitCode.NOT_COMPARABLE
+    if margin is not None and disturbed:
+        labels = dict.fromkeys(
+            row.label for found in disturbed for row in (found.a, found.b) if row.disturbances
+        )
+        diagnostics.note(f"nothing is decided: measured on a disturbed machine: {', '.join(labels)}")
+        return ExitCode.DISTURBED
     return ExitCode.OK
 
 

@@ -7,7 +7,7 @@ import math
 import click
 
 from tgsbench import presets, units
-from tgsbench.cli import output
+from tgsbench.cli import complete, output
 from tgsbench.errors import ExitCode, TgsError, nearest
 from tgsbench.metrics import figures
 from tgsbench.results.convention import Identified, identify
@@ -15,12 +15,17 @@ from tgsbench.schema.hardware import GpuSpec
 
 
 @click.command()
-@click.option("--model", required=True, help="Model shape, a name of presets/models.")
+@click.option(
+    "--model",
+    shell_complete=complete.models,
+    required=True,
+    help="Model shape: a name of `tgsbench models`, or a config.json.",
+)
 @click.option("--seq-len", required=True, help="Sequence length, such as 8192, 8k or 1M.")
 @click.option("--tgs", type=float, required=True, help="Their tokens per GPU per second.")
 @click.option("--tflops", type=float, help="Their TFLOPs per GPU.")
 @click.option("--mfu", type=float, help="Their MFU or HFU in percent instead; needs --gpu.")
-@click.option("--gpu", help="GPU for the MFU, such as H100-SXM5-80GB.")
+@click.option("--gpu", shell_complete=complete.gpus, help="GPU for the MFU, such as H100-SXM5-80GB.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def convention(
     model: str,
@@ -37,7 +42,7 @@ def convention(
         raise TgsError("say --tgs and one of --tflops and --mfu, all above 0 and finite")
     peak = known_gpu(gpu) if gpu else None
     stated = tflops if tflops is not None else _from_mfu(mfu or 0.0, peak)
-    found = identify(presets.load_model(model), read_length(seq_len), tgs, stated, peak)
+    found = identify(presets.find_model(model), read_length(seq_len), tgs, stated, peak)
     if as_json:
         output.json(found)
         return
@@ -50,6 +55,8 @@ def lines(found: Identified, gpu: GpuSpec | None) -> list[str]:
     text = [found.convention or "none of the known conventions (nearest below)"]
     text += [f"  also fits: {c.label}" for c in found.fits if c.name != found.convention]
     text.append(f"  in model terms: {model_terms(found, gpu)}")
+    if not found.convention and found.packed_len is not None:
+        text.append(f"  or model with an attended length of {found.packed_len:,.0f} tokens: packed documents")
     text += [
         f"  {c.label:<30} {units.rate(c.tflops):>8} TFLOPs  {100 * c.deviation:+8.2f} %  {c.formula}"
         for c in found.candidates
@@ -84,7 +91,10 @@ def known_gpu(name: str) -> GpuSpec:
 
 
 def read_length(text: str) -> int:
-    """A sequence length from the command line."""
+    """A sequence length from the command line.
+
+    Raises TgsError when it is no length such as 32768 or 32k.
+    """
     try:
         return units.parse_length(text)
     except ValueError as error:

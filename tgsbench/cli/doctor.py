@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -11,7 +12,7 @@ import msgspec
 from tgsbench.cli import diagnostics, output
 from tgsbench.errors import ExitCode
 from tgsbench.store import run_dir
-from tgsbench.system.doctor import DoctorCheck, run_checks, worst
+from tgsbench.system.doctor import DoctorCheck, iter_checks, worst
 from tgsbench.systems import registry
 from tgsbench.virtual_gpu.checks import virtual_checks
 
@@ -22,18 +23,25 @@ from tgsbench.virtual_gpu.checks import virtual_checks
 @click.option("--virtual-gpu", "virtual_gpu", is_flag=True, help="What `run --virtual-gpu` needs, instead.")
 def doctor(as_json: bool, folder: Path | None, virtual_gpu: bool) -> None:
     """Check Python, torch, GPUs and their links, ranks that talk, disk, limits, the hub."""
-    if virtual_gpu:
-        checks = virtual_checks()
-    else:
-        diagnostics.note("looking at this machine; torch takes some seconds …")
-        checks = run_checks(run_dir.runs_root(folder), engine_distributions=registry.engine_distributions())
+    groups: dict[int, list[DoctorCheck]] = {}
+    for place, found in _groups(run_dir.runs_root(folder), virtual_gpu):
+        groups[place] = found
+        for check in found if not as_json else ():
+            output.line(_line(check))
+    checks = [check for place in sorted(groups) for check in groups[place]]
     level = worst(checks)
     if as_json:
         output.json({"level": level, "checks": msgspec.to_builtins(checks)})
-    else:
-        for check in checks:
-            output.line(_line(check))
     sys.exit(ExitCode.VERIFY_FAILED if level == "failure" else ExitCode.OK)
+
+
+def _groups(root: Path, virtual_gpu: bool) -> Iterator[tuple[int, list[DoctorCheck]]]:
+    """Groups of checks as they end, each with its place in the whole list."""
+    if virtual_gpu:
+        yield from enumerate([check] for check in virtual_checks())
+        return
+    diagnostics.note("looking at this machine; torch takes some seconds …")
+    yield from iter_checks(root, None, registry.engine_distributions())
 
 
 def _line(check: DoctorCheck) -> str:

@@ -7,16 +7,19 @@ from pathlib import Path
 
 import click
 
-from tgsbench.cli import diagnostics, output
+from tgsbench.cli import complete, diagnostics, output
+from tgsbench.cli.effect import refuse_before_subcommand
+from tgsbench.cli.groups import ListGroup
 from tgsbench.systems import availability, environments
 from tgsbench.systems.availability import EngineState
 
 
-@click.group(invoke_without_command=True)
+@click.group(cls=ListGroup, invoke_without_command=True)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
 @click.pass_context
 def engines(ctx: click.Context, as_json: bool) -> None:
     """List the engines: can each run here, what is missing, what installs it."""
+    refuse_before_subcommand()
     if ctx.invoked_subcommand is not None:
         return
     found = availability.states()
@@ -29,7 +32,7 @@ def engines(ctx: click.Context, as_json: bool) -> None:
 
 
 @engines.command()
-@click.argument("system", metavar="ENGINE")
+@click.argument("system", shell_complete=complete.engines, metavar="ENGINE")
 @click.option(
     "--python", type=click.Path(path_type=Path), help="Keep this interpreter instead of making one."
 )

@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 
 import click
+import msgspec
 
 from tgsbench import presets, units
-from tgsbench.cli import output
+from tgsbench.cli import complete, output
 from tgsbench.cli.convention import known_gpu, model_terms, read_length
 from tgsbench.errors import TgsError
 from tgsbench.presets import catalog
@@ -16,15 +17,28 @@ from tgsbench.results import imported
 from tgsbench.results.imported import Context, ImportedRow
 from tgsbench.schema.preset import ModelShape
 from tgsbench.store import run_dir
+from tgsbench.systems import logs
+from tgsbench.systems.log_rows import table_rows
 
 
 @click.command("import")
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True, dir_okay=False))
-@click.option("--preset", "preset_name", help="Take model, length, GPU and sp from this preset.")
-@click.option("--model", help="Model shape, a name of presets/models.")
+@click.option(
+    "--preset",
+    "preset_name",
+    shell_complete=complete.presets,
+    help="Take model, length, GPU and sp from this preset.",
+)
+@click.option("--model", shell_complete=complete.models, help="Model shape, a name of presets/models.")
 @click.option("--seq-len", help="Sequence length, such as 32k.")
-@click.option("--gpu", help="GPU it ran on, such as A100-SXM4-80GB.")
-@click.option("--num-gpus", type=click.IntRange(1), help="How many of them.")
+@click.option("--gpu", shell_complete=complete.gpus, help="GPU it ran on, such as A100-SXM4-80GB.")
+@click.option("--num-gpus", type=click.IntRange(1), help="How many of them, where the log does not say.")
+@click.option(
+    "--global-batch",
+    type=click.IntRange(1),
+    help="Sequences of a step over all GPUs, for logs of times alone.",
+)
+@click.option("--format", "tool", help="Reader of the log, instead of the one that finds most in it.")
 @click.option("--sp", type=click.IntRange(1), help="Sequence-parallel size.")
 @click.option("--document-mask/--whole-pack", default=None, help="How attention was masked.")
 @click.option("--warmup", type=click.IntRange(0), help="Logged steps to drop (3, or a third of a short log).")
@@ -39,6 +53,8 @@ def import_(
     seq_len: str | None,
     gpu: str | None,
     num_gpus: int | None,
+    global_batch: int | None,
+    tool: str | None,
     sp: int | None,
     document_mask: bool | None,
     warmup: int | None,
@@ -47,12 +63,15 @@ def import_(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Read a pasted log (XTuner, LLaMA-Factory, torchtitan, Megatron-LM) or a CSV table; - reads stdin.
+    """Read another tool's log, scalars or CSV table; - reads stdin.
 
-    The FLOPs convention of its TFLOPs is found by solving for it.
+    Logs of XTuner, LLaMA-Factory, ms-swift, Transformers, TRL, Axolotl, torchtitan, Megatron-LM and its
+    descendants, NeMo, DeepSpeed; exports of wandb; TensorBoard event files. The FLOPs convention of its
+    TFLOPs is found by solving for it.
     """
     text, stem = (sys.stdin.read(), "pasted") if str(file) == "-" else (imported.read_text(file), file.stem)
     context = _context(name or stem, preset_name, model, seq_len, gpu, num_gpus, sp, document_mask, warmup)
+    context = msgspec.structs.replace(context, tool=tool or "", global_batch=global_batch or 0)
     found = _read(text, file, context)
     if not dry_run:
         for row in found:
@@ -65,10 +84,8 @@ def import_(
 
 
 def _read(text: str, file: Path, context: Context) -> list[ImportedRow]:
-    head = text.lstrip()[:2000].splitlines()
-    header = head[0].lower() if head else ""
-    looks_like_table = file.suffix.lower() == ".csv" or ("," in header and "tgs" in header)
-    if looks_like_table and not header.startswith("{"):
+    is_csv = file.suffix.lower() == ".csv" and not context.tool
+    if logs.is_table(text) or (is_csv and not table_rows(text)):
         return imported.from_csv(text, context, _models())
     return [imported.from_log(text, context)]
 
@@ -101,7 +118,7 @@ def _context(
         model=base.model if base is not None and not model else presets.load_model(model or ""),
         seq_len=base.workload.seq_len if base is not None and not seq_len else read_length(seq_len or ""),
         gpu=known_gpu(gpu).name if gpu else (base.hardware.gpu if base else ""),
-        num_gpus=num_gpus or (base.world_size if base else 1),
+        num_gpus=num_gpus or (base.world_size if base else 0),
         sp=sp or (base.parallel.sp if base else 1),
         document_mask=mask,
         checkpointing=base.training.checkpointing if base else "",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 import typing
@@ -13,7 +14,8 @@ import click
 from msgspec import Meta, Struct
 
 from tgsbench import presets
-from tgsbench.cli import diagnostics, output
+from tgsbench.cli import complete, diagnostics, output
+from tgsbench.cli.effect import refuse_idle, refuse_together
 from tgsbench.cli.progress import progress_for
 from tgsbench.cli.run import print_result, report_failure
 from tgsbench.errors import ExitCode, TgsError
@@ -44,7 +46,9 @@ def command(name: str) -> click.Command:
 _Option = Callable[[Callable[..., None]], Callable[..., None]]
 
 _BEFORE: list[_Option] = [
-    click.option("--preset", help="Name of a preset, or path of a .toml file."),
+    click.option(
+        "--preset", shell_complete=complete.presets, help="Name of a preset, or path of a .toml file."
+    ),
     click.option(
         "--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override any value of the preset."
     ),
@@ -78,6 +82,10 @@ def _own(options: type[Struct]) -> list[_Option]:
 
 
 def _run(name: str, scheduler: Scheduler, given: dict[str, Any]) -> None:
+    refuse_idle({"detach": "submit"})
+    refuse_together(
+        *itertools.combinations(("preset", "follow", "cancel"), 2), ("submit", "follow"), ("submit", "cancel")
+    )
     root = run_dir.runs_root(given["folder"])
     if job_id := given["cancel"]:
         scheduler.cancel(job_id)

@@ -8,6 +8,7 @@ import signal
 import sys
 
 import click
+from click.shell_completion import CompletionItem
 
 from tgsbench import __version__
 from tgsbench.cli import diagnostics, output
@@ -18,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("tgsbench.cli.run", "Launch a preset and measure its TGS."),
     "plan": ("tgsbench.cli.plan", "Forecast a preset: does it fit, how fast, what to change."),
     "presets": ("tgsbench.cli.presets", "List, show and validate presets."),
+    "models": ("tgsbench.cli.models", "Model shapes and what a step of each costs; add a config.json."),
     "runs": ("tgsbench.cli.runs", "List and look after stored runs."),
     "show": ("tgsbench.cli.show", "Print one run's result."),
     "tui": ("tgsbench.cli.tui", "The terminal UI (also without a command); --serve for a browser."),
@@ -66,10 +68,20 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Name the nearest command when this one is unknown."""
+        """Name the nearest command when this one is unknown.
+
+        Raises TgsError when there is no such command.
+        """
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             raise TgsError(f"no command called {args[0]!r}; {nearest(args[0], COMMANDS)}")
         return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Commands from COMMANDS, without importing them."""
+        named = [(name, text) for name, (_, text) in COMMANDS.items() if text and name.startswith(incomplete)]
+        return [CompletionItem(name, help=text) for name, text in named] or click.Command.shell_complete(
+            self, ctx, incomplete
+        )
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands from COMMANDS, without importing them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import msgspec
 from msgspec.structs import replace
 
 from tgsbench import api
-from tgsbench.cli import diagnostics, output
+from tgsbench.cli import complete, diagnostics, output
+from tgsbench.cli.effect import refuse_idle, refuse_together
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.planner import scale as scaling
 from tgsbench.planner.chrome import chrome_trace
@@ -53,12 +55,22 @@ class PlanOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @click.command()
-@click.option("--preset", "name", help="Name of a preset, or path of a .toml file.")
-@click.option("--model", help="Plan a model of presets/models instead of a preset.")
+@click.option(
+    "--preset", "name", shell_complete=complete.presets, help="Name of a preset, or path of a .toml file."
+)
+@click.option(
+    "--model",
+    shell_complete=complete.models,
+    help="Plan a model (of `tgsbench models`, or a config.json) instead of a preset.",
+)
 @click.option("--seq-len", help="Packed sequence length, such as 128k or 1M.")
-@click.option("--gpu", default="", help="GPU to plan for instead of the preset's.")
+@click.option(
+    "--gpu", shell_complete=complete.gpus, default="", help="GPU to plan for instead of the preset's."
+)
 @click.option("--num-gpus", type=int, help="Number of GPUs instead of the preset's.")
-@click.option("--link", default="", help="Interconnect between nodes (--list-links).")
+@click.option(
+    "--link", shell_complete=complete.links, default="", help="Interconnect between nodes (--list-links)."
+)
 @click.option("--system", "system_name", default="", help="Training system to plan instead of the preset's.")
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override any value of the preset.")
 @click.option("--search", "searching", is_flag=True, help="Rank every feasible mesh, mode and engine.")
@@ -72,9 +84,17 @@ class PlanOptions(msgspec.Struct, frozen=True, kw_only=True):
 @click.option("--list-gpus", is_flag=True, help="GPUs that are described, and whether constants are known.")
 @click.option("--list-links", is_flag=True, help="Interconnects that are described.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-@click.argument("runs", nargs=-1)
+@click.argument("runs", nargs=-1, shell_complete=complete.runs)
 def plan(**options: Any) -> None:
     """Forecast a preset: memory, TGS and where the step's time goes, before a GPU-hour is spent."""
+    refuse_idle({"top": "searching", "folder": "calibrate"})
+    refuse_together(
+        *itertools.combinations(("searching", "longest", "scale_to", "tracing", "calibrate"), 2),
+        *((mode, "chrome") for mode in ("searching", "longest", "scale_to", "tracing", "calibrate")),
+        ("system_name", "searching"),
+        ("system_name", "longest"),
+        ("num_gpus", "scale_to"),
+    )
     asked = PlanOptions(**options)
     _mode(asked)(asked)
 
@@ -87,8 +107,6 @@ def _mode(asked: PlanOptions) -> Callable[[PlanOptions], None]:
         return _calibrate
     if asked.runs:
         raise TgsError(f"unexpected argument {asked.runs[0]!r}", hint="RUNS belong to --calibrate")
-    if asked.scale_to is not None and (asked.searching or asked.longest):
-        raise TgsError("--scale plans one way for each number of GPUs: leave out --search and --max-seq-len")
     if asked.longest:
         return _max_seq_len
     if asked.searching:
@@ -127,7 +145,7 @@ def _forecast(asked: PlanOptions) -> None:
 
 def _write_trace(asked: PlanOptions, preset: Preset, path: Path) -> None:
     machine = api.planned_machine(preset, asked.gpu, asked.link)
-    numbers = estimate(preset, _system(asked, preset), machine)
+    numbers = estimate(preset, machine, _system(asked, preset))
     if numbers.time is None:
         why, remedy = why_no_time(preset, machine)
         raise TgsError(f"{why}: there is no time to draw", hint=remedy, exit_code=ExitCode.UNKNOWN_HARDWARE)
@@ -190,9 +208,9 @@ def _trace(asked: PlanOptions) -> None:
     from tgsbench.launch.dry_run import dry_run
 
     preset = _preset(asked)
-    machine, system = api.planned_machine(preset, asked.gpu, asked.link), _system(asked, preset)
+    machine = api.planned_machine(preset, asked.gpu, asked.link)
     run = dry_run(preset)
-    planned = planned_stream(estimate(preset, system, machine).work, system)
+    planned = planned_stream(estimate(preset, machine, _system(asked, preset)).work)
     document = {"stream": run, "totals": report.dry_run_totals(run), "planned": planned}
     _print(asked.as_json, document, lambda: report.dry_run_lines(run, planned))
 

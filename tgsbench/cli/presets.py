@@ -10,20 +10,30 @@ import msgspec
 
 from tgsbench import presets as catalog
 from tgsbench import units
-from tgsbench.cli import output
-from tgsbench.errors import ExitCode, TgsError
+from tgsbench.cli import complete, output
+from tgsbench.cli.effect import refuse_before_subcommand
+from tgsbench.cli.groups import ListGroup
+from tgsbench.errors import ExitCode, TgsError, nearest
 from tgsbench.presets.resolve import check
 from tgsbench.schema.reference import LLAMA_FACTORY, XTUNER
 
 
-@click.group(invoke_without_command=True)
+@click.group(cls=ListGroup, invoke_without_command=True)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
+@click.option("--model", help="Only presets of models with this in their name.")
 @click.pass_context
-def presets(ctx: click.Context, as_json: bool) -> None:
+def presets(ctx: click.Context, as_json: bool, model: str | None) -> None:
     """List presets; `show NAME` and `validate FILE` look at one, `schema` prints what a file may say."""
+    refuse_before_subcommand()
     if ctx.invoked_subcommand is not None:
         return
-    rows = [_row(name) for name in catalog.list_presets()]
+    rows = [row for row in map(_row, catalog.list_presets()) if model is None or _is_of(row, model)]
+    if model is not None and not rows:
+        models = {_row(name).get("model", "") for name in catalog.list_presets()}
+        raise TgsError(
+            f"no preset of a model called {model!r}; {nearest(model, models, n=9)}",
+            exit_code=ExitCode.BAD_PRESET,
+        )
     if as_json:
         output.json(rows)
         return
@@ -33,7 +43,7 @@ def presets(ctx: click.Context, as_json: bool) -> None:
 
 
 @presets.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete.presets)
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a value first.")
 @click.option("--origin", is_flag=True, help="Say where each value came from.")
 def show(name: str, sets: tuple[str, ...], origin: bool) -> None:
@@ -88,6 +98,15 @@ def _row(name: str) -> dict[str, Any]:
         "references": [msgspec.to_builtins(row) for row in references],
         "path": str(catalog.preset_path(name)),
     }
+
+
+def _is_of(row: dict[str, Any], model: str) -> bool:
+    """Does a preset's model have this in its name? Dashes, dots and blanks make no difference."""
+
+    def plain(text: str) -> str:
+        return "".join(filter(str.isalnum, text)).lower()
+
+    return plain(model) in plain(row.get("model", ""))
 
 
 def _preset_line(row: dict[str, Any]) -> str:

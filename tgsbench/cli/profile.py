@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from tgsbench import api
-from tgsbench.cli import diagnostics, output
+from tgsbench import api, units
+from tgsbench.cli import complete, diagnostics, output
+from tgsbench.cli.effect import refuse_together
+from tgsbench.errors import TgsError
 from tgsbench.report.profile import profile_lines
 from tgsbench.report.profile_diff import diff_lines
+from tgsbench.schema.hotspots import TITLES
 from tgsbench.traces import sources as traces
 
 if TYPE_CHECKING:
@@ -18,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("sources", nargs=-1, required=False)
+@click.argument("sources", shell_complete=complete.runs, nargs=-1, required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print the whole analysis as JSON.")
 @click.option(
     "--against", metavar="RUN|TRACE", help="Compare with this one: what changed from SOURCES to it."
@@ -43,14 +49,16 @@ def profile(
 ) -> None:
     """Analyse captured traces: parts of the step, communication, kernels, findings.
 
-    SOURCES are runs, or traces (.json, .json.gz) and folders of them, from any program; without one, the
-    newest run.
+    SOURCES are runs, or traces (.json, packed or not, archives of ranks) and folders of them, from any
+    program; without one, the newest run.
     """
+    refuse_together(("perfetto", "against"), ("perfetto", "as_json"))
     sources = sources or ("latest",)
     if perfetto is not None:
         _merge(sources, folder, perfetto)
         return
-    found = api.profile(*sources, root=folder, again=again, processes=processes)
+    with _watched(sources, folder) as on_read:
+        found = api.profile(*sources, root=folder, again=again, processes=processes, on_read=on_read)
     if against is None:
         _print(found, profile_lines(found), as_json)
         return
@@ -58,6 +66,40 @@ def profile(
 
     changes = diff(found, api.profile(against, root=folder, processes=processes))
     _print(changes, diff_lines(changes), as_json)
+
+
+@contextlib.contextmanager
+def _watched(sources: tuple[str, ...], folder: Path | None) -> Iterator[Callable[[int], None]]:
+    """For traces that take long to read: first figures at once, then how far it is; elsewhere nothing."""
+    root, size = api.runs_root(folder), 0
+    with contextlib.suppress(TgsError):  # whoever reads them says it
+        if not any(traces.find_run(source, root) for source in sources):
+            traces.require_packages()
+            size = _first_look(traces.trace_paths(sources, root))
+    if not size or not sys.stderr.isatty():
+        yield lambda num_bytes: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+
+    columns = (BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=size)
+        yield lambda num_bytes: bar.advance(task, num_bytes)
+
+
+def _first_look(paths: Sequence[Path]) -> int:
+    """Print the first figures of large traces; their size, 0 for what is read in no time or packed."""
+    from tgsbench.traces.first_look import LARGE, first_look, plain_bytes
+
+    size = plain_bytes(paths)
+    if size < LARGE:
+        return 0
+    found = first_look(paths)
+    shares = ", ".join(f"{TITLES[part]} {units.percent(share)}" for part, share in found.shares()[:6])
+    seen = f"{units.size(found.num_bytes)} of {units.size(size)}"
+    diagnostics.note(f"first look ({seen}): of the kernels' time {shares}" if shares else f"reading {seen}")
+    return size
 
 
 def _print(document: Profile | ProfileDiff, lines: list[str], as_json: bool) -> None:

@@ -17,12 +17,15 @@ from rich.progress import (
     SpinnerColumn,
     Task,
     TextColumn,
+    TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 from rich.text import Text
 
 from tgsbench import units
 from tgsbench.cli import diagnostics, output
+from tgsbench.launch.narration import Narrator
 from tgsbench.live.fold import LiveRun
 from tgsbench.live.follow import Feed, add_round
 from tgsbench.live.headline import inside_text
@@ -30,9 +33,7 @@ from tgsbench.live.step_columns import RankBatch, rank_batches
 from tgsbench.live.stragglers import suspects
 from tgsbench.metrics import figures
 from tgsbench.metrics.progress import share_done
-from tgsbench.metrics.result import attended_len
 from tgsbench.metrics.step_total import StepTotal
-from tgsbench.models.flops import XTUNER
 from tgsbench.presets.recipes import load_recipe, num_profile_steps
 from tgsbench.safe_files import printable
 from tgsbench.schema.events import Depth, Event, Phase, Warn
@@ -131,7 +132,10 @@ class _Fold:
         return self._live.last_closed_step + 1 + (share_done(beat) if beat else 0.0)
 
     def figures(self, total: StepTotal) -> list[str]:
-        """Step, TGS, TFLOPs, step time, memory, loss of one step; on a virtual GPU, host time and memory."""
+        """Step, phase, TGS, step time, memory, loss of one step: a line of 80 columns holds them.
+
+        On a virtual GPU: host time and memory.
+        """
         if self._virtual is not None:
             return [
                 f"step {total.step + 1}/{self.num_steps}",
@@ -140,19 +144,10 @@ class _Fold:
                 f"mem {units.gib(total.mem_peak)}",
             ]
         tgs = figures.tgs(total.tokens, self.preset.world_size, total.step_s) or 0.0
-        tflops = figures.tflops_in(
-            XTUNER,
-            self.preset.model,
-            attended_len(self.preset, self._live.data),
-            self.preset.training.checkpointing,
-            tgs,
-        )
-        last = self.num_steps
         return [
-            f"step {total.step + 1}/{last}",
+            f"step {total.step + 1}/{self.num_steps}",
             f"{total.phase}",
             f"TGS {units.rate(tgs)}",
-            f"{units.rate(tflops)} TFLOPs ({XTUNER})",
             f"{units.duration(total.step_s)}",
             f"mem {units.gib(total.mem_peak)}",
             f"loss {total.loss or 0.0:.4f}",
@@ -182,6 +177,7 @@ class PlainProgress:
     def __init__(self, preset: Preset, to_stderr: bool, virtual: VirtualGpu | None = None) -> None:
         self._fold = _Fold(preset, virtual)
         self._print = diagnostics.note if to_stderr else output.line
+        self._narrator = Narrator(preset, diagnostics.note)
         self._shown = 0
         """How many of the marks of NUM_MARKS within each step were passed and shown."""
 
@@ -205,14 +201,26 @@ class PlainProgress:
             self._say(said)
 
     def _say(self, said: _Said) -> None:
-        for line in (*said.suspicions, *filter(None, map(_narration, said.notices))):
+        lines = [*said.suspicions, *filter(None, map(_narration, said.notices))]
+        for line in lines:
             diagnostics.note(line)
         for total in said.totals:
             self._print("  ".join(self._fold.figures(total)))
         mark = int(self._fold.share_done * NUM_MARKS)
         if mark > self._shown and (inside := self._fold.inside()):
+            lines.append(inside)
             diagnostics.note(inside)
         self._shown = max(self._shown, mark)
+        if lines or said.totals:
+            self._narrator.spoken()
+        self._narrator.hear(said.notices)
+        if said.totals:
+            self._narrator.at(f"after step {said.totals[-1].step + 1}/{self._fold.num_steps}")
+
+
+def _short(max_width: int | None = None) -> Column:
+    """A column of one line, however long its text is."""
+    return Column(no_wrap=True, overflow="ellipsis", max_width=max_width)
 
 
 class _Figures(ProgressColumn):
@@ -228,10 +236,12 @@ class RichProgress:
         console = Console(file=stream)
         self._bar = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=20),
+            TextColumn("{task.description}", markup=False, table_column=_short(max_width=20)),
+            BarColumn(bar_width=10),
+            TimeElapsedColumn(),
+            TextColumn("left"),
             TimeRemainingColumn(),
-            _Figures(),
+            _Figures(table_column=_short()),
             console=console,
         )
         self._task = self._bar.add_task("init", total=self._fold.num_steps)
@@ -265,7 +275,8 @@ class RichProgress:
             elif narration := _narration(event):
                 self.narrate(narration)
         for total in said.totals:
-            figures = "  ".join(self._fold.figures(total)[2:])
+            step, _, tgs, took, *_ = self._fold.figures(total)
+            figures = "  ".join((step.removeprefix("step "), tgs, took))
             self._bar.update(self._task, completed=total.step + 1, figures=figures)
         if inside := self._fold.inside():
             self._bar.update(self._task, completed=self._fold.share_done, figures=inside)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from tgsbench.cli import complete
 from tgsbench.cli.terminal import print_running, require_terminal
 from tgsbench.errors import TgsError
 from tgsbench.store import run_dir
@@ -16,7 +17,7 @@ RECORDED = "recorded"
 
 
 @click.command()
-@click.argument("run", default=RECORDED)
+@click.argument("run", shell_complete=complete.runs, default=RECORDED)
 @click.option("--speed", type=float, help="Times the pace it had; default 10, and 60 for the recording.")
 @click.option("--ascii", "ascii_only", is_flag=True, help="Draw with ASCII characters only.")
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), help="Folder of runs (./runs).")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import click
 
 from tgsbench import units
-from tgsbench.cli import diagnostics, output
+from tgsbench.cli import complete, diagnostics, output
+from tgsbench.cli.effect import refuse_together
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.report import collect, page, plain
 from tgsbench.report.document import Report
@@ -15,7 +17,7 @@ from tgsbench.store import run_dir
 
 
 @click.command()
-@click.argument("words", nargs=-1, metavar="[RUN ...]")
+@click.argument("words", shell_complete=complete.rows, nargs=-1, metavar="[RUN ...]")
 @click.option("--published", is_flag=True, help="The published rows alone: XTuner against LLaMA-Factory.")
 @click.option("--html", "html_file", type=click.Path(path_type=Path), help="Write one self-contained page.")
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print Markdown (what is printed by default).")
@@ -37,6 +39,11 @@ def report(
 
     RUN is a run (name, part of it, folder, latest), a preset, published:PRESET or an imported row.
     """
+    refuse_together(
+        ("title", "published"),
+        ("folder", "published"),
+        *itertools.combinations(("as_markdown", "as_csv", "as_json"), 2),
+    )
     if published == bool(words):
         raise TgsError(
             "name the runs to report on, or --published",

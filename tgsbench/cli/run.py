@@ -9,32 +9,62 @@ from pathlib import Path
 import click
 
 from tgsbench import api
-from tgsbench.cli import diagnostics, output
+from tgsbench.cli import complete, diagnostics, output
+from tgsbench.cli.effect import refuse_idle, refuse_together
 from tgsbench.cli.progress import RunProgress, progress_for
+from tgsbench.cli.repeats import print_repeats
 from tgsbench.cli.terminal import print_running, require_terminal
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.launch import detached, local, preflight
 from tgsbench.launch import nodes as several
+from tgsbench.launch import repeats as repeating
 from tgsbench.launch.command import ONE_NODE, Node
 from tgsbench.launch.watch import StopSignals
 from tgsbench.presets.recipes import load_recipe
 from tgsbench.report.forecast import forecast_text
-from tgsbench.report.summary import summary_lines
+from tgsbench.report.summary import summary_lines, tgs_text
 from tgsbench.results.forecast import forecast_note
+from tgsbench.results.results import load_result
+from tgsbench.safe_files import one_line
 from tgsbench.schema.forecast import Forecast
 from tgsbench.schema.preset import Preset
+from tgsbench.schema.reference import XTUNER
 from tgsbench.schema.run import Result, VirtualGpu
 from tgsbench.store import run_dir
 from tgsbench.store.run_dir import RunDir
 from tgsbench.systems import environments, support
 
+_NEVER_TOGETHER = (
+    ("ascii_only", "headless"),
+    ("ascii_only", "as_json"),
+    ("profile", "emulate"),
+    ("repeats", "nodes"),
+    ("repeats", "emulate"),
+    ("repeats", "virtual_gpu"),
+)
+
 
 @click.command()
-@click.option("--preset", "name", required=True, help="Name of a preset, or path of a .toml file.")
+@click.option(
+    "--preset",
+    "name",
+    required=True,
+    shell_complete=complete.presets,
+    help="Name of a preset, or path of a .toml file.",
+)
+@click.option(
+    "--model",
+    shell_complete=complete.models,
+    help="Model to train instead: a name of `tgsbench models`, or a config.json.",
+)
 @click.option("--headless", is_flag=True, help="Print progress here instead of opening the live view.")
 @click.option("--ascii", "ascii_only", is_flag=True, help="Draw the live view with ASCII characters only.")
 @click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON document: result.json.")
-@click.option("--engine", help="Engine that trains, of those that `tgsbench engines` lists.")
+@click.option(
+    "--engine",
+    shell_complete=complete.engines,
+    help="Engine that trains, of those that `tgsbench engines` lists.",
+)
 @click.option(
     "--python",
     type=click.Path(path_type=Path),
@@ -60,6 +90,11 @@ from tgsbench.systems import environments, support
     help="One process runs one rank of the preset's mesh; communication comes from the planner's model.",
 )
 @click.option(
+    "--repeats",
+    type=click.IntRange(min=2),
+    help="Measure so often, each time in fresh processes; comparisons use the spread between runs.",
+)
+@click.option(
     "--virtual-gpu",
     "virtual_gpu",
     default="",
@@ -77,6 +112,7 @@ from tgsbench.systems import environments, support
 )
 def run(
     name: str,
+    model: str | None,
     headless: bool,
     ascii_only: bool,
     as_json: bool,
@@ -90,6 +126,7 @@ def run(
     output: Path | None,
     rehearse: bool,
     emulate: bool,
+    repeats: int | None,
     virtual_gpu: str,
     rank: str,
     run_name: str,
@@ -98,35 +135,29 @@ def run(
     rendezvous: str,
 ) -> None:
     """Launch a preset and measure its TGS."""
-    flags = {
-        "engine.name": engine,
-        "measure.steps": steps,
-        "measure.warmup": warmup,
-        "hardware.num_gpus": nproc,
-        "profile": profile,
-    }
+    refuse_idle({"rendezvous": "nodes", "node_rank": "nodes"})
+    refuse_together(*_NEVER_TOGETHER)
     # The live view shows steps, of which an emulated rank has none: its projection is told at the end.
-    in_terminal = not (headless or as_json or nodes or emulate) and sys.stdout.isatty()
+    in_terminal = not (headless or as_json or nodes or emulate or repeats) and sys.stdout.isatty()
     if in_terminal:
         require_terminal(f"tgsbench run --preset {name} --headless")
+    flags = {"model": model, "engine.name": engine, "measure.steps": steps, "measure.warmup": warmup}
+    flags |= {"hardware.num_gpus": nproc, "profile": profile}
     assignments = [*sets, *(f"{key}={value}" for key, value in flags.items() if value is not None)]
     _check_virtual(virtual_gpu, rank, alone=not (nodes or node_rank is not None or emulate))
     preset = api.load_preset(name, assignments, rehearse=rehearse, virtual_gpu=virtual_gpu)
     virtual = api.on_virtual_gpu(preset, virtual_gpu, rank) if virtual_gpu else None
     if python is not None:
         environments.name_python(preset.engine.name, python)
-    if nodes or node_rank is not None:
-        _require_nodes(preset, emulate)
     root = run_dir.runs_root(output)
     if nodes or node_rank is not None:
+        _require_nodes(preset, emulate)
         part = several.NodePart(several.parse_nodes(nodes or ""), node_rank, rendezvous, run_name)
-        if node_rank is None:
-            options = several.preset_options(name, assignments, rehearse)
-            _print_commands(part, preset, options, root, as_json)
-            return
-        result = run_headless(several.prepare(part, preset, root), preset, as_json, part.node(preset))
-        sys.exit(local.exit_code(result))
+        options = several.preset_options(name, assignments, rehearse)
+        sys.exit(_run_part(part, preset, options, root, as_json))
     api.check_machine(preset, emulate_rank=emulate, virtual=virtual)
+    if repeats:
+        sys.exit(_run_repeats(preset, root, run_name, repeats, as_json))
     with StopSignals() as stop:
         run_folder = _prepared(root, preset, run_name, emulate, virtual)
         if not in_terminal:
@@ -136,6 +167,24 @@ def run(
         detached.discard(run_folder)  # nothing was started: no run without a status is left
         stop.send_on()
     _open_live_view(run_folder, ascii_only)
+
+
+def _run_repeats(preset: Preset, root: Path, name: str, num_runs: int, as_json: bool) -> int:
+    """Run a group one after the other and tell its row; returns the first exit code that is not 0."""
+    group, codes = repeating.free_group(root, preset, name), list[int]()
+
+    def supervise(run_folder: RunDir, index: int) -> Result:
+        diagnostics.note(f"run {index} of {num_runs}")
+        result = _supervised(run_folder, preset, as_json, ONE_NODE, stop)
+        report_failure(result, run_folder)
+        codes.append(_exit_code(result, run_folder))
+        diagnostics.note(f"run {index} of {num_runs}: {result.status}, TGS {tgs_text(result)}")
+        return result
+
+    with StopSignals() as stop:
+        found = repeating.run_all(preset, root, group, num_runs, supervise)
+    print_repeats(group, found, as_json)
+    return next((int(code) for code in codes if code), 0)
 
 
 def _require_nodes(preset: Preset, emulate: bool) -> None:
@@ -164,6 +213,17 @@ def _prepared(root: Path, preset: Preset, run_name: str, emulate: bool, virtual:
     return run_folder
 
 
+def _run_part(
+    part: several.NodePart, preset: Preset, options: list[str], root: Path, as_json: bool
+) -> ExitCode:
+    """This machine's ranks, or, where it is not said which machine it is, what to type on each."""
+    if part.node_rank is None:
+        _print_commands(part, preset, options, root, as_json)
+        return ExitCode.OK
+    result = run_headless(several.prepare(part, preset, root), preset, as_json, part.node(preset))
+    return local.exit_code(result)
+
+
 def _print_commands(
     part: several.NodePart, preset: Preset, options: list[str], root: Path, as_json: bool
 ) -> None:
@@ -189,21 +249,28 @@ def run_headless(
     node: Node = ONE_NODE,
     stop: StopSignals | None = None,
 ) -> Result:
-    """Supervise the run from this process, with progress on the right stream."""
+    """Supervise the run from this process, with progress on the right stream, and print its result."""
+    result = _supervised(run_folder, preset, as_json, node, stop)
+    try:
+        print_result(result, as_json)
+        if result.profile is not None and result.profile.traces and not as_json:
+            _print_hotspots(run_folder)
+            result = _after_analysis(run_folder, result)
+    except BrokenPipeError:
+        output.detach_stdout()
+    report_failure(result, run_folder)
+    return result
+
+
+def _supervised(
+    run_folder: RunDir, preset: Preset, as_json: bool, node: Node, stop: StopSignals | None
+) -> Result:
     virtual = run_folder.manifest().virtual if node.node_rank == 0 else None
     with progress_for(preset, as_json, virtual) as progress:
         progress.narrate(f"run {run_folder.path}")
         if node.node_rank == 0:  # run.json is the first node's: another node may come before it is there
             _say_forecast(progress, preset, run_folder.manifest().forecast)
-        result = local.supervise(run_folder, progress.update, node, stop)
-    try:
-        print_result(result, as_json)
-        if result.profile is not None and result.profile.traces and not as_json:
-            _print_hotspots(run_folder)
-    except BrokenPipeError:
-        output.detach_stdout()
-    report_failure(result, run_folder)
-    return result
+        return local.supervise(run_folder, progress.update, node, stop)
 
 
 def _say_forecast(progress: RunProgress, preset: Preset, forecast: Forecast | None) -> None:
@@ -220,6 +287,11 @@ def print_result(result: Result, as_json: bool) -> None:
         return
     for line in summary_lines(result):
         output.line(line)
+    output.line(f"{'folder':<11} {one_line(result.run_dir)}")
+    if result.failure is None:
+        where = shlex.quote(one_line(result.run_dir))
+        published = f"compare {where} {XTUNER}:{result.preset}" if result.references else ""
+        output.line(f"{'next':<11} tgsbench {published or f'report {where} --html report.html'}")
 
 
 def _print_hotspots(run_folder: RunDir) -> None:
@@ -233,6 +305,18 @@ def _print_hotspots(run_folder: RunDir) -> None:
         return
     output.line(f"{'hotspots':<11} {shares_line(profile)}")
     diagnostics.note(f"tgsbench profile {run_folder.run_id} tells more")
+
+
+def _after_analysis(run_folder: RunDir, before: Result) -> Result:
+    """The result once its traces were read: a rate beyond the hardware's makes it invalid."""
+    after = load_result(run_folder)
+    new = [text for text in after.integrity.problems if text not in before.integrity.problems]
+    if not new:
+        return before
+    diagnostics.warn(
+        f"{after.status}: {'; '.join(new)}", "tgsbench verify finds out whether the work is done"
+    )
+    return after
 
 
 def report_failure(result: Result, run_folder: RunDir) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,41 +10,73 @@ import click
 import msgspec
 
 from tgsbench import units
-from tgsbench.cli import diagnostics, output
+from tgsbench.cli import complete, diagnostics, output
+from tgsbench.cli.effect import refuse_before_subcommand
+from tgsbench.cli.groups import ListGroup
 from tgsbench.errors import ExitCode, TgsError
-from tgsbench.results import index, prune, run_columns
+from tgsbench.results import choose, index, prune, run_columns
+from tgsbench.results.choose import Filter
 from tgsbench.results.index import Summary
 from tgsbench.safe_files import one_line, utf8
-from tgsbench.schema.run import Manifest
 from tgsbench.store import run_dir
 from tgsbench.store.run_dir import RunDir
+from tgsbench.store.tags import change_tags, check_tags
 
 _FOLDER = click.option(
     "--output", "folder", type=click.Path(path_type=Path, file_okay=False), help="Folder of runs (./runs)."
 )
-_TAG = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,99}$")
 
 
-@click.group(invoke_without_command=True)
+@click.group(cls=ListGroup, invoke_without_command=True)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
-@click.option("--tag", "wanted", help="Only runs with this tag.")
+@click.option("--tag", help="Only runs with this tag.")
 @click.option("--status", help="Only runs that ended so: ok, oom, crashed, …")
+@click.option(
+    "--preset", shell_complete=complete.presets, help="Only runs of presets with this in their name."
+)
+@click.option("--engine", shell_complete=complete.engines, help="Only runs of this engine.")
+@click.option("--newer-than", metavar="7d", help="Only runs younger than this.")
+@click.option(
+    "--sort",
+    "column",
+    shell_complete=complete.columns,
+    metavar="COLUMN",
+    help="By tgs, when, preset, status, run, … (when).",
+)
+@click.option("--limit", type=click.IntRange(min=1), help="So many at most.")
 @_FOLDER
 @click.pass_context
 def runs(
-    ctx: click.Context, as_json: bool, wanted: str | None, status: str | None, folder: Path | None
+    ctx: click.Context,
+    as_json: bool,
+    tag: str | None,
+    status: str | None,
+    preset: str | None,
+    engine: str | None,
+    newer_than: str | None,
+    column: str | None,
+    limit: int | None,
+    folder: Path | None,
 ) -> None:
-    """List stored runs, newest first; subcommands look after them."""
+    """List stored runs, newest first; subcommands look after them.
+
+    A preset with * was changed by --set; `show RUN` says how.
+    """
     ctx.obj = folder
+    refuse_before_subcommand(kept=("folder",))
     if ctx.invoked_subcommand is not None:
         return
     root = run_dir.runs_root(folder)
-    found = [s for s in index.list_summaries(root) if _is_wanted(s, wanted, status)]
+    age_s = prune.parse_age(newer_than) if newer_than else None
+    wanted = Filter(tag=tag, status=status, preset=preset, engine=engine, newer_than_s=age_s)
+    now_unix = time.time()
+    listed = index.newest_first([*index.list_summaries(root), *_imported(root)])
+    found = [s for s in listed if wanted.takes(s, now_unix)]
+    found = (choose.in_order(found, column) if column else found)[:limit]
     if as_json:
         output.json([_row(root, summary) for summary in found])
-    elif not found and (wanted or status):
-        asked = [f"tag {wanted}"] * bool(wanted) + [f"status {status}"] * bool(status)
-        output.line(f"no run in {root} with {' and '.join(asked)}")
+    elif not found and str(wanted):
+        output.line(f"no run in {root} with {wanted}")
     elif not found:
         output.line(f"no runs in {root} yet; start one: tgsbench run --preset tiny_cpu --headless")
     else:
@@ -53,28 +84,15 @@ def runs(
 
 
 @runs.command("tag")
-@click.argument("run")
+@click.argument("run", shell_complete=complete.runs)
 @click.argument("tags", nargs=-1, required=True, metavar="TAG… or ^TAG…")
 @_FOLDER
 @click.pass_context
 def tag_run(ctx: click.Context, run: str, tags: tuple[str, ...], folder: Path | None) -> None:
     """Add tags to a run; a tag written ^NAME is removed."""
-    for tag in tags:
-        if not _TAG.match(tag.removeprefix("^")):
-            raise TgsError(f"tag {tag!r} may hold letters, digits, '_', '.', '-', ':' only")
-    added = [tag for tag in tags if not tag.startswith("^")]
-    removed = {tag[1:] for tag in tags if tag.startswith("^")}
-
-    def change(manifest: Manifest) -> None:
-        kept = [tag for tag in manifest.tags if tag not in removed]
-        manifest.tags = list(dict.fromkeys([*kept, *added]))
-
+    check_tags(tags)
     found = run_dir.find(_root(ctx, folder), run)
-    try:
-        manifest = found.change_manifest(change)
-    except OSError as error:
-        raise run_dir.unwritable(found.path, error) from error
-    output.line(f"{found.run_id}: {', '.join(manifest.tags) or 'no tags'}")
+    output.line(f"{found.run_id}: {', '.join(change_tags(found, tags)) or 'no tags'}")
 
 
 @runs.command("prune")
@@ -131,7 +149,7 @@ def prune_runs(
 
 @runs.command("archive")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@click.argument("names", nargs=-1, metavar="RUN…")
+@click.argument("names", nargs=-1, shell_complete=complete.runs, metavar="RUN…")
 @click.option("--tag", "wanted", help="All runs with this tag.")
 @_FOLDER
 @click.pass_context
@@ -174,14 +192,22 @@ def _root(ctx: click.Context, folder: Path | None) -> Path:
     return run_dir.runs_root(folder or ctx.obj)
 
 
-def _is_wanted(summary: Summary, tag: str | None, status: str | None) -> bool:
-    return (tag is None or tag in summary.tags) and (status is None or status == summary.status)
+def _imported(root: Path) -> list[Summary]:
+    """Rows of other tools' logs; nothing is imported for folders without any."""
+    if not (root / "foreign").is_dir():
+        return []
+    from tgsbench.results import imported
+
+    return imported.summaries(root)
 
 
 def _row(root: Path, summary: Summary) -> dict[str, object]:
     if summary.status == "damaged":
         return {"run_id": summary.run_id, "status": "damaged", "reason": summary.reason}
-    return {**msgspec.structs.asdict(summary), "run_dir": utf8(root / summary.run_id)}
+    folder = (
+        root / "foreign" / f"{summary.run_id}.json" if summary.status == "imported" else root / summary.run_id
+    )
+    return {**msgspec.structs.asdict(summary), "run_dir": utf8(folder)}
 
 
 def _table(found: Sequence[Summary]) -> list[str]:

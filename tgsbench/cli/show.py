@@ -7,17 +7,25 @@ from pathlib import Path
 import click
 
 from tgsbench import api
-from tgsbench.cli import output
+from tgsbench.cli import complete, output
+from tgsbench.cli.repeats import print_repeats
 from tgsbench.report.summary import summary_lines
+from tgsbench.results import repeats
+from tgsbench.results.results import load_result
 from tgsbench.safe_files import one_line
+from tgsbench.store.run_dir import Store
 
 
 @click.command()
-@click.argument("run", default="latest")
+@click.argument("run", shell_complete=complete.runs, default="latest")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole result as JSON.")
 @click.option("--output", "folder", type=click.Path(path_type=Path, file_okay=False), help="Folder of runs.")
 def show(run: str, as_json: bool, folder: Path | None) -> None:
-    """Print one run's result; the root cause first when it failed."""
+    """Print one run's result; the root cause first when it failed. A group of `run --repeats` by its name."""
+    if runs := repeats.members(Store(api.runs_root(folder)), run):
+        found = [load_result(one) for one in runs]
+        print_repeats(run, found, as_json)
+        return
     result = api.load_run(run, root=folder)
     if as_json:
         output.json(result)

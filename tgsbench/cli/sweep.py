@@ -11,11 +11,13 @@ import click
 from tgsbench import units
 from tgsbench.cli import diagnostics, output
 from tgsbench.cli.convention import read_length
+from tgsbench.cli.effect import refuse_idle
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.launch import max_seq_len
 from tgsbench.launch import sweep as grid
 from tgsbench.launch.max_seq_len import LongestRun
 from tgsbench.launch.sweep import Point, Spec
+from tgsbench.report.grid import GridRow, grid_lines
 from tgsbench.store import run_dir
 
 
@@ -36,6 +38,7 @@ def sweep(
     set = { "measure.steps" = 5 }
     grid = { sp = [1, 2, 4, 8], checkpointing = ["full", "selective"] }
     """
+    refuse_idle({"limit": "max_seq_len"})
     plan = grid.read_spec(spec)
     if max_seq_len:
         plan = _without_length(plan)
@@ -101,19 +104,13 @@ def _show(found: list[Point], as_json: bool) -> None:
     if as_json:
         output.json([_row(point) for point in found])
         return
-    width = max((len(point.label) for point in found), default=0)
-    for point in found:
-        output.line(f"{point.label:<{width}}  {_told(point)}".rstrip())
+    for line in grid_lines([_grid_row(point) for point in found]):
+        output.line(line)
 
 
-def _told(point: Point) -> str:
-    foreseen = f"  predicted TGS {units.rate(point.forecast_tgs)}" if point.forecast_tgs else ""
-    if point.skipped:
-        return f"skipped: {point.skipped}"
-    if point.result is None:
-        return f"to run{foreseen}"
-    memory = point.result.mem.peak_gib
-    return grid.told(point.result) + (f"  mem {memory:.2f} GiB" if memory else "") + foreseen
+def _grid_row(point: Point) -> GridRow:
+    note = f"skipped: {point.skipped}" if point.skipped else "to run"
+    return GridRow(label=point.label, result=point.result, note=note, forecast_tgs=point.forecast_tgs)
 
 
 def _row(point: Point) -> dict[str, Any]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import click
 
 from tgsbench import units
-from tgsbench.cli import diagnostics, output
+from tgsbench.cli import complete, diagnostics, output
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.store import profiles, run_dir
 from tgsbench.system.scratch import disk_full_error, scratch_folder
@@ -22,7 +23,7 @@ _MUCH_MEMORY = 2 << 30
 
 
 @click.command()
-@click.argument("sources", nargs=-1, metavar="[RUN|TRACE ...]")
+@click.argument("sources", shell_complete=complete.runs, nargs=-1, metavar="[RUN|TRACE ...]")
 @click.option(
     "--port", type=click.IntRange(1, 65535), help="Port on 127.0.0.1; without it the first free from 6006 on."
 )
@@ -63,7 +64,9 @@ def _shown(source: str, folder: Path | None) -> LogdirRun:
         diagnostics.note(f"{name}: no traces were captured, its scalars are shown")
         return LogdirRun(name, (), run)
     # A FIFO among them would be waited for without end.
-    return LogdirRun(name, [path for path in trace_paths((source,), root) if path.is_file()], run)
+    return LogdirRun(
+        name, [path for path in trace_paths((source,), root) if path.is_file() or not path.exists()], run
+    )
 
 
 def _lay_out(shown: list[LogdirRun], target: Path) -> None:
@@ -78,6 +81,6 @@ def _lay_out(shown: list[LogdirRun], target: Path) -> None:
 def _say(address: str) -> None:
     output.line(f"{address}#pytorch_profiler")
     if os.environ.get("SSH_CONNECTION"):
-        port = address.rstrip("/").rpartition(":")[2]
+        port = urlsplit(address).port
         diagnostics.note(f"from another machine: ssh -L {port}:127.0.0.1:{port} THIS_HOST")
-    diagnostics.note("open it in a browser; ctrl-c ends it")
+    diagnostics.note("it works in the first browser that opens it; ctrl-c ends it")

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from tgsbench.cli import diagnostics
+from tgsbench.cli.effect import refuse_idle
 from tgsbench.cli.terminal import print_running, require_terminal
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.install import pip_install
@@ -20,6 +21,7 @@ from tgsbench.install import pip_install
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), help="Folder of runs (./runs).")
 def tui(ascii_only: bool = False, serve: bool = False, port: int = 8317, output: Path | None = None) -> None:
     """Pick a preset, launch it, watch it live, look inside."""
+    refuse_idle({"port": "serve"})
     if serve:
         _serve(ascii_only, port, output)
         return
@@ -38,10 +40,12 @@ def _serve(ascii_only: bool, port: int, output: Path | None) -> None:
             hint=pip_install("serve"),
             exit_code=ExitCode.MISSING_DEPENDENCY,
         ) from error
-    diagnostics.note(f"open http://127.0.0.1:{port} in a browser; ctrl-c ends it, runs go on")
+    server = serve.server(port, ascii_only=ascii_only, runs_root=output)
+    diagnostics.note(f"open {server.address}")
+    diagnostics.note("it works in the first browser that opens it; ctrl-c ends it, runs go on")
     diagnostics.note(f"from another machine: ssh -L {port}:127.0.0.1:{port} THIS_HOST")
     try:
-        serve.serve(port, ascii_only=ascii_only, runs_root=output)
+        server.serve()
     except OSError as error:
         raise TgsError(
             f"cannot listen on 127.0.0.1:{port}: {os.strerror(error.errno or 0).lower()}",

@@ -7,7 +7,7 @@ import sys
 import click
 
 from tgsbench import presets
-from tgsbench.cli import diagnostics, output
+from tgsbench.cli import complete, diagnostics, output
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.launch import verify as proving
 from tgsbench.report.verify import table, verdict
@@ -15,7 +15,13 @@ from tgsbench.schema.preset import Preset
 
 
 @click.command()
-@click.option("--preset", "name", required=True, help="Name of a preset, or path of a .toml file.")
+@click.option(
+    "--preset",
+    "name",
+    shell_complete=complete.presets,
+    required=True,
+    help="Name of a preset, or path of a .toml file.",
+)
 @click.option(
     "--engine",
     "engines",
@@ -23,13 +29,17 @@ from tgsbench.schema.preset import Preset
     help="Engine of our ranks; several are verified one by one and compared (default: the preset's, "
     "compared with another one if that is installed).",
 )
+@click.option("--model", help="Model to verify instead: a name of `tgsbench models`, or a config.json.")
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override any value of the preset.")
 @click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON document.")
-def verify(name: str, engines: tuple[str, ...], sets: tuple[str, ...], as_json: bool) -> None:
+def verify(
+    name: str, engines: tuple[str, ...], model: str | None, sets: tuple[str, ...], as_json: bool
+) -> None:
     """Prove on a shrunken model that a preset computes the right thing.
 
     Runs on CPU ranks, whatever the preset's GPUs. Exit code 16 when a check fails.
     """
+    sets = (f"model={model}", *sets) if model else sets
     wanted = [_small(name, sets, engine) for engine in dict.fromkeys(engines)] or [_small(name, sets)]
     compared = None if engines else peer(name, sets, wanted[0])
     for preset in wanted:

@@ -45,12 +45,8 @@ class Replay:
         """Position of the next event, or None at the end."""
         return None if self._next is None else self._next[0] - self._origin
 
-    def advance(self, seconds: float, max_events: int = 20_000) -> list[Event]:
-        """Move on by run time and hand out what happened; stops early at `max_events`."""
-        return self.advance_to(self.at_s + seconds, max_events)
-
     def advance_to(self, position_s: float, max_events: int = 20_000) -> list[Event]:
-        """Move on to a position, at most `max_events` further; an earlier position changes nothing."""
+        """Move on to a position in seconds and hand out what happened, at most `max_events`; never back."""
         found: list[Event] = []
         while self._next is not None and self._next[0] - self._origin <= position_s:
             if len(found) >= max_events:

@@ -34,6 +34,7 @@ from tgsbench.schema.events import (
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import LauncherReport
 from tgsbench.store.run_dir import RunDir
+from tgsbench.system import build_locks
 from tgsbench.system.environment import host_name
 from tgsbench.system.gpus import list_gpus
 from tgsbench.system.lifetime import die_with_parent, die_with_parent_argv
@@ -144,7 +145,11 @@ class ExternalRun:
         # `python -m` imports from the folder it is started in, and one of 3.10 cannot be told not to.
         empty = self._folder / "cwd"
         empty.mkdir(exist_ok=True)
-        child = ProcessGroup(die_with_parent_argv(self._argv(python)), self._env(), self._log, empty)
+        env = self._env(python)
+        build_locks.remove_abandoned(
+            Path(env["TORCH_EXTENSIONS_DIR"]), lambda text: self._phase("build", text)
+        )
+        child = ProcessGroup(die_with_parent_argv(self._argv(python)), env, self._log, empty)
         try:
             while child.poll() is None and not self._stop.asked:
                 self._watch(child)
@@ -157,10 +162,12 @@ class ExternalRun:
         return code
 
     def _peer(self, python: str) -> ExternalProcess:
-        return ExternalProcess(python, self._env(), self._log, self._stop)
+        return ExternalProcess(python, self._env(python), self._log, self._stop)
 
-    def _env(self) -> dict[str, str]:
-        return peer_environment(self._preset, self._adapter.environment(self._preset), os.environ)
+    def _env(self, python: str) -> dict[str, str]:
+        # Ops of one torch do not load in another: builds of two environments must not meet in one folder.
+        own = {"TORCH_EXTENSIONS_DIR": str(environments.extensions_dir(self._adapter.name, python))}
+        return own | peer_environment(self._preset, self._adapter.environment(self._preset), os.environ)
 
     def _argv(self, python: str) -> list[str]:
         argv = [python, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]

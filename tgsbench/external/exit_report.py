@@ -7,6 +7,7 @@ import re
 from tgsbench.errors import ExitCode
 from tgsbench.schema.events import Error
 from tgsbench.schema.run import RankExit
+from tgsbench.system.tracebacks import root_cause
 
 _DEVICE_OOM = re.compile(
     r"^.*(?:CUDA out of memory|OutOfMemoryError|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED).*$",
@@ -17,14 +18,12 @@ _HOST_OOM = re.compile(
 )
 _ASKED = re.compile(r"Tried to allocate ([\d.]{1,12}) (B|bytes|KiB|MiB|GiB|TiB)")
 _ASKED_HOST = re.compile(r"you tried to allocate (\d{1,18}) bytes")
-_RAISED = re.compile(
-    r"^(?:\[rank\d+\]:\s?)?((?:[A-Za-z_][\w.]*\.)?[A-Z]\w*(?:Error|Exception|Exit|Interrupt)): .*$", re.M
-)
 _KILLED = re.compile(r"exitcode\s*:\s*-9\b.*?SIGKILL|Signal 9 \(SIGKILL\)", re.S)
 _UNIT = {"B": 1, "bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+_LONGEST = 500
+"""Characters of a message."""
 _SHOWN = 8_000
 """Characters of the log's end that are kept as traceback."""
-_OF_THE_LAUNCHER = "ChildFailedError"
 
 
 def describe(system: str, exit_code: int, text: str) -> Error | None:
@@ -50,8 +49,7 @@ def describe(system: str, exit_code: int, text: str) -> Error | None:
         )
     if killed(text):
         return None
-    raised = [m[0] for m in _RAISED.finditer(text) if _OF_THE_LAUNCHER not in m[0]]
-    msg = _clean(raised[-1]) if raised else f"{system} ended with exit code {exit_code}"
+    msg = root_cause(text)[:_LONGEST] or f"{system} ended with exit code {exit_code}"
     return Error(kind="exception", msg=msg, traceback=tail, exit_code=ExitCode.CRASHED)
 
 
@@ -64,7 +62,7 @@ def killed(text: str) -> RankExit | None:
 
 
 def _clean(line: str) -> str:
-    return re.sub(r"^\[rank\d+\]:\s?", "", line.strip())[:500]
+    return re.sub(r"^\[rank\d+\]:\s?", "", line.strip())[:_LONGEST]
 
 
 def _asked(line: str) -> int:

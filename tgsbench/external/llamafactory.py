@@ -11,7 +11,7 @@ import msgspec
 
 from tgsbench.external import training_data
 from tgsbench.external.adapter import Say, StepReport, deepspeed_config, num_steps
-from tgsbench.external.process import ExternalProcess
+from tgsbench.external.process import PEER, ExternalProcess
 from tgsbench.safe_files import read_regular
 from tgsbench.schema.events import Data, Warn
 from tgsbench.schema.preset import Preset
@@ -112,6 +112,8 @@ class LlamaFactory:
 
     def program(self, preset: Preset) -> list[str]:
         """Its module; the command line of its own would choose the number of ranks itself."""
+        if preset.hardware.device == "cpu":
+            return [str(PEER / "llamafactory_cpu.py")]
         return ["-m", "llamafactory.launcher"]
 
     def kernel(self, preset: Preset) -> str:

@@ -68,6 +68,17 @@ def gather(folder: Path, side_by_side: Sequence[Runs], stop: StopSignals, say: S
 
     Raises TgsError when interrupted, or when a rank refuses to start, as for a missing compiler.
     """
+    made, outcome = run_side_by_side(folder, side_by_side, stop, say)
+    return {name: _read(run, outcome) for name, run in made.items()}
+
+
+def run_side_by_side(
+    folder: Path, side_by_side: Sequence[Runs], stop: StopSignals, say: Say
+) -> tuple[dict[str, RunDir], Outcome]:
+    """Run every group of runs in a process of its own; their folders by name, and how they ended together.
+
+    Raises TgsError when interrupted.
+    """
     made = {name: _make(folder, name, run) for runs in side_by_side for name, run in runs.items()}
     _leave_if_told(stop)
     children = [_start(folder, [made[name] for name in runs], runs) for runs in side_by_side]
@@ -78,7 +89,7 @@ def gather(folder: Path, side_by_side: Sequence[Runs], stop: StopSignals, say: S
             if child.poll() is None:
                 child.stop()
     _leave_if_told(stop)
-    return {name: _read(run, outcome) for name, run in made.items()}
+    return made, outcome
 
 
 def _make(folder: Path, name: str, wanted: WantedRun) -> RunDir:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,10 +13,13 @@ from msgspec import Struct
 from tgsbench import presets, units
 from tgsbench.errors import TgsError
 from tgsbench.launch import local, preflight
+from tgsbench.launch.narration import Narrator
 from tgsbench.launch.rehearse import rehearsal_on
-from tgsbench.metrics import ratio, stats
+from tgsbench.metrics import ratio
+from tgsbench.metrics.spread import oddities
 from tgsbench.results import rows
 from tgsbench.results.compare import Comparison, compare_pairs
+from tgsbench.results.repeats import scaled
 from tgsbench.results.rows import Row
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Result
@@ -35,6 +39,8 @@ class Limits(Struct, frozen=True, kw_only=True):
     within: float = 0.02
     """Half width of every ratio's interval, as a share of the ratio."""
     budget_s: float = 900.0
+    rounds: int | None = None
+    """Exactly so many, as far as the budget goes, whatever the intervals are."""
 
 
 class EngineRuns(Struct, kw_only=True):
@@ -69,10 +75,13 @@ def contenders(
 
 
 def order(engines: Sequence[EngineRuns], index: int) -> list[EngineRuns]:
-    """Round `index`: rotated by one each time, so that no engine always follows the same one."""
+    """Round `index`: shuffled, and every second round is the one before it backwards.
+
+    So no engine always follows the same one, and over two rounds each was as early as any other.
+    """
     live = [engine for engine in engines if engine.runs_on]
-    shift = index % len(live) if live else 0
-    return live[shift:] + live[:shift]
+    random.Random(index // 2).shuffle(live)
+    return live[::-1] if index % 2 else live
 
 
 def run_interleaved(
@@ -85,35 +94,76 @@ def run_interleaved(
 ) -> str:
     """Run round after round; returns why it ended. An engine whose run fails leaves, its result stays.
 
-    `run` (a test's) takes a preset, the folder of runs and a tag.
+    No round starts that cannot end within the budget, and in the first one no engine. `run` (a test's) takes
+    a preset, the folder of runs, a tag and `say`.
     """
-    begin_s, longest_s = time.monotonic(), 0.0
-    for index in range(MAX_ROUNDS):
-        spent_s = time.monotonic() - begin_s
-        if index and spent_s + longest_s > limits.budget_s:
+    budget = _Budget(limits.budget_s)
+    for index in range(limits.rounds or MAX_ROUNDS):
+        if index and not budget.fits(engines):
             done = units.counted(index, "round")
             return f"another round does not fit into the budget of {limits.budget_s:.0f} s after {done}"
         for engine in order(engines, index):
             assert engine.preset is not None
-            result = (run or run_once)(engine.preset, root, tag)
+            if not budget.fits([engine]) and engine.results:
+                return f"another run does not fit into the budget of {limits.budget_s:.0f} s"
+            if not budget.fits([engine]):
+                engine.reason = f"not started: it would not end within the budget of {limits.budget_s:.0f} s"
+                say(f"round {index + 1}  {engine.engine:<12} {engine.reason}")
+                continue
+            say(f"round {index + 1}  {engine.engine:<12} starts, {budget.told}")
+            begin_s = time.monotonic()
+            result = (run or run_once)(engine.preset, root, tag, _prefixed(say, engine.engine))
+            budget.took(engine, time.monotonic() - begin_s)
             engine.results.append(result)
             _judge(engine, result)
             say(_told(index, engine, result))
-        longest_s = max(longest_s, time.monotonic() - begin_s - spent_s)
         if sum(engine.runs_on for engine in engines) < 2:
             return "fewer than two engines are left"
-        if index + 1 >= MIN_ROUNDS and _narrow(engines, limits.within):
+        if not limits.rounds and index + 1 >= MIN_ROUNDS and _narrow(engines, limits.within):
             return f"every interval is within {limits.within:.1%} after {index + 1} rounds"
-    return f"{MAX_ROUNDS} rounds were run"
+    return f"{limits.rounds or MAX_ROUNDS} rounds were run"
 
 
-def run_once(preset: Preset, root: Path, tag: str) -> Result:
-    """One stored run, told to nobody."""
+class _Budget:
+    """Seconds that may be spent, and what runs will take: as an engine's longest, else as the longest."""
+
+    def __init__(self, budget_s: float) -> None:
+        self._budget_s, self._begin_s = budget_s, time.monotonic()
+        self._took_s: dict[str, float] = {}
+
+    def took(self, engine: EngineRuns, seconds: float) -> None:
+        """One run is over."""
+        self._took_s[engine.engine] = max(seconds, self._took_s.get(engine.engine, 0.0))
+
+    def fits(self, engines: Sequence[EngineRuns]) -> bool:
+        """Can one more run of each end in time? The very first run is always tried."""
+        if not self._took_s:
+            return True
+        longest_s = max(self._took_s.values())
+        needed_s = sum(self._took_s.get(e.engine, longest_s) for e in engines if e.runs_on)
+        return self._spent_s + needed_s <= self._budget_s
+
+    @property
+    def told(self) -> str:
+        """How much is spent."""
+        return f"{self._spent_s:.0f} s of {self._budget_s:.0f} s spent"
+
+    @property
+    def _spent_s(self) -> float:
+        return time.monotonic() - self._begin_s
+
+
+def _prefixed(say: Say, name: str) -> Say:
+    return lambda text: say(f"         {name:<12} {text}")
+
+
+def run_once(preset: Preset, root: Path, tag: str, say: Say) -> Result:
+    """One stored run; `say` hears where it is whenever it has been silent for a while."""
     run = run_dir.create(root, preset)
     manifest = local.prepare_run(run, preset)
     manifest.tags = [tag]
     run.write("run.json", manifest)
-    return local.supervise(run, lambda events: None)
+    return local.supervise(run, Narrator(preset, say).hear)
 
 
 def as_row(contender: EngineRuns) -> Row:
@@ -124,17 +174,23 @@ def as_row(contender: EngineRuns) -> Row:
             label=contender.engine,
             kind="run",
             system=contender.engine,
-            status="unsupported",
+            status="unsupported" if contender.preset is None else "not run",
             reason=contender.reason,
         )
     best = next((r for r in reversed(contender.results) if r.status == "ok"), contender.results[-1])
     row = rows.from_result(best, label=contender.engine)
+    if not medians:
+        return row
+    mean, ci95 = ratio.mean_of_runs(medians)
     return msgspec.structs.replace(
         row,
-        tgs=stats.median(medians),
-        ci95=stats.median_ci95(medians),
+        tgs=mean,
+        ci95=ci95,
         samples=medians,
-        tflops=_scaled(best, medians),
+        repeats=len(medians),
+        tflops=scaled(best, mean),
+        disturbances=[r.disturbances[-1] for r in contender.results if r.disturbances],
+        remarks=oddities([1 / tgs for tgs in medians], "run"),
     )
 
 
@@ -158,7 +214,7 @@ def _contender(name: str, assignments: Sequence[str], engine: str, rehearse: boo
 
 
 def _judge(engine: EngineRuns, result: Result) -> None:
-    if result.status != "ok" or result.tgs.median is None:
+    if result.status != "ok" or not result.tgs.median:
         why = result.failure.reason if result.failure else "; ".join(result.integrity.problems)
         engine.reason = f"{result.status}: {why}"
 
@@ -180,11 +236,3 @@ def _narrow(engines: Sequence[EngineRuns], within: float) -> bool:
 def half_width(found: ratio.Ratio) -> float:
     """Half of the interval over the ratio; infinite without an interval."""
     return (found.ci95[1] - found.ci95[0]) / 2 / found.value if found.ci95 else float("inf")
-
-
-def _scaled(result: Result, medians: list[float]) -> dict[str, float]:
-    """TFLOPs follow TGS; those of one run are carried to the median of all."""
-    median = stats.median(medians)
-    if not median or not result.tgs.median:
-        return {}
-    return {name: value * median / result.tgs.median for name, value in result.tflops.items()}

@@ -19,6 +19,7 @@ from tgsbench.launch.command import (
 from tgsbench.launch.disturbance import DisturbanceMonitor
 from tgsbench.launch.traces import collect
 from tgsbench.launch.watch import OnEvents, StopSignals, Watch
+from tgsbench.presets.work import changed_values
 from tgsbench.results import results
 from tgsbench.results.export import tensorboard_log
 from tgsbench.results.export.series import series_of
@@ -67,6 +68,7 @@ def prepare_run(
         emulated=emulated,
         virtual=virtual,
         forecast=forecast_here(preset, virtual.gpu if virtual else "")[0],
+        changed=changed_values(preset),
     )
     try:
         run_dir.write_atomic(run.path / "command.sh", os.fsencode(as_script(argv)))

@@ -46,7 +46,9 @@ def find_longest(preset: Preset, root: Path, name: str, limit: int, say: sweep.S
         variant = with_length(preset, length)
         digest = sweep.digest_of(variant)
         found, run_name = sweep.stored(root, f"{name}-longest", digest)
-        result = found or sweep.run_named(variant, root, run_name, f"longest:{name}")
+        result = found or sweep.run_named(
+            variant, root, run_name, f"longest:{name}", lambda text: say(f"    {text}")
+        )
         say(f"  {units.length(length)}: {sweep.told(result)}")
         return result
 
@@ -64,6 +66,7 @@ def with_length(preset: Preset, length: int) -> Preset:
     """The preset at another length, one warm-up and one measured step.
 
     The model's positions are not in the way: what is searched is memory.
+    Raises TgsError when the mesh does not divide that length.
     """
     shape = replace(preset.model, max_position_embeddings=max(preset.model.max_position_embeddings, length))
     variant = replace(

@@ -69,7 +69,10 @@ def parse_nodes(text: str) -> tuple[str, ...]:
 
 
 def parse_rendezvous(text: str, nodes: Sequence[str]) -> str:
-    """HOST:PORT as given, with the first node and torch's port where they are missing."""
+    """HOST:PORT as given, with the first node and torch's port where they are missing.
+
+    Raises TgsError when the port is no number from 1 to 65535.
+    """
     host, _, port = (text or nodes[0]).rpartition(":") if ":" in text else (text or nodes[0], "", "")
     if port and not (port.isdigit() and 0 < int(port) < 65536):
         raise TgsError(
@@ -160,6 +163,7 @@ def route_to(host: str) -> tuple[str, str]:
     """This machine's address and network interface on the way to `host`; empty strings when it is unknown.
 
     Nothing is sent: connecting a datagram socket only asks the routing table.
+    Raises TgsError when the host cannot be reached from here.
     """
     try:
         family, *_, address = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]

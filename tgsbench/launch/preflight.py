@@ -10,6 +10,7 @@ from tgsbench.models.spec import num_parameters
 from tgsbench.planner import states_bytes
 from tgsbench.presets.catalog import data_problems
 from tgsbench.schema.preset import Preset
+from tgsbench.system.clock import preloaded_clock_problem
 from tgsbench.system.cores import num_cores
 from tgsbench.system.gpus import GpuInfo, list_gpus
 from tgsbench.systems import availability, environments, support
@@ -36,6 +37,12 @@ def check(preset: Preset, machine: LocalMachine, num_local_ranks: int, *, emulat
     An emulated rank takes as many layers as there is memory for.
     """
     support.check(preset)
+    if problem := preloaded_clock_problem():
+        raise TgsError(
+            f"nothing can be timed here: {problem}",
+            hint="start tgsbench without that library: env -u LD_PRELOAD tgsbench …",
+            exit_code=ExitCode.UNSUPPORTED,
+        )
     # The result is held against these tables at its end: a damaged one is passed over there without a word.
     if problems := data_problems():
         raise TgsError(problems[0], exit_code=ExitCode.BAD_PRESET)

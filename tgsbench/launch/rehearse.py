@@ -7,6 +7,7 @@ import math
 import msgspec
 
 from tgsbench.launch.preflight import LocalMachine
+from tgsbench.models.registry import find_family
 from tgsbench.presets.validate import mesh_problems
 from tgsbench.schema.preset import Device, ModelShape, Preset
 
@@ -70,14 +71,17 @@ def _corpus(preset: Preset) -> str:
 def _small_model(
     shape: ModelShape, sp: int, real_sp: int, head_dim: int, kv_heads_per_rank: int
 ) -> ModelShape:
-    """Same query:KV ratio and MLP ratio; KV heads stay fewer than sp where they were."""
+    """Same query:KV ratio and MLP ratio; KV heads stay fewer than sp where they were.
+
+    What else a family has, experts and windows, it shrinks itself.
+    """
     per_rank = min(kv_heads_per_rank, shape.num_kv_heads)
     kv_heads = max(1, sp // 2) if shape.num_kv_heads < real_sp else sp * per_rank
     ratio = math.lcm(shape.num_query_heads // shape.num_kv_heads, max(1, sp // kv_heads))
     heads = kv_heads * ratio
     hidden = heads * head_dim
     intermediate = -(-hidden * shape.intermediate_size // shape.hidden_size // 32) * 32
-    return msgspec.structs.replace(
+    small = msgspec.structs.replace(
         shape,
         num_layers=min(shape.num_layers, _MAX_LAYERS),
         hidden_size=hidden,
@@ -87,3 +91,4 @@ def _small_model(
         head_dim=head_dim,
         vocab_size=min(shape.vocab_size, 2048),
     )
+    return find_family(shape.family).shrink(shape, small)

@@ -24,6 +24,8 @@ from tgsbench.store.run_dir import RunDir, list_runs
 
 _SAFE = re.compile(r"[A-Za-z0-9_.,:=/@+%-]+")
 """What may follow #SBATCH or be part of a name: no blank, quote, line break or anything a shell reads."""
+_TIME = re.compile(r"\d{1,9}(:\d{1,9}){0,2}|\d{1,5}-\d{1,2}(:\d{1,2}){0,2}")
+"""As sbatch(1) lists the forms of --time."""
 _GRACE_S = 120
 """SIGTERM comes this long before the time limit, so that what was measured is stored."""
 _TIMEOUT_S = 60
@@ -110,7 +112,7 @@ def time_limit(preset: Preset) -> tuple[str, str]:
 
 
 def _directives(preset: Preset, placement: Placement, wishes: JobOptions, root: Path) -> list[str]:
-    limit, why = (wishes.time, "as asked") if wishes.time else time_limit(preset)
+    limit, why = (_checked_time(wishes.time), "as asked") if wishes.time else time_limit(preset)
     wanted = {
         "job-name": job_name(preset),
         "partition": wishes.partition,
@@ -131,6 +133,16 @@ def _directives(preset: Preset, placement: Placement, wishes: JobOptions, root: 
     if placement.note:
         notes.append(f"# {placement.note}.")
     return [*lines, "", f"# {preset.world_size} ranks: {placement.nproc_per_node} on each node.", *notes]
+
+
+def _checked_time(text: str) -> str:
+    """A time limit in one of the forms that sbatch reads; TgsError for anything else, and for none at all."""
+    if not _TIME.fullmatch(_checked("time", text)) or not any(digit in "123456789" for digit in text):
+        raise TgsError(
+            f"--time {text}: no time limit",
+            hint="minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM or D-HH:MM:SS, such as --time 04:00:00",
+        )
+    return text
 
 
 def _environment(preset: Preset, wishes: JobOptions) -> list[str]:
@@ -187,7 +199,10 @@ def log_dir(root: Path) -> Path:
 
 
 def submit(text: str, preset: Preset, root: Path) -> tuple[str, Path]:
-    """Keep the script beside the runs and hand it to sbatch; returns the job's number and the script."""
+    """Keep the script beside the runs and hand it to sbatch; returns the job's number and the script.
+
+    Raises TgsError when the script cannot be written, or sbatch refuses it.
+    """
     folder = log_dir(root)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 import re
 import time
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from msgspec import Struct
 from tgsbench import presets, units
 from tgsbench.errors import ExitCode, TgsError, nearest
 from tgsbench.launch import local, preflight
+from tgsbench.launch.narration import Narrator
 from tgsbench.launch.rehearse import rehearsal_on
 from tgsbench.planner import forecast_preset
 from tgsbench.results import results
@@ -24,6 +27,7 @@ from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Result
 from tgsbench.store import run_dir
 from tgsbench.store.run_dir import RunDir
+from tgsbench.system.environment import code_digest, software
 from tgsbench.systems import registry
 
 SHORT = {
@@ -39,13 +43,15 @@ SHORT = {
 }
 """Names that a spec may use for a preset's keys."""
 MAX_POINTS = 10_000
+"""All are planned before the first one runs, 4 ms each."""
+_MAX_VALUE = 200
 _SAFE_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,60}$")
 _KEYS = ("name", "preset", "rehearse", "set", "grid")
 _UNFINISHED = ("running", "cancelled", "preempted")
 """Statuses of a run that has to be made again; a launcher that was killed leaves failure kind `vanished`."""
 
 Say = Callable[[str], None]
-Run = Callable[[Preset, Path, str, str], Result]
+Run = Callable[[Preset, Path, str, str, Say], Result]
 
 
 class Spec(Struct, frozen=True, kw_only=True):
@@ -93,6 +99,11 @@ def read_spec(path: Path) -> Spec:
     lists = {key: value for key, value in _flat(grid).items() if isinstance(value, list) and value}
     if len(lists) != len(_flat(grid)):
         raise _bad(path, "every value of grid is a list that is not empty: sp = [1, 2]")
+    flat = [*_flat(fixed).items(), *((key, value) for key, values in lists.items() for value in values)]
+    if long := next((key for key, value in flat if len(str(value)) > _MAX_VALUE), ""):
+        raise _bad(path, f"{long[:_MAX_VALUE]}: a value of more than {_MAX_VALUE} characters")
+    if (num_points := math.prod(map(len, lists.values()))) > MAX_POINTS:
+        raise _bad(path, f"the grid has {_count(num_points)} points, at most {MAX_POINTS:,} are run")
     assignments = [f"{SHORT.get(key, key)}={_text(value)}" for key, value in _flat(fixed).items()]
     named = {SHORT.get(key, key): value for key, value in lists.items()}
     return Spec(
@@ -109,10 +120,9 @@ def points(spec: Spec) -> list[Point]:
 
     Raises TgsError where no cell makes a preset, as with a key that there is not.
     """
-    cells = list(itertools.islice(itertools.product(*spec.grid.values()), MAX_POINTS + 1))
-    if len(cells) > MAX_POINTS:
-        raise TgsError(f"the grid has more than {MAX_POINTS:,} points", hint="cross fewer values")
-    found = [_point(spec, dict(zip(spec.grid, map(_text, cell), strict=True))) for cell in cells]
+    machine = preflight.this_machine()
+    cells = itertools.product(*spec.grid.values())
+    found = [_point(spec, dict(zip(spec.grid, map(_text, cell), strict=True)), machine) for cell in cells]
     if all(point.preset is None for point in found):
         problem = f"no point makes a preset; {found[0].label}: {found[0].skipped}"
         raise TgsError(problem, exit_code=ExitCode.BAD_PRESET)
@@ -136,7 +146,8 @@ def run_points(spec: Spec, found: Sequence[Point], root: Path, say: Say, run: Ru
             continue
         say(f"{index}/{len(todo)}  {point.label}{clock.left(todo[index - 1 :])}")
         begin_s = time.monotonic()
-        point.result = (run or run_named)(point.preset, root, name, f"sweep:{spec.name}")
+        inside: Say = lambda text: say(f"      {text}")  # noqa: E731
+        point.result = (run or run_named)(point.preset, root, name, f"sweep:{spec.name}", inside)
         clock.took(point, time.monotonic() - begin_s)
         say(f"      {told(point.result)}")
         if point.result.status in _UNFINISHED:
@@ -145,7 +156,10 @@ def run_points(spec: Spec, found: Sequence[Point], root: Path, say: Say, run: Ru
 
 
 def stored(root: Path, sweep: str, digest: str) -> tuple[Result | None, str]:
-    """The finished run of a point, and the name that its next attempt takes."""
+    """The finished run of a point, and the name that its next attempt takes.
+
+    Raises TgsError when that run is going on now.
+    """
     for attempt in itertools.count(1):
         name = f"{sweep}-{digest}" + (f"-{attempt}" if attempt > 1 else "")
         if not (root / name).exists():
@@ -164,13 +178,13 @@ def stored(root: Path, sweep: str, digest: str) -> tuple[Result | None, str]:
     raise AssertionError("unreachable")
 
 
-def run_named(preset: Preset, root: Path, name: str, tag: str) -> Result:
-    """One stored run of this name."""
+def run_named(preset: Preset, root: Path, name: str, tag: str, say: Say) -> Result:
+    """One stored run of this name; `say` hears where it is whenever it has been silent for a while."""
     run = run_dir.create(root, preset, name)
     manifest = local.prepare_run(run, preset)
     manifest.tags = [tag]
     run.write("run.json", manifest)
-    return local.supervise(run, lambda events: None)
+    return local.supervise(run, Narrator(preset, say).hear)
 
 
 def told(result: Result) -> str:
@@ -200,9 +214,8 @@ class Clock:
         return f"  ({units.duration(factor * weights)} left)"
 
 
-def _point(spec: Spec, values: dict[str, str]) -> Point:
+def _point(spec: Spec, values: dict[str, str], machine: preflight.LocalMachine) -> Point:
     point = Point(values=values)
-    machine = preflight.this_machine()
     try:
         engines = list(map(str, spec.grid.get("engine.name", [])))
         fixed = registry.assignments_for(values.get("engine.name", ""), engines, spec.fixed)
@@ -240,8 +253,15 @@ def _forecast(point: Point, preset: Preset) -> None:
 
 
 def digest_of(preset: Preset) -> str:
-    """Ten digits that two different presets do not share."""
-    return hashlib.sha256(presets.to_toml(preset).encode()).hexdigest()[:10]
+    """Ten digits that two different presets do not share, nor two versions of the software or its code."""
+    text = f"{presets.to_toml(preset)}{code_digest()}{_software()}"
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+@lru_cache
+def _software() -> str:
+    """Versions of what is installed, without importing any of it: another one's results are not these."""
+    return str(sorted(software(registry.engine_distributions()).items()))
 
 
 def _short(key: str) -> str:
@@ -259,6 +279,10 @@ def _flat(table: dict[str, Any], at: str = "") -> dict[str, Any]:
 
 def _text(value: Any) -> str:
     return msgspec.json.encode(value).decode() if isinstance(value, bool | list) else str(value)
+
+
+def _count(number: int) -> str:
+    return f"{number:,}" if number < 10**15 else "more than 10^15"
 
 
 def _bad(path: Path, why: str) -> TgsError:

@@ -6,7 +6,7 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
 
@@ -170,15 +170,20 @@ class Watch:
         if disk := why_unwritable(self._run.path):
             return Outcome(exit_code=child.stop(), disk=disk)
         silent_s, cause = self._patience.silent_s(now_s), self._patience.silent_ranks(now_s)
-        stacks.collect(self._run, child)
+        written = stacks.collect(self._run, child)
         code = child.stop()
         return Outcome(
             status="stalled",
             exit_code=code,
             reason=f"no rank made progress for {silent_s:.0f} s",
-            hint="raise measure.stall_s if that may take longer; every rank's stack is in stacks/",
+            hint="raise measure.stall_s if that may take longer" + _where_stacks(written, self._run),
             cause=cause,
         )
+
+
+def _where_stacks(written: Sequence[Path], run: RunDir) -> str:
+    """Ranks of other systems write no stacks: no folder is named that there is not."""
+    return f"; every rank's stack is in {run.stacks_dir}" if written else f"; the logs are in {run.log_dir}"
 
 
 def _forecast(run: RunDir) -> Forecast | None:

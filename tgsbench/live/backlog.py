@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from heapq import merge
@@ -28,6 +29,8 @@ _MAX_READERS = 4
 _PIPE_BYTES = 1 << 20
 _MAX_PART_BYTES = 64 << 20
 """A part holds one piece, and an event of at most 16 MiB that began before it."""
+_MAX_AHEAD_BYTES = 32 << 20
+"""Parts of one reader that may wait here; those of a run of a million events are 48 MB, of two readers."""
 _PARTS = msgspec.msgpack.Decoder(ReadPart)
 
 
@@ -94,6 +97,7 @@ class _Reader:
             pipesize=_PIPE_BYTES,
         )
         assert self._process.stdin is not None and self._process.stdout is not None
+        self._pipe = _DrainedPipe(self._process.stdout.fileno())
         self._stdout = self._process.stdout
         request = Request([(os.fsencode(tail.path), tail.place) for tail in tails])
         with contextlib.suppress(OSError), self._process.stdin as stdin:
@@ -110,13 +114,62 @@ class _Reader:
             yield part, tail
 
     def _exactly(self, num_bytes: int) -> bytes:
-        data = self._stdout.read(num_bytes) if num_bytes <= _MAX_PART_BYTES else b""
+        data = self._pipe.take(num_bytes) if num_bytes <= _MAX_PART_BYTES else b""
         if len(data) < num_bytes:
             raise _Died
         return data
 
     def close(self) -> None:
         """End it."""
-        self._stdout.close()
         self._process.kill()
         self._process.wait()
+        self._pipe.close()
+        self._stdout.close()
+
+
+class _DrainedPipe(threading.Thread):
+    """Empties a pipe before its bytes are asked for.
+
+    A pipe holds 1 MiB, which a reader writes in 30 ms: while the UI is imported and first painted,
+    it would stand still for most of a second.
+    """
+
+    def __init__(self, fd: int) -> None:
+        super().__init__(name="tgsbench-backlog", daemon=True)
+        self._fd = fd
+        self._buffer = bytearray()
+        self._changed = threading.Condition()
+        self._num_wanted = 0
+        self._is_over = False
+        self.start()
+
+    def run(self) -> None:
+        """Read to the end, at most _MAX_AHEAD_BYTES ahead of what is asked for."""
+        while chunk := os.read(self._fd, _PIPE_BYTES):
+            with self._changed:
+                self._buffer += chunk
+                self._changed.notify_all()
+                self._changed.wait_for(self._has_room)
+        with self._changed:
+            self._is_over = True
+            self._changed.notify_all()
+
+    def take(self, num_bytes: int) -> bytes:
+        """The next `num_bytes`; fewer where the pipe ends before."""
+        with self._changed:
+            self._num_wanted = num_bytes
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._is_over or len(self._buffer) >= num_bytes)
+            data = bytes(self._buffer[:num_bytes])
+            del self._buffer[:num_bytes]
+            return data
+
+    def _has_room(self) -> bool:
+        return self._is_over or len(self._buffer) < max(_MAX_AHEAD_BYTES, self._num_wanted)
+
+    def close(self) -> None:
+        """Come to the end of a pipe that nobody writes to any more."""
+        with self._changed:
+            self._is_over = True
+            self._changed.notify_all()
+        self.join()

@@ -112,8 +112,9 @@ TEXTS: dict[str, Explanation] = {
     ),
     "best": Explanation(
         "Best here",
-        "The fastest run of this preset among the stored runs that ended well. Rehearsals and emulated runs "
-        "do not count.",
+        "The fastest run of exactly this work among the stored runs that ended well: runs with another "
+        "engine, length, number of ranks or --set are not this preset's. Rehearsals and emulated runs do not "
+        "count.",
         "largest median TGS over runs with status ok",
         "result.json of the runs folder",
     ),

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from struct import unpack
 from typing import Any
 
-from tgsbench.live.history import DownsampledSeries, RankRow, StepGrid
+from tgsbench.live.history import DownsampledSeries, RankRow, StepGrid, own_row
 from tgsbench.live.pending import MAX_PENDING_STEPS, ClosedStep, PendingSteps
 from tgsbench.live.step_columns import RankBatch, rank_batches
 from tgsbench.metrics import figures
 from tgsbench.metrics.progress import LONG_STEP_S, least_far
+from tgsbench.metrics.slow_ranks import WaitTable
 from tgsbench.schema import events as ev
 
 MAX_NOTES = 200
@@ -33,7 +34,7 @@ class RankState:
 
     __slots__ = (
         "beat", "bye", "device", "error", "first_t", "gpu", "gpu_utils", "host", "last_t", "mem_peak", "note",
-        "num_warnings", "phase", "pid", "rank", "seen_at", "step", "unix_offset_s",
+        "phase", "pid", "rank", "seen_at", "step",
     )  # fmt: skip
 
     def __init__(self, rank: int) -> None:
@@ -49,15 +50,12 @@ class RankState:
         self.first_t = math.nan
         self.last_t = math.nan
         """Times of hello and of the newest event on the host's monotonic clock."""
-        self.unix_offset_s = math.nan
-        """Wall clock minus the host's monotonic clock, from hello."""
         self.seen_at = math.nan
         """Reader's monotonic clock when the newest event arrived."""
         self.gpu: ev.Gpu | None = None
         self.gpu_utils: deque[float] = deque(maxlen=GPU_HISTORY)
         self.beat: ev.Heartbeat | None = None
         """The newest heartbeat: where in its step the rank is."""
-        self.num_warnings = 0
         self.error: ev.Error | None = None
         self.bye: str = ""
 
@@ -87,6 +85,10 @@ class LiveRun:
     ranks: list[RankState] = field(init=False)
     pending: PendingSteps = field(init=False)
     grid: StepGrid = field(default_factory=StepGrid)
+    own_grid: StepGrid = field(default_factory=StepGrid)
+    """The same of the time that each rank did not stand in collectives, as its step time."""
+    waits: WaitTable = field(init=False)
+    """Who holds the others up, by how long each waits for others."""
     recent: deque[RankRow] = field(default_factory=lambda: deque(maxlen=NUM_RECENT))
     """The newest closed steps as they are; rows of the grid come to stand for several steps."""
     tgs: DownsampledSeries = field(default_factory=DownsampledSeries)
@@ -126,8 +128,10 @@ class LiveRun:
             ev.Trace: self._trace,
             ev.Warn: self._warn,
             ev.Error: self._error,
+            ev.Waits: self._waits,
             ev.Bye: self._bye,
         }
+        self.waits = WaitTable(self.world)
 
     def add_events(self, events: Sequence[Any], now: float = math.nan) -> list[ClosedStep]:
         """Take in events of any ranks, each rank's own in their order; returns the steps that are over.
@@ -247,8 +251,6 @@ class LiveRun:
     def _hello(self, state: RankState, event: ev.Hello) -> None:
         state.host, state.device, state.pid = event.host, event.device, event.pid
         state.first_t = event.t
-        if event.unix_t:
-            state.unix_offset_s = event.unix_t - event.t
 
     def _phase(self, state: RankState, event: ev.Phase) -> None:
         state.phase, state.note = event.phase, event.note
@@ -264,7 +266,6 @@ class LiveRun:
             self.traces.append(event)
 
     def _warn(self, state: RankState, event: ev.Warn) -> None:
-        state.num_warnings += 1
         self._note(Note(state.rank, event.t, "warning", event.code, event.msg, event.hint))
 
     def _error(self, state: RankState, event: ev.Error) -> None:
@@ -275,6 +276,12 @@ class LiveRun:
     def _note(self, note: Note) -> None:
         self.num_notes += 1
         self.notes.append(note)
+
+    def _waits(self, _state: RankState, event: ev.Waits) -> None:
+        """The time that a rank's step took without its waits is its own: what a heatmap of ranks can show."""
+        for row in self.waits.add(event):
+            own = [step_s - wait_s for step_s, wait_s in zip(row.step_s, row.wait_s, strict=True)]
+            self.own_grid.add(own_row(row.step, own))
 
     def _bye(self, state: RankState, event: ev.Bye) -> None:
         state.bye = event.status

@@ -6,15 +6,19 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from tgsbench.live.fold import LiveRun
 from tgsbench.live.history import RankRow
 from tgsbench.live.stragglers import slow_ratios
 
 LEVELS: tuple[float, ...] = (1.02, 1.05, 1.10, 1.25)
 """Ratios to the median rank at which a cell gets darker; 1.10 is where a rank counts as slow."""
+OWN_TIME = "own time"
+"""A step's time without what the rank stood in collectives: this shows whom the others wait for."""
 METRICS: dict[str, Callable[[RankRow], Sequence[float]]] = {
     "step time": lambda row: row.step_s,
     "data time": lambda row: row.data_s,
     "memory": lambda row: row.mem_peak,
+    OWN_TIME: lambda row: row.step_s,
 }
 
 
@@ -43,6 +47,11 @@ class Heatmap:
 
     groups: list[range]
     rows: list[HeatRow]
+
+
+def rows_of(live: LiveRun, metric: str) -> list[RankRow]:
+    """The rows that a metric is taken from."""
+    return live.own_grid.rows if metric == OWN_TIME else live.grid.rows
 
 
 def heatmap(rows: Sequence[RankRow], world: int, metric: str, max_columns: int, max_rows: int) -> Heatmap:

@@ -78,6 +78,12 @@ class RankRow(NamedTuple):
     """Mean over the rank's own labels; NaN also where it had none."""
 
 
+def own_row(step: int, own_s: Sequence[float]) -> RankRow:
+    """A row of times alone, as the step's."""
+    nothing = array("d", [math.nan] * len(own_s))
+    return RankRow(step, step, array("d", own_s), nothing, nothing, nothing)
+
+
 class StepGrid:
     """Rank × step history of bounded size."""
 

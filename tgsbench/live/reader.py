@@ -7,6 +7,7 @@ only: nothing that is read can be executed.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import sys
 from heapq import heapify, heappop, heappush
@@ -21,6 +22,10 @@ from tgsbench.live.pending import MAX_GAP_STEPS
 from tgsbench.live.step_columns import RankBatch, condense
 
 HEAD_BYTES = 4
+_SEND_BYTES = 256 << 10
+"""Parts that go out together: who takes them in wakes up once for a score of them."""
+_PIECE_BYTES = 2 * PIECE_BYTES
+"""340 steps, of the 512 that may wait for a rank; an event costs a sixth less than in half such pieces."""
 _NICE = 5
 """Ranks of this machine go first."""
 
@@ -51,7 +56,7 @@ def read(request: Request, stream: IO[bytes]) -> None:
     while due:
         front, index = heappop(due)
         tail = tails[index]
-        if events := tail.read(PIECE_BYTES):
+        if events := tail.read(_PIECE_BYTES):
             part = ReadPart(front, index, tail.place, condense(events))
             _send(stream, encoder.encode(part))
             front = _front(front, part.piece)
@@ -75,10 +80,10 @@ def _send(stream: IO[bytes], message: bytes) -> None:
 def main() -> None:
     """Answer one request."""
     os.nice(_NICE)
+    gc.disable()  # events form no cycles, and looking for some takes a twentieth of the time
     request = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=Request)
-    with contextlib.suppress(BrokenPipeError):
-        read(request, sys.stdout.buffer)
-        sys.stdout.flush()
+    with contextlib.suppress(BrokenPipeError), os.fdopen(sys.stdout.fileno(), "wb", _SEND_BYTES) as stream:
+        read(request, stream)
     os._exit(0)  # nothing is left to tidy up, and of a broken pipe nobody wants to know
 
 

@@ -7,8 +7,10 @@ import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from tgsbench import units
 from tgsbench.live.fold import LiveRun
 from tgsbench.live.history import RankRow
+from tgsbench.metrics.slow_ranks import HeldUp
 
 SLOW_RATIO = 1.1
 """A rank this much over the median rank counts as slow in a step."""
@@ -57,7 +59,7 @@ def slow_ratios(values: Sequence[float]) -> list[float]:
 
 
 @dataclass(frozen=True)
-class SlowRank:
+class SuspectRank:
     """A rank that holds the others up, as a person reads it."""
 
     rank: int
@@ -68,7 +70,7 @@ class SlowRank:
         return f"rank {self.rank} ({self.host or 'host unknown'}) {self.why}"
 
 
-def suspects(live: LiveRun, now_s: float, heartbeat_s: float) -> list[SlowRank]:
+def suspects(live: LiveRun, now_s: float, heartbeat_s: float) -> list[SuspectRank]:
     """Silent ranks first, then slow ones, then GPUs with slow clocks; a rank is named once."""
     if any(state.bye for state in live.ranks):
         return []
@@ -80,11 +82,21 @@ def suspects(live: LiveRun, now_s: float, heartbeat_s: float) -> list[SlowRank]:
     for silent in quiet if len(quiet) <= live.world / 2 else ():
         behind = f", {silent.steps_behind} steps behind" if silent.steps_behind > 0 else ""
         found[silent.rank] = f"silent for {max(0.0, silent.silent_s):.0f} s{behind}"
+    if (held_up := live.waits.slow) is not None:
+        found.setdefault(held_up.rank, held_up_text(held_up))
     for slow in find_stragglers(list(live.recent)):
         found.setdefault(slow.rank, f"took {slow.ratio:.2f} of the median rank's step time")
     for rank, ratio in find_slow_clocks(live):
         found.setdefault(rank, f"runs its GPU at {ratio:.0%} of the median clock")
-    return [SlowRank(rank, live.ranks[rank].host, why) for rank, why in found.items()]
+    return [SuspectRank(rank, live.ranks[rank].host, why) for rank, why in found.items()]
+
+
+def held_up_text(slow: HeldUp) -> str:
+    """What a rank costs the others, after its name."""
+    return (
+        f"holds the others up: they wait {units.duration(slow.delay_s)} a step for it, "
+        f"{units.percent(slow.share)} of the step"
+    )
 
 
 def silence_limit_s(heartbeat_s: float, step_s: float) -> float:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tgsbench import units
 from tgsbench.metrics.step_total import StepTotal
+from tgsbench.models.registry import find_family
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Integrity
 
@@ -22,73 +24,90 @@ def expected_all_to_alls(preset: Preset) -> tuple[int, int]:
     if sp == 1:
         return 0, 0
     passes = 3 if preset.training.checkpointing == "full" else 2
-    kv_heads = max(shape.num_kv_heads, sp)
+    widths = find_family(shape.family).exchange_widths(shape, sp)
     rows = preset.training.micro_batch * preset.local_seq_len
-    heads = 2 * shape.num_query_heads + 2 * kv_heads
-    num_bytes = rows * heads * shape.head_dim * _ELEMENT_BYTES[preset.training.compute_dtype]
-    calls = 4 if preset.attention == "alst" else 2
-    times = passes * shape.num_layers * preset.accumulation
+    values = rows * sum(before + after for before, after in widths)
+    num_bytes = values * _ELEMENT_BYTES[preset.training.compute_dtype]
+    calls = (4 if preset.attention == "alst" else 2) * len(widths)
+    times = passes * preset.accumulation
     return times * calls, times * num_bytes
 
 
 def check(preset: Preset, steps: Sequence[StepTotal], tokens_padded: int) -> Integrity:
-    """Compare what the ranks saw over `steps` with what the preset demands."""
-    calls, num_bytes = expected_all_to_alls(preset)
-    per_run = len(steps) * preset.world_size
+    """Compare what the ranks saw over the measured `steps` with what the preset demands.
+
+    Tokens: those counted for TGS against the lengths of the packs, and the ids that reached the embedding
+    against those of the packs. All-to-alls: calls and bytes at the process groups against the shapes.
+    """
+    calls, num_bytes = (preset.world_size * figure for figure in expected_all_to_alls(preset))
+    demanded = [
+        min(preset.tokens_per_step, s.pack_tokens) if tokens_padded else preset.tokens_per_step for s in steps
+    ]
     result = Integrity(
         tokens_seen=sum(s.tokens for s in steps),
-        tokens_expected=len(steps) * preset.tokens_per_step,
+        tokens_expected=sum(demanded),
         a2a_calls=sum(s.a2a_calls for s in steps),
-        a2a_calls_expected=per_run * calls,
+        a2a_calls_expected=len(steps) * calls,
         a2a_bytes=sum(s.a2a_bytes for s in steps),
-        a2a_bytes_expected=per_run * num_bytes,
+        a2a_bytes_expected=len(steps) * num_bytes,
     )
-    if tokens_padded:
-        result.tokens_expected = min(result.tokens_expected, sum(s.pack_tokens for s in steps))
     if steps:
-        _judge(result, steps)
+        _judge_tokens(result, steps, demanded)
+        _judge_all_to_alls(result, steps, calls, num_bytes)
     return result
 
 
 def check_exchanges(preset: Preset, steps: Sequence[StepTotal], num_ranks: int) -> Integrity:
     """Compare only the all-to-alls of the ranks that ran with what the preset demands of as many."""
-    calls, num_bytes = expected_all_to_alls(preset)
-    times = len(steps) * num_ranks
+    calls, num_bytes = (num_ranks * of_one for of_one in expected_all_to_alls(preset))
     result = Integrity(
         a2a_calls=sum(s.a2a_calls for s in steps),
-        a2a_calls_expected=times * calls,
+        a2a_calls_expected=len(steps) * calls,
         a2a_bytes=sum(s.a2a_bytes for s in steps),
-        a2a_bytes_expected=times * num_bytes,
+        a2a_bytes_expected=len(steps) * num_bytes,
     )
     if steps:
-        _judge_exchanges(result)
+        _judge_all_to_alls(result, steps, calls, num_bytes)
     return result
 
 
-def _judge(result: Integrity, steps: Sequence[StepTotal]) -> None:
-    wrong = [s.step for s in steps if s.seen_checksum != s.pack_checksum]
-    if result.tokens_seen != result.tokens_expected:
+def _judge_tokens(result: Integrity, steps: Sequence[StepTotal], demanded: Sequence[int]) -> None:
+    """Step by step: what one step lacks, another must not make up for."""
+    miscounted = [s.step for s, right in zip(steps, demanded, strict=True) if s.tokens != right]
+    misfed = [s.step for s in steps if s.seen_checksum != s.pack_checksum]
+    if miscounted:
         result.problems.append(
-            f"{result.tokens_seen:,} distinct tokens were trained where {result.tokens_expected:,} must be"
+            f"tokens: {result.tokens_seen:,} distinct tokens were trained where {result.tokens_expected:,} "
+            f"are in the packs{_where(miscounted)}"
         )
-    if wrong:
-        result.problems.append(
-            f"the ranks' shards do not add up to the packs in {len(wrong)} steps (first: step {wrong[0]})"
-        )
+    if misfed:
+        what = "those that reached the embedding do not add up to the packs"
+        result.problems.append(f"tokens: {what}{_where(misfed)}")
     result.tokens_ok = not result.problems
-    _judge_exchanges(result)
 
 
-def _judge_exchanges(result: Integrity) -> None:
-    calls_ok = result.a2a_calls == result.a2a_calls_expected
-    bytes_ok = result.a2a_bytes == result.a2a_bytes_expected
-    if not calls_ok:
+def _judge_all_to_alls(result: Integrity, steps: Sequence[StepTotal], calls: int, num_bytes: int) -> None:
+    miscalled = [s.step for s in steps if s.a2a_calls != calls]
+    missent = [s.step for s in steps if s.a2a_bytes != num_bytes]
+    if miscalled:
         result.problems.append(
-            f"{result.a2a_calls:,} all-to-alls ran where {result.a2a_calls_expected:,} must have"
+            f"all-to-alls: {result.a2a_calls:,} all-to-alls ran where {result.a2a_calls_expected:,} must have"
+            + _where(miscalled)
         )
-    if not bytes_ok:
+    if missent:
         result.problems.append(
-            f"all-to-alls moved {result.a2a_bytes:,} bytes where {result.a2a_bytes_expected:,} follow "
-            "from the shapes"
+            f"all-to-alls: {result.a2a_bytes:,} bytes went where {result.a2a_bytes_expected:,} follow from "
+            f"the shapes{_where(missent)}"
         )
-    result.a2a_ok = calls_ok and bytes_ok
+    result.a2a_ok = not (miscalled or missent)
+
+
+def _where(wrong: Sequence[int]) -> str:
+    return f" ({units.counted(len(wrong), 'step')}, the first is step {wrong[0]})"
+
+
+def integrity_text(integrity: Integrity) -> str:
+    """What the checks of a run said, in a word or with its problems."""
+    if integrity.problems:
+        return "failed: " + "; ".join(integrity.problems)
+    return "ok" if integrity.tokens_ok else "not checked"

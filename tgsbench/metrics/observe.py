@@ -6,6 +6,9 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from tgsbench.metrics.clock import RankClock
+from tgsbench.metrics.packs import PackLedger
+from tgsbench.metrics.slow_ranks import WaitLog
 from tgsbench.metrics.step_total import StepTotal
 from tgsbench.schema.events import (
     Bye,
@@ -21,6 +24,7 @@ from tgsbench.schema.events import (
     Phase,
     Step,
     Trace,
+    Waits,
     Warn,
 )
 
@@ -51,13 +55,22 @@ class RunTotals:
     """Last phase of each rank."""
     beats: dict[int, Heartbeat] = field(default_factory=dict)
     """Last heartbeat of each rank."""
+    waits: WaitLog = field(default_factory=WaitLog)
+    """How long ranks stood in collectives, step by step."""
     data: Data | None = None
     kernel: Kernel | None = None
     claimed: Claimed | None = None
     mem_peak_by_rank: dict[int, int] = field(default_factory=dict)
+    """Over all steps, also those of warm-up and profile."""
+    measured_peak_by_rank: dict[int, int] = field(default_factory=dict)
+    """Over measured steps alone, as the largest of all ranks is told."""
+    clocks: dict[int, RankClock] = field(default_factory=dict)
+    packs: PackLedger = field(default_factory=PackLedger)
     throttled: Counter[str] = field(default_factory=Counter)
     """Reason for held down clocks -> GPU samples that gave it."""
     num_gpu_samples: int = 0
+    num_repeated: int = 0
+    """Reports of a step by a rank that had reported it before; they count once."""
 
     def add(self, event: Event) -> None:
         """Take one event in; types that a result does not need are passed over."""
@@ -66,8 +79,9 @@ class RunTotals:
         match event:
             case Step():
                 self._add_step(event)
-                peak = self.mem_peak_by_rank.get(event.rank, 0)
-                self.mem_peak_by_rank[event.rank] = max(peak, event.mem_peak)
+                _raise(self.mem_peak_by_rank, event)
+                if event.phase == "measure":
+                    _raise(self.measured_peak_by_rank, event)
             case Hello():
                 self.hellos[event.rank] = event
             case Bye():
@@ -88,6 +102,8 @@ class RunTotals:
                     self.depths.append(event)
             case Phase():
                 self.phases[event.rank] = event
+            case Waits():
+                self.waits.add(event)
             case Heartbeat():
                 self.beats[event.rank] = event
             case Data():
@@ -107,7 +123,9 @@ class RunTotals:
             if len(self.steps) >= MAX_STEPS or not 0 <= event.step < _MAX_STEP:
                 return
             total = self.steps[event.step] = StepTotal(event.step, event.phase)
-        total.add(event)
+        self.num_repeated += not total.add(event)
+        self.clocks.setdefault(event.rank, RankClock()).add(event)
+        self.packs.add(event)
 
     def seconds_between_clocks(self) -> dict[str, float]:
         """Host -> wall clock minus its monotonic clock, from the host's first hello.
@@ -130,6 +148,10 @@ class RunTotals:
         """Steps of one phase (empty: of any) that every rank reported, in order."""
         totals = (self.steps[step] for step in sorted(self.steps))
         return [t for t in totals if phase in ("", t.phase) and t.num_ranks == world_size]
+
+
+def _raise(peaks: dict[int, int], step: Step) -> None:
+    peaks[step.rank] = max(peaks.get(step.rank, 0), step.mem_peak)
 
 
 def fold_events(events: Iterable[Event], world_size: int = 1 << 16) -> RunTotals:

@@ -6,11 +6,14 @@ Every check has a name and says what it found; one that needs a figure nobody kn
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from msgspec import Struct
+from msgspec import Struct, field
 
+from tgsbench import units
+from tgsbench.metrics import clock
+from tgsbench.metrics.packs import PackLedger
 from tgsbench.metrics.step_total import StepTotal
 from tgsbench.models.spec import num_parameters
 from tgsbench.schema.hardware import GpuSpec
@@ -23,6 +26,12 @@ _FIRST_LOSS: Final = (0.5, 2.0)
 """Of ln V. Random weights spread the logits by 0.02 · sqrt(hidden size): ln V + 1.6 at 8,192."""
 _MIN_VOCAB: Final = 64
 _CLOCKS_AGREE: Final = 1.01
+_FIRST_UPDATE: Final = (0.7, 1.1)
+"""Of the learning rate (measured: 0.998): AdamW's first step divides each gradient by its own size."""
+_LEAST_LR_SHARE: Final = 0.01
+"""Less moves a weight by about its own last bit."""
+_LATER_UPDATE: Final = (0.005, 4.0)
+"""Adam's own bound is (1 - beta1) / sqrt(1 - beta2): 3.2."""
 _BYTES_PER_PARAMETER: Final = 2
 """The least that a weight takes: bf16 without a master copy."""
 
@@ -37,6 +46,11 @@ class Measured(Struct, frozen=True, kw_only=True):
     device: str
     mfu: float | None
     """`model` TFLOPs over the GPU's dense bf16 peak."""
+    clocks: Mapping[int, clock.RankClock] = {}
+    """Step times and stamps of each rank."""
+    packs: PackLedger = field(default_factory=PackLedger)
+    num_packs: int = 0
+    """Packs of an epoch."""
 
 
 class NotChecked(Exception):
@@ -68,16 +82,19 @@ def _first_loss(m: Measured) -> str:
     low, high = (share * expected for share in _FIRST_LOSS)
     if low <= first.loss <= high:
         return ""
-    return f"{first.loss:.3g} where random weights give {low:.1f} to {high:.1f} (ln V = {expected:.1f})"
+    bounds = f"{low:.1f} to {high:.1f} (ln V = {expected:.1f})"
+    return f"{units.three(first.loss)} where random weights give {bounds}"
 
 
 def _moving_loss(m: Measured) -> str:
     """Weights that are updated and packs that differ give another loss at every step."""
     losses = [s.loss for s in m.steps if s.loss is not None]
-    if len(losses) < 2 or m.preset.training.lr == 0:
-        raise NotChecked("it takes two steps and a learning rate above 0")
+    if not losses:
+        return f"no label was trained in {len(m.steps)} steps"
     if not all(map(math.isfinite, losses)):
         return "it is not finite"
+    if len(losses) < 2 or m.preset.training.lr == 0:
+        raise NotChecked("it takes two steps and a learning rate above 0")
     return f"it stays at {losses[0]:.6g} for {len(losses)} steps" if len(set(losses)) == 1 else ""
 
 
@@ -132,6 +149,41 @@ def _memory(m: Measured) -> str:
     return f"a peak of {peak:,} bytes cannot hold the weights' shard of {shard:,.0f}" if peak < shard else ""
 
 
+def _clock(m: Measured) -> str:
+    """Step times fill the time between the stamps of the events that tell them, by another clock."""
+    if not any(c.num_steps for c in m.clocks.values()):
+        raise NotChecked("the events carry no stamps of steps in a row")
+    return clock.disagreement(m.clocks)
+
+
+def _packs(m: Measured) -> str:
+    """No sp group trains packs in an epoch that it, or another group, trained in that epoch before."""
+    if not m.packs.known or not m.num_packs:
+        raise NotChecked("the events do not tell the packs of a step apart")
+    twice = m.packs.twice(m.preset, m.num_packs)
+    return twice[0] + (f" and {len(twice) - 1} more" if len(twice) > 1 else "") if twice else ""
+
+
+def _update(m: Measured) -> str:
+    """AdamW's first step changes each weight by the learning rate, every later one by a share of it."""
+    seen = [(s.step, s.update, scheduled_lr(m.preset, s.step)) for s in m.steps if s.update is not None]
+    if not seen or m.preset.training.lr == 0:
+        raise NotChecked("no rank looked at its weights" if not seen else "the learning rate is 0")
+    for step, update, lr in seen:
+        low, high = _LATER_UPDATE if step else _FIRST_UPDATE
+        if lr >= _LEAST_LR_SHARE * m.preset.training.lr and not low * lr <= update <= high * lr:
+            return f"step {step} changed weights by {update:.2g} at a learning rate of {lr:.2g}"
+    return ""
+
+
+def scheduled_lr(preset: Preset, step: int) -> float:
+    """The learning rate that a step must take: linear warm-up, then half a cosine down to zero."""
+    num_steps = preset.measure.warmup + preset.measure.steps
+    rising = max(1, round(num_steps * preset.training.lr_warmup_ratio))
+    done = min(1.0, max(0.0, (step - rising) / max(1, num_steps - rising)))
+    return preset.training.lr * min(1.0, (step + 1) / rising) * math.cos(math.pi / 2 * done) ** 2
+
+
 CHECKS: Final[dict[str, Callable[[Measured], str]]] = {
     "first loss": _first_loss,
     "loss": _moving_loss,
@@ -140,5 +192,8 @@ CHECKS: Final[dict[str, Callable[[Measured], str]]] = {
     "all-to-all rate": _link_rate,
     "data time": _data_time,
     "memory": _memory,
+    "clock": _clock,
+    "packs": _packs,
+    "update": _update,
 }
 """Name -> what is wrong, or an empty text; each says in its docstring what it rests on."""

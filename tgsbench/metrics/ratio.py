@@ -72,6 +72,39 @@ def of_pairs(pairs: Sequence[tuple[float, float]]) -> Ratio:
     )
 
 
+def of_runs(a: Sequence[float], b: Sequence[float]) -> Ratio:
+    """Ratio of geometric means of two groups of runs, each run one figure; Welch's t on their logarithms.
+
+    Both groups have at least two runs. The spread between runs decides, not that between steps of one.
+    """
+    logs_a, logs_b = [log(x) for x in a], [log(x) for x in b]
+    share_a, share_b = statistics.variance(logs_a) / len(a), statistics.variance(logs_b) / len(b)
+    value = exp(statistics.fmean(logs_a) - statistics.fmean(logs_b))
+    arm = student_t975(_welch_df(share_a, len(a), share_b, len(b))) * sqrt(share_a + share_b)
+    return Ratio(
+        value=value,
+        ci95=(value * exp(-arm), value * exp(arm)),
+        p_value=mann_whitney(a, b),
+        method=f"{len(a)} and {len(b)} runs, Welch's t on log TGS",
+    )
+
+
+def mean_of_runs(figures: Sequence[float]) -> tuple[float, Interval | None]:
+    """Geometric mean of runs and its 95 % interval, Student's t on logarithms; one run has no interval."""
+    logs = [log(x) for x in figures]
+    mean = statistics.fmean(logs)
+    if len(logs) < 2:
+        return exp(mean), None
+    arm = student_t975(len(logs) - 1) * statistics.stdev(logs) / sqrt(len(logs))
+    return exp(mean), (exp(mean - arm), exp(mean + arm))
+
+
+def _welch_df(share_a: float, n_a: int, share_b: float, n_b: int) -> int:
+    """Welch–Satterthwaite degrees of freedom, rounded down."""
+    spread = share_a**2 / (n_a - 1) + share_b**2 / (n_b - 1)
+    return max(1, int((share_a + share_b) ** 2 / spread)) if spread else n_a + n_b - 2
+
+
 def student_t975(df: int) -> float:
     """Two-sided 95 % quantile of Student's t; beyond 30 degrees Cornish–Fisher to within 0.2 %."""
     z = 1.959964

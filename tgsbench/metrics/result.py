@@ -6,12 +6,15 @@ from collections.abc import Mapping
 
 from msgspec.structs import replace
 
-from tgsbench.metrics import figures, integrity, physical, reference, stats
+from tgsbench import units
+from tgsbench.metrics import figures, integrity, physical, reference, stats, written_twice
 from tgsbench.metrics.emulation import emulation
 from tgsbench.metrics.failure import root_cause
 from tgsbench.metrics.observe import RunTotals
+from tgsbench.metrics.spread import oddities
 from tgsbench.metrics.step_total import StepTotal
 from tgsbench.presets.catalog import find_gpu, load_references
+from tgsbench.presets.work import work_digest
 from tgsbench.schema.environment import Environment
 from tgsbench.schema.events import Data
 from tgsbench.schema.preset import Preset
@@ -25,6 +28,7 @@ from tgsbench.schema.run import (
     Memory,
     Outcome,
     Packing,
+    RankWaitedFor,
     Result,
     Status,
     StepTime,
@@ -41,8 +45,14 @@ def build_result(
     launcher: LauncherReport | None,
     environment: Environment,
     stack_texts: Mapping[int, str] | None = None,
+    preset_digest: str = "",
+    num_skipped: int = 0,
 ) -> Result:
-    """Derive everything that can be said about a run that is over."""
+    """Derive everything that can be said about a run that is over.
+
+    `preset_digest`: of the preset.toml that it came from. `num_skipped`: lines of its event files that were
+    passed over.
+    """
     steps = observed.complete("measure", len(manifest.started_ranks))
     result = _described(manifest, preset, observed, environment)
     if manifest.virtual is not None:
@@ -55,12 +65,39 @@ def build_result(
         )
     result.profile = _capture(observed, manifest.world_size, result.step_s)
     result.failure = root_cause(observed, outcome, launcher, manifest.started_ranks, stack_texts)
+    whole = not (preset.is_external or manifest.emulated or manifest.virtual)
+    if result.failure is None and whole:
+        written_twice.check_files(manifest, preset, preset_digest, observed, result.integrity)
+    result.warnings += written_twice.differing_versions(observed)
+    _mark_damage(result, num_skipped, observed.num_repeated)
+    result.slow_rank = _slow_rank(observed, manifest.world_size)
     result.status = _status(result, outcome)
     if manifest.virtual is not None and result.status == "ok":
         result.status = "virtual"
     if manifest.emulated:
         _emulated(result, preset, observed)
     return result
+
+
+def _mark_damage(result: Result, num_skipped: int, num_repeated: int) -> None:
+    """Say what the figure does not rest on."""
+    found = [units.counted(num_skipped, "line") + " of no known kind, damaged or doubled"] * (num_skipped > 0)
+    found += [units.counted(num_repeated, "report") + " of a step that had one"] * (num_repeated > 0)
+    if found:
+        result.integrity.damaged = f"passed over in the event files: {', '.join(found)}"
+        result.warnings.append(result.integrity.damaged)
+
+
+def _slow_rank(observed: RunTotals, world_size: int) -> RankWaitedFor | None:
+    """Who held the others up longest; None: nobody did."""
+    if not observed.waits or world_size < 2:
+        return None
+    found = observed.waits.table(world_size).worst()
+    if found is None:
+        return None
+    rank, lost_s, share = found
+    hello = observed.hellos.get(rank)
+    return RankWaitedFor(rank=rank, host=hello.host if hello else "", lost_s=lost_s, share=share)
 
 
 def throughput(steps: list[StepTotal], world_size: int) -> Tgs:
@@ -137,6 +174,9 @@ def _described(manifest: Manifest, preset: Preset, observed: RunTotals, environm
         compute_dtype=preset.training.compute_dtype,
         model=preset.model,
         rehearsal_of=preset.rehearsal_of,
+        work=work_digest(preset),
+        changed=list(manifest.changed),
+        repeat_of=manifest.repeat_of,
         tokens_per_step=preset.tokens_per_step,
         forecast=manifest.forecast,
         claimed=dict(observed.claimed.figures) if observed.claimed else None,
@@ -177,6 +217,7 @@ def _sp_spans_nodes(observed: RunTotals, sp: int) -> bool:
 def _measure(result: Result, preset: Preset, steps: list[StepTotal], observed: RunTotals) -> None:
     result.tgs = throughput(steps, result.world_size)
     times = [s.step_s for s in steps]
+    result.warnings += oddities(times, "step")
     result.step_s = StepTime(median=stats.median(times), samples=times)
     result.mem = _memory(steps, observed, preset.hardware.device)
     if steps:
@@ -208,6 +249,9 @@ def _check_physics(result: Result, preset: Preset, observed: RunTotals) -> None:
         gpu=find_gpu(result.device),
         device=result.device,
         mfu=result.mfu,
+        clocks=observed.clocks,
+        packs=observed.packs,
+        num_packs=observed.data.num_full + observed.data.num_short if observed.data else 0,
     )
     physical.check_physics(measured, result.integrity)
 
@@ -215,13 +259,13 @@ def _check_physics(result: Result, preset: Preset, observed: RunTotals) -> None:
 def _memory(steps: list[StepTotal], observed: RunTotals, device: str) -> Memory:
     if not steps:
         return Memory()
-    ranks = sorted(observed.mem_peak_by_rank)
+    ranks = sorted(observed.measured_peak_by_rank)
     return Memory(
         peak_gib=max(s.mem_peak for s in steps) / GIB,
         allocated_gib=max(s.mem_alloc for s in steps) / GIB,
         reserved_gib=max(s.mem_reserved for s in steps) / GIB,
         kind="cuda" if device == "cuda" else "rss",
-        by_rank_gib=[observed.mem_peak_by_rank[rank] / GIB for rank in ranks],
+        by_rank_gib=[observed.measured_peak_by_rank[rank] / GIB for rank in ranks],
     )
 
 
@@ -270,6 +314,6 @@ def _status(result: Result, outcome: Outcome | None) -> Status:
     if result.failure is not None:
         return _STATUS_BY_KIND.get(result.failure.kind, "crashed")
     integrity = result.integrity
-    if False in (integrity.tokens_ok, integrity.a2a_ok, integrity.physical_ok):
+    if False in (integrity.tokens_ok, integrity.a2a_ok, integrity.physical_ok, integrity.files_ok):
         return "invalid"
     return "ok"

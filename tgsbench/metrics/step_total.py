@@ -37,6 +37,8 @@ class StepTotal(Struct, gc=False):
     pack_checksum: int = 0
     a2a_calls: int = 0
     a2a_bytes: int = 0
+    update: float | None = None
+    """Largest that a rank saw of its weights' mean change."""
     reported: int = 0
     """Bit r is set once rank r has reported: a step told twice counts once."""
 
@@ -72,10 +74,10 @@ class StepTotal(Struct, gc=False):
             mem_peak=int(max(mem_peak)),
         )
 
-    def add(self, event: Step) -> None:
-        """Take one rank's report in."""
+    def add(self, event: Step) -> bool:
+        """Take one rank's report in; False, and nothing is added, for one that has reported before."""
         if self.reported >> event.rank & 1:
-            return
+            return False
         self.reported |= 1 << event.rank
         self.num_ranks += 1
         self.tokens += event.tokens
@@ -93,6 +95,9 @@ class StepTotal(Struct, gc=False):
         self.pack_checksum = (self.pack_checksum + event.pack_checksum) % _MODULUS
         self.a2a_calls += event.a2a_calls
         self.a2a_bytes += event.a2a_bytes
+        if event.update is not None:
+            self.update = max(self.update or 0.0, event.update)
+        return True
 
     @property
     def loss(self) -> float | None:

@@ -66,7 +66,7 @@ def oracle(preset: Preset, differences: Mapping[str, float], truth: Evidence, ma
         for step, (a, b) in enumerate(zip(ours, right, strict=True)):
             measured[f"{what} of step {step}: {a:.7g}, right {b:.7g}"] = (_relative(a, b), ORACLE_STEPS)
     check = _worst_of("oracle", preset.engine.name, measured)
-    check.note = f"{len(truth.loss_sums)} steps and {len(differences)} gradients against an fp64 Llama"
+    check.note = f"{len(truth.loss_sums)} steps and {len(differences)} gradients against fp64 written apart"
     return check
 
 

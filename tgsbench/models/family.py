@@ -1,17 +1,21 @@
 """What the rest of tgsbench asks of a model family: sizes, FLOPs, widths and a configuration, from a shape.
 
 A family is one module of this package (see `registry`); what needs torch is in the module that the family
-names as `torch_module`.
+names as `torch_module`. `decoder.Decoder` answers everything from the layers that a family describes.
 """
 
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from msgspec import Struct
 
-from tgsbench.schema.preset import Checkpointing, ModelShape
+from tgsbench.schema.model import ModelShape
+
+if TYPE_CHECKING:
+    from tgsbench.models.config_json import ConfigReader
+    from tgsbench.schema.preset import Checkpointing
 
 
 class Weight(NamedTuple):
@@ -23,23 +27,90 @@ class Weight(NamedTuple):
     """How many a layer has: one, or one for each expert."""
     used: int = 1
     """How many of them each token is multiplied by."""
+    share: float = 1.0
+    """Share of the model's layers that have it, in the average layer of `Dims`."""
 
     @property
-    def size(self) -> int:
-        """Parameters of all of them."""
-        return self.num * self.out_width * self.in_width
+    def size(self) -> float:
+        """Parameters of all of them; in the average layer where not every layer has it."""
+        return self.num * self.out_width * self.in_width * self.share
 
     @property
-    def active(self) -> int:
-        """Parameters that each token is multiplied by."""
-        return self.used * self.out_width * self.in_width
+    def active(self) -> float:
+        """Parameters that each token is multiplied by; in the average layer likewise."""
+        return self.used * self.out_width * self.in_width * self.share
+
+
+class LayerGroup(Struct, frozen=True, kw_only=True):
+    """Layers of one kind: their products, their attention, and what else they hold."""
+
+    num: int
+    attention: tuple[Weight, ...]
+    """Projections around the attention, in the order in which they run."""
+    mlp: tuple[Weight, ...]
+    """Products after attention, in the order in which they run."""
+    vectors: int
+    """Parameters that belong to no product: norms, biases, sinks."""
+    idle_vectors: int = 0
+    """Of these, those of experts that a token is not sent to."""
+    query_heads: int = 0
+    """0: there is no softmax attention."""
+    kv_heads: int = 0
+    key_dim: int = 0
+    value_dim: int = 0
+    cached: int = 0
+    """Values that a token leaves behind for later ones: keys and values, or the latent of both."""
+    window: int = 0
+    """Tokens that attention sees, itself included; 0: all before."""
+    between: int = 0
+    """Values between the matrices of the MLP, of all experts that a token is sent to."""
+    scan_flops: float = 0.0
+    """FLOPs per token of a linear recurrence, forward, whatever the length."""
+    runs_last_again: bool = False
+    """Does a checkpoint run the last product again, since something behind it needs its result?"""
+
+    @property
+    def parameters(self) -> int:
+        """Of one such layer."""
+        return int(sum(weight.size for weight in self.attention + self.mlp)) + self.vectors
+
+    @property
+    def idle(self) -> int:
+        """Parameters of one such layer that a token does not meet."""
+        weights = self.attention + self.mlp
+        return int(sum(weight.size - weight.active for weight in weights)) + self.idle_vectors
+
+    @property
+    def products(self) -> float:
+        """Forward FLOPs per token of the matrix products."""
+        return 2.0 * sum(weight.active for weight in self.attention + self.mlp)
+
+    @property
+    def last_product(self) -> float:
+        """Forward FLOPs per token of the product that a checkpoint does not run again."""
+        return 0.0 if self.runs_last_again else 2.0 * self.mlp[-1].active
+
+    def mixing(self, attended_len: float, causal: bool = True) -> float:
+        """Forward FLOPs per token of QKᵀ, PV and the recurrence."""
+        pairs = 2.0 * self.query_heads * (self.key_dim + self.value_dim)
+        return pairs * seen_keys(attended_len, self.window, causal) + self.scan_flops
+
+
+def seen_keys(attended_len: float, window: int, causal: bool = True) -> float:
+    """Keys that a query sees on average: S/2 of S, or W − W²/2S where a window of W is shorter.
+
+    Not causal: all S, or W. Exact but for half a key: causal sums are S(S + 1)/2 and W·S − W(W − 1)/2.
+    """
+    if not window or window >= attended_len:
+        return attended_len / 2 if causal else attended_len
+    return window - window * window / (2 * attended_len) if causal else float(window)
 
 
 class Parameters(Struct, frozen=True, kw_only=True):
     """How many parameters a model has, and where."""
 
     layer: int
-    """One decoder layer, every expert included."""
+    """One decoder layer, every expert included; of several kinds the most frequent."""
     embedding: int
     head: int
     """Output projection; 0 where it is tied to the embedding."""
@@ -49,7 +120,11 @@ class Parameters(Struct, frozen=True, kw_only=True):
 
 
 class Dims(Struct, frozen=True, kw_only=True, dict=True):
-    """Widths of a decoder, per token: what the planner needs to count products, bytes and memory."""
+    """Widths of a decoder, per token: what the planner needs to count products, bytes and memory.
+
+    Where layers differ this is the average layer, whose products times num_layers are the model's; `groups`
+    has the layers as they are.
+    """
 
     num_layers: int
     hidden: int
@@ -59,8 +134,10 @@ class Dims(Struct, frozen=True, kw_only=True, dict=True):
     query_heads: int
     kv_heads: int
     head_dim: int
+    value_dim: int = 0
+    """Width of a value head; 0: head_dim."""
     intermediate: int
-    """Values between the matrices of the MLP."""
+    """Values between the matrices of the MLP, of all experts that a token is sent to."""
     mlp_matrices: int = 3
     """A plain MLP has two, a gated one three."""
     norm_width: int
@@ -69,14 +146,19 @@ class Dims(Struct, frozen=True, kw_only=True, dict=True):
     """A layer's projections around attention, in the order in which they run."""
     mlp: tuple[Weight, ...]
     """A layer's products after attention; the last one ends the layer."""
+    again: tuple[Weight, ...] | None = None
+    """What a checkpoint that stops early runs again; None: all products but the last."""
+    routed: int = 0
+    """Values of a token's copies that go to its experts; as many come back."""
+    groups: tuple[LayerGroup, ...] = ()
 
     @cached_property
-    def layer_weights(self) -> int:
+    def layer_weights(self) -> float:
         """Weights of one layer's matrices."""
         return sum(weight.size for weight in self.attention) + self.mlp_weights
 
     @cached_property
-    def mlp_weights(self) -> int:
+    def mlp_weights(self) -> float:
         """Weights of one layer's products after attention."""
         return sum(weight.size for weight in self.mlp)
 
@@ -84,6 +166,23 @@ class Dims(Struct, frozen=True, kw_only=True, dict=True):
     def embedding_weights(self) -> int:
         """Weights of the token embedding, and of the head where it is not tied."""
         return self.vocab * self.hidden
+
+    @property
+    def value_width(self) -> int:
+        """Width of a value head."""
+        return self.value_dim or self.head_dim
+
+    @property
+    def run_again(self) -> tuple[Weight, ...]:
+        """Products that a checkpoint which stops early runs again."""
+        return (self.attention + self.mlp)[:-1] if self.again is None else self.again
+
+    def mixing(self, attended_len: float) -> float:
+        """Forward FLOPs per token of a layer's attention, or recurrence, over `attended_len` tokens."""
+        if not self.groups:
+            return attended_len * self.query_heads * (self.head_dim + self.value_width)
+        whole = sum(group.num * group.mixing(attended_len) for group in self.groups)
+        return whole / self.num_layers
 
 
 class ModelFamily(Protocol):
@@ -93,6 +192,10 @@ class ModelFamily(Protocol):
     """What a shape calls it: `family = "llama"`."""
     torch_module: str
     """The module whose BUILDER makes the model; imported by ranks only."""
+    model_types: tuple[str, ...]
+    """What a config.json of transformers calls it."""
+    untrained: str
+    """Why ranks cannot train it, or nothing; such a family is counted and planned."""
 
     def __hash__(self) -> int: ...
 
@@ -100,12 +203,16 @@ class ModelFamily(Protocol):
         """Parameters by place, in total and active."""
         ...
 
+    def layers(self, shape: ModelShape) -> tuple[LayerGroup, ...]:
+        """The model's layers by kind."""
+        ...
+
     def dims(self, shape: ModelShape) -> Dims:
         """Widths for the planner."""
         ...
 
-    def forward_flops(self, shape: ModelShape, attended_len: float) -> float:
-        """FLOPs per token of one forward pass, causal: attention over half the square."""
+    def forward_flops(self, shape: ModelShape, attended_len: float, causal: bool = True) -> float:
+        """FLOPs per token of one forward pass; causal: attention over half the square."""
         ...
 
     def recompute_flops(self, shape: ModelShape, attended_len: float, checkpointing: Checkpointing) -> float:
@@ -120,8 +227,24 @@ class ModelFamily(Protocol):
         """KV heads that one of `sp` ranks attends with under Ulysses."""
         ...
 
+    def exchange_widths(self, shape: ModelShape, sp: int) -> list[tuple[int, int]]:
+        """Values per token in each layer's all-to-alls: q, k and v before attention, the output after it."""
+        ...
+
+    def problems(self, shape: ModelShape) -> list[str]:
+        """What of a shape contradicts itself or is missing, as `field=value: why`."""
+        ...
+
+    def shrink(self, shape: ModelShape, small: ModelShape) -> ModelShape:
+        """`small`, of few heads and layers, with what else is in `shape` in proportion."""
+        ...
+
     def config(self, shape: ModelShape, seq_len: int) -> dict[str, Any]:
         """The config.json of transformers for this shape, with positions for at least `seq_len` tokens."""
+        ...
+
+    def read_config(self, config: ConfigReader) -> None:
+        """Fill the reader's fields from a config.json; raises TgsError for an option not understood."""
         ...
 
 
@@ -134,3 +257,14 @@ def attention_weights(hidden: int, query_heads: int, kv_heads: int, head_dim: in
 def mlp_weights(hidden: int, intermediate: int, matrices: int = 3) -> tuple[Weight, ...]:
     """Matrices of a dense MLP, the down projection last; a gated one has three."""
     return (Weight(intermediate, hidden),) * (matrices - 1) + (Weight(hidden, intermediate),)
+
+
+def expert_weights(shape: ModelShape) -> tuple[Weight, ...]:
+    """Router, then gate and up in one and down of every expert, then the MLP that all tokens share."""
+    experts, hidden = shape.experts, shape.hidden_size
+    assert experts is not None
+    up = Weight(2 * experts.intermediate_size, hidden, experts.num, experts.used)
+    down = Weight(hidden, experts.intermediate_size, experts.num, experts.used)
+    shared = experts.shared_intermediate_size
+    beside = mlp_weights(hidden, shared) if shared else ()
+    return Weight(experts.num, hidden), up, down, *beside

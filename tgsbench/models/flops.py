@@ -21,7 +21,8 @@ FORMULAS = {
     "model": "3·[L·(4had + 4h·kv·d + 6hi + 2Sad) + 2hV], causal, GQA-aware (Megatron-LM, MaxText)",
     "palm": "as model with full attention: 6N + 12·L·a·d·S (PaLM, torchtitan)",
     "hardware": "model + what the checkpoint policy runs again: a layer's products but the last (torch's "
-    "checkpoint stops before it), full checkpointing also its attention",
+    "checkpoint stops before it; not where a norm or a router needs its result), full checkpointing also "
+    "its attention",
 }
 
 
@@ -44,7 +45,7 @@ def _model(shape: ModelShape, attended_len: float, checkpointing: Checkpointing)
 
 
 def _palm(shape: ModelShape, attended_len: float, checkpointing: Checkpointing) -> float:
-    return _model(shape, 2 * attended_len, checkpointing)
+    return 3 * find_family(shape.family).forward_flops(shape, attended_len, causal=False)
 
 
 def _hardware(shape: ModelShape, attended_len: float, checkpointing: Checkpointing) -> float:

@@ -38,6 +38,11 @@ def family_names() -> list[str]:
     return sorted({*_found, *shipped})
 
 
+def families() -> list[ModelFamily]:
+    """Every known family, by name."""
+    return [find_family(name) for name in family_names()]
+
+
 def _modules() -> list[str]:
     return [path.stem for path in Path(__file__).parent.glob("*.py")]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,17 +11,16 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from tgsbench.errors import TgsError
-from tgsbench.planner.machine import Machine
 from tgsbench.planner.plan import Estimate, estimate
 from tgsbench.planner.verdict import host_fits
 from tgsbench.presets.validate import mesh_problems, valid_sp
-from tgsbench.schema.forecast import Advice
+from tgsbench.schema.forecast import Advice, Verdict
 from tgsbench.schema.preset import Preset
 from tgsbench.systems import registry
-from tgsbench.systems.costs import System
 from tgsbench.systems.registry import find_system
 from tgsbench.units import GIB, percent
 
+_GPUS = "hardware.num_gpus"
 _MIN_GAIN = 0.02
 _MAX_FASTER = 3
 
@@ -34,20 +34,18 @@ class PresetChange(Struct, frozen=True):
     what: str
 
 
-def advise(preset: Preset, system: System, machine: Machine, base: Estimate) -> list[Advice]:
+def advise(preset: Preset, base: Estimate) -> list[Advice]:
     """The smallest change that fits when the preset does not, then what would be at least 2 % faster."""
-    known = changed_estimates(preset, system, machine)
+    known = changed_estimates(preset, base)
     advice = []
     if base.verdict in ("out of memory", "tight"):
-        advice += _remedies(base, known)
+        advice += _remedies(preset, base, known)
     return advice + _faster(base, known, {tuple(a.change) for a in advice})
 
 
-def changed_estimates(
-    preset: Preset, system: System, machine: Machine
-) -> list[tuple[PresetChange, Estimate]]:
+def changed_estimates(preset: Preset, base: Estimate) -> list[tuple[PresetChange, Estimate]]:
     """Every single change with its numbers, where they are known and a usual host holds what it offloads."""
-    tried = [(change, _try(change, system, machine)) for change in changes(preset)]
+    tried = [(change, _try(change, base)) for change in changes(preset)]
     return [(change, numbers) for change, numbers in tried if numbers is not None]
 
 
@@ -119,27 +117,58 @@ def _engine_advice(engine: str) -> Iterator[tuple[dict[str, Any], int, str]]:
                 yield sets, change.effort, change.what
 
 
-def _try(change: PresetChange, system: System, machine: Machine) -> Estimate | None:
+def _try(change: PresetChange, base: Estimate) -> Estimate | None:
     """The changed preset's numbers; None where the change has no known speed or overfills a usual host."""
-    if "engine.name" in change.sets:
-        system = find_system(change.preset.engine.name)
+    system = find_system(change.preset.engine.name) if "engine.name" in change.sets else base.work.system
     try:
-        numbers = estimate(change.preset, system, machine)
+        numbers = estimate(change.preset, base.machine, system)
     except TgsError:
         return None
     ranks = min(numbers.work.world, numbers.work.gpus_per_node)
     return numbers if host_fits(numbers.memory, ranks) else None
 
 
-def _remedies(base: Estimate, known: list[tuple[PresetChange, Estimate]]) -> list[Advice]:
-    """The smallest change that fits."""
-    fitting = [(change, numbers) for change, numbers in known if numbers.verdict == "fits"]
-    if base.verdict == "out of memory" and not fitting:
-        fitting = [(change, numbers) for change, numbers in known if numbers.verdict == "tight"]
+Known = list[tuple[PresetChange, Estimate]]
+
+
+def _remedies(preset: Preset, base: Estimate, known: Known) -> list[Advice]:
+    """The smallest change that fits: one on the same GPUs, two of them, or more GPUs."""
+    same = [(change, numbers) for change, numbers in known if _GPUS not in change.sets]
+    fitting = _of(same, "fits")
+    if not fitting:
+        pairs = changed_pairs(preset, base)
+        fitting = _of(pairs, "fits")
+        if base.verdict == "out of memory":
+            fitting = fitting or _of(same, "tight") or _of(pairs, "tight")
+    fitting = fitting or _of(known, "fits")
+    if base.verdict == "out of memory":
+        fitting = fitting or _of(known, "tight")
     if not fitting:
         return []
     change, numbers = smallest(fitting)
     return [_advice(change, numbers, base, f"smallest change that fits: {change.what}")]
+
+
+def _of(known: Known, verdict: Verdict) -> Known:
+    return [pair for pair in known if pair[1].verdict == verdict]
+
+
+def changed_pairs(preset: Preset, base: Estimate) -> Known:
+    """Every two changes on the same GPUs that do not touch one value, with their numbers."""
+    single = [change for change in changes(preset) if _GPUS not in change.sets]
+    found = []
+    for one, other in itertools.combinations(single, 2):
+        if one.sets.keys() & other.sets.keys():
+            continue
+        sets = one.sets | other.sets
+        changed = assign(preset, sets)
+        if mesh_problems(changed):
+            continue
+        pair = PresetChange(sets, changed, one.effort + other.effort, f"{one.what}, {other.what}")
+        numbers = _try(pair, base)
+        if numbers is not None:
+            found.append((pair, numbers))
+    return found
 
 
 def _faster(
@@ -152,7 +181,7 @@ def _faster(
         (change, numbers)
         for change, numbers in known
         if numbers.verdict == "fits"
-        and "hardware.num_gpus" not in change.sets
+        and _GPUS not in change.sets
         and (numbers.tgs or 0.0) > base.tgs * (1 + _MIN_GAIN)
     ]
     better.sort(key=lambda pair: -(pair[1].tgs or 0.0))

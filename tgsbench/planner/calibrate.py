@@ -17,7 +17,6 @@ from tgsbench.planner.machine import Machine
 from tgsbench.planner.time import step_time
 from tgsbench.planner.workload import StepWorkload
 from tgsbench.schema.hardware import AttentionSpeed, Constants, Link
-from tgsbench.systems.costs import System
 
 UNCALIBRATED_CPU = Constants(
     name="cpu",
@@ -50,7 +49,6 @@ class Sample(Struct, frozen=True, kw_only=True):
 
     label: str
     work: StepWorkload
-    system: System
     machine: Machine
     tgs: float
 
@@ -102,7 +100,7 @@ def _check(samples: Sequence[Sample]) -> None:
 def _estimated_tgs(sample: Sample, constants: Constants) -> float:
     work = replace(sample.work, kernel=_known_kernel(constants, sample.work.kernel))
     machine = Machine(sample.machine.gpu, sample.machine.link, constants)
-    step_s = step_time(work, sample.system, machine, constants).step_s
+    step_s = step_time(work, machine).step_s
     return figures.tgs_of_gpu(work.tokens_per_gpu, step_s)
 
 

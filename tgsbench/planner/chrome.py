@@ -36,7 +36,7 @@ def chrome_trace(numbers: Estimate, name: str, max_micro_steps: int = 1) -> dict
             event["ts"] += clock
         events += spans
         clock = max(event["ts"] + event["dur"] for event in spans)
-    optimizer = numbers.time.items["optimizer"] + numbers.time.items["gather_step"]
+    optimizer = sum(numbers.time.items[name] for name in ("optimizer", "gather_step", "step_overhead"))
     events.append(_span(names.OPTIMIZER, clock, optimizer * 1e6, _COMPUTE))
     return {
         "traceEvents": events,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import NamedTuple
 
 from msgspec import Struct
 
 from tgsbench.models.family import Weight
 from tgsbench.planner.workload import StepWorkload
-from tgsbench.systems.costs import FUSED, ElementwiseTraffic, System
+from tgsbench.systems.costs import FUSED, ElementwiseTraffic
 
 
 class Product(Struct, frozen=True):
@@ -16,13 +17,17 @@ class Product(Struct, frozen=True):
 
     flops: float
     num_bytes: float
+    short: float = 0.0
+    """Sum over the products of FLOPs per value of the inner width that they sum over."""
 
 
 class LayerCounts(Struct, frozen=True, kw_only=True):
     """One layer, one micro-step, one rank."""
 
     gemm: Product
-    """Forward; the backward is twice that, operand for operand."""
+    """Forward."""
+    gemm_backward: Product
+    """Gradients of inputs and of weights."""
     gemm_recompute: Product
     gemm_tiled: Product
     """What the backward of a tiled MLP computes again, and the traffic of its fp32 sums over tiles."""
@@ -38,87 +43,117 @@ class LayerCounts(Struct, frozen=True, kw_only=True):
     """All-to-alls in one forward pass of the layer."""
 
 
-def layer_counts(work: StepWorkload, system: System) -> LayerCounts:
+def layer_counts(work: StepWorkload) -> LayerCounts:
     """Count one layer."""
-    traffic = FUSED if work.fused_ops else system.traffic
-    forward = _elementwise(work, system, traffic, 0)
+    traffic = FUSED if work.fused_ops else work.system.traffic
+    forward = _elementwise(work, traffic, 0)
     weights = work.dims.attention + work.dims.mlp
     gemm = products(work, weights)
     again = gemm
-    if system.early_stop and not work.tiled_mlp:
-        again = products(work, weights[:-1])
-    recompute = forward - (6.0 * work.local_tokens * work.dims.hidden if system.early_stop else 0.0)
-    send_in, send_out = exchange_bytes(work, system)
+    if work.system.early_stop and not work.tiled_mlp:
+        again = products(work, work.dims.run_again)
+    recompute = forward - (6.0 * work.local_tokens * work.dims.hidden if work.system.early_stop else 0.0)
+    send_in, send_out = exchange_bytes(work)
     return LayerCounts(
         gemm=gemm,
+        gemm_backward=backward_products(work, weights),
         gemm_recompute=again,
-        gemm_tiled=_tiled_again(work, system),
+        gemm_tiled=_tiled_again(work),
         attention_flops=attention_flops(work),
         elementwise_forward=forward,
-        elementwise_backward=_elementwise(work, system, traffic, 1),
+        elementwise_backward=_elementwise(work, traffic, 1),
         elementwise_recompute=recompute,
         exchange_in=send_in,
         exchange_out=send_out,
-        exchanges_forward=0 if work.sp == 1 else 2 if system.fused_exchange else 4,
+        exchanges_forward=0 if work.sp == 1 else 2 if work.system.fused_exchange else 4,
     )
 
 
 def products(work: StepWorkload, weights: tuple[Weight, ...]) -> Product:
     """Forward products of one micro-step with these weights."""
     rows = work.local_tokens
-    active, stored, edges = _sums(weights)
-    return Product(2.0 * rows * active, float(work.compute_bytes) * (rows * edges + stored))
+    sums = _sums(weights)
+    num_bytes = float(work.compute_bytes) * (rows * sums.edges + sums.stored)
+    return Product(2.0 * rows * sums.active, num_bytes, 2.0 * rows * sums.outs)
+
+
+def backward_products(work: StepWorkload, weights: tuple[Weight, ...]) -> Product:
+    """Backward products of one micro-step: gradients of the inputs, and of the weights over all rows."""
+    rows = work.local_tokens
+    sums = _sums(weights)
+    num_bytes = 2.0 * work.compute_bytes * (rows * sums.edges + sums.stored)
+    return Product(4.0 * rows * sums.active, num_bytes, 2.0 * rows * sums.ins + 2.0 * sums.active)
+
+
+class _Sums(NamedTuple):
+    active: float
+    """Weights that a token meets."""
+    stored: float
+    """Weights that are read."""
+    outs: float
+    """Values that come out for each token."""
+    ins: float
+    """Values that go in."""
+
+    @property
+    def edges(self) -> float:
+        """Values that go in and out for each token."""
+        return self.outs + self.ins
 
 
 @lru_cache(maxsize=256)
-def _sums(weights: tuple[Weight, ...]) -> tuple[int, int, int]:
-    """Weights that a token meets, weights that are read, values that go in and out for each token."""
-    edges = sum(weight.used * (weight.out_width + weight.in_width) for weight in weights)
-    return sum(weight.active for weight in weights), sum(weight.size for weight in weights), edges
+def _sums(weights: tuple[Weight, ...]) -> _Sums:
+    return _Sums(
+        active=sum(weight.active for weight in weights),
+        stored=sum(weight.size for weight in weights),
+        outs=sum(weight.share * weight.used * weight.out_width for weight in weights),
+        ins=sum(weight.share * weight.used * weight.in_width for weight in weights),
+    )
 
 
-def tile_tokens(work: StepWorkload, system: System) -> int:
+def tile_tokens(work: StepWorkload) -> int:
     """Tokens of the MLP that are live at once."""
     if not work.tiled_mlp:
         return work.local_tokens
-    return min(work.local_tokens, system.mlp_tile_tokens or work.dims.hidden)
+    return min(work.local_tokens, work.system.mlp_tile_tokens or work.dims.hidden)
 
 
 _SUM_BYTES = 10.0
 """Per weight and tile: the bf16 gradient of the tile is read, the fp32 sum read and written."""
 
 
-def _tiled_again(work: StepWorkload, system: System) -> Product:
+def _tiled_again(work: StepWorkload) -> Product:
     if not work.tiled_mlp:
         return Product(0.0, 0.0)
-    mlp = products(work, work.dims.mlp)
-    tiles = -(-work.local_tokens // tile_tokens(work, system))
+    mlp, again = products(work, work.dims.mlp), work.system.mlp_tile_again
+    tiles = -(-work.local_tokens // tile_tokens(work))
     sums = _SUM_BYTES * tiles * work.dims.mlp_weights
-    return Product(system.mlp_tile_again * mlp.flops, system.mlp_tile_again * mlp.num_bytes + sums)
+    return Product(again * mlp.flops, again * mlp.num_bytes + sums, again * mlp.short)
 
 
-def head_product(work: StepWorkload) -> Product:
-    """Forward of the output projection."""
-    return products(work, (Weight(work.dims.vocab, work.dims.hidden),))
+def head_products(work: StepWorkload) -> tuple[Product, Product]:
+    """Forward and backward of the output projection."""
+    head = (Weight(work.dims.vocab, work.dims.hidden),)
+    return products(work, head), backward_products(work, head)
 
 
 def attention_flops(work: StepWorkload) -> float:
     """Q·Kᵀ and P·V of one layer over the causal half: heads are split by sp, the sequence is whole."""
-    d = work.dims
-    return 2.0 * work.attended_len * work.local_tokens * d.query_heads * d.head_dim
+    return work.local_tokens * work.dims.mixing(work.attended_len)
 
 
-def exchange_bytes(work: StepWorkload, system: System) -> tuple[float, float]:
+def exchange_bytes(work: StepWorkload) -> tuple[float, float]:
     """Bytes of this rank's all-to-all buffers before and after attention, this rank's own part included."""
     if work.sp == 1:
         return 0.0, 0.0
     d = work.dims
-    kv = d.query_heads if system.repeats_kv else work.kv_heads_sent
-    per_head = float(work.local_tokens * d.head_dim * work.compute_bytes)
-    return per_head * (d.query_heads + 2 * kv), per_head * d.query_heads
+    kv = d.query_heads if work.system.repeats_kv else work.kv_heads_sent
+    per_value = float(work.local_tokens * work.compute_bytes)
+    before = d.query_heads * d.head_dim + kv * (d.head_dim + d.value_width)
+    return per_value * before, per_value * d.query_heads * d.value_width
 
 
-def _elementwise(work: StepWorkload, system: System, traffic: ElementwiseTraffic, index: int) -> float:
+def _elementwise(work: StepWorkload, traffic: ElementwiseTraffic, index: int) -> float:
     d, scale = work.dims, work.compute_bytes / 2
     rotary = (d.query_heads + d.kv_heads) * d.head_dim
     per_token = (
@@ -126,8 +161,8 @@ def _elementwise(work: StepWorkload, system: System, traffic: ElementwiseTraffic
         + traffic.rotary[index] * rotary
         + traffic.mlp[index] * d.intermediate * (d.mlp_matrices - 1) / 2
     )
-    if system.repeats_kv and d.kv_heads < d.query_heads:
+    if work.system.repeats_kv and d.kv_heads < d.query_heads:
         # k and v are written (their gradients read) at the query heads' width: 2 bytes each.
         per_token += 4.0 * d.query_heads * d.head_dim
-    exchanged = sum(exchange_bytes(work, system)) / work.compute_bytes
+    exchanged = sum(exchange_bytes(work)) / work.compute_bytes
     return scale * (per_token * work.local_tokens + traffic.exchange[index] * exchanged)

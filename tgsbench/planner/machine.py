@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -30,6 +32,21 @@ class Machine(Struct, frozen=True):
     constants: Constants | None
     """None: nothing was measured; memory can be planned, time cannot."""
 
+    @property
+    def fitted(self) -> Constants:
+        """The constants, for code that plans time: its callers have seen that there are some."""
+        assert self.constants is not None, f"no constants of {self.gpu.name}"
+        return self.constants
+
+    @property
+    def product_share(self) -> float:
+        """Of the bf16 peak, in long products at this card's power limit."""
+        constants = self.fitted
+        if not constants.power_w or not self.gpu.power_w:
+            return constants.gemm_share
+        power = min(1.0, self.gpu.power_w / constants.power_w)
+        return constants.gemm_share * math.pow(power, constants.power_exponent)
+
 
 def find_machine(gpu: str, link: str = "") -> Machine:
     """The machine of a GPU key or driver name; raises TgsError for names that nobody has described."""
@@ -40,7 +57,10 @@ def find_machine(gpu: str, link: str = "") -> Machine:
 
 
 def find_link(name: str, gpu: GpuSpec) -> Link:
-    """An interconnect by name, or the network cards usual beside this GPU."""
+    """An interconnect by name, or the network cards usual beside this GPU.
+
+    Raises TgsError when no interconnect has that name.
+    """
     if not name:
         return Link(
             name=f"default of {gpu.name}",
@@ -59,14 +79,15 @@ def find_link(name: str, gpu: GpuSpec) -> Link:
 
 def find_constants(gpu: str) -> Constants | None:
     """Constants fitted for a GPU, the user's own before the shipped ones."""
-    return next((c for c in catalog.load_constants() if gpu in c.gpus), None)
+    return catalog.constants_of(gpu)
 
 
 def unknown_gpu(name: str) -> TgsError:
     """The error for a GPU without datasheet figures: they are not guessed."""
     known = sorted(catalog.load_gpus())
     return TgsError(
-        f"unknown GPU {name!r}: no peak is known and none is guessed; known: {', '.join(known)}",
+        f"unknown GPU {name!r}: no peak is known and none is guessed; {nearest(name, known)}; "
+        f"known: {', '.join(known)}",
         hint="describe it in ./presets/hardware/NAME.toml (copy a shipped one: `tgsbench plan --list-gpus`)",
         exit_code=ExitCode.UNKNOWN_HARDWARE,
     )

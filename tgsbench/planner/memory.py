@@ -6,11 +6,12 @@ tensor of one micro-step's local tokens and width x in the compute precision.
 
 from __future__ import annotations
 
+import math
+
 from msgspec import Struct
 
 from tgsbench.planner.counts import exchange_bytes, tile_tokens
 from tgsbench.planner.workload import StepWorkload
-from tgsbench.systems.costs import System
 from tgsbench.units import GIB
 
 CONTEXT_BYTES = int(0.5 * GIB)
@@ -52,40 +53,40 @@ class MemoryPlan(Struct, frozen=True, kw_only=True):
         return self.peak.total - self.peak.items["context_and_nccl"] - self.peak.items["allocator"]
 
 
-def memory_plan(work: StepWorkload, system: System) -> MemoryPlan:
+def memory_plan(work: StepWorkload) -> MemoryPlan:
     """Memory at the peak of a steady-state step."""
-    moments = [
-        PeakMoment(name, _with_overhead(work, system, items)) for name, items in _moments(work, system)
-    ]
+    held = _held(work)
+    share = work.system.allocator_share
+    moments = [PeakMoment(name, _with_overhead(items, share, *held)) for name, items in _moments(work)]
     peak = max(moments, key=lambda moment: moment.total)
     return MemoryPlan(
         peak=PeakMoment(
             peak.name, {name: size for name, size in peak.items.items() if size or name in _ALWAYS}
         ),
         moments={moment.name: moment.total for moment in moments},
-        host_bytes=_host_bytes(work, system),
+        host_bytes=_host_bytes(work),
     )
 
 
 _ALWAYS = (*RESIDENT, "context_and_nccl", "allocator")
 
 
-def _moments(work: StepWorkload, system: System) -> list[tuple[str, dict[str, float]]]:
+def _moments(work: StepWorkload) -> list[tuple[str, dict[str, float]]]:
     """The moments that can be the peak: the loss, both ends of the backward, the optimizer step."""
-    before, after = _gradients(work, system)
-    states = _states(work, system)
+    before, after = _gradients(work)
+    states = _states(work)
     layers = work.dims.num_layers
-    saved, second, two, first = (_saved(work, system, n) for n in (layers, layers - 1, 2, 1))
-    head_scatter = 0.0 if work.dims.tied else _scatter(work, system, work.dims.embedding_weights)
-    layer_scatter = _scatter(work, system, work.dims.layer_weights)
-    working = _layer_working_set(work, system)
+    saved, second, two, first = (_saved(work, n) for n in (layers, layers - 1, 2, 1))
+    head_scatter = 0.0 if work.dims.tied else _scatter(work, work.dims.embedding_weights)
+    layer_scatter = _scatter(work, work.dims.layer_weights)
+    working = _layer_working_set(work)
 
     def grown(behind: int) -> float:
         """Gradients held while the layer with `behind` layers after it runs."""
         return max(before, after * _share_behind(work, behind))
 
     moments = [
-        ("loss", states | {"gradients": before} | _kept_at_loss(work, saved) | _loss(work, system)),
+        ("loss", states | {"gradients": before} | _kept_at_loss(work, saved) | _loss(work)),
         (
             "backward of the last layer",
             states | {"gradients": before} | saved | working | {"gradient_buffers": head_scatter},
@@ -102,7 +103,7 @@ def _moments(work: StepWorkload, system: System) -> list[tuple[str, dict[str, fl
             "backward of the embedding",
             states | {"gradients": grown(layers), "gradient_buffers": layer_scatter} | _embedding(work),
         ),
-        ("optimizer step", states | {"gradients": after} | _optimizer_extra(work, system)),
+        ("optimizer step", states | {"gradients": after} | _optimizer_extra(work)),
     ]
     if work.activation_offload and layers > 1:
         # Inputs come back two at a time down to the last one, while gradients grow.
@@ -111,29 +112,29 @@ def _moments(work: StepWorkload, system: System) -> list[tuple[str, dict[str, fl
     return moments
 
 
-def resident_bytes(work: StepWorkload, system: System) -> float:
+def resident_bytes(work: StepWorkload) -> float:
     """Bytes of parameters and optimizer states that one GPU holds all the time: less is not possible."""
-    return sum(_states(work, system).values())
+    return sum(_states(work).values())
 
 
-def _states(work: StepWorkload, system: System) -> dict[str, float]:
+def _states(work: StepWorkload) -> dict[str, float]:
     """Parameters and optimizer states resident on the GPU, as the ZeRO stage shards and offloads them."""
-    n, world = float(work.dims.num_parameters), work.world
-    parameters = n * system.parameter_bytes / (world if work.zero_stage == 3 else 1)
-    optimizer = n * system.optimizer_bytes / world
+    n, ranks = float(work.dims.num_parameters), work.sharing_ranks
+    parameters = n * work.system.parameter_bytes / (ranks if work.zero_stage == 3 else 1)
+    optimizer = n * work.system.optimizer_bytes / ranks
     return {
         "parameters": 0.0 if work.offload == "all" else parameters,
         "optimizer_states": 0.0 if work.offload != "none" else optimizer,
     }
 
 
-def _gradients(work: StepWorkload, system: System) -> tuple[float, float]:
+def _gradients(work: StepWorkload) -> tuple[float, float]:
     """Gradient bytes held when a backward begins and when it ends."""
-    sharded = work.world if work.zero_stage >= 2 else 1
-    whole = float(work.dims.num_parameters) * system.gradient_bytes / sharded
+    sharded = work.sharing_ranks if work.zero_stage >= 2 else 1
+    whole = float(work.dims.num_parameters) * work.system.gradient_bytes / sharded
     if work.offload != "none":
         return 0.0, 0.0
-    kept = work.accumulation > 1 or system.gradients_resident
+    kept = work.accumulation > 1 or work.system.gradients_resident
     return (whole if kept else 0.0), whole
 
 
@@ -153,13 +154,13 @@ def _share_behind(work: StepWorkload, behind: int) -> float:
     return min(1.0, (head + behind * d.layer_weights) / d.num_parameters)
 
 
-def _scatter(work: StepWorkload, system: System, weights: int) -> float:
+def _scatter(work: StepWorkload, weights: float) -> float:
     """Buffer in which gradients of the group before are being reduced."""
-    if work.world == 1 and not system.live_parameters:
+    if work.world == 1 and not work.system.live_parameters:
         return 4.0 * weights
-    if system.live_parameters:
+    if work.system.live_parameters:
         return float(REDUCE_BUCKET_BYTES)
-    return float(max(system.reduce_bytes, 4) * weights)
+    return float(max(work.system.reduce_bytes, 4) * weights)
 
 
 def unit(work: StepWorkload, width: float) -> float:
@@ -172,7 +173,7 @@ def _lse(work: StepWorkload) -> float:
     return 4.0 * work.local_tokens * work.dims.query_heads
 
 
-def layer_activations(work: StepWorkload, system: System) -> dict[str, float]:
+def layer_activations(work: StepWorkload) -> dict[str, float]:
     """What autograd saves of one layer that is not checkpointed.
 
     Norms keep their input in fp32, the normed value and the scaled one: 4 U(h) each in bf16. Attention
@@ -181,47 +182,99 @@ def layer_activations(work: StepWorkload, system: System) -> dict[str, float]:
     """
     d = work.dims
     heads = d.query_heads * d.head_dim
-    norm = unit(work, d.norm_width / 2) * system.norm_units
-    if work.fused_ops or work.compute_bytes == 4:
-        norm = unit(work, d.norm_width / 2) * min(6.0, system.norm_units)
-    received, returned = exchange_bytes(work, system)
+    norm = _norms(work)
+    received, returned = exchange_bytes(work)
     if work.sp == 1:
-        kv_heads = d.query_heads if system.repeats_kv else d.kv_heads
+        kv_heads = d.query_heads if work.system.repeats_kv else d.kv_heads
         attention = unit(work, heads + 2 * kv_heads * d.head_dim)
     else:
         attention = received
-    mlp = 0.0  # a tiled MLP keeps its input alone, which the norm gave
-    if not work.tiled_mlp:
-        mlp = unit(work, d.intermediate) * (system.mlp_units if d.mlp_matrices == 3 else 2.0)
     return {
-        "activations": norm + mlp + unit(work, heads) + _lse(work) + (attention if work.sp == 1 else 0.0),
+        "activations": norm
+        + _mlp_kept(work)
+        + unit(work, heads)
+        + _lse(work)
+        + (attention if work.sp == 1 else 0.0),
         "all_to_all_buffers": attention + returned if work.sp > 1 else 0.0,
     }
 
 
-def _mlp_gradients(work: StepWorkload, system: System) -> float:
+def _norms(work: StepWorkload) -> float:
+    """What a layer's two norms keep."""
+    units = work.system.norm_units
+    if work.fused_ops or work.compute_bytes == 4:
+        units = min(6.0, units)
+    return unit(work, work.dims.norm_width / 2) * units
+
+
+def _mlp_kept(work: StepWorkload) -> float:
+    """What the MLP keeps; a tiled one its input alone, which the norm gave."""
+    routed = 2.0 * unit(work, work.dims.routed)  # copies of a token for its experts, and what they gave
+    if work.tiled_mlp:
+        return routed
+    units = 2.0 if work.dims.mlp_matrices == 2 else work.system.mlp_units
+    # One kernel for the gated activation keeps gate and up, and its product for the down projection.
+    return routed + unit(work, work.dims.intermediate) * (min(3.0, units) if work.fused_ops else units)
+
+
+def attention_workspace(work: StepWorkload) -> float:
+    """What the attention kernel's backward holds beside its inputs and results.
+
+    FlashAttention 2 sums dq in fp32, a document's rows padded to 128, and with grouped queries writes dk and
+    dv at all query heads. FlashAttention 3 and cuDNN sum dk and dv in fp32 at the KV heads instead.
+    """
+    if work.on_cpu:
+        return 0.0
+    d = work.dims
+    head_tokens = float(work.local_tokens * d.head_dim)
+    padded = 1.0 + 128.0 / work.attended_len if work.attended_len < work.seq_len else 1.0
+    sums = 4.0 * padded * d.query_heads * head_tokens
+    if d.kv_heads == d.query_heads:
+        return sums
+    expanded = 2.0 * work.compute_bytes * d.query_heads * head_tokens
+    native = 8.0 * d.kv_heads * head_tokens
+    return sums + (native if work.kernel in ("flash3", "cudnn") else expanded)
+
+
+def _attention_backward(work: StepWorkload) -> float:
+    """Live while attention's backward runs: the MLP is through, of the norm before it the input is left."""
+    d = work.dims
+    heads, kv = d.query_heads * d.head_dim, 2 * d.kv_heads * d.head_dim
+    kept = _norms(work) / 2 + (0.0 if work.system.norm_keeps_checkpoint else unit(work, d.hidden))
+    if work.checkpointing == "none":
+        kept = 0.0
+    elif work.checkpointing == "full":
+        kept += unit(work, heads) + _lse(work) + (unit(work, heads + kv) if work.sp == 1 else 0.0)
+    elif work.sp == 1:
+        kept += unit(work, heads + kv)
+    # Gradients of the residual, of attention's output, of q, k and v.
+    gradients = unit(work, d.hidden + 2 * heads + kv)
+    return kept + gradients + attention_workspace(work)
+
+
+def _mlp_gradients(work: StepWorkload) -> float:
     """What is live in the MLP's backward beside what it kept.
 
     In tiles: six tensors of a tile's width, the fp32 sums of the weights' gradients, the input's gradient.
     """
     d = work.dims
     if not work.tiled_mlp:
-        return system.mlp_gradients * unit(work, d.intermediate)
-    tile = float(tile_tokens(work, system) * d.intermediate * work.compute_bytes)
+        return work.system.mlp_gradients * unit(work, d.intermediate)
+    tile = float(tile_tokens(work) * d.intermediate * work.compute_bytes)
     sums = 4.0 * d.mlp_weights
     return 6.0 * tile + sums + unit(work, d.hidden)
 
 
-def _saved(work: StepWorkload, system: System, layers: int) -> dict[str, float]:
+def _saved(work: StepWorkload, layers: int) -> dict[str, float]:
     """What this many layers keep from the forward to the backward."""
     if work.checkpointing == "none":
-        return {name: size * layers for name, size in layer_activations(work, system).items()}
+        return {name: size * layers for name, size in layer_activations(work).items()}
     inputs = unit(work, work.dims.hidden) * layers
     if work.activation_offload:
         inputs = unit(work, work.dims.hidden) * min(2, layers)
     saved = {"checkpoints": inputs}
     if work.checkpointing == "selective":
-        attention, exchanged = _attention_saved(work, system)
+        attention, exchanged = _attention_saved(work)
         saved |= {"attention_saved": attention * layers, "all_to_all_saved": exchanged * layers}
     return saved
 
@@ -231,94 +284,104 @@ def _kept_at_loss(work: StepWorkload, saved: dict[str, float]) -> dict[str, floa
     return saved | {"checkpoints": 0.0} if work.activation_offload and "checkpoints" in saved else saved
 
 
-def _attention_saved(work: StepWorkload, system: System) -> tuple[float, float]:
+def _attention_saved(work: StepWorkload) -> tuple[float, float]:
     """Per layer under selective checkpointing: output and LSE, and the results of both all-to-alls."""
     heads = work.dims.query_heads * work.dims.head_dim
-    return unit(work, heads) + _lse(work), sum(exchange_bytes(work, system))
+    return unit(work, heads) + _lse(work), sum(exchange_bytes(work))
 
 
-def _layer_working_set(work: StepWorkload, system: System) -> dict[str, float]:
+def _layer_working_set(work: StepWorkload) -> dict[str, float]:
     """The layer in the backward: recomputed activations, gradients on the way, gathered weights."""
     d = work.dims
-    recomputed = layer_activations(work, system)
+    recomputed = layer_activations(work)
     activations, exchanged = recomputed["activations"], recomputed["all_to_all_buffers"]
-    if system.norm_keeps_checkpoint:
+    if work.system.norm_keeps_checkpoint:
         activations -= unit(work, d.hidden)
     if work.checkpointing == "selective":
-        attention, received = _attention_saved(work, system)
+        attention, received = _attention_saved(work)
         activations -= attention
         # What came back from attention is copied once into the layout that the projection takes.
         exchanged -= received - (unit(work, d.query_heads * d.head_dim) if work.sp > 1 else 0.0)
-    gradients = _mlp_gradients(work, system) + unit(work, d.hidden)
-    made = {"layer_activations": activations + gradients, "all_to_all_buffers": exchanged}
+    gradients = _mlp_gradients(work) + unit(work, d.hidden)
+    mlp = activations + gradients
     if work.checkpointing == "none":  # nothing is made again: it is among what all layers keep
-        made = {"layer_activations": gradients}
+        mlp, exchanged = gradients, 0.0
+    made = {
+        "layer_activations": max(mlp, _attention_backward(work)),
+        "all_to_all_buffers": exchanged,
+    }
     return made | {
-        "gathered_layers": _gathered(work, system),
+        "gathered_layers": _gathered(work),
         "weight_gradients": float(work.compute_bytes * d.mlp[-1].size),
     }
 
 
-def _gathered(work: StepWorkload, system: System) -> float:
+def _gathered(work: StepWorkload) -> float:
     """Gathered weights: the layer in use and the one that is being gathered."""
-    if work.world == 1 and not system.live_parameters:
+    if work.world == 1 and not work.system.live_parameters:
         # FSDP keeps the low-precision copies of one layer at a time even when there is nothing to gather.
         return float(work.compute_bytes * work.dims.layer_weights)
     if work.zero_stage < 3:
         return 0.0
     two_layers = 2 * work.dims.layer_weights
-    live = max(two_layers, min(system.live_parameters, work.dims.num_parameters))
+    live = max(two_layers, min(work.system.live_parameters, work.dims.num_parameters))
     return float(work.compute_bytes * live)
 
 
-def _loss(work: StepWorkload, system: System) -> dict[str, float]:
+def _loss(work: StepWorkload) -> dict[str, float]:
     """Logits and what surrounds them: the final norm, the head's weight, its gradient."""
     d = work.dims
     head = float(d.embedding_weights)
-    around = unit(work, d.hidden) * (3.0 if system.norm_keeps_checkpoint else 5.0)
-    whole = system.whole_logits or work.loss_chunk_tokens == 0
+    around = unit(work, d.hidden) * (3.0 if work.system.norm_keeps_checkpoint else 5.0)
+    whole = work.system.whole_logits or work.loss_chunk_tokens == 0
     if whole:
-        logits, weights = system.logits_bytes * work.local_tokens * d.vocab, work.compute_bytes * head
+        logits, weights = work.system.logits_bytes * work.local_tokens * d.vocab, work.compute_bytes * head
     else:
         chunk = min(work.loss_chunk_tokens, work.local_tokens)
         logits = float(4 + work.compute_bytes) * chunk * d.vocab
         # The head gathered, its gradient's fp32 sum and the chunk's; an embedding of its own is there too.
         weights = ((2 if d.tied else 3) * work.compute_bytes + 4) * head
-    gathered = min(system.live_parameters, d.num_parameters) * work.compute_bytes
+    gathered = min(work.system.live_parameters, d.num_parameters) * work.compute_bytes
     return {
         "loss": logits + weights + around,
         "gathered_layers": float(gathered) if work.zero_stage == 3 else 0.0,
-        "gradient_buffers": float(REDUCE_BUCKET_BYTES) if system.live_parameters else 0.0,
+        "gradient_buffers": float(REDUCE_BUCKET_BYTES) if work.system.live_parameters else 0.0,
     }
 
 
-def _optimizer_extra(work: StepWorkload, system: System) -> dict[str, float]:
+def _optimizer_extra(work: StepWorkload) -> dict[str, float]:
     """DeepSpeed casts gradients to fp32 a sub-group of 1e9 at a time."""
-    if not system.live_parameters or work.offload != "none":
+    if not work.system.live_parameters or work.offload != "none":
         return {}
-    shard = work.dims.num_parameters / work.world
+    shard = work.dims.num_parameters / work.sharing_ranks
     return {"gradient_buffers": 4.0 * min(1e9, shard) + REDUCE_BUCKET_BYTES}
 
 
-def _with_overhead(work: StepWorkload, system: System, items: dict[str, float]) -> dict[str, float]:
-    passing = sum(size for name, size in items.items() if name not in RESIDENT)
+def _held(work: StepWorkload) -> tuple[float, float]:
+    """Bytes of context and communicators, and of blocks that only the collectives' streams may use."""
+    if work.on_cpu:
+        return float(PROCESS_BYTES), 0.0
     communicators = 0 if work.world == 1 else 1 if work.sp == 1 else 2
-    overhead = float(CONTEXT_BYTES + communicators * COMMUNICATOR_BYTES)
-    return items | {
-        "context_and_nccl": float(PROCESS_BYTES) if work.on_cpu else overhead,
-        "allocator": system.allocator_share * passing,
-    }
+    pools = work.system.pool_bytes * work.dims.layer_weights if work.world > 1 else 0.0
+    return float(CONTEXT_BYTES + communicators * COMMUNICATOR_BYTES), pools
 
 
-def _host_bytes(work: StepWorkload, system: System) -> float:
+def _with_overhead(items: dict[str, float], share: float, context: float, pools: float) -> dict[str, float]:
+    passing = max(0.0, sum(items.values()) - sum(items.get(name, 0.0) for name in RESIDENT))
+    return items | {"context_and_nccl": context, "allocator": share * passing + pools}
+
+
+def _host_bytes(work: StepWorkload) -> float:
     """Host memory of one node for what is offloaded, pinned."""
     ranks = min(work.world, work.gpus_per_node)
-    shard = work.dims.num_parameters / work.world
+    shard = work.dims.num_parameters / work.sharing_ranks
     size = 0.0
     if work.offload != "none":
-        size += (system.optimizer_bytes + system.gradient_bytes) * shard
+        # Gradients arrive in fp32, beside master copy and moments.
+        size += (work.system.optimizer_bytes + 4.0) * shard
     if work.offload == "all":
-        size += system.parameter_bytes * shard
+        size += work.system.parameter_bytes * shard
     if work.activation_offload and work.checkpointing != "none":
-        size += unit(work, work.dims.hidden) * work.dims.num_layers
+        # torch's pinned allocator rounds each block up to a power of two.
+        size += 2.0 ** math.ceil(math.log2(unit(work, work.dims.hidden))) * work.dims.num_layers
     return size * ranks

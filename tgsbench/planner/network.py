@@ -2,43 +2,57 @@
 
 from __future__ import annotations
 
+import math
+
 from msgspec import Struct
 
 from tgsbench.planner.counts import exchange_bytes
 from tgsbench.planner.machine import Machine
 from tgsbench.planner.workload import StepWorkload
-from tgsbench.schema.hardware import Constants
-from tgsbench.systems.costs import System
 
 GIGA = 1e9
 NODE_LATENCY_S = 15e-6
 """Launch of one collective and its first hop; NCCL's small-message figure inside a node is 10 to 20 µs."""
 HOP_LATENCY_S = 3e-6
-"""Each further node of a ring or pair of an all-to-all."""
+"""Each further node of a pair of an all-to-all."""
+RING_HOP_S = 1.5e-6
+"""Each further rank of a ring inside a node, beyond what its bytes take."""
+RING_NODE_S = 8e-6
+"""Each further node of a ring: one message over the network."""
 
 
 class ShardBytes(Struct, frozen=True, kw_only=True):
-    """Whole-tensor bytes of the sharded collectives of one micro-step, and of one optimizer step."""
+    """Whole-tensor bytes of the sharded collectives of one micro-step, and of one optimizer step.
+
+    Those of a micro-step and `shared` go round the GPUs that share one copy, `everywhere` round all.
+    """
 
     gather_forward: float = 0.0
     gather_backward: float = 0.0
     scatter: float = 0.0
-    per_step: float = 0.0
+    shared: float = 0.0
     """Once per optimizer step: gradients or parameters that stages 1 and 2 move there."""
+    everywhere: float = 0.0
+    """Once per optimizer step: gradients that several copies sum, each GPU its shard."""
 
 
-def shard_bytes(work: StepWorkload, system: System) -> ShardBytes:
+def shard_bytes(work: StepWorkload) -> ShardBytes:
     """What ZeRO or FSDP moves; nothing on one GPU."""
     if work.world == 1:
         return ShardBytes()
     d = work.dims
     everything = float(d.num_parameters)
     # Parameters travel in the compute precision, gradients never in a lower one.
-    gather_bytes, reduce_bytes = work.compute_bytes, max(system.reduce_bytes, work.compute_bytes)
+    gather_bytes, reduce_bytes = work.compute_bytes, max(work.system.reduce_bytes, work.compute_bytes)
+    copies = work.world // work.sharing_ranks
+    if work.zero_stage == 1 and copies > 1:
+        return ShardBytes(shared=gather_bytes * everything, everywhere=2 * reduce_bytes * everything)
     if work.zero_stage == 1:
-        return ShardBytes(per_step=(2 * reduce_bytes + gather_bytes) * everything)
+        return ShardBytes(shared=(2 * reduce_bytes + gather_bytes) * everything)
+    summed = 2 * reduce_bytes * everything / work.sharing_ranks if copies > 1 else 0.0
     if work.zero_stage == 2:
-        return ShardBytes(scatter=reduce_bytes * everything, per_step=gather_bytes * everything)
+        scatter, shared = reduce_bytes * everything, gather_bytes * everything
+        return ShardBytes(scatter=scatter, shared=shared, everywhere=summed)
     # The head is the last of the forward and the first of the backward: it is gathered once. Tied to
     # the embedding it belongs to the root, which is kept for the backward too.
     backward = everything - d.embedding_weights - d.hidden if work.regather else 0.0
@@ -46,35 +60,40 @@ def shard_bytes(work: StepWorkload, system: System) -> ShardBytes:
         gather_forward=gather_bytes * everything,
         gather_backward=gather_bytes * backward,
         scatter=reduce_bytes * everything,
+        everywhere=summed,
     )
 
 
-def ring_s(
-    num_bytes: float, num_calls: float, work: StepWorkload, machine: Machine, constants: Constants
-) -> float:
-    """Seconds of all-gathers or reduce-scatters over all ranks: (n - 1)/n of the bytes pass each GPU."""
-    if num_bytes == 0:
+def ring_s(num_bytes: float, num_calls: float, ranks: int, work: StepWorkload, machine: Machine) -> float:
+    """Seconds of all-gathers or reduce-scatters over `ranks`: (n - 1)/n of the bytes pass each GPU."""
+    if num_bytes == 0 or ranks == 1:
         return 0.0
-    n = work.world
-    nodes = -(-n // work.gpus_per_node)
-    latency = NODE_LATENCY_S + HOP_LATENCY_S * (nodes - 1)
-    return num_bytes * (n - 1) / n / gather_rate(work, machine, constants) + num_calls * latency
+    nodes = -(-ranks // joined_ranks(work, machine))
+    latency = NODE_LATENCY_S + RING_NODE_S * (nodes - 1) + RING_HOP_S * (ranks - nodes)
+    return num_bytes * (ranks - 1) / ranks / ring_rate(ranks, work, machine) + num_calls * latency
 
 
-def gather_rate(work: StepWorkload, machine: Machine, constants: Constants) -> float:
-    """Bytes per second into one GPU of a ring over all ranks.
+def joined_ranks(work: StepWorkload, machine: Machine) -> int:
+    """Neighbouring ranks that NVLink joins: those of a node, or of a rack where it joins more."""
+    return max(work.gpus_per_node, machine.gpu.nvlink_gpus)
+
+
+def ring_rate(ranks: int, work: StepWorkload, machine: Machine) -> float:
+    """Bytes per second into one GPU of a ring over `ranks` neighbours.
 
     Inside a node NVLink bounds it; across nodes every byte enters the node once and all cards of the node
-    share that, unless a rate was fitted for the link.
+    share that, less for each doubling of the nodes, unless a rate was fitted for the link.
     """
-    inside = machine.gpu.nvlink_gb_per_s * constants.nvlink_share * GIGA
-    if work.world <= work.gpus_per_node:
+    inside = machine.gpu.nvlink_gb_per_s * machine.fitted.nvlink_share * GIGA
+    joined = joined_ranks(work, machine)
+    if ranks <= joined:
         return inside
     link = machine.link
     if link.gather_gb_per_s is not None:
         return min(inside, link.gather_gb_per_s * GIGA)
-    cards = work.gpus_per_node * link.inter_node_gb_per_s * constants.network_share * GIGA
-    return min(inside, cards)
+    cards = work.gpus_per_node * link.inter_node_gb_per_s * machine.fitted.network_share * GIGA
+    doublings = max(0.0, math.log2(ranks / joined) - 1)
+    return min(inside, cards) * math.pow(machine.fitted.ring_decline, doublings)
 
 
 class Exchange(Struct, frozen=True):
@@ -84,32 +103,31 @@ class Exchange(Struct, frozen=True):
     network_s: float
 
 
-def exchange_s(num_bytes: float, work: StepWorkload, machine: Machine, constants: Constants) -> Exchange:
+def exchange_s(num_bytes: float, work: StepWorkload, machine: Machine) -> Exchange:
     """Seconds of an all-to-all of `num_bytes` in the sp group, whose ranks are neighbours.
 
     Each rank sends 1/sp of its buffer to every peer; both kinds of peers are served at once, so the
     slower kind is what is waited for.
     """
     sp = work.sp
-    inside_ranks = min(sp, work.gpus_per_node)
-    inside = (
-        num_bytes * (inside_ranks - 1) / sp / (machine.gpu.nvlink_gb_per_s * constants.nvlink_share * GIGA)
-    )
+    inside_ranks = min(sp, joined_ranks(work, machine))
+    nvlink = machine.gpu.nvlink_gb_per_s * machine.fitted.nvlink_share * GIGA
+    inside = num_bytes * (inside_ranks - 1) / sp / nvlink
     if sp == inside_ranks:
         return Exchange(inside + NODE_LATENCY_S, 0.0)
-    outside = num_bytes * (sp - inside_ranks) / sp / all_to_all_rate(machine, constants)
+    outside = num_bytes * (sp - inside_ranks) / sp / all_to_all_rate(machine)
     latency = NODE_LATENCY_S + HOP_LATENCY_S * (sp // inside_ranks - 1)
     if outside >= inside:
         return Exchange(0.0, outside + latency)
     return Exchange(inside - outside, outside + latency)
 
 
-def all_to_all_rate(machine: Machine, constants: Constants) -> float:
+def all_to_all_rate(machine: Machine) -> float:
     """Bytes per second that one GPU sends to other nodes."""
     link = machine.link
     if link.all_to_all_gb_per_s is not None:
         return link.all_to_all_gb_per_s * GIGA
-    return link.inter_node_gb_per_s * constants.network_share * GIGA
+    return link.inter_node_gb_per_s * machine.fitted.network_share * GIGA
 
 
 def exchange_passes(work: StepWorkload) -> int:
@@ -117,12 +135,12 @@ def exchange_passes(work: StepWorkload) -> int:
     return 3 if work.checkpointing == "full" else 2
 
 
-def exchanged_bytes(work: StepWorkload, system: System) -> float:
+def exchanged_bytes(work: StepWorkload) -> float:
     """All-to-all bytes of one rank in one micro-step, its own part included."""
-    return work.dims.num_layers * exchange_passes(work) * sum(exchange_bytes(work, system))
+    return work.dims.num_layers * exchange_passes(work) * sum(exchange_bytes(work))
 
 
-def gathered_bytes(work: StepWorkload, system: System) -> float:
+def gathered_bytes(work: StepWorkload) -> float:
     """All-gather bytes of one micro-step, whole tensors."""
-    moved = shard_bytes(work, system)
+    moved = shard_bytes(work)
     return moved.gather_forward + moved.gather_backward

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 from msgspec import Struct
 from msgspec.structs import replace
 
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.metrics import figures
+from tgsbench.planner.interval import error_bar
 from tgsbench.planner.machine import CPU, Machine, attention_speed, find_machine
 from tgsbench.planner.memory import MemoryPlan, memory_plan, resident_bytes
 from tgsbench.planner.terms import term_sources
@@ -25,16 +24,13 @@ from tgsbench.units import GIB, gib, percent
 _ALIASES = {"sdpa": "flash2", "varlen": "flash2"}
 """Kernels whose published speed is another's: torch's SDPA and varlen run FlashAttention 2."""
 _IN_STOCK_TORCH = ("cudnn", "flash2", "sdpa")
-_TIGHT_SHARE = 0.2
-"""Low end of the error bar of a tight plan: the slowest tight calibration rows lost 18 to 23 % of TGS."""
-_NETWORK_SHARE = 0.4
-"""Of what the network takes: datasheet rates may be off by that much; fitted ones by half of it."""
 
 
 class Estimate(Struct, frozen=True, kw_only=True):
     """Numbers of one preset, before they are put into words; cheap enough for a search."""
 
     work: StepWorkload
+    machine: Machine
     memory: MemoryPlan
     verdict: Verdict
     time: StepEstimate | None
@@ -46,7 +42,10 @@ class Estimate(Struct, frozen=True, kw_only=True):
 
 
 def machine_of(preset: Preset, gpu: str = "", link: str = "") -> Machine:
-    """The machine a preset names, or another one."""
+    """The machine a preset names, or another one.
+
+    Raises TgsError when neither the preset nor `gpu` names a GPU, or a name is unknown.
+    """
     if preset.hardware.device == "cpu" and not gpu:
         return find_machine("cpu", link)
     name = gpu or preset.hardware.gpu
@@ -56,7 +55,9 @@ def machine_of(preset: Preset, gpu: str = "", link: str = "") -> Machine:
             hint="add --gpu NAME; `tgsbench plan --list-gpus` lists them",
             exit_code=ExitCode.UNKNOWN_HARDWARE,
         )
-    found = find_machine(name, link or preset.hardware.link)
+    # A preset's network is its own GPUs': other GPUs stand in another cluster.
+    own = preset.hardware.link if name == preset.hardware.gpu else ""
+    found = find_machine(name, link or own)
     # Constants are shares of the bf16 peak; float32 products reach a sixteenth of it on an A100.
     return replace(found, constants=None) if _in_float32(preset) else found
 
@@ -65,20 +66,24 @@ def _in_float32(preset: Preset) -> bool:
     return preset.training.compute_dtype == "float32"
 
 
-def estimate(preset: Preset, system: System, machine: Machine) -> Estimate:
-    """Memory, verdict and time of one preset."""
-    work = work_of(preset, pick_kernel(preset, machine.constants), on_cpu=machine.gpu.name == CPU.name)
-    memory = memory_plan(work, system)
-    time = None
-    if machine.constants is not None:
-        time = step_time(work, system, machine, machine.constants)
-    return Estimate(work=work, memory=memory, verdict=verdict_of(memory, machine.gpu), time=time)
+def estimate(preset: Preset, machine: Machine, system: System | None = None) -> Estimate:
+    """Memory, verdict and time of one preset; `system` replaces the preset's engine."""
+    kernel, on_cpu = pick_kernel(preset, machine.constants), machine.gpu.name == CPU.name
+    work = work_of(preset, kernel, system=system, on_cpu=on_cpu)
+    return timed(work, machine, memory_plan(work))
+
+
+def timed(work: StepWorkload, machine: Machine, memory: MemoryPlan) -> Estimate:
+    """Verdict and time of work whose memory is planned."""
+    time = None if machine.constants is None else step_time(work, machine)
+    verdict = verdict_of(memory, machine.gpu)
+    return Estimate(work=work, machine=machine, memory=memory, verdict=verdict, time=time)
 
 
 def states_bytes(preset: Preset) -> float:
     """Bytes of parameters and optimizer states on each GPU, whatever else a step needs."""
     work = work_of(preset, preset.engine.kernel, on_cpu=preset.hardware.device == "cpu")
-    return resident_bytes(work, find_system(preset.engine.name))
+    return resident_bytes(work)
 
 
 def pick_kernel(preset: Preset, constants: Constants | None) -> str:
@@ -108,19 +113,20 @@ def forecast_preset(
     if card_gib is not None:
         machine = Machine(replace(machine.gpu, memory_gib=card_gib), machine.link, machine.constants)
     found = find_system(system or preset.engine.name)
-    return assemble(preset, found, machine, estimate(preset, found, machine))
+    return assemble(preset, estimate(preset, machine, found))
 
 
-def assemble(preset: Preset, system: System, machine: Machine, numbers: Estimate) -> Forecast:
+def assemble(preset: Preset, numbers: Estimate) -> Forecast:
     """Turn numbers into the document that is printed and stored."""
-    work, time, tgs = numbers.work, numbers.time, numbers.tgs
+    work, machine, tgs = numbers.work, numbers.machine, numbers.tgs
+    time = None if numbers.verdict == "out of memory" else numbers.time
     items = {name: size / GIB for name, size in numbers.memory.peak.items.items()}
     times = {} if time is None else {name: s for name, s in time.items.items() if s > 0}
     on_cpu = machine.gpu.name == CPU.name
     tflops = {}
-    if tgs is not None:
+    if time is not None and tgs is not None:
         tflops = figures.tflops_by_convention(preset.model, work.attended_len, work.checkpointing, tgs)
-    bar, why = error_bar(numbers, machine)
+    bar, why = tgs_range(numbers)
     return Forecast(
         preset=preset.name,
         gpu=machine.gpu.name,
@@ -129,7 +135,7 @@ def assemble(preset: Preset, system: System, machine: Machine, numbers: Estimate
         dp=preset.dp,
         sp=work.sp,
         seq_len=work.seq_len,
-        engine=system.name,
+        engine=work.system.name,
         kernel=work.kernel,
         checkpointing=work.checkpointing,
         tokens_per_step=preset.tokens_per_step,
@@ -138,37 +144,29 @@ def assemble(preset: Preset, system: System, machine: Machine, numbers: Estimate
         time=times,
         tflops=tflops,
         mfu=figures.mfu(tflops.get("model"), None if on_cpu else machine.gpu),
-        memory=_planned(numbers.memory, items, machine),
+        memory=_planned(numbers, items),
         verdict=numbers.verdict,
-        reason=_reason(numbers, machine),
+        reason=_reason(numbers),
         error_bar=why,
-        terms=term_sources(work, system, machine, times, items),
-        notes=_notes(preset, system, machine) + _host_note(numbers),
+        terms=term_sources(work, machine, times, items),
+        notes=_notes(preset, numbers) + _host_note(numbers),
     )
 
 
-def error_bar(numbers: Estimate, machine: Machine) -> tuple[TgsRange | None, str]:
-    """Low, estimated and high TGS, and what the bar is made of.
+def tgs_range(numbers: Estimate) -> tuple[TgsRange | None, str]:
+    """The 80 % interval of TGS and what it is made of; None without constants, or memory to run in."""
+    return (None, "") if numbers.verdict == "out of memory" else speed_range(numbers)
 
-    The constants' share is the 90th percentile of |error| on rows left out of their fit; what the network
-    takes is less certain; a tight memory only ever costs.
-    """
-    tgs, time, constants = numbers.tgs, numbers.time, machine.constants
-    if tgs is None or time is None or constants is None:
+
+def speed_range(numbers: Estimate) -> tuple[TgsRange | None, str]:
+    """The same, as if there were memory enough."""
+    if numbers.tgs is None or numbers.time is None:
         return None, ""
-    network = time.items["gather_exposed"] + time.items["all_to_all_network"]
-    fitted = machine.link.all_to_all_gb_per_s is not None
-    network_share = _NETWORK_SHARE * (0.5 if fitted else 1.0) * network / time.step_s
-    share = math.hypot(constants.error_share, network_share)
-    tight = _TIGHT_SHARE if numbers.verdict in ("tight", "out of memory") else 0.0
-    parts = [f"constants ±{percent(constants.error_share)}"]
-    parts += [f"network ±{percent(network_share)}"] if network_share > 0.005 else []
-    parts += [f"tight memory -{percent(tight)}"] if tight else []
-    low = tgs * max(0.0, 1 - math.hypot(share, tight))
-    return TgsRange(estimate=tgs, low=low, high=tgs * (1 + share)), ", ".join(parts)
+    return error_bar(numbers.work, numbers.machine, numbers.time, numbers.tgs, numbers.verdict)
 
 
-def _planned(memory: MemoryPlan, items: dict[str, float], machine: Machine) -> PlannedMemory:
+def _planned(numbers: Estimate, items: dict[str, float]) -> PlannedMemory:
+    memory, machine = numbers.memory, numbers.machine
     return PlannedMemory(
         total_gib=sum(items.values()),
         items=items,
@@ -180,8 +178,8 @@ def _planned(memory: MemoryPlan, items: dict[str, float], machine: Machine) -> P
     )
 
 
-def _reason(numbers: Estimate, machine: Machine) -> str:
-    total = numbers.memory.peak.total
+def _reason(numbers: Estimate) -> str:
+    machine, total = numbers.machine, numbers.memory.peak.total
     fraction = figures.memory_fraction(total, machine.gpu)
     if fraction is None:
         return f"{gib(total)} a rank at the peak ({numbers.memory.peak.name})"
@@ -215,14 +213,21 @@ def why_no_time(preset: Preset, machine: Machine) -> tuple[str, str]:
     return why, "tgsbench plan --calibrate RUN..., on runs made with this hardware"
 
 
-def _notes(preset: Preset, system: System, machine: Machine) -> list[str]:
-    notes = []
+def _crosses_nodes(numbers: Estimate) -> bool:
+    """Are there links between nodes that its ranks use?"""
+    return numbers.work.world > numbers.work.gpus_per_node
+
+
+def _notes(preset: Preset, numbers: Estimate) -> list[str]:
+    notes, machine, system = [], numbers.machine, numbers.work.system
     constants = machine.constants
     if constants is None:
         why, remedy = why_no_time(preset, machine)
         notes.append(f"{why}: memory is planned, time is not; try: {remedy}")
     elif constants.carried_over:
         notes.append(f"constants of {machine.gpu.name} are carried over: {constants.carried_over}")
+    if machine.link.fitted_on and _crosses_nodes(numbers):
+        notes.append(f"network: {machine.link.description}; plan for yours with --link NAME (--list-links)")
     if preset.parallel.sp > 1 and not system.sequence_parallel:
         notes.append(f"{system.name} has no sequence parallelism: sp={preset.parallel.sp} cannot run on it")
     if preset.workload.document_mask:

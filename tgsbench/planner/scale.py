@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.planner.machine import Machine
-from tgsbench.planner.plan import Estimate, error_bar, estimate
+from tgsbench.planner.plan import Estimate, estimate, speed_range
 from tgsbench.presets.validate import valid_sp
 from tgsbench.schema.forecast import TgsRange, Verdict
 from tgsbench.schema.preset import Preset
@@ -42,7 +42,7 @@ def scale(
     """
     points = [_estimate(preset, system, machine, n, free_sp) for n in num_gpus]
     first = next((n.tgs for _, n in points if n.verdict != "out of memory"), None)
-    return [_point(changed, numbers, machine, first) for changed, numbers in points]
+    return [_point(changed, numbers, first) for changed, numbers in points]
 
 
 def _estimate(
@@ -55,7 +55,7 @@ def _estimate(
     if not free_sp or not system.sequence_parallel:
         allowed = [max(sp for sp in allowed if sp <= preset.parallel.sp)]
     meshes = [replace(changed, parallel=replace(preset.parallel, sp=sp)) for sp in allowed]
-    return min(((mesh, estimate(mesh, system, machine)) for mesh in meshes), key=_rank)
+    return min(((mesh, estimate(mesh, machine, system)) for mesh in meshes), key=_rank)
 
 
 def _rank(point: tuple[Preset, Estimate]) -> tuple[bool, float]:
@@ -66,7 +66,7 @@ def _rank(point: tuple[Preset, Estimate]) -> tuple[bool, float]:
     return False, -numbers.tgs
 
 
-def _point(preset: Preset, numbers: Estimate, machine: Machine, first: float | None) -> ScalePoint:
+def _point(preset: Preset, numbers: Estimate, first: float | None) -> ScalePoint:
     time = numbers.time
     network = 0.0 if time is None else time.items["gather_exposed"] + time.items["all_to_all_network"]
     fits = numbers.verdict != "out of memory"
@@ -74,7 +74,7 @@ def _point(preset: Preset, numbers: Estimate, machine: Machine, first: float | N
         num_gpus=preset.world_size,
         sp=preset.parallel.sp,
         dp=preset.dp,
-        tgs=error_bar(numbers, machine)[0],
+        tgs=speed_range(numbers)[0],
         efficiency=numbers.tgs / first if numbers.tgs and first and fits else None,
         total_gib=numbers.memory.peak.total / GIB,
         verdict=numbers.verdict,

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from tgsbench.errors import ExitCode, TgsError
+from tgsbench.planner.interval import TIGHT_SHARE
 from tgsbench.planner.machine import Machine
-from tgsbench.planner.memory import memory_plan
-from tgsbench.planner.plan import Estimate, estimate, why_no_time
+from tgsbench.planner.memory import MemoryPlan, memory_plan
+from tgsbench.planner.plan import Estimate, pick_kernel, timed, why_no_time
 from tgsbench.planner.verdict import host_fits, verdict_of
-from tgsbench.planner.workload import work_of
+from tgsbench.planner.workload import StepWorkload, work_of
 from tgsbench.presets.validate import mesh_problems, valid_sp
 from tgsbench.schema.forecast import Verdict
 from tgsbench.schema.preset import EngineOptions, Preset, Training
 from tgsbench.systems import registry
-from tgsbench.systems.registry import find_system
 from tgsbench.systems.zero import ZeroOptions
 from tgsbench.units import GIB
 
@@ -29,7 +30,7 @@ MAX_SEQ_LEN = 2**30
 
 
 class Candidate(Struct, frozen=True, kw_only=True):
-    """One way to train, ranked by predicted TGS."""
+    """One way to train, ranked by predicted TGS; a tight one by what it has for certain."""
 
     engine: str
     zero_stage: int
@@ -46,8 +47,15 @@ class Candidate(Struct, frozen=True, kw_only=True):
     total_gib: float
     host_gib: float
     verdict: Verdict
+    card_share: float = 0.0
+    """Planned memory over the card's."""
     change: list[str]
     """Assignments for --set."""
+
+    @property
+    def sure_tgs(self) -> float:
+        """TGS less what a tight memory may cost: what candidates are ranked by."""
+        return self.tgs * (1 - TIGHT_SHARE if self.verdict == "tight" else 1.0)
 
 
 class Found(Struct, frozen=True, kw_only=True):
@@ -72,12 +80,14 @@ def search(preset: Preset, machine: Machine) -> Found:
     if machine.constants is None:
         why, remedy = why_no_time(preset, machine)
         raise TgsError(f"{why}: nothing to rank by", hint=remedy, exit_code=ExitCode.UNKNOWN_HARDWARE)
-    num_tried, fitting = 0, []
+    num_tried, fitting, kernel = 0, [], pick_kernel(preset, machine.constants)
     for variant in variants(preset):
         num_tried += 1
-        if _fits(variant, machine):
-            fitting.append(_candidate(variant, _numbers(variant, machine)))
-    fitting.sort(key=lambda candidate: (-candidate.tgs, candidate.total_gib))
+        work = work_of(variant, kernel)
+        memory = memory_plan(work)
+        if _holds(work, memory, machine):
+            fitting.append(_candidate(variant, timed(work, machine, memory)))
+    fitting.sort(key=lambda candidate: (-candidate.sure_tgs, candidate.total_gib))
     return Found(num_tried=num_tried, candidates=fitting)
 
 
@@ -113,44 +123,63 @@ def _sensible(engine: EngineOptions, training: Training) -> bool:
 def max_seq_len(preset: Preset, machine: Machine) -> LongestForecast:
     """The longest multiple of 1,024 tokens that some variant fits, and the fastest variant there.
 
-    Memory only grows with length, so a bisection finds it. Raises TgsError when not even 1,024 tokens fit.
+    Each sp has lengths of its own, those that it divides, and on these memory only grows with length: a
+    bisection for each finds it. Raises TgsError when not even the shortest length fits.
     """
-    low, high = 0, 1
-    while high * 1024 < MAX_SEQ_LEN and _fits_at(preset, machine, high * 1024):
-        low, high = high, high * 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if _fits_at(preset, machine, middle * 1024) else (low, middle)
-    if low == 0:
+    best, leanest = 0, _leanest(preset)
+    for sp in sorted({variant.parallel.sp for variant in leanest}, reverse=True):
+        best = max(
+            best, _longest([v for v in leanest if v.parallel.sp == sp], math.lcm(1024, sp), best, machine)
+        )
+    if best == 0:
         raise TgsError(
             f"{preset.model.name} does not fit {preset.world_size} x {machine.gpu.name} at any length",
             hint="use more GPUs: --num-gpus",
             exit_code=ExitCode.DOES_NOT_FIT,
         )
-    # The exact bound may divide by few sp only; the next lower multiple that does is what can be run.
-    at = replace(preset, workload=replace(preset.workload, seq_len=low * 1024))
-    return LongestForecast(seq_len=low * 1024, best=search(at, machine).candidates[0])
+    return LongestForecast(seq_len=best, best=search(_at(preset, best), machine).candidates[0])
 
 
-def _fits_at(preset: Preset, machine: Machine, seq_len: int) -> bool:
-    at = replace(preset, workload=replace(preset.workload, seq_len=seq_len))
-    leanest = (v for v in variants(at) if v.training.micro_batch == 1 and v.training.checkpointing == "full")
-    return any(_fits(variant, machine) for variant in leanest)
+def _leanest(preset: Preset) -> list[Preset]:
+    """The variants that need least memory, for any length: every sp that the heads and GPUs allow."""
+    short = _at(preset, 1024 * math.gcd(preset.world_size, preset.model.num_query_heads))
+    return [v for v in variants(short) if v.training.micro_batch == 1 and v.training.checkpointing == "full"]
+
+
+def _longest(found: Sequence[Preset], step: int, least: int, machine: Machine) -> int:
+    """The longest multiple of `step` that one of these variants fits; 0 when none beyond `least` does."""
+
+    def fits(length: int) -> bool:
+        return any(_fits(_at(variant, length), machine) for variant in found)
+
+    low, high = least // step, least // step + 1
+    if not fits(high * step):
+        return 0
+    while high * step < MAX_SEQ_LEN and fits(high * step):
+        low, high = high, high * 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle * step) else (low, middle)
+    return low * step
+
+
+def _at(preset: Preset, seq_len: int) -> Preset:
+    return replace(preset, workload=replace(preset.workload, seq_len=seq_len))
 
 
 def _fits(preset: Preset, machine: Machine) -> bool:
+    work = work_of(preset, preset.engine.kernel)
+    return _holds(work, memory_plan(work), machine)
+
+
+def _holds(work: StepWorkload, memory: MemoryPlan, machine: Machine) -> bool:
     """On the card, and what is offloaded on a usual host."""
-    memory = memory_plan(work_of(preset, preset.engine.kernel), find_system(preset.engine.name))
-    ranks = min(preset.world_size, preset.hardware.gpus_per_node)
+    ranks = min(work.world, work.gpus_per_node)
     return verdict_of(memory, machine.gpu) != "out of memory" and host_fits(memory, ranks)
 
 
 def _micro_batches(preset: Preset) -> tuple[int, ...]:
     return tuple(sorted({*_MICRO_BATCHES, preset.training.micro_batch}))
-
-
-def _numbers(preset: Preset, machine: Machine) -> Estimate:
-    return estimate(preset, find_system(preset.engine.name), machine)
 
 
 def _candidate(preset: Preset, numbers: Estimate) -> Candidate:
@@ -171,6 +200,7 @@ def _candidate(preset: Preset, numbers: Estimate) -> Candidate:
         total_gib=numbers.memory.peak.total / GIB,
         host_gib=numbers.memory.host_bytes / GIB,
         verdict=numbers.verdict,
+        card_share=numbers.memory.peak.total / (numbers.machine.gpu.memory_gib * GIB or math.inf),
         change=_sets(preset, engine),
     )
 

@@ -8,7 +8,6 @@ from tgsbench.errors import TgsError
 from tgsbench.planner.advice import PresetChange, assignments, changed_estimates, smallest
 from tgsbench.planner.plan import Estimate, estimate, machine_of
 from tgsbench.schema.preset import Preset
-from tgsbench.systems.registry import find_system
 from tgsbench.units import GIB, gib
 
 _LEAST_SHARE = 0.02
@@ -31,16 +30,15 @@ def explain(preset: Preset, gpu: str, in_use: int, requested: int) -> Shortfall 
     presets/hardware, empty on a CPU. Returns None for hardware or a system that nobody has described.
     """
     try:
-        system, machine = find_system(preset.engine.name), machine_of(preset, gpu)
-        base = estimate(preset, system, machine)
+        base = estimate(preset, machine_of(preset, gpu))
     except TgsError:
         return None
     planned, needed = base.memory.peak.total, in_use + requested
     if not needed:
         return Shortfall(forecast=f"planned {gib(planned)} a rank")
-    limit = _limit(machine.gpu.memory_gib * GIB, in_use, requested)
+    limit = _limit(base.machine.gpu.memory_gib * GIB, in_use, requested)
     missed = max(0.0, needed - planned)
-    known = changed_estimates(preset, system, machine)
+    known = changed_estimates(preset, base)
     fitting = [(c, e) for c, e in known if e.memory.peak.total + missed <= limit]
     remedy = _remedy(*smallest(fitting), missed) if fitting else ""
     return Shortfall(forecast=_forecast(planned, in_use, requested), remedy=remedy)

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from tgsbench.planner.counts import head_product, layer_counts
+from tgsbench.planner.counts import head_products, layer_counts
 from tgsbench.planner.memory import memory_plan
 from tgsbench.planner.network import exchanged_bytes, gathered_bytes, shard_bytes
 from tgsbench.planner.workload import StepWorkload
-from tgsbench.systems.costs import System
 from tgsbench.units import GIB
 
 
-def planned_stream(work: StepWorkload, system: System) -> dict[str, float]:
+def planned_stream(work: StepWorkload) -> dict[str, float]:
     """FLOPs, collective bytes and live tensors of one micro-step; the keys of report.plan.dry_run_totals."""
-    counts, layers = layer_counts(work, system), work.dims.num_layers
+    counts, layers = layer_counts(work), work.dims.num_layers
     again = counts.gemm_recompute.flops if work.checkpointing != "none" else 0.0
     forwards = 2.0 if work.checkpointing == "full" else 1.0
     layer = 3 * counts.gemm.flops + counts.gemm_tiled.flops + again
     return {
-        "product FLOPs": layers * layer + 3 * head_product(work).flops,
+        "product FLOPs": layers * layer + 3 * head_products(work)[0].flops,
         "attention FLOPs": layers * counts.attention_flops * (forwards + 2.5),
-        "all-to-all bytes": exchanged_bytes(work, system),
-        "all-gather bytes": gathered_bytes(work, system),
-        "reduce-scatter bytes": shard_bytes(work, system).scatter,
-        "peak GiB": memory_plan(work, system).tensor_bytes / GIB,
+        "all-to-all bytes": exchanged_bytes(work),
+        "all-gather bytes": gathered_bytes(work),
+        "reduce-scatter bytes": shard_bytes(work).scatter,
+        "peak GiB": memory_plan(work).tensor_bytes / GIB,
     }

@@ -5,12 +5,15 @@ from __future__ import annotations
 from tgsbench.planner.machine import Machine, attention_speed
 from tgsbench.planner.workload import StepWorkload
 from tgsbench.schema.forecast import TermSource
-from tgsbench.schema.hardware import Constants
 from tgsbench.systems.costs import System
 
 _ATTENTION = "2·S·(local tokens)·a·d FLOPs a layer over speed·S/(S + half length)"
 _TIME = {
-    "gemm": ("Σ products: 2mnk / (peak·gemm_share) + operand bytes / (bandwidth·stream_share)", "gemm_share"),
+    "gemm": (
+        "Σ products: 2mn(k + product_half_width) / (peak·gemm_share) + operand bytes / "
+        "(bandwidth·stream_share)",
+        "gemm_share",
+    ),
     "attention_forward": (f"{_ATTENTION}, forward speed", "attention"),
     "attention_recompute": (f"{_ATTENTION}, forward speed; full checkpointing only", "attention"),
     "attention_backward": (f"{_ATTENTION}, 2.5 times the FLOPs at backward speed", "attention"),
@@ -31,6 +34,7 @@ _TIME = {
     "optimizer": ("bytes per parameter of the shard / (bandwidth·stream_share)", "stream_share"),
     "offload": ("checkpointed inputs over PCIe that compute does not hide", "host"),
     "host": ("kernel launches that the GPU waits for; on a CPU all of them", "launch_us"),
+    "step_overhead": ("host work between two steps, which no kernel hides", "step_overhead"),
     "stragglers": ("straggler_share · ln(GPUs / 8)", "straggler_share"),
 }
 _MEMORY = {
@@ -48,36 +52,35 @@ _MEMORY = {
     "all_to_all_buffers": "received q, k and v, and the output that came back",
     "loss": "logits, final norm, the head's weight and its gradient",
     "context_and_nccl": "0.5 GiB of CUDA context, 0.4 GiB per NCCL communicator; on a CPU 0.7 GiB of code",
-    "allocator": "{allocator_share} of what comes and goes: fragments",
+    "allocator": "{allocator_share} of what comes and goes, and {pool_bytes} bytes per weight of a layer for "
+    "the collectives' streams: reserved, not allocated",
 }
 
 
 def term_sources(
-    work: StepWorkload, system: System, machine: Machine, times: dict[str, float], items: dict[str, float]
+    work: StepWorkload, machine: Machine, times: dict[str, float], items: dict[str, float]
 ) -> dict[str, TermSource]:
     """Formula, constant and source of every item of time and memory that a plan shows."""
-    sources = {f"memory.{name}": _memory(name, system) for name in items}
-    if machine.constants is not None:
-        sources |= {f"time.{name}": _time(name, work, machine, machine.constants) for name in times}
-    return sources
+    sources = {f"memory.{name}": _memory(name, work.system) for name in items}
+    return sources | {f"time.{name}": _time(name, work, machine) for name in times}
 
 
 def _memory(name: str, system: System) -> TermSource:
     text = _MEMORY.get(name, name)
-    for field in ("parameter_bytes", "gradient_bytes", "optimizer_bytes", "allocator_share"):
+    for field in ("parameter_bytes", "gradient_bytes", "optimizer_bytes", "allocator_share", "pool_bytes"):
         text = text.replace("{" + field + "}", str(getattr(system, field)))
     return TermSource(formula=text, source=f"planner/memory.py for system {system.name}")
 
 
-def _time(name: str, work: StepWorkload, machine: Machine, constants: Constants) -> TermSource:
+def _time(name: str, work: StepWorkload, machine: Machine) -> TermSource:
     formula, constant = _TIME[name]
-    value, source = _constant(constant, work, machine, constants)
+    value, source = _constant(constant, work, machine)
     return TermSource(formula=formula, constant=value, source=source)
 
 
-def _constant(name: str, work: StepWorkload, machine: Machine, constants: Constants) -> tuple[str, str]:
+def _constant(name: str, work: StepWorkload, machine: Machine) -> tuple[str, str]:
     """A constant's value in words and its source."""
-    link = machine.link
+    link, constants = machine.link, machine.fitted
     source = constants.sources.get(name, f"presets/constants/{constants.name}.toml")
     if name == "attention":
         speed = attention_speed(constants, work.kernel, work.dims.head_dim)
@@ -91,6 +94,9 @@ def _constant(name: str, work: StepWorkload, machine: Machine, constants: Consta
             return f"{fitted:g} GB/s per GPU", f"presets/links/{link.name}.toml, fitted on {link.fitted_on}"
         shares = f"{link.inter_node_gb_per_s:g} GB/s per GPU · {constants.network_share:g}"
         return f"{shares}; inside a node NVLink · {constants.nvlink_share:g}", link.source
+    if name == "step_overhead":
+        source = f"fitted on rows of {work.system.name}" if work.system.measured else "assumed"
+        return f"{work.system.step_overhead_s:g} s", source
     if name == "host":
         return f"{machine.gpu.host_gb_per_s:g} GB/s", machine.gpu.source
     value = f"{name} = {getattr(constants, name):.4g}"

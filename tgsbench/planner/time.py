@@ -12,15 +12,15 @@ import math
 from msgspec import Struct
 
 from tgsbench.metrics import figures
-from tgsbench.planner.counts import LayerCounts, Product, head_product, layer_counts
+from tgsbench.planner.counts import LayerCounts, Product, head_products, layer_counts
 from tgsbench.planner.machine import Machine, attention_speed
 from tgsbench.planner.network import exchange_s, ring_s, shard_bytes
 from tgsbench.planner.workload import StepWorkload
-from tgsbench.schema.hardware import Constants
-from tgsbench.systems.costs import System
 
-CPU_ADAM_BYTES_PER_S = 12e9
-"""Optimizer traffic one rank's share of host memory sustains when eight ranks share two sockets."""
+CPU_ADAM_BYTES_PER_S = 96e9
+"""Optimizer traffic that the cores and memory of a node's two sockets sustain; its ranks share it."""
+CPU_ADAM_RANK_BYTES_PER_S = 40e9
+"""What the threads of one rank sustain alone."""
 
 
 class LayerTime(Struct, frozen=True, kw_only=True):
@@ -65,119 +65,121 @@ class StepEstimate(Struct, frozen=True, kw_only=True):
         return sum(self.items.values())
 
 
-def step_time(work: StepWorkload, system: System, machine: Machine, constants: Constants) -> StepEstimate:
+def step_time(work: StepWorkload, machine: Machine) -> StepEstimate:
     """Itemised seconds of one optimizer step; raises TgsError when the attention kernel is unknown."""
-    passes = layer_passes(work, system, machine, constants)
-    micro = _micro_items(work, system, machine, constants, passes)
+    passes = layer_passes(work, machine)
+    micro = _micro_items(work, machine, passes)
     gather_s = micro.pop("gather_s")
     items = {name: seconds * work.accumulation for name, seconds in micro.items()}
-    items |= _step_items(work, system, machine, constants)
-    items["stragglers"] = sum(items.values()) * _straggling(work, constants)
+    items |= _step_items(work, machine)
+    items["step_overhead"] = work.system.step_overhead_s
+    items["stragglers"] = sum(items.values()) * _straggling(work, machine)
     return StepEstimate(items=items, passes=passes, gather_s=gather_s)
 
 
-def layer_passes(work: StepWorkload, system: System, machine: Machine, constants: Constants) -> Passes:
+def layer_passes(work: StepWorkload, machine: Machine) -> Passes:
     """Seconds of one layer forward, recomputed and backward."""
-    counts = layer_counts(work, system)
-    forward = _forward(work, system, machine, constants, counts)
+    counts = layer_counts(work)
+    forward = _forward(work, machine, counts)
     return Passes(
         forward=forward,
-        recompute=_recompute(work, machine, constants, counts, forward),
-        backward=_backward(work, system, machine, constants, counts, forward),
+        recompute=_recompute(work, machine, counts, forward),
+        backward=_backward(work, machine, counts, forward),
     )
 
 
-def product_s(product: Product, work: StepWorkload, machine: Machine, constants: Constants) -> float:
-    """Seconds of matrix products: arithmetic, then the traffic of operands and results."""
-    flops_per_s = figures.peak_flops_per_s(machine.gpu) * constants.gemm_share
+def product_s(product: Product, work: StepWorkload, machine: Machine) -> float:
+    """Seconds of matrix products: arithmetic, what short sums cost, the traffic of operands and results."""
+    flops_per_s = gemm_rate(work, machine)
     if work.fp8:
-        flops_per_s *= constants.fp8_gain
-    return product.flops / flops_per_s + stream_s(product.num_bytes, machine, constants)
+        flops_per_s *= machine.fitted.fp8_gain
+    return _product_s(product, flops_per_s, machine)
 
 
-def stream_s(num_bytes: float, machine: Machine, constants: Constants) -> float:
+def gemm_rate(work: StepWorkload, machine: Machine) -> float:
+    """FLOPs per second of this system's long bf16 products on this GPU at its power limit."""
+    return figures.peak_flops_per_s(machine.gpu) * machine.product_share * work.system.product_share
+
+
+def _product_s(product: Product, flops_per_s: float, machine: Machine) -> float:
+    flops = product.flops + machine.fitted.product_half_width * product.short
+    return flops / flops_per_s + stream_s(product.num_bytes, machine)
+
+
+def stream_s(num_bytes: float, machine: Machine) -> float:
     """Seconds to read or write bytes of device memory."""
-    return num_bytes / (machine.gpu.memory_gb_per_s * 1e9 * constants.stream_share)
+    return num_bytes / (machine.gpu.memory_gb_per_s * 1e9 * machine.fitted.stream_share)
 
 
-def attention_s(
-    work: StepWorkload, system: System, constants: Constants, flops: float
-) -> tuple[float, float]:
+def attention_s(work: StepWorkload, machine: Machine, flops: float) -> tuple[float, float]:
     """Seconds of one layer's attention forward and backward."""
-    speed = attention_speed(constants, work.kernel, work.dims.head_dim)
-    share = work.attended_len / (work.attended_len + speed.half_len) * system.attention_share * 1e12
+    speed = attention_speed(machine.fitted, work.kernel, work.dims.head_dim)
+    share = work.attended_len / (work.attended_len + speed.half_len) * work.system.attention_share * 1e12
     return flops / (speed.forward_tflops * share), 2.5 * flops / (speed.backward_tflops * share)
 
 
-def _forward(
-    work: StepWorkload, system: System, machine: Machine, constants: Constants, counts: LayerCounts
-) -> LayerTime:
-    node, network = _exchange(work, machine, constants, counts)
+def _forward(work: StepWorkload, machine: Machine, counts: LayerCounts) -> LayerTime:
+    node, network = _exchange(work, machine, counts)
     return LayerTime(
-        gemm=product_s(counts.gemm, work, machine, constants),
-        attention=attention_s(work, system, constants, counts.attention_flops)[0],
-        elementwise=stream_s(counts.elementwise_forward, machine, constants),
+        gemm=product_s(counts.gemm, work, machine),
+        attention=attention_s(work, machine, counts.attention_flops)[0],
+        elementwise=stream_s(counts.elementwise_forward, machine),
         exchange_node=node,
         exchange_network=network,
     )
 
 
-def _recompute(
-    work: StepWorkload, machine: Machine, constants: Constants, counts: LayerCounts, forward: LayerTime
-) -> LayerTime:
+def _recompute(work: StepWorkload, machine: Machine, counts: LayerCounts, forward: LayerTime) -> LayerTime:
     if work.checkpointing == "none":
         return LayerTime(gemm=0.0, attention=0.0, elementwise=0.0, exchange_node=0.0, exchange_network=0.0)
-    full = work.checkpointing == "full"
+    system, selective = work.system, work.checkpointing == "selective"
+    some_layers = selective and system.checkpointed_share < 1.0
+    layers = system.checkpointed_share if some_layers else 1.0
+    products = system.recompute_share if selective else 1.0
+    kept = 0.0 if selective and not some_layers else layers
     return LayerTime(
-        gemm=product_s(counts.gemm_recompute, work, machine, constants),
-        attention=forward.attention if full else 0.0,
-        elementwise=stream_s(counts.elementwise_recompute, machine, constants),
-        exchange_node=forward.exchange_node if full else 0.0,
-        exchange_network=forward.exchange_network if full else 0.0,
+        gemm=layers * products * product_s(counts.gemm_recompute, work, machine),
+        attention=kept * forward.attention,
+        elementwise=layers * stream_s(counts.elementwise_recompute, machine),
+        exchange_node=kept * forward.exchange_node,
+        exchange_network=kept * forward.exchange_network,
     )
 
 
 def _backward(
     work: StepWorkload,
-    system: System,
     machine: Machine,
-    constants: Constants,
     counts: LayerCounts,
     forward: LayerTime,
 ) -> LayerTime:
     return LayerTime(
-        gemm=2.0 * forward.gemm + product_s(counts.gemm_tiled, work, machine, constants),
-        attention=attention_s(work, system, constants, counts.attention_flops)[1],
-        elementwise=stream_s(counts.elementwise_backward, machine, constants),
+        gemm=product_s(counts.gemm_backward, work, machine) + product_s(counts.gemm_tiled, work, machine),
+        attention=attention_s(work, machine, counts.attention_flops)[1],
+        elementwise=stream_s(counts.elementwise_backward, machine),
         exchange_node=forward.exchange_node,
         exchange_network=forward.exchange_network,
     )
 
 
-def _exchange(
-    work: StepWorkload, machine: Machine, constants: Constants, counts: LayerCounts
-) -> tuple[float, float]:
+def _exchange(work: StepWorkload, machine: Machine, counts: LayerCounts) -> tuple[float, float]:
     """Seconds of a layer's all-to-alls in one pass; three separate ones cost two latencies more."""
     if work.sp == 1:
         return 0.0, 0.0
-    before = exchange_s(counts.exchange_in, work, machine, constants)
-    after = exchange_s(counts.exchange_out, work, machine, constants)
-    empty = exchange_s(0.0, work, machine, constants)
+    before = exchange_s(counts.exchange_in, work, machine)
+    after = exchange_s(counts.exchange_out, work, machine)
+    empty = exchange_s(0.0, work, machine)
     extra = counts.exchanges_forward - 2
     node = before.node_s + after.node_s + extra * empty.node_s
     return node, before.network_s + after.network_s + extra * empty.network_s
 
 
-def _micro_items(
-    work: StepWorkload, system: System, machine: Machine, constants: Constants, passes: Passes
-) -> dict[str, float]:
+def _micro_items(work: StepWorkload, machine: Machine, passes: Passes) -> dict[str, float]:
     """Seconds of one micro-step by item, and the bare gather time under `gather_s`."""
     num_layers = work.dims.num_layers
     fwd, again, bwd = passes.forward, passes.recompute, passes.backward
-    head = head_product(work)
-    logits = system.traffic.logits * work.local_tokens * work.dims.vocab
-    gather_s, exposed = _gathers(work, system, machine, constants, passes)
-    copies = system.copy_bytes * work.dims.num_parameters if gather_s else 0.0
+    logits = work.system.traffic.logits * work.local_tokens * work.dims.vocab
+    gather_s, exposed = _gathers(work, machine, passes)
+    copies = work.system.copy_bytes * work.dims.num_parameters if gather_s else 0.0
     items = {
         "gemm": num_layers * (fwd.gemm + again.gemm + bwd.gemm),
         "attention_forward": num_layers * fwd.attention,
@@ -188,13 +190,13 @@ def _micro_items(
         "all_to_all_network": num_layers
         * (fwd.exchange_network + again.exchange_network + bwd.exchange_network),
         "gather_exposed": exposed,
-        "gather_copies": stream_s(copies * constants.gather_contention, machine, constants),
-        "head": 3.0 * _head_s(head, work, machine, constants),
-        "loss": stream_s(logits, machine, constants),
+        "gather_copies": stream_s(copies * machine.fitted.gather_contention, machine),
+        "head": _head_s(work, machine),
+        "loss": stream_s(logits, machine),
         "offload": _activation_offload_s(work, machine, passes),
     }
     items["all_to_all_network"] += _shared_cards_s(items, gather_s)
-    items["host"] = _host_s(work, system, constants, sum(items.values()))
+    items["host"] = _host_s(work, machine, sum(items.values()))
     return items | {"gather_s": gather_s}
 
 
@@ -209,31 +211,33 @@ def _shared_cards_s(items: dict[str, float], gather_s: float) -> float:
     return across * min(1.0, hidden / busy) if across else 0.0
 
 
-def _host_s(work: StepWorkload, system: System, constants: Constants, device_s: float) -> float:
+def _host_s(work: StepWorkload, machine: Machine, device_s: float) -> float:
     """Kernel launches: a GPU runs behind them and waits only if it is faster, a CPU does both in turn."""
-    kernels = system.kernel_ops * work.dims.num_layers * (1.0 if work.checkpointing != "none" else 0.75)
-    launch_s = kernels * constants.launch_us * 1e-6
+    kernels = work.system.kernel_ops * work.dims.num_layers * (1.0 if work.checkpointing != "none" else 0.75)
+    launch_s = kernels * machine.fitted.launch_us * 1e-6
     return launch_s if work.on_cpu else max(0.0, launch_s - device_s)
 
 
-def _head_s(head: Product, work: StepWorkload, machine: Machine, constants: Constants) -> float:
+def _head_s(work: StepWorkload, machine: Machine) -> float:
     """The head is computed in bf16 where layers run in FP8."""
-    flops_per_s = figures.peak_flops_per_s(machine.gpu) * constants.gemm_share
-    return head.flops / flops_per_s + stream_s(head.num_bytes, machine, constants)
+    flops_per_s = gemm_rate(work, machine)
+    return sum(_product_s(product, flops_per_s, machine) for product in head_products(work))
 
 
-def _gathers(
-    work: StepWorkload, system: System, machine: Machine, constants: Constants, passes: Passes
-) -> tuple[float, float]:
+def _gathers(work: StepWorkload, machine: Machine, passes: Passes) -> tuple[float, float]:
     """Seconds of parameter and gradient traffic in a micro-step, and what of it nothing hides.
 
     The forward hides its gathers, recomputation and backward hide theirs and the gradient scatter; the
     first layer's gather has nothing to hide behind.
     """
-    moved, num_layers = shard_bytes(work, system), work.dims.num_layers
-    forward = ring_s(moved.gather_forward, num_layers, work, machine, constants)
-    backward = ring_s(moved.gather_backward, num_layers, work, machine, constants)
-    scatter = ring_s(moved.scatter, num_layers, work, machine, constants)
+    moved, num_layers = shard_bytes(work), work.dims.num_layers
+    ranks = work.sharing_ranks
+    forward = ring_s(moved.gather_forward, num_layers, ranks, work, machine)
+    backward = ring_s(moved.gather_backward, num_layers, ranks, work, machine)
+    scatter = ring_s(moved.scatter, num_layers, ranks, work, machine)
+    if work.offload == "all":  # each GPU's shard comes from the host before it is gathered
+        fetch = work.compute_bytes * work.dims.num_parameters / ranks / (machine.gpu.host_gb_per_s * 1e9)
+        forward, backward = forward + fetch, backward + fetch
     behind_forward = num_layers * passes.forward.compute
     behind_backward = num_layers * (passes.recompute.compute + passes.backward.compute)
     exposed = max(forward / num_layers, forward - behind_forward)
@@ -252,24 +256,30 @@ def _activation_offload_s(work: StepWorkload, machine: Machine, passes: Passes) 
     return max(0.0, one_way_s - num_layers * passes.forward.compute) + max(0.0, one_way_s - behind_backward)
 
 
-def _step_items(
-    work: StepWorkload, system: System, machine: Machine, constants: Constants
-) -> dict[str, float]:
+def _step_items(work: StepWorkload, machine: Machine) -> dict[str, float]:
     """Seconds once per optimizer step."""
-    shard = work.dims.num_parameters / work.world
-    per_step = ring_s(shard_bytes(work, system).per_step, 1, work, machine, constants)
+    shard = work.dims.num_parameters / work.sharing_ranks
+    moved = shard_bytes(work)
+    per_step = ring_s(moved.shared, 1, work.sharing_ranks, work, machine)
+    per_step += ring_s(moved.everywhere, 1, work.world, work, machine)
     if work.offload == "none":
         return {
-            "optimizer": stream_s(system.optimizer_traffic * shard, machine, constants),
+            "optimizer": stream_s(work.system.optimizer_traffic * shard, machine),
             "gather_step": per_step,
         }
-    moved = (system.gradient_bytes + work.compute_bytes) * shard / (machine.gpu.host_gb_per_s * 1e9)
+    to_host = (work.system.gradient_bytes + work.compute_bytes) * shard / (machine.gpu.host_gb_per_s * 1e9)
     return {
-        "optimizer": system.optimizer_traffic * shard / CPU_ADAM_BYTES_PER_S + moved,
+        "optimizer": work.system.optimizer_traffic * shard / _cpu_adam_rate(work) + to_host,
         "gather_step": per_step,
     }
 
 
-def _straggling(work: StepWorkload, constants: Constants) -> float:
+def _cpu_adam_rate(work: StepWorkload) -> float:
+    """Optimizer traffic per second of one rank whose states are in host memory."""
+    ranks = min(work.world, work.gpus_per_node)
+    return min(CPU_ADAM_RANK_BYTES_PER_S, CPU_ADAM_BYTES_PER_S / ranks)
+
+
+def _straggling(work: StepWorkload, machine: Machine) -> float:
     """A synchronous step waits for the slowest rank; it costs more with the logarithm of the ranks."""
-    return constants.straggler_share * math.log(work.world / 8) if work.world > 8 else 0.0
+    return machine.fitted.straggler_share * math.log(work.world / 8) if work.world > 8 else 0.0

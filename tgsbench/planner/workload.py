@@ -1,4 +1,4 @@
-"""What one GPU does in a step, as numbers: shapes, lengths, mesh, checkpoint mode."""
+"""What one GPU does in a step, as numbers: shapes, lengths, mesh, checkpoint mode, and by which system."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ from msgspec import Struct
 from tgsbench.models.family import Dims, ModelFamily
 from tgsbench.models.registry import find_family
 from tgsbench.schema.preset import Checkpointing, ModelShape, Preset
+from tgsbench.systems.costs import System
+from tgsbench.systems.registry import find_system
 
 
 class StepWorkload(Struct, frozen=True, kw_only=True):
     """One rank's share of an optimizer step."""
 
     dims: Dims
+    system: System
+    """The training system that does it."""
     seq_len: int
     attended_len: float
     """Length that attention sees per token: seq_len, or Σ len² / Σ len under a document mask."""
@@ -25,6 +29,8 @@ class StepWorkload(Struct, frozen=True, kw_only=True):
     accumulation: int = 1
     checkpointing: Checkpointing = "full"
     zero_stage: int = 3
+    shard_ranks: int = 0
+    """GPUs that share one copy of what is sharded (HSDP, ZeRO-1 in groups); 0: all of them."""
     regather: bool = True
     """Parameters are gathered again for the backward (ZeRO-3); False: kept from the forward."""
     offload: str = "none"
@@ -42,6 +48,11 @@ class StepWorkload(Struct, frozen=True, kw_only=True):
     def local_tokens(self) -> int:
         """Tokens of one micro-step on this rank."""
         return self.micro_batch * self.seq_len // self.sp
+
+    @property
+    def sharing_ranks(self) -> int:
+        """GPUs that share one copy of what is sharded."""
+        return self.shard_ranks or self.world
 
     @property
     def tokens_per_gpu(self) -> int:
@@ -69,12 +80,18 @@ ALPACA_ATTENDED_LEN = 140.0
 """Σ len² / Σ len over 5,000 Alpaca samples in the llama2_chat format under the Llama-2 vocabulary."""
 
 
-def work_of(preset: Preset, kernel: str, *, on_cpu: bool = False) -> StepWorkload:
-    """What a preset asks of each rank; `kernel` names the attention speed to plan with."""
+def work_of(
+    preset: Preset, kernel: str, *, system: System | None = None, on_cpu: bool = False
+) -> StepWorkload:
+    """What a preset asks of each rank; `kernel` names the attention speed to plan with.
+
+    `system` replaces the preset's engine. Raises TgsError when nobody knows that engine's costs.
+    """
     seq_len, engine = preset.workload.seq_len, preset.engine
     masked = preset.workload.document_mask
     return StepWorkload(
         dims=dims_of(preset.model),
+        system=system or find_system(preset.engine.name),
         seq_len=seq_len,
         attended_len=min(float(seq_len), ALPACA_ATTENDED_LEN) if masked else float(seq_len),
         sp=preset.parallel.sp,

@@ -9,11 +9,13 @@ from tgsbench.presets.catalog import (
     preset_path,
     search_path,
 )
+from tgsbench.presets.config_file import find_model
 from tgsbench.presets.resolve import Resolved, from_document, named, resolve, to_toml
 
 __all__ = [
     "Resolved",
     "find_gpu",
+    "find_model",
     "from_document",
     "list_presets",
     "load_gpus",

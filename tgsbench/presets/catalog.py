@@ -106,7 +106,10 @@ def preset_path(name: str) -> Path:
 
 
 def model_document(name: str) -> tuple[dict[str, Any], Path]:
-    """The raw table of presets/models/NAME.toml and its path."""
+    """The raw table of presets/models/NAME.toml and its path.
+
+    Raises TgsError when no model has that name.
+    """
     known = files("presets", "models")
     if name not in known:
         raise TgsError(f"no model called {name!r}; {nearest(name, known)}", exit_code=ExitCode.BAD_PRESET)
@@ -130,12 +133,25 @@ def load_gpus() -> dict[str, GpuSpec]:
 
 
 def find_gpu(device: str) -> GpuSpec | None:
-    """The GPU whose key or driver name this is, or None: an unknown GPU has no peak."""
+    """The GPU whose key or driver name this is, or None: an unknown GPU has no peak.
+
+    A name is never matched by a part of it: GB200 is no B200, "H200 NVL" a card of another power.
+    """
     gpus = load_gpus()
-    if device in gpus:
-        return gpus[device]
-    matches = [(len(m), gpu) for gpu in gpus.values() for m in gpu.matches if m in device]
-    return max(matches, key=lambda pair: pair[0])[1] if matches else None
+    wanted = _without_maker(device)
+    return gpus.get(device) or next((g for g in gpus.values() if wanted in _driver_names(g)), None)
+
+
+def _driver_names(gpu: GpuSpec) -> list[str]:
+    return [_without_maker(name) for name in (gpu.name, *gpu.matches)]
+
+
+def _without_maker(device: str) -> str:
+    """A driver's name for a device, without the maker's and in lower case."""
+    words = device.lower().split()
+    while words and words[0] in ("nvidia", "amd", "tesla"):
+        words = words[1:]
+    return " ".join(words)
 
 
 @cache
@@ -148,6 +164,20 @@ def load_links() -> dict[str, Link]:
 def load_constants() -> list[Constants]:
     """Fitted constants, the user's own before the shipped ones."""
     return list(_readable("constants", lambda document, path: _convert(document, Constants, path)).values())
+
+
+@cache
+def constants_of(gpu: str) -> Constants | None:
+    """Constants fitted for a GPU, the user's own first; other GPUs' files are not parsed."""
+    quoted = f'"{gpu}"'
+    for path in files("presets", "constants").values():
+        try:
+            found = _convert(read_toml(path), Constants, path) if quoted in path.read_text("utf-8") else None
+        except (OSError, UnicodeDecodeError, TgsError):
+            continue  # said by data_problems
+        if found is not None and gpu in found.gpus:
+            return found
+    return None
 
 
 @cache

@@ -6,13 +6,14 @@ import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Final, get_args
 
 import msgspec
 
 from tgsbench import units
 from tgsbench.errors import ExitCode, TgsError, nearest
-from tgsbench.presets import catalog, engine_table
+from tgsbench.presets import catalog, config_file, engine_table
+from tgsbench.presets.effect import SET, idle_values
 from tgsbench.presets.engine_table import EngineTable
 from tgsbench.presets.validate import mesh_problems
 from tgsbench.safe_files import check_depth, read_toml
@@ -40,9 +41,11 @@ def resolve(name_or_path: str | Path, sets: Iterable[str] = ()) -> Resolved:
     path = name_or_path if isinstance(name_or_path, Path) else catalog.preset_path(name_or_path)
     document, origins = _load(path)
     for assignment in sets:
-        _apply_set(document, origins, assignment)
+        apply_set(document, origins, assignment)
     document.setdefault("name", path.stem)
     preset, problems = build(document, origins)
+    if preset is not None:
+        problems += idle_values(preset, origins, str(path))
     if preset is None or problems:
         raise _problems_error(str(path), problems)
     return Resolved(preset, origins)
@@ -68,14 +71,24 @@ def check(path: Path) -> list[str]:
     except TgsError as error:
         return [error.msg]
     document.setdefault("name", path.stem)
-    return build(document, origins)[1]
+    preset, problems = build(document, origins)
+    return problems if preset is None else [*problems, *idle_values(preset, origins, str(path))]
 
 
 def to_toml(preset: Preset) -> str:
     """Write a preset as TOML that `from_document` reads back to the same value."""
     import tomli_w  # here, for `tgsbench presets` and most commands write none
 
-    return tomli_w.dumps(msgspec.to_builtins(preset))
+    return tomli_w.dumps(_without_null(msgspec.to_builtins(preset)))
+
+
+def _without_null(table: dict[str, Any]) -> dict[str, Any]:
+    """The table without what is not there, which TOML has no word for."""
+    return {
+        key: _without_null(value) if isinstance(value, dict) else value
+        for key, value in table.items()
+        if value is not None
+    }
 
 
 def build(document: dict[str, Any], origins: Origins) -> tuple[Preset | None, list[str]]:
@@ -104,10 +117,18 @@ def _load(path: Path, depth: int = 0) -> tuple[dict[str, Any], Origins]:
     base: dict[str, Any] = {}
     origins: Origins = {}
     parent = document.pop("extends", None)
+    _place_model(document, path.parent)
     if parent is not None:
         base, origins = _load(_extended(path, parent), depth + 1)
     _merge(base, document, origins, str(path))
     return base, origins
+
+
+def _place_model(document: dict[str, Any], folder: Path) -> None:
+    """A config.json is looked up beside the preset that names it."""
+    model = document.get("model")
+    if isinstance(model, str) and config_file.is_path(model) and (folder / model).exists():
+        document["model"] = str((folder / model).resolve())
 
 
 def _extended(path: Path, parent: object) -> Path:
@@ -137,13 +158,22 @@ def _merge(base: dict[str, Any], over: dict[str, Any], origins: Origins, origin:
 
 
 def _model_table(name: str, origins: Origins) -> dict[str, Any]:
+    if config_file.is_path(name):
+        found = config_file.read_model(name)
+        for field, origin in found.origins.items():
+            origins[f"model.{field}"] = origin
+        return config_file.as_table(found.shape)
     document, path = catalog.model_document(name)
     for key in document:
         origins[f"model.{key}"] = str(path)
     return document
 
 
-def _apply_set(document: dict[str, Any], origins: Origins, assignment: str) -> None:
+def apply_set(document: dict[str, Any], origins: Origins, assignment: str) -> None:
+    """Put one `key=value` over a document; a key below a model's name spells that model out first.
+
+    Raises TgsError for what is no assignment, or no model's name.
+    """
     key, value = parse_assignment(assignment)
     if key.count(".") > _MAX_DOTS:
         raise TgsError(
@@ -151,11 +181,14 @@ def _apply_set(document: dict[str, Any], origins: Origins, assignment: str) -> N
         )
     for part in reversed(key.split(".")):
         value = {part: value}
-    _merge(document, value, origins, "--set")
+    _merge(document, value, origins, SET)
 
 
 def parse_assignment(assignment: str) -> tuple[str, Any]:
-    """Key and value of `key=value`; the value is JSON where it reads as such, else the text itself."""
+    """Key and value of `key=value`; the value is JSON where it reads as such, else the text itself.
+
+    Raises TgsError when there is no key or no `=`.
+    """
     key, equals, text = assignment.partition("=")
     if not equals or not key.strip():
         raise TgsError(
@@ -189,6 +222,7 @@ def _normalise(document: dict[str, Any], origins: Origins) -> list[str]:
             workload["seq_len"] = units.parse_length(workload["seq_len"])
         except ValueError as error:
             problems.append(f"workload.seq_len: {error}{_from(origins, 'workload.seq_len')}")
+            workload["seq_len"] = 1  # named once: what types say of it would only repeat it
     return problems
 
 
@@ -259,11 +293,22 @@ def _value_problems(dotted: str, value: Any, hint: Any, where: str) -> list[str]
     try:
         msgspec.convert(value, hint)
     except msgspec.ValidationError as error:
+        # As it is written in a file or behind --set: true, not True.
+        shown = repr(value) if isinstance(value, str) else json.dumps(value, default=str)
+        if hint in _WANTED:
+            return [f"{dotted}: {shown} is not {_WANTED[hint]}{where}"]
         choices = [str(choice) for choice in get_args(hint)]
-        if choices and not isinstance(value, dict | list):
-            return [f"{dotted}: {value!r} is none of {', '.join(choices)}{where}"]
-        return [f"{dotted}: {error}, got {value!r}{where}"]
+        if choices:
+            return [f"{dotted}: {shown} is none of {', '.join(choices)}{where}"]
+        return [f"{dotted}: {error}{where}"]
     return []
+
+
+_WANTED: Final[dict[Any, str]] = {
+    int: "a whole number", float: "a number", bool: "true or false", str: "text",
+    list[str]: "a list of texts",
+}  # fmt: skip
+"""What people call the types of a preset's values."""
 
 
 def _from(origins: Origins, dotted: str) -> str:

@@ -9,8 +9,9 @@ from typing import Any
 import tomli_w
 
 from tgsbench.errors import ExitCode, TgsError
-from tgsbench.presets import catalog
-from tgsbench.presets.resolve import check, parse_assignment
+from tgsbench.presets import catalog, config_file
+from tgsbench.presets.resolve import apply_set, check
+from tgsbench.schema.model import ModelShape
 from tgsbench.system.config import config_dir
 
 
@@ -21,23 +22,13 @@ def save_user_preset(name: str, base: str, assignments: Iterable[str]) -> Path:
     """
     if not catalog.is_name(name) or name.startswith("_"):
         raise _refused(f"preset name {name!r} may hold letters, digits, '_', '.', '-' only")
-    folder = config_dir() / "presets"
-    path = folder / f"{name}.toml"
+    path = config_dir() / "presets" / f"{name}.toml"
     if path.exists():
         raise _refused(f"{path} exists already", "choose another name, or edit the file")
     document: dict[str, Any] = {"extends": base}
     for assignment in assignments:
-        key, value = parse_assignment(assignment)
-        _put(document, key.split("."), value)
-    try:
-        data = tomli_w.dumps(document).encode()
-    except (TypeError, ValueError) as error:  # null, or bytes of a command line that are no UTF-8
-        raise _refused(f"a value cannot be written as TOML: {error}") from error
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    except OSError as error:
-        raise _refused(f"cannot write {path}: {error.strerror}") from error
+        apply_set(document, {}, assignment)
+    _write(path, document)
     problems = check(path)
     if problems:
         path.unlink()
@@ -45,10 +36,30 @@ def save_user_preset(name: str, base: str, assignments: Iterable[str]) -> Path:
     return path
 
 
-def _put(document: dict[str, Any], parts: list[str], value: Any) -> None:
-    for part in parts[:-1]:
-        document = document.setdefault(part, {})
-    document[parts[-1]] = value
+def save_user_model(name: str, shape: ModelShape) -> Path:
+    """Write NAME.toml into the user's presets/models folder.
+
+    Raises TgsError when the name is no file name, is taken, or the file cannot be written.
+    """
+    if not catalog.is_name(name):
+        raise _refused(f"model name {name!r} may hold letters, digits, '_', '.', '-' only", "--name NAME")
+    path = config_dir() / "presets" / "models" / f"{name}.toml"
+    if path.exists():
+        raise _refused(f"{path} exists already", "--name NAME calls it otherwise, or edit the file")
+    _write(path, config_file.as_table(shape))
+    return path
+
+
+def _write(path: Path, document: dict[str, Any]) -> None:
+    try:
+        data = tomli_w.dumps(document).encode()
+    except (TypeError, ValueError) as error:  # null, or bytes of a command line that are no UTF-8
+        raise _refused(f"a value cannot be written as TOML: {error}") from error
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    except OSError as error:
+        raise _refused(f"cannot write {path}: {error.strerror}") from error
 
 
 def _refused(msg: str, hint: str = "") -> TgsError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from tgsbench.errors import nearest
-from tgsbench.models.registry import family_names, is_family
+from tgsbench.models.registry import family_names, find_family, is_family
 from tgsbench.schema.preset import Preset, Training
 from tgsbench.systems import registry
 
@@ -56,6 +56,8 @@ def _positive(preset: Preset) -> list[str]:
         "training.accumulation": preset.training.accumulation,
         "measure.warmup": preset.measure.warmup,
         "workload.seed": preset.workload.seed,
+        "model.window": preset.model.window,
+        "model.mtp_layers": preset.model.mtp_layers,
         "engine.loss_chunk_tokens": preset.engine.loss_chunk_tokens,
     }
     if problems := _too_large(counts | may_be_zero):
@@ -67,6 +69,8 @@ def _positive(preset: Preset) -> list[str]:
     heads, kv_heads = preset.model.num_query_heads, preset.model.num_kv_heads
     if not problems and heads % kv_heads:
         problems.append(f"model.num_kv_heads={kv_heads}: {heads} query heads are not divisible by it")
+    if not problems and is_family(preset.model.family):
+        problems += find_family(preset.model.family).problems(preset.model)
     return problems
 
 
@@ -74,6 +78,7 @@ _LARGEST = {
     "model.num_layers": 100_000,
     "model.num_query_heads": 65_536,
     "model.num_kv_heads": 65_536,
+    "model.mtp_layers": 1_000,
     "hardware.num_gpus": 1_000_000,
     "hardware.gpus_per_node": 1_000_000,
     "parallel.sp": 1_000_000,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from tgsbench import units
 from tgsbench.report.braille import Canvas, Cells
 
 Stroke = Literal["solid", "dashed", "dotted"]
@@ -43,7 +44,7 @@ class Chart:
 
     lines: Sequence[ChartLine]
     bands: Sequence[Band] = ()
-    format_y: Callable[[float], str] = "{:.3g}".format
+    format_y: Callable[[float], str] = units.three
     format_x: Callable[[float], str] = "{:.0f}".format
     x_label: str = "step"
 

@@ -9,6 +9,7 @@ from markupsafe import Markup
 from tgsbench import units
 from tgsbench.presets.catalog import find_gpu
 from tgsbench.report import svg
+from tgsbench.report.comparison import figure_text, no_figure
 from tgsbench.report.document import ReportEntry, ReportTable, brand
 from tgsbench.results.rows import Row
 
@@ -21,7 +22,19 @@ def charts_of(table: ReportTable) -> list[Markup]:
     picks = _picks(table)
     charts = [_tgs_bars(table, picks)] if _any_tgs(table, picks) else []
     charts += [_scaling(table, picks)] if len({e.seq_len for e in table.entries}) > 1 else []
-    return charts + _memory(table)
+    return charts + _memory(table) + _ratios(table)
+
+
+def _ratios(table: ReportTable) -> list[Markup]:
+    """Every ratio that means anything, with its interval."""
+    found = [item for entry in table.entries for item in entry.against] + table.compared
+    marks = []
+    for item in found:
+        if item.ratio is not None and not item.forced:
+            low, high = item.ratio.ci95 or (item.ratio.value, item.ratio.value)
+            label = f"{item.a.label} / {item.b.label}"
+            marks.append(svg.RatioMark(label, item.ratio.value, low, high))
+    return [svg.ratios(f"{table.model}: ratio of TGS, 95 % interval", marks)] if marks else []
 
 
 def longest(tables: Sequence[ReportTable]) -> list[Markup]:
@@ -85,9 +98,9 @@ def _short(name: str) -> str:
 
 def _bar(series: int, row: Row) -> svg.Bar:
     if row.status == "oom" or not row.tgs:
-        return svg.Bar(series, None, "out of memory" if row.status == "oom" else row.status)
-    text = units.rate(row.tgs)
-    return svg.Bar(series, row.tgs, text, tip=f"{row.label}: {text} tokens/GPU/s")
+        return svg.Bar(series, None, "out of memory" if row.status == "oom" else no_figure(row))
+    text = figure_text(row.tgs, row)
+    return svg.Bar(series, row.tgs, text, tip=f"{row.label}: {text} tokens/GPU/s", low_high=row.ci95)
 
 
 def _scaling(table: ReportTable, picks: dict[str, _Pick]) -> Markup:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tgsbench.report.document import (
     RunSection,
     brand,
     conventions,
+    date_text,
     tables_of,
     with_comparisons,
 )
@@ -86,6 +88,7 @@ def environment_facts(result: Result) -> dict[str, str]:
     """Hardware and software that a run was made on, for people."""
     env = result.environment
     facts = {
+        "measured": date_text(result.created_unix),
         "GPUs": _counted(env.gpus or []) if result.device != "cpu" else "",
         "ranks": f"{result.world_size} (dp {result.dp} x sp {result.sp})",
         "machines": ", ".join(result.hosts),
@@ -100,7 +103,10 @@ def environment_facts(result: Result) -> dict[str, str]:
     return {name: value for name, value in facts.items() if value}
 
 
-def _key(row: Row) -> tuple[str, str, str]:
+def _key(row: Row) -> tuple[str, ...]:
+    """A table has one row of a measurement, and one of a preset with all that was published for it."""
+    if row.kind in ("published", "predicted"):
+        return "preset", row.preset
     return row.kind, row.label, row.source
 
 
@@ -215,6 +221,7 @@ def _report(title: str, entries: list[ReportEntry], sections: list[RunSection]) 
     )
     return Report(
         title=title,
+        made_unix=time.time(),
         tables=tables,
         runs=sections,
         conventions=conventions(),

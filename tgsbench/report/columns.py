@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from tgsbench import units
-from tgsbench.report.comparison import interval_text, tflops_text
+from tgsbench.report.comparison import figure_text, interval_text, no_figure, tflops_text
 from tgsbench.report.document import ReportEntry, ReportTable, brand
 from tgsbench.results.rows import Row, model_mfu
 
@@ -68,7 +68,8 @@ _MEASURED = [
 def _run(row: Row | None) -> str:
     if row is None:
         return ""
-    return f"{row.label} (disturbed machine)" if row.disturbances else row.label
+    marks = ["disturbed machine"] * bool(row.disturbances) + ["damaged event files"] * bool(row.damaged)
+    return f"{row.label} ({', '.join(marks)})" if marks else row.label
 
 
 def _config(entry: ReportEntry) -> str:
@@ -88,7 +89,7 @@ def _tgs(row: Row | None) -> str:
         return ""
     if row.status == "oom":
         return "OOM"
-    return units.rate(row.tgs) if row.tgs else (row.status if row.kind != "predicted" else "")
+    return figure_text(row.tgs, row) if row.tgs else (no_figure(row) if row.kind != "predicted" else "")
 
 
 def _interval(row: Row | None) -> str:

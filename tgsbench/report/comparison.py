@@ -31,8 +31,18 @@ def forecast_lines(rows: Sequence[Row]) -> list[str]:
     return [f"{label}: predicted {text}" for label, text in told if text]
 
 
+def figure_text(value: float, row: Row) -> str:
+    """TGS or TFLOPs of a row; published ones as they were published."""
+    return units.as_published(value) if row.kind == "published" else units.rate(value)
+
+
 def _tgs(row: Row) -> str:
-    return units.rate(row.tgs) if row.tgs else ("OOM" if row.status == "oom" else row.status)
+    return figure_text(row.tgs, row) if row.tgs else no_figure(row)
+
+
+def no_figure(row: Row) -> str:
+    """What stands where a row has no TGS: how it ended; a row that is well has merely none to tell."""
+    return {"oom": "OOM", "ok": "-"}.get(row.status, row.status)
 
 
 def interval_text(interval: Interval | None) -> str:
@@ -43,7 +53,7 @@ def interval_text(interval: Interval | None) -> str:
 def tflops_text(row: Row) -> str:
     """TFLOPs with the name of their convention: xtuner's where the row has it."""
     name = next((n for n in (XTUNER, *row.tflops) if n in row.tflops), "")
-    return f"{units.rate(row.tflops[name])} {name}" if name else ""
+    return f"{figure_text(row.tflops[name], row)} {name}" if name else ""
 
 
 class _Column(NamedTuple):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 from msgspec import Struct, field
 
 from tgsbench.models.flops import FORMULAS
 from tgsbench.models.spec import num_parameters
+from tgsbench.report.comparison import verdict_text
 from tgsbench.results.compare import Comparison, compare
 from tgsbench.results.rows import Row
 from tgsbench.schema.preset import ModelShape
@@ -50,6 +52,8 @@ class ReportTable(Struct, kw_only=True):
     entries: list[ReportEntry]
     systems: list[str]
     """Systems with a published row in it."""
+    compared: list[Comparison] = []
+    """Measured rows against the first of them."""
 
 
 class RunSection(Struct, kw_only=True):
@@ -76,12 +80,34 @@ class Report(Struct, kw_only=True):
 
     schema_version: int = SCHEMA_VERSION
     title: str
+    made_unix: float = 0.0
+    """When it was made."""
     tables: list[ReportTable]
     runs: list[RunSection] = []
     conventions: dict[str, str] = {}
     """Figure -> how it is defined."""
     sources: list[str] = []
     notes: list[str] = []
+
+
+def date_text(unix: float) -> str:
+    """A point in time, the same wherever the report is read."""
+    return datetime.fromtimestamp(unix, UTC).strftime("%Y-%m-%d %H:%M UTC") if unix else ""
+
+
+def findings(report: Report) -> list[tuple[str, list[Comparison]]]:
+    """What was compared, by heading."""
+    entries = [entry for table in report.tables for entry in table.entries]
+    published = [item for entry in entries for item in entry.against]
+    others = [item for table in report.tables for item in table.compared]
+    headed = (("Against the published rows", published), ("Against each other", others))
+    return [(title, items) for title, items in headed if items]
+
+
+def finding_text(found: Comparison) -> str:
+    """One comparison in a sentence."""
+    because = f" ({'; '.join(found.reasons[:3])})" if found.reasons else ""
+    return f"{found.a.label} against {found.b.label}: {verdict_text(found)}{because}"
 
 
 def brand(system: str) -> str:
@@ -99,7 +125,13 @@ def tables_of(entries: Sequence[ReportEntry]) -> list[ReportTable]:
     for (count, title), members in sorted(groups.items()):
         members.sort(key=lambda e: (e.seq_len, e.num_gpus, e.label))
         systems = list(dict.fromkeys(name for entry in members for name in entry.published))
-        tables.append(ReportTable(model=title, num_parameters=count, entries=members, systems=systems))
+        measured = [entry.measured for entry in members if entry.measured is not None]
+        compared = [compare(row, measured[0]) for row in measured[1:]]
+        tables.append(
+            ReportTable(
+                model=title, num_parameters=count, entries=members, systems=systems, compared=compared
+            )
+        )
     return tables
 
 

@@ -11,8 +11,15 @@ from tgsbench.metrics import stats
 from tgsbench.report import svg
 from tgsbench.report.charts import charts_of, longest
 from tgsbench.report.columns import columns_of
-from tgsbench.report.comparison import verdict_text
-from tgsbench.report.document import Report, ReportEntry, ReportTable, RunSection
+from tgsbench.report.document import (
+    Report,
+    ReportEntry,
+    ReportTable,
+    RunSection,
+    date_text,
+    finding_text,
+    findings,
+)
 from tgsbench.report.markup import join, tag
 from tgsbench.report.page_style import STYLE
 from tgsbench.safe_files import printable
@@ -38,7 +45,7 @@ def render(report: Report) -> str:
 
 
 def _body(report: Report) -> list[Markup]:
-    parts = [tag("h1", report.title), tag("p", f"tgsbench {__version__}", class_="muted")]
+    parts = [tag("h1", report.title), tag("p", _made(report), class_="muted")]
     parts += _findings(report)
     for table in report.tables:
         parts += [tag("h2", table.model, " ", tag("small", _parameters(table))), _table(table)]
@@ -51,20 +58,21 @@ def _body(report: Report) -> list[Markup]:
     return parts
 
 
+def _made(report: Report) -> str:
+    date = date_text(report.made_unix)
+    return f"tgsbench {__version__}" + (f", {date}" if date else "")
+
+
 def _charts(charts: Sequence[Markup]) -> list[Markup]:
     return [tag("div", *charts, class_="charts")] if charts else []
 
 
 def _findings(report: Report) -> list[Markup]:
-    """Each measured row against each published one, in a sentence."""
-    lines = []
-    for table in report.tables:
-        for entry in table.entries:
-            for found in entry.against:
-                because = f" ({'; '.join(found.reasons[:3])})" if found.reasons else ""
-                text = f"{found.a.label} against {found.b.label}: {verdict_text(found)}{because}"
-                lines.append(tag("li", text))
-    return [tag("h2", "Against the published rows"), tag("ul", *lines)] if lines else []
+    """Every comparison in a sentence."""
+    parts = []
+    for title, items in findings(report):
+        parts += [tag("h2", title), tag("ul", *(tag("li", finding_text(item)) for item in items))]
+    return parts
 
 
 def _table(table: ReportTable) -> Markup:

@@ -39,6 +39,7 @@ figcaption { font-weight: 600; font-size: 13.5px; margin-bottom: 4px; overflow-w
 .chart text.none { fill: var(--muted); font-style: italic; }
 .axis { stroke: var(--muted); } .grid { stroke: var(--line); }
 .limit { stroke: var(--muted); stroke-dasharray: 5 4; }
+.interval { fill: none; stroke: var(--fg); stroke-width: 1.3; }
 .line { fill: none; stroke: var(--c); stroke-width: 1.8; } .bar, .mark { fill: var(--c); }
 .c0 { --c: var(--c0); } .c1 { --c: var(--c1); } .c2 { --c: var(--c2); }
 .c3 { --c: var(--c3); } .c4 { --c: var(--c4); } .c5 { --c: var(--c5); }

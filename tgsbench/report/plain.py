@@ -9,8 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from tgsbench.models.flops import XTUNER
 from tgsbench.report.columns import columns_of
-from tgsbench.report.comparison import verdict_text
-from tgsbench.report.document import Report, ReportEntry, ReportTable
+from tgsbench.report.document import Report, ReportEntry, ReportTable, date_text, finding_text, findings
 from tgsbench.results.rows import Row, model_mfu
 
 _ESCAPED = str.maketrans({c: f"\\{c}" for c in "\\`*[]|~#"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"})
@@ -26,14 +25,12 @@ def markdown(report: Report) -> str:
 
 def _markdown(report: Report) -> Iterator[str]:
     yield f"# {_md(report.title)}"
+    if date := date_text(report.made_unix):
+        yield from ("", f"Made {date}.")
     for table in report.tables:
         yield from ("", f"## {_md(table.model)}", "", *_md_table(table))
-    found = [item for table in report.tables for entry in table.entries for item in entry.against]
-    if found:
-        yield from ("", "## Against the published rows", "")
-    for item in found:
-        because = f" ({'; '.join(item.reasons[:3])})" if item.reasons else ""
-        yield f"- {_md(f'{item.a.label} against {item.b.label}: {verdict_text(item)}{because}')}"
+    for title, items in findings(report):
+        yield from ("", f"## {title}", "", *(f"- {_md(finding_text(item))}" for item in items))
     for section in report.runs:
         yield from (
             "",
@@ -48,9 +45,9 @@ def _markdown(report: Report) -> Iterator[str]:
         yield from (f"- {_md(name)}: {_md(text)}" for name, text in section.environment.items())
     yield from ("", "## What each figure means", "")
     yield from (f"- {_md(name)}: {_md(text)}" for name, text in report.conventions.items())
-    for title, items in (("Sources", report.sources), ("Notes", report.notes)):
-        if items:
-            yield from ("", f"## {title}", "", *(f"- {_md(item)}" for item in items))
+    for heading, texts in (("Sources", report.sources), ("Notes", report.notes)):
+        if texts:
+            yield from ("", f"## {heading}", "", *(f"- {_md(text)}" for text in texts))
 
 
 def _md_table(table: ReportTable) -> Iterator[str]:
@@ -79,7 +76,7 @@ def _one_line(text: str) -> str:
 _FIELDS = (
     "config", "model", "gpu", "num_gpus", "seq_len", "sp", "kind", "system", "label", "status", "tgs",
     "tgs_low", "tgs_high", "n", "tflops_xtuner", "tflops_model", "mfu", "mem_gib", "document_mask",
-    "checkpointing", "source",
+    "checkpointing", "source", "versions", "integrity", "disturbed",
 )  # fmt: skip
 
 
@@ -101,9 +98,13 @@ def _csv_row(entry: ReportEntry, row: Row) -> list[object]:
         entry.config, entry.model.name, row.gpu, row.num_gpus, row.seq_len, row.sp, row.kind, row.system,
         row.label, row.status, row.tgs, low, high, len(row.samples) or None, row.tflops.get(XTUNER),
         row.tflops.get("model"), model_mfu(row, entry.model), row.mem_peak_gib, row.document_mask,
-        row.checkpointing, row.source,
+        row.checkpointing, row.source, _versions(row), row.integrity, "; ".join(row.disturbances[-1:]),
     ]  # fmt: skip
     return [_csv_cell(cell) for cell in cells]
+
+
+def _versions(row: Row) -> str:
+    return " ".join(f"{name}={version}" for name, version in sorted(row.versions.items()))
 
 
 def _csv_cell(cell: object) -> object:

@@ -45,7 +45,8 @@ def range_text(tgs: TgsRange | None) -> str:
 
 def _speed(plan: Forecast) -> list[str]:
     if plan.tgs is None or plan.step_s is None:
-        return [f"{'TGS':<11} not predicted"]
+        why = "none: it does not fit" if plan.verdict == "out of memory" else "not predicted"
+        return [f"{'TGS':<11} {why}"]
     tflops = ", ".join(f"{units.rate(value)} {name}" for name, value in plan.tflops.items())
     mfu = f" (MFU {units.percent(plan.mfu)})" if plan.mfu is not None else ""
     return [
@@ -68,7 +69,8 @@ def _memory(plan: Forecast) -> list[str]:
 
 def _time(plan: Forecast) -> list[str]:
     if plan.step_s is None:
-        return ["time: not planned, see the note"]
+        out = plan.verdict == "out of memory"
+        return ["time: none, it does not fit" if out else "time: not planned, see the note"]
     lines = ["time of one optimizer step"]
     for name, seconds in sorted(plan.time.items(), key=lambda item: -item[1]):
         term = plan.terms.get(f"time.{name}")
@@ -119,7 +121,9 @@ def search_lines(found: Found, top: int) -> list[str]:
         f"{head}; by predicted TGS:",
         _columns(("TGS", "GiB", "host", "sp", "dp", "b", "checkpoints", "engine")),
     ]
-    return lines + [_candidate(c) for c in found.candidates[:top]]
+    for candidate in found.candidates[:top]:
+        lines += [_candidate(candidate), _sets(candidate)]
+    return lines
 
 
 def longest_lines(longest: LongestForecast) -> list[str]:
@@ -130,6 +134,7 @@ def longest_lines(longest: LongestForecast) -> list[str]:
         f"longest sequence that fits: {tokens:,} tokens ({tokens / 2**20:.2f}M)",
         columns,
         _candidate(longest.best),
+        _sets(longest.best),
     ]
 
 
@@ -139,11 +144,17 @@ def _candidate(c: Candidate) -> str:
     extras = [f"offload {c.offload}"] if c.offload != "none" else []
     extras += ["activation offload"] if c.activation_offload else []
     extras += ["tiled MLP"] if c.tiled_mlp else []
-    text = ", ".join([engine, *extras]) + ("" if c.verdict == "fits" else f"  [{c.verdict}]")
+    text = ", ".join([engine, *extras])
+    text += "" if c.verdict == "fits" else f"  [{c.verdict}: {units.percent(c.card_share)} of the card]"
     host = f"{c.host_gib:.0f}" if c.host_gib else "-"
     return _columns(
         (units.rate(c.tgs), f"{c.total_gib:.1f}", host, c.sp, c.dp, c.micro_batch, c.checkpointing, text)
     )
+
+
+def _sets(c: Candidate) -> str:
+    """What makes a preset this candidate."""
+    return " " * 11 + " ".join(f"--set {change}" for change in c.change)
 
 
 def _columns(values: Sequence[object]) -> str:

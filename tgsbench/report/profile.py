@@ -24,6 +24,8 @@ def profile_lines(profile: Profile) -> list[str]:
 
 def _headline(profile: Profile) -> str:
     device = profile.device_name or profile.device
+    if not all(rank.kernels_recorded for rank in profile.ranks):
+        device += ", its work not recorded: host time only"
     ranks = f"{len(profile.ranks)} of {profile.world_size} ranks"
     return f"{profile.source}: step {_ms(profile.step_ms)}, {ranks}, {device}"
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
+
 from tgsbench import units
+from tgsbench.models.spec import num_parameters
 from tgsbench.report.forecast import forecast_text
+from tgsbench.results.rows import Row
 from tgsbench.schema.run import CallCount, PhasePeak, ReferenceVerdict, Result, Virtual
 
 
@@ -13,6 +18,8 @@ def summary_lines(result: Result) -> list[str]:
         ("run", result.run_id),
         ("status", _status(result)),
         ("preset", _preset(result)),
+        ("changed", " ".join(f"--set {shlex.quote(change)}" for change in result.changed)),
+        ("model", _model(result)),
         ("engine", f"{result.engine}, attention {result.attention}, checkpointing {result.checkpointing}"),
         ("mesh", f"{result.world_size} ranks on {result.device}: dp {result.dp} x sp {result.sp}"),
         ("TGS", tgs_text(result) if result.emulated is None and result.virtual is None else ""),
@@ -28,9 +35,37 @@ def summary_lines(result: Result) -> list[str]:
         ("integrity", _integrity(result)),
         ("profile", _profile(result)),
         *((f"vs {ref.source.partition(':')[0]}", _reference(ref)) for ref in result.references),
+        ("slow rank", _slow_rank(result)),
         *(("warning", warning) for warning in result.warnings),
     ]
     return [f"{key:<11} {value}" for key, value in rows if value]
+
+
+def _slow_rank(result: Result) -> str:
+    slow = result.slow_rank
+    if slow is None:
+        return ""
+    cost = f"{units.duration(slow.lost_s)}, {units.percent(slow.share)} of the steps' time"
+    return f"rank {slow.rank} ({slow.host or 'host unknown'}) held the others up: {cost}"
+
+
+def repeats_lines(row: Row, found: Sequence[Result]) -> list[str]:
+    """A group of runs that repeat one measurement: each run's TGS, their mean, the spread between them."""
+    lines = [f"{'runs':<11} {len(found)}, {row.label}-1 to {row.label}-{len(found)}"]
+    lines += [f"{'':<11} {r.run_id}: {r.status}, {_median(r)}" for r in found]
+    if row.tgs is None:
+        return [*lines, f"{'TGS':<11} not measured"]
+    interval = f"{units.rate(row.ci95[0])} to {units.rate(row.ci95[1])}" if row.ci95 else "none of one run"
+    lines.append(
+        f"{'TGS':<11} {units.rate(row.tgs)} tokens/GPU/s  (95 % interval {interval}, of {row.repeats} runs)"
+    )
+    lines += [f"{'warning':<11} {remark}" for remark in row.remarks]
+    lines += [f"{'disturbed':<11} {text}" for text in row.disturbances]
+    return [*lines, f"{'next':<11} tgsbench compare {row.label} OTHER"]
+
+
+def _median(result: Result) -> str:
+    return f"TGS {units.rate(result.tgs.median)}" if result.tgs.median is not None else "not measured"
 
 
 def tgs_text(result: Result) -> str:
@@ -159,6 +194,14 @@ def _status(result: Result) -> str:
     return f"{result.status}{reason}"
 
 
+def _model(result: Result) -> str:
+    if result.model is None:
+        return ""
+    billions = num_parameters(result.model) / 1e9
+    size = f"{billions:.2f} B" if billions >= 0.1 else f"{1000 * billions:.2f} M"
+    return f"{result.model.name}, {size} parameters in {result.model.num_layers} layers"
+
+
 def _preset(result: Result) -> str:
     mask = "document mask" if result.document_mask else "causal over the whole pack"
     text = f"{result.preset}, {units.length(result.seq_len)} tokens, {mask}, corpus {result.corpus}"
@@ -216,14 +259,15 @@ def _packing(result: Result) -> str:
 
 def _integrity(result: Result) -> str:
     integrity = result.integrity
+    damaged = f"; {integrity.damaged}" if integrity.damaged else ""
     if integrity.problems:
-        return "FAILED: " + "; ".join(integrity.problems)
+        return "FAILED: " + "; ".join(integrity.problems) + damaged
     if integrity.tokens_ok is None:
         return ""
     unknown = f"; not checked: {'; '.join(integrity.not_checked)}" if integrity.not_checked else ""
     return (
         f"ok: {integrity.tokens_seen:,} distinct tokens, {integrity.a2a_calls:,} all-to-alls, "
-        f"{units.size(integrity.a2a_bytes)}, as predicted{unknown}"
+        f"{units.size(integrity.a2a_bytes)}, as predicted{unknown}{damaged}"
     )
 
 
@@ -241,7 +285,7 @@ def _profile(result: Result) -> str:
 
 
 def _reference(ref: ReferenceVerdict) -> str:
-    published = units.rate(ref.tgs) if ref.tgs is not None else "out of memory"
+    published = units.as_published(ref.tgs) if ref.tgs is not None else "out of memory"
     ratio = f" ({ref.ratio:.3f}x)" if ref.ratio is not None else ""
     reasons = f": {'; '.join(ref.reasons)}" if ref.reasons else ""
     return f"{ref.verdict}{ratio}, published {published}{reasons}"

@@ -28,6 +28,18 @@ class Bar:
     value: float | None
     text: str
     tip: str = ""
+    low_high: tuple[float, float] | None = None
+    """Ends of its interval."""
+
+
+@dataclass(frozen=True)
+class RatioMark:
+    """One ratio with the ends of its interval, which may be the ratio itself."""
+
+    label: str
+    value: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -53,7 +65,9 @@ def bars(title: str, series: Sequence[str], groups: Sequence[Group]) -> Markup:
     """Horizontal bars from zero, grouped, each with its figure beside it."""
     gutter = 10 + _TEXT * max(len(group.label) for group in groups)
     room = 8 + _TEXT * max(len(bar.text) for group in groups for bar in group.bars)
-    largest = max((bar.value or 0.0 for group in groups for bar in group.bars), default=0.0) or 1.0
+    ends = [bar.low_high[1] for group in groups for bar in group.bars if bar.low_high]
+    values = [bar.value or 0.0 for group in groups for bar in group.bars]
+    largest = max([*values, *ends], default=0.0) or 1.0
     scale = max(40.0, WIDTH - gutter - room) / largest
     parts, y = [], 4.0
     for group in groups:
@@ -65,6 +79,33 @@ def bars(title: str, series: Sequence[str], groups: Sequence[Group]) -> Markup:
         y += _GROUP_GAP
     axis = tag("line", x1=gutter, x2=gutter, y1=0.0, y2=y - _GROUP_GAP + 2, class_="axis")
     return _figure(title, y, join(*parts, axis), legend(series))
+
+
+def ratios(title: str, marks: Sequence[RatioMark]) -> Markup:
+    """Ratios with their intervals on one scale, 1 as a dashed line."""
+    gutter = 12 + _TEXT * min(44, max(len(mark.label) for mark in marks))
+    gutter = min(gutter, WIDTH * 0.62)
+    low = min(0.98, *(mark.low for mark in marks))
+    high = max(1.02, *(mark.high for mark in marks))
+    scale = (WIDTH - gutter - 60) / (high - low)
+    parts, y = [], 4.0
+    for mark in marks:
+        x = gutter + (mark.value - low) * scale
+        ends = (gutter + (mark.low - low) * scale, gutter + (mark.high - low) * scale)
+        parts.append(_text(gutter - 8, y + 11, _cut(mark.label, gutter), anchor="end"))
+        parts += [_whisker(*ends, y + 7), _mark("diamond", x, y + 7, 0)]
+        parts.append(_text(WIDTH - 4, y + 11, f"{mark.value:.3f}x", anchor="end"))
+        y += 22.0
+    one = gutter + (1 - low) * scale
+    parts.append(tag("line", x1=one, x2=one, y1=0.0, y2=y, class_="limit"))
+    parts.append(_text(one, y + 12, "1", anchor="middle", class_="muted"))
+    return _figure(title, y + 16, join(*parts), Markup(""))
+
+
+def _cut(text: str, width: float) -> str:
+    """As much of a text's end as fits; names are told apart by their ends."""
+    room = max(4, int((width - 12) / _TEXT))
+    return text if len(text) <= room else f"…{text[-(room - 1) :]}"
 
 
 def lines(
@@ -210,8 +251,19 @@ def _bar(bar: Bar, x: float, y: float, scale: float) -> Markup:
     width = max(1.0, bar.value * scale)
     tip = [tag("title", bar.tip)] if bar.tip else []
     colour = f"c{bar.series % NUM_COLOURS}"
-    drawn = tag("rect", *tip, x=x, y=y, width=width, height=_BAR, class_=f"bar {colour}", rx=2)
-    return join(drawn, _text(x + width + 5, y + 11, bar.text))
+    drawn = [tag("rect", *tip, x=x, y=y, width=width, height=_BAR, class_=f"bar {colour}", rx=2)]
+    end = x + width
+    if bar.low_high is not None:
+        low, high = (x + edge * scale for edge in bar.low_high)
+        drawn.append(_whisker(low, high, y + _BAR / 2))
+        end = max(end, high)
+    return join(*drawn, _text(end + 5, y + 11, bar.text))
+
+
+def _whisker(low: float, high: float, y: float) -> Markup:
+    """An interval: a line with an end at each side."""
+    path = f"M{low:.1f},{y - 3:.1f}v6M{low:.1f},{y:.1f}H{high:.1f}M{high:.1f},{y - 3:.1f}v6"
+    return tag("path", d=path, class_="interval")
 
 
 def _line(line: SvgSeries, frame: _Frame) -> Markup:

@@ -16,7 +16,6 @@ from tgsbench.schema.run import Result
 from tgsbench.store import run_dir
 from tgsbench.store.run_dir import RunDir
 from tgsbench.system.config import config_dir
-from tgsbench.systems.registry import find_system
 
 
 def calibrate_on(runs: Sequence[RunDir]) -> tuple[Calibration, Path]:
@@ -39,7 +38,10 @@ def calibrate_on(runs: Sequence[RunDir]) -> tuple[Calibration, Path]:
 
 
 def sample(run: RunDir) -> Sample:
-    """One finished run as a sample."""
+    """One finished run as a sample.
+
+    Raises TgsError when the run did not end well.
+    """
     result, preset = results.load_result(run), run.preset()
     if result.status != "ok" or result.tgs.median is None:
         raise TgsError(
@@ -52,7 +54,6 @@ def sample(run: RunDir) -> Sample:
     return Sample(
         label=run.run_id,
         work=work_of(preset, kernel, on_cpu=machine.gpu.name == CPU.name),
-        system=find_system(preset.engine.name),
         machine=machine,
         tgs=result.tgs.median,
     )

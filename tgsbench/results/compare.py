@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -33,6 +34,7 @@ _USABLE = ("ok", "emulated", "preempted", "cancelled")
 """Statuses whose measured steps count; those that ended early say so in the notes."""
 
 
+_ONE_RUN = "the spread between runs is not known, only that between steps of one run"
 _EARLY = ("preempted", "cancelled")
 
 
@@ -70,7 +72,7 @@ def compare(a: Row, b: Row, *, force: bool = False) -> Comparison:
     found = differences(a, b)
     reasons = [*_unusable(a), *_unusable(b), *(_sentence(d) for d in found if d.blocks)]
     ratio = None
-    if a.tgs and b.tgs and (force or not reasons):
+    if not (_no_rates(a) or _no_rates(b)) and (force or not reasons):
         ratio = _ratio(a, b)
     return Comparison(
         a=a,
@@ -107,6 +109,8 @@ def differences(a: Row, b: Row) -> list[Difference]:
 def _ratio(a: Row, b: Row) -> Ratio:
     assert a.tgs
     assert b.tgs
+    if a.repeats > 1 and b.repeats > 1:
+        return ratios.of_runs(a.samples, b.samples)
     p_value = ratios.mann_whitney(a.samples, b.samples) if a.samples and b.samples else None
     return ratios.of_medians(a.tgs, _interval(a), b.tgs, _interval(b), p_value)
 
@@ -128,9 +132,15 @@ def _verdict(a: Row, b: Row, reasons: list[str], ratio: Ratio | None) -> Verdict
 
 def _unusable(row: Row) -> list[str]:
     """Why this row alone allows no comparison of speed."""
-    if row.status in _USABLE and row.tgs:
-        return []
-    return [f"{row.label} has no TGS to compare: {row.reason or row.status}"]
+    if row.tgs is None or row.status not in _USABLE:
+        return [f"{row.label} has no TGS to compare: {row.reason or row.status}"]
+    odd = _no_rates(row)
+    return [f"{row.label} has no TGS to compare: {odd[0]:g} is among its figures"] if odd else []
+
+
+def _no_rates(row: Row) -> list[float]:
+    """Figures that no ratio can be made of, such as a TGS of 0 in an imported row."""
+    return [rate for rate in (row.tgs or 0.0, *(row.ci95 or ()), *row.samples) if not 0 < rate < math.inf]
 
 
 def _notes(a: Row, b: Row, found: Sequence[Difference]) -> list[str]:
@@ -145,7 +155,11 @@ def _notes(a: Row, b: Row, found: Sequence[Difference]) -> list[str]:
         for row in (a, b)
         if row.disturbances
     ]
+    notes += [f"{row.label}: {row.damaged}" for row in (a, b) if row.damaged]
     notes += [f"{row.label}: one figure without an interval" for row in (a, b) if _lacks_interval(row)]
+    notes += [f"{row.label}: {remark}" for row in (a, b) for remark in row.remarks]
+    if a.kind == b.kind == "run" and (alone := [row.label for row in (a, b) if row.repeats == 1 and row.tgs]):
+        notes.append(f"{_ONE_RUN}: {', '.join(alone)}; tgsbench run --repeats 5 measures it")
     silent = sorted({what for row in (a, b) for what in _silent(row)})
     if silent:
         notes.append(f"not said by every row: {', '.join(silent)}")

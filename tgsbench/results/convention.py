@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from tgsbench.metrics import figures
 from tgsbench.models.flops import FORMULAS, XTUNER, flops_per_token
@@ -48,6 +49,9 @@ class Identified(Struct, frozen=True, kw_only=True):
     model_tflops: float
     model_mfu: float | None = None
     """None without a known GPU."""
+    packed_len: float | None = None
+    """Attended length at which `model` would give the stated figure: that of packed documents; None where
+    no length up to the sequence's does."""
 
     @property
     def fits(self) -> list[ConventionFit]:
@@ -61,8 +65,8 @@ def identify(
     """Solve for the convention that turns `tgs` (tokens/GPU/s) into `tflops` (per GPU).
 
     The named four come first among equals; "6N" (parameters only, no attention), "hfu" (whole layers run
-    again, as re-entrant checkpoints do) and "palm_hfu" (4/3 of palm, as llm-foundry reports HFU) are known
-    from other tools.
+    again, as re-entrant checkpoints do), "palm_hfu" (4/3 of palm, as llm-foundry reports HFU), "model_mtp"
+    and "model_no_router" (Megatron-LM) are known from other tools.
     """
     found = [
         ConventionFit(
@@ -82,7 +86,23 @@ def identify(
         tflops=tflops,
         model_tflops=model,
         model_mfu=figures.mfu(model, gpu),
+        packed_len=_packed_len(shape, attended_len, tflops / tgs * 1e12),
     )
+
+
+def _packed_len(shape: ModelShape, seq_len: float, flops: float) -> float | None:
+    """The attended length whose `model` FLOPs per token these are, by halving; it grows with the length."""
+    low, high = 0.0, seq_len
+    if not _model(shape, 1e-9) <= flops < _model(shape, high):
+        return None
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _model(shape, middle) < flops else (low, middle)
+    return high
+
+
+def _model(shape: ModelShape, attended_len: float) -> float:
+    return flops_per_token("model", shape, attended_len, "none")
 
 
 def _known(shape: ModelShape, attended_len: float) -> list[tuple[str, str, str, float]]:
@@ -95,5 +115,11 @@ def _known(shape: ModelShape, attended_len: float) -> list[tuple[str, str, str, 
     rows.append(("6N", "", "6N, attention not counted", 6.0 * num_parameters(shape)))
     layers = flops("model") / 3 - 2.0 * shape.hidden_size * shape.vocab_size
     rows.append(("hfu", "full", "model + every product of every layer once more", flops("model") + layers))
+    if shape.latent is not None and not shape.mtp_layers:
+        with_mtp = flops_per_token("model", replace(shape, mtp_layers=1), attended_len, "none")
+        rows.append(("model_mtp", "", "model with one multi-token-prediction module", with_mtp))
+    if shape.experts is not None:
+        router = 6.0 * shape.num_layers * shape.hidden_size * shape.experts.num
+        rows.append(("model_no_router", "", "model without the router's product", flops("model") - router))
     rows.append(("palm_hfu", "", "4/3 of palm (llm-foundry's HFU)", 4 / 3 * flops("palm")))
     return rows

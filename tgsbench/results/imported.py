@@ -14,7 +14,9 @@ from tgsbench.errors import ExitCode, TgsError, nearest
 from tgsbench.metrics import figures, stats
 from tgsbench.models.spec import num_parameters
 from tgsbench.presets.catalog import find_gpu
+from tgsbench.results import scalars
 from tgsbench.results.convention import Identified, identify
+from tgsbench.results.index import Summary
 from tgsbench.results.rows import Row
 from tgsbench.safe_files import harmless, harmless_json, read_regular
 from tgsbench.schema.preset import ModelShape
@@ -36,7 +38,12 @@ class Context(Struct, frozen=True, kw_only=True):
     model: ModelShape
     seq_len: int
     gpu: str = ""
-    num_gpus: int = 1
+    num_gpus: int = 0
+    """0: not said."""
+    tool: str = ""
+    """Reader of the log; empty: the one that finds most in it."""
+    global_batch: int = 0
+    """Sequences of an optimizer step over all GPUs, for logs that give times alone; 0: not said."""
     sp: int = 1
     document_mask: bool | None = None
     checkpointing: str = ""
@@ -56,17 +63,35 @@ class ImportedRow(Struct, kw_only=True):
 
 
 def read_text(path: Path) -> str:
-    """A foreign log's text; undecodable bytes are replaced."""
+    """A foreign log's text; undecodable bytes are replaced.
+
+    Raises TgsError when the file cannot be read or is too large.
+    """
     try:
-        return read_regular(path, _MAX_BYTES, follow=True).decode("utf-8", "replace")
+        return _decoded(read_regular(path, _MAX_BYTES, follow=True), path)
     except OSError as error:
         hint = "cut out the steps" if error.errno == errno.EFBIG else ""
         raise TgsError(f"{path}: {error.strerror}", hint=hint, exit_code=ExitCode.BAD_INPUT) from error
 
 
+def _decoded(data: bytes, path: Path) -> str:
+    """Text in the encoding that its byte order mark says; a TensorBoard file as rows of its scalars."""
+    if scalars.is_event_file(data):
+        return scalars.as_json_lines(path)
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return data.decode("utf-16", "replace")
+    return data.decode("utf-8-sig", "replace")
+
+
 def from_log(text: str, context: Context) -> ImportedRow:
-    """Turn a log into one row: warm-up dropped, median with interval, Σ tokens / Σ time beside it."""
-    log = logs.read_log(text, num_gpus=context.num_gpus, seq_len=context.seq_len)
+    """Turn a log into one row: warm-up dropped, median with interval, Σ tokens / Σ time beside it.
+
+    Raises TgsError when no step is left after warm-up.
+    """
+    if context.global_batch:
+        text = f"global batch size: {context.global_batch}\n{text}"
+    log = logs.read_log(text, num_gpus=context.num_gpus, seq_len=context.seq_len, tool=context.tool)
+    context = msgspec.structs.replace(context, num_gpus=context.num_gpus or log.num_gpus)
     steps = [step for step in log.steps[_warmup(log, context.warmup) :] if step.tgs]
     samples = [step.tgs for step in steps if step.tgs]
     median = stats.median(samples)
@@ -78,11 +103,14 @@ def from_log(text: str, context: Context) -> ImportedRow:
     row = msgspec.structs.replace(
         row, mem_peak_gib=max((s.mem_gib for s in steps if s.mem_gib), default=None), mem_kind="cuda"
     )
-    return _identified(row, context, log.tool, tflops, mfu, _log_note(log, steps))
+    return _identified(row, context, log.tool, tflops, mfu, _log_note(log, steps, context))
 
 
 def from_csv(text: str, context: Context, models: dict[str, ModelShape]) -> list[ImportedRow]:
-    """Turn a table into rows; what a row says goes before `context`."""
+    """Turn a table into rows; what a row says goes before `context`.
+
+    Raises TgsError when no row has a TGS.
+    """
     found = []
     for index, cells in enumerate(logs.read_csv(text), start=2):
         tgs = _cell(cells, "tgs", index)
@@ -113,7 +141,10 @@ def save(root: Path, foreign: ImportedRow) -> Path:
 
 
 def load(path: Path) -> ImportedRow:
-    """Read one stored row."""
+    """Read one stored row.
+
+    Raises TgsError when the file cannot be read or holds no imported row.
+    """
     try:
         data = harmless_json(read_regular(path, _MAX_BYTES))
         return harmless(msgspec.json.decode(data, type=ImportedRow))
@@ -146,7 +177,7 @@ def _row(context: Context, tool: str, tgs: float, samples: list[float]) -> Row:
         model=context.model.name,
         num_parameters=num_parameters(context.model),
         gpu=gpu.name if gpu else context.gpu,
-        num_gpus=context.num_gpus,
+        num_gpus=context.num_gpus or 1,
         seq_len=context.seq_len,
         sp=context.sp,
         document_mask=context.document_mask,
@@ -177,14 +208,47 @@ def _warmup(log: ImportedLog, asked: int | None) -> int:
     return asked if asked is not None else min(_WARMUP_AT_MOST, len(log.steps) // 3)
 
 
-def _log_note(log: ImportedLog, steps: list[LoggedStep]) -> str:
-    if log.note:
-        return log.note
+def _log_note(log: ImportedLog, steps: list[LoggedStep], context: Context) -> str:
+    said = [log.note] if log.note else []
     weights = [(s.tgs, s.step_s) for s in steps if s.tgs and s.step_s]
-    if not weights:
-        return ""
-    total = sum(tgs * s for tgs, s in weights) / sum(s for _, s in weights)
-    return f"sum of tokens over sum of time: {units.rate(total)} tokens/GPU/s"
+    if weights and not said:
+        total = sum(tgs * s for tgs, s in weights) / sum(s for _, s in weights)
+        said.append(f"sum of tokens over sum of time: {units.rate(total)} tokens/GPU/s")
+    if not context.num_gpus:
+        said.append("figures are per GPU; of how many, the log does not say: --num-gpus")
+    if log.runner_up and not context.tool:
+        said.append(f"read as a {log.tool} log; next best: --format {log.runner_up}")
+    return "; ".join(said)
+
+
+def summaries(root: Path) -> list[Summary]:
+    """Imported rows as the list of runs shows them; one that cannot be read says why."""
+    return [_summary(path) for path in sorted((root / "foreign").glob("*.json"))]
+
+
+def _summary(path: Path) -> Summary:
+    try:
+        created = path.stat().st_mtime
+    except OSError as error:
+        return Summary(run_id=path.stem, status="damaged", reason=f"{path}: {error.strerror}")
+    try:
+        found = load(path)
+    except TgsError as error:
+        return Summary(run_id=path.stem, status="damaged", reason=error.msg, created_unix=created)
+    row = found.row
+    return Summary(
+        run_id=row.label,
+        status="imported",
+        preset=row.model,
+        engine=found.tool,
+        tgs=row.tgs,
+        n=len(row.samples),
+        seq_len=row.seq_len or 0,
+        world_size=row.num_gpus or 0,
+        sp=row.sp or 0,
+        created_unix=created,
+        reason=row.source,
+    )
 
 
 def _row_context(

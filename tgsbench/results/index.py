@@ -15,7 +15,7 @@ from tgsbench.safe_files import harmless_json, read_regular
 from tgsbench.schema.run import Result
 from tgsbench.store.run_dir import RunDir, created_unix, write_atomic
 
-VERSION = 2
+VERSION = 4
 _NAME = ".index.json"
 _MAX_BYTES = 1 << 30
 Stamp = tuple[int, int, int, int]
@@ -37,8 +37,12 @@ class Summary(Struct, frozen=True, kw_only=True, gc=False):
     created_unix: float = 0.0
     """As `run_dir.created_unix` finds it, also for a run whose documents cannot be read."""
     rehearsal_of: str = ""
+    changed: bool = False
+    """It measured something else than the preset of its name."""
     reason: str = ""
     tags: list[str] = []
+    work: str = ""
+    """`work_digest` of what was measured; empty where nobody knows."""
 
 
 class _Entry(Struct, frozen=True, array_like=True, gc=False):
@@ -122,9 +126,17 @@ def glance(run: RunDir) -> Summary:
     )
 
 
+def if_finished(run: RunDir) -> Summary:
+    """As `summarize`, but of a run without a stored result nothing is read: it is told by its name alone."""
+    if (run.path / "result.json").exists():
+        return summarize(run)
+    return Summary(run_id=run.run_id, status="running")
+
+
 def summarize(run: RunDir) -> Summary:
     """Read one run; a damaged one says why."""
     # 0.1 s of imports that a list without new runs does not need.
+    from tgsbench.presets.work import is_other_work
     from tgsbench.results import results
 
     created, tags = created_unix(run), []
@@ -149,9 +161,21 @@ def summarize(run: RunDir) -> Summary:
         sp=item.sp,
         created_unix=created,
         rehearsal_of=item.rehearsal_of,
+        changed=is_other_work(item.changed),
         reason=item.failure.reason if item.failure else "; ".join(item.integrity.problems),
         tags=tags,
+        work=item.work or _work(run),
     )
+
+
+def _work(run: RunDir) -> str:
+    """Of a result that tgsbench 0.2.0 wrote."""
+    from tgsbench.presets.work import work_digest
+
+    try:
+        return work_digest(run.preset())
+    except TgsError:
+        return ""
 
 
 def _names(root: Path) -> list[str]:

@@ -2,37 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Sequence
 
 from tgsbench.errors import TgsError
+from tgsbench.events.tail import RunTail
 from tgsbench.metrics.observe import fold_events
 from tgsbench.metrics.result import build_result
 from tgsbench.presets.catalog import find_gpu
 from tgsbench.safe_files import utf8
+from tgsbench.schema.hotspots import IMPOSSIBLE, Profile
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Failure, Outcome, Result
+from tgsbench.store.profiles import stored_profile
 from tgsbench.store.run_dir import RunDir, age_s, disk_problem
 from tgsbench.virtual_gpu.account import account
 from tgsbench.virtual_gpu.settings import LOG_FOLDER
 
 _SILENT_S = 60.0
+_CHECKED_BYTES = 64 << 20
+"""Event files that are read in half a second."""
 _STARTING_S = 20.0
 """A supervisor signs within a second of its start; ten times that on a busy machine."""
 
 
 def result_from_folder(run: RunDir, outcome: Outcome | None = None) -> Result:
     """Derive the result from what lies in the folder, and from an outcome that could not be stored there."""
-    manifest = run.manifest()
+    manifest, tail = run.manifest(), RunTail(run.events_dir)
+    observed = fold_events(tail.read_all(), manifest.world_size)
     result = build_result(
         manifest,
         run.preset(),
-        fold_events(run.events(), manifest.world_size),
+        observed,
         outcome or run.outcome(),
         run.launcher_report(),
         run.environment(),
         run.stack_texts(),
+        run.preset_digest(),
+        tail.skipped,
     )
     if manifest.virtual is not None:
         folder, own = run.path / LOG_FOLDER, list(run.events())
@@ -41,6 +50,9 @@ def result_from_folder(run: RunDir, outcome: Outcome | None = None) -> Result:
         result.failure.files = run.collected()
         if result.status == "oom":
             _explain_shortfall(result, run.preset())
+    with contextlib.suppress(TgsError):  # an analysis that cannot be read says nothing
+        if (profile := stored_profile(run)) is not None:
+            _doubt(result, profile)
     result.warnings += run.notes("run.json", "env.json")
     result.run_dir = utf8(run.path)
     return result
@@ -78,6 +90,45 @@ def load_result(run: RunDir) -> Result:
     if run.outcome() is None:
         _explain_silence(run, result)
     return result
+
+
+def doubt_by_profile(run: RunDir, profile: Profile) -> None:
+    """Make a stored result invalid whose traces show a kernel or a link beyond what the hardware can do."""
+    stored = run.result()
+    if stored is not None and _doubt(stored, profile):
+        run.write("result.json", stored)
+
+
+def _doubt(result: Result, profile: Profile) -> bool:
+    """Add what cannot be to a result's integrity; was there anything new?"""
+    told = [f"rate: {found.text}" for found in profile.findings if found.code == IMPOSSIBLE]
+    new = [problem for problem in told if problem not in result.integrity.problems]
+    if new:
+        result.integrity.physical_ok = False
+        result.integrity.problems += new
+        result.status = "invalid" if result.status == "ok" else result.status
+    return bool(new)
+
+
+def check_against_events(run: RunDir, stored: Result) -> list[str]:
+    """What a stored result says that its event files do not; nothing where they are gone, or very large."""
+    if not (run.path / "result.json").exists() or not 0 < run.num_event_bytes() <= _CHECKED_BYTES:
+        return []
+    derived = result_from_folder(run)
+    told = {
+        "TGS": (stored.tgs.median, derived.tgs.median),
+        "seconds a step": (stored.step_s.median, derived.step_s.median),
+        "number of measured steps": (float(stored.tgs.n), float(derived.tgs.n)),
+    }
+    return [
+        f"result.json says {what} {_figure(there)}, the event files {_figure(here)}"
+        for what, (there, here) in told.items()
+        if _figure(there) != _figure(here)
+    ]
+
+
+def _figure(value: float | None) -> str:
+    return "none" if value is None else f"{value:.6g}"
 
 
 def _explain_silence(run: RunDir, result: Result) -> None:

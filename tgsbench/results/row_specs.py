@@ -11,7 +11,7 @@ import msgspec
 from tgsbench import presets
 from tgsbench.errors import ExitCode, TgsError, nearest
 from tgsbench.planner import forecast_preset
-from tgsbench.results import imported, results, rows
+from tgsbench.results import imported, repeats, results, rows
 from tgsbench.results.rows import Row
 from tgsbench.schema.forecast import Forecast
 from tgsbench.schema.preset import Preset
@@ -46,8 +46,8 @@ class RowFinder:
 
         `SYSTEM:PRESET` (xtuner:llama2_7b_32k) and `published:PRESET` are published rows, `predicted:PRESET`
         or a preset's name its forecast, `predicted:RUN` the one a run keeps, `foreign:NAME` or a name an
-        imported row, and anything else a run: its name, a unique part of it, its folder, or `latest`. Raises
-        TgsError naming what would have been known.
+        imported row, and anything else a run: its name, a unique part of it, its folder, or `latest`; or
+        the group of runs that `run --repeats` made. Raises TgsError naming what would have been known.
         """
         prefix, colon, name = word.partition(":")
         if colon and prefix == "foreign":
@@ -60,7 +60,15 @@ class RowFinder:
             return [self._foreign(word)]
         if word in self._presets:
             return [_forecast(word, self._forecaster)]
-        return [of_run(self._run(word))]
+        return [self._of_runs(word)]
+
+    def _of_runs(self, word: str) -> Row:
+        """The row of a group of repeated runs where the word names one, or its newest run is `latest`."""
+        if repeats.members(self.store, word):
+            return repeats.group_row(self.store, word)
+        run = self._run(word)
+        group = repeats.group_of(run) if word == "latest" else ""
+        return repeats.group_row(self.store, group) if group else of_run(run)
 
     def _foreign(self, name: str) -> Row:
         if name not in self._imported:
@@ -96,7 +104,10 @@ def of_run(run: RunDir) -> Row:
 
 
 def published(preset_name: str, system: str = _PUBLISHED) -> list[Row]:
-    """Published rows of a preset, of one system or of all."""
+    """Published rows of a preset, of one system or of all.
+
+    Raises TgsError when nobody published such a row.
+    """
     preset = presets.resolve(preset_name).preset
     found = presets.load_references().get(preset_name, [])
     systems = sorted({row.system for row in found})

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Struct, field
 
 from tgsbench.metrics import figures
+from tgsbench.metrics.integrity import integrity_text
 from tgsbench.metrics.ratio import Interval
 from tgsbench.models.spec import num_parameters
 from tgsbench.presets.catalog import find_gpu
@@ -62,8 +63,16 @@ class Row(Struct, frozen=True, kw_only=True):
     source: str = ""
     reason: str = ""
     """Why there is no TGS."""
+    integrity: str = ""
+    """What the checks of a run said, in one line."""
     disturbances: list[str] = []
     """What else used a run's machine while it measured."""
+    damaged: str = ""
+    """What was passed over in a run's event files."""
+    repeats: int = 1
+    """Runs in fresh processes: of several, `samples` are the medians and `ci95` is of their spread."""
+    remarks: list[str] = []
+    """What a reader of its figure should know."""
 
 
 def from_result(result: Result, preset: Preset | None = None, label: str = "") -> Row:
@@ -101,7 +110,9 @@ def from_result(result: Result, preset: Preset | None = None, label: str = "") -
         forecast=result.forecast,
         source=result.run_dir,
         reason=result.failure.reason if result.failure else "",
+        integrity=integrity_text(result.integrity),
         disturbances=list(result.disturbances),
+        damaged=result.integrity.damaged,
     )
 
 

@@ -51,18 +51,24 @@ def _count(number: int) -> str:
 
 
 def _preset(summary: Summary) -> str:
-    """The run's name stands in for a preset that nobody knows."""
-    preset = summary.preset + (" (rehearsal)" if summary.rehearsal_of else "")
+    """With * where it was changed to other work; the run's name stands in for one that nobody knows."""
+    preset = (
+        summary.preset + ("*" if summary.changed else "") + (" (rehearsal)" if summary.rehearsal_of else "")
+    )
     return preset or summary.run_id
 
 
 def _why(summary: Summary) -> str:
-    """One line; a rehearsal says that it is one."""
+    """One short line; a rehearsal says that it is one, `show` has the whole reason."""
     why = " ".join(summary.reason.split())
+    why = why if len(why) <= _SHORT else f"{why[: _SHORT - 1].rstrip()}…"
     if summary.rehearsal_of:
         return f"rehearsal; {why}" if why else "rehearsal: compare with nothing"
     return why
 
+
+_SHORT = 60
+"""Characters of a reason in a printed table."""
 
 COLUMNS: Final[dict[str, RunColumn]] = {
     "tgs": RunColumn("TGS", lambda s: s.tgs, _rate, width=9, right=True, figure="tgs"),
@@ -80,7 +86,7 @@ COLUMNS: Final[dict[str, RunColumn]] = {
 }
 """In the order in which `?` explains their figures."""
 
-TABLE: tuple[str, ...] = ("run", "status", "engine", "tgs", "n", "tags", "why")
+TABLE: tuple[str, ...] = ("run", "when", "status", "preset", "engine", "tgs", "n", "tags", "why")
 """Columns of `tgsbench runs`, from the left."""
 LIST: tuple[str, ...] = (
     "status", "preset", "tgs", "length", "when", "engine", "ranks", "run", "reason",

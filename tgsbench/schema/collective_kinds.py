@@ -28,6 +28,12 @@ class CollectiveKind(Struct, frozen=True, kw_only=True):
     """Operators, whole names, in which the calling thread waits until the collective is over."""
     operators: tuple[str, ...] = ()
     """Operators, whole names, that torch dispatches for it: their payload counts under fake tensors."""
+    narrows: str = ""
+    """Kind that this one is a special case of: it is meant where a call's group is one of `groups`."""
+    groups: tuple[str, ...] = ()
+    """Regular expressions of those groups' labels."""
+    is_local: bool = False
+    """Copies into and out of a collective's buffers: shard traffic that crosses no link."""
     spans: tuple[str, ...] = ()
     """Our own spans around it: what communicates in one is of this kind, whatever its launch says."""
     span_group: str = ""
@@ -58,6 +64,33 @@ UNKNOWN: Final = CollectiveKind(
 
 KINDS: Final[tuple[CollectiveKind, ...]] = (
     CollectiveKind(
+        name="expert_all_to_all",
+        title="expert all-to-all",
+        patterns=(
+            r"expert_?all_?to_?all",
+            r"(?<![a-z])(intranode|internode)(_ll)?::",
+            r"deep_?ep|hybrid_?ep|(?<![a-z])(mori|uccl|pplx)::|pplx_garden|elastic_?ep",
+            r"moe_?(a2a|all_?to_?all|comm)|(?<![a-z])Ep(Dispatch|Combine)\w*Kernel|trtllm_alltoall",
+            r"(cached_?)?notify_?(dispatch|combine)",
+            r"a2a_(dispatch|combine)|all_?to_?all_?vdev_?2d|allToAllV_?2d",
+            r"(moe_?)?distribute_?(dispatch|combine)",
+        ),
+        markers=(
+            r"(?<![a-z])(intranode|internode)(_ll)?::(cached_)?(notify_)?(dispatch|combine|barrier|clean)",
+            r"deep_?ep::(?!layout)|hybrid_?ep::|(?<![a-z])(mori|uccl|pplx|pplx_garden)::",
+            r"moe_?(a2a|all_?to_?all|comm)\w*(kernel|dispatch|combine|prepare)|trtllm_alltoall",
+            r"(?<![a-z])Ep(Dispatch|Combine)\w*Kernel",
+            r"(?<![a-z])(cached_?)?notify_?(dispatch|combine)",
+            r"a2a_(dispatch|combine)_?(send|recv)|all_?to_?all_?vdev|allToAllV",
+            r"moe_?distribute_?(dispatch|combine)",
+        ),
+        narrows="all_to_all",
+        groups=(r"(^|[_.-])e?t?ep(_|-|\d|$)", r"expert"),
+        link_passes=1,
+        remedy="dispatch in fp8; overlap it with the shared expert or another micro-batch",
+        remedy_across_nodes="experts limited to few nodes a token; groups of at most {node} inside a node",
+    ),
+    CollectiveKind(
         name="all_to_all",
         title="all-to-all",
         patterns=(r"all_?to_?all", r"alltoall"),
@@ -74,7 +107,11 @@ KINDS: Final[tuple[CollectiveKind, ...]] = (
         name="all_gather",
         title="all-gather",
         patterns=(r"all_?gather",),
-        markers=(r"multimem_all_gather",),
+        markers=(
+            r"multimem_\w*all_?gather",
+            r"(?<![a-z])(vllm|sglang|aiter)::\w*all_?gather",
+            r"all_?gather_(push|pull)",
+        ),
         operators=("c10d::_allgather_base_", "_c10d_functional::all_gather_into_tensor"),
         link_passes=1,
         remedy="prefetch the next layer's parameters; more tokens a micro-step hide them",
@@ -83,6 +120,10 @@ KINDS: Final[tuple[CollectiveKind, ...]] = (
         name="reduce_scatter",
         title="reduce-scatter",
         patterns=(r"reduce_?scatter",),
+        markers=(
+            r"(multimem|one_shot|two_shot)_\w*reduce_?scatter",
+            r"(?<![a-z])(vllm|sglang|aiter)::\w*reduce_?scatter",
+        ),
         operators=("c10d::_reduce_scatter_base_", "_c10d_functional::reduce_scatter_tensor"),
         gloo_runs_as="all_reduce",
         link_passes=1,
@@ -91,8 +132,19 @@ KINDS: Final[tuple[CollectiveKind, ...]] = (
     CollectiveKind(
         name="all_reduce",
         title="all-reduce",
-        patterns=(r"all_?reduce", r"(one|two)_shot_all"),
-        markers=(r"multimem_all_reduce",),
+        patterns=(
+            r"all_?reduce", r"(one|two)_?shot_?all", r"cross_device_reduce", r"quick_?reduce",
+            r"userbuffers_\w*sum",
+        ),
+        markers=(
+            r"multimem_\w*(all_?reduce|one_shot)",
+            r"(one|two)_?shot_?\w*all_?reduce",
+            r"all_?reduce_?(fusion|one_?shot|two_?shot|push|pull|prototype|\w*lamport|multimem)",
+            r"cross_device_reduce",
+            r"quick_?reduce|(?<![a-z])quickreduce::",
+            r"(?<![a-z])(vllm|sglang|sgl_kernel|aiter|flashinfer|tensorrt_llm|trtllm\w*)::\w*all_?reduce",
+            r"userbuffers_\w*sum",
+        ),
         operators=("c10d::allreduce_", "_c10d_functional::all_reduce"),
         link_passes=2,
         remedy="shard instead of replicating; fewer small reductions (clip the norm once)",
@@ -108,7 +160,9 @@ KINDS: Final[tuple[CollectiveKind, ...]] = (
         title="send/recv",
         patterns=(
             r"\b_?i?(send|recv)(_|any|\b)", r"send_?recv", r"batch_isend_irecv", r"coalesced_p2p",
+            r"userbuffers_push", r"hcom_(send|receive)", r"batchSendRecv",
         ),
+        markers=(r"userbuffers_push(send|recv)",),
         remedy="more chunks in flight",
     ),
     CollectiveKind(
@@ -116,6 +170,13 @@ KINDS: Final[tuple[CollectiveKind, ...]] = (
         title="barrier",
         patterns=(r"barrier",),
         remedy="no barrier inside a step",
+    ),
+    CollectiveKind(
+        name="shard_copy",
+        title="shard copies",
+        patterns=(r"shard_?cop(y|ies)",),
+        is_local=True,
+        remedy="fewer, larger FSDP units; reshard_after_forward=False saves the second copies",
     ),
     OTHER,
     UNKNOWN,

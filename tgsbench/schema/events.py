@@ -46,6 +46,8 @@ class Hello(_Event, tag="hello"):
     unix_t: float = 0.0
     """Wall clock at `t`, to line hosts up."""
     versions: dict[str, str] = field(default_factory=dict)
+    preset_digest: str = ""
+    """Of the bytes of preset.toml as this rank read them."""
 
 
 class Phase(_Event, tag="phase", gc=False):
@@ -101,13 +103,27 @@ class Step(_Event, tag="step", gc=False):
     """Bytes since the step began; CPU: resident set size."""
     a2a_calls: Int64 = 0
     a2a_bytes: Int64 = 0
-    """Bytes this rank handed to all-to-all, its own share included."""
+    """Bytes this rank handed to all-to-all, its own share included; both counted at the process group."""
     pack_tokens: Int64 = 0
-    """Real tokens of the whole packs, reported by the first rank of each sp group only."""
+    """Real tokens of the packs this step must train, from their lengths; as the next two, reported by the
+    first rank of each sp group only."""
     seen_checksum: Int64 = 0
-    """Position-weighted sum over the tokens this rank was fed, modulo 2^61 − 1."""
+    """Position-weighted sum over the token ids that reached this rank's embedding, modulo 2^61 − 1."""
     pack_checksum: Int64 = 0
-    """The same over the whole packs, reported by the first rank of each sp group only."""
+    """The same over the whole packs as they lie in the packed data."""
+    pack_digest: Int64 = 0
+    """Of the packs' tokens and places in the stream: differs from step to step and between sp groups."""
+    update: float | None = None
+    """Mean absolute change of a sample of this rank's master weights by the optimizer; None: not seen."""
+
+
+class Waits(_Event, tag="waits", gc=False):
+    """How long a rank stood in collectives in an optimizer step: waits for others, and the transfer."""
+
+    step: Int64
+    step_s: Seconds = 0.0
+    wait_s: dict[str, Seconds] = field(default_factory=dict)
+    """By process group: sp, fsdp, world."""
 
 
 class StepGlance(_Event, tag="step", gc=False):
@@ -225,6 +241,6 @@ class Bye(_Event, tag="bye"):
     status: str = "ok"
 
 
-_Rare = Hello | Phase | Data | Kernel | Depth | Gpu | Heartbeat | Claimed | Trace | Warn | Error | Bye
+_Rare = Hello | Phase | Data | Kernel | Depth | Gpu | Heartbeat | Waits | Claimed | Trace | Warn | Error | Bye
 Event = Step | _Rare
 Glance = StepGlance | _Rare

@@ -69,7 +69,7 @@ class Forecast(Struct, frozen=True, kw_only=True):
     checkpointing: str
     tokens_per_step: int
     tgs: TgsRange | None = None
-    """None: no constants were ever fitted for this hardware."""
+    """None: no constants were ever fitted for this hardware, or it goes out of memory."""
     step_s: float | None = None
     time: dict[str, float] = {}
     """Seconds of an optimizer step by item; they add up to step_s."""

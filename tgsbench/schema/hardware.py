@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from msgspec import Struct, field
 
 
@@ -10,7 +12,7 @@ class GpuSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     name: str
     matches: list[str]
-    """Device names as the driver reports them (substring match, longest first)."""
+    """Device names as the driver reports them, without the maker's; a name is matched whole."""
     compute_capability: str = ""
     """As CUDA writes it, such as "9.0"; empty: not known, so no virtual GPU can be one."""
     multiprocessors: int = 0
@@ -26,6 +28,10 @@ class GpuSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One direction, per GPU, between nodes: the usual network card of this GPU's servers."""
     host_gb_per_s: float = 25.0
     """PCIe, one direction, per GPU."""
+    power_w: float = 0.0
+    """Board power limit; 0: not known."""
+    nvlink_gpus: int = 0
+    """GPUs that the link inside a node joins, where they are more than a node's."""
     source: str
 
 
@@ -57,6 +63,17 @@ class AttentionSpeed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     source: str
 
 
+class Spread(Struct, frozen=True, forbid_unknown_fields=True):
+    """An 80 % interval around an estimate, as shares of it: this much below, this much above."""
+
+    below: float
+    above: float
+
+
+Known = Literal["stack and GPU", "stack", "GPU", "neither"]
+"""What was measured of a plan's training system and GPU model."""
+
+
 class Constants(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a GPU reaches of its datasheet figures; few, physical, fitted on published or own measurements."""
 
@@ -64,7 +81,15 @@ class Constants(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     gpus: list[str]
     """Keys of presets/hardware that these hold for, or "cpu"."""
     gemm_share: float
-    """Of the dense bf16 peak, in large matrix products inside a training step."""
+    """Of the dense bf16 peak, in long matrix products inside a training step."""
+    product_half_width: float = 0.0
+    """Inner width of a product at which half of that is reached: what starting and ending it costs."""
+    power_w: float = 0.0
+    """Board power at which the share was measured; 0: any."""
+    power_exponent: float = 0.0
+    """Share of products at another power limit: (its watts / power_w) to this exponent."""
+    ring_decline: float = 1.0
+    """Rate of a ring over twice as many nodes, beyond two."""
     stream_share: float
     """Of the memory bandwidth, in element-wise kernels and copies."""
     nvlink_share: float
@@ -82,8 +107,12 @@ class Constants(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     attention: list[AttentionSpeed]
     carried_over: str = ""
     """Where the constants come from when no measurement of this GPU was there; empty: measured."""
+    stacks: list[str] = field(default_factory=list)
+    """Training systems whose runs or rows on this GPU the constants were fitted on."""
     error_share: float = 0.1
-    """Half-width of the error bar: the 90th percentile of |error| on rows left out of the fit."""
+    """Half-width of the interval in files of older versions, which have no spreads."""
+    spreads: dict[Known, Spread] = field(default_factory=dict)
+    """80 % intervals of TGS by what is known, from sources that were left out of the fit."""
     fitted_on: str = ""
     residuals: dict[str, float] = field(default_factory=dict)
     """Mean and worst |error| of the fit, by what was left out."""

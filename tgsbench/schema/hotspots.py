@@ -54,7 +54,7 @@ TITLES: Final = _Titles(
         "optimizer": "optimizer",
         "memcpy": "memcpy",
         "data": "data",
-        "other": "other",
+        "other": "unknown",
         **{kind.name: kind.title for kind in KINDS},
         "idle": "idle",
     }
@@ -88,7 +88,7 @@ class Collective(Struct, kw_only=True):
     """The link's peak in one direction, where known."""
     peak_source: str = ""
     resolved_by: str = "name"
-    """How the kind was found, weakest first match: kernel, params, launch, annotation, op, name."""
+    """How the kind was found, weakest first match: kernel, params, launch, annotation, op, name, stream."""
 
 
 class HotOp(Struct, kw_only=True):
@@ -147,6 +147,10 @@ class RankProfile(Struct, kw_only=True):
     """Communication kernels whose kind could not be found (their time is `comm_unknown`)."""
     num_broken: int = 0
     """Events left out: no time, a negative or absurd duration."""
+    kernels_recorded: bool = True
+    """False: a GPU's job of which only the host's side is there; the parts are then of the host's time."""
+    caveats: list[str] = []
+    """What this rank's trace does not hold, or what was left out of its figures."""
 
 
 class Skew(Struct, kw_only=True):
@@ -164,6 +168,10 @@ class Skew(Struct, kw_only=True):
     """How often, of the matched calls."""
     mean_skew_us: float = 0.0
     max_skew_us: float = 0.0
+
+
+IMPOSSIBLE = "impossible"
+"""Code of a finding that makes the run's figures invalid: a rate beyond what the hardware can do."""
 
 
 class Finding(Struct, kw_only=True):

@@ -4,39 +4,14 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal, Self
 
-from msgspec import UNSET, Struct, UnsetType, field
-from msgspec.structs import force_setattr
+from msgspec import Struct, field
+
+from tgsbench.schema.model import ModelShape as ModelShape  # re-exported: a preset holds one
 
 Attention = Literal["native", "alst"]
 """Sequence-parallel attention: our fused all-to-all, or DeepSpeed's UlyssesSPAttentionHF."""
 Checkpointing = Literal["none", "selective", "full"]
 Device = Literal["cuda", "cpu"]
-
-
-class ModelShape(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A decoder-only transformer's shape; enough to build it and to count its FLOPs."""
-
-    name: str
-    num_layers: int
-    hidden_size: int
-    intermediate_size: int
-    num_query_heads: int
-    num_kv_heads: int
-    vocab_size: int
-    head_dim: int
-    tie_word_embeddings: bool = False
-    rope_theta: float = 10000.0
-    max_position_embeddings: int = 4096
-    rms_norm_eps: float = 1e-5
-    family: str = "llama"
-    """Who counts and builds it: a module of tgsbench/models."""
-    source: str = ""
-    architecture: str | UnsetType = UNSET
-    """What runs stored by 0.1 call the family, which was always llama: read, not kept."""
-
-    def __post_init__(self) -> None:
-        if self.architecture is not UNSET:
-            force_setattr(self, "architecture", UNSET)
 
 
 class Hardware(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -133,6 +108,8 @@ class Training(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     clip_norm: float = 1.0
     lr_warmup_ratio: float = 0.03
     seed: int = 42
+    routing: Literal["learned", "uniform"] = "learned"
+    """Who sends tokens to experts: the router, whose random weights load them unevenly, or turn by turn."""
 
 
 class Measure(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -68,6 +68,10 @@ class Manifest(Struct, kw_only=True):
     forecast: Forecast | None = field(default=None, name="prediction")
     """The planner's, made before launch."""
     tags: list[str] = []
+    changed: list[str] = []
+    """`key=value` that differ from the preset of this name; see presets.work."""
+    repeat_of: str = ""
+    """Group of runs that repeat one measurement in fresh processes; its members are GROUP-1, GROUP-2, …"""
 
     @property
     def started_ranks(self) -> list[int]:
@@ -204,6 +208,10 @@ class Integrity(Struct, kw_only=True):
     a2a_bytes_expected: int = 0
     physical_ok: bool | None = None
     """Loss, gradients, rates, times and memory are what physics allows; see metrics/physical.py."""
+    files_ok: bool | None = None
+    """What the run's files say twice agrees, and no step is missing; see metrics/written_twice.py."""
+    damaged: str = ""
+    """What was passed over in the event files: the figure rests on the rest."""
     problems: list[str] = []
     not_checked: list[str] = []
     """Checks of physical sense that lacked a figure, each with what was missing."""
@@ -334,6 +342,17 @@ class Virtual(Struct, kw_only=True):
     problems: list[str] = []
 
 
+class RankWaitedFor(Struct, kw_only=True):
+    """A rank that the others waited for, step after step."""
+
+    rank: int
+    host: str = ""
+    lost_s: float = 0.0
+    """Seconds of the run that the others waited for it."""
+    share: float = 0.0
+    """Of the time of all steps that were looked at."""
+
+
 class Failure(Struct, kw_only=True):
     """Root cause of a run that did not end well."""
 
@@ -376,6 +395,12 @@ class Result(Struct, kw_only=True):
     compute_dtype: str = ""
     model: ModelShape | None = None
     rehearsal_of: str = ""
+    work: str = ""
+    """What was measured, whatever the preset is called; see presets.work. Empty in results of 0.2.0."""
+    changed: list[str] = []
+    """`key=value` that differ from the preset of this name."""
+    repeat_of: str = ""
+    """Group of runs that repeat this measurement."""
     tgs: Tgs = field(default_factory=Tgs)
     tflops: dict[str, float] = {}
     """TFLOPs per GPU by convention: xtuner, model, palm, hardware."""
@@ -399,6 +424,8 @@ class Result(Struct, kw_only=True):
     profile: Capture | None = None
     claimed: dict[str, float] | None = None
     """An external engine's own figures under its own names, beside ours."""
+    slow_rank: RankWaitedFor | None = None
+    """The rank that held the others up longest; None: none did, or nobody looked."""
     warnings: list[str] = []
     hosts: list[str] = []
     """Machines that ranks ran on, in the order of their first rank."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
 import re
 import secrets
@@ -119,6 +120,17 @@ class RunDir:
         except (OSError, ValueError) as error:
             raise _damaged(self.path / "preset.toml", str(error)) from error
         return presets.from_document(document, str(self.path / "preset.toml"))
+
+    def preset_digest(self) -> str:
+        """Of the bytes of preset.toml; the ranks wrote down that of the bytes that they read."""
+        try:
+            return digest_of_bytes(read_regular(self.path / "preset.toml", _MAX_PRESET))
+        except (OSError, ValueError) as error:
+            raise _damaged(self.path / "preset.toml", str(error)) from error
+
+    def num_event_bytes(self) -> int:
+        """Size of all event files."""
+        return sum(tail.num_unread() for tail in RunTail(self.events_dir).tails())
 
     def result(self) -> Result | None:
         """result.json, or None while there is none; a model of an unknown family makes it unreadable."""
@@ -253,7 +265,7 @@ def create(root: Path, preset: Preset, name: str = "", exist_ok: bool = False) -
 
     Raises TgsError when the folder cannot be written or the name could leave it.
     """
-    run_id = name or _free_name(root, preset.name)
+    run_id = name or free_name(root, preset.name)
     if not _SAFE_NAME.match(run_id) or ".." in run_id:
         raise TgsError(
             f"run name {run_id!r} may hold letters, digits, '_', '.', '-' only", exit_code=ExitCode.STORE
@@ -273,7 +285,7 @@ def create(root: Path, preset: Preset, name: str = "", exist_ok: bool = False) -
     return run
 
 
-def _free_name(root: Path, preset_name: str) -> str:
+def free_name(root: Path, preset_name: str) -> str:
     """Time, preset, and a tag that no run of this second has: four hex digits meet after 300 runs."""
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
     while (root / (run_id := f"{stamp}-{preset_name}-{secrets.token_hex(2)}")).exists():
@@ -315,6 +327,11 @@ def _alone(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
+
+
+def digest_of_bytes(data: bytes) -> str:
+    """Sixteen hex digits that two different files do not share."""
+    return hashlib.sha256(data).hexdigest()[:16]
 
 
 def numbered(name: str, node_rank: int) -> str:

@@ -8,7 +8,7 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar
@@ -23,7 +23,10 @@ from tgsbench.system.child import child_environment, module_argv
 from tgsbench.system.environment import describe_environment
 from tgsbench.system.gpus import driver, links, list_gpus
 from tgsbench.system.isolation import FOREIGN_CORES, look_around
+from tgsbench.system.tracebacks import root_cause
 
+_SEE_TORCH = "see torch"
+"""The remedy of a check that fails for want of it."""
 Level = Literal["ok", "warning", "failure"]
 MARKS = {"ok": "✓ ok", "warning": "! warn", "failure": "✗ fail"}
 A = TypeVar("A", bound=Answer)
@@ -70,6 +73,16 @@ def run_checks(
 
     `engine_distributions` are what single engines need beside torch: name -> extra that installs it.
     """
+    found = iter_checks(runs_root, probe, engine_distributions)
+    return [check for _, checks in sorted(found, key=lambda group: group[0]) for check in checks]
+
+
+def iter_checks(
+    runs_root: Path = Path("runs"),
+    probe: Probe | None = None,
+    engine_distributions: Mapping[str, str] = _NONE,
+) -> Iterator[tuple[int, list[DoctorCheck]]]:
+    """As `run_checks`, each group of checks as soon as it is done, with its place in the whole list."""
     ask = probe or ask_torch
     # Each import of torch takes seconds: the questions are asked side by side. The load of this machine is
     # looked at before they cause some.
@@ -78,24 +91,18 @@ def run_checks(
         asked_facts = pool.submit(ask, "facts", TorchFacts)
         asked_talk = pool.submit(ask, "talk", TalkAnswer)
         asked_hub = pool.submit(ask, "hub", HubAnswer)
-        facts, talk, hub = asked_facts.result(), asked_talk.result(), asked_hub.result()
-    environment = describe_environment(engine_distributions)
-    installed = environment.packages or {}
-    packages = _PACKAGES | dict(engine_distributions)
-    return [
-        _python(),
-        _torch(facts, installed),
-        *(_package(name, installed, extra) for name, extra in packages.items()),
-        *_gpus(facts),
-        _kernels(facts),
-        _talk(talk),
-        _cpu(environment),
-        quiet,
-        disk(runs_root),
-        shared_memory(Path("/dev/shm")),
-        *_limits(),
-        _hub(hub),
-    ]
+        yield 0, [_python()]
+        environment = describe_environment(engine_distributions)
+        installed = environment.packages or {}
+        packages = _PACKAGES | dict(engine_distributions)
+        yield 2, [_package(name, installed, extra) for name, extra in packages.items()]
+        yield 5, [_cpu(environment), quiet, disk(runs_root), shared_memory(Path("/dev/shm")), *_limits()]
+        facts = asked_facts.result()
+        yield 1, [_torch(facts, installed)]
+        yield 3, [*_gpus(facts), _kernels(facts)]
+        # Last, for they wait for each other or for a network.
+        yield 4, [_talk(asked_talk.result(), facts)]
+        yield 6, [_hub(asked_hub.result(), installed)]
 
 
 def worst(checks: list[DoctorCheck]) -> Level:
@@ -119,7 +126,8 @@ def ask_torch(question: str, kind: type[A]) -> A:
     except subprocess.TimeoutExpired:
         return kind(problem=f"no answer within {_PROBE_S} s")
     if done.returncode:
-        return kind(problem=(done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1])
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        return kind(problem=root_cause(done.stderr) or last)
     try:
         return msgspec.json.decode(done.stdout.strip().splitlines()[-1], type=kind)
     except (msgspec.DecodeError, IndexError):
@@ -182,13 +190,15 @@ def _cuda(facts: TorchFacts) -> DoctorCheck:
     if facts.cuda_available:
         return DoctorCheck("CUDA", "ok", f"{facts.cuda_build}, {len(facts.devices)} devices visible")
     problem = facts.cuda_problem or facts.problem or "not available"
-    return DoctorCheck("CUDA", "failure", problem, "install a CUDA build of torch that the driver supports")
+    remedy = "install a CUDA build of torch that the driver supports" if facts.torch else _SEE_TORCH
+    return DoctorCheck("CUDA", "failure", problem, remedy)
 
 
 def _nccl(facts: TorchFacts) -> DoctorCheck:
     if facts.nccl:
         return DoctorCheck("NCCL", "ok", facts.nccl)
-    return DoctorCheck("NCCL", "failure", "not available", "install a CUDA build of torch: it brings NCCL")
+    remedy = "install a CUDA build of torch: it brings NCCL" if facts.torch else _SEE_TORCH
+    return DoctorCheck("NCCL", "failure", "not available", remedy)
 
 
 def _topology(facts: TorchFacts) -> DoctorCheck:
@@ -208,7 +218,7 @@ def _topology(facts: TorchFacts) -> DoctorCheck:
 def _kernels(facts: TorchFacts) -> DoctorCheck:
     kernels = facts.kernels
     if not kernels:
-        remedy = "reinstall torch" if facts.torch else "see torch"
+        remedy = "reinstall torch" if facts.torch else _SEE_TORCH
         return DoctorCheck("attention", "failure", "no kernel imports", remedy)
     found = ", ".join(f"{name} {version}".strip() for name, version in kernels.items())
     if facts.cuda_available and not any(name.startswith("flash") for name in kernels):
@@ -216,7 +226,9 @@ def _kernels(facts: TorchFacts) -> DoctorCheck:
     return DoctorCheck("attention", "ok", found)
 
 
-def _talk(talk: TalkAnswer) -> DoctorCheck:
+def _talk(talk: TalkAnswer, facts: TorchFacts) -> DoctorCheck:
+    if not facts.torch:  # two ranks of nothing: no setting of a network helps
+        return DoctorCheck("ranks talk", "failure", f"no: {talk.problem or facts.problem}", _SEE_TORCH)
     if talk.problem or not talk.seconds:
         return DoctorCheck(
             "ranks talk",
@@ -289,7 +301,9 @@ def _limit(value: int) -> str:
     return "unlimited" if value == resource.RLIM_INFINITY else str(value)
 
 
-def _hub(hub: HubAnswer) -> DoctorCheck:
+def _hub(hub: HubAnswer, installed: Mapping[str, str]) -> DoctorCheck:
+    if "datasets" not in installed:
+        return DoctorCheck("hub", "warning", hub.problem or "not asked", "see datasets")
     if hub.problem:
         remedy = "runs draw random tokens of Alpaca's lengths instead, or read workload.file"
         return DoctorCheck("hub", "warning", hub.problem, remedy)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 from collections.abc import Iterable
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import psutil
 
 from tgsbench import __version__
 from tgsbench.schema.environment import Environment
+from tgsbench.system.child import package_root
 from tgsbench.system.cores import num_cores
 from tgsbench.system.gpus import list_gpus
 
@@ -36,9 +39,23 @@ def describe_environment(distributions: Iterable[str] = ()) -> Environment:
         num_cores=num_cores(),
         memory_gib=round(psutil.virtual_memory().total / 2**30, 1),
         gpus=[gpu.name for gpu in list_gpus()],
-        packages=installed_packages((*_PACKAGES, *distributions)),
+        packages=software(distributions),
         load_1min_at_start=round(os.getloadavg()[0], 2),
     )
+
+
+def software(distributions: Iterable[str] = ()) -> dict[str, str]:
+    """Versions of all that a measurement depends on, as far as it is installed."""
+    return installed_packages((*_PACKAGES, *distributions))
+
+
+@lru_cache
+def code_digest() -> str:
+    """Of this very tgsbench's source: a clone that was edited keeps its version."""
+    found = hashlib.sha256()
+    for path in sorted(Path(package_root()).glob("tgsbench/**/*.py")):
+        found.update(path.read_bytes())
+    return found.hexdigest()
 
 
 def installed_packages(names: Iterable[str]) -> dict[str, str]:

@@ -79,28 +79,20 @@ class System(Struct, frozen=True, kw_only=True):
     """The gradient shard is allocated for good, not per step."""
     allocator_share: float = 0.02
     """Of tensors that come and go: fragments that the allocator cannot use."""
+    pool_bytes: float = 0.0
+    """Per weight of a layer: blocks that the allocator holds for the collectives' streams and cannot lend."""
     kernel_ops: float = 550.0
     """Kernels launched per layer and micro-step with full recomputation."""
     traffic: ElementwiseTraffic = EAGER
+    measured: bool = False
+    """Were published rows of it among those that constants are fitted on?"""
+    product_share: float = 1.0
+    """Speed of its matrix products beside that of an average stack on the same GPU."""
+    step_overhead_s: float = 0.02
+    """Of every optimizer step, on the host, between the last kernel and the first of the next step."""
+    recompute_share: float = 1.0
+    """Of a layer's products, those that selective checkpointing computes again."""
+    checkpointed_share: float = 1.0
+    """Of the layers, those that selective checkpointing covers; they are then recomputed in full."""
     attention_share: float = 1.0
     """Speed of its attention kernel beside the published one."""
-    default_kernel: str = "flash2"
-
-
-LLM_FOUNDRY = System(
-    name="llm_foundry",
-    parameter_bytes=4,
-    gradient_bytes=4,
-    optimizer_bytes=8,
-    reduce_bytes=2,
-    copy_bytes=32.0,
-    whole_logits=True,
-    sequence_parallel=False,
-    allocator_share=0.06,
-    logits_bytes=4.0,
-    norm_units=4.0,
-    traffic=ElementwiseTraffic(hidden=(44.84, 53.81), rotary=(0.0, 0.0), mlp=(17.94, 26.91), logits=19.16),
-    attention_share=0.5252,
-)
-"""The stack of the calibration rows: FSDP, fused LayerNorm, GELU, attention that computes masked blocks.
-Its traffic and attention share are fitted on those rows (benchmarks/planner_fit.py)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -123,6 +124,12 @@ def environment_dir(system: str) -> Path:
     return Path(base) / "tgsbench" / "engines" / f"{system}-{find_recipe(system).version}"
 
 
+def extensions_dir(system: str, python: str) -> Path:
+    """Folder of the torch extensions that one interpreter builds for a system."""
+    mark = hashlib.sha256(python.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    return environment_dir(system).parent / "extensions" / f"{system}-{mark}"
+
+
 def find_recipe(system: str) -> EnvironmentRecipe:
     """The recipe of a system; TgsError for one that has no environment of its own."""
     launches = {spec.name: spec.launch for spec in registry.engines()}
@@ -172,7 +179,10 @@ def create(system: str, say: Callable[[str], None]) -> Path:
 
 
 def installed_versions(python: str, names: tuple[str, ...]) -> dict[str, str]:
-    """Versions of distributions in another interpreter, and its own; empty where one is not installed."""
+    """Versions of distributions in another interpreter, and its own; empty where one is not installed.
+
+    Raises TgsError when the interpreter does not start, or is no Python.
+    """
     try:
         done = subprocess.run(
             [python, "-I", "-c", _ASK, *names], capture_output=True, timeout=_ASK_S, check=False

@@ -14,7 +14,7 @@ _MAX_LINE = 64 * 1024
 """Longer lines are no step of any known log."""
 _MAX_TEXT_LINE = 4 * 1024
 """The same for lines that patterns search: they are quadratic, a hostile 64 KiB line took a minute."""
-_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+_ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\\\)?")
 NUMBER = r"([-+]?\d[\d,]{0,24}\.?\d{0,24}(?:[eE][-+]?\d{1,2})?)"
 """A figure as people write it, with commas or an exponent; `to_float` reads it."""
 INDEX = r"(\d{1,15})"
@@ -50,10 +50,10 @@ def text_lines(text: str) -> Iterator[str]:
 def json_lines(text: str) -> Iterator[dict[str, Any]]:
     """JSON objects of a log, one a line; every other line is passed over."""
     for line in text.splitlines():
-        if not line.startswith("{") or len(line) > _MAX_LINE:
+        if "{" not in line[:200] or len(line) > _MAX_LINE:
             continue
         try:
-            row = msgspec.json.decode(line)
+            row = msgspec.json.decode(_ANSI.sub("", line).strip("\ufeff \t,"))
         except (msgspec.DecodeError, RecursionError):
             continue
         if isinstance(row, dict):
@@ -72,7 +72,12 @@ def to_float(text: str) -> float:
 
 
 def finite(value: object) -> float | None:
-    """A JSON value as a number; None for anything that is no finite one."""
+    """A JSON value as a number, also one written as text; None for anything that is no finite one."""
+    if isinstance(value, str) and len(value) < 40:
+        try:
+            value = float(value)
+        except ValueError:
+            return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:

@@ -1,29 +1,22 @@
 """Logs and tables of other systems -> their steps; pure, bounded, nothing is executed.
 
-Known: every engine whose spec has a log reader, torchtitan, Megatron-LM, CSV.
+Known: every engine whose spec has a log reader, those of log_formats.py, CSV. A log is told by its content:
+the reader that finds most steps in it is meant, and the next best is named beside it.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import re
 
 from msgspec import Struct
 
-from tgsbench.errors import ExitCode, TgsError
-from tgsbench.systems import registry
-from tgsbench.systems.log_lines import (
-    INDEX,
-    NUMBER,
-    LoggedStep,
-    LogReader,
-    figure_after,
-    text_lines,
-    to_float,
-)
+from tgsbench.errors import ExitCode, TgsError, nearest
+from tgsbench.systems import log_formats, registry
+from tgsbench.systems.log_lines import LoggedStep, LogReader
 
-_GIB_OF = {"GiB": 1.0, "MiB": 1 / 1024, "GB": 1e9 / 2**30, "MB": 1e6 / 2**30}
+_WHOLE = 0.03
+"""A number of GPUs that follows from a log's figures is whole to so much, or the figures do not fit."""
 
 
 class ImportedLog(Struct, kw_only=True):
@@ -33,71 +26,85 @@ class ImportedLog(Struct, kw_only=True):
     steps: list[LoggedStep]
     note: str = ""
     """What to know of figures that this tool logs."""
+    runner_up: str = ""
+    """The reader that found most of the others; empty: none found any."""
+    num_gpus: int = 0
+    """How many GPUs the log says, or its figures; 0: neither does."""
 
 
-def read_log(text: str, *, num_gpus: int, seq_len: int) -> ImportedLog:
-    """Recognise a log and read its steps; TgsError when no known tool wrote it.
+def readers() -> dict[str, LogReader]:
+    """Readers by name: those of engines, then the others."""
+    return {s.name: s.read_log for s in registry.engines() if s.read_log} | log_formats.READERS
 
-    `num_gpus` and `seq_len` turn figures that a log gives for all GPUs, or in samples, into TGS.
+
+def read_log(text: str, *, num_gpus: int = 0, seq_len: int, tool: str = "") -> ImportedLog:
+    """Recognise a log and read its steps, each with its TGS.
+
+    `num_gpus` (0: not known) and `seq_len` turn figures that a log gives for all GPUs, or in samples, into
+    TGS; `tool` names the reader instead of the best one. Raises TgsError when no known tool wrote it, when
+    it gives totals and nobody says of how many GPUs, or when it lacks the tokens of a step.
     """
-    readers = {spec.name: spec.read_log for spec in registry.engines() if spec.read_log} | _OTHERS
-    for tool, reader in readers.items():
-        steps = reader(text, num_gpus, seq_len)
-        if any(step.tgs is not None for step in steps):
-            return ImportedLog(tool=tool, steps=steps, note=registry.log_note(tool))
-    raise TgsError(
+    text = text.lstrip("\ufeff")
+    known = readers()
+    if tool and tool not in known:
+        raise TgsError(f"no log reader called {tool!r}; {nearest(tool, known)}", exit_code=ExitCode.BAD_INPUT)
+    told = log_formats.world_size(text)
+    found = {name: known[name](text, num_gpus or told, seq_len) for name in ([tool] if tool else known)}
+    counts = {name: sum(map(_has_tokens, steps)) for name, steps in found.items()}
+    ranked = sorted((name for name in counts if counts[name]), key=lambda name: -counts[name])
+    if not ranked:
+        raise _unreadable(found, list(known))
+    steps = found[ranked[0]]
+    gpus = num_gpus or told or _gpus_of(steps)
+    log = ImportedLog(tool=ranked[0], steps=steps, num_gpus=gpus, note=registry.log_note(ranked[0]))
+    log.runner_up = f"{ranked[1]} ({counts[ranked[1]]:,} steps)" if len(ranked) > 1 else ""
+    for step in steps:
+        step.tgs = _tgs(step, gpus)
+    if not any(step.tgs for step in steps):
+        raise TgsError(
+            f"this {log.tool} log gives tokens of all GPUs together, and does not say of how many",
+            hint="--num-gpus 8",
+            exit_code=ExitCode.BAD_INPUT,
+        )
+    return log
+
+
+def _has_tokens(step: LoggedStep) -> bool:
+    return bool(step.tgs or (step.tokens_all_gpus and step.step_s))
+
+
+def _tgs(step: LoggedStep, num_gpus: int) -> float | None:
+    """From the tokens and the time of the step where both are there, else as the log says it."""
+    if step.tokens_all_gpus and step.step_s and num_gpus:
+        return step.tokens_all_gpus / step.step_s / num_gpus
+    return step.tgs
+
+
+def _gpus_of(steps: list[LoggedStep]) -> int:
+    """How many GPUs follow from tokens of all and of one of them; 0 where they do not say."""
+    ratios = sorted(
+        step.tokens_all_gpus / step.step_s / step.tgs
+        for step in steps
+        if step.tokens_all_gpus and step.step_s and step.tgs
+    )
+    middle = ratios[len(ratios) // 2] if ratios else 0.0
+    nearest_whole = round(middle)
+    return nearest_whole if nearest_whole and abs(middle - nearest_whole) < _WHOLE * nearest_whole else 0
+
+
+def _unreadable(found: dict[str, list[LoggedStep]], known: list[str]) -> TgsError:
+    timed = next((name for name, steps in found.items() if any(step.step_s for step in steps)), "")
+    if timed:
+        return TgsError(
+            f"this {timed} log gives the time of its steps, and not how many tokens they had",
+            hint="--global-batch 64: sequences of an optimizer step over all GPUs",
+            exit_code=ExitCode.BAD_INPUT,
+        )
+    return TgsError(
         "no step with a throughput found",
-        hint="known logs: " + ", ".join([*readers, "CSV with a column tgs"]),
+        hint="known logs: " + ", ".join([*known, "CSV with a column tgs"]),
         exit_code=ExitCode.BAD_INPUT,
     )
-
-
-def _torchtitan_steps(text: str, num_gpus: int, seq_len: int) -> list[LoggedStep]:
-    steps = []
-    for line in text_lines(text):
-        if (match := _TITAN.search(line)) is None:
-            continue
-        memory = _TITAN_MEMORY.search(line)
-        steps.append(
-            LoggedStep(
-                iteration=int(match[1]),
-                tgs=to_float(match[2]),
-                tflops=figure_after(r"tflops:\s*", line),
-                mfu_percent=figure_after(r"mfu:\s*", line),
-                loss=figure_after(r"loss:\s*", line),
-                mem_gib=to_float(memory[1]) * _GIB_OF[memory[2]] if memory else None,
-            )
-        )
-    return steps
-
-
-def _megatron_steps(text: str, num_gpus: int, seq_len: int) -> list[LoggedStep]:
-    steps = []
-    for line in text_lines(text):
-        match, batch = _MEGATRON.search(line), figure_after(r"global batch size:\s*", line)
-        if match is None or not batch:
-            continue
-        step_s = to_float(match[2]) / 1000
-        tokens = batch * seq_len
-        steps.append(
-            LoggedStep(
-                iteration=int(match[1]),
-                tgs=tokens / step_s / num_gpus if step_s and num_gpus else None,
-                step_s=step_s,
-                tokens_all_gpus=tokens,
-                tflops=figure_after(r"throughput per GPU \(TFLOP/s/GPU\):\s*", line),
-                loss=figure_after(r"lm loss:\s*", line),
-            )
-        )
-    return steps
-
-
-_OTHERS: dict[str, LogReader] = {"torchtitan": _torchtitan_steps, "megatron": _megatron_steps}
-"""Systems whose logs are read and which tgsbench does not run."""
-
-_TITAN = re.compile(rf"\bstep:\s*{INDEX}\b.*?\b(?:tps|wps):\s*{NUMBER}")
-_TITAN_MEMORY = re.compile(rf"memory:\s*{NUMBER}\s*(GiB|MiB|GB|MB)")
-_MEGATRON = re.compile(rf"\biteration\s+{INDEX}/.*?elapsed time per iteration \(ms\):\s*{NUMBER}")
 
 
 # --- CSV ------------------------------------------------------------------------------------------
@@ -117,10 +124,20 @@ CSV_COLUMNS: dict[str, tuple[str, ...]] = {
 """What a column means -> headers that mean it, compared in lower case."""
 
 
+def is_table(text: str) -> bool:
+    """Is it a table with a column of TGS, a row a run? Its first line says so, cell by cell."""
+    first = text.lstrip("\ufeff\n\r ").split("\n", 1)[0]
+    cells = {cell.strip().strip('"').lower() for cell in first.split(max(",;\t", key=first.count))}
+    steps = {"step", "_step", "global_step", "iteration"}
+    return len(cells) > 1 and bool(cells & set(CSV_COLUMNS["tgs"])) and not cells & steps
+
+
 def read_csv(text: str) -> list[dict[str, str]]:
     """Rows of a table under our column names; TgsError without a column for TGS."""
+    text = text.lstrip("\ufeff")
+    first = text.split("\n", 1)[0]
     try:
-        table = csv.DictReader(io.StringIO(text))
+        table = csv.DictReader(io.StringIO(text), delimiter=max(",;\t", key=first.count))
         header = {h.strip().lower(): h for h in table.fieldnames or []}
         pairs = [(name, alias) for name, aliases in CSV_COLUMNS.items() for alias in aliases]
         known = {name: header[alias] for name, alias in pairs if alias in header}

@@ -6,7 +6,10 @@ echo = "tgsbench_echo.engine:ENGINE"
 
 from __future__ import annotations
 
+import os
+import sys
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -50,9 +53,35 @@ def load_plugin(name: str) -> EngineSpec | BrokenPlugin | None:
 
 @cache
 def _entry_points() -> dict[str, EntryPoint]:
+    if not _is_offered():
+        return {}
     from importlib.metadata import entry_points  # 10 ms that no start without a plug-in shall pay
 
     return {entry.name: entry for entry in entry_points(group=GROUP)}
+
+
+def _is_offered() -> bool:
+    """Does any installed distribution's list of entry points hold the group's name?"""
+    return any(_names_group(Path(folder or ".")) for folder in sys.path)
+
+
+def _names_group(folder: Path) -> bool:
+    if folder.is_file():
+        return True  # a zip file, which importlib.metadata reads
+    try:
+        found = [e.path for e in os.scandir(folder) if e.name.endswith((".dist-info", ".egg-info", ".egg"))]
+    except OSError:
+        return False
+    return any(
+        _holds(path, "entry_points.txt") or _holds(path, "EGG-INFO/entry_points.txt") for path in found
+    )
+
+
+def _holds(folder: str, name: str) -> bool:
+    try:
+        return GROUP.encode() in Path(folder, name).read_bytes()
+    except OSError:
+        return False
 
 
 def _broken(entry: EntryPoint, reason: str) -> BrokenPlugin:

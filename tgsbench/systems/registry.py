@@ -13,7 +13,7 @@ from typing import Any
 
 from tgsbench.errors import ExitCode, TgsError, nearest
 from tgsbench.schema.preset import EngineOptions
-from tgsbench.systems.costs import LLM_FOUNDRY, System
+from tgsbench.systems.costs import System
 from tgsbench.systems.engines import fsdp2
 from tgsbench.systems.plugins import BrokenPlugin, load_plugin, plugin_names
 from tgsbench.systems.spec import EngineSpec
@@ -115,8 +115,10 @@ def find_system(name: str) -> System:
 @cache
 def systems() -> Mapping[str, System]:
     """Costs of every system that tgsbench itself knows, by name."""
-    found = [spec.costs for spec in built_in().values() if spec.costs]
-    return {system.name: system for system in (*found, LLM_FOUNDRY)}
+    from tgsbench.systems.stacks import STACKS  # here, for most starts name an engine
+
+    found = {spec.costs.name: spec.costs for spec in built_in().values() if spec.costs}
+    return found | STACKS
 
 
 def title_of(name: str) -> str:

@@ -111,6 +111,8 @@ class EngineSpec(Struct, frozen=True, kw_only=True):
     """What it imports in our ranks."""
     rules: Callable[[Preset], list[str]] | None = None
     """Rules that join several values of a preset, each broken one with its remedy."""
+    families: tuple[str, ...] = ()
+    """Families of models that it was proved on; empty: every family that is trained."""
     limits: tuple[Limit, ...] = ()
     machine_limits: Callable[[], list[str]] | None = None
     """What it cannot do on this machine as it stands."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from tgsbench.errors import ExitCode, TgsError
+from tgsbench.models.registry import find_family
 from tgsbench.schema.preset import Preset
 from tgsbench.systems import registry
 from tgsbench.systems.spec import EngineSpec, External
@@ -40,7 +41,23 @@ def refuse_option(preset: Preset, option: str) -> None:
 def gaps(preset: Preset) -> list[Unsupported]:
     """Everything of the preset that its engine cannot do in the release that tgsbench was tested with."""
     spec = registry.find_engine(preset.engine.name)
-    return [*(_common(preset) if preset.is_external else []), *_own(spec, preset)]
+    return [*_family(spec, preset), *(_common(preset) if preset.is_external else []), *_own(spec, preset)]
+
+
+def _family(spec: EngineSpec, preset: Preset) -> list[Unsupported]:
+    """A family that no rank can train, or that this engine was not proved on."""
+    family = find_family(preset.model.family)
+    if family.untrained:
+        remedy = f"tgsbench plan --preset {preset.name} counts and plans it"
+        return [Unsupported(f"{preset.model.name} is not trained: {family.untrained}", remedy)]
+    if preset.model.mtp_layers:
+        why = f"MTP modules are counted and planned, not trained (model.mtp_layers={preset.model.mtp_layers})"
+        return [Unsupported(why, "--set model.mtp_layers=0")]
+    if spec.families and preset.model.family not in spec.families:
+        what = f"{family.name} models are not trained by it here, only {', '.join(spec.families)}"
+        able = next((other.name for other in registry.engines() if not other.families), "")
+        return [Unsupported(what, f"--engine {able}")]
+    return []
 
 
 def _own(spec: EngineSpec, preset: Preset) -> list[Unsupported]:

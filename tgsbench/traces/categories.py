@@ -1,13 +1,17 @@
 """What a name in a trace stands for: patterns, first match wins; the last resort where no span tells.
 
-Kinds are those of schema/hotspots.PARTS. Sources of the names: kernels of PyTorch, flash-attn 2–4, cuDNN,
-xFormers, cuBLAS, CUTLASS, Triton, NCCL, Liger and Apex as they show in traces; torch's own op schemas.
+Kinds are those of schema/hotspots.PARTS. Kernels are in kernel_names.toml, collectives in
+schema/collective_kinds.py; here are operators (torch's schemas), autograd functions and modules.
 """
 
 from __future__ import annotations
 
 import re
-from functools import lru_cache
+import tomllib
+from collections.abc import Iterable
+from functools import cache, lru_cache
+from importlib.resources import files
+from itertools import groupby
 from typing import Final
 
 from tgsbench.schema import collective_kinds, spans
@@ -28,19 +32,26 @@ def _any(*parts: str) -> re.Pattern[str]:
 
 
 _COLLECTIVES: Final = [(kind.name, _any(*kind.patterns)) for kind in collective_kinds.KINDS if kind.patterns]
+_NARROWED: Final = [(kind, _any(*kind.groups)) for kind in collective_kinds.KINDS if kind.groups]
+_LIBRARY_KERNEL: Final = r"(?<![a-z])(nccl|rccl|msccl)(pp)?\w*?_?kernel"
 _COMMUNICATION: Final = _any(
-    r"^(nccl|gloo|mpi|ucc|xccl|hccl|rccl):",
-    r"(nccl|rccl)_?(dev)?_?kernel",
+    r"^(nccl|gloo|mpi|ucc|xccl|hccl|rccl|ccl|oneccl|cncl):",
+    _LIBRARY_KERNEL,
     r"^c10d::",
     r"^_?c10d_functional(_autograd)?::",
     r"^record_param_comms$",
     r"nvshmem",
+    r"(?<![a-z])(rocshmem|mscclpp|oneccl|hccl|cncl)",
+    r"(?<![a-z])hcom_",
     r"symm_mem::",
-    r"deep_?ep::",
+    r"_C_custom_ar::",
     *(marker for kind in collective_kinds.KINDS for marker in kind.markers),
 )
-_SEND_RECV_KERNEL: Final = _any(r"(nccl|rccl)_?(dev)?_?kernel_?send_?recv", r"ncclKernel_SendRecv")
-_NCCL_KERNEL: Final = _any(r"(nccl|rccl)_?(dev)?_?kernel")
+_SAYS_NOTHING: Final = _any(
+    r"(nccl|rccl)\w*?_?kernel_?(send_?recv|generic)", r"(?<![a-z])msccl(pp)?(_?kernel|::)"
+)
+"""Kernels that run whatever the library asks them to: only a record tells what it was."""
+_NCCL_KERNEL: Final = _any(_LIBRARY_KERNEL)
 
 _FLASH_BACKWARD: Final = (
     r"flash_?(attn|attention)?_?(varlen)?_?(bwd|bprop|backward)",
@@ -50,10 +61,6 @@ _FLASH_BACKWARD: Final = (
     r"(scaled_?dot_?product|efficient_?attention|cudnn_?attention|flex_?attention|fused_?attn)\w*(bwd|backward|bprop)",
     r"sdpa\w*(bprop|bwd|backward)",
     r"attn_bwd",
-    r"bwd_?dot_?do_?o",
-    r"bwd_?convert_?d(q|kv)",
-    r"bwd_?(kernel_)?d(q|k|kv)_",
-    r"(ring|ulysses)\w*attn\w*(bwd|backward)",
 )
 _FLASH_FORWARD: Final = (
     r"flash_?(attn|attention|fwd|fprop)",
@@ -66,18 +73,15 @@ _FLASH_FORWARD: Final = (
     r"fused_?attn",
     r"sdpa",
     r"attn_fwd",
-    r"prepare_varlen",
-    r"UlyssesAttn|RingAttn",
 )
-_KINDS: Final = (
+_OPERATORS: Final = (
     ("attention_bwd", _any(*_FLASH_BACKWARD)),
     ("attention_fwd", _any(*_FLASH_FORWARD)),
     (
         "optimizer",
         _any(
             r"^Optimizer\.(step|zero_grad)",
-            r"multi_tensor_apply",
-            r"_foreach_",
+            r"_foreach_norm",
             r"_?fused_?(adam|adamw|sgd|adagrad|lamb|lion)",
             r"\b(adamw?|lamb|muon|lion)(_|\b)",
             r"cpu_?adam",
@@ -86,80 +90,80 @@ _KINDS: Final = (
     ),
     (
         "loss",
-        _any(
-            r"cross_?entropy",
-            r"nll_?loss",
-            r"log_?softmax",
-            r"softmaxforward|softmaxbackward.*logsoftmax|cunn_softmax",
-            r"\w*loss(backward\d*)?$",
-            r"_ChunkedLoss",
-            r"linear_cross",
-        ),
+        _any(r"cross_?entropy", r"nll_?loss", r"log_?softmax", r"\w*loss(backward\d*)?$", r"linear_cross"),
     ),
     (
         "norm_elementwise",
-        _any(
-            r"(layer|rms|group|batch|instance)_?norm",
-            r"norm_?(fwd|bwd|forward|backward)",
-            r"gamma_?beta",
-            r"bn_(fw|bw)",
-        ),
+        _any(r"(layer|rms|group|batch|instance)_?norm", r"norm_?(fwd|bwd|forward|backward)"),
     ),
     (
         "gemm",
         _any(
             r"(?<!fb)gemm",
-            r"gemv",
-            r"_[a-z]cudnn_",
-            r"nvjet",
-            r"xmma",
-            r"split_?k",
-            r"cublas",
-            r"cutlass_\d+",
-            r"cutlass::Kernel2?",
-            r"Cijk_",
-            r"triton_tem_fused_\w*?(mm|addmm|bmm)",
             r"aten::(mm|addmm|bmm|baddbmm|addbmm|addmv|mv|dot|matmul|linear|einsum)\b",
-            r"aten::(_scaled_(grouped_)?mm|_grouped_mm|convolution\w*|_convolution|mkldnn_\w+|cudnn_convolution\w*)",
+            r"aten::(_scaled_(grouped_)?mm|_grouped_mm|convolution\w*|_convolution|mkldnn_\w+|_mkldnn_linear\w*)",
+            r"aten::cudnn_convolution\w*",
             r"(^|[^a-z])(mm|addmm|bmm|baddbmm|linear|mkldnnlinear|matmul|convolution)backward",
-            r"(conv|wgrad|dgrad|implicit_?gemm)\w*(kernel|fprop|dgrad|wgrad)",
         ),
     ),
-    (
-        "memcpy",
-        _any(
-            r"^mem(cpy|set)\b",
-            r"aten::(copy_|_to_copy|clone|contiguous|cat|to|stack|pin_memory|_pin_memory)$",
-        ),
-    ),
+    ("memcpy", _any(r"aten::(copy_|_to_copy|clone|contiguous|cat|to|stack|pin_memory|_pin_memory)$")),
     (
         "norm_elementwise",
         _any(
-            r"elementwise",
-            r"vectorized",
-            r"unrolled",
-            r"reduce_kernel",
-            r"triton_(poi|red|per|for)_",
-            r"(direct_)?copy_kernel",
-            r"CatArray",
-            r"cat_?copy|copybackward|catbackward",
-            r"split_with_sizes",
-            r"softmax",
-            r"embedding",
-            r"index(_|select|put|fill|kernel)",
-            r"(gather|scatter)_",
-            r"rope|rotary|swiglu|geglu|silu|gelu|relu",
-            r"dropout|distribution_|philox|random",
-            r"transpose|permute|nchw|nhwc",
-            r"pool(ing|2d|3d)?",
             r"^aten::",
+            r"rope|rotary|swiglu|geglu|silu|gelu|relu|softmax|embedding|dropout",
+            r"(index|gather|scatter)_",
             r"accumulategrad",
             r"\w+backward\d*$",
             r"fsdp::",
-            r"cub::|radix_?sort|device_?scan",
         ),
     ),
 )
+_FUNCTIONS: Final = (
+    (
+        "attention_bwd",
+        _any(r"^_?Flash_?Attn\w*Func\w*Backward$", r"^(Ring|Ulysses|ZigZag|Fused)\w*Attn\w*Backward$"),
+    ),
+    (
+        "attention_fwd",
+        _any(r"^_?Flash_?Attn\w*Func\w*$", r"^(Ring|Ulysses|ZigZag|Fused)\w*Attn\w*$", r"^_fMHA$"),
+    ),
+    ("loss", _any(r"(Cross_?Entropy|Loss)(Function|Func|Loss)?(Backward)?$")),
+    (
+        "norm_elementwise",
+        _any(r"^_?(Fused|Liger|Fast)?(RMS|Layer)_?Norm(Affine)?(Function|Func|Fn)?(Backward)?$"),
+    ),
+)
+"""Autograd functions of known libraries (flash-attention, xFormers, Ulysses and ring attention, Liger, Apex).
+
+Of others' the name says nothing: a function called after a kernel may run any.
+"""
+_NODE: Final = re.compile(r"^autograd::engine::evaluate_function: ")
+_IDENTIFIER: Final = re.compile(r"^\w+$")
+_TORCH_NODE: Final = re.compile(r"^\w+Backward\d+$")
+"""A node of torch's own ends in a digit, one of a Python function does not."""
+_MODULES: Final = (
+    (
+        "norm_elementwise",
+        _any(r"(RMS|Layer|Group|Batch)_?Norm", r"^(Embedding|Dropout|SiLU|GELU|Rotary\w*)_?\d*$"),
+    ),
+    ("loss", _any(r"CrossEntropy", r"Loss_?\d*$")),
+    ("gemm", _any(r"^(\w*Linear|Conv\dd)_?\d*$")),
+)
+MODULE_PREFIX: Final = "nn.Module: "
+"""How a trace with stacks writes a module's call."""
+
+
+@cache
+def _kernels() -> list[tuple[str, re.Pattern[str]]]:
+    """The table of kernel names; neighbours of one kind in one pattern."""
+    text = files("tgsbench.traces").joinpath("kernel_names.toml").read_text("utf-8")
+    entries = tomllib.loads(text)["kernel"]
+    return [
+        (kind, _any(*(entry["pattern"] for entry in members)))
+        for kind, members in groupby(entries, key=lambda entry: str(entry["kind"]))
+    ]
+
 
 _FRAMES: Final = _any(r"^autograd::engine::", r"^torch::autograd::", r"backward\d*$", r"^\w+$")
 
@@ -175,12 +179,16 @@ def is_backward_node(name: str) -> bool:
 
 
 @lru_cache(maxsize=1 << 16)
-def collective_kind(name: str) -> str:
-    """Kind of a collective from its name as NCCL's record, an annotation or an op writes it."""
-    for kind, pattern in _COLLECTIVES:
-        if pattern.search(name):
-            return kind
-    return collective_kinds.OTHER.name
+def collective_kind(name: str, group: str = "") -> str:
+    """Kind of a collective from its name as NCCL's record, an annotation or an op writes it.
+
+    Some kinds are told by their process group: an all-to-all among the ranks of experts is one of its own.
+    """
+    found = next((k for k, pattern in _COLLECTIVES if pattern.search(name)), collective_kinds.OTHER.name)
+    for kind, groups in _NARROWED:
+        if kind.narrows == found and group and groups.search(group):
+            return kind.name
+    return found
 
 
 def is_communication(name: str) -> bool:
@@ -189,26 +197,54 @@ def is_communication(name: str) -> bool:
 
 
 def is_nccl_kernel(name: str) -> bool:
-    """A device kernel of NCCL or RCCL."""
+    """A device kernel of NCCL, RCCL or MSCCL."""
     return _NCCL_KERNEL.search(name) is not None
+
+
+def group_of(kind: str, labels: Iterable[str]) -> str:
+    """The one group among some that calls of such a kind run on; "" where none or several fit."""
+    for narrow, groups in _NARROWED:
+        fitting = [label for label in labels if groups.search(label)]
+        if narrow.name == kind and len(fitting) == 1:
+            return fitting[0]
+    return ""
 
 
 @lru_cache(maxsize=1 << 16)
 def kind_of(name: str) -> str:
-    """Kind of a kernel, op or annotation from its name alone.
-
-    NCCL runs all-to-all, send and receive (and before 2.18 anything) in kernels called SendRecv: those stay
-    `comm_unknown`.
-    """
+    """Kind of an operator, an autograd node or an annotation by its name; `other`: it says nothing."""
     if is_communication(name):
-        is_ambiguous = _SEND_RECV_KERNEL.search(name)
-        return collective_kinds.UNKNOWN.name if is_ambiguous else collective_kind(name)
-    for kind, pattern in _KINDS:
-        if pattern.search(name):
-            return kind
-    return "other"
+        return _communication_kind(name)
+    bare = _NODE.sub("", name)
+    if bare.startswith("triton_"):
+        return _first(bare, _kernels())
+    if _IDENTIFIER.match(bare) and not _TORCH_NODE.match(bare):
+        return _first(bare, _FUNCTIONS)
+    is_free_text = "::" not in bare and not _TORCH_NODE.match(bare) and not bare.startswith("Optimizer.")
+    return "other" if is_free_text else _first(bare, _OPERATORS)
 
 
+@lru_cache(maxsize=1 << 16)
+def module_kind(name: str) -> str:
+    """What a module does that does one thing, by its class; `other` for those that do several."""
+    return _first(name.removeprefix(MODULE_PREFIX), _MODULES)
+
+
+@lru_cache(maxsize=1 << 16)
 def device_kind(category: str, name: str) -> str:
-    """The same for what runs on a device: copies and fills are known by their category."""
-    return "memcpy" if category in ("gpu_memcpy", "gpu_memset") else kind_of(name)
+    """Kind of what runs on a device: copies and fills by their category, kernels by their names.
+
+    NCCL runs all-to-all, send and receive (and before 2.18 anything) in kernels called SendRecv, and some
+    releases all in one called Generic: those stay `comm_unknown`.
+    """
+    if category in ("gpu_memcpy", "gpu_memset"):
+        return "memcpy"
+    return _communication_kind(name) if is_communication(name) else _first(name, _kernels())
+
+
+def _communication_kind(name: str) -> str:
+    return collective_kinds.UNKNOWN.name if _SAYS_NOTHING.search(name) else collective_kind(name)
+
+
+def _first(name: str, kinds: Iterable[tuple[str, re.Pattern[str]]]) -> str:
+    return next((kind for kind, pattern in kinds if pattern.search(name)), "other")

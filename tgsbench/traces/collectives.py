@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Final, NamedTuple
 
 import numpy as np
 
-from tgsbench.schema.collective_kinds import BY_SPAN
+from tgsbench.schema.collective_kinds import BY_NAME, BY_SPAN, OTHER, UNKNOWN
 from tgsbench.traces import categories
 from tgsbench.traces import intervals as iv
 from tgsbench.traces.intervals import Intervals
-from tgsbench.traces.row_store import Ints, Rows
+from tgsbench.traces.row_store import Flags, Ints, Rows
 from tgsbench.traces.scopes import CODE, HostContext, Scopes
 from tgsbench.traces.shapes import item_bytes
 from tgsbench.traces.tables import CommCall, Host, Interner, Table
@@ -110,22 +111,48 @@ class CollectiveFinder:
         order = np.argsort(found["external"], kind="stable")
         self._external, self._said = found["external"][order], found["said"][order]
 
-    def add(self, device: Rows, place: HostContext, host: Host, scopes: Scopes) -> Ints:
-        """Describe some kernels by where they were launched; returns the part of each."""
-        around = _LaunchContext(host, place, scopes)
-        what = []
-        for index, name in enumerate(device["name"].tolist()):
-            call, by = self._recorded(int(device["said"][index]), int(device["external"][index]))
-            text = call.collective if call is not None else ""
-            if not text:
-                text, call, by = around.describe(index, call)
-            name = self._table.device_names[name][1]
-            kind, by = (categories.collective_kind(text), by) if text else (categories.kind_of(name), "name")
-            size = call.group_size if call is not None else 0
-            what.append(self._described[CallKind(kind, self._groups.label(call), _bytes_of(call), size, by)])
+    def look_around(self, host: Host, place: HostContext, scopes: Scopes) -> None:
+        """What is added next was launched in this stretch, at these places."""
+        self._around = _LaunchContext(host, place, scopes)
+
+    def has_record(self, device: Rows) -> Flags:
+        """Which activities have the External id of an operator that bears NCCL's record."""
+        found: Flags = np.isin(device["external"], self._external)
+        return found
+
+    def add(self, device: Rows, rows: Ints) -> Ints:
+        """Describe some kernels, at these of the places looked around at; returns the part of each."""
+        what = [
+            self._described[self._describe(*kernel)]
+            for kernel in zip(
+                rows.tolist(), device["name"].tolist(), device["said"].tolist(), device["external"].tolist(),
+                strict=True,
+            )
+        ]  # fmt: skip
         piece = (device["start"], device["end"], np.array(what, np.int64))
         self._pieces.append(piece)
         return Calls(*piece, list(self._described), {}).codes()
+
+    def _describe(self, row: int, name: int, said: int, external: int) -> CallKind:
+        call, by = self._recorded(said, external)
+        text = call.collective if call is not None else ""
+        if not text:
+            text, call, by = self._around.describe(row, call)
+        group = self._groups.label(call)
+        kind, named = categories.collective_kind(text, group), self._named(name)
+        if not text or (kind == OTHER.name and named not in (OTHER.name, UNKNOWN.name)):
+            kind, by = named, "name" if categories.is_communication(self._name(name)) else "stream"
+        group = group or self._groups.only_one_for(kind)
+        size = call.group_size if call is not None else 0
+        return CallKind(kind, group, _bytes_of(call), size, by)
+
+    def _name(self, number: int) -> str:
+        return self._table.device_names[number][1]
+
+    def _named(self, number: int) -> str:
+        """Kind by the kernel's name; what is known by its stream alone is unknown communication."""
+        kind = categories.device_kind(*self._table.device_names[number])
+        return kind if kind in BY_NAME else UNKNOWN.name
 
     def _recorded(self, said: int, external: int) -> tuple[CommCall | None, str]:
         """What NCCL's record says: that on the kernel, else that on the operator with its External id."""
@@ -183,6 +210,15 @@ class _Groups:
         config = distributed.pg_config if distributed is not None else []
         self._config = {group.pg_name: group for group in config}
         self.ranks: dict[str, list[int]] = {}
+
+    @cache  # noqa: B019 - lives as long as one trace's analysis
+    def only_one_for(self, kind: str) -> str:
+        """Label of the one group that calls of a kind can be on, where they say none."""
+        labels = {group_label(g.pg_desc, g.pg_name): g for g in self._config.values()}
+        label = categories.group_of(kind, labels)
+        if label:
+            self.ranks.setdefault(label, list(labels[label].ranks))
+        return label
 
     def label(self, call: CommCall | None) -> str:
         if call is None:

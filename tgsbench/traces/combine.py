@@ -7,12 +7,14 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from tgsbench.metrics.failure import rank_list
 from tgsbench.schema.hotspots import PARTS, Collective, HotOp, Profile, RankProfile
 from tgsbench.traces.findings import findings
 from tgsbench.traces.hotspots import RankTrace
 from tgsbench.traces.skew import skews
 
 NUM_TOP = 40
+_MOST_COMPLAINTS = 12
 T = TypeVar("T")
 
 
@@ -63,10 +65,23 @@ def caveats(found: Sequence[RankTrace], world_size: int) -> list[str]:
         said.append("no step is marked in a trace: its whole length counts as one")
     if any(c.bytes is None for rank in ranks for c in rank.collectives):
         said.append("bytes of some collectives are unknown: record shapes")
+    said += _of_ranks(ranks)
     broken = sum(rank.num_broken for rank in ranks)
     if broken:
         said.append(f"{broken:,} events without a usable time or type were left out")
     return said
+
+
+def _of_ranks(ranks: Sequence[RankProfile]) -> list[str]:
+    """What ranks' traces do not hold, each text once, with the ranks where it is not true of all."""
+    by_text: dict[str, list[int]] = {}
+    for rank in ranks:
+        for text in rank.caveats:
+            by_text.setdefault(text, []).append(rank.rank)
+    said = [text if len(who) == len(ranks) else f"{rank_list(who)}: {text}" for text, who in by_text.items()]
+    return said[:_MOST_COMPLAINTS] + (
+        ["… and more of other ranks (--json)"] if len(said) > _MOST_COMPLAINTS else []
+    )
 
 
 def _collectives(ranks: Sequence[RankProfile]) -> list[Collective]:

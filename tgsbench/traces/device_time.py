@@ -10,15 +10,18 @@ from tgsbench.schema.hotspots import COLLECTIVES, PARTS
 from tgsbench.traces import categories, chunks, collectives, shapes, time_split
 from tgsbench.traces import intervals as iv
 from tgsbench.traces.collectives import Calls, Flights
-from tgsbench.traces.row_store import FAR, DiskTable, Ints, Rows, cuts
+from tgsbench.traces.row_store import FAR, DiskTable, Flags, Ints, Rows, cuts
 from tgsbench.traces.scopes import CODE, IS_COLLECTIVE, NONE, OTHER, RECOMPUTE, HostContext, NameCodes, Scopes
-from tgsbench.traces.step_window import StepWindow, reaching
+from tgsbench.traces.step_window import DeviceWindow, StepWindow, device_window
 from tgsbench.traces.tables import Host, Table
 
 _STRONG = np.array(
     [part in ("attention_fwd", "attention_bwd", "loss", "optimizer", "data") for part in PARTS]
 )
 _MEMCPY = CODE["memcpy"]
+_SHARD_COPY = CODE["shard_copy"]
+_IS_COPY = np.array([part in ("memcpy", "norm_elementwise", "other") for part in PARTS])
+"""What copies a shard may be; a product launched in the same place is none."""
 _ATTENTION_FWD, _ATTENTION_BWD = CODE["attention_fwd"], CODE["attention_bwd"]
 
 
@@ -27,82 +30,117 @@ class DeviceTime:
     """What the device did."""
 
     kernels: DiskTable
-    """Every activity: start, end, name, code (its part), inner (the same, but for recomputed work: the part
-    it would be), op (name of the operator that launched it, -1: none), flops (0: none), launched (-FAR:
-    unknown)."""
+    """Every activity that the steps launched: start, end, name, code (its part), inner (the same, but for
+    recomputed work: the part it would be), op (name of the operator that launched it, -1: none), flops (0:
+    none), launched (-FAR: unknown)."""
     calls: Calls
     parts: time_split.Parts
     flights: Flights
     window: StepWindow
+    placed: DeviceWindow
+    num_matched: int
+    """Launches of kernels in the steps whose kernels are there."""
 
 
 def analyse(table: Table, window: StepWindow) -> DeviceTime:
-    """Attribute the device's time in a window."""
-    kernels, calls, waits = _resolved(table, window)
-    window = reaching(window, kernels)
+    """Attribute the device's time to the parts of a window's steps: that of the work they launched."""
+    launched, num_matched = _launched(table, window)
+    placed = device_window(window, launched, len(table.streams))
+    kernels, calls, waits = _resolved(table, launched, placed)
+    window = placed.window
     parts, flights = time_split.nothing(), Flights()
     for since, until in window.cut(cuts(chunks.MOST_ROWS, kernels.sample())):
         piece = _split(kernels.between("start", "end", since, until), waits, since, until)
         parts.add(piece)
         collectives.add_flights(flights, collectives.flights(calls, piece.computing, since, until))
-    return DeviceTime(kernels, calls.inside(window.start, window.end), parts, flights, window)
+    calls = calls.inside(window.start, window.end)
+    return DeviceTime(kernels, calls, parts, flights, window, placed, num_matched)
 
 
-def _resolved(table: Table, window: StepWindow) -> tuple[DiskTable, Calls, iv.Intervals]:
-    """Every activity with its part, the calls, and when the host prepared data."""
+def _resolved(
+    table: Table, launched: DiskTable, placed: DeviceWindow
+) -> tuple[DiskTable, Calls, iv.Intervals]:
+    """Every activity of the steps with its part, the calls, and when the host prepared data."""
     kernels = DiskTable(
         table.scratch, ("start", "end"),
         start=np.int64, end=np.int64, name=np.int32, code=np.int8, inner=np.int8, op=np.int32,
         flops=np.float64, launched=np.int64,
     )  # fmt: skip
-    launched, calls, waits = _launched(table), collectives.CollectiveFinder(table), [iv.EMPTY]
+    calls, waits = collectives.CollectiveFinder(table), [iv.EMPTY]
     by_name = np.array([CODE[categories.device_kind(*pair)] for pair in table.device_names], np.int64)
+    on_streams = _communication_streams(launched, by_name, len(table.streams))
     codes, attention = NameCodes(table.host_names), np.empty(0, np.int64)
     for host in chunks.chunks_of(table, launched.sample()):
         scopes = Scopes(host, codes, attention)
         attention = scopes.attention
         rows = launched.between("instant", "instant", host.since, host.until)
+        own = placed.holds(rows)
+        rows = {name: column[own] for name, column in rows.items()}
         place = scopes.places(rows["thread"], rows["instant"])
-        code, inner = _parts(rows, by_name[rows["name"]], place, host, scopes, calls)
+        calls.look_around(host, place, scopes)
+        code, inner = _parts(rows, by_name[rows["name"]], on_streams[rows["stream"]], place, calls)
         kernels.append(**rows, code=code, inner=inner, op=_operators(host, place),
                        flops=_flops(rows, host, place))  # fmt: skip
-        waits.append(_data_waits(scopes, window))
+        waits.append(_data_waits(scopes, placed.window))
     return kernels, calls.calls(), iv.merge(waits)
 
 
-def _launched(table: Table) -> DiskTable:
+def _launched(table: Table, window: StepWindow) -> tuple[DiskTable, int]:
     """The device's rows, each with the thread and instant of its launch: by correlation that of the runtime's
-    call, else by External id that of the operator; -1 and its own start where neither is there."""
+    call, else by External id that of the operator; -1 and its own start where neither is there. And how many
+    of the window's launches of kernels have theirs."""
     found = DiskTable(
         table.scratch, ("instant",),
         instant=np.int64, thread=np.int32, launched=np.int64, start=np.int64, end=np.int64, name=np.int32,
-        external=np.int64, said=np.int32,
+        external=np.int64, said=np.int32, stream=np.int32,
     )  # fmt: skip
+    matched = 0
     for rows in table.device.batches():
-        known, call = table.launches.find("correlation", rows["correlation"], ("start", "thread"))
+        known, call = table.launches.find(
+            "correlation", rows["correlation"], ("start", "thread", "starts_kernel")
+        )
+        inside = (call["start"] >= window.start) & (call["start"] < window.end)
+        matched += int((known & call["starts_kernel"] & inside).sum())
         unknown = np.where(known, 0, np.maximum(rows["external"], 0))
         by_operator, operator = table.host.find("external", unknown, ("start", "thread"))
         instant = np.where(by_operator, operator["start"], np.where(known, call["start"], rows["start"]))
         thread = np.where(by_operator, operator["thread"], np.where(known, call["thread"], -1))
-        found.append(**rows, instant=instant, thread=thread, launched=np.where(known, call["start"], -FAR))
+        told = np.where(by_operator, operator["start"], np.where(known, call["start"], -FAR))
+        found.append(**rows, instant=instant, thread=thread, launched=told)
+    return found, matched
+
+
+def _communication_streams(launched: DiskTable, by_name: Ints, num_streams: int) -> Flags:
+    """Which streams are communication's: collectives take more of their time than other known work does."""
+    spent = np.zeros((2, num_streams))
+    for rows in launched.batches():
+        comm = IS_COLLECTIVE[by_name[rows["name"]]] | (rows["said"] > 0)
+        known = by_name[rows["name"]] != OTHER
+        dur = (rows["end"] - rows["start"]).astype(float)
+        for number, chosen in enumerate((comm, known & ~comm)):
+            spent[number] += np.bincount(rows["stream"][chosen], dur[chosen], num_streams)
+    found: Flags = spent[0] > spent[1]
     return found
 
 
 def _parts(
-    rows: Rows,
-    by_name: Ints,
-    place: HostContext,
-    host: Host,
-    scopes: Scopes,
-    calls: collectives.CollectiveFinder,
+    rows: Rows, by_name: Ints, on_comm_stream: Flags, place: HostContext, calls: collectives.CollectiveFinder
 ) -> tuple[Ints, Ints]:
-    comm = np.flatnonzero(IS_COLLECTIVE[by_name])
+    """Part of each activity, and for recomputed ones the part they would be.
+
+    A collective is known by its record, by its name, and where the name says nothing by what launched it or
+    by its stream.
+    """
+    in_call = (place.region >= 0) & IS_COLLECTIVE[place.region]
+    nameless = (by_name == OTHER) & (in_call | on_comm_stream | calls.has_record(rows))
+    is_comm = (rows["said"] > 0) | IS_COLLECTIVE[by_name] | nameless
+    comm = np.flatnonzero(is_comm)
     comm = comm[np.argsort(rows["start"][comm], kind="stable")]
     inner = _kinds(by_name, place)
-    chosen = {name: column[comm] for name, column in rows.items()}
-    inner[comm] = calls.add(chosen, _subset(place, comm), host, scopes)
+    inner[place.shards & _IS_COPY[by_name] & ~is_comm] = _SHARD_COPY
+    inner[comm] = calls.add({name: column[comm] for name, column in rows.items()}, comm)
     again = place.recompute | (_in_backward(place) & (inner == _ATTENTION_FWD))
-    return np.where(again & ~IS_COLLECTIVE[by_name], RECOMPUTE, inner), inner
+    return np.where(again & ~IS_COLLECTIVE[inner], RECOMPUTE, inner), inner
 
 
 def _operators(host: Host, place: HostContext) -> Ints:
@@ -129,6 +167,7 @@ def _kinds(by_name: np.ndarray, place: HostContext) -> np.ndarray:
     region = np.where(place.region >= 0, place.region, OTHER)
     code = np.where((by_name == OTHER) & (place.region != NONE), region, by_name)
     code = np.where((code == OTHER) & (place.row >= 0), place.kind, code)
+    code = np.where((code == OTHER) & (place.module >= 0), place.module, code)
     named = (by_name == _ATTENTION_FWD) | (by_name == _ATTENTION_BWD)
     strong = (place.region >= 0) & _STRONG[region] & (by_name != _MEMCPY)
     code = np.where(strong & ~named, region, code)
@@ -137,17 +176,6 @@ def _kinds(by_name: np.ndarray, place: HostContext) -> np.ndarray:
 
 def _in_backward(place: HostContext) -> np.ndarray:
     return np.asarray(place.region == _ATTENTION_BWD)
-
-
-def _subset(place: HostContext, rows: np.ndarray) -> HostContext:
-    return HostContext(
-        place.thread[rows],
-        place.position[rows],
-        place.row[rows],
-        place.region[rows],
-        place.recompute[rows],
-        place.kind[rows],
-    )
 
 
 def _split(rows: Rows, waits: iv.Intervals, since: int, until: int) -> time_split.Parts:

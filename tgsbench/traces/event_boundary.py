@@ -33,6 +33,15 @@ def likely_end(buffer: bytearray, filled: int) -> int:
     return 0
 
 
+def likely_piece(data: bytes) -> bytes:
+    """Whole events from the middle of a trace: the first and the last that may be cut are left out."""
+    for separator in _SEPARATORS:
+        begin, end = data.find(separator), data.rfind(separator)
+        if 0 <= begin < end:
+            return data[begin + separator.index(b",") + 1 : end + 1]
+    return b""
+
+
 def exact_end(buffer: bytearray, filled: int) -> End:
     """Count brackets from the start, where the array's own bracket stands (or the comma in its place)."""
     depth, events = 1, 0

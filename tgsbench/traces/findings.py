@@ -7,7 +7,7 @@ from typing import Final
 
 from tgsbench import units
 from tgsbench.schema.collective_kinds import BY_NAME, UNKNOWN
-from tgsbench.schema.hotspots import TITLES, Collective, Finding, Profile
+from tgsbench.schema.hotspots import IMPOSSIBLE, TITLES, Collective, Finding, Profile
 
 _NODE: Final = 8
 
@@ -72,7 +72,7 @@ def _parts(profile: Profile) -> Iterator[Finding]:
 
 def _idle(profile: Profile) -> Iterator[Finding]:
     share = profile.shares.get("idle", 0.0)
-    if share <= _MIN_IDLE:
+    if share <= _MIN_IDLE or not all(rank.kernels_recorded for rank in profile.ranks):
         return
     if profile.device == "cpu":
         text, hint = "Python between operators", "a larger model: overheads per operator weigh less"
@@ -105,7 +105,7 @@ def _impossible(profile: Profile) -> Iterator[Finding]:
         if rate and peak and rate > peak:
             text = f"{name[:48]}: {units.rate(rate)} {unit}, more than the {peak:g} that the hardware can do"
             hint = "do not use this run's figures; `tgsbench verify` finds out whether the work is done"
-            yield Finding(code="impossible", text=text, hint=hint, share=share)
+            yield Finding(code=IMPOSSIBLE, text=text, hint=hint, share=share)
 
 
 def _kernels(profile: Profile) -> Iterator[Finding]:

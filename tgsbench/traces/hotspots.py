@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -13,14 +13,13 @@ from tgsbench import presets
 from tgsbench.schema.collective_kinds import BY_NAME, UNKNOWN
 from tgsbench.schema.hardware import GpuSpec
 from tgsbench.schema.hotspots import Collective, HotOp, RankProfile
-from tgsbench.traces import device_time, host_time, shapes, tables, top
+from tgsbench.traces import device_time, host_time, missing, shapes, tables, top
 from tgsbench.traces.collectives import Calls
 from tgsbench.traces.device_time import DeviceTime
 from tgsbench.traces.host_time import HostTime
 from tgsbench.traces.row_store import DiskTables, Ints
 from tgsbench.traces.step_window import StepWindow, find_window
 
-_RANK: Final = re.compile(r"(?:rank[-_]?|_)(\d{1,6})(?=[._-]|$)", re.IGNORECASE)
 _GPUS_PER_NODE: Final = 8
 
 
@@ -33,17 +32,19 @@ class RankTrace:
     world_size: int
 
 
-def analyse_rank(path: Path, index: int = 0) -> RankTrace:
-    """Read and analyse one trace; `index` is its rank where neither the trace nor its name says.
+def analyse_rank(path: Path, rank: int = 0, on_read: Callable[[int], None] = lambda got: None) -> RankTrace:
+    """Read and analyse one trace; `rank` is whose it is where the trace does not say.
 
     Memory does not grow with the trace but for 20 bytes a call of a collective. Raises TgsError when the file
     is no whole trace, or when its tables do not fit the temporary folder.
     """
     with DiskTables() as scratch:
-        table = tables.read(path, shapes.wanted, scratch)
+        table = tables.read(path, shapes.wanted, scratch, on_read)
         gpu = presets.find_gpu(table.head.device_name) if table.head.device_name else None
-        found, hot = _measured(table, find_window(table), gpu)
-        profile = _profile(table, found, _rank_of(table, path, index))
+        window = find_window(table)
+        found, hot = _measured(table, window, gpu)
+        profile = _profile(table, found, _rank_of(table, rank))
+        profile.caveats = missing.complaints(table, window, found, hot)
     profile.collectives = summarise(found, gpu)
     profile.top = hot
     kinds = found.calls.by_kind_and_group()
@@ -60,7 +61,10 @@ def _measured(
         on_device = device_time.analyse(table, window)
         return on_device, top.kernels(table, on_device, gpu.bf16_tflops if gpu is not None else None)
     on_host = host_time.analyse(table, window)
-    return on_host, top.operators(table, on_host)
+    hot = top.operators(table, on_host)
+    if missing.is_gpu_job(table):
+        missing.without_rates(hot)
+    return on_host, hot
 
 
 def _profile(table: tables.Table, found: DeviceTime | HostTime, rank: int) -> RankProfile:
@@ -76,8 +80,9 @@ def _profile(table: tables.Table, found: DeviceTime | HostTime, rank: int) -> Ra
         worker=table.head.host,
         path=str(table.path),
         num_bytes=table.num_bytes,
-        device="cuda" if table.device.num_rows else "cpu",
+        device="cuda" if table.device.num_rows or missing.is_gpu_job(table) else "cpu",
         device_name=table.head.device_name,
+        kernels_recorded=isinstance(found, DeviceTime) or not missing.is_gpu_job(table),
         steps=window.steps,
         window_ms=window.length_ns / 1e6,
         step_ms=window.length_ns * per_step_ms,
@@ -97,11 +102,9 @@ def _profile(table: tables.Table, found: DeviceTime | HostTime, rank: int) -> Ra
     )
 
 
-def _rank_of(table: tables.Table, path: Path, index: int) -> int:
-    if table.head.distributed is not None:
-        return table.head.distributed.rank
-    match = _RANK.search(path.name)
-    return int(match[1]) if match else index
+def _rank_of(table: tables.Table, by_name: int) -> int:
+    distributed = table.head.distributed
+    return distributed.rank if distributed is not None and distributed.rank is not None else by_name
 
 
 def summarise(found: DeviceTime | HostTime, gpu: GpuSpec | None) -> list[Collective]:
@@ -145,7 +148,7 @@ def _collective(
     )
 
 
-_WEAKEST: Final = ("kernel", "params", "launch", "annotation", "op", "name")
+_WEAKEST: Final = ("kernel", "params", "launch", "annotation", "op", "name", "stream")
 
 
 def _peak(gpu: GpuSpec | None, ranks: list[int]) -> tuple[float | None, str]:

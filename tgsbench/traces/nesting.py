@@ -83,11 +83,3 @@ def segments(forest: Nesting) -> Segments:
     at, owner = at[order], owner[order]
     last = np.append(at[1:] > at[:-1], True) if len(at) else np.empty(0, bool)
     return Segments(at[last], owner[last])
-
-
-def self_time(forest: Nesting) -> Ints:
-    """Nanoseconds of each interval that no child of it covers."""
-    own = forest.end - forest.start
-    has_parent = forest.parent >= 0
-    inner = np.bincount(forest.parent[has_parent], weights=own[has_parent], minlength=len(own))
-    return own - np.rint(inner).astype(np.int64)

@@ -7,7 +7,8 @@ gives both the same sequence number). It holds for everything beneath.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, fields
 from typing import Any, Final
 
 import numpy as np
@@ -42,6 +43,10 @@ class Thread:
     region: Ints
     """Code of a part, or NONE."""
     recompute: Flags
+    shards: Flags
+    """Beneath what gathers parameters or scatters gradients of a sharded model."""
+    module: Ints
+    """Code of what the module around does, where it does one thing, or NONE."""
     kind: Ints
     """Code of the operator's own kind, by its name."""
     frame: Flags
@@ -59,7 +64,13 @@ class HostContext:
     """Its row in the host table; -1: none."""
     region: Ints
     recompute: Flags
+    shards: Flags
+    module: Ints
     kind: Ints
+
+    def subset(self, rows: Ints) -> HostContext:
+        """Some of the instants."""
+        return HostContext(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
 
 class Scopes:
@@ -89,6 +100,8 @@ class Scopes:
             row=np.full(count, -1),
             region=np.full(count, NONE),
             recompute=np.zeros(count, bool),
+            shards=np.zeros(count, bool),
+            module=np.full(count, NONE),
             kind=np.full(count, OTHER),
         )
         for number in np.unique(threads):
@@ -100,6 +113,8 @@ class Scopes:
             place.row[at] = thread.forest.rows[owner]
             place.region[at] = thread.region[owner]
             place.recompute[at] = thread.recompute[owner]
+            place.shards[at] = thread.shards[owner]
+            place.module[at] = thread.module[owner]
             place.kind[at] = thread.kind[owner]
         return place
 
@@ -162,7 +177,20 @@ class Scopes:
         forward &= sequence != np.where(forest.parent >= 0, sequence[forest.parent], -1)  # a node itself
         region, recompute = _inherit(forest, opens, again, node, forward)
         frame = codes.frame[name] | host.is_annotation[forest.rows]
-        return Thread(forest, nesting.segments(forest), region, recompute, codes.kind[name], frame)
+        shards, module = _carried_down(forest, codes.shards[name], codes.module[name])
+        kind = codes.kind[name]
+        return Thread(forest, nesting.segments(forest), region, recompute, shards, module, kind, frame)
+
+
+def _carried_down(forest: nesting.Nesting, shards: Flags, module: Ints) -> tuple[Flags, Ints]:
+    """A mark holds for everything beneath, a module up to the next one in it."""
+    if shards.any() or (module != NONE).any():
+        for level in forest.levels:
+            above = forest.parent[level]
+            inner, above = level[above >= 0], above[above >= 0]
+            shards[inner] |= shards[above]
+            module[inner] = np.where(module[inner] == NONE, module[above], module[inner])
+    return shards, module
 
 
 def _inherit(
@@ -199,11 +227,25 @@ class NameCodes:
             name in categories.SPAN_KINDS or kind in _OPENED_BY_NAME or kind in COLLECTIVES
             for name, kind in zip(host_names, kinds, strict=True)
         )
+        self.shards = np.array([_SHARDS.search(name) is not None for name in host_names], bool)
+        self.module = np.array([_module_code(name) for name in host_names], np.int64)
         self.region = np.where(np.array(list(opened), bool), self.kind, NONE)
         self.reentrant = np.array(["CheckpointFunctionBackward" in name for name in host_names], bool)
         self.node = np.array([categories.is_backward_node(name) for name in host_names], bool)
         self.backward = self.node | np.array([_ends_in_backward(name) for name in host_names], bool)
         self.frame = np.array([categories.is_frame(name) for name in host_names], bool)
+
+
+_SHARDS: Final = re.compile(
+    rf"^FSDP::(all_gather|post_backward_r|foreach_|reduce)|^fsdp::|^({spans.SHARD_GATHER}|{spans.SHARD_SCATTER})$"
+    r"|^FullyShardedDataParallel\._(pre_(forward|backward|unshard)|post_backward|post_unshard|unshard|reduce)"
+)
+"""torch's FSDP2 and FSDP1, and our own spans."""
+
+
+def _module_code(name: str) -> int:
+    """What a module does; NONE for what is no module; OTHER for one that does several things."""
+    return CODE[categories.module_kind(name)] if name.startswith(categories.MODULE_PREFIX) else NONE
 
 
 def _ends_in_backward(name: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tgsbench.errors import ExitCode, TgsError
@@ -13,7 +13,11 @@ from tgsbench.store.profiles import profile_dir
 
 
 def load_profile(
-    sources: Sequence[str], root: Path, num_processes: int | None = None, again: bool = False
+    sources: Sequence[str],
+    root: Path,
+    num_processes: int | None = None,
+    again: bool = False,
+    on_read: Callable[[int], None] = lambda got: None,
 ) -> Profile:
     """The profile of one run of `root` (a stored one unless `again`), or of loose traces together.
 
@@ -23,8 +27,8 @@ def load_profile(
     from tgsbench.traces import analyse, run_profile
 
     if len(sources) == 1 and (run := find_run(sources[0], root)) is not None:
-        return run_profile.run_profile(run, again, num_processes)
-    return analyse.analyse(trace_paths(sources, root), ", ".join(sources), num_processes)
+        return run_profile.run_profile(run, again, num_processes, on_read)
+    return analyse.analyse(trace_paths(sources, root), ", ".join(sources), num_processes, on_read)
 
 
 def require_packages() -> None:
@@ -41,7 +45,7 @@ def require_packages() -> None:
 
 def trace_paths(sources: Sequence[str], root: Path) -> list[Path]:
     """The traces of runs, folders and files. Raises TgsError when one of them has none."""
-    from tgsbench.traces.analyse import trace_files  # here, for it imports numpy
+    from tgsbench.traces.files import expanded, trace_files
 
     paths: list[Path] = []
     for source in sources:
@@ -49,7 +53,7 @@ def trace_paths(sources: Sequence[str], root: Path) -> list[Path]:
         if run is not None:
             paths += trace_files(profile_dir(run.path))
         else:
-            paths += [Path(source)] if Path(source).is_file() else trace_files(Path(source))
+            paths += expanded(Path(source)) if Path(source).is_file() else trace_files(Path(source))
     return paths
 
 
@@ -58,9 +62,11 @@ def find_run(source: str, root: Path) -> run_dir.RunDir | None:
 
     Raises TgsError for a trace that is not there and for an unknown run.
     """
+    from tgsbench.traces.files import looks_like_file
+
     path = Path(source)
     if path.is_file() or (path.is_dir() and not (path / "run.json").exists()):
         return None
-    if path.suffix in (".json", ".gz") and not path.exists():
+    if looks_like_file(source) and not path.exists():
         raise TgsError(f"{source}: there is no such file", exit_code=ExitCode.BAD_INPUT)
     return run_dir.find(root, source)

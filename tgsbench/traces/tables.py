@@ -7,6 +7,7 @@ an operator, 40 an activity, 20 a launch. What is worked on at once is a `Host`.
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tgsbench.errors import ExitCode, TgsError
+from tgsbench.traces.categories import MODULE_PREFIX
 from tgsbench.traces.row_store import FAR, DiskTable, DiskTables, Ints, Rows, array
 from tgsbench.traces.trace import Args, Head, Span, TraceReader
 
@@ -35,8 +37,21 @@ _DEVICE: Final = {
     "concurrent_kernel": "kernel",
 }
 _LAUNCH: Final = frozenset(
-    ("cuda_runtime", "cuda_driver", "hip_runtime", "runtime", "privateuse1_runtime", "xpu_runtime")
-)
+    (
+        "cuda_runtime", "cuda_driver", "hip_runtime", "hip_driver", "runtime", "privateuse1_runtime",
+        "privateuse1_driver", "xpu_runtime", "xpu_driver", "mtia_runtime",
+    )
+)  # fmt: skip
+_STARTS_KERNEL: Final = re.compile(r"Launch(Cooperative)?Kernel|ModuleLaunch", re.IGNORECASE)
+"""Calls that start one kernel each: where that is missing, it was lost."""
+_PASSED_OVER: Final = frozenset(
+    (
+        "cpu_instant_event", "gpu_user_annotation", "fwdbwd", "ac2g", "async_cpu_to_gpu",
+        "trace", "overhead", "cuda_sync", "cuda_event", "cuda_profiler_range", "external_correlation",
+        "collective_comm", "",
+    )
+)  # fmt: skip
+"""Categories of no work of its own: marks, copies of annotations, the profiler's own time."""
 
 
 class Interner(dict[Any, int]):
@@ -69,6 +84,13 @@ class CommCall(NamedTuple):
 
 
 Arguments = Shapes | CommCall | None
+
+
+class Unread(NamedTuple):
+    """Events that were passed over."""
+
+    num_events: int = 0
+    dur_us: float = 0.0
 
 
 @dataclass
@@ -113,12 +135,17 @@ class Table:
     host: DiskTable
     """Columns of a `Host`."""
     device: DiskTable
-    """Kernels, copies and fills on the device: start, end, name, correlation, external, said."""
+    """Kernels, copies and fills on the device: start, end, name, correlation, external, said, stream."""
     launches: DiskTable
-    """Calls of the device's runtime, where and when a kernel was launched: correlation, start, thread."""
+    """Calls of the device's runtime, where and when a kernel was launched: correlation, start, thread, and
+    `starts_kernel`: it launches one."""
     host_names: list[str]
     device_names: list[tuple[str, str]]
     """Category and name."""
+    streams: list[tuple[Any, Any]]
+    """Device and stream, by number."""
+    unread: dict[str, Unread]
+    """Events of categories that are not known and yet say that they ran on a device, by category."""
     arguments: list[Arguments]
     """By number; shared by host and device."""
     num_events: int
@@ -130,12 +157,17 @@ class Table:
         return Host(**rows, names=self.host_names, arguments=self.arguments, since=since, until=until)
 
 
-def read(path: Path, wants_shapes: Callable[[str], bool], scratch: DiskTables) -> Table:
+def read(
+    path: Path,
+    wants_shapes: Callable[[str], bool],
+    scratch: DiskTables,
+    on_read: Callable[[int], None] = lambda got: None,
+) -> Table:
     """Read a trace; `wants_shapes` says for which operators the arguments are kept, `scratch` holds the rows.
 
     Raises TgsError when the file is no whole trace, holds no timed event or the disk is full.
     """
-    reader = TraceReader(path)
+    reader = TraceReader(path, on_read=on_read)
     builder = _Builder(wants_shapes, scratch)
     for events in reader.chunks():
         builder.add(events)
@@ -154,6 +186,8 @@ def read(path: Path, wants_shapes: Callable[[str], bool], scratch: DiskTables) -
         launches=builder.launches,
         host_names=list(builder.host_names),
         device_names=list(builder.device_names),
+        streams=list(builder.streams),
+        unread=builder.unread,
         arguments=list(builder.arguments),
         num_events=reader.num_events,
         num_broken=reader.num_broken + builder.num_broken,
@@ -168,6 +202,9 @@ class _Builder:
         """Trace time of nanosecond 0."""
         self.num_broken = 0
         self.host_names, self.device_names, self._threads = Interner(), Interner(), Interner()
+        self.streams = Interner()
+        self.unread: dict[str, Unread] = {}
+        self._starts_kernel: dict[str, bool] = {}
         self.arguments = Interner({None: 0})
         self._wanted: list[bool] = []
         self.host = DiskTable(
@@ -178,11 +215,12 @@ class _Builder:
         self.device = DiskTable(
             scratch, ("start", "end"),
             start=np.int64, end=np.int64, name=np.int32, correlation=np.int64, external=np.int64,
-            said=np.int32,
+            said=np.int32, stream=np.int32,
         )  # fmt: skip
         self.launches = DiskTable(
-            scratch, ("correlation", "start"), correlation=np.int64, start=np.int64, thread=np.int32
-        )
+            scratch, ("correlation", "start"),
+            correlation=np.int64, start=np.int64, thread=np.int32, starts_kernel=np.bool_,
+        )  # fmt: skip
 
     def add(self, events: list[Any]) -> None:
         """One chunk of events; those without a duration are passed over."""
@@ -202,6 +240,17 @@ class _Builder:
             self._add_device(members, _DEVICE[category])
         elif category in _LAUNCH:
             self._add_launches(members)
+        elif category == "python_function":
+            self._add_host([event for event in members if event.name.startswith(MODULE_PREFIX)], 1)
+        elif category not in _PASSED_OVER:
+            self._count_unread(category, members)
+
+    def _count_unread(self, category: str, members: list[Span]) -> None:
+        """Of a category that nobody here knows: what an argument says ran on a device."""
+        on_device = [event.dur for event in members if event.args.device is not None]
+        known = self.unread.get(category, Unread())
+        if on_device:
+            self.unread[category] = Unread(known.num_events + len(on_device), known.dur_us + sum(on_device))
 
     def _timed(self, members: list[Span]) -> tuple[list[Span], Ints, Ints]:
         """Start and end; members without a usable time are left out and counted.
@@ -253,7 +302,7 @@ class _Builder:
 
     def _add_device(self, members: list[Span], category: str) -> None:
         members, start, end = self._timed(members)
-        numbers, arguments = self.device_names, self.arguments
+        numbers, arguments, streams = self.device_names, self.arguments, self.streams
         self.device.append(
             start=start,
             end=end,
@@ -264,15 +313,19 @@ class _Builder:
                 arguments[_comm_call(event.args)] if event.args.collective is not None else 0
                 for event in members
             ],
+            stream=[streams[event.args.device, event.tid] for event in members],
         )
 
     def _add_launches(self, members: list[Span]) -> None:
         members, start, _ = self._timed(members)
-        threads = self._threads
+        threads, starts = self._threads, self._starts_kernel
+        for name in {event.name for event in members} - starts.keys():
+            starts[name] = _STARTS_KERNEL.search(name) is not None
         self.launches.append(
             correlation=[event.args.correlation for event in members],
             start=start,
             thread=[threads[event.tid] for event in members],
+            starts_kernel=[starts[event.name] for event in members],
         )
 
 

@@ -6,11 +6,8 @@ The events of a chunk are decoded into structs that name the few fields wanted; 
 
 from __future__ import annotations
 
-import gzip
 import json
-import os
-import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Final, cast
 
@@ -18,17 +15,8 @@ import msgspec
 from msgspec import Raw, Struct, field
 
 from tgsbench.errors import ExitCode, TgsError
-from tgsbench.safe_files import open_regular
-from tgsbench.traces.event_boundary import exact_end, likely_end
-
-try:
-    from isal import igzip, igzip_lib
-except ImportError:  # only needs longer: 1.3 instead of 4 GB/s
-    _open_gzip: Any = gzip.GzipFile
-    _GzipError: Any = zlib.error
-else:
-    _open_gzip = igzip.IGzipFile
-    _GzipError = igzip_lib.IsalError
+from tgsbench.traces.event_boundary import exact_end, likely_end, likely_piece
+from tgsbench.traces.files import READ_ERRORS, open_trace
 
 CHUNK: Final = 4 << 20
 MAX_HEAD: Final = 16 << 20
@@ -54,6 +42,7 @@ class Args(Struct, gc=False, frozen=True):
     in_elements: Int64 | None = field(name="In msg nelems", default=None)
     out_elements: Int64 | None = field(name="Out msg nelems", default=None)
     dtype: str | None = None
+    device: Int64 | str | None = None
     dims: Raw = field(name="Input Dims", default=Raw())
     """JSON; valid until the next chunk is read, as `types`."""
     types: Raw = field(name="Input type", default=Raw())
@@ -100,7 +89,7 @@ class Distributed(Struct):
     """What the trace says about the job."""
 
     backend: str = ""
-    rank: int = 0
+    rank: int | None = None
     world_size: int = 1
     pg_config: list[TracedGroup] = []
 
@@ -115,10 +104,17 @@ class Head(Struct):
 
 
 class TraceReader:
-    """One pass over one trace; `head` is known from the first chunk on, the counts at the end."""
+    """One pass over one trace; the counts are known at the end, and `head` is whole there.
 
-    def __init__(self, path: Path, whole_events: bool = False) -> None:
-        """`whole_events`: events come as dictionaries with all that the file says."""
+    Most programs write what is in the head before the events; some write it after them.
+    """
+
+    def __init__(
+        self, path: Path, whole_events: bool = False, on_read: Callable[[int], None] = lambda got: None
+    ) -> None:
+        """`whole_events`: events come as dictionaries with all that the file says. `on_read` is told how many
+        unpacked bytes came in."""
+        self._on_read = on_read
         self.path = path
         self._quick: msgspec.json.Decoder[Any]
         self._one: msgspec.json.Decoder[Any]
@@ -135,13 +131,14 @@ class TraceReader:
     def chunks(self) -> Iterator[list[Any]]:
         """Events in file order, some ten thousand at a time; TgsError for what is no whole trace."""
         try:
-            with _opened(self.path) as stream:
+            with open_trace(self.path) as stream:
                 self._read_head(stream)
                 yield from self._read_events(stream)
-        except (OSError, EOFError, zlib.error, _GzipError) as error:
+                self._read_tail(stream)
+        except READ_ERRORS as error:
+            if isinstance(error, RecursionError):
+                raise self._error("is nested too deeply to be a trace") from error
             raise self._error(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
-        except RecursionError as error:
-            raise self._error("is nested too deeply to be a trace") from error
 
     def _read_events(self, stream: BinaryIO) -> Iterator[list[Any]]:
         at_end = False
@@ -189,7 +186,7 @@ class TraceReader:
         events = []
         for item in items:
             try:
-                events.append(self._one.decode(msgspec.json.encode(item)))
+                events.append(self._one.decode(msgspec.json.encode(_tidied(item))))
             except (ValueError, OverflowError):
                 self.num_broken += 1
         return events
@@ -204,6 +201,20 @@ class TraceReader:
                 return
             if not got:
                 raise self._error("holds no traceEvents" if self._filled else "is empty")
+
+    def _read_tail(self, stream: BinaryIO) -> None:
+        """Take from what stands behind the events what the head left open; a broken end does no harm."""
+        if self.head.distributed is not None and self.head.device_name:
+            return
+        try:
+            while self._filled < MAX_HEAD and self._fill(stream, MAX_HEAD, "ends in more than {} MiB"):
+                pass
+            rest = bytes(self._buffer[: self._filled])
+            found = _head(json.loads(b'{"":[' + rest[rest.index(b"]") :], strict=False))
+        except (*READ_ERRORS, ValueError, TgsError):
+            return
+        for name in ("distributed", "device_name", "base_ns", "host"):
+            setattr(self.head, name, getattr(self.head, name) or getattr(found, name))
 
     def _events_start(self) -> int | None:
         buffer, filled = self._buffer, self._filled
@@ -241,6 +252,7 @@ class TraceReader:
             got = cast(int, stream.readinto(view[self._filled :]))  # type: ignore[attr-defined]
         self._filled += got
         self.num_bytes += got
+        self._on_read(got)
         return got
 
     def _keep_from(self, start: int) -> None:
@@ -250,30 +262,52 @@ class TraceReader:
         self._filled = rest
 
     def _error(self, why: str, hint: str = "") -> TgsError:
-        hint = hint or "a trace is what torch.profiler's export_chrome_trace writes: .json or .json.gz"
+        hint = hint or "a trace is what torch.profiler's export_chrome_trace writes: .json, packed or not"
         return TgsError(f"{self.path}: {why}", hint=hint, exit_code=ExitCode.BAD_INPUT)
 
 
-def _opened(path: Path) -> BinaryIO:
-    file = os.fdopen(open_regular(path, follow=True), "rb", buffering=0)
-    magic = file.read(2)
-    file.seek(0)
-    if magic == b"\x1f\x8b":
-        return cast(BinaryIO, _open_gzip(fileobj=file, mode="rb"))
-    return cast(BinaryIO, file)
+def decode_piece(data: bytes) -> list[Any]:
+    """Events in the middle of a trace; empty where its layout is none of the usual ones."""
+    try:
+        return _QUICK.decode(b"[" + likely_piece(data) + b"]")
+    except _NOT_QUICK:
+        return []
 
 
-def _head(found: dict[str, Any]) -> Head:
+def _tidied(item: Any) -> Any:
+    """An event without what some writers put in it: null for no arguments, blanks around a time."""
+    if isinstance(item, dict):
+        if item.get("args", "") is None:
+            del item["args"]
+        for key in ("ts", "dur"):
+            if isinstance(item.get(key), str):
+                item[key] = item[key].strip()
+    return item
+
+
+def _head(found: Any) -> Head:
+    if not isinstance(found, dict):
+        return Head()
     devices = found.get("deviceProperties")
     device = devices[0] if isinstance(devices, list) and devices else None
     base_ns = found.get("baseTimeNanoseconds")
     host = found.get("host_name")
     return Head(
-        distributed=_converted(found.get("distributedInfo")),
+        distributed=_converted(_anywhere(found, "distributedInfo")),
         device_name=_text(device.get("name")) if isinstance(device, dict) else "",
         base_ns=base_ns if isinstance(base_ns, int) else 0,
         host=_text(host),
     )
+
+
+def _anywhere(found: Any, key: str, depth: int = 4) -> Any:
+    """A key's value at the top or, as programs that wrap torch's document write it, some levels below."""
+    if not isinstance(found, dict) or not depth:
+        return None
+    if isinstance(found.get(key), dict):
+        return found[key]
+    inner = (_anywhere(value, key, depth - 1) for value in found.values())
+    return next((value for value in inner if value is not None), None)
 
 
 def _converted(found: Any) -> Distributed | None:

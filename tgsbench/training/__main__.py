@@ -13,6 +13,7 @@ from tgsbench.events.emitter import Emitter
 from tgsbench.schema.events import Bye
 from tgsbench.system.lifetime import die_with_parent
 from tgsbench.training import errors, signals
+from tgsbench.training.rank_log import RankLog
 
 
 def main(run_dir: Path) -> None:
@@ -20,7 +21,7 @@ def main(run_dir: Path) -> None:
     rank = int(os.environ["RANK"])
     die_with_parent(signal.SIGKILL, int(os.environ.get("TGSBENCH_AGENT_PID", "0")))
     try:
-        _redirect_output(run_dir / "log" / f"rank{rank:05d}.log")
+        RankLog(run_dir, rank).take_output()
         emitter = Emitter(run_dir / "events" / f"rank{rank:05d}.jsonl", rank)
     except OSError as error:
         print(f"rank {rank} cannot write to {run_dir}: {error}", file=sys.stderr)
@@ -49,14 +50,6 @@ def _train(run_dir: Path, rank: int, emitter: Emitter) -> int:
         return event.exit_code
     # A rank that cannot say that it is done must not look as if it had nothing to say.
     return ExitCode.OK if emitter.emit(Bye(status="ok")) else ExitCode.STORE
-
-
-def _redirect_output(path: Path) -> None:
-    """Send stdout and stderr, C++ libraries' included, to the rank's own log: no pipe can fill."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(fd, 1)
-    os.dup2(fd, 2)
-    os.close(fd)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from tgsbench.training.engines.batches import Batches, StepCounts
 from tgsbench.training.engines.fsdp2 import Fsdp2Engine
 from tgsbench.training.fake_process_group import join_fake_group
 from tgsbench.training.parallel.mesh import SequenceMesh, build_mesh
-from tgsbench.training.parallel.ulysses import ALL_TO_ALL_COUNTER
+from tgsbench.training.parallel.traffic import ALL_TO_ALL_COUNTER
 from tgsbench.workload import prepare
 
 _BUDGET_S = 60.0

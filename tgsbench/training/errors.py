@@ -70,6 +70,8 @@ def describe(error: BaseException) -> Error:
             exit_code=ExitCode.OOM,
         )
     msg = f"{type(error).__name__}: {first}"
+    if (cause := _root(error)) is not error:
+        msg = f"{type(cause).__name__}: {_first_line(cause)} (so {msg})"
     return Error(kind="exception", msg=msg, traceback=told, exit_code=ExitCode.CRASHED)
 
 
@@ -94,6 +96,15 @@ def dump_flight_recorder(run_dir: Path, rank: int) -> None:
     folder.mkdir(exist_ok=True)
     data = recorded if isinstance(recorded, bytes) else str(recorded).encode()
     (folder / f"rank{rank:05d}.collectives.json").write_bytes(data)
+
+
+def _root(error: BaseException) -> BaseException:
+    """What an exception was raised from, at the beginning of the chain."""
+    seen = {id(error)}
+    while error.__cause__ is not None and id(error.__cause__) not in seen:
+        error = error.__cause__
+        seen.add(id(error))
+    return error
 
 
 def _first_line(error: BaseException) -> str:

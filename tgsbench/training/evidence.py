@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
+from torch import Tensor, nn
 
 from tgsbench.schema.events import Step
 from tgsbench.schema.preset import Preset
@@ -18,14 +18,17 @@ from tgsbench.training.engines.base import Batch, Engine, Note
 from tgsbench.training.engines.build import make_batches
 from tgsbench.training.loop import Stepper
 from tgsbench.training.mask_probes import MaskProber
-from tgsbench.training.observers import AllToAllMeter, InputRecorder, ReductionMeter, expected_shards
+from tgsbench.training.observers import InputRecorder, ReductionMeter, expected_shards
 from tgsbench.training.oracle import Oracle
 from tgsbench.training.parallel.mesh import SequenceMesh
 from tgsbench.training.parallel.tracing import Mark
+from tgsbench.training.witness import Witness
 from tgsbench.workload import PackedDataset
 
 Float64 = npt.NDArray[np.float64]
 OnStep = Callable[[Step], object]
+_TOLD = 5
+"""The oracle says so often where it is: 20 steps of a mixture of experts take minutes on a busy machine."""
 
 
 def collect_evidence(
@@ -38,47 +41,50 @@ def collect_evidence(
     note: Note,
     probed: bool,
 ) -> None:
-    """Train `measure.steps` optimizer steps and write down what was seen; `probed`: also change tokens.
+    """Train `measure.steps` optimizer steps and write down what was seen.
 
-    Writes evidence/rankNNNNN.json and, on rank 0, the whole gradients of the first step and what all steps
-    changed in each parameter.
+    Writes evidence/rankNNNNN.json and, on rank 0, the whole gradients of the first step. `probed`: also all
+    that enters the model, what tokens that are changed move, and what all steps changed in each parameter.
     """
     num_steps = preset.measure.steps
-    network, reductions, recorder = AllToAllMeter(), ReductionMeter(), InputRecorder(mesh.rank)
-    before = _whole(engine.parameters(), mesh.rank)
+    reductions, recorder = ReductionMeter(), InputRecorder(mesh.rank) if probed else None
+    before = _whole(engine.parameters(), mesh.rank) if probed else {}
     tapped = _Tapped(engine, lambda: _store(run_dir / GRADIENTS, _whole(engine.gradients(), mesh.rank)))
     batches = make_batches(preset, mesh, data, engine.device)
-    stepper = Stepper(preset, tapped, batches, preset.measure.warmup + num_steps, engine.device)
+    witness = Witness(preset, mesh, data, engine)
+    stepper = Stepper(preset, tapped, batches, preset.measure.warmup + num_steps, witness)
     seen = Evidence(rank=mesh.rank)
     steps = "one optimizer step" if num_steps == 1 else f"{num_steps} optimizer steps"
     note(f"{steps}: losses, gradients, tokens, labels, all-to-alls")
     for index in range(num_steps):
-        recorder.begin_step(index)
-        network.take()
+        if recorder is not None:
+            recorder.begin_step(index)
         step = stepper.step(index, "measure")
-        seen.all_to_alls.append(network.take())
+        seen.all_to_alls.append((step.a2a_calls, step.a2a_bytes))
         seen.loss_sums.append(step.loss_sum)
         seen.grad_norms.append(step.grad_norm)
         seen.num_labels.append(batches.num_labels(index))
         seen.tokens.append(step.tokens)
         on_step(step)
-    recorder.close()
-    seen.cuts, seen.reduced = recorder.cuts, sorted(reductions.types)
-    if mesh.rank == 0:
-        seen.demanded = expected_shards(preset, data, num_steps)
-    after = _whole(engine.parameters(), mesh.rank)
-    _store(run_dir / UPDATES, {name: after[name] - value for name, value in before.items()})
-    if probed:
+    seen.reduced = sorted(reductions.types)
+    if recorder is not None:
+        recorder.close()
+        seen.cuts = recorder.cuts
+        seen.demanded = expected_shards(preset, data, num_steps) if mesh.rank == 0 else []
+        after = _whole(engine.parameters(), mesh.rank)
+        _store(run_dir / UPDATES, {name: after[name] - value for name, value in before.items()})
         note("document mask and causality: tokens are changed")
         probe = MaskProber(preset, mesh, data, engine)
         seen.leak, seen.causality = probe.change_document(), probe.change_later_tokens()
     RunDir(run_dir).write(evidence_of(mesh.rank), msgspec.to_builtins(seen))
 
 
-def ask_oracle(run_dir: Path, preset: Preset, data: PackedDataset) -> None:
+def ask_oracle(run_dir: Path, preset: Preset, data: PackedDataset, note: Note) -> None:
     """Compute the run's steps in fp64 and write them down as a rank does."""
     oracle, seen, num_steps = Oracle(preset, data), Evidence(rank=0), preset.measure.steps
     for index in range(num_steps):
+        if index % _TOLD == 0:
+            note(f"fp64 oracle: optimizer step {index + 1} of {num_steps}")
         step = oracle.step(index, preset.measure.warmup + num_steps)
         seen.loss_sums.append(step.loss_sum)
         seen.num_labels.append(step.num_labels)
@@ -106,6 +112,12 @@ class _Tapped:
 
     def parameters(self) -> Iterator[tuple[str, Tensor]]:
         return self._engine.parameters()
+
+    def embedding(self) -> nn.Module:
+        return self._engine.embedding()
+
+    def own_masters(self) -> Iterator[Tensor]:
+        return self._engine.own_masters()
 
     def marks(self) -> list[Mark]:
         return self._engine.marks()

@@ -1,4 +1,7 @@
-"""A thread that shows the rank is alive and where it is, and samples its GPU, at most once a second."""
+"""A thread that shows the rank is alive and where it is, samples its GPU and keeps its log short.
+
+At most once a second.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,17 @@ import threading
 from tgsbench.events.emitter import Emitter
 from tgsbench.system.gpus import GpuSampler
 from tgsbench.training.progress import PROGRESS
+from tgsbench.training.rank_log import RankLog
 
 
 class HeartbeatThread:
     """Heartbeats (and GPU samples where NVML answers) until stopped; also while a collective blocks."""
 
-    def __init__(self, emitter: Emitter, heartbeat_s: float, sampler: GpuSampler | None) -> None:
+    def __init__(
+        self, emitter: Emitter, heartbeat_s: float, sampler: GpuSampler | None, log: RankLog
+    ) -> None:
         self._emitter = emitter
+        self._log = log
         self._interval_s = max(1.0, heartbeat_s)
         self._sampler = sampler
         self._stop = threading.Event()
@@ -31,6 +38,7 @@ class HeartbeatThread:
     def _run(self) -> None:
         while not self._stop.wait(self._interval_s):
             self._emitter.emit(PROGRESS.heartbeat())
+            self._log.turn_if_full()
             sample = self._sampler.read() if self._sampler else None
             if sample is not None:
                 self._emitter.emit(sample)

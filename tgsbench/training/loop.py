@@ -8,29 +8,33 @@ from contextlib import AbstractContextManager
 import torch
 
 from tgsbench.schema import spans
-from tgsbench.schema.events import Step
+from tgsbench.schema.events import Step, Waits
 from tgsbench.schema.preset import Preset
 from tgsbench.training.device import MemoryMeter, synchronised_clock
 from tgsbench.training.engines.base import Engine
 from tgsbench.training.engines.batches import Batches, StepCounts
 from tgsbench.training.errors import check_finite
 from tgsbench.training.parallel.tracing import marking, span
-from tgsbench.training.parallel.ulysses import ALL_TO_ALL_COUNTER
+from tgsbench.training.parallel.waits import COLLECTIVE_CLOCK
 from tgsbench.training.progress import PROGRESS
+from tgsbench.training.witness import Witness
 
 
 class Stepper:
     """Runs optimizer steps on one rank and reports each."""
 
     def __init__(
-        self, preset: Preset, engine: Engine, batches: Batches, num_steps: int, device: torch.device
+        self, preset: Preset, engine: Engine, batches: Batches, num_steps: int, witness: Witness
     ) -> None:
         self._preset = preset
         self._engine = engine
         self._batches = batches
         self._num_steps = num_steps
-        self._device = device
-        self._memory = MemoryMeter(device)
+        self._device = engine.device
+        self._witness = witness
+        self._memory = MemoryMeter(engine.device)
+        self.waits: Waits | None = None
+        """How long the newest step stood in collectives; None where that was not looked at."""
 
     def marked(self) -> AbstractContextManager[None]:
         """Inside, the engine's calls get their spans."""
@@ -39,10 +43,11 @@ class Stepper:
     def step(self, index: int, phase: str) -> Step:
         """Run optimizer step `index`; raises LossNotFinite when the loss is NaN or infinite."""
         self._memory.reset_peak()
-        ALL_TO_ALL_COUNTER.take()
+        self._witness.begin_step()
         num_labels = max(1, self._batches.num_labels(index))
         fed, loss_sum, data_s = StepCounts(), torch.zeros((), device=self._device), 0.0
         PROGRESS.begin_step(index, self._preset.accumulation)
+        COLLECTIVE_CLOCK.begin_step(index)
         begin_s = synchronised_clock(self._device)
         for micro_step in range(self._preset.accumulation):
             PROGRESS.enter_micro_step(micro_step)
@@ -53,6 +58,7 @@ class Stepper:
             loss_sum += self._engine.forward_backward(batch, num_labels)
         grad_norm = self._engine.optimizer_step(learning_rate(self._preset, index, self._num_steps))
         step_s = synchronised_clock(self._device) - begin_s
+        self.waits = COLLECTIVE_CLOCK.end_step(index, step_s)
         return self._observed(index, phase, step_s, data_s, fed, float(loss_sum), float(grad_norm))
 
     def _observed(
@@ -67,7 +73,7 @@ class Stepper:
     ) -> Step:
         check_finite(index, loss_sum, norm)
         memory = self._memory.read()
-        calls, num_bytes = ALL_TO_ALL_COUNTER.take()
+        seen = self._witness.end_step(index)
         return Step(
             step=index,
             phase=phase,
@@ -81,11 +87,13 @@ class Stepper:
             mem_alloc=memory.allocated,
             mem_reserved=memory.reserved,
             mem_peak=memory.peak,
-            a2a_calls=calls,
-            a2a_bytes=num_bytes,
-            pack_tokens=fed.pack_tokens,
-            seen_checksum=fed.seen_checksum,
-            pack_checksum=fed.pack_checksum,
+            a2a_calls=seen.a2a_calls,
+            a2a_bytes=seen.a2a_bytes,
+            pack_tokens=seen.pack_tokens,
+            seen_checksum=seen.checksum,
+            pack_checksum=seen.pack_checksum,
+            pack_digest=seen.pack_digest,
+            update=seen.update,
         )
 
 

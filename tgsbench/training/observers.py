@@ -1,6 +1,6 @@
 """What reached the model and the network of one rank, seen from outside the code that is being proved.
 
-Token ids are read where the embedding takes them, targets where the loss head does, and all-to-alls where
+Token ids are read where the embedding takes them, targets where the loss head does, and reductions where
 the process group does: below every engine, and after all packing, sharding and dealing.
 """
 
@@ -18,11 +18,9 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.verify import ShardRecord
 from tgsbench.training.model.loss import LossHead
+from tgsbench.training.witness import pack_ids
 from tgsbench.workload import IGNORE_INDEX, PackedDataset
-from tgsbench.workload.documents import Int64, tokens_of
-
-_ALL_TO_ALLS = ("all_to_all_single", "alltoall_base", "alltoall")
-"""Methods of a process group, one of which every all-to-all of Python code ends in; torch 2.11 to 2.13."""
+from tgsbench.workload.documents import Int64
 
 _IN_PLACE = ("allreduce", "allreduce_coalesced")
 _REDUCTIONS = (
@@ -31,31 +29,6 @@ _REDUCTIONS = (
 )  # fmt: skip
 _LEAST_GRADIENT = 64
 """Fewer numbers are a norm, a loss or a count, which any engine may reduce in any type."""
-
-
-class AllToAllMeter:
-    """Counts the all-to-alls that this process asks its groups for, and the bytes it hands them."""
-
-    def __init__(self) -> None:
-        self._calls = self._num_bytes = 0
-        for name in _ALL_TO_ALLS:
-            if method := getattr(ProcessGroup, name, None):
-                setattr(ProcessGroup, name, self._counted(method))
-
-    def take(self) -> tuple[int, int]:
-        """Calls and bytes since the last take."""
-        taken = self._calls, self._num_bytes
-        self._calls = self._num_bytes = 0
-        return taken
-
-    def _counted(self, method: Any) -> Any:
-        def counted(group: ProcessGroup, received: Any, sent: Any, *rest: Any) -> Any:
-            self._calls += 1
-            for tensor in sent if isinstance(sent, list) else [sent]:
-                self._num_bytes += tensor.numel() * tensor.element_size()
-            return method(group, received, sent, *rest)
-
-        return counted
 
 
 class ReductionMeter:
@@ -145,10 +118,9 @@ def _cuts_of(preset: Preset, data: PackedDataset, index: int) -> list[ShardRecor
 
 def pack_arrays(data: PackedDataset, index: int, document_mask: bool) -> tuple[Int64, Int64, int, list[int]]:
     """Tokens and shifted targets, int64 [S], number of real tokens, and document starts of one pack."""
-    begin, end = int(data.bounds.starts[index]), int(data.bounds.ends[index])
-    coded = np.asarray(data.stream.coded[begin:end])
-    tokens = np.zeros(data.seq_len, np.int64)
-    tokens[: len(coded)] = tokens_of(coded)
+    begin, ids = pack_ids(data, index)
+    coded = np.asarray(data.stream.coded[begin : begin + len(ids)])
+    tokens = np.pad(ids, (0, data.seq_len - len(ids)))
     targets = np.flatnonzero(coded[1:] < 0) + 1
     starts = data.stream.starts - begin
     if document_mask:

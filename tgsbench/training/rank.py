@@ -20,10 +20,10 @@ from tgsbench import presets
 from tgsbench.events.emitter import Emitter
 from tgsbench.metrics.progress import patience_s
 from tgsbench.presets.recipes import load_recipe, num_profile_steps
-from tgsbench.schema.events import Hello, Kernel, Phase, PhaseName, Step
+from tgsbench.schema.events import Hello, Kernel, Phase, PhaseName, Step, Warn
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.recipe import Recipe
-from tgsbench.store.run_dir import RunDir
+from tgsbench.store.run_dir import RunDir, digest_of_bytes
 from tgsbench.system.environment import host_name
 from tgsbench.system.gpus import GpuSampler
 from tgsbench.systems import registry
@@ -35,7 +35,11 @@ from tgsbench.training.engines.build import build_engine, make_batches
 from tgsbench.training.evidence import ask_oracle, collect_evidence
 from tgsbench.training.heartbeat import HeartbeatThread
 from tgsbench.training.loop import Stepper
+from tgsbench.training.model.experts import EXPERT_LOAD
 from tgsbench.training.parallel.mesh import SequenceMesh, build_mesh
+from tgsbench.training.parallel.waits import COLLECTIVE_CLOCK
+from tgsbench.training.rank_log import RankLog
+from tgsbench.training.witness import Witness
 from tgsbench.workload import PackedDataset, prepare
 
 _VERSIONED = (
@@ -52,8 +56,10 @@ _VERSIONED = (
 
 def run_rank(run_dir: Path, rank: int, emitter: Emitter) -> None:
     """Train as run_dir/preset.toml says and report; errors are the caller's to tell."""
-    preset = presets.from_document(tomllib.loads((run_dir / "preset.toml").read_text("utf-8")))
+    document = (run_dir / "preset.toml").read_bytes()
+    preset = presets.from_document(tomllib.loads(document.decode()))
     life = _Rank(run_dir, rank, preset, emitter)
+    life.preset_digest = digest_of_bytes(document)
     manifest = RunDir(run_dir).manifest()
     if manifest.emulated:
         life.emulate()
@@ -75,6 +81,7 @@ class _Rank:
         self.emitter = emitter
         self.recipe = load_recipe(preset.profile) if preset.profile else None
         self.device = pick_device(preset.hardware.device, self.local_rank)
+        self.preset_digest = ""
         self.probed = False
         """For `tgsbench verify`: is all that enters the model read, and are the masks probed?"""
 
@@ -82,7 +89,7 @@ class _Rank:
         """Come up, do the work with the engine, leave."""
         self._hello()
         self._phase("init")
-        pulse = HeartbeatThread(self.emitter, self.preset.measure.heartbeat_s, self._sampler())
+        pulse = self._pulse()
         pulse.start()
         try:
             mesh = self._init_distributed()
@@ -98,7 +105,7 @@ class _Rank:
         """Measure rank 0 of the whole mesh alone; see `trainer.emulate`."""
         self._hello()
         self._phase("build")
-        pulse = HeartbeatThread(self.emitter, self.preset.measure.heartbeat_s, self._sampler())
+        pulse = self._pulse()
         pulse.start()
         try:
             emulate_rank(
@@ -118,11 +125,16 @@ class _Rank:
                 local_rank=self.local_rank,
                 unix_t=time.time(),
                 versions=_versions(),
+                preset_digest=self.preset_digest,
             )
         )
 
     def _phase(self, name: PhaseName, note: str = "") -> None:
         self.emitter.emit(Phase(phase=name, note=note))
+
+    def _pulse(self) -> HeartbeatThread:
+        log = RankLog(self.run_dir, self.rank)
+        return HeartbeatThread(self.emitter, self.preset.measure.heartbeat_s, self._sampler(), log)
 
     def _sampler(self) -> GpuSampler | None:
         if self.device.type != "cuda":
@@ -140,7 +152,9 @@ class _Rank:
             device_id=self.device if backend == "nccl" else None,
             **_loopback_store(),
         )
-        return build_mesh(self.device.type, self.preset.parallel.sp)
+        mesh = build_mesh(self.device.type, self.preset.parallel.sp)
+        COLLECTIVE_CLOCK.install(self.device, {"sp": mesh.sp_group, "fsdp": mesh.fsdp.get_group()})
+        return mesh
 
     def _data(self) -> PackedDataset:
         """Pack once per host: the first local rank fills the cache, the others read it."""
@@ -191,22 +205,41 @@ class _Rank:
         self._phase("data")
         num_packs = self.preset.packs_per_step * self._num_steps()
         data = prepare(self.preset, num_packs, lambda note: self._phase("data", note))
-        self._phase("measure", f"fp64 oracle: {self.preset.measure.steps} optimizer steps")
-        ask_oracle(self.run_dir, self.preset, data)
+        ask_oracle(self.run_dir, self.preset, data, lambda note: self._phase("measure", note))
         self._phase("teardown")
 
     def train(self, mesh: SequenceMesh, data: PackedDataset, engine: Engine) -> None:
         """Warm up, measure, profile."""
         batches = make_batches(self.preset, mesh, data, self.device)
-        stepper = Stepper(self.preset, engine, batches, self._num_steps(), self.device)
+        witness = Witness(self.preset, mesh, data, engine)
+        stepper = Stepper(self.preset, engine, batches, self._num_steps(), witness)
         warmup = self.preset.measure.warmup
         for index in range(self._num_steps()):
             phase: PhaseName = "warmup" if index < warmup else "measure"
             if index in (0, warmup):
                 self._phase(phase)
             self.emitter.emit(stepper.step(index, phase))
+            if stepper.waits is not None:
+                self.emitter.emit(stepper.waits)
+            if index == warmup - 1:
+                EXPERT_LOAD.forget()
+        self._tell_expert_load()
         if self.recipe is not None:
             self._profile(stepper, self.recipe)
+
+    def _tell_expert_load(self) -> None:
+        """How uneven the measured steps were for experts: the busiest decides how long a layer takes."""
+        load = EXPERT_LOAD.take()
+        if load is None or self.rank:
+            return
+        routing = self.preset.training.routing
+        self.emitter.emit(
+            Warn(
+                code="expert_load",
+                msg=f"tokens per expert: a layer's busiest has {load:.2f} times the mean ({routing} routing)",
+                hint="training.routing=uniform deals tokens in turn" if routing == "learned" else "",
+            )
+        )
 
     def _profile(self, stepper: Stepper, recipe: Recipe) -> None:
         """Capture in steps of their own: no measured step is a profiled one."""

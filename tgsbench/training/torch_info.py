@@ -18,6 +18,7 @@ import msgspec
 
 from tgsbench.schema.torch_answers import Answer, HubAnswer, TalkAnswer, TorchFacts
 from tgsbench.system.child import child_environment, module_argv
+from tgsbench.system.tracebacks import root_cause
 
 _NUM_BYTES = 64 << 20
 _ROUNDS = 5
@@ -100,7 +101,7 @@ def _heard(ranks: list[subprocess.Popen[str]], backend: str) -> TalkAnswer:
             process.communicate()
             continue
         if process.returncode:
-            problem = problem or (err.strip().splitlines() or [f"exit code {process.returncode}"])[-1]
+            problem = problem or root_cause(err) or f"exit code {process.returncode}"
         else:
             seconds = max(seconds, float(out.strip().splitlines()[-1]))
     return TalkAnswer(backend=backend, num_bytes=_NUM_BYTES, seconds=seconds, problem=problem)

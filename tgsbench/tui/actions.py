@@ -12,14 +12,15 @@ from textual.keys import REPLACED_KEYS, Keys
 from tgsbench.errors import nearest
 
 Scope = Literal[
-    "app", "presets", "form", "live", "replay", "profile", "runs", "compare", "doctor", "list", "log",
-    "chart", "modal",
+    "app", "presets", "form", "forecast", "live", "replay", "profile", "runs", "compare", "doctor", "list",
+    "log", "chart", "modal",
 ]  # fmt: skip
 
 SCOPE_TITLES: dict[Scope, str] = {
     "app": "Everywhere",
     "presets": "Presets",
     "form": "Edit a preset",
+    "forecast": "Forecast",
     "live": "Live run",
     "replay": "Replay",
     "profile": "Profile",
@@ -44,7 +45,7 @@ class Action:
     keys: str
     """Default keys, comma-separated, in Textual's names."""
     label: str
-    """One or two words for the footer."""
+    """One or two words for the footer: what the key means, the same wherever it works."""
     help: str
     """One sentence for help and palette."""
     in_footer: bool = False
@@ -65,8 +66,8 @@ class Action:
         return self.name.partition(".")[2]
 
 
-def _motion(name: str, keys: str, text: str, *, goes_before: bool = False) -> Action:
-    return Action(name, keys, text, text, in_palette=False, goes_before=goes_before)
+def _motion(name: str, keys: str, label: str, text: str = "", *, goes_before: bool = False) -> Action:
+    return Action(name, keys, label, text or label, in_palette=False, goes_before=goes_before)
 
 
 ACTIONS: tuple[Action, ...] = (
@@ -92,16 +93,22 @@ ACTIONS: tuple[Action, ...] = (
     Action("presets.search", "slash", "Search", "Search presets as you type.", True, goes_before=True),
     Action("presets.launch", "r", "Run", "Run the chosen preset.", True),
     Action("presets.edit", "e", "Edit", "Edit the chosen preset in a form.", True),
-    Action("presets.rehearse", "s", "Rehearse", "Run it shrunken to what this machine holds.", True),
-    Action("presets.copy_command", "y", "Copy command", "Copy the command line that would run it."),
+    Action("presets.rehearse", "R", "Rehearse", "Run it shrunken to what this machine holds.", True),
+    Action("presets.forecast", "f,f6", "Forecast", "Memory, TGS and faster settings, before it runs.", True),
+    Action("presets.copy_command", "y", "Copy", "Copy the command line that would run it."),
     # Form
     Action("form.launch", "ctrl+r", "Run", "Run the preset as edited.", True),
     Action("form.save", "ctrl+s", "Save", "Save as a preset of your own.", True),
+    Action("form.forecast", "f6", "Forecast", "Memory, TGS and faster settings of what is edited.", True),
     Action("form.cancel", "escape", "Back", "Leave the form; nothing is saved.", True),
+    # Forecast
+    Action("forecast.save", "ctrl+s", "Save", "Save the chosen setting as a preset of your own.", True),
+    Action("forecast.copy", "y", "Copy", "Copy the command line that would run the chosen setting.", True),
+    Action("forecast.cancel", "escape", "Back", "Back to where you were.", True),
     # Live
     Action("live.stop", "s", "Stop", "Stop the run; asks what to keep.", True),
     Action("live.pane('charts')", "c", "Charts", "TGS, step time, loss and memory over steps."),
-    Action("live.pane('ranks')", "r", "Ranks", "Rank × step heatmap: who is slow."),
+    Action("live.pane('ranks')", "w", "Ranks", "Rank × step heatmap: who is slow."),
     Action("live.pane('gpus')", "u", "GPUs", "Utilisation, power, temperature by rank."),
     Action("live.pane('logs')", "o", "Logs", "Log of a rank."),
     Action("live.pane('notes')", "a", "Notes", "Warnings and errors."),
@@ -110,71 +117,77 @@ ACTIONS: tuple[Action, ...] = (
     Action("live.next_rank", "full_stop", "Next rank", "Look at the next rank, in charts and logs."),
     Action("live.previous_rank", "comma", "Previous rank", "Look at the rank before."),
     Action("live.convention", "t", "TFLOPs", "Count TFLOPs in the next convention."),
-    Action("live.metric", "m", "Heatmap", "Show another figure in the heatmap."),
-    Action("live.first_error", "e", "1st error", "Jump to the first error in the logs.", True),
+    Action("live.metric", "m", "Figure", "Show another figure in the heatmap."),
+    Action("live.first_error", "E", "1st error", "Jump to the first error in the logs.", True),
     Action("live.profile", "p", "Profile", "Look at this run's profile."),
     Action("live.copy", "y", "Copy", "Copy the result as command, markdown row or JSON."),
     # Replay
     Action("replay.pause", "space", "Pause", "Pause or go on.", True),
     Action("replay.faster", "plus,equals_sign", "Fast", "Double the speed.", True),
     Action("replay.slower", "minus", "Slow", "Halve the speed.", True),
-    Action("replay.next_step", "n", "Next step", "Jump to the end of the next step."),
+    Action("replay.next_step", "n", "Next", "Jump to the end of the next step."),
     Action("replay.skip", "L", "Skip 10 %", "Jump a tenth of the run ahead."),
-    Action("replay.restart", "R", "Restart", "Play from the beginning."),
+    Action("replay.restart", "0", "Restart", "Play from the beginning."),
     # Profile
-    Action("profile.tensorboard", "t", "TensorBoard", "Start TensorBoard on it; shows the address.", True),
-    Action("profile.pane('shares')", "s", "Shares", "Shares of the step: compute, communication, idle."),
-    Action("profile.pane('kernels')", "e", "Kernels", "The most expensive kernels and operators."),
-    Action("profile.pane('collectives')", "c", "Collectives", "Each collective, exposed and hidden."),
-    Action("profile.pane('findings')", "f", "Findings", "What stands out, and what to try."),
-    Action("profile.next_pane", "right_square_bracket", "Table", "Go to the next table.", True),
-    Action("profile.previous_pane", "left_square_bracket", "Table before", "Go to the table before."),
-    Action("profile.next_rank", "full_stop", "Rank", "Look at the next rank.", True),
+    Action("profile.tensorboard", "B", "TensorBoard", "Start TensorBoard on it; shows the address.", True),
+    Action("profile.pane('shares')", "S", "Shares", "Shares of the step: compute, communication, idle."),
+    Action("profile.pane('kernels')", "K", "Kernels", "The most expensive kernels and operators."),
+    Action("profile.pane('collectives')", "C", "Collectives", "Each collective, exposed and hidden."),
+    Action("profile.pane('findings')", "F", "Findings", "What stands out, and what to try."),
+    Action("profile.next_pane", "right_square_bracket", "Next pane", "Go to the next table.", True),
+    Action("profile.previous_pane", "left_square_bracket", "Previous pane", "Go to the table before."),
+    Action("profile.next_rank", "full_stop", "Next rank", "Look at the next rank.", True),
     Action("profile.previous_rank", "comma", "Previous rank", "Look at the rank before."),
-    Action("profile.copy", "y", "Copy JSON", "Copy the analysis as JSON.", True),
+    Action("profile.copy", "y", "Copy", "Copy the analysis as JSON.", True),
     # Runs
-    Action("runs.search", "slash", "Filter", "Filter as you type.", True, goes_before=True),
-    Action("runs.mark", "space,x", "Mark", "Mark for comparing.", True),
-    Action("runs.compare", "c", "Compare", "Compare the marked runs side by side.", True),
-    Action("runs.replay", "p", "Replay", "Play the run again.", True),
-    Action("runs.profile", "o", "Profile", "Look at its profile."),
-    Action("runs.again", "r", "Run again", "Edit and run its preset again."),
-    Action("runs.copy", "y", "Copy", "Copy as command, markdown row or JSON.", True),
-    Action("runs.reload", "f5", "Reload", "Read the folder again."),
+    Action(
+        "runs.search", "slash", "Search", "Show the runs that match, as you type.", True, goes_before=True
+    ),
+    Action("runs.mark", "x", "Mark", "Mark for comparing.", True),
+    Action("runs.compare", "v", "Compare", "Compare the marked runs side by side.", True),
+    Action("runs.details", "i", "Details", "Everything that is known of it, on one page.", True),
+    Action("runs.sort", "O", "Order", "Sort by age, speed, preset or status in turn.", True),
+    Action("runs.tag", "T", "Tag", "Add or remove tags."),
+    Action("runs.delete", "d", "Delete", "Delete it; asks first.", True),
+    Action("runs.replay", "P", "Replay", "Play the run again."),
+    Action("runs.profile", "p", "Profile", "Look at its profile."),
+    Action("runs.again", "r", "Run", "Edit and run its preset again."),
+    Action("runs.copy", "y", "Copy", "Copy as command, markdown row or JSON."),
+    Action("runs.reload", "f5", "Refresh", "Read the folder again."),
     # Compare
-    Action("compare.copy_markdown", "y", "Markdown", "Copy the comparison as a markdown table.", True),
+    Action("compare.copy_markdown", "y", "Copy", "Copy the comparison as a markdown table.", True),
     Action("compare.copy_json", "J", "JSON", "Copy the comparison as JSON.", True),
-    Action("compare.only_differences", "d", "Differ", "Hide rows that are equal.", True),
+    Action("compare.only_differences", "H", "Differ", "Hide rows that are equal.", True),
     Action("compare.swap", "b", "Base", "Compare against the next one.", True),
     Action("compare.close", "escape", "Back", "Back to the runs.", True),
     # Doctor
-    Action("doctor.again", "r", "Again", "Check again.", True),
+    Action("doctor.again", "f5", "Refresh", "Check again.", True),
     Action("doctor.copy", "y", "Copy", "Copy the report.", True),
     # Motions
     _motion("list.cursor_down", "j", "Down"),
     _motion("list.cursor_up", "k", "Up"),
     _motion("list.cursor_left", "h", "Left"),
     _motion("list.cursor_right", "l", "Right"),
-    _motion("list.scroll_top", "g", "Top"),
-    _motion("list.scroll_bottom", "G", "Bottom"),
+    _motion("list.scroll_top", "g", "First"),
+    _motion("list.scroll_bottom", "G", "Last"),
     _motion("list.page_down", "ctrl+d", "Page down"),
     _motion("list.page_up", "ctrl+u", "Page up"),
     _motion("log.line_down", "j,down", "Down"),
     _motion("log.line_up", "k,up", "Up"),
-    _motion("log.top", "g,home", "Top"),
-    _motion("log.bottom", "G,end", "Bottom (follows)"),
+    _motion("log.top", "g,home", "First"),
+    _motion("log.bottom", "G,end", "Last", "To the last line, and follow it."),
     _motion("log.page_down", "ctrl+d,pagedown", "Page down"),
     _motion("log.page_up", "ctrl+u,pageup", "Page up"),
     _motion("log.left", "h,left", "Left"),
-    _motion("log.right", "l,right", "Right, where lines are longer"),
-    _motion("log.filter", "slash", "Filter lines", goes_before=True),
-    _motion("log.next_match", "n", "Next error or match"),
-    _motion("log.previous_match", "N", "Error or match before"),
-    _motion("chart.left", "h,left", "Step before"),
-    _motion("chart.right", "l,right", "Next step"),
-    _motion("chart.first", "g,home,0", "First step"),
-    _motion("chart.last", "G,end,dollar_sign", "Newest step"),
-    Action("modal.close", "escape,q", "Close", "Close the dialog.", True, False),
+    _motion("log.right", "l,right", "Right", "Right, where lines are longer."),
+    _motion("log.filter", "slash", "Search", "Show the lines that contain a text.", goes_before=True),
+    _motion("log.next_match", "n", "Next", "Next error or match."),
+    _motion("log.previous_match", "N", "Previous", "Error or match before."),
+    _motion("chart.left", "h,left", "Left", "Step before."),
+    _motion("chart.right", "l,right", "Right", "Next step."),
+    _motion("chart.first", "g,home", "First", "First step."),
+    _motion("chart.last", "G,end", "Last", "Newest step."),
+    Action("modal.close", "escape", "Back", "Close the dialog.", True, False),
 )
 
 

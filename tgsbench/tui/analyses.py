@@ -14,7 +14,7 @@ _TIMEOUT_S = 600.0
 
 
 def analyse_in_background(run: RunDir) -> Profile | None:
-    """The analysis made just now, or None when the run has no traces; TgsError when it cannot be made."""
+    """The analysis made just now, None for a run without traces. Raises TgsError when it cannot be made."""
     if not has_traces(run):
         return None
     argv = module_argv("tgsbench", "profile", str(run.path), "--json")

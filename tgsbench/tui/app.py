@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import work
 from textual.app import App
@@ -18,8 +18,6 @@ from textual.screen import ModalScreen, Screen
 from textual.worker import Worker, WorkerState
 
 from tgsbench.errors import TgsError, nearest
-from tgsbench.live import session
-from tgsbench.live.session import Session
 from tgsbench.schema.preset import Preset
 from tgsbench.store import run_dir
 from tgsbench.store.run_dir import RunDir
@@ -27,10 +25,14 @@ from tgsbench.tui import clipboard, launching, recorded
 from tgsbench.tui.actions import Scope, bindings
 from tgsbench.tui.ascii import AsciiFilter
 from tgsbench.tui.config import UiConfig, config_path, load_config, save_config
+from tgsbench.tui.contrast import ContrastFilter
 from tgsbench.tui.harmless import HarmlessFilter
 from tgsbench.tui.messages import SessionOpened
 from tgsbench.tui.screens import dialogs
 from tgsbench.tui.tensorboard import TensorBoard
+
+if TYPE_CHECKING:
+    from tgsbench.live.session import Session
 
 _FONTS = re.compile(r"@font-face\s*\{.*?\}", re.S)
 
@@ -77,7 +79,7 @@ class TgsApp(App[int]):
         self.runs_root = run_dir.runs_root(runs_root)
         self.session = opens
         self.config: UiConfig = load_config()
-        self._extra_filters: list[LineFilter] = [HarmlessFilter()]
+        self._extra_filters: list[LineFilter] = [ContrastFilter(), HarmlessFilter()]
         if self.ascii_only:
             self._extra_filters.append(AsciiFilter())
         if self.no_color:
@@ -88,7 +90,7 @@ class TgsApp(App[int]):
         self.tensorboard: TensorBoard | None = None
 
     def get_line_filters(self) -> Sequence[LineFilter]:
-        """Textual's filters and the gate for texts of files; NO_COLOR leaves no colour, not even grey."""
+        """Textual's filters, contrast, the gate for texts of files; NO_COLOR leaves not even grey."""
         return [*super().get_line_filters(), *self._extra_filters]
 
     def on_mount(self) -> None:
@@ -142,12 +144,24 @@ class TgsApp(App[int]):
         self.switch_mode("runs")
         self.notify(why)
 
+    def forget_run(self, run: RunDir) -> None:
+        """Hold on to nothing of a run that was deleted."""
+        self._opened.pop(run.path, None)
+        if self.session is not None and self.session.run.path == run.path:
+            self.session = None
+        if self.profile_run is not None and self.profile_run.path == run.path:
+            self.profile_run = None
+
     def open_run(self, run: RunDir) -> None:
         """Follow a run, or look at one that is over."""
+        from tgsbench.live import session  # the fold and the figures: the list of presets waits for neither
+
         self._try(lambda: self.open_session(session.follow(run)))
 
     def replay_run(self, run: RunDir, speed: float) -> None:
         """Play a stored run again."""
+        from tgsbench.live import session
+
         self._try(lambda: self.open_session(session.replay(run, speed)))
 
     def edit_preset(self, name: str) -> None:
@@ -155,6 +169,12 @@ class TgsApp(App[int]):
         from tgsbench.tui.screens.form import PresetForm
 
         self._try(lambda: self._push(PresetForm(name)))
+
+    def show_forecast(self, preset: Preset, base: str, assignments: Sequence[str]) -> None:
+        """Show what the planner says of a preset: `base` with `assignments` over it."""
+        from tgsbench.tui.screens.forecast import ForecastScreen
+
+        self._push(ForecastScreen(preset, base, assignments))
 
     def _push(self, screen: Screen[None]) -> None:
         self.push_screen(screen)
@@ -339,6 +359,9 @@ def open_app(
 
 
 def open_live(path: Path, *, ascii_only: bool = False) -> list[RunDir]:
-    """Open the live view of a run; a run that was only prepared is started first."""
+    """Open the live view of a run; a run that was only prepared is started first.
+
+    Raises TgsError when the run cannot be read, and what a bug raised in the UI.
+    """
     run = RunDir(path)
     return open_app(runs_root=path.parent, ascii_only=ascii_only, opens=launching.start(run))

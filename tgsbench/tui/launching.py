@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tgsbench.launch.detached import Supervisor
-from tgsbench.live.session import Session, follow
 from tgsbench.schema.preset import Preset
 from tgsbench.store import run_dir
 from tgsbench.store.run_dir import RunDir
 
+if TYPE_CHECKING:
+    from tgsbench.live.session import Session
+
 
 def start(run: RunDir) -> Session:
-    """Start a prepared run's supervisor, unless it has one, and follow it."""
+    """Start a prepared run's supervisor, unless it has one, and follow it.
+
+    Raises TgsError when the run cannot be read.
+    """
+    from tgsbench.live.session import follow
+
     manifest = run.manifest()
     fresh = not manifest.supervisor_pid and run.result() is None
     return follow(run, Supervisor(run) if fresh else None)

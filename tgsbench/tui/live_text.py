@@ -13,6 +13,7 @@ from tgsbench.live.follow import ReplayFeed
 from tgsbench.live.headline import Headline, RunView
 from tgsbench.live.history import DownsampledSeries, RankRow
 from tgsbench.live.session import Session
+from tgsbench.live.stragglers import held_up_text
 from tgsbench.metrics.ratio import SAME_WITHIN
 from tgsbench.report.chart import Band, Chart, ChartLine
 from tgsbench.schema.events import PHASES
@@ -95,11 +96,14 @@ def phase_text(headline: Headline, width: int, *, is_over: bool) -> str:
     note = f" ({said})" if said else ""
     progress = progress_text(headline, is_over=is_over)
     text = " ".join(_phase_mark(index, at) + name for index, name in enumerate(PHASES)) + note
-    if len(text) + len(progress) + 3 > width:
-        text = f"{bar(headline.steps_done, headline.total_steps, 16)} {headline.phase or 'starting'}{note}"
+    for cells in (16, 8, 0):  # a shorter bar before a note that is cut
+        if len(text) + len(progress) + 3 > width:
+            done = bar(headline.steps_done, headline.total_steps, cells)
+            text = f"{done} {headline.phase or 'starting'}{note}".strip()
     if at < 0 and not is_over:
         text = "starting: ranks import torch, some seconds"
-    return text[: max(0, width - len(progress) - 2)].ljust(max(0, width - len(progress) - 1)) + progress
+    room = max(1, width - len(progress) - 3)
+    return (text if len(text) <= room else f"{text[: room - 1]}…").ljust(room + 2) + progress
 
 
 def _phase_mark(index: int, at: int) -> str:
@@ -122,13 +126,29 @@ def bar(done: float, total: float, width: int) -> str:
     return "█" * filled + "░" * (width - filled)
 
 
-def interval_text(headline: Headline) -> str:
+def big_title(session: Session, headline: Headline) -> str:
+    """What the big number is; a run that is no result says so where the number stands."""
+    unit = "TGS  tokens/GPU/s"
+    if session.status == "invalid":
+        return f"{unit}  INVALID"
+    if headline.tgs.median is None and headline.newest_tgs is not None:
+        return f"{unit}  warm-up"
+    if headline.tgs.median is not None and session.is_over and session.status not in _WHOLE:
+        return f"{unit}  {session.status}"
+    return unit
+
+
+_WHOLE = ("ok", "emulated", "replay", "running")
+"""Statuses of runs that are whole, or may still become so."""
+
+
+def interval_text(headline: Headline, *, is_over: bool) -> str:
     """What stands below the big number."""
     tgs = headline.tgs
     if tgs.median is None:
         if headline.newest_tgs is None:
-            return "no step finished yet"
-        return "warming up: not counted"
+            return "no step was finished" if is_over else "no step finished yet"
+        return "no measured step: warm-up only" if is_over else "warming up: not counted"
     if tgs.ci95 is None:
         return f"n = {tgs.n}; interval from 6 steps"
     return f"95 % {units.rate(tgs.ci95[0])} to {units.rate(tgs.ci95[1])}, n = {tgs.n}"
@@ -179,6 +199,8 @@ def _rank_alerts(session: Session) -> list[str]:
         for silent in view.silent(time.monotonic())[:2]:
             behind = f", {silent.steps_behind} steps behind" if silent.steps_behind > 0 else ""
             found.append(f"! rank {silent.rank} ({ranks[silent.rank].host}) is silent{behind}")
+    if (held_up := view.live.waits.slow) is not None:
+        found.append(f"! rank {held_up.rank} ({ranks[held_up.rank].host}) {held_up_text(held_up)}")
     for slow in view.stragglers()[:2]:
         host = ranks[slow.rank].host
         found.append(f"! rank {slow.rank} ({host}) is slow: {slow.ratio:.2f}× the median rank")
@@ -264,6 +286,11 @@ def _who(live: LiveRun, rank: int) -> str:
     if rank < 0:
         return f"supervisor of node {-1 - rank}"
     return f"rank {rank} ({live.ranks[rank].host})"
+
+
+def num_notes(session: Session) -> int:
+    """How many things the notes say."""
+    return sum(not line.startswith(" ") for line in note_lines(session))
 
 
 def note_lines(session: Session) -> list[str]:

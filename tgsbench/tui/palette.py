@@ -16,8 +16,8 @@ from tgsbench.tui.screens.dialogs import show_key
 from tgsbench.tui.shell import Shell, shell
 
 MODE_OF: dict[Scope, Scope] = {
-    "presets": "presets", "form": "presets", "live": "live", "replay": "live", "profile": "profile",
-    "runs": "runs", "compare": "runs", "doctor": "doctor",
+    "presets": "presets", "form": "presets", "forecast": "presets", "live": "live", "replay": "live",
+    "profile": "profile", "runs": "runs", "compare": "runs", "doctor": "doctor",
 }  # fmt: skip
 """Main screen from which an action's own one is reached."""
 MAX_RUNS = 500

@@ -16,13 +16,19 @@ from tgsbench.launch import preflight
 from tgsbench.launch.preflight import LocalMachine
 from tgsbench.metrics.physical import SIMULATED
 from tgsbench.models.flops import XTUNER
+from tgsbench.models.registry import find_family
 from tgsbench.models.spec import num_parameters
+from tgsbench.presets import catalog
+from tgsbench.presets.work import work_digest
+from tgsbench.results.index import Summary
+from tgsbench.schema.model import ModelShape
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.reference import ReferenceRow
-from tgsbench.schema.run import Result
 from tgsbench.tui.widgets.table import HEADING, Row
 
 _BROKEN = "with problems"
+OWN_MARK = "•"
+"""Before the name of a preset of the user's own."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,8 @@ class PresetRow:
     references: tuple[ReferenceRow, ...]
     problem: str
     """Why it does not fit this machine, or what is wrong with its file; empty when it can run here."""
+    own: str = ""
+    """Path of its file when it is the user's own; empty: it ships with tgsbench."""
 
     @property
     def published(self) -> str:
@@ -51,7 +59,8 @@ class PresetRow:
             return self.name.lower()
         p = self.preset
         words = [self.name, p.model.name, units.length(p.workload.seq_len), p.hardware.gpu, p.engine.name]
-        return " ".join([*words, p.description, "" if self.problem else "fits"]).lower()
+        said = ["" if self.problem else "fits", "own" if self.own else ""]
+        return " ".join([*words, p.description, *said]).lower()
 
 
 def read_rows(machine: LocalMachine) -> list[PresetRow]:
@@ -60,15 +69,21 @@ def read_rows(machine: LocalMachine) -> list[PresetRow]:
 
 
 def _row(name: str, machine: LocalMachine) -> PresetRow:
-    references = tuple(presets.load_references().get(name, []))
+    references, own = tuple(presets.load_references().get(name, [])), _own_path(name)
     try:
         preset = presets.resolve(name).preset
         problem = preflight.machine_problem(preset, machine, preset.world_size)
     except TgsError as error:
-        return PresetRow(name, None, references, error.msg)
+        return PresetRow(name, None, references, error.msg, own)
     except Exception as error:  # noqa: BLE001 - whatever one file holds, the others are listed
-        return PresetRow(name, None, references, f"{name}: {type(error).__name__}: {error}")
-    return PresetRow(name, preset, references, problem)
+        return PresetRow(name, None, references, f"{name}: {type(error).__name__}: {error}", own)
+    return PresetRow(name, preset, references, problem, own)
+
+
+def _own_path(name: str) -> str:
+    path = catalog.files("presets").get(name)
+    is_shipped = path is None or path.is_relative_to(catalog.shipped("presets"))
+    return "" if is_shipped else str(path)
 
 
 def matching(rows: Sequence[PresetRow], query: str) -> list[PresetRow]:
@@ -77,21 +92,24 @@ def matching(rows: Sequence[PresetRow], query: str) -> list[PresetRow]:
     return [row for row in rows if all(word in row.words for word in words)]
 
 
-def best_results(results: Iterable[Result]) -> dict[str, Result]:
-    """The fastest good run of each preset; rehearsals and emulations measure something else."""
-    best: dict[str, Result] = {}
-    for result in results:
-        if result.status != "ok" or result.tgs.median is None or result.rehearsal_of:
+def best_results(runs: Iterable[Summary]) -> dict[str, Summary]:
+    """The fastest good run of each work that was measured: a preset's name alone says little of a run.
+
+    Rehearsals and emulations are nobody's best.
+    """
+    best: dict[str, Summary] = {}
+    for run in runs:
+        if run.status != "ok" or run.tgs is None or run.rehearsal_of:
             continue
-        if result.device == SIMULATED:  # made up: nobody's best
+        if SIMULATED in run.tags or not run.work:  # made up, or nobody knows of what: nobody's best
             continue
-        known = best.get(result.preset)
-        if known is None or (known.tgs.median or 0.0) < result.tgs.median:
-            best[result.preset] = result
+        known = best.get(run.work)
+        if known is None or (known.tgs or 0.0) < run.tgs:
+            best[run.work] = run
     return best
 
 
-def table_rows(rows: Sequence[PresetRow], best: dict[str, Result]) -> list[Row]:
+def table_rows(rows: Sequence[PresetRow], best: dict[str, Summary]) -> list[Row]:
     """Rows of the table under one heading per model, the models in the order of their first preset."""
     groups: dict[str, list[PresetRow]] = {}
     for row in rows:
@@ -111,19 +129,19 @@ def _parameters(row: PresetRow) -> str:
     return f"{num / 1e9:.3g}B" if num >= 1e9 else f"{num / 1e6:.3g}M"
 
 
-def _cells(row: PresetRow, best: dict[str, Result]) -> tuple[str | Text, ...]:
-    name = f"  {row.name}"
+def _cells(row: PresetRow, best: dict[str, Summary]) -> tuple[str | Text, ...]:
+    name = f"{OWN_MARK if row.own else ' '} {row.name}"
     if row.preset is None:
-        return (name, "", "", "", "", Text("✗ bad", "bold"), "")
-    result = best.get(row.name)
-    mine = units.rate(result.tgs.median) if result and result.tgs.median is not None else "-"
+        return (name, "", "", "", "", Text("✗ bad", "bold red"), "")
+    run = best.get(work_digest(row.preset))
+    mine = units.rate(run.tgs) if run and run.tgs is not None else "-"
     return (
         name,
         _right(units.length(row.preset.workload.seq_len), 6),
         _right(str(row.preset.world_size), 4),
         _right(str(row.preset.parallel.sp), 3),
         _right(row.published, 9),
-        "✓ yes" if not row.problem else "· no",
+        Text("✗ no", "red") if row.problem else Text("✓ yes", "green"),
         _right(mine, 9),
     )
 
@@ -140,21 +158,24 @@ def command_line(preset: Preset, sets: Sequence[str] = (), *, base: str = "") ->
     return shlex.join(argv)
 
 
-def detail(row: PresetRow, best: dict[str, Result]) -> Group:
+def detail(row: PresetRow, best: dict[str, Summary]) -> Group:
     """Whether it fits, what was published, the command, the resolved preset: most urgent first, as 80 x 24
     shows eight lines of it.
     """
     if row.preset is None:
-        return Group(Text(f"{row.name}\n", "bold"), Text(row.problem))
+        where = [Text(f"{OWN_MARK} your own: {row.own}")] if row.own else []
+        return Group(Text(f"{row.name}\n", "bold"), Text(row.problem, "red"), *where)
     preset = row.preset
     head = Text(f"{preset.name}: ", "bold").append(f"{preset.description}\n", "not bold")
     if row.problem:
-        head.append("· does not fit: ").append(f"{row.problem}; s rehearses it\n", "not bold")
+        head.append("✗ does not fit: ", "red").append(f"{row.problem}; R rehearses it\n", "not bold")
     else:
-        head.append("✓ fits this machine: ").append("r runs it\n", "not bold")
-    result = best.get(row.name)
-    if result is not None and result.tgs.median is not None:
-        head.append(f"best here {units.rate(result.tgs.median)} TGS in {result.run_id}\n", "not bold")
+        head.append("✓ fits this machine: ", "green").append("r runs it\n", "not bold")
+    if row.own:
+        head.append(f"{OWN_MARK} your own: ").append(f"{row.own}\n", "not bold")
+    run = best.get(work_digest(preset))
+    if run is not None and run.tgs is not None:
+        head.append(f"best here {units.rate(run.tgs)} TGS in {run.run_id}\n", "not bold")
     head.rstrip()
     command = Text("command (y copies) ", "bold").append(f"{command_line(preset)}\n", "not bold")
     return Group(head, *_published(row.references), command, _grid(_facts(preset)))
@@ -187,7 +208,23 @@ def _facts(preset: Preset) -> list[tuple[str, str]]:
         ("measures", f"{preset.measure.steps} steps after {preset.measure.warmup} of warm-up"),
         ("profile", preset.profile or "none"),
     ]
+    facts[1:1] = [("layers", text)] if (text := layer_text(m)) else []
     return facts + [("note", note) for note in preset.notes]
+
+
+def layer_text(model: ModelShape) -> str:
+    """What a model's layers have beside dense MLPs and attention over everything; nothing for Llama's."""
+    found = []
+    if (experts := model.experts) is not None:
+        active = find_family(model.family).parameters(model).active / 1e9
+        found.append(f"{experts.used} of {experts.num} experts a token, {active:.3g}B parameters active")
+    if model.window:
+        found.append(f"windows of {model.window:,} tokens")
+    if model.latent is not None:
+        found.append(f"latent attention, ranks {model.latent.query_rank} and {model.latent.kv_rank}")
+    if model.linear is not None:
+        found.append("linear attention: counted and planned, not trained")
+    return "; ".join(found)
 
 
 def _published(references: Sequence[ReferenceRow]) -> list[RenderableType]:

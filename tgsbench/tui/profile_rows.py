@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -11,6 +13,8 @@ from tgsbench.schema.hotspots import COLLECTIVES, PARTS, TITLES, Profile, RankPr
 from tgsbench.tui.widgets.table import Row
 
 BAR = 14
+NAME_WIDTH = 30
+"""Of the column that names kernels."""
 
 Scope = Profile | RankProfile
 """All ranks together, or one of them: both carry the same fields."""
@@ -59,12 +63,13 @@ def share_bar(share: float, hidden_share: float = 0.0) -> str:
 
 
 def kernel_rows(scope: Scope) -> list[Row]:
-    """The most expensive kernels and operators."""
+    """The most expensive kernels and operators; names that are too long keep what tells them apart."""
+    names = told_apart([op.name for op in scope.top], NAME_WIDTH)
     return [
         (
             f"{index}:{op.name}",
             (
-                Text(op.name),
+                Text(names[index]),
                 _ms(op.total_ms).rjust(8),
                 units.percent(op.share, 1).rjust(6),
                 _count(op.calls).rjust(7),
@@ -76,6 +81,45 @@ def kernel_rows(scope: Scope) -> list[Row]:
         )
         for index, op in enumerate(scope.top)
     ]
+
+
+def told_apart(names: Sequence[str], width: int) -> list[str]:
+    """Each name in `width` characters: its beginning and end, or its beginning and where it differs.
+
+    Kernels of one library share both ends: only the tile sizes in their middle tell them apart.
+    """
+    ends = [_cut(name, width, len(name)) for name in names]
+    groups = [{other for other, cut in zip(names, ends, strict=True) if cut == end} for end in ends]
+    return [
+        end if len(group) == 1 else _cut_apart(name, group - {name}, width)
+        for name, end, group in zip(names, ends, groups, strict=True)
+    ]
+
+
+def _cut_apart(name: str, twins: set[str], width: int) -> str:
+    """The name cut around the first place that tells it from all of its twins, or from one at least."""
+    places = sorted(_differ_at(name, twin) + (width - _HEAD) // 2 for twin in twins)
+    cuts = [(_cut(name, width, place), [_cut(twin, width, place) for twin in twins]) for place in places]
+    return next((mine for mine, others in cuts if mine not in others), cuts[0][0])
+
+
+def _differ_at(one: str, other: str) -> int:
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+_HEAD = 9
+"""Characters of a cut name's beginning that stay, with the ellipsis."""
+
+
+def _cut(name: str, width: int, end: int) -> str:
+    """The name's beginning and what ends at `end`, with an ellipsis for what is left out."""
+    if len(name) <= width:
+        return name
+    tail = end < len(name)
+    kept = width - _HEAD - tail
+    start = max(_HEAD, min(end, len(name)) - kept)
+    return f"{name[: _HEAD - 1]}…{name[start : start + kept]}{'…' * tail}"
 
 
 def kernel_line(scope: Scope, key: str) -> str:

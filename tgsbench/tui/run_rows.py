@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from rich.text import Text
 
 from tgsbench import units
+from tgsbench.errors import TgsError
 from tgsbench.models.flops import XTUNER
 from tgsbench.results import results, run_columns
 from tgsbench.results.compare import Comparison, compare, from_result
@@ -52,15 +53,27 @@ def run_row(run: Summary) -> RunRow:
     return RunRow(run, _words(run), tuple(_cell(name, column, run) for name, column in cells))
 
 
-def age_order(row: RunRow) -> tuple[float, str]:
-    """Key by which rows are sorted by age, as `tgsbench runs` sorts them."""
-    return row.run.created_unix, row.run.run_id
+def ordered(rows: Iterable[RunRow], order: str) -> list[RunRow]:
+    """Rows in one of ORDERS; among equals the newest first, as `tgsbench runs` lists them."""
+    newest = sorted(rows, key=lambda row: (row.run.created_unix, row.run.run_id), reverse=True)
+    return sorted(newest, key=ORDERS[order]) if order != NEWEST else newest
+
+
+NEWEST: Final = "newest first"
+ORDERS: Final[dict[str, Callable[[RunRow], Any]]] = {
+    NEWEST: lambda row: -row.run.created_unix,
+    "fastest first": lambda row: -(row.run.tgs or 0.0),
+    "by preset": lambda row: row.run.preset,
+    "by status": lambda row: row.run.status,
+}
+"""What the list can be sorted by, in the order in which a key goes through them."""
 
 
 def _words(run: Summary) -> str:
     length = units.length(run.seq_len) if run.seq_len else ""
     rehearsal = "rehearsal" if run.rehearsal_of else ""
-    return f"{run.run_id} {run.status} {run.preset} {run.engine} {length} {rehearsal}".lower()
+    tags = " ".join(run.tags)
+    return f"{run.run_id} {run.status} {run.preset} {run.engine} {length} {rehearsal} {tags}".lower()
 
 
 def _cell(name: str, column: RunColumn, run: Summary) -> Text:
@@ -86,6 +99,39 @@ _NO_MARK: Final = Text("", "bold")
 def name_of(key: str) -> str:
     """Name of the run whose row has this key: after a slash, so that no name makes it a heading."""
     return key.removeprefix("/")
+
+
+def details(run: Summary, folder: RunDir) -> Text:
+    """Everything on one page: what ran where, its figures, why it failed, where it lies."""
+    text = Text()
+    for name, value in [*_known(run), *_measured(folder), ("folder", str(folder.path))]:
+        text.append(f"{name:<15}", "bold").append(f"{value}\n")
+    return text
+
+
+def _known(run: Summary) -> list[tuple[str, str]]:
+    """What the list knows of it."""
+    shown = (
+        ("run", run.run_id),
+        ("status", status_text(run.status)),
+        ("why", run.reason),
+        ("preset", run.preset + (f" (rehearsal of {run.rehearsal_of})" if run.rehearsal_of else "")),
+        ("tags", ", ".join(run.tags) or "none: T adds some"),
+        ("when", COLUMNS["when"].text(run)),
+    )
+    return [(name, value) for name, value in shown if value]
+
+
+def _measured(folder: RunDir) -> list[tuple[str, str]]:
+    """What its result says, field by field as a comparison does; why not, where it cannot be read."""
+    try:
+        result = results.load_result(folder)
+        row = from_result(result, folder.preset())
+    except TgsError as error:
+        return [("result", error.msg)]
+    shown = [(what, show(row)) for what, show in _FIELDS if what not in ("status", "preset")]
+    problems = [("integrity", problem) for problem in result.integrity.problems]
+    return [(what, value) for what, value in shown if value != "-"] + problems
 
 
 # --- comparing ------------------------------------------------------------------------------------

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from textual.app import App
 from textual.worker import Worker
 
-from tgsbench.live.session import Session
 from tgsbench.schema.preset import Preset
 from tgsbench.store.run_dir import RunDir
 from tgsbench.tui.config import UiConfig
 from tgsbench.tui.tensorboard import TensorBoard
+
+if TYPE_CHECKING:
+    from tgsbench.live.session import Session
 
 
 class Shell(Protocol):
@@ -35,6 +38,9 @@ class Shell(Protocol):
     def edit_preset(self, name: str) -> None:
         """Open a preset in the form."""
 
+    def forget_run(self, run: RunDir) -> None:
+        """Hold on to nothing of a run that was deleted."""
+
     def launch(self, preset: Preset, *, rehearse: bool = False) -> None:
         """Start a run and show it live."""
 
@@ -52,6 +58,9 @@ class Shell(Protocol):
 
     def replay_run(self, run: RunDir, speed: float) -> None:
         """Play a stored run again."""
+
+    def show_forecast(self, preset: Preset, base: str, assignments: Sequence[str]) -> None:
+        """Show what the planner says of a preset: `base` with `assignments` over it."""
 
     def start_tensorboard(self, run: RunDir) -> TensorBoard:
         """Start TensorBoard on a run's traces; it ends with the UI."""

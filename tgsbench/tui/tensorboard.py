@@ -26,6 +26,7 @@ class TensorBoard:
     """One server; `address` blocks until it answers, so call it from a worker thread."""
 
     def __init__(self, run: RunDir) -> None:
+        """Raises OSError when no process can be started."""
         self.run = run
         self._process = subprocess.Popen(
             command(run),

@@ -19,7 +19,6 @@ from tgsbench.planner.workload import work_of
 from tgsbench.schema.events import Event, Phase, Step
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import CallCount, Manifest, PhasePeak, Virtual, VirtualClock
-from tgsbench.systems.registry import find_system
 from tgsbench.units import GIB
 from tgsbench.virtual_gpu.log import Kind, Record, log_path, read_log
 from tgsbench.virtual_gpu.projection import clocked, project
@@ -38,7 +37,7 @@ _PLAN_SHARE = 0.03
 """By how much a plan of memory may miss what the allocator held."""
 
 
-class StepWindow(Struct, frozen=True):
+class CountedSteps(Struct, frozen=True):
     """One optimizer step of a rank, in the log's time."""
 
     begin_ns: int
@@ -71,7 +70,7 @@ def _clock(
     manifest: Manifest,
     preset: Preset,
     records: Sequence[Record],
-    window: StepWindow,
+    window: CountedSteps,
 ) -> VirtualClock | None:
     """The last measured step on the clock, written as a trace beside the log."""
     assert manifest.virtual is not None
@@ -89,15 +88,15 @@ def _clock(
     return found
 
 
-def step_window(step: Step, records: Sequence[Record]) -> StepWindow | None:
+def step_window(step: Step, records: Sequence[Record]) -> CountedSteps | None:
     """From the step's own seconds back from the device synchronisation that ended it; None without one."""
     told_ns = int(step.t * 1e9)
     ends = (r.t_ns for r in records if r.kind == Kind.SYNCHRONIZE and r.args[0] == 0 and r.t_ns <= told_ns)
     end_ns = max(ends, default=0)
-    return StepWindow(end_ns - int(step.step_s * 1e9), end_ns) if end_ns else None
+    return CountedSteps(end_ns - int(step.step_s * 1e9), end_ns) if end_ns else None
 
 
-def inside(records: Iterable[Record], window: StepWindow) -> list[Record]:
+def inside(records: Iterable[Record], window: CountedSteps) -> list[Record]:
     """Records of one step."""
     return [record for record in records if window.begin_ns <= record.t_ns <= window.end_ns]
 
@@ -107,8 +106,8 @@ def _peaks(events: Sequence[Event], records: Sequence[Record]) -> list[PhasePeak
     found: dict[str, PhasePeak] = {}
     changes = [record for record in records if record.kind == Kind.MEMORY]
     phases = [event for event in events if isinstance(event, Phase)]
-    ends = [phase.t for phase in phases[1:]] + [float("inf")]
-    for phase, end_s in zip(phases, ends, strict=True):
+    ends = [*(phase.t for phase in phases[1:]), float("inf")]
+    for phase, end_s in zip(phases, ends, strict=False):  # a rank may have ended before its first phase
         used = [r.args[0] for r in changes if phase.t <= r.t_ns / 1e9 < end_s]
         peak = found.setdefault(phase.phase, PhasePeak(phase=phase.phase))
         peak.reserved_gib = max(peak.reserved_gib, (max(used, default=0) - CONTEXT_BYTES) / GIB)
@@ -121,7 +120,7 @@ def _peaks(events: Sequence[Event], records: Sequence[Record]) -> list[PhasePeak
 
 
 def _count_step(
-    found: Virtual, preset: Preset, records: Sequence[Record], windows: Sequence[StepWindow]
+    found: Virtual, preset: Preset, records: Sequence[Record], windows: Sequence[CountedSteps]
 ) -> None:
     """Count the last measured step; processor time of each."""
     steps = [inside(records, window) for window in windows]
@@ -189,12 +188,11 @@ def _expect(collectives: Sequence[CallCount], preset: Preset) -> None:
 def _planned_bytes(preset: Preset) -> dict[str, float]:
     """Whole-tensor bytes of parameter gathers and gradient scatters in an optimizer step."""
     try:
-        system = find_system(preset.engine.name)
         work = work_of(preset, pick_kernel(preset, machine_of(preset).constants))
     except TgsError:
         return {}
     times = preset.accumulation
-    moved = {"all_gather": gathered_bytes(work, system), "reduce_scatter": shard_bytes(work, system).scatter}
+    moved = {"all_gather": gathered_bytes(work), "reduce_scatter": shard_bytes(work).scatter}
     return {name: times * size for name, size in moved.items() if size}
 
 

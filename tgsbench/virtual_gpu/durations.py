@@ -12,7 +12,6 @@ from tgsbench.planner.machine import Machine, attention_speed
 from tgsbench.planner.network import exchange_s, ring_s
 from tgsbench.planner.time import stream_s
 from tgsbench.planner.workload import StepWorkload
-from tgsbench.schema.hardware import Constants
 from tgsbench.virtual_gpu.log import Kind, Record
 
 LEAST_S = 2e-6
@@ -34,10 +33,8 @@ _LISTS = re.compile(r"TensorListMetadata<(\d+)>|TensorListScalarListMetadata<[^,
 class Durations:
     """Durations of one rank's work on one machine."""
 
-    def __init__(
-        self, work: StepWorkload, machine: Machine, constants: Constants, records: Sequence[Record]
-    ) -> None:
-        self._work, self._machine, self._constants = work, machine, constants
+    def __init__(self, work: StepWorkload, machine: Machine, records: Sequence[Record]) -> None:
+        self._work, self._machine = work, machine
         self._ranks = {r.args[0]: r.args[1] for r in records if r.kind == Kind.COMMUNICATOR}
         self._gathered = 0.0
         """Bytes of the last all-gather, which the next copy-out moves."""
@@ -60,15 +57,15 @@ class Durations:
                 return self._kernel(record)
 
     def _stream(self, num_bytes: float) -> float:
-        return max(LEAST_S, stream_s(num_bytes, self._machine, self._constants))
+        return max(LEAST_S, stream_s(num_bytes, self._machine))
 
     def _product(self, record: Record) -> float:
         m, n, k, batch = record.args
         dtype = record.name.removeprefix("gemm ")
-        share = self._constants.gemm_share * (_FP32_SHARE if dtype in ("fp32", "fp64") else 1.0)
+        share = self._machine.fitted.gemm_share * (_FP32_SHARE if dtype in ("fp32", "fp64") else 1.0)
         flops_s = 2.0 * m * n * k * batch / (figures.peak_flops_per_s(self._machine.gpu) * share)
         num_bytes = (m * k + k * n + m * n) * batch * _ELEMENT_BYTES.get(dtype, 2)
-        return max(LEAST_S, flops_s + stream_s(num_bytes, self._machine, self._constants))
+        return max(LEAST_S, flops_s + stream_s(num_bytes, self._machine))
 
     def _collective(self, record: Record) -> float:
         size, communicator, _, _ = record.args
@@ -76,14 +73,13 @@ class Durations:
         if ranks == 1:
             return LEAST_S
         if record.name == "all_to_all":
-            taken = exchange_s(float(size), replace(self._work, sp=ranks), self._machine, self._constants)
+            taken = exchange_s(float(size), replace(self._work, sp=ranks), self._machine)
             return taken.node_s + taken.network_s
         whole = size * ranks if record.name == "all_gather" else size
         if record.name == "all_gather":
             self._gathered = whole
         rounds = 2.0 if record.name == "all_reduce" else 1.0
-        group = replace(self._work, world=ranks)
-        return rounds * ring_s(float(whole), 1, group, self._machine, self._constants)
+        return rounds * ring_s(float(whole), 1, ranks, self._work, self._machine)
 
     def _kernel(self, record: Record) -> float:
         attention = _FLASH.search(record.name)
@@ -100,7 +96,7 @@ class Durations:
         batch, heads = rest & 0xFFFFFFFF, rest >> 32
         rows = batch * heads if "splitkv" not in record.name else heads
         length = blocks * (block_q if is_forward else block_k)
-        speed = attention_speed(self._constants, self._work.kernel, head_dim)
+        speed = attention_speed(self._machine.fitted, self._work.kernel, head_dim)
         reached = length / (length + speed.half_len) * 1e12
         flops = 2.0 * rows * length * length * head_dim
         if is_forward:
@@ -116,7 +112,7 @@ class Durations:
         if elements:
             return float(elements) * _element_traffic(name)
         if "split_with_sizes_copy_out" in name:
-            return 2.0 * self._gathered * self._constants.gather_contention
+            return 2.0 * self._gathered * self._machine.fitted.gather_contention
         if lists := _LISTS.search(name):
             depth = int(lists[1] or lists[2])
             return blocks * _CHUNK * 4.0 * depth * (_ADAM_TRAFFIC if "Optimizer" in name else 1.0)

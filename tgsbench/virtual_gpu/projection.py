@@ -33,7 +33,7 @@ def project(
         if machine.constants is None:
             return None
         work = work_of(preset, pick_kernel(preset, machine.constants))
-        return simulate(step, Durations(work, machine, machine.constants, everything))
+        return simulate(step, Durations(work, machine, everything))
     except TgsError:  # an attention kernel that was never measured on this GPU
         return None
 

@@ -54,7 +54,10 @@ def pack_bounds(document_starts: Int64, workload: Workload) -> Bounds:
 
 
 def check_packs(bounds: Bounds, corpus: str, num_documents: int, workload: Workload) -> list[events.Warn]:
-    """Refuse packs that are too short; under `xtuner_stock`, which makes such packs, warn instead."""
+    """Refuse packs that are too short; under `xtuner_stock`, which makes such packs, warn instead.
+
+    Raises TgsError when the mean pack is too short and packing is another.
+    """
     fill = bounds.mean_pack_tokens / bounds.seq_len
     if fill >= MIN_MEAN_FILL:
         return []

@@ -29,7 +29,10 @@ _BLOCK_ROWS = 8_192
 
 
 def train(rows: list[CorpusRow], vocab_size: int) -> Any:
-    """Train a byte-level BPE of at most `vocab_size` tokens on an even sample of the rows."""
+    """Train a byte-level BPE of at most `vocab_size` tokens on an even sample of the rows.
+
+    Raises TgsError when `vocab_size` is below the 256 bytes and the special tokens.
+    """
     tokenizers = _tokenizers()
     if vocab_size < MIN_VOCAB:
         raise TgsError(

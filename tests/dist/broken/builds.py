@@ -364,3 +364,199 @@ def targets_not_shifted():
         return part
 
     batches.shard = broken
+
+
+def packs_read_from_one_place():
+    from tgsbench.workload.packs import PackedDataset
+
+    read = PackedDataset.pack
+    PackedDataset.pack = lambda self, index: read(self, 0)
+
+
+def the_epoch_holds_one_pack():
+    """Every pack's borders are the first one's, for whoever asks, while the data count many."""
+    import dataclasses
+
+    from tgsbench.training import rank
+
+    right = rank.prepare
+
+    def broken(*args):
+        data = right(*args)
+        bounds = data.bounds
+        same = [part[:1].repeat(len(part)) for part in (bounds.starts, bounds.ends)]
+        return dataclasses.replace(data, bounds=dataclasses.replace(bounds, starts=same[0], ends=same[1]))
+
+    rank.prepare = broken
+
+
+def _fed(change):
+    from tgsbench.training.engines.fsdp2 import Fsdp2Engine
+
+    step = Fsdp2Engine.forward_backward
+    Fsdp2Engine.forward_backward = lambda self, batch, labels: step(self, change(batch), labels)
+
+
+def ids_replaced_before_the_embedding():
+    import dataclasses
+
+    _fed(lambda batch: dataclasses.replace(batch, input_ids=batch.input_ids * 0))
+
+
+def half_of_the_ids_fed():
+    import dataclasses
+
+    def half(batch):
+        size = batch.input_ids.shape[1] // 2
+        ids, labels, positions = (x[:, :size] for x in (batch.input_ids, batch.labels, batch.position_ids))
+        return dataclasses.replace(batch, input_ids=ids, labels=labels, position_ids=positions)
+
+    _fed(half)
+
+
+def a_micro_step_not_run():
+    from tgsbench.training.engines.fsdp2 import Fsdp2Engine
+
+    step = Fsdp2Engine.forward_backward
+    losses = []
+
+    def broken(self, batch, labels):
+        if len(losses) % 2 == 0:
+            losses.append(step(self, batch, labels))
+            return losses[-1]
+        losses.append(losses[-1])
+        return losses[-1]
+
+    Fsdp2Engine.forward_backward = broken
+
+
+def every_rank_fed_the_first_shard():
+    from tgsbench.training.engines import batches
+
+    shard = batches.shard
+    batches.shard = lambda pack, sp_rank, sp, mask: shard(pack, 0, sp, mask)
+
+
+def sequence_parallel_off():
+    """Each rank attends to its own shard alone."""
+    from tgsbench.training.attention import attention
+
+    init = attention.UlyssesAttention.__init__
+    attention.UlyssesAttention.__init__ = lambda self, kernel, group: init(self, kernel, None)
+
+
+def all_to_alls_kept_local():
+    from tgsbench.training.parallel import ulysses
+
+    ulysses.dist.all_to_all_single = lambda received, sent, **_: received.copy_(sent)
+
+
+def all_to_alls_of_half_the_bytes():
+    from tgsbench.training.parallel import ulysses
+
+    right = ulysses.dist.all_to_all_single
+
+    def broken(received, sent, **kwargs):
+        half = received.to(torch.bfloat16)
+        right(half, sent.to(torch.bfloat16), **kwargs)
+        received.copy_(half)
+
+    ulysses.dist.all_to_all_single = broken
+
+
+def nothing_recomputed():
+    """Checkpoints are left out: more memory, fewer FLOPs than the preset says."""
+    from tgsbench.training.engines import fsdp2
+
+    fsdp2.wrap_layer = lambda layer, *_: layer
+
+
+def step_time_halved():
+    from tgsbench.training import loop
+
+    right = loop.Stepper._observed
+    loop.Stepper._observed = lambda self, index, phase, step_s, *rest: right(
+        self, index, phase, step_s / 2, *rest
+    )
+
+
+def clock_starts_late():
+    """Once the first micro-step is done."""
+    _clock(lambda readings: readings[3])
+
+
+def clock_stops_early():
+    """Before the last micro-step and the optimizer."""
+    _clock(lambda readings: readings[0], lambda readings: readings[-3])
+
+
+def _clock(begin, end=lambda readings: readings[-1]):
+    """A step takes from one reading of its clock to another; right are the first and the last.
+
+    Between them are one before and one after each micro-step's data.
+    """
+    from tgsbench.training import loop
+
+    read, observed = loop.synchronised_clock, loop.Stepper._observed
+    readings = []
+
+    def kept(device):
+        readings.append(read(device))
+        return readings[-1]
+
+    def broken(self, index, phase, step_s, *rest):
+        step_s = end(readings) - begin(readings)
+        readings.clear()
+        return observed(self, index, phase, step_s, *rest)
+
+    loop.synchronised_clock, loop.Stepper._observed = kept, broken
+
+
+def padding_counted_everywhere():
+    """A pack says of itself that it is full."""
+    import dataclasses
+
+    from tgsbench.workload.packs import PackedDataset
+
+    read = PackedDataset.pack
+
+    def broken(self, index):
+        pack = read(self, index)
+        return dataclasses.replace(pack, num_tokens=len(pack.tokens))
+
+    PackedDataset.pack = broken
+
+
+def _rate(change):
+    from tgsbench.training.engines.fsdp2 import Fsdp2Engine
+
+    step = Fsdp2Engine.optimizer_step
+    Fsdp2Engine.optimizer_step = lambda self, lr: step(self, change(lr))
+
+
+def optimizer_never_steps():
+    _rate(lambda lr: 0.0)
+
+
+def learning_rate_tenfold():
+    _rate(lambda lr: 10 * lr)
+
+
+def loss_of_nothing():
+    from tgsbench.training.engines.fsdp2 import Fsdp2Engine
+
+    step = Fsdp2Engine.forward_backward
+    Fsdp2Engine.forward_backward = lambda self, batch, labels: 0 * step(self, batch, labels)
+
+
+def gradients_of_nothing():
+    from tgsbench.training.engines.fsdp2 import Fsdp2Engine
+
+    step = Fsdp2Engine.optimizer_step
+
+    def broken(self, lr):
+        for parameter in self.model.parameters():
+            parameter.grad.zero_()
+        return step(self, lr)
+
+    Fsdp2Engine.optimizer_step = broken

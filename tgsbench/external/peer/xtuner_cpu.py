@@ -22,6 +22,10 @@ def _no(*_args: Any, **_kwargs: Any) -> bool:
 
 def main() -> None:
     """Answer the checks, then run XTuner's own training script."""
+    import deepspeed
+
+    # DeepSpeed compiles it in every rank (minutes on few cores), and only inference calls it.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     torch.cuda.set_device = _nothing
     torch.cuda.is_bf16_supported = _no
     torch.cpu.is_bf16_supported = _no  # type: ignore[attr-defined]

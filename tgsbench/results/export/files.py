@@ -97,10 +97,11 @@ def _mlflow_run(series: Series, experiment: Path, location: str) -> None:
     for name, value in series.settings.items():
         (folder / "params" / name).write_text(str(value), "utf-8")
     tags = {"mlflow.runName": result.run_id, "tgsbench.status": result.status}
+    tags |= {f"tgsbench.{name}": text for name, text in series.facts.items()}
     for name, text in tags.items():
         (folder / "tags" / name).write_text(text, "utf-8")
     lines: dict[str, list[str]] = {
-        f"median.{n}": [f"{_ms(end_unix)} {v!r} 0"] for n, v in series.figures.items()
+        figure.full_name: [f"{_ms(end_unix)} {figure.value!r} 0"] for figure in series.figures
     }
     for row in series.steps:
         for name, value in row.figures.items():
@@ -123,14 +124,14 @@ def _wandb_offline(series: Sequence[Series], target: Path) -> None:
         run = wandb.init(
             project="tgsbench",
             name=one.result.run_id,
-            config=dict(one.settings),
+            config={**one.settings, **one.facts},
             dir=str(target),
             settings=settings,
             reinit="finish_previous",
         )
         for row in one.steps:
             run.log({f"{row.phase}/{name}": value for name, value in row.figures.items()}, step=row.step)
-        run.summary.update(dict(one.figures))
+        run.summary.update({"status": one.result.status, **{f.full_name: f.value for f in one.figures}})
         run.finish(exit_code=0 if one.result.status in ("ok", "emulated") else 1)
 
 
@@ -138,6 +139,17 @@ def _tensorboard(series: Sequence[Series], target: Path) -> None:
     for one in series:
         tensorboard_log.write(one, target / one.result.run_id)
 
+
+READERS = {
+    "mlflow": "MLFLOW_ALLOW_FILE_STORE=true mlflow ui --backend-store-uri file:{target}"
+    "  (newer MLflow, 3.17 for one, refuses a folder of runs without that variable; "
+    "`mlflow migrate-filestore` moves it into a database)",
+    "wandb-offline": "wandb sync {target}/wandb/offline-run-*",
+    "tensorboard": "tensorboard --logdir {target}",
+    "parquet": "pandas.read_parquet({target!r})",
+    "jsonl": "pandas.read_json({target!r}, lines=True)",
+}
+"""What opens each form."""
 
 FORMS: dict[str, Callable[[Sequence[Series], Path], None]] = {
     "jsonl": _jsonl,

@@ -7,6 +7,7 @@ from typing import Any
 from msgspec import Struct
 
 from tgsbench.metrics import figures
+from tgsbench.metrics.integrity import integrity_text
 from tgsbench.metrics.observe import RunTotals, fold_events
 from tgsbench.metrics.result import attended_len
 from tgsbench.metrics.step_total import StepTotal
@@ -29,14 +30,35 @@ class ExportRow(Struct, frozen=True, kw_only=True):
     """tgs, step_s, loss, mem_peak_gib, tflops_NAME, mfu; what was not observed is left out."""
 
 
+class NamedFigure(Struct, frozen=True, kw_only=True):
+    """One figure of a whole run, and which one it is of its steps'."""
+
+    statistic: str
+    """median, low95 and high95 (interval of the median), max, first, last, total, n."""
+    name: str
+    value: float
+
+    @property
+    def tag(self) -> str:
+        """Its name beside those of steps: of a median alone, of others with the statistic."""
+        return self.name if self.statistic == "median" else f"{self.statistic}.{self.name}"
+
+    @property
+    def full_name(self) -> str:
+        """Its name with the statistic."""
+        return f"{self.statistic}.{self.name}"
+
+
 class Series(Struct, frozen=True, kw_only=True):
     """One run."""
 
     result: Result
     settings: dict[str, bool | int | float | str]
     """What was chosen: the hyperparameters of trackers."""
-    figures: dict[str, float]
-    """What came out: medians over the measured steps."""
+    facts: dict[str, str]
+    """What it ran on and whether to believe it: GPU, versions, integrity, what disturbed it."""
+    figures: list[NamedFigure]
+    """What came out of the measured steps."""
     steps: list[ExportRow]
 
 
@@ -47,14 +69,26 @@ def series_of(run: RunDir) -> Series:
     return Series(
         result=result,
         settings=_settings(result, preset),
+        facts=_facts(result),
         figures=_figures(result),
         steps=_steps(observed, preset, result),
     )
 
 
 def flat_rows(series: Series) -> list[dict[str, Any]]:
-    """One flat row a step, the run's settings and status in each: a table that needs no join."""
-    head = {"run_id": series.result.run_id, "status": series.result.status, **series.settings}
+    """One flat row a step, all of the run in each: a table that needs no join.
+
+    A run without a step has one row without one, so that what failed is seen.
+    """
+    head: dict[str, Any] = {
+        "run_id": series.result.run_id,
+        "status": series.result.status,
+        **series.settings,
+        **series.facts,
+    }
+    head |= {f"run.{figure.full_name}": figure.value for figure in series.figures}
+    if not series.steps:
+        return [{**head, "step": None, "phase": None, "unix_t": series.result.created_unix}]
     return [
         {**head, "step": row.step, "phase": row.phase, "unix_t": row.unix_t, **row.figures}
         for row in series.steps
@@ -107,14 +141,35 @@ def _settings(result: Result, preset: Preset) -> dict[str, bool | int | float | 
     }
 
 
-def _figures(result: Result) -> dict[str, float]:
+def _facts(result: Result) -> dict[str, str]:
+    env = result.environment
     found = {
-        "tgs": result.tgs.median,
-        "tgs_total": result.tgs.total,
-        "step_s": result.step_s.median,
-        "mem_peak_gib": result.mem.peak_gib,
-        "mfu": result.mfu,
-        "loss": result.loss.last,
-        **{f"tflops_{name}": value for name, value in result.tflops.items()},
+        "gpu": result.device,
+        "hosts": ",".join(result.hosts),
+        "integrity": integrity_text(result.integrity),
+        "disturbed": result.disturbances[-1] if result.disturbances else "",
+        "failure": result.failure.reason if result.failure else "",
+        "changed": " ".join(result.changed),
+        "repeat_of": result.repeat_of,
+        "version.tgsbench": env.tgsbench or "",
     }
-    return {name: value for name, value in found.items() if value is not None}
+    return found | {f"version.{name}": version for name, version in env.software.items()}
+
+
+def _figures(result: Result) -> list[NamedFigure]:
+    tgs, mem = result.tgs, result.mem
+    low, high = tgs.ci95 or (None, None)
+    found: list[tuple[str, str, float | None]] = [
+        ("median", "tgs", tgs.median),
+        ("low95", "tgs", low),
+        ("high95", "tgs", high),
+        ("n", "tgs", float(tgs.n)),
+        ("total", "tgs", tgs.total),
+        ("median", "step_s", result.step_s.median),
+        ("max", "mem_peak_gib", mem.peak_gib),
+        ("median", "mfu", result.mfu),
+        ("first", "loss", result.loss.first),
+        ("last", "loss", result.loss.last),
+        *(("median", f"tflops_{name}", value) for name, value in result.tflops.items()),
+    ]
+    return [NamedFigure(statistic=s, name=name, value=value) for s, name, value in found if value is not None]

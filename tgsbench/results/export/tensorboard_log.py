@@ -38,7 +38,7 @@ def write(series: Series, folder: Path) -> None:
             _add(writer, event_pb2, row.unix_t, row.step, _scalars(values))
         begin, end = series.result.created_unix, _end_unix(series)
         _add(writer, event_pb2, begin, 0, _session_start(series))
-        _add(writer, event_pb2, end, 0, _scalars(series.figures))
+        _add(writer, event_pb2, end, 0, _scalars({figure.tag: figure.value for figure in series.figures}))
         _add(writer, event_pb2, end, 0, _session_end(series, end))
     finally:
         writer.close()
@@ -64,7 +64,7 @@ def _session_start(series: Series) -> Any:
     start = plugin_data_pb2.SessionStartInfo(
         group_name=series.result.run_id, start_time_secs=series.result.created_unix
     )
-    for name, value in series.settings.items():
+    for name, value in (*series.settings.items(), *series.facts.items()):
         if isinstance(value, bool):
             start.hparams[name].bool_value = value
         elif isinstance(value, int | float):

@@ -67,6 +67,7 @@ ENGINE = EngineSpec(
         make_batches="tgsbench.training.engines.deepspeed.entry:make_batches",
         preload="tgsbench.training.engines.deepspeed.entry:preload",
     ),
+    families=("llama",),
     options=DeepSpeedOptions,
     packages=(*TRAIN, Package("deepspeed", "deepspeed")),
     rules=_rules,

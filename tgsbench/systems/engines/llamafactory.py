@@ -35,7 +35,7 @@ def llamafactory_steps(text: str, num_gpus: int, seq_len: int = 0) -> list[Logge
             steps.append(
                 LoggedStep(
                     iteration=int(finite(row.get("current_steps")) or 0),
-                    tgs=done / step_s / max(1, num_gpus),
+                    tgs=done / step_s / num_gpus if num_gpus else None,
                     step_s=step_s,
                     tokens_all_gpus=done,
                     loss=finite(row.get("loss")),
@@ -65,6 +65,7 @@ ENGINE = EngineSpec(
             needs=("llamafactory", "torch", "transformers", "deepspeed"),
         ),
     ),
+    families=("llama",),
     options=LlamaFactoryOptions,
     limits=(
         Limit(
@@ -85,9 +86,22 @@ ENGINE = EngineSpec(
                 preset.hardware.device == "cpu" and preset.training.compute_dtype == "bfloat16"
             ),
         ),
+        Limit(
+            what="no kernel {preset.engine.kernel}",
+            remedy="--set engine.kernel=sdpa (or flash2)",
+            asked=lambda preset: preset.engine.kernel not in ("auto", "sdpa", "flash2"),
+        ),
         Limit(listed="no document mask in its packs without flash-attn"),
     ),
-    costs=replace(ZERO3, name="llamafactory", whole_logits=True, sequence_parallel=False),
+    costs=replace(
+        ZERO3,
+        name="llamafactory",
+        whole_logits=True,
+        measured=True,
+        product_share=0.9034,
+        step_overhead_s=0.0320,
+        sequence_parallel=False,
+    ),
     read_log=llamafactory_steps,
     log_note="LLaMA-Factory counts padding as tokens: its real TGS is lower by the padded share",
 )

@@ -97,6 +97,7 @@ ENGINE = EngineSpec(
             below_python=(3, 13),
         ),
     ),
+    families=("llama",),
     options=XTunerOptions,
     limits=(
         Limit(
@@ -121,6 +122,11 @@ ENGINE = EngineSpec(
             asked=lambda preset: preset.engine.liger,
         ),
         Limit(
+            what="no choice of an attention kernel (engine.kernel={preset.engine.kernel})",
+            remedy="--set engine.kernel=auto",
+            asked=lambda preset: preset.engine.kernel != "auto",
+        ),
+        Limit(
             what="a document mask only with micro-batch 1",
             remedy="--set training.micro_batch=1",
             asked=lambda preset: preset.workload.document_mask and preset.training.micro_batch > 1,
@@ -133,6 +139,9 @@ ENGINE = EngineSpec(
         fused_exchange=False,
         repeats_kv=True,
         whole_logits=True,
+        measured=True,
+        product_share=1.0882,
+        step_overhead_s=0.0181,
         traffic=replace(EAGER, exchange=(8.0, 8.0)),
     ),
     read_log=xtuner_steps,

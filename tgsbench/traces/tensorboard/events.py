@@ -22,6 +22,12 @@ Event = dict[str, Any]
 OPERATORS: Final = ("cpu_op", "operator")
 RUNTIMES: Final = ("runtime", "cuda_runtime", "cuda_driver", "hip_runtime", "privateuse1_runtime")
 DEVICE: Final = ("kernel", "gpu_memcpy", "gpu_memset")
+_NOW_CALLED: Final = {
+    **{name: name for name in (*OPERATORS, *RUNTIMES, *DEVICE)},
+    "memcpy": "gpu_memcpy",
+    "memset": "gpu_memset",
+}
+"""Categories of torch 1.8, and in any case of letters -> as torch 2 writes them."""
 UNSEEN: Final = "unseen"
 """A category that the plugin passes over."""
 _ID: Final = "external id"
@@ -33,12 +39,20 @@ _TYPE_OF_SIZE: Final = {1: "unsigned char", 2: "c10::Half", 4: "float", 8: "long
 
 def rewrite_for_plugin(events: list[Event]) -> set[str]:
     """Change the events in place; returns the names that stand for collectives in them."""
+    for event in events:
+        if event.get("args", "") is None:
+            event["args"] = {}
     spans = [event for event in events if event.get("ph") == "X"]
+    recorded: list[Any] = []
     for number, span in enumerate(spans, 1):
-        span["cat"] = str(span.get("cat") or UNSEEN)
+        category = str(span.get("cat") or UNSEEN)
+        span["cat"] = _NOW_CALLED.get(category.lower(), category)
         span.setdefault("dur", 0)
-        span.setdefault("args", {})[_ID] = _NO_OPERATOR if span["cat"] in DEVICE else number
+        args = span.setdefault("args", {})
+        recorded.append(args.get(_ID, args.get("External id")))
+        args[_ID] = _NO_OPERATOR if span["cat"] in DEVICE else number
     annotations = _link(spans)
+    _link_by_record(spans, recorded)
     launched = _nccl_ids(spans)
     return _name_nccl(spans, launched, annotations) if launched else _name_gloo(spans)
 
@@ -58,6 +72,19 @@ def _link(spans: list[Event]) -> dict[int, str]:
         else:
             annotations.setdefault(operator, span["name"])
     return annotations
+
+
+def _link_by_record(spans: list[Event], recorded: list[Any]) -> None:
+    """What no launch inside an operator ties to one keeps the operator that the trace itself names."""
+    numbers = {
+        old: span["args"][_ID]
+        for span, old in zip(spans, recorded, strict=True)
+        if span["cat"] in OPERATORS and isinstance(old, int) and old != _NO_OPERATOR
+    }
+    for span, old in zip(spans, recorded, strict=True):
+        is_loose = span["cat"] in DEVICE or span["cat"] in RUNTIMES
+        if is_loose and span["args"][_ID] == _NO_OPERATOR and isinstance(old, int):
+            span["args"][_ID] = numbers.get(old, _NO_OPERATOR)
 
 
 def _innermost(spans: Iterable[Event]) -> Iterator[tuple[Event, int]]:

@@ -5,18 +5,23 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import multiprocessing
+import re
 import signal
 import socket
 import threading
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.install import pip_install
+from tgsbench.system.loopback import HOST, Gate, Refusal
 
-HOST: Final = "127.0.0.1"
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
 _PACKAGES: Final = {"tensorboard": "tensorboard", "torch_tb_profiler": "torch-tb-profiler"}
 _FITTING: Final = "0.4.3"
 """The release of torch-tb-profiler that plugin.py extends."""
@@ -44,15 +49,21 @@ def require_packages() -> None:
 def serving(logdir: Path, port: int | None) -> Iterator[str]:
     """Serve a folder while the context lasts; its address. `port` None: the first free one from 6006 on.
 
-    Raises TgsError when the port is taken.
+    The address works in the first browser that opens it. Raises TgsError when the port is taken.
     """
     from tensorboard import default, program
 
     from tgsbench.traces.tensorboard.plugin import Plugin
 
-    board = program.TensorBoard(plugins=[*default.get_static_plugins(), Plugin])
+    gate = Gate()
+    board = program.TensorBoard(
+        plugins=[*default.get_static_plugins(), Plugin],
+        server_class=lambda app, flags: program.create_port_scanning_werkzeug_server(
+            guarded(app, gate), flags
+        ),
+    )
     # load_fast starts a process with a port of its own, to read scalars of which a run has few.
-    board.configure(logdir=str(logdir), host=HOST, port=port, load_fast="false")
+    board.configure(logdir=str(logdir), host=HOST, port=port, load_fast="false", path_prefix=gate.folder)
     try:
         if port is not None:  # asked before the plugin starts its parsers
             socket.create_server((HOST, port)).close()
@@ -70,6 +81,37 @@ def serving(logdir: Path, port: int | None) -> Iterator[str]:
             for parser in parsers:
                 parser.terminate()
                 parser.join()
+
+
+def guarded(app: WSGIApplication, gate: Gate) -> WSGIApplication:
+    """The same pages for whom the gate lets in."""
+
+    def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        port, method, path = (str(environ[key]) for key in ("SERVER_PORT", "REQUEST_METHOD", "PATH_INFO"))
+        headers = {name: environ[key] for name, key in _HEADERS.items() if key in environ}
+        if _FONTS.fullmatch(path):
+            environ["PATH_INFO"] = f"{gate.folder}{path}"
+            return app(environ, start_response)
+        try:
+            cookie = gate.admit(int(port), method, path, headers)
+        except Refusal as refusal:
+            start_response("403 Forbidden", [("Content-Type", "text/plain; charset=utf-8")])
+            return [str(refusal).encode()]
+        return app(environ, _with_cookie(start_response, cookie) if cookie else start_response)
+
+    return answer
+
+
+_FONTS: Final = re.compile(r"/font-roboto/[\w-]+\.woff2")
+"""Files of the package that its page asks for outside of the prefix under which all else lies."""
+_HEADERS: Final = {"Host": "HTTP_HOST", "Origin": "HTTP_ORIGIN", "Cookie": "HTTP_COOKIE"}
+
+
+def _with_cookie(start_response: StartResponse, cookie: str) -> Callable[..., Any]:
+    def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
+        return start_response(status, [*headers, ("Set-Cookie", cookie)], *rest)
+
+    return start
 
 
 def until_interrupted() -> None:

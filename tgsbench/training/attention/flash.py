@@ -18,8 +18,10 @@ from torch import Tensor
 
 from tgsbench.install import FLASH_ATTN
 from tgsbench.training.attention.documents import PackDocuments
+from tgsbench.training.attention.windowed import PLAIN, Own
 
-Run = Callable[[Tensor, Tensor, Tensor, float, PackDocuments | None], Tensor]
+Run = Callable[..., Tensor]
+"""(q, k, v, scale, documents), and `own=` for a window."""
 
 INSTALL = {
     "flash2": FLASH_ATTN,
@@ -74,13 +76,17 @@ def _version(name: str) -> str:
 def _from_public(dense: Callable[..., Any], varlen: Callable[..., Any]) -> Run:
     """flash-attn 2 and 3 share their public signatures, except that some of 3 return the LSE as well."""
 
-    def run(q: Tensor, k: Tensor, v: Tensor, scale: float, docs: PackDocuments | None) -> Tensor:
+    def run(
+        q: Tensor, k: Tensor, v: Tensor, scale: float, docs: PackDocuments | None, own: Own = PLAIN
+    ) -> Tensor:
+        # Both ends count keys beside the query's own.
+        options: dict[str, Any] = {"window_size": (own.window - 1, 0)} if own.window else {}
+        options |= {"causal": True, "softmax_scale": scale}
         if docs is None:
-            return _first(dense(q, k, v, causal=True, softmax_scale=scale))
+            return _first(dense(q, k, v, **options))
         cu, longest = docs.cu_seqlens, docs.max_len
         rows = (x.flatten(0, 1) for x in (q, k, v))
-        out = varlen(*rows, cu, cu, longest, longest, causal=True, softmax_scale=scale)
-        return _first(out).view_as(q)
+        return _first(varlen(*rows, cu, cu, longest, longest, **options)).view_as(q)
 
     return run
 
@@ -91,8 +97,12 @@ def _from_torch_varlen(varlen_attn: Callable[..., Tensor]) -> Run:
     causal: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in parameters else {"is_causal": True}
     takes_gqa = "enable_gqa" in parameters
 
-    def run(q: Tensor, k: Tensor, v: Tensor, scale: float, docs: PackDocuments | None) -> Tensor:
+    def run(
+        q: Tensor, k: Tensor, v: Tensor, scale: float, docs: PackDocuments | None, own: Own = PLAIN
+    ) -> Tensor:
         options: dict[str, Any] = {**causal, "scale": scale}
+        if own.window:
+            options["window_size"] = (own.window - 1, 0)
         group = q.shape[2] // k.shape[2]
         if group > 1 and takes_gqa:
             options["enable_gqa"] = True

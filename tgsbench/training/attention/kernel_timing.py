@@ -27,6 +27,9 @@ class KernelShape:
     head_dim: int = 128
     dtype: torch.dtype = torch.bfloat16
     document_mask: bool = False
+    window: int = 0
+    """Of the layers that have one: such layers need a kernel that knows windows."""
+    sinks: bool = False
 
     def __str__(self) -> str:
         heads = f"{self.num_query_heads}/{self.num_kv_heads} heads of {self.head_dim}"
@@ -62,6 +65,8 @@ def kernel_shape_of(preset: Preset) -> KernelShape:
         head_dim=shape.head_dim,
         dtype=getattr(torch, preset.training.compute_dtype),
         document_mask=preset.workload.document_mask,
+        window=shape.window,
+        sinks=shape.family == "gpt_oss",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,13 +19,16 @@ from torch.backends.cuda import (
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from tgsbench import units
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.training.attention import flash
 from tgsbench.training.attention.documents import Bucket, PackDocuments
 from tgsbench.training.attention.kernel_timing import KernelShape, forward_backward_s
+from tgsbench.training.attention.windowed import PLAIN, Own, blockwise
 from tgsbench.training.model.cpu_bf16 import to_fp32
 
-AttentionFn = Callable[[Tensor, Tensor, Tensor, float, PackDocuments | None], Tensor]
+AttentionFn = Callable[..., Tensor]
+"""(q, k, v, scale, documents), and `own=` for layers with a window or sinks."""
 
 CUDA_KERNELS = ("flash4", "flash3", "flash2", "cudnn", "sdpa")
 """What `auto` measures on CUDA without a document mask; the first wins a tie."""
@@ -54,19 +58,35 @@ def choose(
     On CUDA every kernel that imports is timed forward and backward, and all ranks take the first rank's
     choice; a CPU has one kernel. Raises TgsError when the named kernel cannot run here.
     """
+    shape = probe or KernelShape()
+    able = _able(shape)
+    if able and name not in (*able, "auto"):
+        why = "it has no windows" if "varlen" in able else "it has no sinks"
+        raise _missing(name, why, f"engine.kernel={able[-1]} has them")
     if device.type != "cuda":
         reason = "the only kernel of a CPU" if name == "auto" else "the preset names it"
         return dataclasses.replace(make("sdpa" if name == "auto" else name, device), reason=reason)
-    shape = probe or KernelShape()
     if name == "auto":
-        kernel = _fastest(CUDA_DOCUMENT_KERNELS if document_mask else CUDA_KERNELS, device, shape)
-    else:
-        kernel = dataclasses.replace(make(name, device), reason="the preset names it")
-    if kernel.name != "sdpa":
-        return kernel
-    return dataclasses.replace(
-        kernel, reason=f"{kernel.reason}; torch's {sdpa_backend(shape, device)} attention"
+        names = CUDA_DOCUMENT_KERNELS if document_mask else CUDA_KERNELS
+        return _naming_backend(_fastest(able or names, device, shape), shape, device)
+    return _naming_backend(
+        dataclasses.replace(make(name, device), reason="the preset names it"), shape, device
     )
+
+
+def _naming_backend(kernel: AttentionKernel, shape: KernelShape, device: torch.device) -> AttentionKernel:
+    """SDPA chooses again among torch's own kernels: the reason says which it will be."""
+    if kernel.name != "sdpa" or _able(shape):
+        return kernel
+    reason = f"{kernel.reason}; torch's {sdpa_backend(shape, device)} attention"
+    return dataclasses.replace(kernel, reason=reason)
+
+
+def _able(probe: KernelShape) -> tuple[str, ...]:
+    """Kernels that can run layers with sinks or a window; empty: the shape has none, and any can."""
+    if probe.sinks:
+        return ("sdpa",)
+    return ("flash3", "flash2", "varlen", "sdpa") if probe.window else ()
 
 
 def make(name: str, device: torch.device) -> AttentionKernel:
@@ -84,8 +104,12 @@ def make(name: str, device: torch.device) -> AttentionKernel:
     return AttentionKernel(name, version, run)
 
 
-def sdpa(q: Tensor, k: Tensor, v: Tensor, scale: float, docs: PackDocuments | None) -> Tensor:
+def sdpa(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, docs: PackDocuments | None, own: Own = PLAIN
+) -> Tensor:
     """torch's scaled_dot_product_attention without cuDNN; documents go in buckets of similar length."""
+    if not own.is_plain:
+        return _with_documents(q, k, v, scale, docs, functools.partial(blockwise, own=own))
     if not q.is_cuda:
         return _with_documents(q, k, v, scale, docs)
     with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
@@ -130,12 +154,20 @@ def _cudnn_takes_gqa(q: Tensor, k: Tensor, v: Tensor) -> bool:
     return can_use_cudnn_attention(SDPAParams(q, k, v, None, 0.0, True, True))
 
 
-def _with_documents(q: Tensor, k: Tensor, v: Tensor, scale: float, docs: PackDocuments | None) -> Tensor:
+def _with_documents(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float,
+    docs: PackDocuments | None,
+    attend: Callable[[Tensor, Tensor, Tensor, float], Tensor] | None = None,
+) -> Tensor:
+    attend = attend or _causal
     if docs is None:
-        return _causal(q, k, v, scale)
+        return attend(q, k, v, scale)
     out = torch.empty_like(q)
     for bucket in docs.buckets:
-        out = _attend_bucket(out, q, k, v, scale, bucket)
+        out = _attend_bucket(out, q, k, v, scale, bucket, attend)
     return out
 
 
@@ -154,7 +186,15 @@ def _causal(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     return out.transpose(1, 2).to(dtype)
 
 
-def _attend_bucket(out: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float, bucket: Bucket) -> Tensor:
+def _attend_bucket(
+    out: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float,
+    bucket: Bucket,
+    attend: Callable[[Tensor, Tensor, Tensor, float], Tensor],
+) -> Tensor:
     """Attention of one bucket's documents, scattered into `out` [B, S, a, d]."""
     batch, _, heads, dim = q.shape
     n, width = bucket.index.shape
@@ -163,7 +203,7 @@ def _attend_bucket(out: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float, b
     def gather(x: Tensor) -> Tensor:
         return x[:, flat].reshape(batch * n, width, x.shape[2], dim)
 
-    part = _causal(gather(q), gather(k), gather(v), scale).reshape(batch, n * width, heads, dim)
+    part = attend(gather(q), gather(k), gather(v), scale).reshape(batch, n * width, heads, dim)
     return out.index_copy(1, bucket.positions, part[:, bucket.rows])
 
 
@@ -192,7 +232,7 @@ def _fastest(names: tuple[str, ...], device: torch.device, probe: KernelShape) -
             best, "rank 0 chose it, and this rank lacks it", "install the same packages everywhere"
         )
     ordered = sorted(times_s.items(), key=lambda pair: pair[1])
-    measured = ", ".join(f"{name} {seconds * 1e3:.3g} ms" for name, seconds in ordered)
+    measured = ", ".join(f"{name} {units.three(seconds * 1e3)} ms" for name, seconds in ordered)
     return dataclasses.replace(kernels[best], reason=f"measured forward and backward, {probe}: {measured}")
 
 

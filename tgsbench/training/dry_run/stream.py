@@ -176,6 +176,25 @@ def _addmm(args: tuple[Any, ...], out: Any) -> int:
     return 2 * int(out.numel()) * int(args[1].shape[-1])
 
 
+def _grouped(args: tuple[Any, ...], _out: Any) -> int:
+    """Rows [T, k] of several experts times [E, k, n] by offsets, or their gradient [k, T] times [T, n].
+
+    torch's own FlopCounterMode (2.13) takes both for free.
+    """
+    rows, weights = args[0], args[1]
+    return 2 * int(rows.shape[-2]) * int(rows.shape[-1]) * int(weights.shape[-1])
+
+
+def _convolution(args: tuple[Any, ...], out: Any) -> int:
+    """Each value made takes its filter's values: [out, in / groups, width…]."""
+    return 2 * int(out.numel()) * int(args[1].shape[1:].numel())
+
+
+def _triangular(args: tuple[Any, ...], out: Any) -> int:
+    """n² products for each column that is solved for."""
+    return int(out.numel()) * int(args[0].shape[-1])
+
+
 def _attention(args: tuple[Any, ...], _out: Any) -> int:
     """Q·Kᵀ and P·V over the causal half of the square; q is [B, a, S, d]."""
     batch, heads, seq, dim = args[0].shape
@@ -192,6 +211,10 @@ _FLOPS: dict[str, Callable[[tuple[Any, ...], Any], int]] = {
     "aten::bmm": _matmul,
     "aten::addmm": _addmm,
     "aten::addmm_": _addmm,
+    "aten::baddbmm": _addmm,
+    "aten::_grouped_mm": _grouped,
+    "aten::convolution": _convolution,
+    "aten::linalg_solve_triangular": _triangular,
     ATTENTION_FORWARD: _attention,
     ATTENTION_BACKWARD: _attention_backward,
 }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tgsbench.training.attention.documents import PackDocuments
 from tgsbench.training.attention.kernels import AttentionKernel
@@ -56,6 +56,17 @@ class Engine(Protocol):
         """Whole fp32 master weights by plain parameter name, between optimizer steps.
 
         Gathers one parameter at a time: every rank must iterate to the end.
+        """
+        ...
+
+    def embedding(self) -> nn.Module:
+        """The module that takes token ids [B, s] in."""
+        ...
+
+    def own_masters(self) -> Iterator[Tensor]:
+        """This rank's own parts of one layer's matrices, fp32 master weights, between optimizer steps.
+
+        Asks no other rank; nothing where this rank holds no part of them.
         """
         ...
 

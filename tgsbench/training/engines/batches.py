@@ -12,7 +12,7 @@ from tgsbench.schema.preset import Preset
 from tgsbench.training.attention.documents import documents
 from tgsbench.training.engines.base import Batch
 from tgsbench.training.parallel.mesh import SequenceMesh
-from tgsbench.workload import Pack, PackedDataset, Shard, checksum, shard
+from tgsbench.workload import Pack, PackedDataset, Shard, shard
 
 
 @dataclass
@@ -20,13 +20,8 @@ class StepCounts:
     """What a rank was fed in one optimizer step, counted from the shards themselves."""
 
     tokens: int = 0
+    """Real ones."""
     labels: int = 0
-    pack_tokens: int = 0
-    seen_checksum: int = 0
-    pack_checksum: int = 0
-
-
-_MODULUS = 2**61 - 1
 
 
 class Batches:
@@ -74,10 +69,6 @@ class Batches:
         offset = self._mesh.sp_rank * len(tokens)
         fed.tokens += min(len(tokens), max(0, pack.num_tokens - offset))
         fed.labels += int(np.count_nonzero(labels >= 0))
-        fed.seen_checksum = (fed.seen_checksum + checksum(tokens, offset)) % _MODULUS
-        if self._mesh.sp_rank == 0:
-            fed.pack_tokens += pack.num_tokens
-            fed.pack_checksum = (fed.pack_checksum + checksum(pack.tokens, 0)) % _MODULUS
 
     def _stack(self, rows: list[np.ndarray]) -> Tensor:
         tokens = torch.from_numpy(np.stack(rows)).to(torch.int64)

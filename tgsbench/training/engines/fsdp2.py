@@ -17,6 +17,7 @@ from tgsbench.training.attention import attention, kernels
 from tgsbench.training.attention.kernel_timing import kernel_shape_of
 from tgsbench.training.engines.base import Batch, Engine, Note
 from tgsbench.training.model.build import CausalLM, build_meta, materialise, plain_name
+from tgsbench.training.model.experts import EXPERT_LOAD
 from tgsbench.training.parallel.checkpointing import wrap_layer
 from tgsbench.training.parallel.mesh import SequenceMesh
 from tgsbench.training.parallel.offload import HostOffload
@@ -39,7 +40,11 @@ class Fsdp2Engine:
         self.attention.register()
         self.model = _sharded_model(preset, mesh, device)
         follow_layers(self.model.model.layers)
-        self.kernel = dataclasses.replace(self.kernel, reason=f"{self.kernel.reason}; {self.model.fused}")
+        reason = f"{self.kernel.reason}; {self.model.fused}"
+        if preset.model.experts is not None:
+            EXPERT_LOAD.is_uniform = preset.training.routing == "uniform"
+            reason += f"; experts by grouped products, {preset.training.routing} routing"
+        self.kernel = dataclasses.replace(self.kernel, reason=reason)
         materialise(self.model, device, preset.training.seed)
         self.optimizer = _optimizer(self.model, preset)
 
@@ -64,6 +69,17 @@ class Fsdp2Engine:
         """Whole fp32 master weights by plain parameter name."""
         for name, parameter in self.model.named_parameters():
             yield plain_name(name), _whole(parameter.detach())
+
+    def embedding(self) -> nn.Module:
+        """The module that takes token ids in."""
+        embedding: nn.Module = self.model.model.embed_tokens
+        return embedding
+
+    def own_masters(self) -> Iterator[Tensor]:
+        """This rank's shards of the first layer's matrices."""
+        for parameter in self.model.model.layers[0].parameters():
+            if parameter.dim() > 1:
+                yield parameter.to_local() if isinstance(parameter, DTensor) else parameter
 
     def optimizer_step(self, lr: float) -> Tensor:
         """Clip to clip_norm, AdamW, clear."""

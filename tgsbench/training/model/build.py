@@ -12,6 +12,7 @@ from transformers.initialization import no_init_weights
 
 from tgsbench.models.registry import find_family
 from tgsbench.schema.preset import EngineOptions, ModelShape
+from tgsbench.training.model import experts
 from tgsbench.training.model.builder import ModelBuilder, find_builder
 from tgsbench.training.model.loss import LossHead
 
@@ -53,7 +54,10 @@ class CausalLM(nn.Module):
 def decoder_config(shape: ModelShape, seq_len: int, attn_implementation: str) -> Any:
     """The transformers configuration of a shape, long enough for `seq_len` positions."""
     settings = find_family(shape.family).config(shape, seq_len)
-    return find_builder(shape.family).config(settings | {"attn_implementation": attn_implementation})
+    settings |= {"attn_implementation": attn_implementation}
+    if shape.experts is not None:
+        settings |= {"experts_implementation": experts.NAME}
+    return find_builder(shape.family).config(settings)
 
 
 def build(
@@ -91,7 +95,7 @@ def materialise(model: CausalLM, device: torch.device, seed: int) -> None:
     model.restore_buffers(device)  # they are computed, not stored, so to_empty loses them
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            fill(parameter, plain_name(name), seed)
+            fill(parameter, plain_name(name), seed, model.builder.norm_value)
 
 
 def plain_name(name: str) -> str:
@@ -99,17 +103,22 @@ def plain_name(name: str) -> str:
     return name.replace("_checkpoint_wrapped_module.", "")
 
 
-def fill(parameter: Tensor, name: str, seed: int) -> None:
+def fill(parameter: Tensor, name: str, seed: int, norm_value: float = 1.0) -> None:
     """Overwrite one parameter (or its DTensor shard) with its seeded initial value."""
     target = parameter._local_tensor if isinstance(parameter, DTensor) else parameter
-    if parameter.ndim == 1:
-        target.fill_(1.0)
+    if is_norm(name):
+        target.fill_(norm_value)
         return
     whole = draw(name, parameter.shape, seed, target.device)
     if isinstance(parameter, DTensor):
         start = _shard_start(parameter)
         whole = whole[start : start + target.shape[0]]
     target.copy_(whole)
+
+
+def is_norm(name: str) -> bool:
+    """Is it the weight of a norm? Biases and sinks are drawn like matrices: lost ones would not show at 0."""
+    return name.endswith("norm.weight")
 
 
 def draw(name: str, shape: torch.Size, seed: int, device: torch.device) -> Tensor:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Protocol
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from tgsbench.models.registry import find_family
 from tgsbench.schema.preset import EngineOptions
@@ -16,6 +17,11 @@ from tgsbench.training.model.fused_layers import FusingRules, fuse
 
 class ModelBuilder(Protocol):
     """What the ranks ask of a family; see `models.family.ModelFamily` for the part without torch."""
+
+    @property
+    def norm_value(self) -> float:
+        """What a norm's weight is at the start."""
+        ...
 
     def config(self, settings: dict[str, Any]) -> Any:
         """The transformers configuration of a config.json."""
@@ -30,7 +36,7 @@ class ModelBuilder(Protocol):
         ...
 
     def restore_buffers(self, decoder: nn.Module) -> None:
-        """Compute again what is no parameter, on torch's default device: rotary frequencies."""
+        """Compute again what is no parameter, on torch's default device."""
         ...
 
 
@@ -42,11 +48,13 @@ class TransformersBuilder:
     decoder_class: Any
     rotary_class: Any
     norm_class: Any
-    """Its RMSNorm; `weight` and `variance_epsilon` are all that a fused one uses."""
+    """Its RMSNorm; `weight` and `variance_epsilon` are all that a fused one uses; None: left as it is."""
     mlp_class: Any
     """Its SwiGLU of gate_proj, up_proj and down_proj; None where it has none."""
     module: ModuleType
     """Where its attention looks up `apply_rotary_pos_emb`."""
+    norm_value: float = 1.0
+    """What a norm's weight is at the start: 0 where it multiplies by 1 + weight."""
 
     def config(self, settings: dict[str, Any]) -> Any:
         """An instance of config_class."""
@@ -61,8 +69,14 @@ class TransformersBuilder:
         return fuse(decoder, engine, FusingRules(self.norm_class, self.mlp_class, self.module))
 
     def restore_buffers(self, decoder: nn.Module) -> None:
-        """Rotary frequencies."""
+        """Rotary frequencies, a scale of the embedding, and what corrects a router's choice: 0."""
         decoder.rotary_emb = self.rotary_class(decoder.config)
+        embedding: Any = decoder.embed_tokens
+        if hasattr(embedding, "scalar_embed_scale"):
+            embedding.embed_scale = torch.tensor(embedding.scalar_embed_scale)
+        for module in decoder.modules():
+            if isinstance(correction := getattr(module, "e_score_correction_bias", None), Tensor):
+                module.e_score_correction_bias = torch.zeros(correction.shape)
 
 
 def find_builder(family: str) -> ModelBuilder:

@@ -31,8 +31,8 @@ _plain_ropes: dict[ModuleType, Any] = {}
 class FusingRules:
     """What of a family can be fused."""
 
-    norm: type[nn.Module]
-    """RMSNorm with `weight` and `variance_epsilon`."""
+    norm: type[nn.Module] | None
+    """RMSNorm with `weight` and `variance_epsilon`; None: the family's is another one."""
     mlp: type[nn.Module] | None
     """SwiGLU with gate_proj, up_proj and down_proj; None: the family has no such module."""
     module: ModuleType
@@ -49,7 +49,7 @@ def fuse(decoder: nn.Module, engine: EngineOptions, rules: FusingRules) -> str:
     if engine.tiled_mlp and rules.mlp is None:
         raise TgsError("engine.tiled_mlp=true: this model's MLP has no tiles", exit_code=ExitCode.UNSUPPORTED)
     plain_rope = _plain_ropes.setdefault(rules.module, rules.module.apply_rotary_pos_emb)
-    norm: type[nn.Module]
+    norm: type[nn.Module] | None
     mlp: type[nn.Module] | None
     if engine.liger:
         require_liger()
@@ -59,14 +59,20 @@ def fuse(decoder: nn.Module, engine: EngineOptions, rules: FusingRules) -> str:
     else:
         norm, mlp, rope, source = FusedNorm, FusedMLP, fused_rope, "torch"
     for module in decoder.modules():
-        if type(module) is rules.norm:
+        if norm is not None and type(module) is rules.norm:
             module.__class__ = norm
         elif mlp is not None and type(module) is rules.mlp:
             module.__class__ = TiledMLP if engine.tiled_mlp else mlp
         elif type(module) is nn.Linear and not engine.compile:
             module.__class__ = Fp32Linear
     rules.module.apply_rotary_pos_emb = rope  # type: ignore[attr-defined]
-    return f"norms, RoPE and SwiGLU by {source}" + (", the MLP tiled" if engine.tiled_mlp else "")
+    swapped = ["norms"] * (rules.norm is not None) + ["RoPE"] + ["SwiGLU"] * (rules.mlp is not None)
+    return f"{_listed(swapped)} by {source}" + (", the MLP tiled" if engine.tiled_mlp else "")
+
+
+def _listed(words: list[str]) -> str:
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def unfuse() -> None:

@@ -1,14 +1,15 @@
 """Ulysses sequence parallelism with q, k and v in one all-to-all.
 
 Layouts, letters as in facts of the field: B batch, S whole sequence, s = S/sp local tokens, a query
-heads, n KV heads, d head dim, p = sp. The send buffer is [p, B, s, H, d] with
-H = a/p + 2·max(n, p)/p, so that with B = 1 the received buffer *is* [S, H, d]: q, k and v are views
-of it and no copy follows the collective. XTuner sends 4h per token on Llama2-70B where this sends 2.25h.
+heads, n KV heads, d head dim (e that of values, if latent attention has another), p = sp. The send buffer
+is [p, B, s, w] with w = (a·d + max(n, p)·(d + e))/p, so that with B = 1 the received buffer *is* [S, w]: q, k
+and v are views of it and no copy follows the collective. XTuner sends 4h per token on Llama2-70B where this
+sends 2.25h.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -20,32 +21,11 @@ from tgsbench.schema import spans
 from tgsbench.training.parallel.tracing import span
 from tgsbench.training.progress import PROGRESS
 
-
-@dataclass
-class AllToAllCounter:
-    """All-to-alls that really ran on this rank, recomputed ones included, saved ones not."""
-
-    calls: int = 0
-    num_bytes: int = 0
-
-    def take(self) -> tuple[int, int]:
-        """Calls and bytes since the last take."""
-        taken = self.calls, self.num_bytes
-        self.calls = self.num_bytes = 0
-        return taken
-
-
-ALL_TO_ALL_COUNTER = AllToAllCounter()
-"""One engine run per process, so one counter."""
-
 _library = torch.library.Library("tgsbench", "DEF")
 _library.define("all_to_all(Tensor x, str group_name) -> Tensor")
 
 
 def _all_to_all_run(x: Tensor, group_name: str) -> Tensor:
-    # Counted inside the op: a selective checkpoint that reuses the saved result runs, and counts, nothing.
-    ALL_TO_ALL_COUNTER.calls += 1
-    ALL_TO_ALL_COUNTER.num_bytes += x.numel() * x.element_size()
     received = torch.empty_like(x)
     PROGRESS.collective = "all-to-all"
     dist.all_to_all_single(received, x, group=_resolve_process_group(group_name))  # type: ignore[arg-type]
@@ -76,7 +56,8 @@ def scatter_heads(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Trade sequence shards for head shards.
 
-    q [B, s, a, d], k and v [B, s, n, d] -> [B, S, a/p, d] and twice [B, S, max(n, p)/p, d].
+    q [B, s, a, d], k [B, s, n, d], v [B, s, n, e] -> [B, S, a/p, d], [B, S, m, d] and [B, S, m, e] with
+    m = max(n, p)/p.
     """
     if group is None or group.size() == 1:
         return q, k, v
@@ -88,6 +69,13 @@ def gather_heads(out: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     if group is None or group.size() == 1:
         return out
     return _GatherHeads.apply(out, group)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def own_heads(x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    """This rank's share [a/p] of a value for each query head [a]."""
+    if group is None or group.size() == 1:
+        return x
+    return x.chunk(group.size())[group.rank()]
 
 
 def _by_rank(x: Tensor, p: int) -> Tensor:
@@ -109,15 +97,26 @@ def _from_ranks(x: Tensor, heads: int) -> Tensor:
 
 
 def _join_sequence(x: Tensor) -> Tensor:
-    """[p, B, s, H, d] -> [B, S, H, d]; a view when B = 1."""
-    p, batch, seq, heads, dim = x.shape
-    return x.transpose(0, 1).reshape(batch, p * seq, heads, dim)
+    """[p, B, s, …] -> [B, S, …]; a view when B = 1."""
+    p, batch, seq, *rest = x.shape
+    return x.transpose(0, 1).reshape(batch, p * seq, *rest)
 
 
 def _split_sequence(x: Tensor, p: int) -> Tensor:
-    """[B, S, H, d] -> [p, B, s, H, d]; a view."""
-    batch, seq, heads, dim = x.shape
-    return x.view(batch, p, seq // p, heads, dim).transpose(0, 1)
+    """[B, S, …] -> [p, B, s, …]; a view."""
+    batch, seq, *rest = x.shape
+    return x.view(batch, p, seq // p, *rest).transpose(0, 1)
+
+
+def _joined(parts: Iterable[Tensor]) -> Tensor:
+    """Several [..., H, d] side by side: [..., w]."""
+    return torch.cat([part.flatten(-2) for part in parts], dim=-1)
+
+
+def _parted(x: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+    """[..., w] -> the [..., H, d] that lie side by side in it, as views."""
+    parts = x.split([heads * dim for heads, dim in sizes], dim=-1)
+    return [part.unflatten(-1, size) for part, size in zip(parts, sizes, strict=True)]
 
 
 class _ScatterHeads(torch.autograd.Function):
@@ -125,19 +124,20 @@ class _ScatterHeads(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, group: dist.ProcessGroup) -> Any:
         p = group.size()
         ctx.group, ctx.heads = group, (q.shape[2], k.shape[2], v.shape[2])
+        kv = max(k.shape[2], p) // p
+        sizes = [(q.shape[2] // p, q.shape[3]), (kv, k.shape[3]), (kv, v.shape[3])]
         with span(spans.A2A_PRE):
-            send = torch.cat([_by_rank(q, p), _by_rank(k, p), _by_rank(v, p)], dim=3)
+            send = _joined(_by_rank(x, p) for x in (q, k, v))
             received = _join_sequence(all_to_all(send, group))
-        kv_local = max(k.shape[2], p) // p
-        return received.split([q.shape[2] // p, kv_local, kv_local], dim=2)
+        return tuple(_parted(received, sizes))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         p = ctx.group.size()
         with span(spans.A2A_PRE):
-            send = torch.cat([_split_sequence(g.contiguous(), p) for g in grads], dim=3)
+            send = _joined(_split_sequence(g.contiguous(), p) for g in grads)
             received = all_to_all(send, ctx.group)
-        parts = received.split([g.shape[2] for g in grads], dim=3)
+        parts = _parted(received, [(g.shape[2], g.shape[3]) for g in grads])
         grad_q, grad_k, grad_v = (_from_ranks(x, n) for x, n in zip(parts, ctx.heads, strict=True))
         return grad_q, grad_k, grad_v, None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from rich.style import Style
 from rich.text import Text
@@ -12,11 +12,13 @@ from textual.screen import Screen
 from textual.widgets import Footer
 from textual.worker import Worker
 
-from tgsbench.live.explain import TEXTS, Explanation
 from tgsbench.tui.actions import Scope
 from tgsbench.tui.shell import Shell, shell
 from tgsbench.tui.widgets.line import Line
 from tgsbench.tui.widgets.search import Search
+
+if TYPE_CHECKING:
+    from tgsbench.live.explain import Explanation
 
 MODES: tuple[tuple[str, str], ...] = (
     ("presets", "1 Presets"),
@@ -63,6 +65,8 @@ class ModeScreen(Screen[None]):
 
     def explain_figure(self, figure: str) -> Explanation | None:
         """What `?` says about a figure of this screen."""
+        from tgsbench.live.explain import TEXTS
+
         return TEXTS.get(figure)
 
 

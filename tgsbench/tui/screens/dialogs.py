@@ -1,9 +1,9 @@
-"""Dialogs: choose one of a few, read an explanation, read the keys."""
+"""Dialogs: choose one of a few, write a line, read an explanation, read the keys."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from rich.style import Style
 from rich.text import Text
@@ -12,12 +12,14 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Vertical, VerticalScroll
 from textual.screen import ModalScreen
-from textual.widgets import OptionList, Static
+from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
-from tgsbench.live.explain import Explanation
 from tgsbench.tui.actions import ACTIONS, SCOPE_TITLES, Action, Scope, bindings
 from tgsbench.tui.config import config_path
+
+if TYPE_CHECKING:
+    from tgsbench.live.explain import Explanation
 
 
 class Options(OptionList):
@@ -60,6 +62,32 @@ class Choice(ModalScreen[str]):
     def action_close(self) -> None:
         """Choose nothing."""
         self.dismiss("")
+
+
+class Ask(ModalScreen[str | None]):
+    """Asks for one line; dismisses with it, with None when there is nothing to change."""
+
+    BINDINGS: ClassVar[list[BindingType]] = bindings("modal")
+
+    def __init__(self, title: str, text: str, value: str) -> None:
+        super().__init__()
+        self._title, self._text, self._value = title, text, value
+
+    def compose(self) -> ComposeResult:
+        """Title, text, line."""
+        with Vertical(classes="dialog"):
+            yield Static(self._title, classes="dialog-title", markup=False)
+            yield Static(self._text, classes="dialog-text", markup=False)
+            yield Input(self._value, compact=True, select_on_focus=False)
+            yield Static(_hint("enter save"), classes="dialog-hint")
+
+    @on(Input.Submitted)
+    def _answered(self, message: Input.Submitted) -> None:
+        self.dismiss(message.value)
+
+    def action_close(self) -> None:
+        """Change nothing."""
+        self.dismiss(None)
 
 
 class Reading(ModalScreen[None]):

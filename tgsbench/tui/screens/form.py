@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, get_args
+from typing import ClassVar, get_args, get_type_hints
 
+from msgspec import Struct
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import BindingType
@@ -21,7 +25,7 @@ from tgsbench.presets import catalog
 from tgsbench.presets.recipes import load_recipe
 from tgsbench.presets.save import save_user_preset
 from tgsbench.presets.validate import valid_sp
-from tgsbench.schema.preset import Checkpointing, Preset
+from tgsbench.schema.preset import Checkpointing, Preset, Workload
 from tgsbench.systems import registry, support
 from tgsbench.tui.actions import Scope, app_bindings, bindings
 from tgsbench.tui.preset_rows import command_line
@@ -44,11 +48,19 @@ def entries(preset: Preset) -> list[FormField]:
     """The form's lines for a preset."""
     sps = ", ".join(map(str, valid_sp(preset)))
     recipes = ("", *sorted(catalog.files("profiles")))
+    w = preset.workload
     return [
+        FormField(
+            "model", "model", _model_of(preset), _models(preset), hint="its shape, from presets/models"
+        ),
         FormField("engine.name", "engine", preset.engine.name, tuple(registry.names())),
         FormField("hardware.num_gpus", "GPUs", str(preset.hardware.num_gpus), hint="ranks, one per GPU"),
         FormField("parallel.sp", "sp", str(preset.parallel.sp), hint=f"one of {sps}"),
         FormField("workload.seq_len", "length", units.length(preset.workload.seq_len), hint="8192, 8k, 1M"),
+        FormField(
+            "workload.corpus", "data", w.corpus, _choices(Workload, "corpus"), hint="what is trained on"
+        ),
+        FormField("workload.file", "data file", w.file, hint="Alpaca JSON or JSONL, for data: file"),
         FormField("measure.steps", "steps", str(preset.measure.steps), hint="measured optimizer steps"),
         FormField("measure.warmup", "warm-up", str(preset.measure.warmup), hint="steps dropped before"),
         FormField(
@@ -56,6 +68,44 @@ def entries(preset: Preset) -> list[FormField]:
         ),
         FormField("profile", "capture", preset.profile, recipes, hint="steps profiled at the end"),
     ]
+
+
+def _model_of(preset: Preset) -> str:
+    """Name of the file that holds the preset's shape; its model's own name where none does."""
+    for name in catalog.files("presets", "models"):
+        with contextlib.suppress(TgsError):  # a damaged file is some other model's
+            if catalog.load_model(name) == preset.model:
+                return name
+    return preset.model.name
+
+
+def _models(preset: Preset) -> tuple[str, ...]:
+    return tuple(dict.fromkeys([_model_of(preset), *sorted(catalog.files("presets", "models"))]))
+
+
+def problems_of(error: TgsError, fields: Sequence[FormField]) -> list[tuple[str, str]]:
+    """Key and text of each problem, in the form's own words; a key is "" where none is named."""
+    lines = [line.strip() for line in error.msg.splitlines()]
+    if len(lines) > 1:  # the first counts those below
+        lines = lines[1:]
+    labels = {field.key: field.label for field in fields}
+    found = []
+    for line in lines:
+        line = line.removesuffix(" (--set)")
+        named = _KEY.match(line)
+        key = named["key"] if named else ""
+        label = labels.get(key, key)
+        found.append((key, f"{label}: {line[named.end() :]}" if named else line))
+    return found
+
+
+_KEY = re.compile(r"(?P<key>[a-z_]+(?:\.[a-z_0-9]+)*)(?:=[^:\s]*)?: ")
+"""`parallel.sp=6: ` or `measure.steps: ` before what is wrong with it."""
+
+
+def _choices(table: type[Struct], key: str) -> tuple[str, ...]:
+    """The values that a key of one of the preset's tables may have."""
+    return get_args(get_type_hints(table)[key])
 
 
 class PresetForm(ModalScreen[None]):
@@ -68,6 +118,7 @@ class PresetForm(ModalScreen[None]):
     scopes: ClassVar[tuple[Scope, ...]] = ("form",)
 
     def __init__(self, base: str) -> None:
+        """Raises TgsError when the preset called `base` is unknown or broken."""
         super().__init__()
         self.base = base
         self._preset = presets.resolve(base).preset
@@ -93,6 +144,7 @@ class PresetForm(ModalScreen[None]):
                 yield Input(placeholder=f"my_{self.base}", id="save-as", compact=True)
                 yield Static("name of a preset of your own", classes="entry-hint", markup=False)
             yield Static("", id="form-problem", markup=False)
+            yield Static("", id="form-fit", markup=False)
             yield Static("", id="form-command", markup=False)
         yield Footer(show_command_palette=False, compact=True)
 
@@ -131,13 +183,24 @@ class PresetForm(ModalScreen[None]):
         try:
             preset = self._resolved()
         except TgsError as error:
+            problems = problems_of(error, self._entries)
             remedy = f"\n  try: {error.hint}" if error.hint and "\n" not in error.msg else ""
-            self._show(f"✗ {error.msg}{remedy}", "")
+            self._show("\n".join(f"✗ {text}" for _, text in problems) + remedy, "", "")
+            self._mark({key for key, _ in problems})
             return
         except NoMatches:  # a change that arrives while the app closes: the fields are gone already
             return
         command = command_line(preset, self.assignments, base=self.base)
-        self._show("", f"{mesh_line(preset)}\n{self._fit_line(preset)}{command}")
+        self._show("", self._fit_line(preset), f"{mesh_line(preset)}\n{command}")
+        self._mark(set())
+
+    def _mark(self, wrong: set[str]) -> None:
+        """Show in red which lines the problems are about; a key without a line of its own is in `others`."""
+        for entry in self._entries:
+            self.query_one(f"#{_widget_id(entry.key)}").set_class(entry.key in wrong, "-wrong")
+        elsewhere = wrong - {entry.key for entry in self._entries}
+        typed = {text.partition("=")[0] for text in self.query_one("#others", Input).value.split()}
+        self.query_one("#others").set_class(bool(elsewhere & typed), "-wrong")
 
     def _resolved(self) -> Preset:
         """The preset as edited, after all checks of the command line that need no look at the machine."""
@@ -151,10 +214,14 @@ class PresetForm(ModalScreen[None]):
         if self._machine is None:
             return ""
         problem = preflight.machine_problem(preset, self._machine, preset.world_size)
-        return f"· does not fit this machine: {problem}\n" if problem else "✓ fits this machine\n"
+        return f"✗ does not fit this machine: {problem}" if problem else "✓ fits this machine"
 
-    def _show(self, problem: str, command: str) -> None:
+    def _show(self, problem: str, fit: str, command: str) -> None:
         self._problem = problem
+        fits = self.query_one("#form-fit", Static)
+        fits.update(fit)
+        fits.display = bool(fit)
+        fits.set_class(fit.startswith("✗"), "-wrong")
         problems = self.query_one("#form-problem", Static)
         problems.update(problem.replace(str(catalog.preset_path(self.base)), self.base))
         problems.display = bool(problem)
@@ -170,6 +237,13 @@ class PresetForm(ModalScreen[None]):
             self.notify("mend the problem first", severity="warning")
             return
         shell(self.app).launch(self._resolved())
+
+    def action_forecast(self) -> None:
+        """Show what the planner says of the preset as edited."""
+        if self._problem:
+            self.notify("mend the problem first", severity="warning")
+            return
+        shell(self.app).show_forecast(self._resolved(), self.base, self.assignments)
 
     def action_save(self) -> None:
         """Save as a preset of the user's own."""

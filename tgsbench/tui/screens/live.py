@@ -19,7 +19,7 @@ from tgsbench.events.logs import LogTail
 from tgsbench.launch import detached
 from tgsbench.live.explain import Explanation, explain
 from tgsbench.live.follow import ReplayFeed
-from tgsbench.live.heatmap import METRICS, heatmap
+from tgsbench.live.heatmap import METRICS, heatmap, rows_of
 from tgsbench.live.session import Session
 from tgsbench.models.flops import CONVENTIONS, XTUNER
 from tgsbench.tui import live_text
@@ -35,10 +35,11 @@ from tgsbench.tui.widgets.log_view import LogView
 from tgsbench.tui.widgets.rank_bar import RankBar
 from tgsbench.tui.widgets.search import Search
 from tgsbench.tui.widgets.table import ListTable
+from tgsbench.units import counted
 
 PANES: tuple[tuple[str, str], ...] = (
     ("charts", "c Charts"),
-    ("ranks", "r Ranks"),
+    ("ranks", "w Ranks"),
     ("gpus", "u GPUs"),
     ("logs", "o Logs"),
     ("notes", "a Notes"),
@@ -98,6 +99,8 @@ class LiveScreen(ModeScreen):
         self._convention = XTUNER
         self._metric = "step time"
         self._pane = "charts"
+        self._wide = False
+        """Are all panes shown side by side?"""
         self._log: LogTail | None = None
         self._painted_at = 0.0
         self._was_over = False
@@ -153,7 +156,7 @@ class LiveScreen(ModeScreen):
         if session is None or session is self.session:
             return
         self.session, self._rank, self._log = session, 0, None
-        self._show_pane(self._pane, focus=True)
+        self._show_pane("charts", focus=True)
         self._follow(session)
         self.refresh_bindings()
 
@@ -203,6 +206,7 @@ class LiveScreen(ModeScreen):
         self._painted_at = time.monotonic()
         with session.lock:
             self._paint_figures(session)
+            self._paint_tabs(session)
             self._paint_panes(session)
         if self._was_over != session.is_over:
             self._was_over = session.is_over
@@ -220,7 +224,9 @@ class LiveScreen(ModeScreen):
         alert = live_text.alert_text(session)
         self.query_one("#alert-line", Line).show(f" {alert}" if alert else "")
         self.query_one(BigFigure).show(
-            live_text.big_number(headline), "TGS  tokens/GPU/s", live_text.interval_text(headline)
+            live_text.big_number(headline),
+            live_text.big_title(session, headline),
+            live_text.interval_text(headline, is_over=over),
         )
         forecast = live_text.live_forecast_text(session, headline)
         self.query_one("#verdict-line", Line).show(live_text.verdict_text(headline.verdict, forecast))
@@ -229,6 +235,13 @@ class LiveScreen(ModeScreen):
             figure.value, figure.note = value, note
         self.query_one("#tflops", Figure).figure = f"tflops:{self._convention}"
 
+    def _paint_tabs(self, session: Session) -> None:
+        """Names of the panes; that of the notes with their number, as a line above cuts the first one."""
+        num = live_text.num_notes(session)
+        tabs = [(name, f"{label} ({num})" if name == "notes" and num else label) for name, label in PANES]
+        bar = Text(" ").append(tab_bar(tabs, self._pane, "screen.pane"))
+        self.query_one("#pane-line", Line).show("" if self._wide else bar)
+
     def _paint_panes(self, session: Session) -> None:
         live = session.view.live
         if self._is_shown("charts"):
@@ -236,7 +249,7 @@ class LiveScreen(ModeScreen):
                 self.query_one(f"#{name}", ChartView).show(chart, legend)
         if self._is_shown("ranks"):
             view = self.query_one(HeatView)
-            shown = heatmap(live.grid.rows, live.world, self._metric, *view.room)
+            shown = heatmap(rows_of(live, self._metric), live.world, self._metric, *view.room)
             view.show(shown, self._metric, f"{self._metric} by rank and step, over the median rank")
         if self._is_shown("gpus"):
             self.query_one("#gpu-table", ListTable).fill(live_text.gpu_rows(live))
@@ -258,7 +271,8 @@ class LiveScreen(ModeScreen):
             view.show(self._log.lines, f"rank {self._rank} has written no log")
         live = session.view.live
         found = f"{view.num_shown} lines with {view.filter_text!r}" if view.filter_text else ""
-        note = "  ".join(filter(None, (live.ranks[self._rank].host, found, LOG_KEYS)))
+        cut = "its end alone" if self._log.cut else ""
+        note = "  ".join(filter(None, (live.ranks[self._rank].host, cut, found, LOG_KEYS)))
         self.query_one("#log-line", RankBar).show_ranks(self._rank, live.world, note)
 
     def _is_shown(self, pane: str) -> bool:
@@ -271,8 +285,7 @@ class LiveScreen(ModeScreen):
         wide = self.has_class("-wide") and self.has_class("-tall")
         for name, _ in PANES:
             self.query_one(f"#pane-{name}").display = wide or name == pane
-        tabs = tab_bar(PANES, pane, "screen.pane")
-        self.query_one("#pane-line", Line).show("" if wide else Text(" ").append(tabs))
+        self._wide = wide
         if focus:
             self._focus_pane(pane)
         self.call_after_refresh(self.paint)  # sizes of panes are known only then
@@ -346,9 +359,11 @@ class LiveScreen(ModeScreen):
         live, log_dir = self.session.view.live, self.session.run.log_dir
         failed = sorted((s for s in live.ranks if s.error), key=lambda s: s.error.t if s.error else 0.0)
         order = [s.rank for s in failed] + [s.rank for s in live.ranks if not s.error]
+        num_cut = 0
         for rank in order:
             tail = LogTail(log_dir / f"rank{rank:05}.log")
             tail.poll()
+            num_cut += tail.cut
             line = tail.first_error()
             if line is not None:
                 self._rank, self._log = rank, None
@@ -358,7 +373,8 @@ class LiveScreen(ModeScreen):
                 self._paint_log(self.session)
                 self.query_one("#log", LogView).jump_to(line)
                 return
-        self.notify("no error in any rank's log")
+        where = f"; only the end of {counted(num_cut, 'long log')} was searched" if num_cut else ""
+        self.notify(f"no error in any rank's log{where}")
 
     # Log filter
 

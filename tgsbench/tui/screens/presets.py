@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
+from itertools import islice
 from typing import ClassVar
 
 from textual import on, work
@@ -13,8 +16,8 @@ from textual.widgets import DataTable, Input, Static
 from tgsbench.launch import preflight
 from tgsbench.launch.preflight import LocalMachine
 from tgsbench.presets import catalog
-from tgsbench.schema.run import Result
-from tgsbench.store import run_dir
+from tgsbench.results import index
+from tgsbench.results.index import Summary
 from tgsbench.tui import preset_rows
 from tgsbench.tui.actions import bindings
 from tgsbench.tui.preset_rows import PresetRow
@@ -49,7 +52,7 @@ class PresetsScreen(ModeScreen):
     def __init__(self) -> None:
         super().__init__()
         self._rows: list[PresetRow] = []
-        self._best: dict[str, Result] = {}
+        self._best: dict[str, Summary] = {}
         self._machine: LocalMachine | None = None
         self._said: set[str] = set()
 
@@ -94,12 +97,11 @@ class PresetsScreen(ModeScreen):
 
     @work(thread=True, exclusive=True, group="best", exit_on_error=False)
     def _load_best(self) -> None:
-        runs = run_dir.list_runs(self.tgs.runs_root)[:MAX_RESULTS]
-        results = (result for run in runs if (result := _stored(run)) is not None)
-        best = preset_rows.best_results(results)
+        with contextlib.closing(index.iter_summaries(self.tgs.runs_root, index.if_finished)) as found:
+            best = preset_rows.best_results(islice(found, MAX_RESULTS))
         self.app.call_from_thread(self._show_best, best)
 
-    def _show_best(self, best: dict[str, Result]) -> None:
+    def _show_best(self, best: dict[str, Summary]) -> None:
         if best != self._best:
             self._best = best
             self._fill()
@@ -109,7 +111,7 @@ class PresetsScreen(ModeScreen):
         self.query_one(ListTable).fill(preset_rows.table_rows(shown, self._best))
         fits = sum(not row.problem for row in self._rows)
         self.query_one("#preset-count", Line).show(
-            f" {len(shown)} of {len(self._rows)} presets, {fits} fit this machine"
+            f" {len(shown)} of {len(self._rows)} presets, {fits} fit this machine{_own(self._rows)}"
         )
         self._show_detail()
 
@@ -132,6 +134,7 @@ class PresetsScreen(ModeScreen):
     @on(Input.Changed, "#preset-search")
     def _search(self) -> None:
         self._fill()
+        self.query_one(ListTable).action_scroll_top()  # the first hit
 
     def choose_fitting(self) -> None:
         """Show only what fits this machine, the first one chosen."""
@@ -173,6 +176,12 @@ class PresetsScreen(ModeScreen):
         if row is not None and row.preset is not None:
             self.tgs.launch(row.preset, rehearse=True)
 
+    def action_forecast(self) -> None:
+        """Show what the planner says of the chosen preset, and faster settings."""
+        row = self._sound_row()
+        if row is not None and row.preset is not None:
+            self.tgs.show_forecast(row.preset, row.name, [])
+
     def action_edit(self) -> None:
         """Open the chosen preset in the form."""
         if (row := self.selected) is not None:
@@ -185,15 +194,14 @@ class PresetsScreen(ModeScreen):
             self.tgs.put_on_clipboard(preset_rows.command_line(row.preset), "the command")
 
 
+def _own(rows: Sequence[PresetRow]) -> str:
+    """How many are the user's own, with their mark; empty without any."""
+    num = sum(bool(row.own) for row in rows)
+    return f", {preset_rows.OWN_MARK} {num} your own" if num else ""
+
+
 NO_FIT_CHOICES = (
     ("rehearse", "Rehearse: the same shape, shrunken to this machine; compares with nothing"),
     ("edit", "Edit it"),
     ("", "Leave it"),
 )
-
-
-def _stored(run: run_dir.RunDir) -> Result | None:
-    try:
-        return run.result()
-    except Exception:  # noqa: BLE001 - a damaged run is nobody's best; the run list says what is wrong with it
-        return None

@@ -33,7 +33,7 @@ SHARE_COLUMNS = (
     ("hidden", "hidden", 8),
 )
 KERNEL_COLUMNS = (
-    ("name", "kernel or operator", 30),
+    ("name", "kernel or operator", profile_rows.NAME_WIDTH),
     ("total", "a step", 8),
     ("share", "share", 6),
     ("calls", "calls", 7),
@@ -52,14 +52,14 @@ COLLECTIVE_COLUMNS = (
     ("bandwidth", "bus GB/s", 12),
 )
 PANES = (
-    ("shares", "s Shares"),
-    ("kernels", "e Kernels"),
-    ("collectives", "c Collectives"),
-    ("findings", "f Findings"),
+    ("shares", "S Shares"),
+    ("kernels", "K Kernels"),
+    ("collectives", "C Collectives"),
+    ("findings", "F Findings"),
 )
 NO_RUN = (
     "No profile is open.\n\n"
-    "Choose a run in the list (2) and press o, or press p in the live view (3).\n"
+    "Choose a run in the list (2) and press p, there or in the live view (3).\n"
     "A run captures one with a capture recipe: set capture in the form, or\n"
     "  tgsbench run --preset NAME --profile hotspots"
 )
@@ -239,7 +239,7 @@ class ProfileScreen(ModeScreen):
         server.drain()
         self._server_run = ""
         with contextlib.suppress(RuntimeError):  # the UI is ending, the server with it
-            self.app.call_from_thread(say, "TensorBoard has ended; t starts it again")
+            self.app.call_from_thread(say, "TensorBoard has ended; B starts it again")
 
     def _say_server(self, text: str) -> None:
         self.query_one("#profile-server", Line).show(f" {text}")

@@ -22,8 +22,9 @@ class Search(Input):
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "leave", "Clear", show=False, priority=True),
-        Binding("down,enter", "done", "To the list", show=False, priority=True),
+        Binding("escape", "leave", "Back", show=False, priority=True),
+        Binding("down", "done", "Down", show=False, priority=True),
+        Binding("enter", "done", "To the list", show=False, priority=True),
     ]
 
     def __init__(self, placeholder: str, *, id: str, leads_to: str, stays: bool = True) -> None:

@@ -20,7 +20,6 @@ from tgsbench.training.attention.attention import NAME
 from tgsbench.training.engines.deepspeed.tiles import num_tiles
 from tgsbench.training.model.loss import IGNORE_INDEX, LossHead
 from tgsbench.training.parallel.tracing import span
-from tgsbench.training.parallel.ulysses import ALL_TO_ALL_COUNTER
 
 
 def register(config: Any, preset: Preset) -> PositionsOnce:
@@ -29,7 +28,7 @@ def register(config: Any, preset: Preset) -> PositionsOnce:
     ALST replaces the named entry of transformers' table for the whole process. The entry is our own
     NAME, whose kernel knows document boundaries, so "sdpa" and the others stay as they are.
     """
-    _count_all_to_alls()
+    _mark_all_to_alls()
     positions = PositionsOnce(deepspeed.comm)
     ulysses_sp.dist = positions
     ulysses_sp.UlyssesSPAttentionHF.register_with_transformers(
@@ -43,19 +42,17 @@ def register(config: Any, preset: Preset) -> PositionsOnce:
     return positions
 
 
-def _count_all_to_alls() -> None:
-    """Count what ALST's operator sends, inside it, so that saved results count nothing."""
+def _mark_all_to_alls() -> None:
+    """Give what ALST's operator sends its spans."""
     send = deepspeed.comm.all_to_all_single
 
     @functools.wraps(send)
-    def counted(output: Tensor, tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
-        ALL_TO_ALL_COUNTER.calls += 1
-        ALL_TO_ALL_COUNTER.num_bytes += tensor.numel() * tensor.element_size()
+    def marked(output: Tensor, tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
         # [p, s, B, heads, d] before attention, [p, s, B, h/p] after it.
         with span(spans.A2A_PRE if tensor.dim() == 5 else spans.A2A_POST):
             return send(output, tensor, *args, **kwargs)
 
-    deepspeed.comm.all_to_all_single = counted
+    deepspeed.comm.all_to_all_single = marked
 
 
 class PositionsOnce:

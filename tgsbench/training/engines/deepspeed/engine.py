@@ -8,7 +8,7 @@ from typing import Any
 
 import deepspeed
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tgsbench.schema import spans
 from tgsbench.schema.preset import Preset
@@ -71,6 +71,15 @@ class DeepSpeedEngine:
     def parameters(self) -> Iterator[tuple[str, Tensor]]:
         """Whole fp32 master weights by plain parameter name."""
         return model.whole_masters(self.engine.module)
+
+    def embedding(self) -> nn.Module:
+        """The module that takes token ids in."""
+        embedding: nn.Module = self.engine.module.model.embed_tokens
+        return embedding
+
+    def own_masters(self) -> Iterator[Tensor]:
+        """What this rank's part of ZeRO holds of the first layer's matrices."""
+        return model.own_masters(self.engine.module.model.layers[0])
 
     def optimizer_step(self, lr: float) -> Tensor:
         """Clip to clip_norm, AdamW, clear."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING
 
@@ -42,3 +43,6 @@ def preload() -> None:
     os.environ["DS_ACCELERATOR"] = "cpu"
     import tgsbench.training.engines.deepspeed.data
     import tgsbench.training.engines.deepspeed.engine  # noqa: F401
+
+    with contextlib.suppress(ImportError):  # what its engine imports when it is built: torch's compiler, 2 s
+        import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from deepspeed.utils import (
     safe_get_full_fp32_param,
     safe_get_full_grad,
+    safe_get_local_fp32_param,
     safe_set_full_fp32_param,
     safe_set_local_fp32_param,
 )
@@ -23,7 +24,7 @@ from tgsbench.systems.engines.deepspeed import DeepSpeedOptions
 from tgsbench.systems.spec import options_of
 from tgsbench.training.attention.attention import NAME
 from tgsbench.training.engines.deepspeed.alst import TiledLossHead, tile_mlps
-from tgsbench.training.model.build import CausalLM, build_meta, draw, materialise, plain_name
+from tgsbench.training.model.build import CausalLM, build_meta, draw, is_norm, materialise, plain_name
 from tgsbench.training.model.build import build as build_unset
 from tgsbench.training.parallel.checkpointing import wrap_layer
 from tgsbench.training.parallel.offload import HostOffload
@@ -90,7 +91,7 @@ def seed_masters(engine: Any, device: torch.device, seed: int) -> None:
 
 def initial_value(name: str, shape: torch.Size, seed: int, device: torch.device) -> Tensor:
     """A parameter's whole seeded value in fp32."""
-    return torch.ones(shape, device=device) if len(shape) == 1 else draw(name, shape, seed, device)
+    return torch.ones(shape, device=device) if is_norm(name) else draw(name, shape, seed, device)
 
 
 def _part(whole: Tensor, numel: int) -> Tensor:
@@ -123,3 +124,17 @@ def whole_masters(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         master = safe_get_full_fp32_param(parameter)
         if master is not None:
             yield plain_name(name), master
+
+
+def own_masters(module: nn.Module) -> Iterator[Tensor]:
+    """This rank's parts of a module's matrices in fp32, flat; asks no other rank."""
+    for parameter in module.parameters():
+        zero: Any = parameter  # what ZeRO hangs on a parameter has no types
+        if len(getattr(zero, "ds_shape", zero.shape)) < 2:
+            continue
+        if hasattr(zero, "ds_id"):
+            part = safe_get_local_fp32_param(zero)
+        else:
+            part = zero._hp_mapping.get_hp_fragment() if zero._hp_mapping is not None else None
+        if part is not None:
+            yield part

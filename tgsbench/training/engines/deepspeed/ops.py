@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 import time
@@ -14,6 +15,7 @@ import psutil
 
 from tgsbench import units
 from tgsbench.errors import ExitCode, TgsError
+from tgsbench.system import build_locks
 from tgsbench.training.engines.base import Note
 
 _TELL_S = 20.0
@@ -28,6 +30,8 @@ def announce_builds(builder: Any, note: Note) -> None:
         from torch.utils.cpp_extension import _get_build_directory
 
         folder = Path(_get_build_directory(self.name, verbose=False))
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # one cleans, so that none takes another's new lock away
+            build_locks.remove_abandoned(folder.parent, note)
         note(_what_it_takes(self.name, folder, Path(self.deepspeed_src_path("csrc"))))
         with _telling(self.name, note):
             return load(self, verbose)

@@ -20,6 +20,7 @@ def claim_process() -> None:
 
     ALST replaces an attention function for the whole process and fixes its head counts at the first
     model, so a second one would be split wrongly (DeepSpeed issue 8291).
+    Raises TgsError when an engine was built in this process before.
     """
     global _built
     if _built:

@@ -1,0 +1,216 @@
+"""What the words of a published row mean: parallelism, batch, checkpointing, precision; or why they are not
+understood.
+
+Nothing is skipped: every word of a row's parallelism and batch is one that is known, or the row is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from tgsbench.schema.preset import Checkpointing
+
+
+class Sharding(Struct, frozen=True, kw_only=True):
+    """How a row's ranks share the model and the sequence."""
+
+    sp: int = 1
+    zero_stage: int = 3
+    shard_ranks: int = 0
+    """Ranks that share one copy of what is sharded; 0: all of them."""
+    regather: bool = True
+    offload: str = "none"
+    compiled: bool = False
+    fp8: bool = False
+
+
+class Batch(Struct, frozen=True):
+    """Sequences of a micro-step on one rank, and micro-steps of an optimizer step."""
+
+    micro_batch: int
+    accumulation: int
+
+
+_N = r"[\s=:]*(-?\d+|true|false)?"
+_WORDS = (
+    ("tp", rf"(?:tp|tensor(?:[ _-]?parallel\w*)?){_N}"),
+    ("pp", rf"(?:pp|pipeline(?:[ _-]?parallel\w*)?){_N}"),
+    ("cp", rf"(?:cp|context(?:[ _-]?parallel\w*)?){_N}"),
+    ("ep", rf"(?:etp|ep|expert(?:[ _-]?parallel\w*)?){_N}"),
+    ("vp", rf"vpp?{_N}"),
+    ("sp", rf"(?:ulysses|sp|sequence[ _-]parallel\w*){_N}"),
+    ("dp", rf"(?:ddp|dp|data[ _-]parallel\w*){_N}"),
+    ("zero1", r"zero1\s*=\s*(-?\d+)"),
+    ("zero", r"(?:deepspeed\s+)?zero[ _-]?([123])"),
+    ("fsdp", r"fsdp2(?!\d)()"),
+    ("fsdp", rf"fsdp{_N}"),
+    ("hsdp", r"(?:hsdp|hybrid_shard)\s*(\d+)?"),
+    ("kept", r"shard_grad_op()"),
+    ("fsdp", r"full_shard()"),
+    ("single", r"(?:single|one|1)(?:[ _-]?gpu|[ _-]?device)?()"),
+    ("compiled", r"(?:torch[._])?compiled?()"),
+    ("fp8", r"(?:float8|fp8)()"),
+    ("bf16", r"(?:bf16|bfloat16)()"),
+    ("optimizer", r"optim(?:izer)?[ _-]offload()"),
+    ("all", r"param(?:eter)?s?[ _-]offload()"),
+)
+"""Kind of word and how it is written; the group is its number."""
+_BETWEEN = re.compile(r"[\s,;/+&()]+")
+_KNOWN = "the planner knows sharded data and Ulysses parallelism"
+
+
+def read_parallelism(text: str, num_gpus: int) -> Sharding:
+    """Read a row's parallelism; raises ValueError naming the first word that cannot be planned."""
+    found = Sharding()
+    for kind, number in _words(text):
+        found = _applied(found, kind, number, text, num_gpus)
+    if num_gpus % found.sp:
+        raise ValueError(f"parallelism {text!r}: {num_gpus} GPUs are no multiple of sp={found.sp}")
+    if found.shard_ranks and num_gpus % found.shard_ranks:
+        raise ValueError(f"parallelism {text!r}: {num_gpus} GPUs in groups of {found.shard_ranks}")
+    whole = found.shard_ranks in (0, num_gpus)
+    return replace(found, shard_ranks=0) if whole else found
+
+
+def _words(text: str) -> Iterator[tuple[str, str]]:
+    """(kind, number) of every word; raises ValueError at the first unknown one."""
+    rest = _BETWEEN.sub(" ", text.lower()).strip()
+    while rest:
+        tries = ((kind, re.match(rf"{pattern}(?![\w.])\s*", rest)) for kind, pattern in _WORDS)
+        kind, match = next(((k, m) for k, m in tries if m), ("", None))
+        if match is None:
+            raise ValueError(f"parallelism {text!r}: {rest.split()[0]!r} is not understood; {_KNOWN}")
+        yield kind, match[1] or ""
+        rest = rest[match.end() :]
+
+
+def _applied(found: Sharding, kind: str, number: str, text: str, num_gpus: int) -> Sharding:
+    if kind in ("tp", "pp", "cp", "ep") and number != "1":
+        raise ValueError(f"parallelism {text!r}: {kind} {number or 'of unknown size'}; {_KNOWN}")
+    if kind == "single" and num_gpus != 1:
+        raise ValueError(f"parallelism {text!r} on {num_gpus} GPUs")
+    if kind == "dp" and number and int(number) * found.sp != num_gpus:
+        raise ValueError(f"parallelism {text!r}: dp {number} does not make {num_gpus} GPUs")
+    if kind == "sp":
+        return replace(found, sp=int(number) if number else found.sp)
+    if kind == "zero1":
+        return replace(found, zero_stage=1, shard_ranks=max(0, int(number)))
+    if kind == "zero":
+        return replace(found, zero_stage=int(number))
+    if kind == "fsdp":
+        if number == "false":
+            return found
+        ranks = int(number) if number.isdecimal() else 0
+        return replace(found, zero_stage=3, shard_ranks=ranks)
+    if kind == "hsdp":
+        return replace(found, zero_stage=3, shard_ranks=int(number) if number else min(8, num_gpus))
+    if kind in ("optimizer", "all"):
+        return replace(found, offload="all" if "all" in (kind, found.offload) else kind)
+    flags = {"kept": {"regather": False}, "compiled": {"compiled": True}, "fp8": {"fp8": True}}
+    return replace(found, **flags.get(kind, {}))
+
+
+_BATCHES = (
+    r"(?P<tokens>[\d.,]+)\s*(?P<scale>[km])?\s*tokens?;?",
+    r"micro_num[ =:]*(?P<accumulation>\d+)",
+    r"micro_bsz[ =:]*(?P<micro>\d+)",
+    r"micro[ =:]*(?P<micro>\d+)(?:\s*x\s*(?:accum\w*\s*)?(?P<accumulation>\d+))?",
+    r"accum\w*[ =:]*(?P<accumulation>\d+)",
+    r"(?:gbs|global(?:[ _-]batch)?(?:[ _-]size)?)[ =:]*(?P<sequences>\d+)",
+    r"(?:mbs|local (?:bs|batch)(?:[ _-]size)?)[ =:]*(?P<micro>\d+)",
+    r"(?:bs|batch(?:[ _-]size)?)[ =:]*(?P<micro>\d+)\s*/\s*gpu",
+    r"(?:bs|batch(?:[ _-]size)?)[ =:]*(?P<bare>\d+)",
+    r"(?P<sequences>\d+) sequences? a step",
+    r"^(?P<bare>\d+)$",
+)
+
+
+def read_batch(text: str, num_gpus: int, sp: int, seq_len: int, *, is_global: bool = False) -> Batch:
+    """Read a row's batch; raises ValueError when micro-batch or accumulation cannot be told.
+
+    `is_global` says what a bare "batch size N" counts.
+    """
+    said = _batch_words(text)
+    groups = num_gpus // sp
+    if "bare" in said:
+        key = "sequences" if is_global else "micro"
+        if key == "micro" and num_gpus > 1 and said["bare"] >= groups:
+            raise ValueError(f"batch {text!r}: of one GPU or of all is not said")
+        said[key] = said.pop("bare")
+    if "tokens" in said:
+        said.setdefault("sequences", max(1, round(said["tokens"] / seq_len)))
+    per_group = None
+    if "sequences" in said:
+        per_group = max(1, round(said["sequences"] / groups))
+    micro, accumulation = said.get("micro"), said.get("accumulation")
+    if micro is None and per_group == 1:
+        micro = 1
+    if micro is None:
+        raise ValueError(f"batch {text!r}: the micro-batch is not said")
+    if accumulation is None:
+        accumulation = 1 if per_group is None else max(1, per_group // micro)
+    if per_group is not None and not 0.8 <= micro * accumulation / per_group <= 1.25:
+        raise ValueError(f"batch {text!r}: {micro} x {accumulation} on {groups} groups is another batch")
+    return Batch(micro, accumulation)
+
+
+def _batch_words(text: str) -> dict[str, int]:
+    """Figure by what it counts; raises ValueError at the first word that is not known."""
+    rest, said = text.lower().strip(), {}
+    while rest := re.sub(r"^[\s,;x]+", "", rest):
+        match = next((m for m in (re.match(p, rest) for p in _BATCHES) if m), None)
+        if match is None:
+            raise ValueError(f"batch {text!r}: {rest!r} is not understood")
+        values = {key: value for key, value in match.groupdict().items() if value}
+        scale = {"k": 1e3, "m": 2**20}.get(values.pop("scale", ""), 1)
+        said |= {key: round(float(value.replace(",", "")) * scale) for key, value in values.items()}
+        rest = rest[match.end() :]
+    return said
+
+
+def read_checkpointing(text: str) -> tuple[Checkpointing, bool]:
+    """Mode, and whether checkpoints go to the host; raises ValueError for words that name no known mode."""
+    word = re.sub(r"\s*\(.*\)$", "", text.strip().lower())
+    if word in ("yes", "full", "true", "1", "recompute"):
+        return "full", False
+    if word in ("offload", "yes, offloaded", "full, offloaded"):
+        return "full", True
+    if word in ("no", "none", "false", "0"):
+        return "none", False
+    if word.startswith("selective"):
+        return "selective", False
+    raise ValueError(f"activation checkpointing {text!r} is not understood")
+
+
+_REFUSED = {
+    r"\bq?lora\b|\bpeft\b|\bdora\b": "trains adapters, not all parameters",
+    r"\brl\b|\bgrpo\b|\bppo\b|\bdpo\b": "reinforcement learning runs more than a training step",
+    r"\bmoe\b|mixture of experts|-a\d+(?:\.\d+)?b\b": "a mixture of experts",
+    r"counts? padding": "its tokens count padding",
+    r"\bnvfp4\b|\bmxfp4\b|\bfp4\b": "trained in 4 bits",
+    r"\blinear attention\b|\bmamba\b|\bwindow(?:ed)?\b": "not every token attends to all before it",
+    r"\bcumulative\b": "what it takes over from other rows is not in it",
+}
+
+
+def refuse_other_training(words: str) -> None:
+    """Raise ValueError for a row whose words name a training that is not planned."""
+    for pattern, why in _REFUSED.items():
+        match = re.search(pattern, words.lower())
+        if match:
+            raise ValueError(f"{match[0]!r}: {why}")
+
+
+def is_fp8(words: str) -> bool:
+    """Do these words say that layers run in FP8?"""
+    text = re.sub(r"none \(bfloat16\)", "", words.lower())
+    return bool(re.search(r"fp8|float8", text))
+
+
+def says_yes(name: str, words: str) -> bool:
+    """Is there `name=yes` in these words?"""
+    return bool(re.search(rf"\b{re.escape(name)}\s*=\s*(?:yes|true)\b", words, re.IGNORECASE))

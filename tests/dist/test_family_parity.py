@@ -1,0 +1,48 @@
+"""Families with windows, sinks, experts and latents train the same at sp 1 and 2."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.dist.family_worker import FAMILIES, ROUTER, family_preset
+from tests.dist.launch import torchrun
+from tgsbench.metrics.integrity import expected_all_to_alls
+
+pytestmark = pytest.mark.dist
+WORKER = Path(__file__).with_name("family_worker.py")
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory) -> dict[int, dict]:
+    folder = tmp_path_factory.mktemp("families")
+    for world in (1, 2):
+        torchrun(world, WORKER, str(folder / f"{world}.pt"))
+    return {world: torch.load(folder / f"{world}.pt", weights_only=True) for world in (1, 2)}
+
+
+def worst(one: dict, many: dict) -> float:
+    right, ours = one["grads"], many["grads"]
+    assert ours.keys() == right.keys()
+    return max(float((ours[name] - grad).norm() / grad.norm()) for name, grad in right.items())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_loss_and_every_gradient_agree_with_one_rank(outcomes, family):
+    one, many = outcomes[1][family], outcomes[2][family]
+    torch.testing.assert_close(many["loss"], one["loss"], rtol=1e-6, atol=1e-6)
+    assert worst(one, many) < 2e-6
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_all_to_alls_are_those_of_the_shapes(outcomes, family):
+    preset = family_preset(family, 2)
+    calls, num_bytes = expected_all_to_alls(preset)
+    ran_calls, ran_bytes = outcomes[2][family]["a2a"].tolist()
+    assert (ran_calls * preset.accumulation, ran_bytes * preset.accumulation) == (calls, num_bytes)
+
+
+def test_a_router_that_differs_between_ranks_is_seen(outcomes):
+    assert worst(outcomes[1]["qwen3_moe"], outcomes[2][ROUTER]) > 1e-3

@@ -1,0 +1,164 @@
+"""config.json -> shape: counted as transformers' own model, refused by name where it is not understood."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from tests.unit.family_shapes import CONFIGS, NAMES, document, read
+from tgsbench import presets
+from tgsbench.errors import ExitCode, TgsError
+from tgsbench.models.config_json import shape_of
+from tgsbench.models.registry import find_family
+from tgsbench.planner import forecast_preset
+from tgsbench.presets.config_file import read_model
+
+KNOWN_AS = {"kimi_k2": "deepseek_v3"}
+PUBLISHED = {
+    "llama31_405b": 405_853_388_800,
+    "qwen25_7b": 7_615_616_512,
+    "qwen3_8b": 8_190_735_360,
+    "mixtral_8x7b": 46_702_792_704,
+    "deepseek_v3": 671_026_404_352,
+    "gpt_oss_120b": 116_829_156_672,
+}
+
+
+def theirs(name: str):
+    """transformers' own model of the file, on the meta device, from the file alone."""
+    settings = document(name)
+    settings = settings.get("text_config", settings)
+    kind = settings.pop("model_type")
+    settings.pop("quantization_config", None)
+    settings.pop("auto_map", None)
+    config = AutoConfig.for_model(KNOWN_AS.get(kind, kind), **settings)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_parameters_in_total_and_active_are_those_of_transformers(name):
+    shape, model = read(name).shape, theirs(name)
+    counted = find_family(shape.family).parameters(shape)
+    total = sum(p.numel() for p in model.parameters())
+    assert counted.total == total
+    idle = 0
+    if (experts := shape.experts) is not None:
+        routed = sum(p.numel() for key, p in model.named_parameters() if ".experts." in key)
+        idle = routed * (experts.num - experts.used) // experts.num
+    assert counted.active == total - idle
+
+
+def test_there_are_enough_of_them_and_they_are_the_published_ones():
+    assert len(NAMES) >= 25
+    assert len({read(name).shape.family for name in NAMES}) == 11
+    for name, count in PUBLISHED.items():
+        shape = read(name).shape
+        assert find_family(shape.family).parameters(shape).total == count
+
+
+@pytest.mark.parametrize("name", ["qwen3_8b", "gemma3_1b", "gpt_oss_20b", "deepseek_v3", "mistral_7b_v01"])
+def test_what_ranks_build_from_has_the_layers_of_the_file(name):
+    shape = read(name).shape
+    ours = AutoConfig.for_model(**find_family(shape.family).config(shape, 4096))
+    with torch.device("meta"):
+        built = AutoModelForCausalLM.from_config(ours)
+    sizes = {key: tuple(p.shape) for key, p in built.named_parameters()}
+    assert sizes == {key: tuple(p.shape) for key, p in theirs(name).named_parameters()}
+
+
+def test_fields_say_where_they_came_from():
+    found = read("qwen3_8b")
+    assert found.shape.head_dim == 128
+    assert found.origins["num_layers"] == "qwen3_8b.json: num_hidden_layers"
+    found = read("llama2_7b")
+    assert found.origins["head_dim"] == "default of the family: llama2_7b.json has no head_dim"
+    assert any("never executed" in note for note in read("deepseek_v3").notes)
+
+
+def test_layers_with_a_window_are_found():
+    assert read("gpt_oss_20b").shape.layer_pattern == ("window", "full")
+    assert read("gpt_oss_20b").shape.window == 128
+    assert read("mistral_7b_v01").shape.layer_pattern == ("window",)
+    assert read("mistral_7b_v03").shape.window == 0
+    gemma = read("gemma3_1b").shape
+    kinds = find_family("gemma3_text").pattern(gemma)
+    assert (kinds.count("window"), kinds.count("full")) == (22, 4)
+    change = {"use_sliding_window": True, "max_window_layers": 21, "sliding_window": 4096}
+    shape = shape_of(document("qwen25_7b") | change, "q", "q.json").shape
+    assert find_family("qwen2").pattern(shape).count("window") == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "why"),
+    [
+        ("qwen3_8b", {"model_type": "qwen33"}, r"model_type='qwen33' is not known; nearest: qwen3"),
+        ("qwen3_8b", {"model_type": None}, "model_type is missing"),
+        ("qwen3_8b", {"hidden_act": "relu"}, r'hidden_act="relu": only \'silu\''),
+        ("qwen3_8b", {"attention_chunk_size": 8192}, "attention_chunk_size=8192: not understood.*nearest"),
+        ("llama31_8b", {"mlp_bias": True}, "mlp_bias=true: only False"),
+        ("qwen3_8b", {"num_hidden_layers": "many"}, "num_hidden_layers=.*expected a whole number"),
+        ("qwen3_8b", {"num_hidden_layers": -1}, "expected a whole number of at least 1"),
+        ("qwen3_8b", {"hidden_size": None}, "hidden_size is missing"),
+        ("qwen3_30b_a3b", {"decoder_sparse_step": 2}, "decoder_sparse_step=2: only 1"),
+        ("qwen3_30b_a3b", {"num_experts_per_tok": 129}, r"experts\.used=129: must be 1 to"),
+        ("gpt_oss_20b", {"layer_types": ["sliding_attention"]}, "expected one type for each"),
+        ("gpt_oss_20b", {"layer_types": ["mamba"] * 24}, "'mamba' is not understood"),
+        ("deepseek_v3", {"scoring_func": "softmax"}, 'scoring_func="softmax": only'),
+        ("deepseek_v3", {"first_k_dense_replace": 61}, "one of 61 layers has experts|dense_first=61"),
+    ],
+)
+def test_what_is_not_understood_is_refused_by_name(name, change, why):
+    with pytest.raises(TgsError, match=why) as caught:
+        shape_of(document(name) | change, "m", "config.json")
+    assert caught.value.exit_code == ExitCode.BAD_PRESET
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("{", "no config.json"),
+        ("[1]", "expected an object"),
+        ('{"a":' * 80 + "1" + "}" * 80, "nested too deeply"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_refused(tmp_path, text, why):
+    path = tmp_path / "config.json"
+    path.write_text(text)
+    with pytest.raises(TgsError, match=why):
+        read_model(str(path))
+
+
+def test_a_preset_takes_a_folder_beside_it_and_a_hub_name_in_the_cache(tmp_path, monkeypatch):
+    folder = tmp_path / "Some-8B"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(document("qwen3_8b")))
+    preset = tmp_path / "mine.toml"
+    tables = "[hardware]\nnum_gpus = 8\n[workload]\nseq_len = 8192\n"
+    preset.write_text(f'extends = "_reference"\nmodel = "./Some-8B"\n{tables}')
+    resolved = presets.resolve(preset)
+    assert resolved.preset.model.name == "Some-8B"
+    assert resolved.preset.model.family == "qwen3"
+    assert resolved.origins["model.num_layers"].endswith("Some-8B/config.json: num_hidden_layers")
+    stored = tomllib.loads(presets.to_toml(resolved.preset))
+    assert presets.from_document(stored) == resolved.preset
+    snapshot = tmp_path / "hub" / "models--Org--Some-8B" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text(json.dumps(document("gpt_oss_20b")))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    shape = presets.resolve("llama3_8b_8k", ["model=Org/Some-8B"]).preset.model
+    assert (shape.name, shape.family) == ("Some-8B", "gpt_oss")
+    with pytest.raises(TgsError, match="Org/Other-8B: there is no such configuration"):
+        presets.resolve("llama3_8b_8k", ["model=Org/Other-8B"])
+
+
+def test_every_public_configuration_is_planned():
+    for name in NAMES:
+        sets = [f"model={CONFIGS / name}.json", "workload.seq_len=32k"]
+        preset = presets.resolve("llama3_8b_8k", sets).preset
+        forecast = forecast_preset(preset)
+        assert forecast.tgs.estimate > 0, name

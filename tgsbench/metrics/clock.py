@@ -1,0 +1,50 @@
+"""Step times against the stamps on the events that told them: a clock that starts late does not go unseen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+from tgsbench.schema.events import Step
+
+_LEAST_SHARE = 0.97
+"""Of the time from one step's stamp to the next (measured: 0.999)."""
+_MOST_SHARE = 1.01
+_BETWEEN_S = 0.005
+"""A busy machine takes a rank off its core for milliseconds; without that, 0.3 ms lie between two steps."""
+
+
+class RankClock(Struct, gc=False):
+    """One rank's steps, told and passed; what stands twice counts once, captured steps not at all."""
+
+    step: int = -2
+    t: float = 0.0
+    num_steps: int = 0
+    told_s: float = 0.0
+    """Sum of step times."""
+    passed_s: float = 0.0
+    """From stamp to stamp, over the same steps."""
+
+    def add(self, event: Step) -> None:
+        """Take the next step in."""
+        if event.step <= self.step:
+            return
+        if event.step == self.step + 1 and event.phase != "profile" and event.t > self.t > 0:
+            self.num_steps += 1
+            self.told_s += event.step_s
+            self.passed_s += event.t - self.t
+        self.step, self.t = event.step, event.t
+
+
+def disagreement(clocks: Mapping[int, RankClock]) -> str:
+    """Which rank's step times do not fill the time between its events, or overfill it; empty: none."""
+    for rank, clock in sorted(clocks.items()):
+        slack_s = _BETWEEN_S * clock.num_steps
+        late = clock.told_s < _LEAST_SHARE * clock.passed_s - slack_s
+        if late or clock.told_s > _MOST_SHARE * clock.passed_s + slack_s:
+            return (
+                f"rank {rank} tells of {clock.told_s:.3f} s in {clock.num_steps} steps, between whose events "
+                f"{clock.passed_s:.3f} s passed"
+            )
+    return ""

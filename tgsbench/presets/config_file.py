@@ -1,0 +1,90 @@
+"""Finds a config.json of transformers, in a folder, by its path or in the hub's local cache, and reads it."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tgsbench.errors import ExitCode, TgsError
+from tgsbench.models.config_json import ConfigShape, shape_of
+from tgsbench.presets.catalog import load_model
+from tgsbench.safe_files import check_depth, check_numbers, harmless, read_regular
+from tgsbench.schema.model import ModelShape
+
+_MAX_BYTES = 1 << 20
+"""The longest public ones, with a quantisation table for every layer, have some 100 kB."""
+_HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}$")
+
+
+def is_path(text: str) -> bool:
+    """Does a model's name mean a file, a folder or a hub name, not one of presets/models?"""
+    return "/" in text or text.endswith(".json") or text in (".", "..")
+
+
+def read_model(text: str, base: Path | None = None) -> ConfigShape:
+    """The shape of the config.json that `text` means; a relative path is looked up from `base` first.
+
+    Raises TgsError when nothing is found there, and for a file that is no configuration we understand.
+    """
+    path = _find(text, base)
+    document = _document(path)
+    name = path.parent.name if path.name == "config.json" else path.stem
+    if _HUB_NAME.match(text) and "snapshots" in path.parts:
+        name = text.rpartition("/")[2]
+    return shape_of(document, name or "model", str(path))
+
+
+def find_model(text: str) -> ModelShape:
+    """The shape that a name of presets/models, or a path, means; raises TgsError where there is none."""
+    return read_model(text).shape if is_path(text) else load_model(text)
+
+
+def as_table(shape: ModelShape) -> dict[str, Any]:
+    """The shape as a TOML table: what is set, without defaults."""
+    defaults = {field.name: field.default for field in msgspec.structs.fields(shape)}
+    table = msgspec.to_builtins(shape)
+    kept = {key: value for key, value in table.items() if getattr(shape, key) != defaults[key]}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in kept.items()}
+
+
+def _find(text: str, base: Path | None) -> Path:
+    given = Path(text).expanduser()
+    for place in ([base / given] if base is not None else []) + [given]:
+        for path in (place, place / "config.json"):
+            if path.is_file():
+                return path
+    if _HUB_NAME.match(text) and (cached := _cached(text)) is not None:
+        return cached
+    where = f"{given}/config.json" if given.is_dir() else text
+    raise TgsError(
+        f"{where}: there is no such configuration",
+        hint="name a config.json, its folder, a hub name of the local cache, or one of `tgsbench models`",
+        exit_code=ExitCode.BAD_PRESET,
+    )
+
+
+def _cached(name: str) -> Path | None:
+    """config.json of the newest snapshot of a hub name that this machine has."""
+    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+    cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
+    folder = cache / f"models--{name.replace('/', '--')}" / "snapshots"
+    found = sorted(folder.glob("*/config.json"), key=lambda path: path.stat().st_mtime)
+    return found[-1] if found else None
+
+
+def _document(path: Path) -> dict[str, Any]:
+    try:
+        document = msgspec.json.decode(read_regular(path, _MAX_BYTES, follow=True))
+        check_depth(document)
+        check_numbers(document)
+    except OSError as error:
+        raise TgsError(f"{path}: {error.strerror or error}", exit_code=ExitCode.BAD_PRESET) from error
+    except (ValueError, RecursionError) as error:
+        raise TgsError(f"{path}: no config.json: {error}", exit_code=ExitCode.BAD_PRESET) from error
+    if not isinstance(document, dict):
+        raise TgsError(f"{path}: no config.json: expected an object", exit_code=ExitCode.BAD_PRESET)
+    return harmless(document)

@@ -1,0 +1,77 @@
+"""Values that would do nothing beside the others of their preset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final, NamedTuple
+
+from msgspec.structs import fields
+
+from tgsbench.schema.preset import EngineOptions, Preset, Workload
+
+SET: Final = "--set"
+"""Origin of a value that was given on the command line."""
+
+
+class Condition(NamedTuple):
+    """When a key counts."""
+
+    key: str
+    depends_on: str
+    """The key that decides."""
+    counts: Callable[[Preset], bool]
+    remedy: str
+    is_default: Callable[[Preset], bool]
+
+
+def _workload(key: str) -> Callable[[Preset], bool]:
+    default = next(field.default for field in fields(Workload) if field.name == key)
+    return lambda preset: getattr(preset.workload, key) == default
+
+
+CONDITIONS: Final = (
+    Condition(
+        "workload.file",
+        "workload.corpus",
+        lambda p: p.workload.corpus == "file",
+        "--set workload.corpus=file",
+        lambda p: not p.workload.file,
+    ),
+    *(
+        Condition(
+            f"workload.{key}",
+            "workload.packing",
+            lambda p: p.workload.packing == "xtuner_stock",
+            "--set workload.packing=xtuner_stock",
+            _workload(key),
+        )
+        for key in ("map_batch_size", "map_num_proc")
+    ),
+    Condition(
+        "engine.loss_chunk_tokens",
+        "engine.liger",
+        lambda p: not p.engine.liger and not p.is_external,
+        "--set engine.liger=false, and an engine of tgsbench's own ranks",
+        lambda p: p.engine.loss_chunk_tokens == EngineOptions().loss_chunk_tokens,
+    ),
+)
+
+
+def idle_values(preset: Preset, origins: Mapping[str, str], source: str) -> list[str]:
+    """Problems: values given by `--set` or by the file `source` itself that have no effect.
+
+    What a base preset says may idle in one that extends it, and what a file says where --set took its
+    purpose away.
+    """
+    return [
+        f"{condition.key} has no effect here; {condition.remedy} ({origins[condition.key]})"
+        for condition in CONDITIONS
+        if not condition.is_default(preset)
+        and not condition.counts(preset)
+        and _is_asked(condition, origins, source)
+    ]
+
+
+def _is_asked(condition: Condition, origins: Mapping[str, str], source: str) -> bool:
+    origin = origins.get(condition.key)
+    return origin == SET or (origin == source and origins.get(condition.depends_on) != SET)

@@ -1,0 +1,352 @@
+"""fp64 decoders of verify's own: forward and loss of every family, apart from what is trained.
+
+They share with the trained code the seeded weights (by name) and nothing else: no transformers module, no
+attention kernel. Sources: RMSNorm (Zhang 2019), rotary embedding (Su 2021; half-split as in Llama's weights,
+interleaved as in DeepSeek's), SwiGLU (Shazeer 2020), windows and sinks (gpt-oss model card), latent attention
+and routing by sigmoid (arXiv 2405.04434, 2412.19437), routing by softmax (Mixtral, arXiv 2401.04088).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from tgsbench.schema.model import Experts, ModelShape
+from tgsbench.training.model.build import draw
+
+_QUERIES = 64
+"""At once: their scores stay in a core's cache, and no key after them is looked at."""
+
+Weights = dict[str, Tensor]
+Sizes = dict[str, tuple[int, ...]]
+
+
+class PackRow(NamedTuple):
+    """One pack: tokens and labels int64 [S], positions [S], and which keys a query may see, bool [S, S]."""
+
+    tokens: Tensor
+    labels: Tensor
+    positions: Tensor
+    sees: Tensor
+
+
+class Traits(NamedTuple):
+    """In what a family differs from Llama."""
+
+    biased: tuple[str, ...] = ()
+    """Projections that have a bias whatever the shape says."""
+    qk_norm: bool = False
+    gemma: bool = False
+    """1 + weight in norms, norms behind attention and MLP, a scaled embedding, GELU, slow RoPE in windows."""
+    sinks: bool = False
+    joined: bool = False
+    """q, k and v are one product, and so are gate and up."""
+    router: str = "mlp.gate"
+    windows: str = ""
+    """Kinds of layers where the shape names none: w sees a window, f everything; repeated."""
+
+
+_TRAITS = {
+    "qwen2": Traits(biased=("q_proj", "k_proj", "v_proj")),
+    "qwen3": Traits(qk_norm=True),
+    "qwen3_moe": Traits(qk_norm=True),
+    "phi3": Traits(joined=True),
+    "gemma3_text": Traits(qk_norm=True, gemma=True, windows="wwwwwf"),
+    "gpt_oss": Traits(sinks=True, router="mlp.router", windows="wf"),
+}
+_LOCAL_THETA = 10_000.0
+"""Base of the frequencies in Gemma 3's windowed layers."""
+_LATENT_EPS = 1e-6
+"""Of the norms of latents, whatever the shape's is."""
+
+
+def seeded_weights(shape: ModelShape, seed: int) -> Iterator[tuple[str, Tensor]]:
+    """Values by the names of the trained parameters, drawn in fp32 as training does, then widened."""
+    traits = _TRAITS.get(shape.family, Traits())
+    h = shape.hidden_size
+    sizes: Sizes = {"model.embed_tokens.weight": (shape.vocab_size, h)}
+    for layer in range(shape.num_layers):
+        own = _attention_sizes(shape, traits) | _mlp_sizes(shape, traits, layer) | _norm_sizes(shape, traits)
+        sizes |= {f"model.layers.{layer}.{name}": size for name, size in own.items()}
+    sizes["model.norm.weight"] = (h,)
+    if not shape.tie_word_embeddings:
+        sizes["head.weight"] = (shape.vocab_size, h)
+    for name, size in sizes.items():
+        if name.endswith("norm.weight"):
+            yield name, torch.full(size, 0.0 if traits.gemma else 1.0, dtype=torch.float64)
+        else:
+            yield name, draw(name, torch.Size(size), seed, torch.device("cpu")).double()
+
+
+def _attention_sizes(shape: ModelShape, traits: Traits) -> Sizes:
+    h, heads = shape.hidden_size, shape.num_query_heads
+    if (mla := shape.latent) is not None:
+        sizes = {
+            "kv_a_proj_with_mqa": (mla.kv_rank + mla.rope_dim, h),
+            "kv_b_proj": (heads * (mla.nope_dim + mla.value_dim), mla.kv_rank),
+            "o_proj": (h, heads * mla.value_dim),
+        }
+        queries = heads * (mla.nope_dim + mla.rope_dim)
+        low = {"q_a_proj": (mla.query_rank, h), "q_b_proj": (queries, mla.query_rank)}
+        sizes |= low if mla.query_rank else {"q_proj": (queries, h)}
+    else:
+        q, kv = heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
+        sizes = {"q_proj": (q, h), "k_proj": (kv, h), "v_proj": (kv, h), "o_proj": (h, q)}
+        if traits.joined:
+            sizes = {"qkv_proj": (q + 2 * kv, h), "o_proj": (h, q)}
+    biased = tuple(sizes) if shape.attention_bias else traits.biased
+    found: Sizes = {f"self_attn.{name}.weight": size for name, size in sizes.items()}
+    found |= {f"self_attn.{name}.bias": (sizes[name][0],) for name in biased}
+    return found | ({"self_attn.sinks": (heads,)} if traits.sinks else {})
+
+
+def _mlp_sizes(shape: ModelShape, traits: Traits, layer: int) -> Sizes:
+    h, experts = shape.hidden_size, shape.experts
+    if experts is None or layer < experts.dense_first:
+        i = shape.intermediate_size
+        if traits.joined:
+            return {"mlp.gate_up_proj.weight": (2 * i, h), "mlp.down_proj.weight": (h, i)}
+        return _gated("mlp", h, i)
+    e, i, num = experts, experts.intermediate_size, experts.num
+    sizes: Sizes = {f"{traits.router}.weight": (num, h)}
+    if traits.sinks:  # gpt-oss keeps its experts transposed, and has biases
+        sizes |= {
+            f"{traits.router}.bias": (num,),
+            "mlp.experts.gate_up_proj": (num, h, 2 * i),
+            "mlp.experts.gate_up_proj_bias": (num, 2 * i),
+            "mlp.experts.down_proj": (num, i, h),
+            "mlp.experts.down_proj_bias": (num, h),
+        }
+    else:
+        sizes |= {"mlp.experts.gate_up_proj": (num, 2 * i, h), "mlp.experts.down_proj": (num, h, i)}
+    shared = e.shared_intermediate_size
+    return sizes | (_gated("mlp.shared_experts", h, shared) if shared else {})
+
+
+def _gated(at: str, h: int, i: int) -> Sizes:
+    return {
+        f"{at}.gate_proj.weight": (i, h), f"{at}.up_proj.weight": (i, h), f"{at}.down_proj.weight": (h, i),
+    }  # fmt: skip
+
+
+def _norm_sizes(shape: ModelShape, traits: Traits) -> Sizes:
+    names = ["input_layernorm", "post_attention_layernorm"]
+    if traits.gemma:
+        names += ["pre_feedforward_layernorm", "post_feedforward_layernorm"]
+    sizes: Sizes = {f"{name}.weight": (shape.hidden_size,) for name in names}
+    if traits.qk_norm:
+        sizes |= {f"self_attn.{name}.weight": (shape.head_dim,) for name in ("q_norm", "k_norm")}
+    if (mla := shape.latent) is not None:
+        ranks = {"q_a_layernorm": mla.query_rank, "kv_a_layernorm": mla.kv_rank}
+        sizes |= {f"self_attn.{name}.weight": (rank,) for name, rank in ranks.items() if rank}
+    return sizes
+
+
+def loss_sum(shape: ModelShape, weights: Weights, row: PackRow) -> Tensor:
+    """Sum of the token losses of one pack."""
+    traits = _TRAITS.get(shape.family, Traits())
+    x = weights["model.embed_tokens.weight"][row.tokens]
+    if traits.gemma:
+        x = x * math.sqrt(shape.hidden_size)
+    for layer in range(shape.num_layers):
+        at = f"model.layers.{layer}."
+        w = {name.removeprefix(at): value for name, value in weights.items() if name.startswith(at)}
+        x = _layer(shape, traits, w, x, row, _sees_window(shape, traits, layer))
+    x = _normed(shape, traits, x, weights["model.norm.weight"])
+    head = weights.get("head.weight", weights["model.embed_tokens.weight"])
+    kept = row.labels >= 0
+    logits = x[kept] @ head.T
+    right = logits.gather(1, row.labels[kept][:, None])[:, 0]
+    return (torch.logsumexp(logits, 1) - right).sum()
+
+
+def _sees_window(shape: ModelShape, traits: Traits, layer: int) -> bool:
+    kinds = [kind[0] for kind in shape.layer_pattern] or list(traits.windows) or ["f"]
+    return kinds[layer % len(kinds)] == "w"
+
+
+def _layer(shape: ModelShape, traits: Traits, w: Weights, x: Tensor, row: PackRow, windowed: bool) -> Tensor:
+    def norm(value: Tensor, name: str) -> Tensor:
+        return _normed(shape, traits, value, w[f"{name}.weight"])
+
+    attended = _attention(shape, traits, w, norm(x, "input_layernorm"), row, windowed)
+    if not traits.gemma:
+        x = x + attended
+        return x + _mlp(shape, traits, w, norm(x, "post_attention_layernorm"))
+    x = x + norm(attended, "post_attention_layernorm")
+    made = _mlp(shape, traits, w, norm(x, "pre_feedforward_layernorm"))
+    return x + norm(made, "post_feedforward_layernorm")
+
+
+def _normed(shape: ModelShape, traits: Traits, x: Tensor, weight: Tensor, eps: float | None = None) -> Tensor:
+    scale = 1 + weight if traits.gemma else weight
+    mean = (x * x).mean(-1, keepdim=True)
+    return x / torch.sqrt(mean + (shape.rms_norm_eps if eps is None else eps)) * scale
+
+
+def _projected(w: Weights, name: str, x: Tensor) -> Tensor:
+    made = x @ w[f"self_attn.{name}.weight"].T
+    bias = w.get(f"self_attn.{name}.bias")
+    return made if bias is None else made + bias
+
+
+def _attention(
+    shape: ModelShape, traits: Traits, w: Weights, x: Tensor, row: PackRow, windowed: bool
+) -> Tensor:
+    """Softmax attention [S, h] -> [S, h]: query head n reads KV head n // (query heads per KV head)."""
+    heads = _latent_heads if shape.latent is not None else _grouped_heads
+    q, k, v = heads(shape, traits, w, x, row, windowed)
+    sees = row.sees
+    if windowed:
+        place = torch.arange(len(x))
+        sees = sees & (place[:, None] - place[None, :] < shape.window)
+    owner = torch.arange(shape.num_query_heads) // (shape.num_query_heads // k.shape[1])
+    q, k, v = (value.transpose(0, 1) for value in (q, k[:, owner], v[:, owner]))
+    sink = w["self_attn.sinks"][:, None, None] if traits.sinks else None
+    mixed = torch.cat([_mixed(q, k, v, sees, sink, begin) for begin in range(0, len(x), _QUERIES)], 1)
+    return _projected(w, "o_proj", mixed.transpose(0, 1).reshape(len(x), -1))
+
+
+def _mixed(q: Tensor, k: Tensor, v: Tensor, sees: Tensor, sink: Tensor | None, begin: int) -> Tensor:
+    """Values [n, t, d] that a block of queries from `begin` on attends to; a sink takes its share of each."""
+    end = min(begin + _QUERIES, q.shape[1])
+    scores = q[:, begin:end] @ k[:, :end].transpose(1, 2) / math.sqrt(q.shape[-1])
+    scores = scores.masked_fill(~sees[begin:end, :end], -math.inf)
+    if sink is not None:
+        scores = torch.cat([scores, sink.expand(-1, end - begin, 1)], -1)
+    return torch.softmax(scores, -1)[..., :end] @ v[:, :end]
+
+
+def _grouped_heads(
+    shape: ModelShape, traits: Traits, w: Weights, x: Tensor, row: PackRow, windowed: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    a, n, d = shape.num_query_heads, shape.num_kv_heads, shape.head_dim
+    if traits.joined:
+        q, k, v = _projected(w, "qkv_proj", x).split([a * d, n * d, n * d], -1)
+    else:
+        q, k, v = (_projected(w, f"{name}_proj", x) for name in "qkv")
+    q, k, v = q.view(-1, a, d), k.view(-1, n, d), v.view(-1, n, d)
+    if traits.qk_norm:
+        q = _normed(shape, traits, q, w["self_attn.q_norm.weight"])
+        k = _normed(shape, traits, k, w["self_attn.k_norm.weight"])
+    theta = _LOCAL_THETA if traits.gemma and windowed else shape.rope_theta
+    return _rotated(q, row.positions, theta), _rotated(k, row.positions, theta), v
+
+
+def _latent_heads(
+    shape: ModelShape, traits: Traits, w: Weights, x: Tensor, row: PackRow, windowed: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    mla, heads = shape.latent, shape.num_query_heads
+    assert mla is not None
+    if mla.query_rank:
+        low = _projected(w, "q_a_proj", x)
+        q = _projected(
+            w, "q_b_proj", _normed(shape, traits, low, w["self_attn.q_a_layernorm.weight"], _LATENT_EPS)
+        )
+    else:
+        q = _projected(w, "q_proj", x)
+    q_plain, q_turned = q.view(-1, heads, mla.nope_dim + mla.rope_dim).split([mla.nope_dim, mla.rope_dim], -1)
+    low, k_turned = _projected(w, "kv_a_proj_with_mqa", x).split([mla.kv_rank, mla.rope_dim], -1)
+    low = _normed(shape, traits, low, w["self_attn.kv_a_layernorm.weight"], _LATENT_EPS)
+    both = _projected(w, "kv_b_proj", low).view(-1, heads, mla.nope_dim + mla.value_dim)
+    k_plain, v = both.split([mla.nope_dim, mla.value_dim], -1)
+    q_turned = _rotated_pairs(q_turned, row.positions, shape.rope_theta)
+    k_turned = _rotated_pairs(k_turned[:, None], row.positions, shape.rope_theta).expand(-1, heads, -1)
+    return torch.cat([q_plain, q_turned], -1), torch.cat([k_plain, k_turned], -1), v
+
+
+def _rotated(x: Tensor, positions: Tensor, theta: float) -> Tensor:
+    """Pair (j, j + d/2) of every head turned by position / theta^(2j/d)."""
+    half = x.shape[-1] // 2
+    return torch.cat(_turned(x[..., :half], x[..., half:], positions, theta), -1)
+
+
+def _rotated_pairs(x: Tensor, positions: Tensor, theta: float) -> Tensor:
+    """Pair (2j, 2j + 1) turned by the same angle."""
+    return torch.stack(_turned(x[..., 0::2], x[..., 1::2], positions, theta), -1).flatten(-2)
+
+
+def _turned(a: Tensor, b: Tensor, positions: Tensor, theta: float) -> tuple[Tensor, Tensor]:
+    half = a.shape[-1]
+    angle = positions[:, None].double() * theta ** (-torch.arange(half).double() / half)
+    cos, sin = angle.cos()[:, None], angle.sin()[:, None]
+    return a * cos - b * sin, b * cos + a * sin
+
+
+def _mlp(shape: ModelShape, traits: Traits, w: Weights, x: Tensor) -> Tensor:
+    if f"{traits.router}.weight" in w and shape.experts is not None:
+        return _mixture(shape, traits, w, x, shape.experts)
+    act = _gelu if traits.gemma else _silu
+    if traits.joined:
+        gate, up = (x @ w["mlp.gate_up_proj.weight"].T).chunk(2, -1)
+        return (act(gate) * up) @ w["mlp.down_proj.weight"].T
+    return _gated_mlp(w, "mlp", x, act)
+
+
+def _gated_mlp(w: Weights, at: str, x: Tensor, act: Callable[[Tensor], Tensor]) -> Tensor:
+    gate, up = x @ w[f"{at}.gate_proj.weight"].T, x @ w[f"{at}.up_proj.weight"].T
+    return (act(gate) * up) @ w[f"{at}.down_proj.weight"].T
+
+
+def _silu(x: Tensor) -> Tensor:
+    return x / (1 + torch.exp(-x))
+
+
+def _gelu(x: Tensor) -> Tensor:
+    """Hendrycks and Gimpel's form by tanh."""
+    return x / 2 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+def _mixture(shape: ModelShape, traits: Traits, w: Weights, x: Tensor, experts: Experts) -> Tensor:
+    """Each token through its experts, one expert after the other, and through the shared MLP."""
+    chosen, shares = _routed(shape, traits, w, x, experts)
+    out = torch.zeros_like(x)
+    for index in range(experts.num):
+        token, place = (chosen == index).nonzero(as_tuple=True)
+        made = _expert(traits, w, index, x[token]) * shares[token, place][:, None]
+        out = out.index_add(0, token, made)
+    if experts.shared_intermediate_size:
+        out = out + _gated_mlp(w, "mlp.shared_experts", x, _silu)
+    return out
+
+
+def _routed(
+    shape: ModelShape, traits: Traits, w: Weights, x: Tensor, experts: Experts
+) -> tuple[Tensor, Tensor]:
+    """Experts of each token and what each counts for, [S, k]."""
+    scores = x @ w[f"{traits.router}.weight"].T
+    if traits.sinks:
+        best, chosen = (scores + w[f"{traits.router}.bias"]).topk(experts.used, -1)
+        return chosen, torch.softmax(best, -1)
+    if shape.latent is None:
+        shares, chosen = torch.softmax(scores, -1).topk(experts.used, -1)
+    else:
+        chances = torch.sigmoid(scores)
+        chosen = _in_best_groups(chances.detach(), experts).topk(experts.used, -1)[1]
+        shares = chances.gather(1, chosen)
+    if experts.normalised:
+        shares = shares / shares.sum(-1, keepdim=True)
+    return chosen, shares * experts.scale
+
+
+def _in_best_groups(chances: Tensor, experts: Experts) -> Tensor:
+    """Chances of the groups whose two best experts have most; those of other groups are -inf."""
+    grouped = chances.view(len(chances), experts.groups, -1)
+    best = grouped.topk(2, -1)[0].sum(-1).topk(experts.used_groups, -1)[1]
+    kept = torch.zeros(grouped.shape[:2], dtype=torch.bool).scatter(1, best, True)
+    return grouped.masked_fill(~kept[..., None], -math.inf).view_as(chances)
+
+
+def _expert(traits: Traits, w: Weights, index: int, x: Tensor) -> Tensor:
+    gate_up, down = w["mlp.experts.gate_up_proj"][index], w["mlp.experts.down_proj"][index]
+    if not traits.sinks:
+        gate, up = (x @ gate_up.T).chunk(2, -1)
+        return (_silu(gate) * up) @ down.T
+    both = x @ gate_up + w["mlp.experts.gate_up_proj_bias"][index]
+    gate, up = both[:, ::2].clamp(max=7.0), both[:, 1::2].clamp(-7.0, 7.0)
+    made = (up + 1) * gate / (1 + torch.exp(-1.702 * gate))
+    return made @ down + w["mlp.experts.down_proj_bias"][index]

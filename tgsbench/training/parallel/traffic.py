@@ -1,0 +1,41 @@
+"""What this rank sends, counted where every engine's calls end: at torch's process groups."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from torch._C._distributed_c10d import ProcessGroup
+
+_ALL_TO_ALLS = ("all_to_all_single", "alltoall_base", "alltoall")
+"""Methods of a process group, one of which every all-to-all of Python code ends in; torch 2.11 to 2.13."""
+
+
+class AllToAllCounter:
+    """All-to-alls that this process asked its groups for: recomputed ones included, saved ones not."""
+
+    def __init__(self) -> None:
+        self._calls = self._num_bytes = 0
+        for name in _ALL_TO_ALLS:
+            if method := getattr(ProcessGroup, name, None):
+                setattr(ProcessGroup, name, self._counted(method))
+
+    def take(self) -> tuple[int, int]:
+        """Calls since the last take, and the bytes handed to them, this rank's own share included."""
+        taken = self._calls, self._num_bytes
+        self._calls = self._num_bytes = 0
+        return taken
+
+    def _counted(self, method: Any) -> Any:
+        @functools.wraps(method)
+        def counted(group: ProcessGroup, received: Any, sent: Any, *rest: Any) -> Any:
+            self._calls += 1
+            for tensor in sent if isinstance(sent, list) else [sent]:
+                self._num_bytes += tensor.numel() * tensor.element_size()
+            return method(group, received, sent, *rest)
+
+        return counted
+
+
+ALL_TO_ALL_COUNTER = AllToAllCounter()
+"""One engine run per process, so one counter."""

@@ -1,0 +1,118 @@
+"""What a rank does in a step of any run, seen where it happens and not told by the code that trains.
+
+Token ids are read where they enter the model, all-to-alls where they enter the process group, and weights
+before and after the optimizer; what they are held against comes from the packed data alone. A step's clock
+does not run meanwhile, but for a sum over the ids of each micro-step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tgsbench.metrics.packs import packs_of_step
+from tgsbench.schema.preset import Preset
+from tgsbench.training.engines.base import Engine
+from tgsbench.training.parallel.mesh import SequenceMesh
+from tgsbench.training.parallel.traffic import ALL_TO_ALL_COUNTER
+from tgsbench.workload import PackedDataset, checksum
+from tgsbench.workload.documents import Int64, tokens_of
+from tgsbench.workload.sharding import MODULUS
+
+_BLOCK = 2**15
+"""Positions that are weighed together: 2^15 · 2^15 · a token id stays below 2^63."""
+_SAMPLE = 256
+"""Numbers of each weight that are looked at before and after a step."""
+
+
+class Seen(NamedTuple):
+    """What one rank saw in one optimizer step; `pack_…` only on the first rank of each sp group."""
+
+    checksum: int
+    """Of the ids that entered the model, each weighed by its place in its pack."""
+    a2a_calls: int
+    a2a_bytes: int
+    update: float | None
+    """Mean absolute change of a sample of this rank's master weights; None where it owns none of them."""
+    pack_tokens: int
+    pack_checksum: int
+    pack_digest: int
+
+
+class Witness:
+    """Looks on at one rank's steps."""
+
+    def __init__(self, preset: Preset, mesh: SequenceMesh, data: PackedDataset, engine: Engine) -> None:
+        self._preset, self._mesh, self._data, self._engine = preset, mesh, data, engine
+        self._sums: Tensor | None = None
+        self._weights: Tensor | None = None
+        engine.embedding().register_forward_pre_hook(self._look)
+
+    def begin_step(self) -> None:
+        """What comes now belongs to the next step."""
+        ALL_TO_ALL_COUNTER.take()
+        self._sums, self._weights = None, self._sample()
+
+    def end_step(self, step: int) -> Seen:
+        """What step number `step` did, and what its packs demanded; waits for the device."""
+        calls, num_bytes = ALL_TO_ALL_COUNTER.take()
+        demanded = _demanded(self._preset, self._mesh, self._data, step) if not self._mesh.sp_rank else _NONE
+        return Seen(self._checksum(), calls, num_bytes, self._update(), *demanded)
+
+    def _look(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """Add up the ids [B, s] in blocks, and once more weighed by their place in the block: [2, blocks]."""
+        with torch.no_grad():
+            ids = args[0].detach() + 1
+            block = math.gcd(ids.shape[-1], _BLOCK)
+            blocks = ids.reshape(-1, ids.shape[-1] // block, block)
+            places = torch.arange(1, block + 1, device=ids.device)
+            sums = torch.stack([blocks.sum(dim=(0, 2)), (blocks * places).sum(dim=(0, 2))])
+        self._sums = sums if self._sums is None else self._sums + sums
+
+    def _checksum(self) -> int:
+        """`workload.checksum` of all rows that entered the model on this rank."""
+        if self._sums is None:
+            return 0
+        plain, weighed = self._sums.tolist()
+        size = self._preset.local_seq_len
+        first, block = self._mesh.sp_rank * size, size // len(plain)
+        sums = zip(range(first, first + size, block), plain, weighed, strict=True)
+        total: int = sum(begin * p + w for begin, p, w in sums)
+        return total % MODULUS
+
+    def _sample(self) -> Tensor | None:
+        parts = [part.detach().flatten()[:_SAMPLE] for part in self._engine.own_masters()]
+        return torch.cat(parts) if parts else None
+
+    def _update(self) -> float | None:
+        before, after = self._weights, self._sample()
+        self._weights = None
+        if before is None or after is None or not after.numel():
+            return None
+        return float((after - before).abs().mean())
+
+
+_NONE = (0, 0, 0)
+
+
+def _demanded(preset: Preset, mesh: SequenceMesh, data: PackedDataset, step: int) -> tuple[int, int, int]:
+    """Real tokens, checksum and digest of the packs that this rank's dp group must train in a step."""
+    num_tokens, total, digest = 0, 0, hashlib.blake2b(digest_size=7)
+    for index in packs_of_step(preset, mesh.dp_rank, step):
+        begin, ids = pack_ids(data, index % data.num_packs)
+        num_tokens += len(ids)
+        ids = np.pad(ids, (0, data.seq_len - len(ids)))
+        total += checksum(ids, 0)
+        digest.update(begin.to_bytes(8, "little") + ids.tobytes())
+    return num_tokens, total % MODULUS, int.from_bytes(digest.digest(), "little")
+
+
+def pack_ids(data: PackedDataset, index: int) -> tuple[int, Int64]:
+    """Where pack `index` of an epoch begins in the token stream, and its real tokens."""
+    begin, end = int(data.bounds.starts[index]), int(data.bounds.ends[index])
+    return begin, tokens_of(np.asarray(data.stream.coded[begin:end])).astype(np.int64)
