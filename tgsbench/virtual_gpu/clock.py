@@ -20,7 +20,7 @@ WORK = frozenset((Kind.KERNEL, Kind.GEMM, Kind.COPY, Kind.MEMSET, Kind.COLLECTIV
 """What takes time on a stream."""
 
 
-class Span(Struct, frozen=True, gc=False):
+class DeviceWork(Struct, frozen=True, gc=False):
     """One piece of work on the device, seconds from the first call."""
 
     record: Record
@@ -33,7 +33,7 @@ class Span(Struct, frozen=True, gc=False):
 class Timeline(Struct, frozen=True):
     """What the device did, and when the host was done."""
 
-    spans: list[Span]
+    spans: list[DeviceWork]
     total_s: float
     """Until the host has made its last call and waited for what it waits for."""
     host_s: float
@@ -55,7 +55,7 @@ class _Clock:
     def __init__(self, duration: Duration) -> None:
         self._duration = duration
         self.host_s = 0.0
-        self.spans: list[Span] = []
+        self.spans: list[DeviceWork] = []
         self._free_s: dict[int, float] = {}
         """When each stream's work is done."""
         self._recorded_s: dict[int, float] = {}
@@ -75,7 +75,7 @@ class _Clock:
     def _work(self, record: Record) -> None:
         begin_s = max(self.host_s, self._free_s.get(record.stream, 0.0))
         end_s = begin_s + self._duration(record)
-        self.spans.append(Span(record, self.host_s, begin_s, end_s))
+        self.spans.append(DeviceWork(record, self.host_s, begin_s, end_s))
         self._free_s[record.stream] = end_s
         if record.kind == Kind.COPY and record.args[2]:
             self.host_s = end_s

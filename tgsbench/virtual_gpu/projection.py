@@ -12,7 +12,7 @@ from tgsbench.planner.workload import work_of
 from tgsbench.schema.forecast import Forecast
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import VirtualClock
-from tgsbench.virtual_gpu.clock import Span, Timeline, simulate
+from tgsbench.virtual_gpu.clock import DeviceWork, Timeline, simulate
 from tgsbench.virtual_gpu.durations import Durations
 from tgsbench.virtual_gpu.log import Kind, Record
 
@@ -59,7 +59,7 @@ def clocked(preset: Preset, line: Timeline, forecast: Forecast | None, error_sha
     )
 
 
-def covered_s(spans: Iterable[Span]) -> float:
+def covered_s(spans: Iterable[DeviceWork]) -> float:
     """Seconds in which at least one of the spans goes on."""
     total, until = 0.0, float("-inf")
     for span in sorted(spans, key=lambda span: span.begin_s):
@@ -79,7 +79,7 @@ def kind_of(record: Record) -> str:
     return "attention" if "flash" in record.name or "fmha" in record.name else "element-wise"
 
 
-def _by_kind(spans: Sequence[Span]) -> dict[str, float]:
+def _by_kind(spans: Sequence[DeviceWork]) -> dict[str, float]:
     seconds: dict[str, float] = defaultdict(float)
     for span in spans:
         seconds[kind_of(span.record)] += span.end_s - span.begin_s

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from tgsbench.virtual_gpu.clock import Span, Timeline
+from tgsbench.virtual_gpu.clock import DeviceWork, Timeline
 from tgsbench.virtual_gpu.log import Kind, Record
 
 _US = 1e6
@@ -45,7 +45,7 @@ def _step_mark(line: Timeline, step: int) -> dict[str, Any]:
     return _complete("user_annotation", f"ProfilerStep#{step}", 0.0, line.total_s, _HOST_THREAD, 1)
 
 
-def _events(span: Span, number: int, ranks: dict[int, int]) -> list[dict[str, Any]]:
+def _events(span: DeviceWork, number: int, ranks: dict[int, int]) -> list[dict[str, Any]]:
     """The launch on the host and the work on the device, joined by their correlation."""
     record = span.record
     ids = {"External id": number, "correlation": number}
