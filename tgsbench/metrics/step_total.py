@@ -38,7 +38,7 @@ class StepTotal(Struct, gc=False):
     a2a_calls: int = 0
     a2a_bytes: int = 0
     update: float | None = None
-    """Largest that a rank saw of its weights' mean change."""
+    """Largest that a rank saw of its weights' median change."""
     reported: int = 0
     """Bit r is set once rank r has reported: a step told twice counts once."""
 

@@ -114,7 +114,7 @@ class Step(_Event, tag="step", gc=False):
     pack_digest: Int64 = 0
     """Of the packs' tokens and places in the stream: differs from step to step and between sp groups."""
     update: float | None = None
-    """Mean absolute change of a sample of this rank's master weights by the optimizer; None: not seen."""
+    """Median absolute change of a sample of this rank's master weights by the optimizer; None: not seen."""
 
 
 class Waits(_Event, tag="waits", gc=False):

@@ -38,7 +38,10 @@ class Seen(NamedTuple):
     a2a_calls: int
     a2a_bytes: int
     update: float | None
-    """Mean absolute change of a sample of this rank's master weights; None where it owns none of them."""
+    """Median absolute change of a sample of this rank's master weights; None where it owns none of them.
+
+    Not the mean: experts that no token was sent to have no gradient.
+    """
     pack_tokens: int
     pack_checksum: int
     pack_digest: int
@@ -94,7 +97,7 @@ class Witness:
         self._weights = None
         if before is None or after is None or not after.numel():
             return None
-        return float((after - before).abs().mean())
+        return float((after - before).abs().median())
 
 
 _NONE = (0, 0, 0)
