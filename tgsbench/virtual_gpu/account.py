@@ -198,7 +198,8 @@ def _planned_bytes(preset: Preset) -> dict[str, float]:
 
 def _problems(found: Virtual) -> list[str]:
     problems = []
-    peak = max((peak.allocated_gib or 0.0 for peak in found.peaks), default=0.0)
+    measured = [peak.allocated_gib for peak in found.peaks if peak.phase == "measure"]
+    peak = next((gib for gib in measured if gib), 0.0)  # a run that ended early did not reach its peak
     if found.mem_planned_gib and peak and abs(peak / found.mem_planned_gib - 1) > _PLAN_SHARE:
         problems.append(
             f"{peak:.2f} GiB in tensors at the peak where {found.mem_planned_gib:.2f} were planned"
