@@ -216,33 +216,45 @@ def prepare(
     return folder
 
 
-def forecast(preset: Preset, *, gpu: str = "", link: str = "", system: str = "") -> Forecast:
-    """The forecast of a resolved preset, with advice. Raises TgsError as `plan` does."""
+def forecast(
+    preset: Preset, *, gpu: str = "", link: str = "", system: str = "", price: float | None = None
+) -> Forecast:
+    """The forecast of a resolved preset, with advice; `price` is USD for an hour of one GPU.
+
+    Raises TgsError as `plan` does.
+    """
     from msgspec.structs import replace
 
     from tgsbench.planner.advice import advise
-    from tgsbench.planner.plan import assemble, estimate
+    from tgsbench.planner.plan import assemble, estimate, published_notes
     from tgsbench.systems.registry import find_system
 
-    machine = planned_machine(preset, gpu, link)
+    machine = planned_machine(preset, gpu, link, price)
     numbers = estimate(preset, machine, find_system(system or preset.engine.name))
-    return replace(assemble(preset, numbers), advice=advise(preset, numbers))
+    document = assemble(preset, numbers)
+    notes = [*document.notes, *published_notes(preset, numbers)]
+    return replace(document, notes=notes, advice=advise(preset, numbers))
 
 
-def planned_machine(preset: Preset, gpu: str = "", link: str = "") -> Machine:
+def planned_machine(preset: Preset, gpu: str = "", link: str = "", price: float | None = None) -> Machine:
     """The machine to plan for; a CPU rank's memory is its share of this machine's.
+
+    `price`, USD for an hour of one GPU, replaces that of its hardware file.
 
     Raises TgsError for unknown hardware, and for sizes that no plan can be made for.
     """
+    from msgspec.structs import replace
+
     from tgsbench.planner.limits import check_sizes
     from tgsbench.planner.plan import machine_of
 
     check_sizes(preset)
     machine = machine_of(preset, gpu, link)
+    if price is not None:
+        machine = replace(machine, gpu=replace(machine.gpu, price_usd_per_hour=price))
     if machine.gpu.name != "cpu":
         return machine
     import psutil
-    from msgspec.structs import replace
 
     from tgsbench.units import GIB
 

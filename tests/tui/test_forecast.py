@@ -24,7 +24,9 @@ async def test_the_forecast_is_that_of_the_command_line_and_the_search_too(app):
     plan, found = api.forecast(preset), search(preset, api.planned_machine(preset))
     async with app.run_test(size=(120, 40)) as pilot:
         await on_preset(pilot, "llama2_7b_128k")
-        screen = await shows(pilot, "verdict", "fits: 21.95 GiB", f"{len(found.candidates):,} {FITTING}")
+        screen = await shows(
+            pilot, "verdict", f"fits: {plan.memory.total_gib:.2f} GiB", f"{len(found.candidates):,} {FITTING}"
+        )
         assert f"{plan.tgs.estimate:.1f} (" in screen
         best = forecast_rows.rows(found, plan)[0][1]
         assert all(str(cell).strip() in screen for cell in best)

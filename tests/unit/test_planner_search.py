@@ -276,3 +276,24 @@ def test_two_changes_on_the_same_gpus_come_before_more_gpus():
     first = advise(asked, base)[0]
     assert not any("num_gpus" in change for change in first.change)
     assert first.verdict in ("fits", "tight")
+
+
+def test_a_price_says_what_a_billion_tokens_cost():
+    from tgsbench import api
+
+    document = api.forecast(preset("llama3_8b_32k"), price=2.5)
+    assert document.cost.gpu_hours == pytest.approx(1e9 / document.tgs.estimate / 3600)
+    assert document.cost.usd == pytest.approx(2.5 * document.cost.gpu_hours)
+    assert api.forecast(preset("llama3_8b_32k")).cost.usd is None
+    asked = preset("llama3_8b_32k")
+    best = search(asked, api.planned_machine(asked, price=2.5)).candidates[0]
+    assert best.cost.usd == pytest.approx(2.5 * 1e9 / best.tgs / 3600)
+
+
+def test_a_reference_preset_shows_its_published_rows_beside_plans_for_their_systems():
+    from tgsbench import api
+
+    notes = api.forecast(preset("yi_34b_8k")).notes
+    assert any("published for xtuner: 485.1; planned for it here: 485" in note for note in notes), notes
+    assert any("--link" in note for note in notes)
+    assert not any("published" in note for note in api.forecast(preset("yi_34b_8k"), gpu="B200").notes)

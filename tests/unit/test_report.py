@@ -101,7 +101,8 @@ def test_a_pipe_in_a_name_does_not_add_a_column():
 
 def test_csv_holds_every_row_unrounded_and_no_formula():
     rows = list(csv.DictReader(io.StringIO(plain.csv_text(collect.published()))))
-    published = sum(map(len, load_references().values()))
+    of_the_page = [rows for rows in load_references().values() if any(r.system == "xtuner" for r in rows)]
+    published = sum(map(len, of_the_page))
     assert len(rows) == published + 14
     row = next(r for r in rows if r["label"] == "xtuner:llama2_70b_1M")
     assert (row["tgs"], row["status"], row["num_gpus"]) == ("21.8", "ok", "64")

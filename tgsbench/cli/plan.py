@@ -26,7 +26,6 @@ from tgsbench.report import plan as report
 from tgsbench.schema.preset import Preset
 from tgsbench.systems.costs import System
 from tgsbench.systems.registry import find_system
-from tgsbench.units import percent
 
 
 class PlanOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +38,7 @@ class PlanOptions(msgspec.Struct, frozen=True, kw_only=True):
     num_gpus: int | None
     link: str
     system_name: str
+    price: float | None
     sets: tuple[str, ...]
     searching: bool
     top: int
@@ -72,6 +72,7 @@ class PlanOptions(msgspec.Struct, frozen=True, kw_only=True):
     "--link", shell_complete=complete.links, default="", help="Interconnect between nodes (--list-links)."
 )
 @click.option("--system", "system_name", default="", help="Training system to plan instead of the preset's.")
+@click.option("--price", type=click.FloatRange(min=0), help="USD for an hour of one GPU.")
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override any value of the preset.")
 @click.option("--search", "searching", is_flag=True, help="Rank every feasible mesh, mode and engine.")
 @click.option("--top", type=click.IntRange(min=1), default=10, help="Lines of a search.")
@@ -137,14 +138,16 @@ def _preset(asked: PlanOptions) -> Preset:
 
 def _forecast(asked: PlanOptions) -> None:
     preset = _preset(asked)
-    document = api.forecast(preset, gpu=asked.gpu, link=asked.link, system=asked.system_name)
+    document = api.forecast(
+        preset, gpu=asked.gpu, link=asked.link, system=asked.system_name, price=asked.price
+    )
     if asked.chrome is not None:
         _write_trace(asked, preset, asked.chrome)
     _print(asked.as_json, document, lambda: report.plan_lines(document))
 
 
 def _write_trace(asked: PlanOptions, preset: Preset, path: Path) -> None:
-    machine = api.planned_machine(preset, asked.gpu, asked.link)
+    machine = api.planned_machine(preset, asked.gpu, asked.link, asked.price)
     numbers = estimate(preset, machine, _system(asked, preset))
     if numbers.time is None:
         why, remedy = why_no_time(preset, machine)
@@ -164,13 +167,13 @@ def _max_seq_len(asked: PlanOptions) -> None:
     if asked.model and not asked.seq_len:
         asked = replace(asked, seq_len="8k")  # only where the search over lengths starts
     preset = _preset(asked)
-    best = max_seq_len(preset, api.planned_machine(preset, asked.gpu, asked.link))
+    best = max_seq_len(preset, api.planned_machine(preset, asked.gpu, asked.link, asked.price))
     _print(asked.as_json, best, lambda: report.longest_lines(best))
 
 
 def _search(asked: PlanOptions) -> None:
     preset = _preset(asked)
-    machine = api.planned_machine(preset, asked.gpu, asked.link)
+    machine = api.planned_machine(preset, asked.gpu, asked.link, asked.price)
     found = search(preset, machine)
     _print(asked.as_json, found, lambda: report.search_lines(found, asked.top))
     if not found.candidates:
@@ -197,7 +200,7 @@ def _scale(asked: PlanOptions) -> None:
     if asked.model and asked.num_gpus is None:
         asked = replace(asked, num_gpus=numbers[0])
     preset = _preset(asked)
-    machine = api.planned_machine(preset, asked.gpu, asked.link)
+    machine = api.planned_machine(preset, asked.gpu, asked.link, asked.price)
     free_sp = asked.model is not None and not any(text.startswith("parallel.sp") for text in asked.sets)
     points = scaling.scale(preset, _system(asked, preset), machine, numbers, free_sp=free_sp)
     _print(asked.as_json, points, lambda: report.scale_lines(points))
@@ -208,7 +211,7 @@ def _trace(asked: PlanOptions) -> None:
     from tgsbench.launch.dry_run import dry_run
 
     preset = _preset(asked)
-    machine = api.planned_machine(preset, asked.gpu, asked.link)
+    machine = api.planned_machine(preset, asked.gpu, asked.link, asked.price)
     run = dry_run(preset)
     planned = planned_stream(estimate(preset, machine, _system(asked, preset)).work)
     document = {"stream": run, "totals": report.dry_run_totals(run), "planned": planned}
@@ -223,13 +226,17 @@ def _calibrate(asked: PlanOptions) -> None:
     found, path = calibrate_on([run_dir.find(root, name) for name in asked.runs])
 
     def lines() -> list[str]:
-        errors = [
-            f"  {label:<44} predicted {error:+.1%} against measured" for label, error in found.errors.items()
-        ]
-        bar = percent(found.constants.error_share)
-        return [f"constants of {found.constants.name} written to {path}", *errors, f"error bar ±{bar}"]
+        return [f"constants of {found.constants.name} written to {path}", *report.calibration_lines(found)]
 
-    _print(asked.as_json, {"path": str(path), "constants": found.constants, "errors": found.errors}, lines)
+    document = {
+        "path": str(path),
+        "constants": found.constants,
+        "errors": found.errors,
+        "moved": found.moved,
+        "guesses": found.guesses,
+        "disturbed": found.disturbed,
+    }
+    _print(asked.as_json, document, lines)
 
 
 def _list_gpus(asked: PlanOptions) -> None:

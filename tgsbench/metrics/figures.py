@@ -15,6 +15,11 @@ def tgs(tokens: float, world_size: int, seconds: float) -> float | None:
     return tokens / (world_size * seconds) if seconds > 0 else None
 
 
+def gpu_hours_per_billion_tokens(tgs: float) -> float:
+    """GPU-hours that a billion tokens take at this TGS."""
+    return 1e9 / tgs / 3600.0
+
+
 def tgs_of_gpu(tokens_per_gpu: float, step_s: float) -> float:
     """Tokens that one GPU trains in an optimizer step / seconds of that step, which are never 0."""
     return tokens_per_gpu / step_s

@@ -16,7 +16,7 @@ from tgsbench.planner.least_squares import fit
 from tgsbench.planner.machine import Machine
 from tgsbench.planner.time import step_time
 from tgsbench.planner.workload import StepWorkload
-from tgsbench.schema.hardware import AttentionSpeed, Constants, Link
+from tgsbench.schema.hardware import AttentionSpeed, Constants, Link, Spread
 
 UNCALIBRATED_CPU = Constants(
     name="cpu",
@@ -51,17 +51,41 @@ class Sample(Struct, frozen=True, kw_only=True):
     work: StepWorkload
     machine: Machine
     tgs: float
+    disturbed: bool = False
+    """Something else used the machine: the run counts a quarter."""
 
 
 class Calibration(Struct, frozen=True):
-    """Fitted constants and, per run, predicted over measured TGS less one."""
+    """Fitted constants and what is known of their error."""
 
     constants: Constants
     errors: dict[str, float]
+    """Per run, predicted over measured TGS less one, by constants fitted on the other runs; with a single
+    run by the constants that it started from."""
+    moved: dict[str, float] = {}
+    """Constants that the runs determine -> fitted value over the one it started from."""
+    guesses: list[str] = []
+    """Constants that the runs do not determine: still those it started from."""
+    disturbed: list[str] = []
+    """Runs that count a quarter, for something else used the machine."""
 
 
-_SIGMA_GPU = {"gemm": 0.3, "attention": 0.3, "stream": 0.2, "inside": 0.4, "across": 0.6, "launch": 0.3}
-_SIGMA_CPU = {"gemm": 3.0, "attention": 3.0, "stream": 1.0, "inside": 2.0, "across": 0.5, "launch": 1.0}
+_SIGMA_GPU = {
+    "gemm": 0.3,
+    "attention": 0.3,
+    "stream": 0.2,
+    "inside": 0.4,
+    "across": 0.6,
+    "launch": 0.3,
+}
+_SIGMA_CPU = {
+    "gemm": 3.0,
+    "attention": 3.0,
+    "stream": 1.0,
+    "inside": 2.0,
+    "across": 0.5,
+    "launch": 1.0,
+}
 """How far, in e-folds, runs may pull each constant from where it starts."""
 
 
@@ -75,14 +99,56 @@ def calibrate(samples: Sequence[Sample], start: Constants | None, name: str) -> 
     cpu = samples[0].machine.gpu.name == "cpu"
     base = start or UNCALIBRATED_CPU
     sigma = _SIGMA_CPU if cpu else _SIGMA_GPU
+    values = _fitted(samples, base, sigma)
+    errors = _left_out(samples, base, sigma)
+    known = _determined(samples, _scaled(base, values))
+    names = list(sigma)
+    return Calibration(
+        _stored(_scaled(base, values), name, samples, errors),
+        errors,
+        {n: value for n, value in zip(names, values, strict=True) if n in known},
+        [n for n in names if n not in known],
+        [sample.label for sample in samples if sample.disturbed],
+    )
+
+
+def _fitted(samples: Sequence[Sample], base: Constants, sigma: dict[str, float]) -> list[float]:
+    """Factor of each constant that fits the runs best, held by where it starts."""
 
     def residuals(values: list[float]) -> list[float]:
         tried = _scaled(base, values)
-        return [math.log(_estimated_tgs(sample, tried) / sample.tgs) for sample in samples]
+        return [_weight(sample) * _residual(sample, tried) for sample in samples]
 
-    fitted = fit(residuals, [1.0] * len(sigma), list(sigma.values()))
-    errors = {s.label: math.expm1(r) for s, r in zip(samples, fitted.residuals, strict=True)}
-    return Calibration(_stored(_scaled(base, fitted.values), name, samples, errors), errors)
+    return fit(residuals, [1.0] * len(sigma), list(sigma.values())).values
+
+
+def _weight(sample: Sample) -> float:
+    return 0.25 if sample.disturbed else 1.0
+
+
+def _residual(sample: Sample, tried: Constants) -> float:
+    return math.log(_estimated_tgs(sample, tried) / sample.tgs)
+
+
+def _left_out(samples: Sequence[Sample], base: Constants, sigma: dict[str, float]) -> dict[str, float]:
+    """Error of each run by constants fitted on the others: what an equal run to come may show."""
+    errors = {}
+    for index, sample in enumerate(samples):
+        others = [*samples[:index], *samples[index + 1 :]]
+        found = _scaled(base, _fitted(others, base, sigma)) if others else base
+        errors[sample.label] = math.expm1(_residual(sample, found))
+    return errors
+
+
+def _determined(samples: Sequence[Sample], found: Constants) -> set[str]:
+    """Constants of which a tenth more or less would change some run by half a per cent."""
+    names = list(_SIGMA_GPU)
+    known = set()
+    for index, name in enumerate(names):
+        tried = _scaled(found, [1.1 if i == index else 1.0 for i in range(len(names))])
+        if any(abs(_residual(s, tried) - _residual(s, found)) > 0.005 for s in samples):
+            known.add(name)
+    return known
 
 
 def _check(samples: Sequence[Sample]) -> None:
@@ -129,23 +195,52 @@ def _scaled(base: Constants, values: list[float]) -> Constants:
     )
 
 
+_T90 = (3.078, 1.886, 1.638, 1.533, 1.476, 1.440)
+"""90th percentile of Student's t with 1 to 6 degrees of freedom."""
+_LEAST_SPREAD, _ONE_RUN = 0.03, 0.2
+
+
+def error_of(errors: Sequence[float], weights: Sequence[float]) -> float:
+    """Half-width of an 80 % interval from errors of runs left out; few runs know little of it."""
+    n = len(errors)
+    if n == 1:
+        return max(_ONE_RUN, abs(errors[0]) / 2)
+    mean_square = sum(w * e * e for w, e in zip(weights, errors, strict=True)) / sum(weights)
+    return max(_LEAST_SPREAD, _T90[min(n - 1, len(_T90)) - 1] * math.sqrt(mean_square * (1 + 1 / n)))
+
+
 def _stored(found: Constants, name: str, samples: Sequence[Sample], errors: dict[str, float]) -> Constants:
     sizes = [abs(error) for error in errors.values()]
     runs = ", ".join(sample.label for sample in samples)
+    share = min(0.9, error_of(list(errors.values()), [_weight(sample) for sample in samples]))
+    here = Spread(round(share, 4), round(share, 4))
     return replace(
         found,
         name=name,
         gpus=[samples[0].machine.gpu.name],
         carried_over="",
-        # Residuals of a fit on a handful of runs flatter it: never less than 5 %, more for fewer runs.
-        error_share=min(1.0, max(0.05, *sizes, 0.2 / len(samples))),
+        stacks=sorted({sample.work.system.name for sample in samples}),
+        error_share=share,
+        spreads={known: _wider(spread, here) for known, spread in found.spreads.items()}
+        | {"stack and GPU": here},
         fitted_on=f"{len(samples)} runs of this machine: {runs}",
-        residuals={"fitted_mean": sum(sizes) / len(sizes), "fitted_worst": max(sizes)},
+        residuals={"left_out_mean": sum(sizes) / len(sizes), "left_out_worst": max(sizes)},
         sources=dict.fromkeys(
-            ("gemm_share", "attention", "stream_share", "nvlink_share", "network_share", "launch_us"),
+            (
+                "gemm_share",
+                "attention",
+                "stream_share",
+                "nvlink_share",
+                "network_share",
+                "launch_us",
+            ),
             f"fitted on {runs}",
         ),
     )
+
+
+def _wider(one: Spread, other: Spread) -> Spread:
+    return Spread(max(one.below, other.below), max(one.above, other.above))
 
 
 def constants_toml(constants: Constants) -> str:

@@ -13,11 +13,11 @@ from tgsbench.errors import ExitCode, TgsError
 from tgsbench.planner.interval import TIGHT_SHARE
 from tgsbench.planner.machine import Machine
 from tgsbench.planner.memory import MemoryPlan, memory_plan
-from tgsbench.planner.plan import Estimate, pick_kernel, timed, why_no_time
+from tgsbench.planner.plan import Estimate, cost_of, pick_kernel, timed, why_no_time
 from tgsbench.planner.verdict import host_fits, verdict_of
 from tgsbench.planner.workload import StepWorkload, work_of
 from tgsbench.presets.validate import mesh_problems, valid_sp
-from tgsbench.schema.forecast import Verdict
+from tgsbench.schema.forecast import Cost, Verdict
 from tgsbench.schema.preset import EngineOptions, Preset, Training
 from tgsbench.systems import registry
 from tgsbench.systems.zero import ZeroOptions
@@ -49,6 +49,7 @@ class Candidate(Struct, frozen=True, kw_only=True):
     verdict: Verdict
     card_share: float = 0.0
     """Planned memory over the card's."""
+    cost: Cost | None = None
     change: list[str]
     """Assignments for --set."""
 
@@ -201,6 +202,7 @@ def _candidate(preset: Preset, numbers: Estimate) -> Candidate:
         host_gib=numbers.memory.host_bytes / GIB,
         verdict=numbers.verdict,
         card_share=numbers.memory.peak.total / (numbers.machine.gpu.memory_gib * GIB or math.inf),
+        cost=cost_of(numbers.tgs, numbers.machine.gpu.price_usd_per_hour),
         change=_sets(preset, engine),
     )
 

@@ -28,6 +28,7 @@ from tgsbench.results.rows import Row
 from tgsbench.schema.forecast import Forecast
 from tgsbench.schema.hotspots import TITLES
 from tgsbench.schema.preset import Preset
+from tgsbench.schema.reference import XTUNER
 from tgsbench.schema.run import Result
 from tgsbench.store import profiles
 from tgsbench.store.run_dir import RunDir
@@ -59,7 +60,9 @@ def published() -> Report:
     """The published rows alone: XTuner against LLaMA-Factory, with the planner's forecasts beside them."""
     references = presets.load_references()
     entries = [
-        _of_preset(presets.resolve(name).preset) for name in presets.list_presets() if name in references
+        _of_preset(presets.resolve(name).preset)
+        for name in presets.list_presets()
+        if any(row.system == XTUNER for row in references.get(name, ()))
     ]
     title = "Published training speed on long sequences: XTuner against LLaMA-Factory"
     return _report(title, entries, [])

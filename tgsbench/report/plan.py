@@ -6,10 +6,11 @@ import textwrap
 from collections.abc import Sequence
 
 from tgsbench import units
+from tgsbench.planner.calibrate import Calibration
 from tgsbench.planner.scale import ScalePoint
 from tgsbench.planner.search import Candidate, Found, LongestForecast
 from tgsbench.schema.dry_run import DryRun
-from tgsbench.schema.forecast import Advice, Forecast, TgsRange
+from tgsbench.schema.forecast import Advice, Cost, Forecast, TgsRange
 from tgsbench.systems.registry import find_engine
 from tgsbench.systems.zero import ZeroOptions
 from tgsbench.units import GIB
@@ -43,6 +44,14 @@ def range_text(tgs: TgsRange | None) -> str:
     return f"{units.rate(tgs.estimate)} ({units.rate(tgs.low)} to {units.rate(tgs.high)})"
 
 
+def cost_text(cost: Cost | None) -> str:
+    """GPU-hours, and USD where a price is said."""
+    if cost is None:
+        return "not known"
+    usd = "" if cost.usd is None else f", {cost.usd:,.0f} USD at {cost.usd_per_gpu_hour:g} USD/GPU-hour"
+    return f"{units.rate(cost.gpu_hours)} GPU-hours{usd}"
+
+
 def _speed(plan: Forecast) -> list[str]:
     if plan.tgs is None or plan.step_s is None:
         why = "none: it does not fit" if plan.verdict == "out of memory" else "not predicted"
@@ -52,6 +61,7 @@ def _speed(plan: Forecast) -> list[str]:
     return [
         f"{'TGS':<11} {range_text(plan.tgs)} tokens/GPU/s; error bar: {plan.error_bar}",
         f"{'TFLOPs':<11} {tflops}{mfu}",
+        f"{'cost':<11} {cost_text(plan.cost)} for a billion tokens",
         f"{'step':<11} {units.duration(plan.step_s)} for {plan.tokens_per_step:,} tokens over all GPUs",
     ]
 
@@ -154,7 +164,8 @@ def _candidate(c: Candidate) -> str:
 
 def _sets(c: Candidate) -> str:
     """What makes a preset this candidate."""
-    return " " * 11 + " ".join(f"--set {change}" for change in c.change)
+    usd = "" if c.cost is None or c.cost.usd is None else f"{c.cost.usd:,.0f} USD a billion tokens  "
+    return " " * 11 + usd + " ".join(f"--set {change}" for change in c.change)
 
 
 def _columns(values: Sequence[object]) -> str:
@@ -200,6 +211,17 @@ def _bars(points: Sequence[ScalePoint]) -> list[str]:
 
 def _width(value: float, largest: float) -> int:
     return max(1, round(_BAR * value / largest))
+
+
+def calibration_lines(found: Calibration) -> list[str]:
+    """Each run by constants fitted on the others, the interval, what the runs determine and what not."""
+    by = "by constants fitted on the others" if len(found.errors) > 1 else "by the constants before"
+    lines = [f"  {label:<44} planned {error:+.1%} of measured, {by}" for label, error in found.errors.items()]
+    lines += [f"  {label}: something else used the machine, it counts a quarter" for label in found.disturbed]
+    moved = ", ".join(f"{name} x {value:.2f}" for name, value in found.moved.items())
+    lines.append(f"determined by these runs: {moved or 'nothing'}")
+    lines += [f"still guesses: {', '.join(found.guesses)}"] if found.guesses else []
+    return [*lines, f"80 % interval of a run like these ±{units.percent(found.constants.error_share)}"]
 
 
 def dry_run_lines(run: DryRun, planned: dict[str, float]) -> list[str]:

@@ -56,6 +56,7 @@ def sample(run: RunDir) -> Sample:
         work=work_of(preset, kernel, on_cpu=machine.gpu.name == CPU.name),
         machine=machine,
         tgs=result.tgs.median,
+        disturbed=bool(result.disturbances),
     )
 
 

@@ -41,6 +41,15 @@ class TermSource(Struct, frozen=True, kw_only=True):
     source: str = ""
 
 
+class Cost(Struct, frozen=True, kw_only=True):
+    """What a billion tokens take, at the estimated TGS."""
+
+    gpu_hours: float
+    usd: float | None = None
+    """None: no price is said."""
+    usd_per_gpu_hour: float | None = None
+
+
 class Advice(Struct, frozen=True, kw_only=True):
     """One change, and what it would do."""
 
@@ -71,6 +80,7 @@ class Forecast(Struct, frozen=True, kw_only=True):
     tgs: TgsRange | None = None
     """None: no constants were ever fitted for this hardware, or it goes out of memory."""
     step_s: float | None = None
+    cost: Cost | None = None
     time: dict[str, float] = {}
     """Seconds of an optimizer step by item; they add up to step_s."""
     tflops: dict[str, float] = {}

@@ -28,6 +28,8 @@ class GpuSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One direction, per GPU, between nodes: the usual network card of this GPU's servers."""
     host_gb_per_s: float = 25.0
     """PCIe, one direction, per GPU."""
+    price_usd_per_hour: float = 0.0
+    """What an hour of one costs here; 0: not said. Plans then say what a billion tokens cost."""
     power_w: float = 0.0
     """Board power limit; 0: not known."""
     nvlink_gpus: int = 0
@@ -84,6 +86,8 @@ class Constants(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Of the dense bf16 peak, in long matrix products inside a training step."""
     product_half_width: float = 0.0
     """Inner width of a product at which half of that is reached: what starting and ending it costs."""
+    price_usd_per_hour: float = 0.0
+    """What an hour of one costs here; 0: not said. Plans then say what a billion tokens cost."""
     power_w: float = 0.0
     """Board power at which the share was measured; 0: any."""
     power_exponent: float = 0.0

@@ -32,7 +32,7 @@ class Workload(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Packed sequence length in tokens."""
     corpus: Literal["alpaca", "file", "pydoc", "lengths"] = "alpaca"
     file: str = ""
-    """Path of an Alpaca-format JSON or JSONL file, for corpus = "file"."""
+    """Path of a JSON, JSONL or CSV file for corpus = "file": Alpaca, messages, ShareGPT or text."""
     document_mask: bool = False
     """True: attention stays inside a document; False: causal over the whole pack."""
     packing: Literal["carry", "xtuner_stock"] = "carry"

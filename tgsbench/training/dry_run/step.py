@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from tgsbench.errors import ExitCode, TgsError
+from tgsbench.models.registry import find_family
 from tgsbench.schema.dry_run import DryRun, LiveBlock, Traffic
 from tgsbench.schema.preset import Preset
 from tgsbench.systems.engines.fsdp2 import ENGINE
@@ -64,12 +65,23 @@ def _refuse(preset: Preset) -> None:
             hint=f"add --set engine.name={ENGINE.name}",
             exit_code=ExitCode.UNSUPPORTED,
         )
+    if preset.model.window or _untrained(preset):
+        raise TgsError(
+            f"--trace runs attention over everything before: {preset.model.name} has layers of another kind",
+            hint="leave --trace out: the plan itself counts them",
+            exit_code=ExitCode.UNSUPPORTED,
+        )
     if preset.workload.document_mask:
         raise TgsError(
             "--trace has no documents to mask by: it runs no data",
             hint="add --set workload.document_mask=false",
             exit_code=ExitCode.UNSUPPORTED,
         )
+
+
+def _untrained(preset: Preset) -> bool:
+    """Is there nothing that ranks could run?"""
+    return bool(find_family(preset.model.family).untrained or preset.model.mtp_layers)
 
 
 def _with_cpu_kernel(preset: Preset) -> Preset:
