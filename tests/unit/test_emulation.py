@@ -6,6 +6,7 @@ import sys
 from importlib import import_module
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
@@ -166,3 +167,14 @@ def test_in_a_terminal_too_it_prints_its_projection_instead_of_a_live_view_witho
     done = CliRunner().invoke(run_command.run, args)
     assert done.exit_code == 0, done.output
     assert said == ["tiny_cpu"]
+
+
+def test_projected_memory_grows_by_what_one_moment_holds_and_not_by_peaks_of_two():
+    """Peaks 6 GiB a layer apart, of different moments; half a GiB of activations is what a layer keeps."""
+    events = [
+        msgspec.structs.replace(e, mem_peak=(10 + 6 * n) * GIB, mem_forward=(8 + n // 2) * GIB)
+        for e in _events()
+        if (n := e.num_layers)
+    ]
+    states = 76 / 8 + 80 / 8 / 3  # parameters and moments of layers not built; gradients of all
+    assert _projected(events).mem_projected_gib == pytest.approx(34.0 + 76 * 0.5 + states)

@@ -270,3 +270,13 @@ def test_auto_says_what_went_wrong_when_no_kernel_runs(monkeypatch):
     monkeypatch.setattr(kernels, "forward_backward_s", broken)
     with pytest.raises(TgsError, match="driver too old"):
         kernels.choose("auto", torch.device("cuda"), document_mask=False)
+
+
+def test_fp32_heads_are_repeated_for_the_one_fused_kernel_that_takes_them():
+    """Grouped heads in fp32 would go to the math path, whose S x S scores take 2.3 GiB at 2k tokens."""
+    q, k, v, _ = draw(1, 8, 4, 2, 16)
+    repeated = kernels._heads_for_fused(q, k, v)
+    assert [x.shape[2] for x in repeated] == [4, 4]
+    assert torch.equal(repeated[0][:, :, 1], k[:, :, 0])
+    half = [x.bfloat16() for x in (q, k, v)]
+    assert kernels._heads_for_fused(*half)[0] is half[1]

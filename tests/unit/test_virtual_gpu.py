@@ -215,3 +215,12 @@ def test_options_that_do_not_go_together_are_refused():
     assert "goes with neither" in str(both.exception)
     alone = run.invoke(cli, ["run", "--preset", "llama2_7b_128k", "--rank", "3"])
     assert "--virtual-gpu" in str(alone.exception)
+
+
+def test_a_rank_that_ended_before_its_first_phase_has_an_account_without_steps(tmp_path):
+    manifest = Manifest(
+        run_id="x", preset="p", engine="fsdp2", created_unix=0.0, world_size=8, device="cuda",
+        virtual=VirtualGpu(gpu=H100, rank=3),
+    )  # fmt: skip
+    found = account(tmp_path, manifest, a_preset("llama2_7b_128k"), [])
+    assert (found.peaks, found.launches, found.clock) == ([], 0, None)

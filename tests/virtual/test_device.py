@@ -99,3 +99,22 @@ def test_a_race_between_streams_is_found_by_torchs_sanitizer(on_device):
         "print('no race')\n"
     )
     assert out.splitlines()[-2:] == ["race 1", "no race"]
+
+
+@pytest.mark.parametrize(("dtype", "backend"), [("bfloat16", "flash"), ("float32", "efficient")])
+def test_grouped_heads_run_by_a_fused_kernel_that_the_reason_names(on_device, dtype, backend):
+    out, _ = on_device(
+        "import torch\n"
+        "from tgsbench.training.attention import kernels\n"
+        "from tgsbench.training.attention.kernel_timing import KernelShape\n"
+        f"shape = KernelShape(seq_len=2048, num_kv_heads=2, dtype=torch.{dtype})\n"
+        "kernel = kernels.choose('sdpa', torch.device('cuda', 0), False, shape)\n"
+        "print(kernel.reason)\n"
+        "q, k, v, grad = shape.tensors(torch.device('cuda', 0))\n"
+        "torch.cuda.reset_peak_memory_stats(); before = torch.cuda.memory_allocated()\n"
+        "kernel.run(q, k, v, 0.1, None).backward(grad); torch.cuda.synchronize()\n"
+        "print((torch.cuda.max_memory_allocated() - before) / grad.nbytes)\n"
+    )
+    reason, ratio = out.splitlines()
+    assert reason == f"the preset names it; torch's {backend} attention"
+    assert float(ratio) < 12  # S x S scores of 8 heads would be 16 times the output, several times over

@@ -133,16 +133,28 @@ def _peaks_gib(preset: Preset, by_depth: Mapping[int, list[Depth]]) -> dict[int,
 
 
 def _projected_gib(preset: Preset, by_depth: Mapping[int, list[Depth]]) -> float | None:
-    """Peak with all layers: activations grow by the slope, states by what a layer's shard holds."""
+    """Peak with all layers: activations grow by the slope, states by what a layer's shard holds.
+
+    The slope is that of memory at one moment, the end of the forward: peaks of two depths may lie at
+    different moments, and say nothing of a layer together. Gradients of all layers are there from the second
+    micro-step on, a third of what parameters and two moments take; the measured one has none beside them.
+    """
     peaks = _peaks_gib(preset, by_depth)
     if not peaks:
         return None
-    _, slope = fit(list(peaks.items()))
+    _, slope = fit(list(_growing_gib(by_depth, peaks).items()))
     deepest = max(by_depth)
     event = by_depth[deepest][0]
-    more = preset.model.num_layers - deepest
-    states = (preset.model.num_layers - event.built_layers) * event.state_bytes_per_layer / GIB
-    return peaks[deepest] + more * slope + states
+    num_layers, shard_gib = preset.model.num_layers, event.state_bytes_per_layer / GIB
+    gradients = num_layers * shard_gib / 3 if preset.accumulation > 1 and event.mem_forward else 0.0
+    states = (num_layers - event.built_layers) * shard_gib
+    return peaks[deepest] + (num_layers - deepest) * slope + states + gradients
+
+
+def _growing_gib(by_depth: Mapping[int, list[Depth]], peaks: dict[int, float]) -> dict[int, float]:
+    """Memory at the end of the forward by depth; runs from before it was told have their peaks."""
+    at_end = {depth: max(e.mem_forward for e in events) / GIB for depth, events in by_depth.items()}
+    return at_end if all(at_end.values()) else peaks
 
 
 def _problems(preset: Preset, by_depth: Mapping[int, list[Depth]], forecast: Forecast | None) -> list[str]:

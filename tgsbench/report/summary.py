@@ -126,12 +126,34 @@ def _virtual(result: Result) -> list[tuple[str, str]]:
         *(("memory", _phase_peak(peak)) for peak in virtual.peaks if peak.reserved_gib > 0),
         ("", f"planned {virtual.mem_planned_gib:.2f} GiB in tensors" if virtual.mem_planned_gib else ""),
         ("launches", _launches(virtual)),
+        *_clock(virtual),
         *(("kernel", f"{count.calls:>6,} {count.name}") for count in virtual.kernels[:_SHOWN_KERNELS]),
         *(("copy", f"{count.calls:>6,} {count.name}, {count.gib:.3f} GiB") for count in virtual.copies),
         *(("collective", _collective(count)) for count in virtual.collectives),
         *(("not answered", f"{name}, {times} times") for name, times in virtual.unknown_calls.items()),
         *(("problem", problem) for problem in virtual.problems),
         *(("not known", what) for what in virtual.not_known),
+    ]
+
+
+def _clock(virtual: Virtual) -> list[tuple[str, str]]:
+    """What the clock says, marked as what it is."""
+    clock = virtual.clock
+    if clock is None:
+        return [("clock", "no constants of this GPU, so no seconds")] if virtual.launches else []
+    parts = (
+        ("computing", clock.compute_s),
+        ("exposed", clock.exposed_s),
+        ("waiting for the host", clock.idle_s),
+    )
+    split = ", ".join(f"{units.percent(seconds / clock.step_s)} {what}" for what, seconds in parts)
+    return [
+        (
+            "clock",
+            f"{units.rate(clock.tgs)} tokens/GPU/s projected ({units.rate(clock.tgs_low)} to "
+            f"{units.rate(clock.tgs_high)}), a step of {units.duration(clock.step_s)}: {split}",
+        ),
+        ("", f"trace {clock.trace}" if clock.trace else ""),
     ]
 
 

@@ -158,6 +158,8 @@ class Depth(_Event, tag="depth", gc=False):
     """This rank's shard of a layer's parameters and optimizer states."""
     mem_peak: Int64 = 0
     mem_alloc: Int64 = 0
+    mem_forward: Int64 = 0
+    """Bytes in tensors when the forward was over: all layers' activations are kept then."""
     a2a_calls: Int64 = 0
     a2a_bytes: Int64 = 0
     finite: bool = True

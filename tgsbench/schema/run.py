@@ -285,6 +285,29 @@ class CallCount(Struct, kw_only=True):
     gib_expected: float | None = None
 
 
+class VirtualClock(Struct, kw_only=True):
+    """An optimizer step on a clock: this run's own calls, the planner's seconds for each piece of work."""
+
+    step_s: float
+    tgs: float
+    tgs_low: float
+    tgs_high: float
+    compute_s: float
+    """The device computes or copies."""
+    exposed_s: float
+    """Only collectives go on: nothing hides them."""
+    idle_s: float
+    """The device waits for the host."""
+    stragglers_s: float
+    """Added for the slowest of all ranks, by the planner's share."""
+    host_s: float
+    """Processor time of the host between its calls."""
+    by_kind: dict[str, float] = {}
+    """Busy seconds of products, attention, collectives by kind, copies, the rest; overlaps counted twice."""
+    trace: str = ""
+    """The step as a trace in torch's format, relative to the run folder."""
+
+
 class Virtual(Struct, kw_only=True):
     """What ranks on a virtual GPU did: everything but numbers and seconds of the device."""
 
@@ -310,6 +333,8 @@ class Virtual(Struct, kw_only=True):
     """Processor time of the rank's process in the step."""
     host_s_by_step: list[float] = []
     launches_per_s: float | None = None
+    clock: VirtualClock | None = None
+    """None: no constants were fitted for this GPU, or no step was measured."""
     unknown_calls: dict[str, int] = {}
     """Calls that the virtual device does not know, each with how often it was made."""
     not_known: list[str] = []

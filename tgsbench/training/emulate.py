@@ -136,6 +136,8 @@ class EmulatedRank:
         self._memory = MemoryMeter(self._device)
         self._clock = clock
         self._tokens = batch.input_ids.numel()
+        self._after_forward = 0
+        self.engine.model.register_forward_hook(self._forward_is_over)
         # fp32 master weights and two Adam moments.
         self._state_bytes = 12 * layer_parameters(preset.model) // preset.world_size
 
@@ -149,6 +151,9 @@ class EmulatedRank:
                 return
             for num_layers in self._depths.run:
                 yield self._once(num_layers, index)
+
+    def _forward_is_over(self, *_: object) -> None:
+        self._after_forward = self._memory.read().allocated
 
     def _once(self, num_layers: int, index: int) -> Depth:
         # transformers runs the layers that its configuration counts.
@@ -171,6 +176,7 @@ class EmulatedRank:
             state_bytes_per_layer=self._state_bytes,
             mem_peak=memory.peak,
             mem_alloc=memory.allocated,
+            mem_forward=self._after_forward,
             a2a_calls=calls,
             a2a_bytes=num_bytes,
             finite=math.isfinite(float(loss)) and math.isfinite(float(norm)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,19 +11,23 @@ from msgspec import Struct
 
 from tgsbench.errors import TgsError
 from tgsbench.metrics.integrity import expected_all_to_alls
+from tgsbench.planner.machine import find_constants
 from tgsbench.planner.memory import CONTEXT_BYTES
 from tgsbench.planner.network import gathered_bytes, shard_bytes
 from tgsbench.planner.plan import machine_of, pick_kernel
 from tgsbench.planner.workload import work_of
 from tgsbench.schema.events import Event, Phase, Step
 from tgsbench.schema.preset import Preset
-from tgsbench.schema.run import CallCount, Manifest, PhasePeak, Virtual
+from tgsbench.schema.run import CallCount, Manifest, PhasePeak, Virtual, VirtualClock
 from tgsbench.units import GIB
 from tgsbench.virtual_gpu.log import Kind, Record, log_path, read_log
+from tgsbench.virtual_gpu.projection import clocked, project
+from tgsbench.virtual_gpu.trace import write_trace
 
 NOT_KNOWN = [
     "values: nothing is computed, so losses, gradients and overflow say nothing",
-    "seconds of the device: kernels, copies and collectives take no time here",
+    "seconds: a device takes none here; the clock's are the planner's for what this run launched and sent",
+    "which attention kernel is fastest: `auto` takes the first that runs, the clock the planner's pick",
     "reserved memory is a best case: blocks that wait for a stream come back at once",
 ]
 _LAUNCHES = (Kind.KERNEL, Kind.GEMM, Kind.COPY, Kind.MEMSET, Kind.COLLECTIVE)
@@ -55,7 +60,31 @@ def account(folder: Path, manifest: Manifest, preset: Preset, events: Sequence[E
     windows = [window for step in steps if (window := step_window(step, records))]
     if windows:
         _count_step(found, preset, records, windows)
+        found.clock = _clock(folder, manifest, preset, records, windows[-1])
     found.problems = _problems(found)
+    return found
+
+
+def _clock(
+    folder: Path,
+    manifest: Manifest,
+    preset: Preset,
+    records: Sequence[Record],
+    window: CountedSteps,
+) -> VirtualClock | None:
+    """The last measured step on the clock, written as a trace beside the log."""
+    assert manifest.virtual is not None
+    gpu, rank = manifest.virtual.gpu, manifest.started_ranks[0]
+    line = project(preset, gpu, records, inside(records, window))
+    constants = find_constants(gpu)
+    if line is None or constants is None or not line.total_s:
+        return None
+    found = clocked(preset, line, manifest.forecast, constants.error_share)
+    ranks = {record.args[0]: record.args[1] for record in records if record.kind == Kind.COMMUNICATOR}
+    path = folder / f"rank{rank:05d}.pt.trace.json.gz"
+    with contextlib.suppress(OSError):  # a folder that takes nothing more still has its figures
+        write_trace(path, line, rank, preset.world_size, ranks, preset.measure.warmup)
+        found.trace = f"{folder.name}/{path.name}"
     return found
 
 
@@ -77,8 +106,8 @@ def _peaks(events: Sequence[Event], records: Sequence[Record]) -> list[PhasePeak
     found: dict[str, PhasePeak] = {}
     changes = [record for record in records if record.kind == Kind.MEMORY]
     phases = [event for event in events if isinstance(event, Phase)]
-    ends = [phase.t for phase in phases[1:]] + [float("inf")]
-    for phase, end_s in zip(phases, ends, strict=True):
+    ends = [*(phase.t for phase in phases[1:]), float("inf")]
+    for phase, end_s in zip(phases, ends, strict=False):  # a rank may have ended before its first phase
         used = [r.args[0] for r in changes if phase.t <= r.t_ns / 1e9 < end_s]
         peak = found.setdefault(phase.phase, PhasePeak(phase=phase.phase))
         peak.reserved_gib = max(peak.reserved_gib, (max(used, default=0) - CONTEXT_BYTES) / GIB)
@@ -169,7 +198,8 @@ def _planned_bytes(preset: Preset) -> dict[str, float]:
 
 def _problems(found: Virtual) -> list[str]:
     problems = []
-    peak = max((peak.allocated_gib or 0.0 for peak in found.peaks), default=0.0)
+    measured = [peak.allocated_gib for peak in found.peaks if peak.phase == "measure"]
+    peak = next((gib for gib in measured if gib), 0.0)  # a run that ended early did not reach its peak
     if found.mem_planned_gib and peak and abs(peak / found.mem_planned_gib - 1) > _PLAN_SHARE:
         problems.append(
             f"{peak:.2f} GiB in tensors at the peak where {found.mem_planned_gib:.2f} were planned"

@@ -10,7 +10,12 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.backends.cuda import SDPAParams, can_use_cudnn_attention
+from torch.backends.cuda import (
+    SDPAParams,
+    can_use_cudnn_attention,
+    can_use_efficient_attention,
+    can_use_flash_attention,
+)
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -31,6 +36,10 @@ CUDA_DOCUMENT_KERNELS = ("flash4", "flash3", "flash2", "varlen", "sdpa")
 """The same with a document mask: kernels with a varlen form, and bucketed SDPA."""
 
 
+_BACKEND_TOKENS = 128
+"""Whether torch has a kernel depends on dtype, head dimension and groups, not on length."""
+
+
 @dataclass(frozen=True)
 class AttentionKernel:
     """An attention kernel, its version, and why it was chosen."""
@@ -49,16 +58,28 @@ def choose(
     On CUDA every kernel that imports is timed forward and backward, and all ranks take the first rank's
     choice; a CPU has one kernel. Raises TgsError when the named kernel cannot run here.
     """
-    able = _able(probe or KernelShape())
+    shape = probe or KernelShape()
+    able = _able(shape)
     if able and name not in (*able, "auto"):
         why = "it has no windows" if "varlen" in able else "it has no sinks"
         raise _missing(name, why, f"engine.kernel={able[-1]} has them")
-    if name != "auto":
-        return dataclasses.replace(make(name, device), reason="the preset names it")
     if device.type != "cuda":
-        return dataclasses.replace(make("sdpa", device), reason="the only kernel of a CPU")
-    names = CUDA_DOCUMENT_KERNELS if document_mask else CUDA_KERNELS
-    return _fastest(able or names, device, probe or KernelShape())
+        reason = "the only kernel of a CPU" if name == "auto" else "the preset names it"
+        return dataclasses.replace(make("sdpa" if name == "auto" else name, device), reason=reason)
+    if name == "auto":
+        names = CUDA_DOCUMENT_KERNELS if document_mask else CUDA_KERNELS
+        return _naming_backend(_fastest(able or names, device, shape), shape, device)
+    return _naming_backend(
+        dataclasses.replace(make(name, device), reason="the preset names it"), shape, device
+    )
+
+
+def _naming_backend(kernel: AttentionKernel, shape: KernelShape, device: torch.device) -> AttentionKernel:
+    """SDPA chooses again among torch's own kernels: the reason says which it will be."""
+    if kernel.name != "sdpa" or _able(shape):
+        return kernel
+    reason = f"{kernel.reason}; torch's {sdpa_backend(shape, device)} attention"
+    return dataclasses.replace(kernel, reason=reason)
 
 
 def _able(probe: KernelShape) -> tuple[str, ...]:
@@ -92,7 +113,31 @@ def sdpa(
     if not q.is_cuda:
         return _with_documents(q, k, v, scale, docs)
     with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
-        return _with_documents(q, k, v, scale, docs)
+        return _with_documents(q, *_heads_for_fused(q, k, v), scale, docs)
+
+
+def _heads_for_fused(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """k and v, with as many heads as q where no fused kernel takes fewer (dims are S and heads: 1 and 2).
+
+    In fp32 the efficient kernel is the only fused one, and it knows no groups: with them torch computes
+    S x S scores (2.3 GiB at 2k tokens).
+    """
+    group = q.shape[2] // k.shape[2]
+    if group == 1 or q.dtype != torch.float32:
+        return k, v
+    return k.repeat_interleave(group, dim=2), v.repeat_interleave(group, dim=2)
+
+
+def sdpa_backend(probe: KernelShape, device: torch.device) -> str:
+    """Which of torch's own kernels SDPA takes for tensors of this kind: flash, efficient or math."""
+    q, k, v, _ = dataclasses.replace(probe, seq_len=_BACKEND_TOKENS).tensors(device)
+    k, v = _heads_for_fused(q, k, v)
+    is_grouped = q.shape[2] != k.shape[2]
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    params = SDPAParams(q, k, v, None, 0.0, True, is_grouped)
+    if can_use_flash_attention(params):
+        return "flash"
+    return "efficient" if can_use_efficient_attention(params) else "math, which takes S x S memory"
 
 
 def cudnn(q: Tensor, k: Tensor, v: Tensor, scale: float, docs: PackDocuments | None) -> Tensor:

@@ -71,7 +71,11 @@ class Batches:
         fed.labels += int(np.count_nonzero(labels >= 0))
 
     def _stack(self, rows: list[np.ndarray]) -> Tensor:
-        return torch.from_numpy(np.stack(rows)).to(self._device, torch.int64)
+        tokens = torch.from_numpy(np.stack(rows)).to(torch.int64)
+        if self._device.type != "cuda":
+            return tokens.to(self._device)
+        # From pageable memory the copy would wait until the device has done all that is queued.
+        return tokens.pin_memory().to(self._device, non_blocking=True)
 
 
 def joined_borders(rows: list[Shard]) -> Tensor:

@@ -35,9 +35,11 @@ std::string readable(const std::string& mangled) {
   return name;
 }
 
-// torch's element-wise kernels begin with `int N`, which says more than a grid of rounded blocks.
+// torch's element-wise kernels begin with `int N`, which says more than a grid of rounded blocks; those of a
+// normalisation with the width of a row.
 bool starts_with_count(const std::string& name) {
-  return name.find("elementwise_kernel<") != std::string::npos;
+  return name.find("elementwise_kernel<") != std::string::npos ||
+         name.find("vectorized_layer_norm_kernel<") != std::string::npos;
 }
 
 const Kernel& kernel_of(const void* handle) {

@@ -3,6 +3,7 @@
 
 #include <cstdio>
 #include <cstring>
+#include <unistd.h>
 
 namespace {
 
@@ -27,6 +28,19 @@ void* handle_of(unsigned index) { return reinterpret_cast<void*>(uintptr_t{0x100
 
 int write(char* text, unsigned length, const char* value) {
   snprintf(text, length, "%s", value);
+  return kSuccess;
+}
+
+// What both versions of NVML's process records begin with.
+struct ProcessMemory {
+  unsigned pid;
+  unsigned long long used;
+};
+
+// The one process that a virtual GPU knows; torch's report of a full card says what it uses.
+int own_process(unsigned* count, ProcessMemory* processes) {
+  if (*count && processes) *processes = ProcessMemory{static_cast<unsigned>(getpid()), vgpu::used_memory()};
+  *count = 1;
   return kSuccess;
 }
 
@@ -95,12 +109,10 @@ VGPU_EXPORT int nvmlDeviceGetGpuFabricInfoV(void*, FabricInfo* fabric) {
   return kSuccess;
 }
 
-VGPU_EXPORT int nvmlDeviceGetComputeRunningProcesses(void*, unsigned* count, void*) {
-  *count = 0;
-  return kSuccess;
+VGPU_EXPORT int nvmlDeviceGetComputeRunningProcesses(void*, unsigned* count, ProcessMemory* processes) {
+  return own_process(count, processes);
 }
 
-VGPU_EXPORT int nvmlDeviceGetComputeRunningProcesses_v3(void*, unsigned* count, void*) {
-  *count = 0;
-  return kSuccess;
+VGPU_EXPORT int nvmlDeviceGetComputeRunningProcesses_v3(void*, unsigned* count, void* processes) {
+  return own_process(count, static_cast<ProcessMemory*>(processes));
 }

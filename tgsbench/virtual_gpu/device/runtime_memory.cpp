@@ -99,10 +99,16 @@ bool host_waits(cudaMemcpyKind kind, const void* target, const void* source) {
   return false;
 }
 
-// A number that nobody computed holds what lay there before, such as labels of -100: as a float that is NaN,
-// and the program would take it for a failure of its own. One that the host reads by itself is 0 then.
+// A number that nobody computed holds what lay there before, such as labels of -100: as a float that is NaN, as
+// a truth value neither true nor false, and the program would take it for a failure of its own. One that the
+// host reads by itself is 0 then.
 void settle_number(void* number, size_t bytes) {
-  if (bytes == 4) {
+  if (bytes == 1 && *static_cast<unsigned char*>(number) > 1) memset(number, 0, bytes);
+  if (bytes == 8) {
+    uint64_t bits;
+    memcpy(&bits, number, bytes);
+    if ((bits & 0x7ff0000000000000ull) == 0x7ff0000000000000ull) memset(number, 0, bytes);
+  } else if (bytes == 4) {
     uint32_t bits;
     memcpy(&bits, number, bytes);
     if ((bits & 0x7f800000u) == 0x7f800000u) memset(number, 0, bytes);
