@@ -257,13 +257,16 @@ def emulated_row(preset: Preset, built: int, tiny: bool) -> Json:
 
 
 def _scaled(preset: Preset) -> Json | None:
-    """XTuner's TGS, and times what the planner says this GPU is faster than the row's at XTuner's work."""
+    """XTuner's TGS, and times what the planner says this GPU is faster than the row's at XTuner's work.
+
+    Each GPU on its usual network: with the row's own slow one the factor would be the network's.
+    """
     rows = load_references().get(preset.name, [])
     here = forecast(preset)
     if not rows or rows[0].tgs is None or here is None:
         return None
     with suppress(TgsError):
-        there = forecast_preset(presets.resolve(preset.name).preset)
+        there = forecast_preset(presets.resolve(preset.name, ["hardware.link="]).preset)
         if here.tgs and there.tgs:
             factor = here.tgs.estimate / there.tgs.estimate
             scaled = {"factor": factor, "scaled_tgs": rows[0].tgs * factor}

@@ -431,7 +431,8 @@ def test_reserved_memory_within_6_percent_of_the_allocator(name):
 
 
 def test_what_ran_out_of_memory_on_the_allocator_is_planned_so():
-    assert forecast_preset(presets.resolve("llama3_8b_4l_512k", []).preset).verdict == "out of memory"
+    on_h100 = presets.resolve("llama3_8b_4l_512k", ["hardware.gpu=H100-SXM5-80GB"]).preset
+    assert forecast_preset(on_h100).verdict == "out of memory"
 
 
 def test_the_workspace_of_attentions_backward_by_hand():

@@ -20,7 +20,7 @@ from tgsbench.schema.forecast import Cost, Forecast, PlannedMemory, TgsRange, Ve
 from tgsbench.schema.hardware import Constants
 from tgsbench.schema.preset import Preset
 from tgsbench.systems.costs import System
-from tgsbench.systems.registry import find_system
+from tgsbench.systems.registry import find_system, systems
 from tgsbench.units import GIB, gib, percent
 
 _ALIASES = {"sdpa": "flash2", "varlen": "flash2"}
@@ -231,11 +231,17 @@ def published_notes(preset: Preset, numbers: Estimate) -> list[str]:
         here = (machine.gpu.name, preset.world_size, preset.workload.seq_len)
         if row.tgs is None or (row.gpu, row.num_gpus, row.seq_len) != here:
             continue
+        note = f"published for {row.system}: {units.as_published(row.tgs)}"
         as_run = replace(preset, parallel=replace(preset.parallel, sp=row.sp))
-        bar, _ = tgs_range(estimate(as_run, machine, find_system(row.system)))
+        system = systems().get(row.system)
+        bar, _ = tgs_range(estimate(as_run, machine, system)) if system else (None, "")
         if bar is not None:
             planned = f"{units.rate(bar.estimate)} ({units.rate(bar.low)} to {units.rate(bar.high)})"
-            notes.append(f"published for {row.system}: {units.rate(row.tgs)}; planned for it here: {planned}")
+            notes.append(f"{note}; planned for it here: {planned}")
+        else:
+            notes.append(
+                f"{note}; {'' if system else 'what it costs is not known, so it is '}not planned here"
+            )
     return notes
 
 

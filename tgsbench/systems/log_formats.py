@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from tgsbench.systems.engines import deepspeed
 from tgsbench.systems.log_lines import (
     INDEX,
     NUMBER,
@@ -247,7 +248,7 @@ READERS: dict[str, LogReader] = {
     "torchtitan": torchtitan_steps,
     "megatron": megatron_steps,
     "nemo": nemo_steps,
-    "deepspeed": deepspeed_steps,
+    deepspeed.ENGINE.name: deepspeed_steps,
     "ms-swift": swift_steps,
     "transformers": trainer_steps,
     "metrics": metric_steps,

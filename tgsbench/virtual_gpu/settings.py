@@ -13,7 +13,7 @@ from tgsbench.presets.catalog import find_gpu
 from tgsbench.schema.hardware import GpuSpec
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import VirtualGpu
-from tgsbench.systems.engines import deepspeed
+from tgsbench.systems.engines import deepspeed, fsdp2
 from tgsbench.units import GIB
 from tgsbench.virtual_gpu import build
 from tgsbench.virtual_gpu.installation import Installation
@@ -57,7 +57,7 @@ def virtual_gpu(preset: Preset, gpu: GpuSpec, rank: str) -> VirtualGpu:
     if preset.is_external:
         raise TgsError(
             f"--virtual-gpu runs engines of our own ranks, and {preset.engine.name} runs in its own",
-            hint="--engine fsdp2 or --engine deepspeed",
+            hint=f"--engine {fsdp2.ENGINE.name} or --engine {deepspeed.ENGINE.name}",
             exit_code=ExitCode.UNSUPPORTED,
         )
     if preset.profile:
@@ -70,7 +70,7 @@ def virtual_gpu(preset: Preset, gpu: GpuSpec, rank: str) -> VirtualGpu:
         raise TgsError(
             f"--rank {rank}: {deepspeed.ENGINE.name} compares what each rank has with rank 0's own words, "
             "which nobody sends on a virtual GPU",
-            hint="--rank 0, or --engine fsdp2",
+            hint=f"--rank 0, or --engine {fsdp2.ENGINE.name}",
             exit_code=ExitCode.UNSUPPORTED,
         )
     if rank == ALL:
