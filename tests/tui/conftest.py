@@ -8,6 +8,7 @@ import tgsbench
 from tgsbench import presets
 from tgsbench.launch.preflight import LocalMachine
 from tgsbench.live import session
+from tgsbench.presets import catalog
 from tgsbench.store.run_dir import RunDir
 from tgsbench.system.doctor import DoctorCheck
 from tgsbench.tui import recorded
@@ -18,7 +19,10 @@ CHECKS = [
     DoctorCheck("GPUs", "warning", "none", "CPU presets and rehearsals run without one"),
     DoctorCheck("gloo", "failure", "two ranks cannot talk", "look at the firewall of the loopback interface"),
 ]
-NUM_PRESETS = len(presets.list_presets())
+NUM_SHIPPED = len(presets.list_presets())
+FAMILIES = ("llama2_", "llama3_", "tiny_", "yi_", "qwen3_8b_32k")
+"""Of the shipped presets that these tests list, so that a screen of 24 rows shows what they look for."""
+NUM_PRESETS = sum(name.startswith(FAMILIES) for name in presets.list_presets())
 SIZES = [(80, 24), (120, 40)]
 
 
@@ -36,7 +40,20 @@ def _own_world(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("tgsbench.launch.preflight.this_machine", lambda: LocalMachine([], 2, 16 << 30))
     monkeypatch.setattr("tgsbench.system.doctor.run_checks", lambda root, **_: CHECKS)
+    monkeypatch.setattr(catalog, "files", _of_a_few_families)
     welcome(False, tmp_path)
+
+
+_files = catalog.files
+
+
+def _of_a_few_families(kind):
+    ours = catalog.shipped(kind)
+    return {
+        name: path
+        for name, path in _files(kind).items()
+        if kind != "presets" or path.parent != ours or name.startswith((*FAMILIES, "_"))
+    }
 
 
 def welcome(wanted, tmp_path):

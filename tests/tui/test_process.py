@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from tests.tui.conftest import NUM_PRESETS, shows, text_of, until, welcome
+from tests.tui.conftest import NUM_PRESETS, NUM_SHIPPED, shows, text_of, until, welcome
 from tgsbench.presets import resolve
 from tgsbench.results import results
 from tgsbench.store import run_dir
@@ -160,9 +160,9 @@ def test_in_a_real_terminal_from_start_to_a_stored_result(terminal, runs_root, t
     window = terminal("tui", "--output", str(runs_root))
     window.shows("Three ways")
     window.keys("G", "Enter")  # look around
-    window.shows(f"of {NUM_PRESETS} presets", "e Edit", without="Three ways")
+    window.shows(f"of {NUM_SHIPPED} presets", "e Edit", without="Three ways")
     window.keys("/", *"tiny_cpu", "Enter")
-    window.shows(f"1 of {NUM_PRESETS} presets")
+    window.shows(f"1 of {NUM_SHIPPED} presets")
     window.keys("r")
     window.shows("[3 Live]", "running")
     window.shows("✓ ok", "n = 10")
