@@ -16,7 +16,7 @@ from tgsbench.training.engines.fsdp2 import Fsdp2Engine
 from tgsbench.training.model import fused_layers
 from tgsbench.training.model.build import plain_name
 from tgsbench.training.parallel.mesh import build_mesh
-from tgsbench.training.parallel.ulysses import ALL_TO_ALL_COUNTER
+from tgsbench.training.parallel.traffic import ALL_TO_ALL_COUNTER
 
 FAMILIES = ("mistral", "qwen2", "gemma3_text", "gpt_oss", "mixtral", "qwen3_moe", "deepseek_v3")
 ROUTER = "qwen3_moe, its router another one on rank 1"

@@ -10,6 +10,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from tgsbench.errors import ExitCode, TgsError
+from tgsbench.metrics import figures
 from tgsbench.planner.interval import TIGHT_SHARE
 from tgsbench.planner.machine import Machine
 from tgsbench.planner.memory import MemoryPlan, memory_plan
@@ -201,7 +202,7 @@ def _candidate(preset: Preset, numbers: Estimate) -> Candidate:
         total_gib=numbers.memory.peak.total / GIB,
         host_gib=numbers.memory.host_bytes / GIB,
         verdict=numbers.verdict,
-        card_share=numbers.memory.peak.total / (numbers.machine.gpu.memory_gib * GIB or math.inf),
+        card_share=figures.memory_fraction(numbers.memory.peak.total, numbers.machine.gpu) or 0.0,
         cost=cost_of(numbers.tgs, numbers.machine.gpu.price_usd_per_hour),
         change=_sets(preset, engine),
     )
