@@ -255,8 +255,8 @@ async def test_the_list_of_runs_reads_only_what_changed(app, add_run, monkeypatc
     add_run("one")
     add_run("two")
     read = []
-    glance = index.glance
-    monkeypatch.setattr(index, "glance", lambda run: read.append(run.run_id) or glance(run))
+    summarize = index.summarize
+    monkeypatch.setattr(index, "summarize", lambda run: read.append(run.run_id) or summarize(run))
     async with app.run_test(size=(120, 40)) as pilot:
         await pilot.press("2")
         await shows(pilot, "2 of 2 runs")
@@ -269,8 +269,8 @@ async def test_the_list_of_runs_reads_only_what_changed(app, add_run, monkeypatc
 async def test_a_run_that_cannot_be_read_is_one_row_of_the_list(app, add_run, monkeypatch):
     add_run("one")
     add_run("two")
-    glance = index.glance
-    monkeypatch.setattr(index, "glance", lambda run: 1 // (run.run_id != "two") and glance(run))
+    summarize = index.summarize
+    monkeypatch.setattr(index, "summarize", lambda run: 1 // (run.run_id != "two") and summarize(run))
     async with app.run_test(size=(120, 40)) as pilot:
         await pilot.press("2")
         await shows(pilot, "2 of 2 runs", "✓ ok", "✗ damaged")

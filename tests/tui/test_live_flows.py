@@ -115,7 +115,7 @@ async def test_a_log_whose_beginning_is_left_out_says_so(runs_root, add_run):
         await shows(pilot, "n = 24")
         await pilot.press("o")
         await shows(pilot, "its end alone")
-        await pilot.press("e")
+        await pilot.press("E")
         said = "no error in any rank's log; only the end of 1 long log was searched"
         await until(pilot, lambda: said in [note.message for note in app._notifications])
 

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from tests.tui.conftest import NUM_PRESETS, NUM_SHIPPED, shows, text_of, until, welcome
+from tests.tui.conftest import NUM_SHIPPED, shows, text_of, until, welcome
 from tgsbench.presets import resolve
 from tgsbench.results import results
 from tgsbench.store import run_dir
@@ -36,7 +36,7 @@ def real_machine(monkeypatch, tmp_path):
 async def test_tiny_cpu_is_chosen_run_and_watched_to_its_end_by_keys(real_machine, runs_root):
     app = TgsApp(runs_root=runs_root)
     async with app.run_test(size=(120, 40)) as pilot:
-        await shows(pilot, f"of {NUM_PRESETS}")
+        await shows(pilot, f"of {NUM_SHIPPED}")
         await pilot.press("slash", *"tiny_cpu", "enter", "r")
         await shows(pilot, "[3 Live]", "▶ running")
         await until(pilot, lambda: "✓ ok" in text_of(app), "the end of the run", PATIENCE)

@@ -42,7 +42,7 @@ async def test_a_preset_saved_under_the_name_that_the_form_suggests_is_listed_wi
     again = TgsApp(runs_root=app.runs_root)
     async with again.run_test(size=(120, 60)) as pilot:
         await shows(pilot, f"{NUM_PRESETS + 1} of {NUM_PRESETS + 1}")
-        lines = [line.split()[0] for line in text_of(again).splitlines() if line.split()]
+        lines = [line.lstrip(" •").split()[0] for line in text_of(again).splitlines() if line.strip(" •")]
         assert lines.count("my_llama2_70b_8k") == lines.count("Llama2-70B") == 1
 
 
@@ -122,4 +122,4 @@ async def test_an_own_preset_is_marked_counted_and_found(app, config):
     async with app.run_test(size=(120, 40)) as pilot:
         await shows(pilot, f"of {NUM_PRESETS + 1} presets", "• 1 your own")
         await pilot.press("slash", *"own", "enter")
-        await shows(pilot, f"1 of {NUM_PRESETS + 1}", "• mine", "your own: ", "mine.toml")
+        await shows(pilot, f"1 of {NUM_PRESETS + 1}", "• mine", "your own:", "mine.toml")

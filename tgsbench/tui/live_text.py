@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from tgsbench import units
-from tgsbench.live.fold import LiveRun
+from tgsbench.live.fold import LiveRun, RankState
 from tgsbench.live.follow import ReplayFeed
 from tgsbench.live.headline import Headline, RunView
 from tgsbench.live.history import DownsampledSeries, RankRow
@@ -252,11 +252,10 @@ def _chart(
 
 def gpu_rows(live: LiveRun) -> list[tuple[str, tuple[str, ...]]]:
     """One row per rank: where it is, what its GPU does, how far it is."""
-    return [(str(state.rank), _gpu_row(live, state.rank)) for state in live.ranks]
+    return [(str(state.rank), _gpu_row(state)) for state in live.ranks]
 
 
-def _gpu_row(live: LiveRun, rank: int) -> tuple[str, ...]:
-    state = live.ranks[rank]
+def _gpu_row(state: RankState) -> tuple[str, ...]:
     gpu = state.gpu
     sampled = ("-", "-", "-", "-", "")
     if gpu is not None:
@@ -269,7 +268,7 @@ def _gpu_row(live: LiveRun, rank: int) -> tuple[str, ...]:
         )
     memory = "-" if state.mem_peak is None else f"{state.mem_peak / units.GIB:.2f}"
     step = "-" if state.step < 0 else str(state.step)
-    return (str(rank), state.host or "-", state.bye or state.phase or "-", step, memory, *sampled)
+    return (str(state.rank), state.host or "-", state.bye or state.phase or "-", step, memory, *sampled)
 
 
 def replay_text(session: Session) -> str:
