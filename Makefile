@@ -4,13 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # What the tests need: every extra that runs on a CPU.
-EXTRAS := train,deepspeed,profile,serve,dev
+EXTRAS := train,deepspeed,profile,serve,metrics,dev
 # `-n 2` on two cores; PYTEST_ARGS narrows a run down.
 PYTEST_ARGS ?=
 
 # The machine with the GPU: its Python, and packages that it may lack besides torch and transformers.
 GPU_PYTHON ?= 3.12
-GPU_PACKAGES := msgspec markupsafe tomli-w click textual rich psutil markdown-it-py mdit-py-plugins mdurl \
+GPU_PACKAGES := msgspec markupsafe tomli-w pyyaml click textual rich psutil markdown-it-py mdit-py-plugins mdurl \
 	linkify-it-py pygments platformdirs typing_extensions pytest pluggy iniconfig packaging nvidia-ml-py liger-kernel einops hjson \
 	msgpack ninja py-cpuinfo pydantic pydantic-core annotated-types typing-inspection tqdm
 # 100 MB more, for flash-attn 4: make gpu-wheels GPU_EXTRA="$(FLASH4)"

@@ -5,17 +5,15 @@ from __future__ import annotations
 import itertools
 import sys
 import time
-import typing
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
-from msgspec import Meta, Struct
 
 from tgsbench import presets
 from tgsbench.cli import complete, diagnostics, output
 from tgsbench.cli.effect import refuse_idle, refuse_together
+from tgsbench.cli.options import Option, own_options, wishes
 from tgsbench.cli.progress import progress_for
 from tgsbench.cli.run import print_result, report_failure
 from tgsbench.errors import ExitCode, TgsError
@@ -38,14 +36,12 @@ def command(name: str) -> click.Command:
     def call(**given: Any) -> None:
         _run(name, scheduler, given)
 
-    for option in reversed([*_BEFORE, *_own(scheduler.options), *_AFTER]):
+    for option in reversed([*_BEFORE, *own_options(scheduler.options), *_AFTER]):
         call = option(call)
     return click.command(name, help=scheduler.help)(call)
 
 
-_Option = Callable[[Callable[..., None]], Callable[..., None]]
-
-_BEFORE: list[_Option] = [
+_BEFORE: list[Option] = [
     click.option(
         "--preset", shell_complete=complete.presets, help="Name of a preset, or path of a .toml file."
     ),
@@ -53,7 +49,7 @@ _BEFORE: list[_Option] = [
         "--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override any value of the preset."
     ),
 ]
-_AFTER: list[_Option] = [
+_AFTER: list[Option] = [
     click.option("--submit", is_flag=True, help="Submit it and follow the job; Ctrl-C lets it go on alone."),
     click.option("--detach", is_flag=True, help="With --submit: do not follow."),
     click.option("--follow", metavar="JOB", help="Follow a job that was submitted before."),
@@ -64,21 +60,6 @@ _AFTER: list[_Option] = [
     ),
 ]
 """Options that every scheduler has, around its own."""
-
-
-def _own(options: type[Struct]) -> list[_Option]:
-    """A scheduler's own options, from the fields of its struct."""
-    hints = typing.get_type_hints(options, include_extras=True)
-    found: list[_Option] = []
-    for name, default in zip(options.__struct_fields__, options.__struct_defaults__, strict=True):
-        meta = next((m for m in getattr(hints[name], "__metadata__", ()) if isinstance(m, Meta)), Meta())
-        extra = meta.extra or {}
-        how = {bool: {"is_flag": True}, tuple: {"multiple": True}}.get(type(default), {"type": type(default)})
-        flag, metavar = extra.get("flag", f"--{name.replace('_', '-')}"), extra.get("metavar")
-        found.append(
-            click.option(flag, f"own_{name}", default=default, help=meta.description, metavar=metavar, **how)
-        )
-    return found
 
 
 def _run(name: str, scheduler: Scheduler, given: dict[str, Any]) -> None:
@@ -110,10 +91,8 @@ def _rendered(name: str, scheduler: Scheduler, given: dict[str, Any], root: Path
     if wanted is None:
         raise TgsError("--preset is missing", hint=f"tgsbench {name} --preset llama2_70b_32k")
     preset = presets.resolve(presets.named(wanted), sets).preset
-    wishes = scheduler.options(
-        **{field: given[f"own_{field}"] for field in scheduler.options.__struct_fields__}
-    )
-    return preset, scheduler.render(preset, nodes.preset_options(wanted, sets, False), wishes, root)
+    chosen = nodes.preset_options(wanted, sets, False)
+    return preset, scheduler.render(preset, chosen, wishes(scheduler.options, given), root)
 
 
 def _follow(name: str, scheduler: Scheduler, job_id: str, root: Path, as_json: bool) -> int:

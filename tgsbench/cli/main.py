@@ -31,6 +31,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "tgsbench.cli.verify",
         "Prove that a preset computes the right thing before a number is trusted.",
     ),
+    "manifest": (
+        "tgsbench.cli.manifest",
+        "A preset as a job of Kubeflow, JobSet or SkyPilot.",
+    ),
     "engines": ("tgsbench.cli.engines", "The engines: can each run here, and what installs the others."),
     "compare": ("tgsbench.cli.compare", "Compare runs, forecasts, published and imported rows."),
     "sweep": ("tgsbench.cli.sweep", "Run a grid of presets, resumable; search the longest sequence."),

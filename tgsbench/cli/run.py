@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -15,7 +18,8 @@ from tgsbench.cli.progress import RunProgress, progress_for
 from tgsbench.cli.repeats import print_repeats
 from tgsbench.cli.terminal import print_running, require_terminal
 from tgsbench.errors import ExitCode, TgsError
-from tgsbench.launch import detached, local, preflight
+from tgsbench.install import pip_install
+from tgsbench.launch import detached, launchers, local, preflight
 from tgsbench.launch import nodes as several
 from tgsbench.launch import repeats as repeating
 from tgsbench.launch.command import ONE_NODE, Node
@@ -41,6 +45,7 @@ _NEVER_TOGETHER = (
     ("repeats", "nodes"),
     ("repeats", "emulate"),
     ("repeats", "virtual_gpu"),
+    ("metrics", "emulate"),
 )
 
 
@@ -105,10 +110,21 @@ _NEVER_TOGETHER = (
 @click.option(
     "--name", "run_name", default="", help="Name of the run's folder (default: time, preset, a tag)."
 )
-@click.option("--nodes", metavar="HOST,HOST,…", help="Machines to run on: prints the command of each.")
+@click.option(
+    "--nodes",
+    metavar="HOST,HOST,…|auto",
+    help="Machines to run on: prints the command of each; auto: as this machine's launcher says.",
+)
 @click.option("--node-rank", type=int, help="Run this machine's part: its place in --nodes, from 0.")
 @click.option(
     "--rendezvous", default="", metavar="HOST:PORT", help="Where the machines meet (the first one)."
+)
+@click.option(
+    "--metrics-port",
+    "metrics",
+    default="",
+    metavar="[HOST:]PORT",
+    help="Answer Prometheus while it runs: TGS, MFU, memory, step, status (on 127.0.0.1).",
 )
 def run(
     name: str,
@@ -133,12 +149,15 @@ def run(
     nodes: str | None,
     node_rank: int | None,
     rendezvous: str,
+    metrics: str,
 ) -> None:
     """Launch a preset and measure its TGS."""
     refuse_idle({"rendezvous": "nodes", "node_rank": "nodes"})
     refuse_together(*_NEVER_TOGETHER)
     # The live view shows steps, of which an emulated rank has none: its projection is told at the end.
     in_terminal = not (headless or as_json or nodes or emulate or repeats) and sys.stdout.isatty()
+    if in_terminal and metrics:
+        raise TgsError("--metrics-port goes with --headless: the live view runs in a process of its own")
     if in_terminal:
         require_terminal(f"tgsbench run --preset {name} --headless")
     flags = {"model": model, "engine.name": engine, "measure.steps": steps, "measure.warmup": warmup}
@@ -152,16 +171,16 @@ def run(
     root = run_dir.runs_root(output)
     if nodes or node_rank is not None:
         _require_nodes(preset, emulate)
-        part = several.NodePart(several.parse_nodes(nodes or ""), node_rank, rendezvous, run_name)
+        part = _part(nodes or "", node_rank, rendezvous, run_name)
         options = several.preset_options(name, assignments, rehearse)
-        sys.exit(_run_part(part, preset, options, root, as_json))
+        sys.exit(_run_part(part, preset, options, root, as_json, metrics))
     api.check_machine(preset, emulate_rank=emulate, virtual=virtual)
     if repeats:
-        sys.exit(_run_repeats(preset, root, run_name, repeats, as_json))
+        sys.exit(_run_repeats(preset, root, run_name, repeats, as_json, metrics))
     with StopSignals() as stop:
         run_folder = _prepared(root, preset, run_name, emulate, virtual)
         if not in_terminal:
-            result = run_headless(run_folder, preset, as_json, stop=stop)
+            result = run_headless(run_folder, preset, as_json, stop=stop, metrics=metrics)
             sys.exit(_exit_code(result, run_folder))
     if stop.caught is not None:
         detached.discard(run_folder)  # nothing was started: no run without a status is left
@@ -169,13 +188,13 @@ def run(
     _open_live_view(run_folder, ascii_only)
 
 
-def _run_repeats(preset: Preset, root: Path, name: str, num_runs: int, as_json: bool) -> int:
+def _run_repeats(preset: Preset, root: Path, name: str, num_runs: int, as_json: bool, metrics: str) -> int:
     """Run a group one after the other and tell its row; returns the first exit code that is not 0."""
     group, codes = repeating.free_group(root, preset, name), list[int]()
 
     def supervise(run_folder: RunDir, index: int) -> Result:
         diagnostics.note(f"run {index} of {num_runs}")
-        result = _supervised(run_folder, preset, as_json, ONE_NODE, stop)
+        result = _supervised(run_folder, preset, as_json, ONE_NODE, stop, metrics)
         report_failure(result, run_folder)
         codes.append(_exit_code(result, run_folder))
         diagnostics.note(f"run {index} of {num_runs}: {result.status}, TGS {tgs_text(result)}")
@@ -185,6 +204,22 @@ def _run_repeats(preset: Preset, root: Path, name: str, num_runs: int, as_json: 
         found = repeating.run_all(preset, root, group, num_runs, supervise)
     print_repeats(group, found, as_json)
     return next((int(code) for code in codes if code), 0)
+
+
+def _part(nodes: str, node_rank: int | None, rendezvous: str, name: str) -> several.NodePart:
+    """This machine's part, as the options or, for `--nodes auto`, the launcher's variables say it.
+
+    Raises TgsError when they do not; ends a process that its launcher started besides its machine's first.
+    """
+    if nodes != launchers.AUTO:
+        return several.NodePart(several.parse_nodes(nodes), node_rank, rendezvous, name)
+    if node_rank is not None or rendezvous:
+        raise TgsError("--nodes auto takes both from the launcher: leave --node-rank and --rendezvous out")
+    part, is_first_here = launchers.from_environment(os.environ, name)
+    if not is_first_here:
+        diagnostics.note("this machine's first process starts its ranks: nothing to do in this one")
+        sys.exit(ExitCode.OK)
+    return part
 
 
 def _require_nodes(preset: Preset, emulate: bool) -> None:
@@ -214,13 +249,14 @@ def _prepared(root: Path, preset: Preset, run_name: str, emulate: bool, virtual:
 
 
 def _run_part(
-    part: several.NodePart, preset: Preset, options: list[str], root: Path, as_json: bool
+    part: several.NodePart, preset: Preset, options: list[str], root: Path, as_json: bool, metrics: str
 ) -> ExitCode:
     """This machine's ranks, or, where it is not said which machine it is, what to type on each."""
     if part.node_rank is None:
         _print_commands(part, preset, options, root, as_json)
         return ExitCode.OK
-    result = run_headless(several.prepare(part, preset, root), preset, as_json, part.node(preset))
+    run_folder = several.prepare(part, preset, root)
+    result = run_headless(run_folder, preset, as_json, part.node(preset), metrics=metrics)
     return local.exit_code(result)
 
 
@@ -248,9 +284,10 @@ def run_headless(
     as_json: bool,
     node: Node = ONE_NODE,
     stop: StopSignals | None = None,
+    metrics: str = "",
 ) -> Result:
     """Supervise the run from this process, with progress on the right stream, and print its result."""
-    result = _supervised(run_folder, preset, as_json, node, stop)
+    result = _supervised(run_folder, preset, as_json, node, stop, metrics)
     try:
         print_result(result, as_json)
         if result.profile is not None and result.profile.traces and not as_json:
@@ -263,14 +300,35 @@ def run_headless(
 
 
 def _supervised(
-    run_folder: RunDir, preset: Preset, as_json: bool, node: Node, stop: StopSignals | None
+    run_folder: RunDir, preset: Preset, as_json: bool, node: Node, stop: StopSignals | None, metrics: str
 ) -> Result:
     virtual = run_folder.manifest().virtual if node.node_rank == 0 else None
     with progress_for(preset, as_json, virtual) as progress:
         progress.narrate(f"run {run_folder.path}")
         if node.node_rank == 0:  # run.json is the first node's: another node may come before it is there
             _say_forecast(progress, preset, run_folder.manifest().forecast)
-        return local.supervise(run_folder, progress.update, node, stop)
+        # The first node tells of all ranks: it has the run's manifest, and its folder their events.
+        with _served(run_folder, metrics if node.node_rank == 0 else "", progress):
+            return local.supervise(run_folder, progress.update, node, stop)
+
+
+@contextlib.contextmanager
+def _served(run_folder: RunDir, address: str, progress: RunProgress) -> Iterator[None]:
+    """Answer Prometheus at the address while the block runs; without one, only run it."""
+    if not address:
+        yield
+        return
+    try:
+        from tgsbench.live import open_metrics
+    except ImportError as error:
+        raise TgsError(
+            "--metrics-port needs prometheus-client",
+            hint=f"try: {pip_install('metrics')}",
+            exit_code=ExitCode.MISSING_DEPENDENCY,
+        ) from error
+    with open_metrics.serving(run_folder, address) as url:
+        progress.narrate(f"metrics at {url}")
+        yield
 
 
 def _say_forecast(progress: RunProgress, preset: Preset, forecast: Forecast | None) -> None:

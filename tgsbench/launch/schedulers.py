@@ -5,7 +5,8 @@ of it; on the machines the script starts `tgsbench run` (launch/local.py; launch
 several), which measures and stores as it does without a scheduler.
 
 To add a scheduler, write its module beside launch/slurm.py and add a line to SCHEDULERS: the command of its
-name then prints, submits, follows and cancels.
+name then prints, submits, follows and cancels. Where tgsbench only writes what another tool submits, the
+module is a Renderer and its line stands in MANIFESTS: `tgsbench manifest --for NAME` then prints it.
 """
 
 from __future__ import annotations
@@ -38,6 +39,12 @@ SCHEDULERS: Final[dict[str, Registered]] = {
     ),
 }
 """Name of the command -> its scheduler."""
+MANIFESTS: Final[dict[str, Registered]] = {
+    "jobset": Registered("tgsbench.launch.jobset", "Kubernetes JobSet; submit it with kubectl create."),
+    "skypilot": Registered("tgsbench.launch.skypilot", "SkyPilot task; start it with sky launch."),
+    "trainjob": Registered("tgsbench.launch.trainjob", "Kubeflow TrainJob; submit it with kubectl create."),
+}
+"""Value of `tgsbench manifest --for` -> what renders it."""
 
 
 class JobState(NamedTuple):
@@ -52,15 +59,11 @@ class JobState(NamedTuple):
     """What the state means for a run whose supervisor could not tell."""
 
 
-class Scheduler(Protocol):
-    """One kind of cluster; jobs have an id that its own tools know."""
+class Renderer(Protocol):
+    """One kind of cluster, as far as writing a job for it goes."""
 
     title: str
     """Its name in sentences."""
-    help: str
-    """What its command does, in a sentence."""
-    list_hint: str
-    """How to list one's jobs."""
     options: type[Struct]
     """What a user may ask of it. Each field is an option of the command: its type, its default, and a
     msgspec.Meta with the help as description and, in extra, `flag` and `metavar` where they are not the
@@ -72,6 +75,15 @@ class Scheduler(Protocol):
 
         Raises TgsError when the ranks do not spread over the nodes or a wish cannot stand in it.
         """
+
+
+class Scheduler(Renderer, Protocol):
+    """One kind of cluster that this machine can hand jobs to; jobs have an id that its own tools know."""
+
+    help: str
+    """What its command does, in a sentence."""
+    list_hint: str
+    """How to list one's jobs."""
 
     def submit(self, text: str, preset: Preset, root: Path) -> tuple[str, Path]:
         """Hand over what was rendered; returns the job's id and the file that was kept.
@@ -96,3 +108,9 @@ def find(name: str) -> Scheduler:
     """The scheduler of a registered name."""
     scheduler: Scheduler = importlib.import_module(SCHEDULERS[name].module).SCHEDULER
     return scheduler
+
+
+def renderer(name: str) -> Renderer:
+    """What renders the manifest of a registered name."""
+    found: Renderer = importlib.import_module(MANIFESTS[name].module).RENDERER
+    return found
