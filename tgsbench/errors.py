@@ -40,7 +40,7 @@ class ExitCode(IntEnum):
     NOT_COMPARABLE = 14
     """The rows differ in what they measure; no ratio is printed."""
     WORSE = 15
-    """A comparison found the regression that --fail-on names."""
+    """A comparison found the regression that --fail-on names, or a gate a loss."""
     VERIFY_FAILED = 16
     """At least one check of `tgsbench verify` or `doctor` failed."""
     BAD_INPUT = 17
@@ -48,7 +48,7 @@ class ExitCode(IntEnum):
     UNKNOWN_HARDWARE = 18
     """No peak is known for this GPU or link, and none is guessed."""
     DISTURBED = 19
-    """A comparison that --fail-on asks about has a row of a disturbed machine, which decides nothing."""
+    """A comparison or gate has rows of a disturbed machine, or too wide a spread: nothing is decided."""
     CANCELLED = 130
     """Interrupted from the keyboard."""
 

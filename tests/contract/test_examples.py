@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import jsonschema
+import msgspec
 import pytest
 
 from tests.contract.cli import ROOT, environment, tgsbench, tgsbench_json
@@ -98,3 +100,12 @@ def test_the_python_example_forecasts_measures_and_compares(tmp_path):
     assert float(memory) > 0
     results = [json.loads(path.read_text()) for path in (tmp_path / "runs").glob("*/result.json")]
     assert sorted(result["checkpointing"] for result in results) == ["full", "none"]
+
+
+def test_the_gates_workflow_is_yaml_whose_command_is_one_of_ours(tmp_path):
+    workflow = msgspec.yaml.decode((EXAMPLES / "gate_workflow.yml").read_bytes())
+    scripts = [step.get("run", "") for step in workflow["jobs"]["gate"]["steps"]]
+    [script] = [script for script in scripts if "tgsbench gate" in script]
+    options = re.findall(r"--[a-z]+", script)
+    told = tgsbench(tmp_path, "gate", "--help").stdout
+    assert options and all(f"{option} " in told for option in options)

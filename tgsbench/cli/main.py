@@ -37,6 +37,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "engines": ("tgsbench.cli.engines", "The engines: can each run here, and what installs the others."),
     "compare": ("tgsbench.cli.compare", "Compare runs, forecasts, published and imported rows."),
+    "gate": ("tgsbench.cli.gate", "Hold presets against baselines of this machine, for CI."),
     "sweep": ("tgsbench.cli.sweep", "Run a grid of presets, resumable; search the longest sequence."),
     "report": ("tgsbench.cli.report", "Runs beside published and predicted figures: page, table, CSV, JSON."),
     "import": ("tgsbench.cli.import_", "Read another tool's log or table as a row."),

@@ -52,13 +52,14 @@ def _markdown(report: Report) -> Iterator[str]:
 
 def _md_table(table: ReportTable) -> Iterator[str]:
     columns = columns_of(table)
-    yield _md_row([column.title for column in columns])
-    yield _md_row(["---", "---", *["---:"] * (len(columns) - 2)], raw=True)
+    yield markdown_row([column.title for column in columns])
+    yield markdown_row(["---", "---", *["---:"] * (len(columns) - 2)], raw=True)
     for entry in table.entries:
-        yield _md_row([column.cell(entry) for column in columns])
+        yield markdown_row([column.cell(entry) for column in columns])
 
 
-def _md_row(cells: Sequence[str], raw: bool = False) -> str:
+def markdown_row(cells: Sequence[str], raw: bool = False) -> str:
+    """One line of a table; unless `raw`, nothing in a cell is taken for Markdown."""
     return "| " + " | ".join(cell if raw else _md(cell) for cell in cells) + " |"
 
 

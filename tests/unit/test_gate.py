@@ -1,0 +1,144 @@
+"""The gate finds a loss as often as was asked, fails seldom without one, and says what it cannot say."""
+
+from __future__ import annotations
+
+import random
+import xml.etree.ElementTree as ET
+from math import exp
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.unit.stored import a_result
+from tgsbench import presets
+from tgsbench.errors import ExitCode, TgsError
+from tgsbench.launch import gate as gating
+from tgsbench.metrics.gate import Wish, decide, runs_needed
+from tgsbench.report import gate as text
+from tgsbench.results import baselines
+from tgsbench.results.gated import Gated, exit_code
+from tgsbench.results.repeats import row_of
+from tgsbench.schema.run import Failure
+
+PRESET = presets.resolve("llama2_7b_32k").preset
+WISH = Wish(margin=0.05, power=0.9)
+
+
+def runs(rng, ratio, spread, n):
+    return [1000 * ratio * exp(rng.gauss(0, spread)) for _ in range(n)]
+
+
+def gated_by(rng, ratio, spread, wish=WISH):
+    """What the gate says of one machine, going on as long as it asks for runs."""
+    baseline, new = runs(rng, 1, spread, 8), runs(rng, ratio, spread, 3)
+    while (needed := runs_needed(baseline, new, wish)) and len(new) < min(needed, wish.most_runs):
+        new += runs(rng, ratio, spread, 1)
+    return decide(baseline, new, wish).finding
+
+
+@pytest.mark.parametrize("spread", [0.005, 0.02])
+def test_a_loss_of_the_margin_is_found_as_often_as_asked_and_no_loss_seldom_fails(spread):
+    rng, num = random.Random(7), 600
+    lost = [gated_by(rng, 1 - WISH.margin, spread) for _ in range(num)]
+    same = [gated_by(rng, 1.0, spread) for _ in range(num)]
+    assert lost.count("pass") / num < 1 - WISH.power and lost.count("slower") / num > WISH.power
+    assert same.count("slower") / num < 0.035, "2.5 % are meant; 600 gates scatter by 0.6 %"
+
+
+def test_a_machine_whose_runs_spread_wide_is_undecided_and_not_failed():
+    rng = random.Random(3)
+    found = [gated_by(rng, 1.0, 0.15) for _ in range(100)]
+    assert found.count("undecided") > 60 and found.count("slower") < 6
+
+
+@given(st.lists(st.floats(900, 1100), min_size=3, max_size=8), st.floats(0.01, 0.2), st.floats(0.5, 0.99))
+def test_a_smaller_margin_and_more_power_never_need_fewer_runs(baseline, margin, power):
+    wish = Wish(margin=margin, power=power)
+    needed = runs_needed(baseline, [], wish)
+    for harder in (Wish(margin=margin / 2, power=power), Wish(margin=margin, power=(1 + power) / 2)):
+        more = runs_needed(baseline, [], harder)
+        assert more is None or (needed is not None and more >= needed)
+
+
+def a_run(tgs, **changes):
+    samples = [tgs * f for f in (0.99, 1.0, 1.01, 1.0, 0.99, 1.01)]
+    return a_result(PRESET, f"r{tgs}", samples=samples, **changes)
+
+
+def baseline(tgs=(1000.0, 1004.0, 998.0, 1002.0, 996.0)):
+    return row_of("base", [a_run(x) for x in tgs])
+
+
+def gate_with(figures, base=None, wish=WISH, budget_s=1e9, **changes):
+    left = iter(figures)
+    each = Gated(preset=PRESET, baseline=base or baseline())
+    gating.run_all([each], None, wish, budget_s, lambda _: None, run=lambda *_: a_run(next(left), **changes))
+    return each
+
+
+def test_three_runs_of_a_quiet_machine_decide():
+    each = gate_with([1001.0, 999.0, 1003.0])
+    assert (text.word(each), each.exit_code, len(each.results)) == ("PASS", ExitCode.OK, 3)
+    slower = gate_with([901.0, 899.0, 903.0])
+    assert (text.word(slower), slower.exit_code) == ("FAIL", ExitCode.WORSE)
+    assert "0.901x" in text.line(slower, WISH) and "margin 5 %" in text.line(slower, WISH)
+
+
+def test_disturbed_runs_are_made_again_and_then_nothing_is_said():
+    each = gate_with([1000.0] * 9, disturbances=["ffmpeg (pid 7) 1.9"])
+    assert each.exit_code == ExitCode.DISTURBED and len(each.results) == 4
+    assert text.word(each) == "UNDECIDED" and "ffmpeg" in text.line(each, WISH)
+
+
+def test_a_machine_that_gets_slower_run_by_run_decides_nothing():
+    wide = baseline((1000.0, 1025.0, 976.0, 1020.0, 980.0, 1010.0, 990.0, 1015.0, 985.0, 1000.0))
+    each = gate_with([1020.0 - 5 * i for i in range(20)], base=wide, wish=Wish(margin=0.02))
+    assert each.exit_code == ExitCode.DISTURBED and "first to last" in each.why
+
+
+def test_a_failed_run_and_other_work_are_no_regression():
+    failed = gate_with([1000.0], status="oom", failure=Failure(kind="oom", reason="out of memory"))
+    assert failed.exit_code == ExitCode.OOM and text.word(failed) == "ERROR"
+    other = gate_with([1000.0], device="NVIDIA H100 80GB HBM3")
+    assert other.exit_code == ExitCode.NOT_COMPARABLE and "GPU" in other.why
+    assert exit_code([other, gate_with([900.0] * 3), failed]) == ExitCode.OOM
+    assert exit_code([other, gate_with([900.0, 901.0, 899.0])]) == ExitCode.WORSE
+
+
+def test_the_budget_is_kept_and_what_was_measured_counts():
+    each = gate_with([1001.0] * 3, budget_s=0.0)
+    assert len(each.results) <= 1 and each.exit_code == ExitCode.DISTURBED and "budget" in each.why
+
+
+def test_junit_and_summary_say_the_same():
+    found = [gate_with([1001.0, 999.0, 1003.0]), gate_with([901.0, 899.0, 903.0])]
+    suite = ET.fromstring(text.junit(found, WISH))
+    assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("2", "1", "0")
+    assert "0.901x" in suite.find(".//failure").get("message")
+    table = text.markdown(found, WISH)
+    assert table.count("PASS") == 1 and table.count("FAIL") == 1 and "0.901x" in table
+
+
+def test_baselines_are_kept_whole_and_refused_when_they_cannot_be_used(tmp_path):
+    path = tmp_path / "deep" / "base.json"
+    known = baselines.Baselines(rows={PRESET.name: baselines.as_baseline(baseline())})
+    baselines.store(known, path)
+    again = baselines.load(path)
+    assert baselines.baseline_of(again, PRESET.name, path).samples == baseline().samples
+    few = msgspec.structs.replace(baseline(), samples=[1.0])
+    for found, words in (
+        (baselines.Baselines(rows={"llama2_7b_8k": baseline()}), "nearest"),
+        (baselines.Baselines(rows={PRESET.name: few}), "1 usable runs"),
+    ):
+        with pytest.raises(TgsError, match="baseline") as refused:
+            baselines.baseline_of(found, PRESET.name, path)
+        assert words in refused.value.msg or words == "nearest"
+        assert refused.value.exit_code == ExitCode.BAD_INPUT
+    for damage in (b"{", b"[]", b'{"schema": 99, "rows": {}}', b"\xff"):
+        path.write_bytes(damage)
+        with pytest.raises(TgsError):
+            baselines.load(path)
+    with pytest.raises(TgsError, match="no baselines"):
+        baselines.load(tmp_path / "none.json")
