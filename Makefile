@@ -74,9 +74,9 @@ PEER_ENV := XDG_CACHE_HOME=$(CURDIR)/.peers XDG_CONFIG_HOME=$(CURDIR)/.peers/con
 	$(PEER_ENV) $(BIN)/python -m tgsbench engines setup $*
 	touch $@
 
-peers: .peers/llamafactory.installed .peers/xtuner.installed  ## make the environments of LLaMA-Factory and XTuner under .peers
+peers: .peers/llamafactory.installed .peers/xtuner.installed .peers/trl.installed  ## make the other systems' environments under .peers
 
-test-peers: peers  ## run LLaMA-Factory and XTuner themselves, 2 CPU ranks each; writes benchmarks/results/
+test-peers: peers  ## run LLaMA-Factory, XTuner and TRL themselves, 2 CPU ranks each; writes benchmarks/results/
 	$(PEER_ENV) $(BIN)/python -m pytest -m peers $(PYTEST_ARGS)
 
 bench-peers: .peers/xtuner.installed  ## a step against DeepSpeed's ALST recipe and XTuner, side by side; 35 minutes

@@ -1,4 +1,4 @@
-"""LLaMA-Factory 0.9.5 and XTuner 0.2.0 themselves on two CPU ranks.
+"""LLaMA-Factory 0.9.5, XTuner 0.2.0 and TRL 1.16.0 themselves on two CPU ranks.
 
 `make test-peers` makes their environments. What was measured is written to benchmarks/results/peers_cpu.json.
 """
@@ -69,3 +69,18 @@ def test_xtuner_trains_a_preset_with_sequence_parallel_size_2(tmp_path):
     for tgs, step_s in steps:
         assert tgs * step_s * 2 == pytest.approx(result["tokens_per_step"], rel=0.01)
     assert result["claimed"]["tokens_per_sec, mean over micro-batches"] > 0
+
+
+@pytest.mark.skipif(bool(environments.find_environment("trl").missing), reason="make peers")
+@pytest.mark.parametrize("sp", [1, 2])
+def test_trl_trains_a_preset_with_and_without_sequence_parallelism(tmp_path, sp):
+    result = measure("trl", tmp_path, "--set", f"parallel.sp={sp}")
+    assert (result["status"], result["sp"], result["tgs"]["n"]) == ("ok", sp, 6)
+    assert result["environment"]["versions"]["trl"] == "1.16.0"
+    steps = zip(result["tgs"]["samples"], result["step_s"]["samples"], strict=True)
+    for tgs, step_s in steps:
+        assert tgs * step_s * 2 == pytest.approx(result["tokens_per_step"], rel=0.001)
+    calls = result["claimed"]["all-to-alls of a step, all ranks"]
+    assert (calls > 0) == (sp > 1)
+    assert result["packing"]["share_padded"] == 0
+    assert not result["warnings"] or "tokens a step" not in str(result["warnings"])

@@ -49,7 +49,7 @@ def a_tiny(engine: str, *sets: str):
     return a_preset("tiny_cpu", *base, *sets)
 
 
-@pytest.mark.parametrize("engine", ["llamafactory", "xtuner"])
+@pytest.mark.parametrize("engine", ["llamafactory", "xtuner", "trl"])
 def test_a_preset_that_the_system_can_do_has_no_gap(engine):
     assert support.gaps(a_tiny(engine)) == []
 
@@ -336,3 +336,37 @@ def test_cpu_ranks_build_no_op_of_shared_memory(engine, monkeypatch):
     monkeypatch.setattr(runpy, "run_module", lambda *_, **__: seen.append(dict(compatible)))
     runpy.run_path(script, run_name="__main__")
     assert seen == [{"deepspeed_shm_comm": False, "cpu_adam": True}], "before its training begins"
+
+
+TRL_LOG = """\
+{"tokens": 2048.0, "step_s": 4.0, "num_all_to_alls": 192, "all_to_all_bytes": 75497472.0, "loss": 7.65}
+no step
+{"tokens": 2048.0, "step_s": 2.0, "num_all_to_alls": 192, "all_to_all_bytes": 75497472.0, "loss": 7.62,
+{"tokens": 2048.0, "step_s": 2.0, "num_all_to_alls": 192, "all_to_all_bytes": 75497472.0, "own_tokens_per_s": 700.5}
+{"tokens": "many", "step_s": 1.0}
+{"tokens": 2048.0, "step_s": 0.0}
+"""
+
+
+def test_trl_gets_the_presets_values_and_its_steps_are_what_was_seen():
+    preset = a_tiny("trl", "training.accumulation=3", "training.lr=1e-4", "engine.zero_stage=2")
+    adapter = load_adapter("trl")
+    settings = json.loads(adapter.files(preset, Path("/x"))["trl.json"])
+    arguments = settings["arguments"]
+    assert (arguments["gradient_accumulation_steps"], arguments["learning_rate"]) == (3, 1e-4)
+    assert arguments["max_steps"] == num_steps(preset) and arguments["gradient_checkpointing"] is True
+    assert (settings["sp"], settings["attention"]) == (2, "sdpa")
+    assert settings["deepspeed"]["zero_optimization"]["stage"] == 2
+    assert [(step.tokens, step.step_s) for step in adapter.steps(TRL_LOG, preset)] == [
+        (2048, 4.0),
+        (2048, 2.0),
+    ]
+    claims = adapter.claims(TRL_LOG, preset)
+    assert claims["train_tokens_per_second"] == 700.5 and claims["all-to-all MiB of a step, all ranks"] == 72
+
+
+def test_trl_keeps_documents_apart_by_flash_attn_alone():
+    asked = a_tiny("trl", "workload.document_mask=true")
+    assert [gap.remedy for gap in support.gaps(asked)] == [
+        "--set engine.kernel=flash2, or --set workload.document_mask=false"
+    ]

@@ -1,0 +1,150 @@
+"""TRL: our packs to its SFTTrainer, and what its callback wrote as steps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tgsbench.external import training_data
+from tgsbench.external.adapter import Say, StepReport, deepspeed_config, model_config, num_steps
+from tgsbench.external.process import PEER, ExternalProcess
+from tgsbench.safe_files import read_regular
+from tgsbench.schema.events import Data, Warn
+from tgsbench.schema.preset import Preset
+from tgsbench.systems.engines.trl import ENGINE, KERNELS
+from tgsbench.systems.log_lines import json_lines
+
+_MAX_LOG = 64 << 20
+
+
+class Trl:
+    """See `adapter.Adapter`."""
+
+    name = ENGINE.name
+
+    def files(self, preset: Preset, folder: Path) -> dict[str, str]:
+        """trl.json: its own arguments, the model's configuration, DeepSpeed's, and the mesh."""
+        document = {
+            "arguments": self.arguments_of(preset, folder),
+            "model": model_config(preset),
+            "attention": KERNELS[preset.engine.kernel],
+            "sp": preset.parallel.sp,
+            "seq_len": preset.workload.seq_len,
+            "deepspeed": json.loads(deepspeed_config(preset)),
+            "on_cpu": preset.hardware.device == "cpu",
+            "folder": str(folder),
+        }
+        return {"trl.json": json.dumps(document, indent=2) + "\n"}
+
+    def arguments_of(self, preset: Preset, folder: Path) -> dict[str, Any]:
+        """Every value of its SFTConfig that is not its default."""
+        training, on_cpu = preset.training, preset.hardware.device == "cpu"
+        return {
+            "output_dir": str(folder / "out"),
+            "max_steps": num_steps(preset),
+            "per_device_train_batch_size": training.micro_batch,
+            "gradient_accumulation_steps": preset.accumulation,
+            "gradient_checkpointing": training.checkpointing != "none",
+            "learning_rate": training.lr,
+            "adam_beta1": training.beta1,
+            "adam_beta2": training.beta2,
+            "weight_decay": training.weight_decay,
+            "max_grad_norm": training.clip_norm,
+            "lr_scheduler_type": "cosine",
+            "warmup_steps": round(training.lr_warmup_ratio * num_steps(preset)),
+            "optim": "adamw_torch",
+            "bf16": training.compute_dtype == "bfloat16",
+            "use_cpu": on_cpu,
+            "use_liger_kernel": preset.engine.liger,
+            "dataloader_num_workers": 0 if on_cpu else 4,
+            "logging_steps": 1,
+            "save_strategy": "no",
+            "report_to": "none",
+            "disable_tqdm": True,
+            "include_num_input_tokens_seen": "all",
+            "max_length": preset.workload.seq_len,
+            "packing": False,
+            # Its list of columns lacks position_ids, which sequence parallelism needs of every batch.
+            "remove_unused_columns": False,
+            "shuffle_dataset": False,
+            "seed": training.seed % 2**32,
+        }
+
+    def prepare(
+        self, preset: Preset, folder: Path, peer: ExternalProcess, say: Say
+    ) -> tuple[Data, list[Warn]]:
+        """The very packs that our own engines train on."""
+        return training_data.write_packs(preset, folder, preset.packs_per_step * num_steps(preset), say)
+
+    def program(self, preset: Preset) -> list[str]:
+        """Our script: TRL has no command that takes packs."""
+        return [str(PEER / "trl_train.py")]
+
+    def kernel(self, preset: Preset) -> str:
+        """As its configuration asks; `auto` is PyTorch's."""
+        return "sdpa" if preset.engine.kernel == "auto" else preset.engine.kernel
+
+    def clean(self, folder: Path) -> None:
+        """Packs."""
+        for name in ("tokens.npy", "labels.npy", "lengths.npy", "starts.json"):
+            (folder / name).unlink(missing_ok=True)
+
+    def arguments(self, preset: Preset, folder: Path) -> list[str]:
+        """Its settings."""
+        return [str(folder / "trl.json")]
+
+    def environment(self, preset: Preset) -> dict[str, str]:
+        """Nothing beside the usual."""
+        return {}
+
+    def read_log(self, folder: Path) -> str:
+        """What the script's callback wrote."""
+        try:
+            return read_regular(folder / "steps.jsonl", _MAX_LOG).decode("utf-8", "replace")
+        except OSError:
+            return ""
+
+    def steps(self, log: str, preset: Preset) -> list[StepReport]:
+        """One row a step: tokens as they reached the embedding of all ranks, by the script's own clock."""
+        return [
+            StepReport(tokens=row.tokens, step_s=row.step_s, loss=row.loss, mem_gib=row.mem_gib)
+            for row in _rows(log)
+        ]
+
+    def claims(self, log: str, preset: Preset) -> dict[str, float]:
+        """Its own throughput, and the all-to-alls that its process groups really did."""
+        rows = _rows(log)
+        if not rows:
+            return {}
+        seen = {"all-to-alls of a step, all ranks": float(rows[-1].num_all_to_alls)}
+        seen["all-to-all MiB of a step, all ranks"] = rows[-1].all_to_all_bytes / 2**20
+        own = rows[-1].own_tokens_per_s
+        return seen | ({"train_tokens_per_second": own} if own else {})
+
+
+ADAPTER = Trl()
+
+
+class _Row(msgspec.Struct):
+    tokens: float
+    step_s: float
+    loss: float = 0.0
+    mem_gib: float = 0.0
+    num_all_to_alls: int = 0
+    all_to_all_bytes: float = 0.0
+    own_tokens_per_s: float = 0.0
+
+
+def _rows(log: str) -> list[_Row]:
+    found = []
+    for line in json_lines(log):
+        try:
+            row = msgspec.convert(line, _Row)
+        except msgspec.ValidationError:
+            continue
+        if row.step_s > 0 and row.tokens > 0:
+            found.append(row)
+    return found
