@@ -23,7 +23,8 @@ OLD = PACKAGE / "recorded" / "simulated-llama2_7b_128k" / "preset.toml"
 MAY_NAME = (
     "systems/engines/",  # the engines' own files
     "training/engines/deepspeed/",  # DeepSpeed's package, extra and operator namespace
-    "external/xtuner.py", "external/llamafactory.py", "external/trl.py", "external/peer/",  # the systems' own words and flags
+    "external/xtuner.py", "external/llamafactory.py", "external/trl.py",  # the systems' own words and flags
+    "external/peer/",
     "models/flops.py",  # the FLOPs convention called xtuner
     "schema/reference.py",  # whose rows were published
 )  # fmt: skip

@@ -21,8 +21,8 @@ from tests.unit.stored import a_preset
 from tgsbench.cli.run import run
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.external import exit_report
-from tgsbench.external.adapter import num_steps
-from tgsbench.external.bridge import load_adapter, shared_out
+from tgsbench.external.adapter import StepReport, num_steps
+from tgsbench.external.bridge import load_adapter, other_work, shared_out
 from tgsbench.external.process import peer_environment
 from tgsbench.launch.command import agent_argv
 from tgsbench.metrics.observe import fold_events
@@ -342,7 +342,7 @@ TRL_LOG = """\
 {"tokens": 2048.0, "step_s": 4.0, "num_all_to_alls": 192, "all_to_all_bytes": 75497472.0, "loss": 7.65}
 no step
 {"tokens": 2048.0, "step_s": 2.0, "num_all_to_alls": 192, "all_to_all_bytes": 75497472.0, "loss": 7.62,
-{"tokens": 2048.0, "step_s": 2.0, "num_all_to_alls": 192, "all_to_all_bytes": 75497472.0, "own_tokens_per_s": 700.5}
+{"tokens": 2048, "step_s": 2, "num_all_to_alls": 192, "all_to_all_bytes": 75497472, "own_tokens_per_s": 700}
 {"tokens": "many", "step_s": 1.0}
 {"tokens": 2048.0, "step_s": 0.0}
 """
@@ -362,7 +362,17 @@ def test_trl_gets_the_presets_values_and_its_steps_are_what_was_seen():
         (2048, 2.0),
     ]
     claims = adapter.claims(TRL_LOG, preset)
-    assert claims["train_tokens_per_second"] == 700.5 and claims["all-to-all MiB of a step, all ranks"] == 72
+    assert claims["train_tokens_per_second"] == 700 and claims["all-to-all MiB of a step, all ranks"] == 72
+
+
+@pytest.mark.parametrize(
+    ("sp", "calls", "words"), [(2, 192, ""), (2, 0, "no all-to-all"), (1, 0, ""), (2, None, "")]
+)
+def test_a_system_that_trains_without_the_sequence_parallelism_it_was_asked_for_is_told(sp, calls, words):
+    preset = a_tiny("trl", f"parallel.sp={sp}")
+    step = StepReport(tokens=preset.tokens_per_step, step_s=1.0, num_all_to_alls=calls)
+    assert words in " ".join(warning.msg for warning in other_work(preset, step))
+    assert bool(words) == bool(other_work(preset, step))
 
 
 def test_trl_keeps_documents_apart_by_flash_attn_alone():

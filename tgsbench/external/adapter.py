@@ -25,6 +25,8 @@ class StepReport(Struct, frozen=True, kw_only=True):
     step_s: float
     loss: float = 0.0
     mem_gib: float = 0.0
+    num_all_to_alls: int | None = None
+    """That its process groups did, counted from outside; None where nothing counts them."""
 
 
 class Adapter(Protocol):

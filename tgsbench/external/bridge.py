@@ -209,7 +209,8 @@ class ExternalRun:
         if index in (0, warmup):
             self._phase(phase)
         if index == warmup:
-            self._check_count(step)
+            for warning in other_work(self._preset, step):
+                self._emitters[0].emit(warning)
         shares = shared_out(round(step.tokens * (1 - self._padded)), self._preset.world_size)
         self._each(
             lambda rank: Step(
@@ -225,14 +226,6 @@ class ExternalRun:
                 mem_alloc=int(step.mem_gib * GIB) or self._mem_peak[rank],
             )
         )
-
-    def _check_count(self, step: StepReport) -> None:
-        asked = self._preset.tokens_per_step
-        if self._preset.workload.packing == "carry" and abs(step.tokens / asked - 1) > _MISCOUNTED:
-            msg = (
-                f"{self._adapter.name} counts {step.tokens:,.0f} tokens a step where {asked:,} were asked for"
-            )
-            self._emitters[0].emit(Warn(code="other_step", msg=msg, hint="its figure is of another workload"))
 
     def _end(self, code: int) -> int:
         figures = self._adapter.claims(self._adapter.read_log(self._folder), self._preset)
@@ -280,6 +273,17 @@ def load_adapter(engine: str) -> Adapter:
     assert isinstance(launch, External), engine
     adapter: Adapter = load_entry(launch.adapter)
     return adapter
+
+
+def other_work(preset: Preset, step: StepReport) -> list[Warn]:
+    """What shows that a system did not train the step that was asked for."""
+    name, asked, told = preset.engine.name, preset.tokens_per_step, list[str]()
+    if preset.workload.packing == "carry" and abs(step.tokens / asked - 1) > _MISCOUNTED:
+        told.append(f"{name} counts {step.tokens:,.0f} tokens a step where {asked:,} were asked for")
+    if preset.parallel.sp > 1 and step.num_all_to_alls == 0:
+        told.append(f"{name} did no all-to-all in a step, where sequence parallelism over sp ranks was asked")
+    hint = "its figure is of another workload"
+    return [Warn(code="other_step", msg=msg, hint=hint) for msg in told]
 
 
 def shared_out(total: int, world_size: int) -> list[int]:

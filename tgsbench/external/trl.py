@@ -110,7 +110,13 @@ class Trl:
     def steps(self, log: str, preset: Preset) -> list[StepReport]:
         """One row a step: tokens as they reached the embedding of all ranks, by the script's own clock."""
         return [
-            StepReport(tokens=row.tokens, step_s=row.step_s, loss=row.loss, mem_gib=row.mem_gib)
+            StepReport(
+                tokens=row.tokens,
+                step_s=row.step_s,
+                loss=row.loss,
+                mem_gib=row.mem_gib,
+                num_all_to_alls=row.num_all_to_alls,
+            )
             for row in _rows(log)
         ]
 
