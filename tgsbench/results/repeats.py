@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
+from msgspec import Struct
 
 from tgsbench import units
 from tgsbench.errors import ExitCode, TgsError
@@ -17,6 +18,14 @@ from tgsbench.store.run_dir import RunDir, Store
 
 LEAST_QUIET = 3
 """Runs of a quiet machine that are enough to leave the disturbed ones of a group out."""
+
+
+class RepeatedRuns(Struct, frozen=True, kw_only=True):
+    """The runs of a group, and the one row that stands for them where rows are compared."""
+
+    group: str
+    row: Row
+    runs: list[Result]
 
 
 def members(store: Store, group: str) -> list[RunDir]:
@@ -44,6 +53,11 @@ def group_row(store: Store, group: str) -> Row:
     if not found:
         raise TgsError(f"no group of runs called {group!r} in {store.root}", exit_code=ExitCode.STORE)
     return row_of(group, found)
+
+
+def summed_up(group: str, found: Sequence[Result]) -> RepeatedRuns:
+    """The runs of a group with their row."""
+    return RepeatedRuns(group=group, row=row_of(group, found), runs=list(found))
 
 
 def row_of(group: str, found: Sequence[Result]) -> Row:
