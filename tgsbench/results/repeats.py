@@ -30,8 +30,8 @@ class RepeatedRuns(Struct, frozen=True, kw_only=True):
 
 def members(store: Store, group: str) -> list[RunDir]:
     """The runs of a group in the order in which they were made; empty when there is none of this name."""
-    found = [(tail, name) for name in store.names if (tail := name.removeprefix(f"{group}-")).isdecimal()]
-    runs = [RunDir(store.root / name) for tail, name in sorted(found, key=lambda item: int(item[0]))]
+    names = sorted(store.numbered.get(group, ()), key=lambda name: int(name.rpartition("-")[2]))
+    runs = [RunDir(store.root / name) for name in names]
     return [run for run in runs if _group_of(run) == group]
 
 

@@ -437,6 +437,16 @@ class Store:
             return []
 
     @cached_property
+    def numbered(self) -> dict[str, list[str]]:
+        """Names that end with "-" and digits, by what stands before: {"nightly": ["nightly-1", …]}."""
+        found: dict[str, list[str]] = {}
+        for name in self.names:
+            stem, _, number = name.rpartition("-")
+            if number.isdecimal():
+                found.setdefault(stem, []).append(name)
+        return found
+
+    @cached_property
     def runs(self) -> list[RunDir]:
         """All runs, newest first."""
         found = [RunDir(self.root / name) for name in self.names]
