@@ -1,4 +1,4 @@
-"""What a run's files say twice must agree: a folder that was copied, cut off or edited does not go unseen."""
+"""Checks that what a run's files state twice agrees: a folder that was cut off or edited is noticed."""
 
 from __future__ import annotations
 
