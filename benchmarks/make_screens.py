@@ -143,7 +143,7 @@ def main() -> None:
         machine = LocalMachine([], 2, 16 << 30)
         with (
             patch("tgsbench.launch.preflight.this_machine", lambda: machine),
-            patch("tgsbench.system.doctor.run_checks", lambda runs_root, **_: CHECKS),
+            patch("tgsbench.system.doctor.iter_checks", lambda runs_root, **_: [(0, CHECKS)]),
         ):
             asyncio.run(all_shots(root))
 
