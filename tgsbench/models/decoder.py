@@ -18,7 +18,7 @@ from tgsbench.models.family import (
 from tgsbench.schema.model import LayerKind, ModelShape
 
 if TYPE_CHECKING:
-    from tgsbench.models.config_json import ConfigReader
+    from tgsbench.models.config_reader import ConfigReader
     from tgsbench.schema.preset import Checkpointing
 
 
