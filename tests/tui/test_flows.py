@@ -319,6 +319,20 @@ async def test_the_doctor_lists_checks_and_tells_the_chosen_one_in_full(app, mon
         await shows(pilot, "gloo: two ranks cannot talk   try: look", "and ask again")
 
 
+async def test_the_cursor_stays_on_what_a_search_found_once_it_is_cleared(app, add_run):
+    for name in ("one", "two", "three"):
+        add_run(name)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await shows(pilot, "presets, ")
+        await pilot.press("slash", *"yi_34b_128k", "escape")
+        await shows(pilot, f"{NUM_PRESETS} of {NUM_PRESETS} presets", "--preset yi_34b_128k")
+        await pilot.press("2")
+        await shows(pilot, "3 of 3 runs")
+        await pilot.press("slash", *"one", "escape")
+        await shows(pilot, "3 of 3 runs")
+        await until(pilot, lambda: app.screen.selected.run_id == "one")
+
+
 async def test_the_doctor_shows_each_check_as_it_ends(app, monkeypatch):
     go_on = threading.Event()
 
