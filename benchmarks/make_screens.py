@@ -52,7 +52,7 @@ class Shot:
 
 SHOTS = (
     Shot("welcome", ("f2",), "Three ways"),
-    Shot("presets", tuple("jjjjjjj"), "llamafactory"),
+    Shot("presets", ("slash", *"llama2_7b_128k", "escape"), "llamafactory"),
     Shot("form", ("slash", *"llama2_7b_128k", "enter", "e", *["tab"] * 3, "backspace", "6"), "nearest"),
     Shot("forecast", ("slash", *"llama2_7b_128k", "enter", "f", "j"), "fastest first"),
     Shot("live", ("G", "h"), "n = 24", opens_run=True),
@@ -143,7 +143,7 @@ def main() -> None:
         machine = LocalMachine([], 2, 16 << 30)
         with (
             patch("tgsbench.launch.preflight.this_machine", lambda: machine),
-            patch("tgsbench.system.doctor.run_checks", lambda runs_root, **_: CHECKS),
+            patch("tgsbench.system.doctor.iter_checks", lambda runs_root, **_: [(0, CHECKS)]),
         ):
             asyncio.run(all_shots(root))
 

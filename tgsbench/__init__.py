@@ -1,6 +1,7 @@
 """tgsbench measures how fast language models train on long sequences.
 
-- `tgsbench.run("tiny_cpu", {"measure.steps": 6})` measures a preset, as `tgsbench run` does.
+- `tgsbench.run("tiny_cpu", {"measure.steps": 6})` measures a preset, as `tgsbench run` does;
+  `repeats=5` measures it five times in fresh processes and returns the runs with the spread between them.
 - `tgsbench.plan("llama2_70b_1M")` forecasts one.
 - `tgsbench.profile("latest")` says where a run's time goes.
 - `tgsbench.compare("latest", "xtuner:llama2_7b_32k")` compares runs, forecasts and published rows.

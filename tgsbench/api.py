@@ -9,14 +9,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, overload
 
 from tgsbench import presets
 from tgsbench.errors import TgsError
 
 if TYPE_CHECKING:
+    from tgsbench.launch.watch import StopSignals
     from tgsbench.planner.machine import Machine
     from tgsbench.results.compare import Comparison
+    from tgsbench.results.repeats import RepeatedRuns
     from tgsbench.results.row_specs import RowFinder
     from tgsbench.results.rows import Row
     from tgsbench.schema.events import Event
@@ -31,10 +33,18 @@ if TYPE_CHECKING:
 Overrides: TypeAlias = Mapping[str, object] | Iterable[str]
 """Values over a preset's own: {"measure.steps": 2}, or texts as after --set: ["measure.steps=2"]."""
 
-RowSource: TypeAlias = "str | Row | Result"
-"""What can be compared: a word of `tgsbench compare`, a row, or a result."""
+RowSource: TypeAlias = "str | Row | Result | RepeatedRuns"
+"""What can be compared: a word of `tgsbench compare`, a row, a result, or several of one measurement."""
+
+Listener: TypeAlias = "Callable[[list[Event]], None]"
+"""Gets the ranks' events as they come, some at a time."""
 
 
+def _hear_nothing(events: list[Event]) -> None:
+    pass
+
+
+@overload
 def run(
     preset: str | Path,
     set: Overrides = (),
@@ -45,29 +55,86 @@ def run(
     rank: int | str = 0,
     name: str = "",
     root: str | Path | None = None,
-    on_events: Callable[[list[Event]], None] = lambda events: None,
-) -> Result:
+    on_events: Listener = _hear_nothing,
+) -> Result: ...
+@overload
+def run(
+    preset: str | Path,
+    set: Overrides = (),
+    *,
+    repeats: int,
+    rehearse: bool = False,
+    name: str = "",
+    root: str | Path | None = None,
+    on_events: Listener = _hear_nothing,
+) -> RepeatedRuns: ...
+def run(
+    preset: str | Path,
+    set: Overrides = (),
+    *,
+    repeats: int | None = None,
+    rehearse: bool = False,
+    emulate_rank: bool = False,
+    virtual_gpu: str = "",
+    rank: int | str = 0,
+    name: str = "",
+    root: str | Path | None = None,
+    on_events: Listener = _hear_nothing,
+) -> Result | RepeatedRuns:
     """Train a preset on this machine, store the run, and return what was measured.
 
     A run that went out of memory, crashed or stalled is a result too: look at `status` and `failure`.
+    `repeats` (2 or more) measures so often, each time in fresh processes, and returns all runs with one row,
+    whose TGS is their mean and whose interval is the spread between them; a run that was stopped is the last.
     `virtual_gpu` names a GPU of presets/hardware that need not be there: `rank` of the whole world, or "all"
     ranks, run on it, and the result (status `virtual`) says what they did. `root` is the folder of runs
-    ($TGSBENCH_RUNS or ./runs), `name` the run's own folder in it; `on_events`
-    gets the ranks' events as they come. Raises TgsError when nothing could be started. In the main thread
-    Ctrl-C ends the ranks, stores what was measured as `cancelled` and raises KeyboardInterrupt; signal
-    handlers are then as they were before.
+    ($TGSBENCH_RUNS or ./runs), `name` the run's own folder in it (of several: NAME-1, NAME-2, …);
+    `on_events` gets the ranks' events as they come. Raises TgsError when nothing could be started. In the
+    main thread Ctrl-C ends the ranks, stores what was measured as `cancelled` and raises KeyboardInterrupt;
+    signal handlers are then as they were before.
     """
     from tgsbench.launch import local
     from tgsbench.launch.watch import StopSignals
 
+    if repeats is not None:
+        _check_repeats(repeats, {"emulate_rank": emulate_rank, "virtual_gpu": virtual_gpu})
     resolved = load_preset(preset, set, rehearse=rehearse, virtual_gpu=virtual_gpu)
     virtual = on_virtual_gpu(resolved, virtual_gpu, rank) if virtual_gpu else None
     check_machine(resolved, emulate_rank=emulate_rank, virtual=virtual)
+    found: Result | RepeatedRuns
     with StopSignals() as stop:
-        folder = prepare(resolved, runs_root(root), name, emulate_rank=emulate_rank, virtual=virtual)
-        result = local.supervise(folder, on_events, stop=stop)
+        if repeats is not None:
+            found = _run_repeatedly(resolved, runs_root(root), name, repeats, on_events, stop)
+        else:
+            folder = prepare(resolved, runs_root(root), name, emulate_rank=emulate_rank, virtual=virtual)
+            found = local.supervise(folder, on_events, stop=stop)
     stop.send_on()
-    return result
+    return found
+
+
+def _check_repeats(repeats: int, never_with: Mapping[str, object]) -> None:
+    """Raise TgsError for a number of repeats below 2, or an option that measures nothing to repeat."""
+    if repeats < 2:
+        raise TgsError(
+            f"repeats={repeats}: two runs are the fewest that vary", hint="leave repeats out for one"
+        )
+    for option, value in never_with.items():
+        if value:
+            raise TgsError(f"repeats has no effect with {option}: leave out one of them")
+
+
+def _run_repeatedly(
+    preset: Preset, root: Path, name: str, num_runs: int, on_events: Listener, stop: StopSignals
+) -> RepeatedRuns:
+    from tgsbench.launch import local, repeats
+    from tgsbench.results.repeats import summed_up
+
+    group = repeats.free_group(root, preset, name)
+
+    def supervise(folder: RunDir, index: int) -> Result:
+        return local.supervise(folder, on_events, stop=stop)
+
+    return summed_up(group, repeats.run_all(preset, root, group, num_runs, supervise))
 
 
 def plan(
@@ -109,9 +176,9 @@ def compare(
 ) -> list[Comparison]:
     """Compare rows with the first of them, or with `baseline`; one Comparison for each other row.
 
-    A source is a result, a row or a word: a run (name, part of it, folder, "latest"), "xtuner:PRESET",
-    "published:PRESET", "predicted:PRESET". Rows that measure different things have no ratio unless `force`.
-    Raises TgsError for an unknown word, and when there are not two rows.
+    A source is a result, what `run` returned for several repeats, a row or a word: a run (name, part of it,
+    folder, "latest"), "xtuner:PRESET", "published:PRESET", "predicted:PRESET". Rows that measure different
+    things have no ratio unless `force`. Raises TgsError for an unknown word, and when there are not two rows.
     """
     from tgsbench.results.compare import compare as compare_rows
     from tgsbench.results.row_specs import RowFinder
@@ -277,9 +344,11 @@ def _assignments(overrides: Overrides) -> Sequence[str]:
 
 
 def _rows(source: RowSource, finder: RowFinder) -> list[Row]:
-    from tgsbench.results import rows
+    from tgsbench.results import repeats, rows
     from tgsbench.schema.run import Result
 
     if isinstance(source, rows.Row):
         return [source]
+    if isinstance(source, repeats.RepeatedRuns):
+        return [source.row]
     return [rows.from_result(source)] if isinstance(source, Result) else finder.resolve(source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import math
 import os
@@ -9,6 +10,7 @@ import re
 import stat
 import tomllib
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -48,7 +50,7 @@ def read_regular(path: Path, max_bytes: int, follow: bool = False) -> bytes:
 def read_toml(path: Path) -> dict[str, Any]:
     """Read one TOML file; a broken one is a TgsError that names the file and line."""
     try:
-        return toml_document(read_regular(path, _MAX_TOML, follow=True))
+        return copy.deepcopy(_parsed(read_regular(path, _MAX_TOML, follow=True)))
     except ValueError as error:
         raise TgsError(
             f"{path}: not valid TOML: {error}",
@@ -57,6 +59,12 @@ def read_toml(path: Path) -> dict[str, Any]:
         ) from error
     except OSError as error:
         raise TgsError(f"{path}: {error.strerror or error}", exit_code=ExitCode.BAD_PRESET) from error
+
+
+@lru_cache(maxsize=32)
+def _parsed(data: bytes) -> dict[str, Any]:
+    """By content: forty presets extend one base and name each model several times; parsing takes 0.8 ms."""
+    return toml_document(data)
 
 
 def inside(root: Path, relative: str) -> Path:

@@ -66,6 +66,22 @@ def script(home, text, *args):
     )  # fmt: skip
 
 
+REPEATED = f"""
+import tgsbench
+
+found = tgsbench.run("tiny_cpu", {SMALL!r}, repeats=2, name="twice")
+row = found.row
+print([run.status for run in found.runs], row.repeats, row.ci95[0] < row.tgs < row.ci95[1])
+print([run.run_id for run in found.runs], tgsbench.compare("twice", found)[0].ratio.value)
+"""
+
+
+def test_a_program_measures_several_times_and_compares_the_group(tmp_path):
+    done = script(tmp_path, REPEATED)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == ["['ok', 'ok'] 2 True", "['twice-1', 'twice-2'] 1.0"]
+
+
 @pytest.mark.parametrize("where", ["script", "thread"])
 def test_a_program_measures_and_only_its_own_words_are_printed(tmp_path, where):
     done = script(tmp_path, SCRIPT, where)

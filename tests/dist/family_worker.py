@@ -9,14 +9,10 @@ import torch
 import torch.distributed as dist
 from msgspec.structs import replace
 
-from tests.dist.parity_worker import make_batch, whole
+from tests.dist.parity_worker import one_step
 from tests.unit.family_shapes import TRAINED, small
 from tgsbench.schema.preset import Preset
-from tgsbench.training.engines.fsdp2 import Fsdp2Engine
 from tgsbench.training.model import fused_layers
-from tgsbench.training.model.build import plain_name
-from tgsbench.training.parallel.mesh import build_mesh
-from tgsbench.training.parallel.traffic import ALL_TO_ALL_COUNTER
 
 FAMILIES = ("mistral", "qwen2", "gemma3_text", "gpt_oss", "mixtral", "qwen3_moe", "deepseek_v3")
 ROUTER = "qwen3_moe, its router another one on rank 1"
@@ -47,18 +43,9 @@ def main(out: Path) -> None:
 
 
 def run_family(family: str) -> dict[str, object]:
-    preset = family_preset(family, dist.get_world_size())
-    mesh = build_mesh("cpu", preset.parallel.sp)
-    engine = Fsdp2Engine(preset, mesh, torch.device("cpu"))
-    ALL_TO_ALL_COUNTER.take()
-    batch, num_labels = make_batch(preset, mesh)
-    loss = engine.forward_backward(batch, num_labels)
-    calls, num_bytes = ALL_TO_ALL_COUNTER.take()
-    found = engine.model.named_parameters()
-    grads = {plain_name(name): whole(p.grad) for name, p in found if p.grad is not None}
-    dist.all_reduce(loss)
+    found = one_step(family_preset(family, dist.get_world_size()))
     fused_layers.unfuse()
-    return {"loss": loss / num_labels, "grads": grads, "a2a": torch.tensor([calls, num_bytes])}
+    return found
 
 
 def differ_in_routing() -> None:

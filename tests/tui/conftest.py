@@ -39,7 +39,7 @@ def _own_world(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", root)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("tgsbench.launch.preflight.this_machine", lambda: LocalMachine([], 2, 16 << 30))
-    monkeypatch.setattr("tgsbench.system.doctor.run_checks", lambda root, **_: CHECKS)
+    monkeypatch.setattr("tgsbench.system.doctor.iter_checks", lambda root, **_: [(0, CHECKS)])
     monkeypatch.setattr(catalog, "files", _of_a_few_families)
     welcome(False, tmp_path)
 

@@ -311,12 +311,46 @@ async def test_the_doctor_lists_checks_and_tells_the_chosen_one_in_full(app, mon
         DoctorCheck("python", "ok", "3.11.7"),
         DoctorCheck("gloo", "warning", "two ranks cannot talk", remedy),
     ]
-    monkeypatch.setattr("tgsbench.system.doctor.run_checks", lambda root, **_: checks)
+    monkeypatch.setattr("tgsbench.system.doctor.iter_checks", lambda root, **_: [(0, checks)])
     async with app.run_test(size=(80, 24)) as pilot:
         await pilot.press("5")
         await shows(pilot, "python", "✓ ok", "! warn")
         await pilot.press("j")
         await shows(pilot, "gloo: two ranks cannot talk   try: look", "and ask again")
+
+
+async def test_the_cursor_stays_on_what_a_search_found_once_it_is_cleared(app, add_run):
+    for name in ("one", "two", "three"):
+        add_run(name)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await shows(pilot, "presets, ")
+        await pilot.press("slash", *"yi_34b_128k", "escape")
+        await shows(pilot, f"{NUM_PRESETS} of {NUM_PRESETS} presets", "--preset yi_34b_128k")
+        await pilot.press("2")
+        await shows(pilot, "3 of 3 runs")
+        await pilot.press("slash", *"one", "escape")
+        await shows(pilot, "3 of 3 runs")
+        await until(pilot, lambda: app.screen.selected.run_id == "one")
+
+
+async def test_the_doctor_shows_each_check_as_it_ends(app, monkeypatch):
+    go_on = threading.Event()
+
+    def slowly(root, **_):
+        yield 3, [DoctorCheck("gloo", "failure", "two ranks cannot talk", "look at the firewall")]
+        assert go_on.wait(60)
+        yield 0, [DoctorCheck("python", "ok", "3.11.7")]
+
+    monkeypatch.setattr("tgsbench.system.doctor.iter_checks", slowly)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await pilot.press("5")
+        try:
+            await shows(pilot, "two ranks cannot talk", "checking:")
+        finally:
+            go_on.set()
+        text = await shows(pilot, "python", "1 of 2 checks want attention")
+        assert text.index("python") < text.index("gloo"), "in the order of the whole list"
+        assert "gloo: two ranks cannot talk" in text, "the cursor stays on its check"
 
 
 async def test_a_comparison_that_is_wider_than_the_screen_says_so(app, add_run):

@@ -277,7 +277,7 @@ async def test_a_background_task_that_fails_is_told(app, monkeypatch):
     def fail(*args, **options):
         raise RuntimeError("no such luck")
 
-    monkeypatch.setattr("tgsbench.system.doctor.run_checks", fail)
+    monkeypatch.setattr("tgsbench.system.doctor.iter_checks", fail)
     monkeypatch.setattr(launching, "launch", fail)
     async with app.run_test(size=(120, 40), notifications=True) as pilot:
         await pilot.press("5")

@@ -77,6 +77,37 @@ def test_a_run_that_cannot_start_here_leaves_no_folder(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"repeats": 1}, "two runs"),
+        ({"repeats": 3, "emulate_rank": True}, "emulate_rank"),
+        ({"repeats": 3, "virtual_gpu": "H100-SXM5-80GB"}, "virtual_gpu"),
+    ],
+)
+def test_repeats_that_would_repeat_nothing_are_refused(tmp_path, options, why):
+    with pytest.raises(tgsbench.TgsError, match=why):
+        tgsbench.run("tiny_cpu", root=tmp_path, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_repeated_runs_are_one_row_with_the_spread_between_them(tmp_path, monkeypatch):
+    def supervise(folder, on_events, *, stop):
+        on_events([folder.run_id])
+        index = int(folder.run_id[-1])
+        return a_result(folder.preset(), folder.run_id, samples=[100.0 + index] * 6)
+
+    heard = []
+    monkeypatch.setattr("tgsbench.launch.local.supervise", supervise)
+    monkeypatch.setattr("tgsbench.launch.preflight.check", lambda *_, **__: None)
+    found = tgsbench.run("tiny_cpu", repeats=3, name="g", root=tmp_path, on_events=heard.extend)
+    assert [run.run_id for run in found.runs] == heard == ["g-1", "g-2", "g-3"]
+    assert (found.group, found.row.repeats, found.row.label) == ("g", 3, "g")
+    assert found.row.tgs == pytest.approx(102.0, rel=1e-4) and found.row.samples == [101.0, 102.0, 103.0]
+    (against,) = tgsbench.compare(found, found, root=tmp_path)
+    assert against.ratio is not None and against.ratio.value == 1.0
+
+
 def test_a_plan_is_a_forecast_with_advice_that_can_be_planned_again():
     forecast = tgsbench.plan("llama2_70b_128k", gpu="H100-SXM5-80GB")
     assert forecast.gpu == "H100-SXM5-80GB" and forecast.tgs is not None

@@ -13,7 +13,7 @@ import pytest
 from tgsbench.schema.environment import Environment
 from tgsbench.schema.torch_answers import TorchFacts
 from tgsbench.system import doctor, gpus
-from tgsbench.system.doctor import DoctorCheck, iter_checks, run_checks, worst
+from tgsbench.system.doctor import DoctorCheck, iter_checks, worst
 from tgsbench.system.isolation import Load
 
 CPU_FACTS = {
@@ -43,8 +43,8 @@ def checks(tmp_path, facts=CPU_FACTS, talk=TALK, hub=None) -> dict[str, DoctorCh
     def probe(question, kind):
         return msgspec.convert(answers[question], kind)
 
-    found = run_checks(tmp_path / "runs", probe, {"deepspeed": "deepspeed"})
-    return {check.what: check for check in found}
+    found = sorted(iter_checks(tmp_path / "runs", probe, {"deepspeed": "deepspeed"}), key=lambda g: g[0])
+    return {check.what: check for _, group in found for check in group}
 
 
 def fake_gpus(monkeypatch, names=("NVIDIA H100", "NVIDIA H100"), level=10, nvlinks=18) -> None:

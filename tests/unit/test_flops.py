@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tgsbench import presets
 from tgsbench.metrics.figures import tflops_by_convention
+from tgsbench.models import flops
 from tgsbench.models.flops import flops_per_token
 from tgsbench.models.spec import num_parameters
 from tgsbench.results.convention import identify
@@ -137,3 +138,11 @@ def test_a_tool_that_counts_whole_layers_again_is_recognised():
     found = identify(shape, 8192, 1000.0, 1000.0 * flops / 1e12)
     assert found.convention == "hfu"
     assert found.fits[0].deviation == pytest.approx(0.0, abs=1e-12)
+
+
+def test_a_convention_is_one_row_of_one_table(monkeypatch):
+    shape = presets.load_model("llama2_7b")
+    row = flops.Convention("two FLOPs per weight", lambda shape, attended_len, policy: 13.4e9)
+    monkeypatch.setitem(flops.TABLE, "toy", row)
+    assert flops_per_token("toy", shape, 8192, "full") == 13.4e9
+    assert identify(shape, 8192, 1000.0, 13.4).convention == "toy"

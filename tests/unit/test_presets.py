@@ -88,6 +88,8 @@ def test_set_overrides_with_origin():
     [
         (["parallel.sp=3"], ["64 GPUs are not divisible by 3", "64 query heads", "nearest: 2, 4"]),
         (["paralel.sp=2"], ["paralel: unknown key", "nearest: parallel"]),
+        (["sp=2"], ["sp: unknown key; did you mean parallel.sp?"]),
+        (["steps=2"], ["steps: unknown key; did you mean measure.steps?"]),
         (["training.checkpointing=fulll"], ["'fulll' is none of none, selective, full", "--set"]),
         (["workload.seq_len=-1"], ["workload.seq_len", "not a positive whole number"]),
         (["workload.seq_len=1048570"], ["seq_len 1048570 is not divisible by 64"]),

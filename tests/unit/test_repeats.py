@@ -160,3 +160,20 @@ def test_a_group_is_shown_and_exported_by_its_name(tmp_path):
     done = CliRunner().invoke(export, ["g", "--format", "jsonl", "--to", str(target), *where])
     assert "3 runs" in done.output, done.exception
     assert len(target.read_text().splitlines()) == 3
+
+
+def test_looking_up_many_groups_walks_the_names_once(tmp_path):
+    class Walked(list):
+        times = 0
+
+        def __iter__(self):
+            Walked.times += 1
+            return super().__iter__()
+
+    for group in ("a", "b-1"):
+        store_group(tmp_path, group, [10.0, 11.0])
+    store = Store(tmp_path)
+    store.names = Walked(store.names)
+    found = {group: [run.run_id for run in repeats.members(store, group)] for group in ("a", "b", "b-1")}
+    assert found == {"a": ["a-1", "a-2"], "b": [], "b-1": ["b-1-1", "b-1-2"]}
+    assert Walked.times == 1

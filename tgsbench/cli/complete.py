@@ -6,18 +6,21 @@ Only names of files are listed: nothing is parsed, and what cannot be read is pa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 import click
-from click.shell_completion import CompletionItem
 
 from tgsbench.errors import TgsError
 
-Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
+if TYPE_CHECKING:  # every command imports this module, and only a shell that completes needs that one
+    from click.shell_completion import CompletionItem
 
 
 def presets(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Presets, and files where a path is begun."""
     if "/" in incomplete or incomplete.endswith(".toml"):
+        from click.shell_completion import CompletionItem
+
         return [CompletionItem(incomplete, type="file")]
     return _offered(_preset_names, incomplete)
 
@@ -58,6 +61,8 @@ def columns(ctx: click.Context, param: click.Parameter, incomplete: str) -> list
 
 
 def _offered(names: Callable[[], Iterable[str]], incomplete: str) -> list[CompletionItem]:
+    from click.shell_completion import CompletionItem
+
     try:
         return [CompletionItem(name) for name in names() if name.startswith(incomplete)]
     except (TgsError, OSError):

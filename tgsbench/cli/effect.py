@@ -1,4 +1,4 @@
-"""Options that would do nothing in the company they are given in are refused, not passed over."""
+"""Refuses command-line options that would have no effect beside the others given."""
 
 from __future__ import annotations
 

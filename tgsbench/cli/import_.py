@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
@@ -19,6 +20,21 @@ from tgsbench.schema.preset import ModelShape
 from tgsbench.store import run_dir
 from tgsbench.systems import logs
 from tgsbench.systems.log_rows import table_rows
+
+
+class ImportOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What the user says that a log does not, as typed."""
+
+    preset_name: str | None
+    model: str | None
+    seq_len: str | None
+    gpu: str | None
+    num_gpus: int | None
+    global_batch: int | None
+    tool: str | None
+    sp: int | None
+    document_mask: bool | None
+    warmup: int | None
 
 
 @click.command("import")
@@ -47,21 +63,7 @@ from tgsbench.systems.log_rows import table_rows
 @click.option("--dry-run", is_flag=True, help="Print what was read; store nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def import_(
-    file: Path,
-    preset_name: str | None,
-    model: str | None,
-    seq_len: str | None,
-    gpu: str | None,
-    num_gpus: int | None,
-    global_batch: int | None,
-    tool: str | None,
-    sp: int | None,
-    document_mask: bool | None,
-    warmup: int | None,
-    name: str | None,
-    folder: Path | None,
-    dry_run: bool,
-    as_json: bool,
+    file: Path, name: str | None, folder: Path | None, dry_run: bool, as_json: bool, **said: Any
 ) -> None:
     """Read another tool's log, scalars or CSV table; - reads stdin.
 
@@ -70,8 +72,7 @@ def import_(
     TFLOPs is found by solving for it.
     """
     text, stem = (sys.stdin.read(), "pasted") if str(file) == "-" else (imported.read_text(file), file.stem)
-    context = _context(name or stem, preset_name, model, seq_len, gpu, num_gpus, sp, document_mask, warmup)
-    context = msgspec.structs.replace(context, tool=tool or "", global_batch=global_batch or 0)
+    context = _context(name or stem, ImportOptions(**said))
     found = _read(text, file, context)
     if not dry_run:
         for row in found:
@@ -94,35 +95,27 @@ def _models() -> dict[str, ModelShape]:
     return {name: presets.load_model(name) for name in catalog.files("presets", "models")}
 
 
-def _context(
-    name: str,
-    preset_name: str | None,
-    model: str | None,
-    seq_len: str | None,
-    gpu: str | None,
-    num_gpus: int | None,
-    sp: int | None,
-    document_mask: bool | None,
-    warmup: int | None,
-) -> Context:
+def _context(name: str, said: ImportOptions) -> Context:
     """What the user says, over what the preset says."""
-    base = presets.resolve(preset_name).preset if preset_name else None
-    if base is None and (model is None or seq_len is None):
+    base = presets.resolve(said.preset_name).preset if said.preset_name else None
+    if base is None and (said.model is None or said.seq_len is None):
         raise TgsError(
             "a log does not say its model and length",
             hint="--preset llama2_7b_32k, or --model llama2_7b --seq-len 32k",
         )
-    mask = document_mask if document_mask is not None or base is None else base.workload.document_mask
+    mask, seq_len = said.document_mask, said.seq_len
     return Context(
         name=imported.safe_name(name),
-        model=base.model if base is not None and not model else presets.load_model(model or ""),
+        model=base.model if base is not None and not said.model else presets.load_model(said.model or ""),
         seq_len=base.workload.seq_len if base is not None and not seq_len else read_length(seq_len or ""),
-        gpu=known_gpu(gpu).name if gpu else (base.hardware.gpu if base else ""),
-        num_gpus=num_gpus or (base.world_size if base else 0),
-        sp=sp or (base.parallel.sp if base else 1),
-        document_mask=mask,
+        gpu=known_gpu(said.gpu).name if said.gpu else (base.hardware.gpu if base else ""),
+        num_gpus=said.num_gpus or (base.world_size if base else 0),
+        tool=said.tool or "",
+        global_batch=said.global_batch or 0,
+        sp=said.sp or (base.parallel.sp if base else 1),
+        document_mask=mask if mask is not None or base is None else base.workload.document_mask,
         checkpointing=base.training.checkpointing if base else "",
-        warmup=warmup,
+        warmup=said.warmup,
     )
 
 

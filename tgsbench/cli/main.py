@@ -6,14 +6,17 @@ import importlib
 import io
 import signal
 import sys
+from typing import TYPE_CHECKING
 
 import click
-from click.shell_completion import CompletionItem
 
 from tgsbench import __version__
 from tgsbench.cli import diagnostics, output
 from tgsbench.errors import ExitCode, TgsError, nearest
 from tgsbench.launch.schedulers import SCHEDULERS
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("tgsbench.cli.run", "Launch a preset and measure its TGS."),
@@ -83,6 +86,8 @@ class LazyGroup(click.Group):
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Commands from COMMANDS, without importing them."""
+        from click.shell_completion import CompletionItem
+
         named = [(name, text) for name, (_, text) in COMMANDS.items() if text and name.startswith(incomplete)]
         return [CompletionItem(name, help=text) for name, text in named] or click.Command.shell_complete(
             self, ctx, incomplete

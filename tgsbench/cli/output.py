@@ -47,5 +47,5 @@ def table(rows: Table) -> None:
 
 
 def detach_stdout() -> None:
-    """Nobody reads any more (`| head`): what is left in the buffer goes nowhere, without an error at exit."""
+    """Drop buffered output once the reader is gone (`| head`), so that exiting raises no error."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -110,7 +110,10 @@ def _is_of(row: dict[str, Any], model: str) -> bool:
 
 
 def _preset_line(row: dict[str, Any]) -> str:
-    published = {ref["system"]: ref["tgs"] or ref["status"] for ref in row["references"]}
+    published = {
+        ref["system"]: units.as_published(ref["tgs"]) if ref["tgs"] else ref["status"]
+        for ref in row["references"]
+    }
     tgs = [published.get(system, "-") for system in (XTUNER, LLAMA_FACTORY)]
     return _line(row["name"], row["model"], row["num_gpus"], units.length(row["seq_len"]), row["sp"], *tgs)
 

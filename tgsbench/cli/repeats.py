@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from tgsbench.cli import output
 from tgsbench.report.summary import repeats_lines
-from tgsbench.results.repeats import row_of
-from tgsbench.schema.run import Result
+from tgsbench.results.repeats import RepeatedRuns
 
 
-def print_repeats(group: str, found: Sequence[Result], as_json: bool) -> None:
+def print_repeats(found: RepeatedRuns, as_json: bool) -> None:
     """Print the group's row and its runs for people, or as one JSON document."""
-    row = row_of(group, found)
     if as_json:
-        output.json({"group": group, "row": row, "runs": found})
+        output.json(found)
         return
-    for line in repeats_lines(row, found):
+    for line in repeats_lines(found.row, found.runs):
         output.line(line)

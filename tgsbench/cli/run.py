@@ -28,6 +28,7 @@ from tgsbench.presets.recipes import load_recipe
 from tgsbench.report.forecast import forecast_text
 from tgsbench.report.summary import summary_lines, tgs_text
 from tgsbench.results.forecast import forecast_note
+from tgsbench.results.repeats import summed_up
 from tgsbench.results.results import load_result
 from tgsbench.safe_files import one_line
 from tgsbench.schema.forecast import Forecast
@@ -202,7 +203,7 @@ def _run_repeats(preset: Preset, root: Path, name: str, num_runs: int, as_json: 
 
     with StopSignals() as stop:
         found = repeating.run_all(preset, root, group, num_runs, supervise)
-    print_repeats(group, found, as_json)
+    print_repeats(summed_up(group, found), as_json)
     return next((int(code) for code in codes if code), 0)
 
 

@@ -23,8 +23,7 @@ from tgsbench.store.run_dir import Store
 def show(run: str, as_json: bool, folder: Path | None) -> None:
     """Print one run's result; the root cause first when it failed. A group of `run --repeats` by its name."""
     if runs := repeats.members(Store(api.runs_root(folder)), run):
-        found = [load_result(one) for one in runs]
-        print_repeats(run, found, as_json)
+        print_repeats(repeats.summed_up(run, [load_result(one) for one in runs]), as_json)
         return
     result = api.load_run(run, root=folder)
     if as_json:

@@ -1,4 +1,4 @@
-"""Does the UI have a terminal to live in? Asked before Textual is imported: without one it would hang."""
+"""Checks for a terminal before Textual is imported, which would hang without one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def print_running(runs: Sequence[RunDir]) -> None:
-    """After the UI was left: which runs use the machine still, and how to come back to them."""
+    """Print which runs still go on once the UI is closed, and the command that opens each again."""
     for run in runs:
         diagnostics.note(f"{run.run_id} goes on: tgsbench attach {shlex.quote(str(run.path))}")
 

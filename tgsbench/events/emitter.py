@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from tgsbench.schema.events import Event, Warn
+from tgsbench.schema.events import EVENTS_LOST, Event, Warn
 
 _ENCODER = msgspec.json.Encoder()
 
@@ -58,7 +58,7 @@ class Emitter:
 
     def _confession(self) -> Warn:
         return Warn(
-            code="events_lost",
+            code=EVENTS_LOST,
             msg=f"rank {self._rank} could not write {self._num_lost} events: the disk was full or read-only",
             hint="choose a folder with room: --output DIR or TGSBENCH_RUNS=DIR",
         )

@@ -1,4 +1,4 @@
-"""Does another system get further? Its log grows, or what it started computes."""
+"""Tells whether another system makes progress: its log grows, or its processes use processor time."""
 
 from __future__ import annotations
 

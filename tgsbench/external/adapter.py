@@ -30,7 +30,7 @@ class StepReport(Struct, frozen=True, kw_only=True):
 
 
 class Adapter(Protocol):
-    """One system."""
+    """How tgsbench runs one other training system and reads its log."""
 
     name: str
 
@@ -41,7 +41,7 @@ class Adapter(Protocol):
     def prepare(
         self, preset: Preset, folder: Path, peer: ExternalProcess, say: Say
     ) -> tuple[Data, list[Warn]]:
-        """Write what it trains on; returns what its packing did."""
+        """Write the data that the system trains on; returns what packing did to it, and warnings."""
         ...
 
     def program(self, preset: Preset) -> list[str]:
@@ -49,23 +49,23 @@ class Adapter(Protocol):
         ...
 
     def kernel(self, preset: Preset) -> str:
-        """Its attention kernel."""
+        """Name of the attention kernel that the system uses for this preset."""
         ...
 
     def clean(self, folder: Path) -> None:
-        """Remove what a run leaves that nobody reads again."""
+        """Remove data and weights of a run, which are large and never read again."""
         ...
 
     def arguments(self, preset: Preset, folder: Path) -> list[str]:
-        """Arguments of the module."""
+        """Command-line arguments of the program."""
         ...
 
     def environment(self, preset: Preset) -> dict[str, str]:
-        """Variables that its ranks need beside the usual ones."""
+        """Environment variables that the system's ranks need beside those of every run."""
         ...
 
     def read_log(self, folder: Path) -> str:
-        """What its log says so far; empty while there is none."""
+        """The text of the system's own log so far; empty while there is none."""
         ...
 
     def steps(self, log: str, preset: Preset) -> list[StepReport]:

@@ -94,7 +94,7 @@ class ExternalRun:
         self._activity = Activity(self._log, ranks_compute=preset.hardware.device == "cpu")
 
     def run(self) -> int:
-        """Write its material, start it, follow it."""
+        """Write configuration and data, start the ranks, and turn their log into events."""
         support.check(self._preset)
         environment = environments.require(self._adapter.name)
         self._hello(environment)
@@ -108,7 +108,7 @@ class ExternalRun:
         return self._end(code)
 
     def fail(self, error: Error) -> int:
-        """Say why there is nothing."""
+        """Write the error event that says why nothing was trained."""
         self._emitters[0].emit(error)
         self._each(lambda _: Bye(status=error.kind))
         return error.exit_code

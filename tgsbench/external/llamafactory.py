@@ -91,7 +91,7 @@ class LlamaFactory:
     def prepare(
         self, preset: Preset, folder: Path, peer: ExternalProcess, say: Say
     ) -> tuple[Data, list[Warn]]:
-        """Our documents as text; it tokenizes and packs them itself, ahead of the run."""
+        """Write the corpus as text, which LLaMA-Factory tokenizes and packs itself before the run."""
         num_documents = training_data.write_documents(preset, folder, say)
         say(f"{self.name} packs {num_documents:,} documents")
         counted = json.loads(peer.script("llamafactory_prepare.py", str(folder / "train.yaml")))
@@ -111,18 +111,18 @@ class LlamaFactory:
         return data, []
 
     def program(self, preset: Preset) -> list[str]:
-        """Its module; the command line of its own would choose the number of ranks itself."""
+        """LLaMA-Factory's module: its own command would choose the number of ranks itself."""
         if preset.hardware.device == "cpu":
             return [str(PEER / "llamafactory_cpu.py")]
         return ["-m", "llamafactory.launcher"]
 
     def kernel(self, preset: Preset) -> str:
-        """As its configuration asks; `auto` is PyTorch's."""
+        """The kernel that its configuration names; `auto` is PyTorch's."""
         asked = _KERNELS.get(preset.engine.kernel, "auto")
         return "sdpa" if asked == "auto" else preset.engine.kernel
 
     def clean(self, folder: Path) -> None:
-        """Text, tokens and the trained model."""
+        """Remove the text, the tokens and the trained model."""
         for name in ("tokenized", "model"):
             shutil.rmtree(folder / name, ignore_errors=True)
         (folder / "corpus.json").unlink(missing_ok=True)
@@ -131,15 +131,15 @@ class LlamaFactory:
                 path.unlink()
 
     def arguments(self, preset: Preset, folder: Path) -> list[str]:
-        """Its configuration file."""
+        """The path of its configuration file."""
         return [str(folder / "train.yaml")]
 
     def environment(self, preset: Preset) -> dict[str, str]:
-        """No hub, no version check; memory in its log."""
+        """Turns the hub and version checks off, and memory in the log on."""
         return {"DISABLE_VERSION_CHECK": "1", "RECORD_VRAM": "1"}
 
     def read_log(self, folder: Path) -> str:
-        """trainer_log.jsonl."""
+        """The text of trainer_log.jsonl."""
         try:
             return read_regular(folder / "out" / "trainer_log.jsonl", _MAX_LOG).decode("utf-8", "replace")
         except OSError:

@@ -22,7 +22,7 @@ _OURS = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "TGSBENCH_RUNS")
 
 
 class Stop(Protocol):
-    """Was this process asked to end?"""
+    """Something that knows whether this process was asked to end."""
 
     asked: bool
 

@@ -55,7 +55,7 @@ class XTuner:
     def prepare(
         self, preset: Preset, folder: Path, peer: ExternalProcess, say: Say
     ) -> tuple[Data, list[Warn]]:
-        """The very packs that our own engines train on, and random weights of the preset's shape."""
+        """Write the packs that tgsbench's own engines train on, and random weights of the preset's shape."""
         num_packs = preset.packs_per_step * num_steps(preset)
         data, warnings = training_data.write_packs(preset, folder, num_packs, say)
         training_data.write_model_settings(preset, folder)
@@ -74,23 +74,23 @@ class XTuner:
         return "sdpa" if preset.hardware.device == "cpu" else "flash2"
 
     def clean(self, folder: Path) -> None:
-        """Packs, twice."""
+        """Remove both copies of the packs: tgsbench's arrays and XTuner's data set."""
         shutil.rmtree(folder / "packs", ignore_errors=True)
         for name in ("tokens.npy", "labels.npy", "lengths.npy", "starts.json"):
             (folder / name).unlink(missing_ok=True)
 
     def arguments(self, preset: Preset, folder: Path) -> list[str]:
-        """Configuration, launcher, DeepSpeed, where to log."""
+        """Options for configuration, launcher, DeepSpeed and the folder of logs."""
         argv = [str(folder / "config.py"), "--launcher", "pytorch"]
         argv += ["--deepspeed", str(folder / "deepspeed.json")]
         return [*argv, "--work-dir", str(folder / "out"), "--seed", str(preset.training.seed)]
 
     def environment(self, preset: Preset) -> dict[str, str]:
-        """Nothing beside the usual."""
+        """None: XTuner needs no variables beside those of every run."""
         return {}
 
     def read_log(self, folder: Path) -> str:
-        """The newest scalars.json."""
+        """The text of the newest scalars.json."""
         found = sorted((folder / "out").glob("*/vis_data/scalars.json"))
         try:
             return read_regular(found[-1], _MAX_LOG).decode("utf-8", "replace") if found else ""

@@ -26,7 +26,7 @@ class DisturbanceMonitor:
         self._tell(self._isolation.before())
 
     def watches(self, child: ProcessGroup) -> None:
-        """From now on the child's processes are the run's own."""
+        """Count the child's processes as the run's own from now on, not as foreign load."""
         self._child = child
 
     def tick(self, measuring: bool) -> None:

@@ -34,7 +34,7 @@ Say = Callable[[str], None]
 
 
 class Limits(Struct, frozen=True, kw_only=True):
-    """When enough is known."""
+    """When the runs end: interval narrow enough, seconds spent, or rounds done."""
 
     within: float = 0.02
     """Half width of every ratio's interval, as a share of the ratio."""
@@ -158,7 +158,7 @@ def _prefixed(say: Say, name: str) -> Say:
 
 
 def run_once(preset: Preset, root: Path, tag: str, say: Say) -> Result:
-    """One stored run; `say` hears where it is whenever it has been silent for a while."""
+    """Do one run and store it; `say` gets a line of progress after each silent while."""
     run = run_dir.create(root, preset)
     manifest = local.prepare_run(run, preset)
     manifest.tags = [tag]

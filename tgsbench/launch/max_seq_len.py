@@ -65,7 +65,7 @@ def granule_of(preset: Preset) -> int:
 def with_length(preset: Preset, length: int) -> Preset:
     """The preset at another length, one warm-up and one measured step.
 
-    The model's positions are not in the way: what is searched is memory.
+    The model's largest position is raised where it is smaller: the search is for memory alone.
     Raises TgsError when the mesh does not divide that length.
     """
     shape = replace(preset.model, max_position_embeddings=max(preset.model.max_position_embeddings, length))

@@ -41,7 +41,7 @@ class Narrator:
         self.tick()
 
     def at(self, place: str) -> None:
-        """From now on the run is there."""
+        """Name the place in the run that the next lines report."""
         self._place = place
 
     def tick(self) -> None:
@@ -52,7 +52,7 @@ class Narrator:
             self._say(f"{self._place}, {units.duration(round(now_s - self._begin_s))} since the start")
 
     def spoken(self) -> None:
-        """Somebody else has said something: the silence begins anew."""
+        """Count the silence from now: another part of the program has printed a line."""
         self._said_s = self._clock()
 
     def _step(self, step: Step) -> str:

@@ -1,4 +1,4 @@
-"""When did the ranks last get further, and when has it been too long?"""
+"""When the ranks last made progress, and how many seconds without any make a run stalled."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Patience:
         self._hosts: dict[int, str] = {}
 
     def hear(self, events: Iterable[Event], now_s: float) -> None:
-        """Take events of ranks in."""
+        """Note which ranks wrote these events, and whether one of them is progress."""
         got_further = False
         for event in events:
             self._heard_s[event.rank] = now_s
@@ -47,11 +47,11 @@ class Patience:
             self._last_s = now_s
 
     def silent_s(self, now_s: float) -> float:
-        """How long no rank got further."""
+        """Seconds since any rank made progress."""
         return now_s - self._last_s
 
     def limit_s(self) -> float:
-        """How long that may last."""
+        """Seconds without progress after which the run is stalled."""
         limit_s = patience_s(self._preset, self._forecast, self._longest_wait_s)
         all_stepped = len(self._stepped) >= self._preset.world_size
         return limit_s if all_stepped else max(limit_s, _START_S)

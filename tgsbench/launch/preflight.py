@@ -19,7 +19,7 @@ from tgsbench.units import GIB, gib
 
 
 class LocalMachine(Struct, frozen=True):
-    """What a preset is held against."""
+    """GPUs, CPU cores and free memory in bytes of this machine."""
 
     gpus: list[GpuInfo]
     num_cores: int
@@ -27,7 +27,7 @@ class LocalMachine(Struct, frozen=True):
 
 
 def this_machine() -> LocalMachine:
-    """Read this machine."""
+    """The GPUs, cores and memory that are here now."""
     return LocalMachine(list_gpus(), num_cores(), psutil.virtual_memory().available)
 
 

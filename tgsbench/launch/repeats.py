@@ -1,4 +1,4 @@
-"""One measurement several times, each in fresh processes: what varies between runs shows only so."""
+"""Repeats one measurement in fresh processes: the spread between runs cannot be seen within one."""
 
 from __future__ import annotations
 

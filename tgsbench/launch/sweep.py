@@ -179,7 +179,7 @@ def stored(root: Path, sweep: str, digest: str) -> tuple[Result | None, str]:
 
 
 def run_named(preset: Preset, root: Path, name: str, tag: str, say: Say) -> Result:
-    """One stored run of this name; `say` hears where it is whenever it has been silent for a while."""
+    """Do one run and store it under this name; `say` gets a line of progress after each silent while."""
     run = run_dir.create(root, preset, name)
     manifest = local.prepare_run(run, preset)
     manifest.tags = [tag]
@@ -202,7 +202,7 @@ class Clock:
         self._took: list[tuple[float, float]] = []
 
     def took(self, point: Point, seconds: float) -> None:
-        """One run is over."""
+        """Count a run that ended, and the seconds that it took."""
         self._took.append((seconds, (point.forecast_s or 1.0) if self._foreseen else 1.0))
 
     def left(self, rest: Sequence[Point]) -> str:

@@ -249,7 +249,7 @@ def _ci_inputs(view: RunView, headline: Headline) -> list[tuple[str, str]]:
 def _verdict_inputs(view: RunView, headline: Headline) -> list[tuple[str, str]]:
     inputs = [("median TGS", _rate(headline.tgs.median)), ("device", headline.device)]
     for row, verdict in zip(view.references, headline.verdicts, strict=True):
-        published = units.rate(row.tgs) if row.tgs is not None else row.status
+        published = units.as_published(row.tgs) if row.tgs is not None else row.status
         reasons = f": {'; '.join(verdict.reasons)}" if verdict.reasons else ""
         inputs.append((row.system, f"{published} → {verdict.verdict}{reasons}"))
         inputs.append(("source", row.source))

@@ -1,4 +1,4 @@
-"""A run that is open in the UI: what its events fold into, and how it stands."""
+"""A run that is open in the UI: the figures folded from its events, and its status."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ class Session:
 
     @property
     def is_simulated(self) -> bool:
-        """Made-up events, to be marked wherever they are shown."""
+        """Are its events simulated? Then every screen says so."""
         return "simulated" in self.manifest.tags
 
     @property
     def is_virtual(self) -> bool:
-        """On a GPU that is not there: its seconds are the host's."""
+        """Did it run on a virtual GPU? Then its seconds are those of the host."""
         return self.manifest.virtual is not None
 
     @property
     def is_over(self) -> bool:
-        """Nothing more will come."""
+        """Has the run ended, or become unreadable, so that no more events come?"""
         return not self.is_replay and (self.status != "running" or bool(self.message))
 
     def poll(self, budget_s: float = 0.2) -> bool:
@@ -78,7 +78,7 @@ class Session:
             self.feed = fresh
 
     def look_at_status(self) -> None:
-        """How the run stands, at most once a second; in a worker thread, as `poll`.
+        """Update `status` and `result` from the folder, at most once a second; call it in a worker thread.
 
         Slow once for a long run whose launcher died without a result: that is made from all its events.
         """

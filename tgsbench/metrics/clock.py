@@ -1,4 +1,4 @@
-"""Step times against the stamps on the events that told them: a clock that starts late does not go unseen."""
+"""Checks step times against the time stamps of their own events: a timer that starts late is noticed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ _BETWEEN_S = 0.005
 
 
 class RankClock(Struct, gc=False):
-    """One rank's steps, told and passed; what stands twice counts once, captured steps not at all."""
+    """One rank's step seconds: as reported, and as its events' time stamps span them.
+
+    A step that was reported twice counts once; profiled steps do not count.
+    """
 
     step: int = -2
     t: float = 0.0
@@ -27,7 +30,7 @@ class RankClock(Struct, gc=False):
     """From stamp to stamp, over the same steps."""
 
     def add(self, event: Step) -> None:
-        """Take the next step in."""
+        """Add the rank's next step event."""
         if event.step <= self.step:
             return
         if event.step == self.step + 1 and event.phase != "profile" and event.t > self.t > 0:
@@ -38,7 +41,7 @@ class RankClock(Struct, gc=False):
 
 
 def disagreement(clocks: Mapping[int, RankClock]) -> str:
-    """Which rank's step times do not fill the time between its events, or overfill it; empty: none."""
+    """Names the first rank whose step seconds do not add up to those between its events; empty: none."""
     for rank, clock in sorted(clocks.items()):
         slack_s = _BETWEEN_S * clock.num_steps
         late = clock.told_s < _LEAST_SHARE * clock.passed_s - slack_s

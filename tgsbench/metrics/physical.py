@@ -37,7 +37,7 @@ _BYTES_PER_PARAMETER: Final = 2
 
 
 class Measured(Struct, frozen=True, kw_only=True):
-    """What the checks look at."""
+    """Everything of a run that the checks compare."""
 
     preset: Preset
     steps: Sequence[StepTotal]

@@ -39,7 +39,7 @@ class WaitRow(NamedTuple):
 
 @dataclass(frozen=True)
 class HeldUp:
-    """A rank, and what it costs the others."""
+    """A rank that the others wait for, and how long they wait."""
 
     rank: int
     delay_s: float

@@ -1,4 +1,4 @@
-"""What is odd about repeated figures of one thing: outliers, and a trend from the first to the last."""
+"""Finds outliers among repeated times of one thing, and a trend from the first to the last."""
 
 from __future__ import annotations
 

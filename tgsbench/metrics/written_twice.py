@@ -1,4 +1,4 @@
-"""What a run's files say twice must agree: a folder that was copied, cut off or edited does not go unseen."""
+"""Checks that what a run's files state twice agrees: a folder that was cut off or edited is noticed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from tgsbench.metrics.observe import RunTotals
 from tgsbench.metrics.physical import SIMULATED
+from tgsbench.schema.events import EVENTS_LOST
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Integrity, Manifest
 
@@ -43,7 +44,7 @@ def differing_versions(observed: RunTotals) -> list[str]:
 
 def _steps(manifest: Manifest, preset: Preset, observed: RunTotals) -> Iterator[str]:
     """Steps that are missing; a rank that said itself that it could not write some has told of them."""
-    if any(warning.code == "events_lost" for warning in observed.warnings):
+    if any(warning.code == EVENTS_LOST for warning in observed.warnings):
         return
     told, wanted = len(observed.complete("measure", manifest.world_size)), preset.measure.steps
     if told < wanted:

@@ -18,7 +18,7 @@ from tgsbench.models.family import (
 from tgsbench.schema.model import LayerKind, ModelShape
 
 if TYPE_CHECKING:
-    from tgsbench.models.config_json import ConfigReader
+    from tgsbench.models.config_reader import ConfigReader
     from tgsbench.schema.preset import Checkpointing
 
 
@@ -196,7 +196,7 @@ class Decoder:
         return widths
 
     def problems(self, shape: ModelShape) -> list[str]:
-        """A window without a length, and tables that this family has no use for."""
+        """Says where a window has no length, and which tables of the shape this family does not read."""
         found = []
         if "window" in self.pattern(shape) and shape.window <= 0:
             found.append(f"model.window={shape.window}: layers of kind window need a length of at least 1")

@@ -11,7 +11,7 @@ from tgsbench.models.family import LayerGroup, Weight
 from tgsbench.schema.model import LatentAttention
 
 if TYPE_CHECKING:
-    from tgsbench.models.config_json import ConfigReader
+    from tgsbench.models.config_reader import ConfigReader
     from tgsbench.schema.model import LayerKind, ModelShape
 
 

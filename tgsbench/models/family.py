@@ -14,7 +14,7 @@ from msgspec import Struct
 from tgsbench.schema.model import ModelShape
 
 if TYPE_CHECKING:
-    from tgsbench.models.config_json import ConfigReader
+    from tgsbench.models.config_reader import ConfigReader
     from tgsbench.schema.preset import Checkpointing
 
 

@@ -8,22 +8,23 @@ the family's own; what a convention makes of them is here.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from tgsbench.models.registry import find_family
 from tgsbench.schema.preset import Checkpointing, ModelShape
 
 XTUNER = "xtuner"
 """The convention of the published tables, and so of ours."""
-CONVENTIONS = (XTUNER, "model", "palm", "hardware")
 
-FORMULAS = {
-    XTUNER: "(3 + k)·L·(8h² + 4Sh/2 + 6hi) + 6hV, k = 1 with activation checkpointing (XTuner)",
-    "model": "3·[L·(4had + 4h·kv·d + 6hi + 2Sad) + 2hV], causal, GQA-aware (Megatron-LM, MaxText)",
-    "palm": "as model with full attention: 6N + 12·L·a·d·S (PaLM, torchtitan)",
-    "hardware": "model + what the checkpoint policy runs again: a layer's products but the last (torch's "
-    "checkpoint stops before it; not where a norm or a router needs its result), full checkpointing also "
-    "its attention",
-}
+
+class Convention(NamedTuple):
+    """One way to count the FLOPs of a token."""
+
+    formula: str
+    per_token: Callable[[ModelShape, float, Checkpointing], float]
+    """FLOPs per token of a shape at an attended length in tokens under a checkpointing policy."""
+    policies: tuple[Checkpointing, ...] = ()
+    """Policies that it counts differently; empty: the policy makes no difference."""
 
 
 def flops_per_token(
@@ -33,7 +34,7 @@ def flops_per_token(
 
     Raises KeyError on an unknown convention, TgsError on a shape of an unknown family.
     """
-    return _BY_NAME[convention](shape, attended_len, checkpointing)
+    return TABLE[convention].per_token(shape, attended_len, checkpointing)
 
 
 def _xtuner(shape: ModelShape, attended_len: float, checkpointing: Checkpointing) -> float:
@@ -53,9 +54,24 @@ def _hardware(shape: ModelShape, attended_len: float, checkpointing: Checkpointi
     return _model(shape, attended_len, checkpointing) + again
 
 
-_BY_NAME: dict[str, Callable[[ModelShape, float, Checkpointing], float]] = {
-    XTUNER: _xtuner,
-    "model": _model,
-    "palm": _palm,
-    "hardware": _hardware,
+TABLE: dict[str, Convention] = {
+    XTUNER: Convention(
+        "(3 + k)·L·(8h² + 4Sh/2 + 6hi) + 6hV, k = 1 with activation checkpointing (XTuner)",
+        _xtuner,
+        ("full", "none"),
+    ),
+    "model": Convention(
+        "3·[L·(4had + 4h·kv·d + 6hi + 2Sad) + 2hV], causal, GQA-aware (Megatron-LM, MaxText)", _model
+    ),
+    "palm": Convention("as model with full attention: 6N + 12·L·a·d·S (PaLM, torchtitan)", _palm),
+    "hardware": Convention(
+        "model + what the checkpoint policy runs again: a layer's products but the last (torch's "
+        "checkpoint stops before it; not where a norm or a router needs its result), full checkpointing also "
+        "its attention",
+        _hardware,
+        ("full", "selective"),  # without recompute it is `model`
+    ),
 }
+"""Every named convention; to add one, add its function and its row."""
+CONVENTIONS = tuple(TABLE)
+FORMULAS = {name: convention.formula for name, convention in TABLE.items()}

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from tgsbench.models.experts import MixtureDecoder, experts_of, read_experts
 
 if TYPE_CHECKING:
-    from tgsbench.models.config_json import ConfigReader
+    from tgsbench.models.config_reader import ConfigReader
     from tgsbench.models.family import LayerGroup
     from tgsbench.schema.model import LayerKind, ModelShape
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from tgsbench.models.experts import MixtureDecoder, experts_of, read_experts
 
 if TYPE_CHECKING:
-    from tgsbench.models.config_json import ConfigReader
+    from tgsbench.models.config_reader import ConfigReader
     from tgsbench.schema.model import ModelShape
 
 

@@ -8,7 +8,7 @@ from tgsbench.models.decoder import Decoder
 from tgsbench.models.family import Weight
 
 if TYPE_CHECKING:
-    from tgsbench.models.config_json import ConfigReader
+    from tgsbench.models.config_reader import ConfigReader
     from tgsbench.schema.model import ModelShape
 
 

@@ -14,7 +14,7 @@ from tgsbench.models.family import LayerGroup, Weight
 from tgsbench.schema.model import LinearAttention
 
 if TYPE_CHECKING:
-    from tgsbench.models.config_json import ConfigReader
+    from tgsbench.models.config_reader import ConfigReader
     from tgsbench.schema.model import LayerKind, ModelShape
 
 CHUNK = 64

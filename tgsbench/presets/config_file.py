@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from tgsbench.errors import ExitCode, TgsError
-from tgsbench.models.config_json import ConfigShape, shape_of
 from tgsbench.presets.catalog import load_model
 from tgsbench.safe_files import check_depth, check_numbers, harmless, read_regular
 from tgsbench.schema.model import ModelShape
+
+if TYPE_CHECKING:
+    from tgsbench.models.config_json import ConfigShape
 
 _MAX_BYTES = 1 << 20
 """The longest public ones, with a quantisation table for every layer, have some 100 kB."""
@@ -30,6 +32,8 @@ def read_model(text: str, base: Path | None = None) -> ConfigShape:
 
     Raises TgsError when nothing is found there, and for a file that is no configuration we understand.
     """
+    from tgsbench.models.config_json import shape_of  # presets that name no file do without it
+
     path = _find(text, base)
     document = _document(path)
     name = path.parent.name if path.name == "config.json" else path.stem

@@ -1,4 +1,4 @@
-"""Values that would do nothing beside the others of their preset."""
+"""Finds values of a preset that have no effect because of its other values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SET: Final = "--set"
 
 
 class Condition(NamedTuple):
-    """When a key counts."""
+    """The other values of a preset under which a key has an effect."""
 
     key: str
     depends_on: str

@@ -245,7 +245,9 @@ def _key_problems(document: dict[str, Any], origins: Origins, kind: type[Any], a
         dotted = f"{at}{key}"
         where = _from(origins, dotted)
         if key not in fields:
-            problems.append(f"{dotted}: unknown key; {nearest(key, fields)}{where}")
+            meant = " or ".join(_tables_with(dotted))
+            told = f"did you mean {meant}?" if meant else nearest(key, fields)
+            problems.append(f"{dotted}: unknown key; {told}{where}")
         elif isinstance(fields[key], type) and issubclass(fields[key], msgspec.Struct):
             if isinstance(value, dict):
                 problems += _key_problems(value, origins, fields[key], f"{dotted}.")
@@ -256,6 +258,16 @@ def _key_problems(document: dict[str, Any], origins: Origins, kind: type[Any], a
     required = (field.name for field in msgspec.structs.fields(kind) if field.required)
     problems += [f"{at}{name}: missing" for name in required if name not in document]
     return problems
+
+
+def _tables_with(key: str) -> list[str]:
+    """The dotted keys of a preset whose last part is `key`: "sp" gives ["parallel.sp"]."""
+    tables = {
+        field.name: field.type
+        for field in msgspec.structs.fields(Preset)
+        if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct)
+    }
+    return [f"{name}.{key}" for name, kind in tables.items() if key in kind.__struct_fields__]
 
 
 def _engine_problems(table: EngineTable, origins: Origins) -> list[str]:

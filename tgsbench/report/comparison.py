@@ -41,7 +41,7 @@ def _tgs(row: Row) -> str:
 
 
 def no_figure(row: Row) -> str:
-    """What stands where a row has no TGS: how it ended; a row that is well has merely none to tell."""
+    """The text in place of a missing TGS: how the run ended, or "-" where the source gives none."""
     return {"oom": "OOM", "ok": "-"}.get(row.status, row.status)
 
 

@@ -1,4 +1,4 @@
-"""One result in lines for people."""
+"""One result as lines of text for the terminal."""
 
 from __future__ import annotations
 

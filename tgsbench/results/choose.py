@@ -15,7 +15,7 @@ _LARGEST_FIRST = ("tgs", "n", "when", "length", "ranks")
 
 
 class Filter(Struct, frozen=True, kw_only=True):
-    """What a run must be; None asks nothing."""
+    """Conditions that a listed run meets; a field that is None sets none."""
 
     tag: str | None = None
     status: str | None = None
@@ -25,7 +25,7 @@ class Filter(Struct, frozen=True, kw_only=True):
     newer_than_s: float | None = None
 
     def takes(self, run: Summary, now_unix: float) -> bool:
-        """Is it asked for?"""
+        """Does the run meet every condition?"""
         return (
             (self.tag is None or self.tag in run.tags)
             and self.status in (None, run.status)

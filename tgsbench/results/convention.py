@@ -6,16 +6,13 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from tgsbench.metrics import figures
-from tgsbench.models.flops import FORMULAS, XTUNER, flops_per_token
+from tgsbench.models.flops import TABLE, flops_per_token
 from tgsbench.models.spec import num_parameters
 from tgsbench.schema.hardware import GpuSpec
 from tgsbench.schema.preset import Checkpointing, ModelShape
 
 WITHIN = 0.01
 """Published figures that follow a convention do so within 0.7 % (rounding, and two slips in the sources)."""
-
-_RECOMPUTED: tuple[Checkpointing, ...] = ("full", "selective")
-"""Without recompute, `hardware` is `model`."""
 
 
 class ConventionFit(Struct, frozen=True, kw_only=True):
@@ -109,9 +106,11 @@ def _known(shape: ModelShape, attended_len: float) -> list[tuple[str, str, str, 
     def flops(name: str, policy: Checkpointing = "full") -> float:
         return flops_per_token(name, shape, attended_len, policy)
 
-    rows = [(XTUNER, policy, FORMULAS[XTUNER], flops(XTUNER, policy)) for policy in ("full", "none")]
-    rows += [(name, "", FORMULAS[name], flops(name)) for name in ("model", "palm")]
-    rows += [("hardware", policy, FORMULAS["hardware"], flops("hardware", policy)) for policy in _RECOMPUTED]
+    rows: list[tuple[str, str, str, float]] = [
+        (name, policy, convention.formula, flops(name, policy or "full"))
+        for name, convention in TABLE.items()
+        for policy in convention.policies or ("",)
+    ]
     rows.append(("6N", "", "6N, attention not counted", 6.0 * num_parameters(shape)))
     layers = flops("model") / 3 - 2.0 * shape.hidden_size * shape.vocab_size
     rows.append(("hfu", "full", "model + every product of every layer once more", flops("model") + layers))

@@ -230,11 +230,12 @@ def _summary(path: Path) -> Summary:
     try:
         created = path.stat().st_mtime
     except OSError as error:
-        return Summary(run_id=path.stem, status="damaged", reason=f"{path}: {error.strerror}")
+        return Summary(run_id=path.stem, status="damaged", reason=f"{path.name}: {error.strerror}")
     try:
         found = load(path)
     except TgsError as error:
-        return Summary(run_id=path.stem, status="damaged", reason=error.msg, created_unix=created)
+        reason = error.msg.removeprefix(f"{path.parent}/")
+        return Summary(run_id=path.stem, status="damaged", reason=reason, created_unix=created)
     row = found.row
     return Summary(
         run_id=row.label,

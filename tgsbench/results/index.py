@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -15,7 +15,7 @@ from tgsbench.safe_files import harmless_json, read_regular
 from tgsbench.schema.run import Result
 from tgsbench.store.run_dir import RunDir, created_unix, write_atomic
 
-VERSION = 4
+VERSION = 5
 _NAME = ".index.json"
 _MAX_BYTES = 1 << 30
 Stamp = tuple[int, int, int, int]
@@ -101,10 +101,14 @@ def _survived(read: Callable[[RunDir], Summary], run: RunDir) -> tuple[Summary, 
     try:
         return read(run), True
     except Exception as error:  # noqa: BLE001 - one folder, written by anybody, must not take the list
-        reason = error.msg if isinstance(error, TgsError) else f"{run.path}: {type(error).__name__}: {error}"
-        created = created_unix(run)
-        summary = Summary(run_id=run.run_id, status="damaged", reason=reason, created_unix=created)
-        return summary, False
+        reason = error.msg if isinstance(error, TgsError) else f"{type(error).__name__}: {error}"
+        return _damaged(run, reason, created_unix(run)), False
+
+
+def _damaged(run: RunDir, reason: str, created: float, tags: Sequence[str] = ()) -> Summary:
+    """A run that cannot be read; the reason goes without the path of its folder, which the row names."""
+    reason = reason.removeprefix(f"{run.path}/").removeprefix(f"{run.path}: ")
+    return Summary(run_id=run.run_id, status="damaged", reason=reason, tags=list(tags), created_unix=created)
 
 
 def glance(run: RunDir) -> Summary:
@@ -143,12 +147,10 @@ def summarize(run: RunDir) -> Summary:
     try:
         tags = run.manifest().tags
     except TgsError as error:
-        return Summary(run_id=run.run_id, status="damaged", reason=error.msg, created_unix=created)
+        return _damaged(run, error.msg, created)
     item = results.load_or_describe(run)
     if not isinstance(item, Result):
-        return Summary(
-            run_id=run.run_id, status="damaged", reason=item.reason, tags=tags, created_unix=created
-        )
+        return _damaged(run, item.reason, created, tags)
     return Summary(
         run_id=run.run_id,
         status=item.status,

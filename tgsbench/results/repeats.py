@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
+from msgspec import Struct
 
 from tgsbench import units
 from tgsbench.errors import ExitCode, TgsError
@@ -19,10 +20,18 @@ LEAST_QUIET = 3
 """Runs of a quiet machine that are enough to leave the disturbed ones of a group out."""
 
 
+class RepeatedRuns(Struct, frozen=True, kw_only=True):
+    """The runs of a group, and the one row that stands for them where rows are compared."""
+
+    group: str
+    row: Row
+    runs: list[Result]
+
+
 def members(store: Store, group: str) -> list[RunDir]:
     """The runs of a group in the order in which they were made; empty when there is none of this name."""
-    found = [(tail, name) for name in store.names if (tail := name.removeprefix(f"{group}-")).isdecimal()]
-    runs = [RunDir(store.root / name) for tail, name in sorted(found, key=lambda item: int(item[0]))]
+    names = sorted(store.numbered.get(group, ()), key=lambda name: int(name.rpartition("-")[2]))
+    runs = [RunDir(store.root / name) for name in names]
     return [run for run in runs if _group_of(run) == group]
 
 
@@ -44,6 +53,11 @@ def group_row(store: Store, group: str) -> Row:
     if not found:
         raise TgsError(f"no group of runs called {group!r} in {store.root}", exit_code=ExitCode.STORE)
     return row_of(group, found)
+
+
+def summed_up(group: str, found: Sequence[Result]) -> RepeatedRuns:
+    """The runs of a group with their row."""
+    return RepeatedRuns(group=group, row=row_of(group, found), runs=list(found))
 
 
 def row_of(group: str, found: Sequence[Result]) -> Row:

@@ -92,7 +92,7 @@ class RowFinder:
 
 
 def resolve(root: Path, word: str, forecaster: Forecaster = forecast_preset) -> list[Row]:
-    """Rows that one word names, as `RowSource.resolve` says."""
+    """Rows that one word names; see `RowFinder.resolve`."""
     return RowFinder(root, forecaster).resolve(word)
 
 

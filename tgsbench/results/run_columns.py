@@ -61,9 +61,6 @@ def _preset(summary: Summary) -> str:
 def _why(summary: Summary) -> str:
     """One short line; a rehearsal says that it is one, `show` has the whole reason."""
     why = " ".join(summary.reason.split())
-    place, told, rest = why.partition(": ")
-    if told and "/" in place:  # the row has no room for a path, whose end says which file it is
-        why = f"{place.rpartition('/')[2]}: {rest}"
     why = why if len(why) <= _SHORT else f"{why[: _SHORT - 1].rstrip()}…"
     if summary.rehearsal_of:
         return f"rehearsal; {why}" if why else "rehearsal: compare with nothing"

@@ -213,6 +213,10 @@ class Trace(_Event, tag="trace"):
     export_s: Seconds = 0.0
 
 
+EVENTS_LOST = "events_lost"
+"""Code of the warning that a rank could not write some of its events."""
+
+
 class Warn(_Event, tag="warn"):
     """Something the user should know; `hint` is the remedy."""
 

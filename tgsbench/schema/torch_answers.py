@@ -6,7 +6,7 @@ from msgspec import Struct
 
 
 class Answer(Struct, kw_only=True):
-    """What any question is answered with."""
+    """Base of all answers: the problem, if there was one."""
 
     problem: str = ""
     """Why there is no answer, or what is amiss; empty where all is well."""

@@ -354,7 +354,7 @@ def _lock(fd: int, run: RunDir) -> None:
 
 
 def reserve(run: RunDir, node_rank: int = 0) -> None:
-    """Take room on the disk now for the supervisor's last words, so that a full one cannot silence it.
+    """Reserve disk space for outcome.json and result.json: a disk that fills up must not lose the run's end.
 
     Raises TgsError when there is none.
     """
@@ -365,7 +365,7 @@ def reserve(run: RunDir, node_rank: int = 0) -> None:
 
 
 def release(run: RunDir, node_rank: int = 0) -> None:
-    """Give the reserved room back, to be written at once; on a read-only disk it stays."""
+    """Free the reserved space, right before it is needed; on a read-only disk it stays."""
     with contextlib.suppress(OSError):
         (run.path / f".reserve{node_rank}").unlink(missing_ok=True)
 
@@ -435,6 +435,16 @@ class Store:
                 return [e.name for e in entries if e.is_dir() and os.path.exists(f"{e.path}/run.json")]  # noqa: PTH110
         except OSError:
             return []
+
+    @cached_property
+    def numbered(self) -> dict[str, list[str]]:
+        """Names that end with "-" and digits, by what stands before: {"nightly": ["nightly-1", …]}."""
+        found: dict[str, list[str]] = {}
+        for name in self.names:
+            stem, _, number = name.rpartition("-")
+            if number.isdecimal():
+                found.setdefault(stem, []).append(name)
+        return found
 
     @cached_property
     def runs(self) -> list[RunDir]:

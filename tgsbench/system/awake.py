@@ -1,4 +1,4 @@
-"""A clock that stands still while its process sleeps: waits are measured by the time it was awake."""
+"""A clock that stops while its process is suspended, so that a laptop's sleep is not taken for a stall."""
 
 from __future__ import annotations
 

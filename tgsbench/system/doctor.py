@@ -64,25 +64,16 @@ class DoctorCheck(Struct, frozen=True):
         return MARKS[self.level]
 
 
-def run_checks(
-    runs_root: Path = Path("runs"),
-    probe: Probe | None = None,
-    engine_distributions: Mapping[str, str] = _NONE,
-) -> list[DoctorCheck]:
-    """Look at this machine; takes some seconds, for torch is imported and two ranks talk.
-
-    `engine_distributions` are what single engines need beside torch: name -> extra that installs it.
-    """
-    found = iter_checks(runs_root, probe, engine_distributions)
-    return [check for _, checks in sorted(found, key=lambda group: group[0]) for check in checks]
-
-
 def iter_checks(
     runs_root: Path = Path("runs"),
     probe: Probe | None = None,
     engine_distributions: Mapping[str, str] = _NONE,
 ) -> Iterator[tuple[int, list[DoctorCheck]]]:
-    """As `run_checks`, each group of checks as soon as it is done, with its place in the whole list."""
+    """Look at this machine: each group of checks as soon as it is done, with its place in the whole list.
+
+    It takes some seconds in all, for torch is imported and two ranks talk. `engine_distributions` are what
+    single engines need beside torch: name -> extra that installs it.
+    """
     ask = probe or ask_torch
     # Each import of torch takes seconds: the questions are asked side by side. The load of this machine is
     # looked at before they cause some.

@@ -71,7 +71,7 @@ def is_plugin(name: str) -> bool:
 
 
 def owner_of(switch: str) -> EngineSpec | None:
-    """The first engine that has a switch which not all have; None for one of all, and for one of none."""
+    """The first engine that has this switch; None where every engine has it, or none does."""
     if switch in _COMMON:
         return None
     return _owners().get(switch) or next((spec for spec in engines() if _has(spec, switch)), None)

@@ -46,7 +46,7 @@ def verdict_text(verdict: ReferenceVerdict | None, forecast: str = "") -> str:
     if verdict is None:
         return f"nothing published for this preset{forecast}"
     system = verdict.source.partition(":")[0]
-    published = units.rate(verdict.tgs) if verdict.tgs is not None else "out of memory"
+    published = units.as_published(verdict.tgs) if verdict.tgs is not None else "out of memory"
     ratio = f" {verdict.ratio:.3f}×" if verdict.ratio is not None else ""
     reasons = "; ".join(verdict.reasons)
     if reasons:
@@ -217,7 +217,7 @@ def charts(view: RunView, rank: int) -> dict[str, tuple[Chart, str]]:
     published = [row for row in view.references if row.tgs is not None]
     bands = [Band("reference", row.tgs * (1 - SAME_WITHIN), row.tgs * (1 + SAME_WITHIN))
              for row in published[:1] if row.tgs is not None]  # fmt: skip
-    legend = f"⠒ {published[0].system} {units.rate(published[0].tgs or 0)}" if published else ""
+    legend = f"⠒ {published[0].system} {units.as_published(published[0].tgs or 0)}" if published else ""
     own = f"-- rank {rank}" if live.world > 1 else ""
     return {
         "chart-tgs": (_chart(live.tgs, units.rate, bands=bands), legend),

@@ -50,7 +50,7 @@ class PresetRow:
         row = next(iter(self.references), None)
         if row is None:
             return "-"
-        return units.rate(row.tgs) if row.tgs is not None else row.status
+        return units.as_published(row.tgs) if row.tgs is not None else row.status
 
     @property
     def words(self) -> str:
@@ -241,8 +241,9 @@ def _published(references: Sequence[ReferenceRow]) -> list[RenderableType]:
     grid.add_row("", *(Text(row.system, "dim") for row in references))
     if not shared:
         grid.add_row("  on", *map(Text, wheres))
-    grid.add_row("  TGS", *(units.rate(row.tgs) if row.tgs is not None else row.status for row in references))
-    tflops = ("-" if row.tflops is None else units.rate(row.tflops) for row in references)
+    tgs = (row.status if row.tgs is None else units.as_published(row.tgs) for row in references)
+    tflops = ("-" if row.tflops is None else units.as_published(row.tflops) for row in references)
+    grid.add_row("  TGS", *tgs)
     grid.add_row(f"  TFLOPs ({XTUNER})", *tflops)
     notes = [Text(f"  {row.system}: {row.note}", "dim") for row in references if row.note]
     return [title, grid, *notes]

@@ -12,6 +12,7 @@ from rich.text import Text
 from tgsbench import units
 from tgsbench.errors import TgsError
 from tgsbench.models.flops import XTUNER
+from tgsbench.report.comparison import figure_text
 from tgsbench.results import results, run_columns
 from tgsbench.results.compare import Comparison, compare, from_result
 from tgsbench.results.index import Summary
@@ -215,7 +216,7 @@ def _tgs(row: Row) -> str:
     if row.tgs is None:
         return f"- ({row.reason or row.status})"
     interval = f" ({units.rate(row.ci95[0])} to {units.rate(row.ci95[1])})" if row.ci95 else ""
-    return units.rate(row.tgs) + interval
+    return figure_text(row.tgs, row) + interval
 
 
 def _mask(row: Row) -> str:
@@ -239,8 +240,8 @@ _FIELDS = (
     ("attention", lambda r: _or_dash(r.kernel)),
     ("dtype", lambda r: _or_dash(r.dtype)),
     ("corpus", lambda r: _or_dash(r.corpus)),
-    (f"TFLOPs {XTUNER}", lambda r: units.rate(r.tflops[XTUNER]) if XTUNER in r.tflops else "-"),
-    ("TFLOPs model", lambda r: units.rate(r.tflops["model"]) if "model" in r.tflops else "-"),
+    (f"TFLOPs {XTUNER}", lambda r: figure_text(r.tflops[XTUNER], r) if XTUNER in r.tflops else "-"),
+    ("TFLOPs model", lambda r: figure_text(r.tflops["model"], r) if "model" in r.tflops else "-"),
     ("MFU", lambda r: "-" if r.mfu is None else units.percent(r.mfu)),
     ("peak memory", lambda r: "-" if r.mem_peak_gib is None else f"{r.mem_peak_gib:.2f} GiB {r.mem_kind}"),
     ("steps", lambda r: _or_dash(len(r.samples))),

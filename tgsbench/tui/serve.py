@@ -57,10 +57,10 @@ class LoopbackServer(Server):  # type: ignore[misc]
         return answer
 
     async def on_startup(self, app: web.Application) -> None:
-        """Say nothing: textual-serve would print an address without the secret."""
+        """Print nothing: textual-serve's own line would show an address without the token."""
 
     def initialize_logging(self) -> None:
-        """Log nothing: textual-serve would print every request, and the secret with it."""
+        """Set up no logging: textual-serve would print every request with its token."""
 
     async def handle_index(self, request: web.Request) -> web.Response:
         """The page without its link to a font elsewhere (it works offline and tells nobody), keys at once."""
@@ -71,7 +71,7 @@ class LoopbackServer(Server):  # type: ignore[misc]
         return page
 
     async def handle_websocket(self, request: web.Request) -> web.WebSocketResponse:
-        """As textual-serve, for pages alone: they, and only they, say where they come from.
+        """Serve the page's websocket as textual-serve does, but only to a browser page of this server.
 
         Raises HTTPForbidden when another page or host asks, or something that is no page.
         """

@@ -9,7 +9,7 @@ import runpy
 
 
 def main() -> None:
-    """Take the op for one that this machine lacks, then run LLaMA-Factory's own launcher."""
+    """Mark DeepSpeed's shared-memory op as unavailable here, then run LLaMA-Factory's own launcher."""
     import deepspeed
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

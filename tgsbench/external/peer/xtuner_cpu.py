@@ -21,7 +21,7 @@ def _no(*_args: Any, **_kwargs: Any) -> bool:
 
 
 def main() -> None:
-    """Answer the checks, then run XTuner's own training script."""
+    """Let the checks for a GPU and flash-attn pass, then run XTuner's own training script."""
     import deepspeed
 
     # DeepSpeed compiles it in every rank (minutes on few cores), and only inference calls it.

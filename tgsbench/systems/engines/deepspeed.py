@@ -17,7 +17,7 @@ from tgsbench.systems.zero import ZERO3, ZeroOptions
 
 
 class DeepSpeedOptions(ZeroOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Its own switches."""
+    """DeepSpeed's switches beside those of every engine."""
 
     name: str = "deepspeed"
     data_adapter: bool = False
@@ -31,7 +31,7 @@ class DeepSpeedOptions(ZeroOptions, frozen=True, kw_only=True, forbid_unknown_fi
         return "alst" if self.attention == "auto" else self.attention
 
     def on_one_rank(self) -> Self:
-        """Without the adapter, which deals packs to several ranks."""
+        """The same without ALST's data adapter, which spreads a sequence over several ranks."""
         return replace(self, data_adapter=False)
 
 

@@ -10,7 +10,7 @@ from tgsbench.systems.spec import TRAIN, EngineSpec, Native
 
 
 class Fsdp2Options(EngineOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """It has no switches of its own."""
+    """FSDP2 has no switches beside those of every engine."""
 
     name: str = "fsdp2"
 

@@ -14,7 +14,7 @@ from tgsbench.systems.zero import ZERO3, ZeroOptions
 
 
 class LlamaFactoryOptions(ZeroOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Its ZeRO configuration."""
+    """LLaMA-Factory's ZeRO configuration."""
 
     is_external: ClassVar[bool] = True
     name: str = "llamafactory"

@@ -24,7 +24,7 @@ from tgsbench.systems.zero import ZERO3, ZeroOptions
 
 
 class XTunerOptions(ZeroOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Its ZeRO configuration, and a shim of ours."""
+    """XTuner's ZeRO configuration, and whether its checks are bypassed on CPU ranks."""
 
     is_external: ClassVar[bool] = True
     name: str = "xtuner"

@@ -54,7 +54,7 @@ class ModeScreen(Screen[None]):
         yield from ()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """In a search line the key that leads to it is a letter like any other."""
+        """Turn the search key's action off while a search line has the focus, which takes it as a letter."""
         if action == "search" and isinstance(self.focused, Search):
             return None
         return super().check_action(action, parameters)

@@ -132,9 +132,10 @@ class PresetsScreen(ModeScreen):
         self.action_edit()
 
     @on(Input.Changed, "#preset-search")
-    def _search(self) -> None:
+    def _search(self, event: Input.Changed) -> None:
         self._fill()
-        self.query_one(ListTable).action_scroll_top()  # the first hit
+        if event.value:  # once the search is cleared the cursor stays on what was found
+            self.query_one(ListTable).action_scroll_top()  # the first hit
 
     def choose_fitting(self) -> None:
         """Show only what fits this machine, the first one chosen."""

@@ -131,9 +131,10 @@ class RunsScreen(ModeScreen):
         self.query_one("#run-why", Static).update(f"{run.run_id}{reason}" if run else "")
 
     @on(Input.Changed, "#run-filter")
-    def _filter(self) -> None:
+    def _filter(self, event: Input.Changed) -> None:
         self._fill()
-        self.query_one(ListTable).action_scroll_top()  # the first hit
+        if event.value:  # once the filter is cleared the cursor stays on what was found
+            self.query_one(ListTable).action_scroll_top()  # the first hit
 
     @on(DataTable.RowSelected)
     def _open(self) -> None:

@@ -35,12 +35,12 @@ class Search(Input):
         self.display = stays
 
     def take_keys(self) -> None:
-        """Take every key from the next one on: `focus` would do so only after the keys that wait already."""
+        """Take the focus at once: `focus` would take it only after keys that are already queued."""
         self.display = True
         self.screen.set_focus(self)
 
     def lift(self) -> None:
-        """Filter by nothing."""
+        """Clear the filter."""
         self.value = ""
         self.display = self._stays
 
@@ -51,7 +51,7 @@ class Search(Input):
         await self.action_done()
 
     async def action_done(self) -> None:
-        """Leave it as it is, once what it filters is filtered."""
+        """Keep the filter and go to the list, once the list shows it."""
         await self._take_in()
         self.screen.set_focus(self.screen.query_one(self._leads_to))
         self.display = self._stays or bool(self.value)

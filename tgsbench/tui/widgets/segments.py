@@ -20,6 +20,6 @@ _ROWS = {
 
 
 def seven_segment(text: str) -> str:
-    """Three lines; a character that the display lacks stands in the lowest as it is."""
+    """Three lines of text; a character without segments stands unchanged in the lowest."""
     glyphs = [_ROWS.get(char, (" ", " ", char)) for char in text]
     return "\n".join(" ".join(glyph[row] for glyph in glyphs) for row in range(3))
