@@ -100,7 +100,7 @@ def read_spec(path: Path) -> Spec:
     if len(lists) != len(_flat(grid)):
         raise _bad(path, "every value of grid is a list that is not empty: sp = [1, 2]")
     flat = [*_flat(fixed).items(), *((key, value) for key, values in lists.items() for value in values)]
-    if long := next((key for key, value in flat if len(str(value)) > _MAX_VALUE), ""):
+    if long := next((key for key, value in flat if _is_long(value)), ""):
         raise _bad(path, f"{long[:_MAX_VALUE]}: a value of more than {_MAX_VALUE} characters")
     if (num_points := math.prod(map(len, lists.values()))) > MAX_POINTS:
         raise _bad(path, f"the grid has {_count(num_points)} points, at most {MAX_POINTS:,} are run")
@@ -279,6 +279,13 @@ def _flat(table: dict[str, Any], at: str = "") -> dict[str, Any]:
 
 def _text(value: Any) -> str:
     return msgspec.json.encode(value).decode() if isinstance(value, bool | list) else str(value)
+
+
+def _is_long(value: Any) -> bool:
+    try:
+        return len(str(value)) > _MAX_VALUE
+    except ValueError:  # 0xfff… of thousands of digits, which Python reads and does not write
+        return True
 
 
 def _count(number: int) -> str:

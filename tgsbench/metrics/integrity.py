@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from msgspec import Struct
+
 from tgsbench import units
 from tgsbench.metrics.step_total import StepTotal
 from tgsbench.models.registry import find_family
@@ -33,77 +35,77 @@ def expected_all_to_alls(preset: Preset) -> tuple[int, int]:
     return times * calls, times * num_bytes
 
 
+class _Odd(Struct):
+    """Steps of which something is not as it must be."""
+
+    num: int = 0
+    first: int = 0
+
+    def count(self, step: int, is_odd: bool) -> None:
+        """Look at one more step."""
+        if is_odd:
+            self.first = step if not self.num else self.first
+            self.num += 1
+
+    def __str__(self) -> str:
+        return f" ({units.counted(self.num, 'step')}, the first is step {self.first})"
+
+
 def check(preset: Preset, steps: Sequence[StepTotal], tokens_padded: int) -> Integrity:
     """Compare what the ranks saw over the measured `steps` with what the preset demands.
 
     Tokens: those counted for TGS against the lengths of the packs, and the ids that reached the embedding
-    against those of the packs. All-to-alls: calls and bytes at the process groups against the shapes.
+    against those of the packs; step by step, for what one step lacks, another must not make up for.
+    All-to-alls: calls and bytes at the process groups against the shapes.
     """
-    calls, num_bytes = (preset.world_size * figure for figure in expected_all_to_alls(preset))
-    demanded = [
-        min(preset.tokens_per_step, s.pack_tokens) if tokens_padded else preset.tokens_per_step for s in steps
-    ]
-    result = Integrity(
-        tokens_seen=sum(s.tokens for s in steps),
-        tokens_expected=sum(demanded),
-        a2a_calls=sum(s.a2a_calls for s in steps),
-        a2a_calls_expected=len(steps) * calls,
-        a2a_bytes=sum(s.a2a_bytes for s in steps),
-        a2a_bytes_expected=len(steps) * num_bytes,
-    )
-    if steps:
-        _judge_tokens(result, steps, demanded)
-        _judge_all_to_alls(result, steps, calls, num_bytes)
+    result, miscounted, misfed = Integrity(), _Odd(), _Odd()
+    wanted = preset.tokens_per_step
+    for s in steps:
+        demanded = min(wanted, s.pack_tokens) if tokens_padded else wanted
+        result.tokens_seen += s.tokens
+        result.tokens_expected += demanded
+        miscounted.count(s.step, s.tokens != demanded)
+        misfed.count(s.step, s.seen_checksum != s.pack_checksum)
+    if miscounted.num:
+        result.problems.append(
+            f"tokens: {result.tokens_seen:,} distinct tokens were trained where {result.tokens_expected:,} "
+            f"are in the packs{miscounted}"
+        )
+    if misfed.num:
+        what = "those that reached the embedding do not add up to the packs"
+        result.problems.append(f"tokens: {what}{misfed}")
+    result.tokens_ok = not result.problems if steps else None
+    _judge_all_to_alls(result, preset, steps, preset.world_size)
     return result
 
 
 def check_exchanges(preset: Preset, steps: Sequence[StepTotal], num_ranks: int) -> Integrity:
     """Compare only the all-to-alls of the ranks that ran with what the preset demands of as many."""
-    calls, num_bytes = (num_ranks * of_one for of_one in expected_all_to_alls(preset))
-    result = Integrity(
-        a2a_calls=sum(s.a2a_calls for s in steps),
-        a2a_calls_expected=len(steps) * calls,
-        a2a_bytes=sum(s.a2a_bytes for s in steps),
-        a2a_bytes_expected=len(steps) * num_bytes,
-    )
-    if steps:
-        _judge_all_to_alls(result, steps, calls, num_bytes)
+    result = Integrity()
+    _judge_all_to_alls(result, preset, steps, num_ranks)
     return result
 
 
-def _judge_tokens(result: Integrity, steps: Sequence[StepTotal], demanded: Sequence[int]) -> None:
-    """Step by step: what one step lacks, another must not make up for."""
-    miscounted = [s.step for s, right in zip(steps, demanded, strict=True) if s.tokens != right]
-    misfed = [s.step for s in steps if s.seen_checksum != s.pack_checksum]
-    if miscounted:
-        result.problems.append(
-            f"tokens: {result.tokens_seen:,} distinct tokens were trained where {result.tokens_expected:,} "
-            f"are in the packs{_where(miscounted)}"
-        )
-    if misfed:
-        what = "those that reached the embedding do not add up to the packs"
-        result.problems.append(f"tokens: {what}{_where(misfed)}")
-    result.tokens_ok = not result.problems
-
-
-def _judge_all_to_alls(result: Integrity, steps: Sequence[StepTotal], calls: int, num_bytes: int) -> None:
-    miscalled = [s.step for s in steps if s.a2a_calls != calls]
-    missent = [s.step for s in steps if s.a2a_bytes != num_bytes]
-    if miscalled:
+def _judge_all_to_alls(result: Integrity, preset: Preset, steps: Sequence[StepTotal], num_ranks: int) -> None:
+    calls, num_bytes = (num_ranks * of_one for of_one in expected_all_to_alls(preset))
+    miscalled, missent = _Odd(), _Odd()
+    for s in steps:
+        result.a2a_calls += s.a2a_calls
+        result.a2a_bytes += s.a2a_bytes
+        miscalled.count(s.step, s.a2a_calls != calls)
+        missent.count(s.step, s.a2a_bytes != num_bytes)
+    result.a2a_calls_expected, result.a2a_bytes_expected = len(steps) * calls, len(steps) * num_bytes
+    if miscalled.num:
         result.problems.append(
             f"all-to-alls: {result.a2a_calls:,} all-to-alls ran where {result.a2a_calls_expected:,} must have"
-            + _where(miscalled)
+            f"{miscalled}"
         )
-    if missent:
+    if missent.num:
         result.problems.append(
             f"all-to-alls: {result.a2a_bytes:,} bytes went where {result.a2a_bytes_expected:,} follow from "
-            f"the shapes{_where(missent)}"
+            f"the shapes{missent}"
         )
-    result.a2a_ok = not (miscalled or missent)
-
-
-def _where(wrong: Sequence[int]) -> str:
-    return f" ({units.counted(len(wrong), 'step')}, the first is step {wrong[0]})"
+    result.a2a_ok = not (miscalled.num or missent.num) if steps else None
 
 
 def integrity_text(integrity: Integrity) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from tgsbench.metrics.clock import RankClock
+from tgsbench.metrics.packed_steps import PackedSteps, StepsOfPhase
 from tgsbench.metrics.packs import PackLedger
 from tgsbench.metrics.slow_ranks import WaitLog
 from tgsbench.metrics.step_total import StepTotal
@@ -44,6 +45,9 @@ class RunTotals:
     world_size: int = 1 << 16
     """Events of ranks beyond it are passed over: files that do not belong to this run."""
     steps: dict[int, StepTotal] = field(default_factory=dict)
+    """Those that some rank has not reported."""
+    whole: PackedSteps = field(default_factory=PackedSteps)
+    """Those that all have."""
     hellos: dict[int, Hello] = field(default_factory=dict)
     byes: dict[int, Bye] = field(default_factory=dict)
     errors: list[Error] = field(default_factory=list)
@@ -118,14 +122,23 @@ class RunTotals:
                     self.throttled[event.throttled] += 1
 
     def _add_step(self, event: Step) -> None:
-        total = self.steps.get(event.step)
-        if total is None:
-            if len(self.steps) >= MAX_STEPS or not 0 <= event.step < _MAX_STEP:
-                return
-            total = self.steps[event.step] = StepTotal(event.step, event.phase)
-        self.num_repeated += not total.add(event)
+        if event.step in self.whole:
+            self.num_repeated += 1
+        elif (total := self._open_step(event)) is None:
+            return
+        elif not total.add(event):
+            self.num_repeated += 1
+        elif total.num_ranks == self.world_size:
+            self.whole.append(self.steps.pop(event.step))
         self.clocks.setdefault(event.rank, RankClock()).add(event)
         self.packs.add(event)
+
+    def _open_step(self, event: Step) -> StepTotal | None:
+        """The total that the report belongs to; None: one step more than any run has."""
+        total = self.steps.get(event.step)
+        if total is None and len(self.steps) + len(self.whole) < MAX_STEPS and 0 <= event.step < _MAX_STEP:
+            total = self.steps[event.step] = StepTotal(event.step, event.phase)
+        return total
 
     def seconds_between_clocks(self) -> dict[str, float]:
         """Host -> wall clock minus its monotonic clock, from the host's first hello.
@@ -144,8 +157,10 @@ class RunTotals:
         """Machines in the order of their first rank."""
         return list(dict.fromkeys(self.hellos[rank].host for rank in sorted(self.hellos)))
 
-    def complete(self, phase: str, world_size: int) -> list[StepTotal]:
+    def complete(self, phase: str, world_size: int) -> Sequence[StepTotal]:
         """Steps of one phase (empty: of any) that every rank reported, in order."""
+        if world_size == self.world_size:
+            return StepsOfPhase(self.whole, phase)
         totals = (self.steps[step] for step in sorted(self.steps))
         return [t for t in totals if phase in ("", t.phase) and t.num_ranks == world_size]
 

@@ -6,6 +6,7 @@ Every check has a name and says what it found; one that needs a figure nobody kn
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
@@ -88,26 +89,26 @@ def _first_loss(m: Measured) -> str:
 
 def _moving_loss(m: Measured) -> str:
     """Weights that are updated and packs that differ give another loss at every step."""
-    losses = [s.loss for s in m.steps if s.loss is not None]
+    losses = array("d", (s.loss for s in m.steps if s.loss is not None))
     if not losses:
         return f"no label was trained in {len(m.steps)} steps"
     if not all(map(math.isfinite, losses)):
         return "it is not finite"
     if len(losses) < 2 or m.preset.training.lr == 0:
         raise NotChecked("it takes two steps and a learning rate above 0")
-    return f"it stays at {losses[0]:.6g} for {len(losses)} steps" if len(set(losses)) == 1 else ""
+    return f"it stays at {losses[0]:.6g} for {len(losses)} steps" if min(losses) == max(losses) else ""
 
 
 def _gradient_norm(m: Measured) -> str:
     """Gradients exist, are finite, and differ from step to step."""
-    norms = [s.grad_norm for s in m.steps]
+    norms = array("d", (s.grad_norm for s in m.steps))
     if not all(map(math.isfinite, norms)):
         return "it is not finite"
     if not any(norms):
         return f"it is 0 in all {len(norms)} steps"
     return (
         f"it stays at {norms[0]:.6g} for {len(norms)} steps"
-        if len(norms) > 2 and len(set(norms)) == 1
+        if len(norms) > 2 and min(norms) == max(norms)
         else ""
     )
 
@@ -128,7 +129,7 @@ def _link_rate(m: Measured) -> str:
         return ""
     if m.gpu is None:
         raise NotChecked(f"no link is known for {m.device!r}")
-    sent = [(s.a2a_bytes / s.num_ranks * (sp - 1) / sp, s.step_s) for s in m.steps]
+    sent = ((s.a2a_bytes / s.num_ranks * (sp - 1) / sp, s.step_s) for s in m.steps)
     peak = max(m.gpu.nvlink_gb_per_s, m.gpu.inter_node_gb_per_s)
     fastest = max((num_bytes / seconds / 1e9 for num_bytes, seconds in sent if seconds > 0), default=0.0)
     return f"{fastest:,.0f} GB/s over a link of {peak:g} GB/s" if fastest > peak else ""
@@ -136,8 +137,8 @@ def _link_rate(m: Measured) -> str:
 
 def _data_time(m: Measured) -> str:
     """A step takes no less than its own waiting for data."""
-    odd = [s for s in m.steps if s.data_share > _CLOCKS_AGREE]
-    return f"in step {odd[0].step} data took {odd[0].data_share:.1f} times the whole step" if odd else ""
+    odd = next((s for s in m.steps if s.data_share > _CLOCKS_AGREE), None)
+    return f"in step {odd.step} data took {odd.data_share:.1f} times the whole step" if odd else ""
 
 
 def _memory(m: Measured) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from msgspec.structs import replace
 
@@ -23,7 +23,6 @@ from tgsbench.schema.run import (
     CapturedTrace,
     Integrity,
     LauncherReport,
-    Loss,
     Manifest,
     Memory,
     Outcome,
@@ -100,14 +99,17 @@ def _slow_rank(observed: RunTotals, world_size: int) -> RankWaitedFor | None:
     return RankWaitedFor(rank=rank, host=hello.host if hello else "", lost_s=lost_s, share=share)
 
 
-def throughput(steps: list[StepTotal], world_size: int) -> Tgs:
+def throughput(steps: Sequence[StepTotal], world_size: int) -> Tgs:
     """TGS of each step, its median with a 95 % interval, and Σ tokens / Σ time.
 
     TGS = real tokens / (GPUs · wall seconds) over whole optimizer steps, slowest rank.
     """
-    rates = (figures.tgs(s.tokens, world_size, s.step_s) for s in steps)
-    samples = [rate for rate in rates if rate is not None]
-    return summarize(samples, sum(s.tokens for s in steps), sum(s.step_s for s in steps), world_size)
+    samples, tokens, time_s = [], 0, 0.0
+    for step in steps:
+        tokens, time_s = tokens + step.tokens, time_s + step.step_s
+        if (rate := figures.tgs(step.tokens, world_size, step.step_s)) is not None:
+            samples.append(rate)
+    return summarize(samples, tokens, time_s, world_size)
 
 
 def summarize(samples: list[float], tokens: int, time_s: float, world_size: int) -> Tgs:
@@ -144,7 +146,7 @@ def _emulated(result: Result, preset: Preset, observed: RunTotals) -> None:
 
 
 def _virtual(
-    result: Result, preset: Preset, manifest: Manifest, steps: list[StepTotal], observed: RunTotals
+    result: Result, preset: Preset, manifest: Manifest, steps: Sequence[StepTotal], observed: RunTotals
 ) -> None:
     """Ranks on a virtual GPU: what they held and sent is real, what a device computes is not there."""
     result.mem = _memory(steps, observed, preset.hardware.device)
@@ -214,14 +216,17 @@ def _sp_spans_nodes(observed: RunTotals, sp: int) -> bool:
     return any(hosts.setdefault(rank // sp, h.host) != h.host for rank, h in observed.hellos.items())
 
 
-def _measure(result: Result, preset: Preset, steps: list[StepTotal], observed: RunTotals) -> None:
+def _measure(result: Result, preset: Preset, steps: Sequence[StepTotal], observed: RunTotals) -> None:
     result.tgs = throughput(steps, result.world_size)
-    times = [s.step_s for s in steps]
+    times: list[float] = []
+    losses = result.loss
+    for step in steps:
+        losses.first = losses.first if times else step.loss
+        losses.last = step.loss
+        times.append(step.step_s)
     result.warnings += oddities(times, "step")
     result.step_s = StepTime(median=stats.median(times), samples=times)
     result.mem = _memory(steps, observed, preset.hardware.device)
-    if steps:
-        result.loss = Loss(first=steps[0].loss, last=steps[-1].loss)
     padded = observed.data.tokens_padded if observed.data else 0
     result.integrity = Integrity() if preset.is_external else integrity.check(preset, steps, padded)
     if result.tgs.median is not None:
@@ -256,14 +261,18 @@ def _check_physics(result: Result, preset: Preset, observed: RunTotals) -> None:
     physical.check_physics(measured, result.integrity)
 
 
-def _memory(steps: list[StepTotal], observed: RunTotals, device: str) -> Memory:
+def _memory(steps: Sequence[StepTotal], observed: RunTotals, device: str) -> Memory:
     if not steps:
         return Memory()
     ranks = sorted(observed.measured_peak_by_rank)
+    peak = allocated = reserved = 0
+    for step in steps:
+        peak = max(peak, step.mem_peak)
+        allocated, reserved = max(allocated, step.mem_alloc), max(reserved, step.mem_reserved)
     return Memory(
-        peak_gib=max(s.mem_peak for s in steps) / GIB,
-        allocated_gib=max(s.mem_alloc for s in steps) / GIB,
-        reserved_gib=max(s.mem_reserved for s in steps) / GIB,
+        peak_gib=peak / GIB,
+        allocated_gib=allocated / GIB,
+        reserved_gib=reserved / GIB,
         kind="cuda" if device == "cuda" else "rss",
         by_rank_gib=[observed.measured_peak_by_rank[rank] / GIB for rank in ranks],
     )

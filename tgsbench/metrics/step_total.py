@@ -13,7 +13,7 @@ _MODULUS = 2**61 - 1
 _MIN_STEP_S = 1e-9
 
 
-class StepTotal(Struct, gc=False):
+class StepTotal(Struct, array_like=True, gc=False):
     """One optimizer step over the ranks that reported it."""
 
     step: int
