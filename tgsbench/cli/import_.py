@@ -121,6 +121,7 @@ def _context(
         num_gpus=num_gpus or (base.world_size if base else 0),
         sp=sp or (base.parallel.sp if base else 1),
         document_mask=mask,
+        preset=preset_name or "",
         checkpointing=base.training.checkpointing if base else "",
         warmup=warmup,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
@@ -27,6 +27,9 @@ from tgsbench.schema.preset import Preset
 from tgsbench.systems.costs import System
 from tgsbench.systems.registry import find_system
 
+if TYPE_CHECKING:
+    from tgsbench.planner.calibrate import Sample
+
 
 class PlanOptions(msgspec.Struct, frozen=True, kw_only=True):
     """The options of one call, as typed."""
@@ -47,6 +50,7 @@ class PlanOptions(msgspec.Struct, frozen=True, kw_only=True):
     chrome: Path | None
     tracing: bool
     calibrate: bool
+    from_imported: bool
     folder: Path | None
     list_gpus: bool
     list_links: bool
@@ -81,6 +85,9 @@ class PlanOptions(msgspec.Struct, frozen=True, kw_only=True):
 @click.option("--chrome", type=click.Path(path_type=Path, dir_okay=False), help="Write the step as a trace.")
 @click.option("--trace", "tracing", is_flag=True, help="Run one rank's step on fake tensors (needs torch).")
 @click.option("--calibrate", is_flag=True, help="Fit this machine's constants on RUNS and store them.")
+@click.option(
+    "--from-imported", is_flag=True, help="Fit on imported rows: RUNS are their names, or all of --gpu."
+)
 @click.option("--output", "folder", type=click.Path(path_type=Path, file_okay=False), help="Folder of runs.")
 @click.option("--list-gpus", is_flag=True, help="GPUs that are described, and whether constants are known.")
 @click.option("--list-links", is_flag=True, help="Interconnects that are described.")
@@ -88,7 +95,7 @@ class PlanOptions(msgspec.Struct, frozen=True, kw_only=True):
 @click.argument("runs", nargs=-1, shell_complete=complete.runs)
 def plan(**options: Any) -> None:
     """Forecast a preset: memory, TGS and where the step's time goes, before a GPU-hour is spent."""
-    refuse_idle({"top": "searching", "folder": "calibrate"})
+    refuse_idle({"top": "searching", "folder": "calibrate", "from_imported": "calibrate"})
     refuse_together(
         *itertools.combinations(("searching", "longest", "scale_to", "tracing", "calibrate"), 2),
         *((mode, "chrome") for mode in ("searching", "longest", "scale_to", "tracing", "calibrate")),
@@ -220,10 +227,8 @@ def _trace(asked: PlanOptions) -> None:
 
 def _calibrate(asked: PlanOptions) -> None:
     from tgsbench.results.calibrate_on_runs import calibrate_on
-    from tgsbench.store import run_dir
 
-    root = run_dir.runs_root(asked.folder)
-    found, path = calibrate_on([run_dir.find(root, name) for name in asked.runs])
+    found, path = calibrate_on(_samples(asked))
 
     def lines() -> list[str]:
         return [f"constants of {found.constants.name} written to {path}", *report.calibration_lines(found)]
@@ -237,6 +242,18 @@ def _calibrate(asked: PlanOptions) -> None:
         "disturbed": found.disturbed,
     }
     _print(asked.as_json, document, lines)
+
+
+def _samples(asked: PlanOptions) -> list[Sample]:
+    from tgsbench.results.calibrate_on_runs import sample
+    from tgsbench.results.imported_samples import ImportedSettings, imported_samples
+    from tgsbench.store import run_dir
+
+    root = run_dir.runs_root(asked.folder)
+    if not asked.from_imported:
+        return [sample(run_dir.find(root, name)) for name in asked.runs]
+    said = ImportedSettings(preset=asked.name or "", sets=asked.sets, system=asked.system_name)
+    return imported_samples(root, asked.runs, said, asked.gpu)
 
 
 def _list_gpus(asked: PlanOptions) -> None:

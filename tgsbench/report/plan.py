@@ -217,7 +217,7 @@ def calibration_lines(found: Calibration) -> list[str]:
     """Each run by constants fitted on the others, the interval, what the runs determine and what not."""
     by = "by constants fitted on the others" if len(found.errors) > 1 else "by the constants before"
     lines = [f"  {label:<44} planned {error:+.1%} of measured, {by}" for label, error in found.errors.items()]
-    lines += [f"  {label}: something else used the machine, it counts a quarter" for label in found.disturbed]
+    lines += [f"  {label}: disturbed or unsteady, it counts a quarter" for label in found.disturbed]
     moved = ", ".join(f"{name} x {value:.2f}" for name, value in found.moved.items())
     lines.append(f"determined by these runs: {moved or 'nothing'}")
     lines += [f"still guesses: {', '.join(found.guesses)}"] if found.guesses else []
