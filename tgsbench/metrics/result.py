@@ -219,6 +219,7 @@ def _measure(result: Result, preset: Preset, steps: list[StepTotal], observed: R
     times = [s.step_s for s in steps]
     result.warnings += oddities(times, "step")
     result.step_s = StepTime(median=stats.median(times), samples=times)
+    result.power_w = observed.power.mean_w
     result.mem = _memory(steps, observed, preset.hardware.device)
     if steps:
         result.loss = Loss(first=steps[0].loss, last=steps[-1].loss)

@@ -9,8 +9,9 @@ from tgsbench import units
 from tgsbench.planner.calibrate import Calibration
 from tgsbench.planner.scale import ScalePoint
 from tgsbench.planner.search import Candidate, Found, LongestForecast
+from tgsbench.report.forecast import cost_text
 from tgsbench.schema.dry_run import DryRun
-from tgsbench.schema.forecast import Advice, Cost, Forecast, TgsRange
+from tgsbench.schema.forecast import Advice, Forecast, TgsRange
 from tgsbench.systems.registry import find_engine
 from tgsbench.systems.zero import ZeroOptions
 from tgsbench.units import GIB
@@ -42,14 +43,6 @@ def range_text(tgs: TgsRange | None) -> str:
     if tgs is None:
         return "not predicted"
     return f"{units.rate(tgs.estimate)} ({units.rate(tgs.low)} to {units.rate(tgs.high)})"
-
-
-def cost_text(cost: Cost | None) -> str:
-    """GPU-hours, and USD where a price is said."""
-    if cost is None:
-        return "not known"
-    usd = "" if cost.usd is None else f", {cost.usd:,.0f} USD at {cost.usd_per_gpu_hour:g} USD/GPU-hour"
-    return f"{units.rate(cost.gpu_hours)} GPU-hours{usd}"
 
 
 def _speed(plan: Forecast) -> list[str]:

@@ -17,7 +17,7 @@ from tgsbench.presets.catalog import find_gpu
 from tgsbench.results import scalars
 from tgsbench.results.convention import Identified, identify
 from tgsbench.results.index import Summary
-from tgsbench.results.rows import Row
+from tgsbench.results.rows import Row, priced
 from tgsbench.safe_files import harmless, harmless_json, read_regular
 from tgsbench.schema.preset import ModelShape
 from tgsbench.schema.run import SCHEMA_VERSION
@@ -203,6 +203,7 @@ def _identified(
     if tflops is None and mfu_percent is not None and gpu is not None:
         tflops = figures.tflops_at_mfu(mfu_percent / 100, gpu)
     said = bool(context.num_gpus)
+    row = priced(row)
     if not tflops or not row.tgs:
         return ImportedRow(row=row, tool=tool, preset=context.preset, num_gpus_said=said, note=note)
     found = identify(context.model, context.seq_len, row.tgs, tflops, gpu)
