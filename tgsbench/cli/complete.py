@@ -6,19 +6,22 @@ Only names of files are listed: nothing is parsed, and what cannot be read is pa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, TypeAlias
 
 import click
-from click.shell_completion import CompletionItem
 
 from tgsbench.errors import TgsError
 
-Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
+if TYPE_CHECKING:  # every command has this module, and few starts complete a word
+    from click.shell_completion import CompletionItem
+
+Complete: TypeAlias = "Callable[[click.Context, click.Parameter, str], list[CompletionItem]]"
 
 
 def presets(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Presets, and files where a path is begun."""
     if "/" in incomplete or incomplete.endswith(".toml"):
-        return [CompletionItem(incomplete, type="file")]
+        return [_item(incomplete, type="file")]
     return _offered(_preset_names, incomplete)
 
 
@@ -59,9 +62,15 @@ def columns(ctx: click.Context, param: click.Parameter, incomplete: str) -> list
 
 def _offered(names: Callable[[], Iterable[str]], incomplete: str) -> list[CompletionItem]:
     try:
-        return [CompletionItem(name) for name in names() if name.startswith(incomplete)]
+        return [_item(name) for name in names() if name.startswith(incomplete)]
     except (TgsError, OSError):
         return []
+
+
+def _item(value: str, type: str = "plain") -> CompletionItem:
+    from click.shell_completion import CompletionItem
+
+    return CompletionItem(value, type=type)
 
 
 # Imported when they are asked for: every command has this module.

@@ -15,12 +15,8 @@ from tgsbench import api
 from tgsbench.cli import complete, diagnostics, output
 from tgsbench.cli.effect import refuse_idle, refuse_together
 from tgsbench.errors import ExitCode, TgsError
-from tgsbench.planner import scale as scaling
-from tgsbench.planner.chrome import chrome_trace
 from tgsbench.planner.limits import MAX_GPUS
 from tgsbench.planner.plan import estimate, why_no_time
-from tgsbench.planner.search import max_seq_len, search
-from tgsbench.planner.stream import planned_stream
 from tgsbench.presets import catalog
 from tgsbench.report import plan as report
 from tgsbench.schema.preset import Preset
@@ -154,6 +150,8 @@ def _forecast(asked: PlanOptions) -> None:
 
 
 def _write_trace(asked: PlanOptions, preset: Preset, path: Path) -> None:
+    from tgsbench.planner.chrome import chrome_trace  # here, as below: a start pays for what it does alone
+
     machine = api.planned_machine(preset, asked.gpu, asked.link, asked.price)
     numbers = estimate(preset, machine, _system(asked, preset))
     if numbers.time is None:
@@ -171,6 +169,8 @@ def _system(asked: PlanOptions, preset: Preset) -> System:
 
 
 def _max_seq_len(asked: PlanOptions) -> None:
+    from tgsbench.planner.search import max_seq_len
+
     if asked.model and not asked.seq_len:
         asked = replace(asked, seq_len="8k")  # only where the search over lengths starts
     preset = _preset(asked)
@@ -179,6 +179,8 @@ def _max_seq_len(asked: PlanOptions) -> None:
 
 
 def _search(asked: PlanOptions) -> None:
+    from tgsbench.planner.search import search
+
     preset = _preset(asked)
     machine = api.planned_machine(preset, asked.gpu, asked.link, asked.price)
     found = search(preset, machine)
@@ -203,19 +205,21 @@ def _gpu_counts(text: str) -> list[int]:
 
 
 def _scale(asked: PlanOptions) -> None:
+    from tgsbench.planner.scale import scale
+
     numbers = _gpu_counts(asked.scale_to or "")
     if asked.model and asked.num_gpus is None:
         asked = replace(asked, num_gpus=numbers[0])
     preset = _preset(asked)
     machine = api.planned_machine(preset, asked.gpu, asked.link, asked.price)
     free_sp = asked.model is not None and not any(text.startswith("parallel.sp") for text in asked.sets)
-    points = scaling.scale(preset, _system(asked, preset), machine, numbers, free_sp=free_sp)
+    points = scale(preset, _system(asked, preset), machine, numbers, free_sp=free_sp)
     _print(asked.as_json, points, lambda: report.scale_lines(points))
 
 
 def _trace(asked: PlanOptions) -> None:
-    # Here, as in _calibrate: what most plans do not use is half of the command's start.
     from tgsbench.launch.dry_run import dry_run
+    from tgsbench.planner.stream import planned_stream
 
     preset = _preset(asked)
     machine = api.planned_machine(preset, asked.gpu, asked.link, asked.price)

@@ -20,7 +20,7 @@ from tgsbench.schema.forecast import Forecast, PlannedMemory, TgsRange, Verdict
 from tgsbench.schema.hardware import Constants
 from tgsbench.schema.preset import Preset
 from tgsbench.systems.costs import System
-from tgsbench.systems.registry import find_system, systems
+from tgsbench.systems.registry import costs_of, find_system
 from tgsbench.units import GIB, gib, percent
 
 _ALIASES = {"sdpa": "flash2", "varlen": "flash2"}
@@ -219,13 +219,13 @@ def why_no_time(preset: Preset, machine: Machine) -> tuple[str, str]:
 def published_notes(preset: Preset, numbers: Estimate) -> list[str]:
     """Beside the preset's published rows what is planned for the systems that made them."""
     machine, notes = numbers.machine, []
-    for row in catalog.load_references().get(preset.name, []):
+    for row in catalog.references_of(preset.name):
         here = (machine.gpu.name, preset.world_size, preset.workload.seq_len)
         if row.tgs is None or (row.gpu, row.num_gpus, row.seq_len) != here:
             continue
         note = f"published for {row.system}: {units.as_published(row.tgs)}"
         as_run = replace(preset, parallel=replace(preset.parallel, sp=row.sp))
-        system = systems().get(row.system)
+        system = costs_of(row.system)
         bar, _ = tgs_range(estimate(as_run, machine, system)) if system else (None, "")
         if bar is not None:
             planned = f"{units.rate(bar.estimate)} ({units.rate(bar.low)} to {units.rate(bar.high)})"

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from tgsbench import units
-from tgsbench.planner.calibrate import Calibration
-from tgsbench.planner.scale import ScalePoint
-from tgsbench.planner.search import Candidate, Found, LongestForecast
 from tgsbench.report.forecast import cost_text
-from tgsbench.schema.dry_run import DryRun
 from tgsbench.schema.forecast import Advice, Forecast, TgsRange
 from tgsbench.systems.registry import find_engine
 from tgsbench.systems.zero import ZeroOptions
 from tgsbench.units import GIB
+
+if TYPE_CHECKING:  # a plan is none of the others
+    from tgsbench.planner.calibrate import Calibration
+    from tgsbench.planner.scale import ScalePoint
+    from tgsbench.planner.search import Candidate, Found, LongestForecast
+    from tgsbench.schema.dry_run import DryRun
 
 _BAR = 40
 _WIDTH = 110
