@@ -55,15 +55,19 @@ class MemoryPlan(Struct, frozen=True, kw_only=True):
 
 def memory_plan(work: StepWorkload) -> MemoryPlan:
     """Memory at the peak of a steady-state step."""
-    held = _held(work)
+    context, pools = _held(work)
     share = work.system.allocator_share
-    moments = [PeakMoment(name, _with_overhead(items, share, *held)) for name, items in _moments(work)]
-    peak = max(moments, key=lambda moment: moment.total)
+    moments = dict(_moments(work))
+    totals = {
+        name: sum(items.values()) + context + _allocator(items, share, pools)
+        for name, items in moments.items()
+    }
+    at = max(totals, key=totals.__getitem__)
+    peak = moments[at]
+    peak |= {"context_and_nccl": context, "allocator": _allocator(peak, share, pools)}
     return MemoryPlan(
-        peak=PeakMoment(
-            peak.name, {name: size for name, size in peak.items.items() if size or name in _ALWAYS}
-        ),
-        moments={moment.name: moment.total for moment in moments},
+        peak=PeakMoment(at, {name: size for name, size in peak.items() if size or name in _ALWAYS}),
+        moments=totals,
         host_bytes=_host_bytes(work),
     )
 
@@ -366,9 +370,10 @@ def _held(work: StepWorkload) -> tuple[float, float]:
     return float(CONTEXT_BYTES + communicators * COMMUNICATOR_BYTES), pools
 
 
-def _with_overhead(items: dict[str, float], share: float, context: float, pools: float) -> dict[str, float]:
-    passing = max(0.0, sum(items.values()) - sum(items.get(name, 0.0) for name in RESIDENT))
-    return items | {"context_and_nccl": context, "allocator": share * passing + pools}
+def _allocator(items: dict[str, float], share: float, pools: float) -> float:
+    """What the allocator reserves beyond the tensors: a share of what comes and goes, and its pools."""
+    resident = items["parameters"] + items["gradients"] + items["optimizer_states"]
+    return share * max(0.0, sum(items.values()) - resident) + pools
 
 
 def _host_bytes(work: StepWorkload) -> float:
