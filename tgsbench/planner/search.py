@@ -204,11 +204,13 @@ def _candidate(preset: Preset, numbers: Estimate) -> Candidate:
         verdict=numbers.verdict,
         card_share=figures.memory_fraction(numbers.memory.peak.total, numbers.machine.gpu) or 0.0,
         cost=figures.cost_of(numbers.tgs, numbers.machine.gpu.price_usd_per_hour),
-        change=_sets(preset, engine),
+        change=assignments_of(preset),
     )
 
 
-def _sets(preset: Preset, engine: EngineOptions) -> list[str]:
+def assignments_of(preset: Preset) -> list[str]:
+    """What a search changes of a preset, as assignments for --set."""
+    engine = preset.engine
     sets = [
         f"engine.name={engine.name}",
         f"parallel.sp={preset.parallel.sp}",
