@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import statistics
+from pathlib import Path
 
+import msgspec
 import pytest
+from click.testing import CliRunner
 from msgspec.structs import replace
 
+from tests.unit.stored import store_run
 from tgsbench import presets
+from tgsbench.cli.tune import budget_seconds, tune
+from tgsbench.errors import TgsError
 from tgsbench.planner.machine import Machine
 from tgsbench.planner.plan import estimate, machine_of
+from tgsbench.results.results import load_result
 from tgsbench.tune.belief import Measured, beliefs
 from tgsbench.tune.candidates import Candidate, Space, space_of
 from tgsbench.tune.halving import Outcome, Tuner
+from tgsbench.tune.journal import Asked, Journal
+from tgsbench.tune.text import verdict_lines
+from tgsbench.tune.trials import Interrupted, make_trials
+from tgsbench.tune.verdict import verdict_of
 
 SHORT_S, LONG_S = 20.0, 50.0
 
@@ -116,7 +128,7 @@ def test_what_failed_is_never_recommended_and_memory_teaches(seed):
     rng = random.Random(seed)
     worst_memory = statistics.quantiles([c.memory_gib for c in space.candidates], n=4)[2]
     failing = {c.key: "oom" for c in space.candidates if c.memory_gib > worst_memory}
-    failing |= {key: "failed" for key in rng.sample(sorted(truth), 20)}
+    failing |= dict.fromkeys(rng.sample(sorted(truth), 20), "failed")
     tuner = replay(space, truth, 20 * LONG_S, seed, failing=failing)
     assert tuner.best.candidate.key not in failing
     out = [o for o in tuner.outcomes if o.status == "oom"]
@@ -147,14 +159,162 @@ def test_the_same_outcomes_ask_the_same_trials():
     assert again.best == whole.best
 
 
-def test_a_disturbed_trial_is_made_again_and_counts_nothing():
+def test_a_disturbed_trial_is_made_again_and_counts_little_and_a_busy_machine_ends_that():
     space, _ = small_space()
     tuner = Tuner(candidates=list(space.candidates))
     first = tuner.ask()
     tuner.tell(Outcome(key=first.key, rung=first.rung, status="disturbed", tgs=1.0))
     again = tuner.ask()
     assert (again.key, again.repeat) == (first.key, 1)
-    assert tuner.measured() == {}
+    assert tuner.measured()[first.key].sd >= 0.1
     for repeat in (1, 2):
         tuner.tell(Outcome(key=first.key, rung=first.rung, repeat=repeat, status="disturbed"))
     assert tuner.ask().key != first.key
+
+
+def tiny_space() -> Space:
+    """Four ways on two CPU ranks, of which nothing but memory is planned."""
+    preset = presets.resolve("tiny_cpu").preset
+    candidates = []
+    for sp in (1, 2):
+        for mode in ("full", "none"):
+            changed = presets.resolve(
+                "tiny_cpu", [f"parallel.sp={sp}", f"training.checkpointing={mode}"]
+            ).preset
+            knobs = {"parallel.sp": str(sp), "training.checkpointing": mode}
+            candidates.append(Candidate(knobs=knobs, preset=changed, memory_gib=3.0 - sp))
+    assert preset.world_size == 2
+    return Space(candidates=candidates, dropped={}, num_planned=4)
+
+
+class Fakes:
+    """Runs that take no time: TGS by sp and mode; counts what is started."""
+
+    def __init__(self, root: Path, statuses=None) -> None:
+        self.root, self.started, self.statuses = root, [], statuses or {}
+
+    def __call__(self, preset, root, name, tag, say):
+        assert tag.startswith("tune:")
+        self.started.append(name)
+        way = (preset.parallel.sp, preset.training.checkpointing)
+        tgs = {(1, "full"): 900, (1, "none"): 1000, (2, "full"): 700, (2, "none"): 800}[way]
+        samples = [tgs + i % 3 for i in range(preset.measure.steps)]
+        status = self.statuses.get(way, "ok")
+        run = store_run(
+            root, name, preset, device="cpu", samples=samples if status == "ok" else [], status=status
+        )
+        return load_result(run)
+
+
+def test_trials_are_stored_runs_and_a_tune_goes_on_without_measuring_twice(tmp_path):
+    space, fakes, said = tiny_space(), Fakes(tmp_path), []
+    journal = Journal(tmp_path, "t")
+    asked = Asked(base="tiny_cpu", assignments=[])
+    tuner = Tuner(candidates=space.candidates)
+    assert journal.open(asked) == []
+    ended = make_trials(tuner, journal, tmp_path, "t", 1e9, said.append, fakes)
+    assert ended == "nothing else is likely to be faster"
+    assert tuner.best.candidate.knobs == {"parallel.sp": "1", "training.checkpointing": "none"}
+    assert len(set(fakes.started)) == len(fakes.started) == len(tuner.outcomes)
+    assert all((tmp_path / outcome.run_id / "run.json").exists() for outcome in tuner.outcomes)
+    again, more = Tuner(candidates=space.candidates), Fakes(tmp_path)
+    for outcome in journal.open(asked):
+        again.tell(outcome)
+    assert make_trials(again, journal, tmp_path, "t", 1e9, said.append, more) == ended
+    assert more.started == []
+    with pytest.raises(TgsError, match="another tune"):
+        journal.open(replace(asked, base="llama2_7b_8k"))
+
+
+def test_a_run_that_was_stored_before_the_journal_knew_is_not_made_again(tmp_path):
+    space, fakes, journal = tiny_space(), Fakes(tmp_path), Journal(tmp_path, "t")
+    journal.open(Asked(base="tiny_cpu", assignments=[]))
+    make_trials(Tuner(candidates=space.candidates), journal, tmp_path, "t", 1e9, str, fakes)
+    text = journal.path.read_text().splitlines(keepends=True)
+    journal.path.write_text("".join(text[:3]) + text[3][:20])  # killed while it wrote the third outcome
+    again, more = Tuner(candidates=space.candidates), Fakes(tmp_path)
+    for outcome in journal.open(Asked(base="tiny_cpu", assignments=[])):
+        again.tell(outcome)
+    assert len(again.outcomes) == 2
+    make_trials(again, journal, tmp_path, "t", 1e9, str, more)
+    assert more.started == []
+
+
+def test_an_interrupted_run_ends_the_tune_and_is_made_again_later(tmp_path):
+    space, journal = tiny_space(), Journal(tmp_path, "t")
+    tuner = Tuner(candidates=space.candidates)
+    ways = {(sp, mode): "cancelled" for sp in (1, 2) for mode in ("full", "none")}
+    with pytest.raises(Interrupted):
+        make_trials(tuner, journal, tmp_path, "t", 1e9, str, Fakes(tmp_path, ways))
+    assert tuner.outcomes == []
+    later = Fakes(tmp_path)
+    make_trials(tuner, journal, tmp_path, "t", 1e9, str, later)
+    assert later.started[0].endswith("-2")
+
+
+def test_the_budget_is_kept_to_within_one_trial(tmp_path):
+    tuner = Tuner(candidates=tiny_space().candidates)
+    for candidate in tuner.candidates[:1]:
+        tuner.tell(Outcome(key=candidate.key, rung="short", status="ok", tgs=5.0, seconds=60.0))
+    fakes = Fakes(tmp_path)
+    ended = make_trials(tuner, Journal(tmp_path, "t"), tmp_path, "t", 100.0, str, fakes)
+    assert "does not fit into the budget" in ended
+    assert fakes.started == []
+
+
+def test_failures_are_told_and_what_is_left_is_recommended(tmp_path):
+    space = tiny_space()
+    tuner = Tuner(candidates=space.candidates)
+    fakes = Fakes(tmp_path, {(1, "none"): "oom", (1, "full"): "crashed"})
+    make_trials(tuner, Journal(tmp_path, "t"), tmp_path, "t", 1e9, str, fakes)
+    found = verdict_of(space, tuner, "ended", usd_per_gpu_hour=2.0)
+    assert {row.failed for row in found.rows if row.failed}
+    assert found.best.change == ["parallel.sp=2", "training.checkpointing=none"]
+
+
+def test_a_verdict_says_ratio_front_effects_and_what_each_row_rests_on(tmp_path):
+    space = tiny_space()
+    tuner = Tuner(candidates=space.candidates)
+    make_trials(tuner, Journal(tmp_path, "t"), tmp_path, "t", 1e9, str, Fakes(tmp_path))
+    found = verdict_of(space, tuner, "ended", usd_per_gpu_hour=2.0)
+    assert found.ratio.value == pytest.approx(1000 / 900, rel=0.02)
+    assert found.ratio.ci95[0] < found.ratio.value < found.ratio.ci95[1]
+    assert {effect.knob for effect in found.effects} == {"parallel.sp", "training.checkpointing"}
+    assert found.best.is_efficient
+    assert found.best.cost.usd == pytest.approx(2 * 1e9 / found.best.tgs / 3600)
+    text = "\n".join(verdict_lines(found))
+    assert "best over runner-up: 1.11" in text and "run" in text and "--set parallel.sp=1" in text
+    assert msgspec.json.decode(msgspec.json.encode(found))["num_trials"] == len(tuner.outcomes)
+
+
+@pytest.mark.parametrize(
+    ("text", "gpus", "seconds"),
+    [("30m", 8, 1800), ("2h", 8, 7200), ("90s", 1, 90), ("2 GPU-hours", 8, 900), ("4gpuh", 4, 3600)],
+)
+def test_budgets(text, gpus, seconds):
+    assert budget_seconds(text, gpus) == seconds
+
+
+def test_a_budget_of_other_words_is_refused():
+    for text in ("soon", "0m", "-3m", "5 days"):
+        with pytest.raises(TgsError, match="write 30m"):
+            budget_seconds(text, 1)
+
+
+def test_the_command_plans_without_running_and_saves_the_choice(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    words = ["--preset", "llama2_7b_32k", "--dry-run", "--json", "--save", "my_best"]
+    done = CliRunner().invoke(tune, words)
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["best"] is None and found["rows"][0]["rests_on"] == "planned"
+    assert found["command"] == "tgsbench run --preset my_best"
+    saved = presets.resolve("my_best").preset
+    assert f"training.checkpointing={saved.training.checkpointing}" in found["rows"][0]["change"]
+
+
+@pytest.mark.parametrize("words", [[], ["--preset", "tiny_cpu", "--model", "tiny"], ["--model", "llama2_7b"]])
+def test_the_command_says_what_is_missing(words):
+    done = CliRunner().invoke(tune, words)
+    assert isinstance(done.exception, TgsError)
+    assert "--preset" in done.exception.msg + done.exception.hint

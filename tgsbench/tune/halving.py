@@ -28,9 +28,11 @@ SURE_WITHIN = math.log(1.01)
 """Half width of the interval of the last two settings' ratio that ends a tune."""
 _RUN_SPREAD = {"short": 0.02, "long": 0.01}
 """Between runs of one setting, beside the spread of a run's own steps."""
+_DISTURBED_SPREAD = 0.1
+"""What a run says that something else disturbed: little."""
 _NUM_FINALISTS = 4
 _MAX_DISTURBED = 2
-"""Times that a disturbed trial is made again."""
+"""Times that a disturbed trial is made again; none where half of all are: the machine is busy."""
 
 
 class Trial(Struct, frozen=True, kw_only=True):
@@ -97,9 +99,10 @@ class Tuner(Struct, kw_only=True):
         """What runs said of each candidate: the mean of their logarithms, weighted by how well each knows."""
         sums: dict[str, tuple[float, float]] = {}
         for outcome in self.outcomes:
-            if outcome.status != "ok" or not outcome.tgs:
+            if outcome.status not in ("ok", "disturbed") or not outcome.tgs:
                 continue
-            weight = 1.0 / (_RUN_SPREAD[outcome.rung] ** 2 + (outcome.spread / 2) ** 2)
+            between = _RUN_SPREAD[outcome.rung] if outcome.status == "ok" else _DISTURBED_SPREAD
+            weight = 1.0 / (between**2 + (outcome.spread / 2) ** 2)
             total, weights = sums.get(outcome.key, (0.0, 0.0))
             sums[outcome.key] = total + weight * math.log(outcome.tgs), weights + weight
         failed = self.failures()
@@ -117,7 +120,11 @@ class Tuner(Struct, kw_only=True):
         ran = [by_key[o.key].memory_gib for o in self.outcomes if o.status == "ok" and o.key in by_key]
         for candidate in self.candidates:
             leaner = next((other for other in out if _needs_more(candidate, other)), None)
-            if leaner is not None and candidate.key not in failed and candidate.memory_gib > max(ran, default=0):
+            if (
+                leaner is not None
+                and candidate.key not in failed
+                and candidate.memory_gib > max(ran, default=0)
+            ):
                 failed[candidate.key] = f"planned to need more memory than {leaner.key}, which ran out of it"
         return failed
 
@@ -125,7 +132,7 @@ class Tuner(Struct, kw_only=True):
         """All candidates: what was measured first, the fastest first; what failed last."""
         failed, measured = self.failures(), self.measured()
         believed = beliefs(self.candidates, measured)
-        runs = [outcome.key for outcome in self.outcomes if outcome.status == "ok"]
+        runs = [outcome.key for outcome in self.outcomes if outcome.status in ("ok", "disturbed")]
         found = [
             Standing(
                 candidate=candidate,
@@ -153,8 +160,13 @@ class Tuner(Struct, kw_only=True):
         last = self.outcomes[-1] if self.outcomes else None
         if last is None or last.status != "disturbed":
             return None
-        times = sum(o.key == last.key and o.status == "disturbed" for o in self.outcomes)
-        return self._trial(last.key, last.rung) if times <= _MAX_DISTURBED else None
+        disturbed = [outcome.key for outcome in self.outcomes if outcome.status == "disturbed"]
+        is_busy = len(disturbed) > _MAX_DISTURBED and 2 * len(disturbed) > len(self.outcomes)
+        return (
+            None
+            if is_busy or disturbed.count(last.key) > _MAX_DISTURBED
+            else self._trial(last.key, last.rung)
+        )
 
     def _screen(self, believed: dict[str, Belief]) -> Trial | None:
         """The untried candidate with the most to win; None when none will be faster beyond its interval."""
@@ -181,7 +193,7 @@ class Tuner(Struct, kw_only=True):
         return self._trial(key, "long")
 
     def _long_runs(self, key: str) -> int:
-        return sum(o.key == key and o.rung == "long" and o.status == "ok" for o in self.outcomes)
+        return sum(o.key == key and o.rung == "long" for o in self.outcomes)
 
     def _trial(self, key: str, rung: Rung) -> Trial:
         repeat = sum(outcome.key == key and outcome.rung == rung for outcome in self.outcomes)
