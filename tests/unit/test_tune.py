@@ -85,6 +85,15 @@ def test_candidates_are_planned_and_what_is_left_out_says_why():
     assert {c.knobs["engine.name"] for c in only.candidates} <= {"fsdp2", "deepspeed"}
 
 
+def test_what_the_user_sets_is_held_fast():
+    preset = presets.resolve("llama2_7b_32k", ["training.micro_batch=2", "parallel.sp=4"]).preset
+    fixed = ("training.micro_batch", "parallel.sp", "engine.compile", "workload.seq_len")
+    found = space_of(preset, machine_of(preset), ["fsdp2"], fixed).candidates
+    assert {(c.knobs["training.micro_batch"], c.knobs["parallel.sp"]) for c in found} == {("2", "4")}
+    assert not any("engine.compile" in c.knobs for c in found)
+    assert {c.knobs["engine.name"] for c in found} == {"fsdp2"}
+
+
 def test_one_measurement_moves_the_forecasts_of_settings_that_share_its_knobs_most():
     space, _ = small_space()
     first = space.candidates[0]

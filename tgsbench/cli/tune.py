@@ -54,6 +54,11 @@ class TuneOptions(Struct, frozen=True, kw_only=True):
         return self.preset_name or "_reference"
 
     @property
+    def fixed(self) -> list[str]:
+        """Keys that --set holds fast."""
+        return [text.partition("=")[0].strip() for text in self.sets]
+
+    @property
     def assignments(self) -> list[str]:
         """What is laid over it before anything is tuned."""
         asked = {"model": self.model, "workload.seq_len": self.seq_len, "hardware.num_gpus": self.num_gpus}
@@ -71,7 +76,7 @@ class TuneOptions(Struct, frozen=True, kw_only=True):
 @click.option("--seq-len", help="Packed sequence length, such as 128k.")
 @click.option("--gpu", shell_complete=complete.gpus, default="", help="GPU instead of the preset's.")
 @click.option("--num-gpus", type=click.IntRange(min=1), help="Number of GPUs instead of the preset's.")
-@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Fix any value of the preset.")
+@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Hold a value fast.")
 @click.option("--engines", default="", metavar="A,B,…", help="Engines to try (those that can run here).")
 @click.option("--budget", default="30m", show_default=True, help="Time for runs: 30m, 2h, or 4gpu-hours.")
 @click.option("--price", type=click.FloatRange(min=0), help="USD for an hour of one GPU.")
@@ -89,7 +94,7 @@ def tune(**options: object) -> None:
     preset = _preset(asked)
     budget_s, engines = budget_seconds(asked.budget, preset.world_size), _engines(asked.engines)
     machine = api.planned_machine(preset, price=asked.price)
-    space = space_of(preset, machine, engines)
+    space = space_of(preset, machine, engines, asked.fixed)
     if not asked.dry_run:
         space = runnable(space)
     tuner, interrupted = Tuner(candidates=space.candidates), False
@@ -97,7 +102,7 @@ def tune(**options: object) -> None:
     if space.candidates and not asked.dry_run:
         ended, interrupted = _measure(asked, preset, space, tuner, budget_s)
     elif not asked.dry_run:
-        space = space_of(preset, machine, engines)
+        space = space_of(preset, machine, engines, asked.fixed)
         tuner = Tuner(candidates=space.candidates)
     found = verdict_of(space, tuner, ended, machine.gpu.price_usd_per_hour)
     _show(asked, found)

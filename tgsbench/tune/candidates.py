@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -57,15 +57,22 @@ class Space(Struct, frozen=True, kw_only=True):
     num_planned: int
 
 
-def space_of(preset: Preset, machine: Machine, engines: Sequence[str] = ()) -> Space:
+def space_of(
+    preset: Preset, machine: Machine, engines: Sequence[str] = (), fixed: Collection[str] = ()
+) -> Space:
     """Plan every variant of a preset, on `engines` (all that are described where none is named).
+
+    The keys in `fixed` keep the preset's values.
 
     Left out is what is out of memory beyond the plan's interval, what a usual host cannot hold, and what is
     planned slower than the best beyond both intervals.
     """
     found, dropped, num_planned = [], Counter[str](), 0
     kernel, on_cpu = pick_kernel(preset, machine.constants), machine.gpu.name == "cpu"
+    own = _knobs(preset)
     for variant in _crossed(preset, engines, on_cpu):
+        if any(_knobs(variant).get(key) != own.get(key) for key in fixed):
+            continue
         num_planned += 1
         work = work_of(variant, kernel, on_cpu=on_cpu)
         memory = memory_plan(work)
@@ -97,9 +104,8 @@ def _no_room(work: StepWorkload, memory: MemoryPlan, machine: Machine) -> str:
 
 def _candidate(preset: Preset, numbers: Estimate) -> Candidate:
     total, gpu = numbers.memory.peak.total, numbers.machine.gpu
-    assignments = assignments_of(preset) + (["engine.compile=true"] if preset.engine.compile else [])
     return Candidate(
-        knobs=dict(assignment.split("=", 1) for assignment in assignments),
+        knobs=_knobs(preset),
         preset=preset,
         forecast=speed_range(numbers)[0],
         memory_gib=total / GIB,
@@ -107,15 +113,19 @@ def _candidate(preset: Preset, numbers: Estimate) -> Candidate:
     )
 
 
+def _knobs(preset: Preset) -> dict[str, str]:
+    assignments = assignments_of(preset) + (["engine.compile=true"] if preset.engine.compile else [])
+    return dict(assignment.split("=", 1) for assignment in assignments)
+
+
 def _worth_a_trial(found: list[Candidate], dropped: Counter[str]) -> list[Candidate]:
     """Candidates whose interval reaches the best one's, fastest first; all where no speed is planned."""
     if any(candidate.forecast is None for candidate in found):
-        kept = found
-    else:
-        found.sort(key=lambda c: -c.forecast.estimate if c.forecast else 0.0)
-        sure = max((c.forecast.low for c in found if c.forecast and c.card_share <= 1), default=0.0)
-        kept = [c for c in found if c.forecast and c.forecast.high >= sure]
-        dropped["planned slower than another beyond both intervals"] += len(found) - len(kept)
+        return found
+    found.sort(key=lambda c: -c.forecast.estimate if c.forecast else 0.0)
+    sure = max((c.forecast.low for c in found if c.forecast and c.card_share <= 1), default=0.0)
+    kept = [c for c in found if c.forecast and c.forecast.high >= sure]
+    dropped["planned slower than another beyond both intervals"] += len(found) - len(kept)
     dropped[f"not among the {MOST} best planned"] += max(0, len(kept) - MOST)
     for why in [why for why, count in dropped.items() if not count]:
         del dropped[why]
