@@ -13,12 +13,13 @@ import pytest
 from click.testing import CliRunner
 from msgspec.structs import replace
 
+from benchmarks.tune_replay import LONG_S, judge, replay, truth_of
 from tests.unit.stored import store_run
 from tgsbench import presets
 from tgsbench.cli.tune import budget_seconds, tune
 from tgsbench.errors import TgsError
 from tgsbench.planner.machine import Machine
-from tgsbench.planner.plan import estimate, machine_of
+from tgsbench.planner.plan import machine_of
 from tgsbench.results.results import load_result
 from tgsbench.tune.belief import Measured, beliefs
 from tgsbench.tune.candidates import Candidate, Space, space_of
@@ -28,49 +29,11 @@ from tgsbench.tune.text import verdict_lines
 from tgsbench.tune.trials import Interrupted, make_trials
 from tgsbench.tune.verdict import verdict_of
 
-SHORT_S, LONG_S = 20.0, 50.0
-
 
 def small_space(sets=("hardware.num_gpus=8",)) -> tuple[Space, Machine]:
     preset = presets.resolve("llama2_7b_32k", [*sets]).preset
     machine = machine_of(preset)
     return space_of(preset, machine), machine
-
-
-def truth_of(space: Space, machine: Machine, seed: int) -> dict[str, float]:
-    """TGS on a machine whose constants are others, with effects that no constant explains."""
-    rng = random.Random(seed)
-    off = {name: math.exp(rng.gauss(0, 0.15)) for name in ("gemm_share", "stream_share", "nvlink_share")}
-    known = machine.constants
-    other = replace(known, **{name: getattr(known, name) * factor for name, factor in off.items()})
-    real = replace(machine, constants=other)
-    effects: dict[str, float] = {}
-    found = {}
-    for candidate in space.candidates:
-        log = math.log(estimate(candidate.preset, real).tgs) + rng.gauss(0, 0.01)
-        for knob in candidate.change:
-            log += effects.setdefault(knob, rng.gauss(0, 0.04))
-        found[candidate.key] = math.exp(log)
-    return found
-
-
-def replay(
-    space: Space, truth: dict[str, float], budget_s: float, seed: int = 0, noise: float = 0.01, failing=()
-) -> Tuner:
-    """A tune on stored figures: each run is off by noise, the shorter ones by twice as much."""
-    rng, tuner, spent = random.Random(seed), Tuner(candidates=list(space.candidates)), 0.0
-    while (trial := tuner.ask(spent / budget_s)) is not None:
-        cost = SHORT_S if trial.rung == "short" else LONG_S
-        if spent + cost > budget_s:
-            break
-        spent += cost
-        off = math.exp(rng.gauss(0, noise * (2 if trial.rung == "short" else 1)))
-        fields = {"key": trial.key, "rung": trial.rung, "repeat": trial.repeat, "seconds": cost}
-        if trial.key in failing:
-            tuner.tell(Outcome(**fields, status=failing[trial.key], reason="it failed"))
-        else:
-            tuner.tell(Outcome(**fields, status="ok", tgs=truth[trial.key] * off, spread=noise))
-    return tuner
 
 
 def test_candidates_are_planned_and_what_is_left_out_says_why():
@@ -115,16 +78,9 @@ def test_one_measurement_moves_the_forecasts_of_settings_that_share_its_knobs_mo
 
 def test_within_3_percent_of_the_best_at_a_quarter_of_the_cost_in_9_of_10_seeds():
     space, machine = small_space()
-    budget_s = 0.25 * LONG_S * len(space.candidates)
-    regrets, of_plan, of_chance = [], [], []
-    for seed in range(10):
-        truth = truth_of(space, machine, seed)
-        most = max(truth.values())
-        tuner = replay(space, truth, min(budget_s, 20 * LONG_S), seed)
-        regrets.append(1 - truth[tuner.best.candidate.key] / most)
-        of_plan.append(1 - truth[space.candidates[0].key] / most)
-        tried = random.Random(seed).sample(sorted(truth), round(min(budget_s, 20 * LONG_S) / LONG_S))
-        of_chance.append(1 - max(truth[key] for key in tried) / most)
+    budget_s = min(0.25 * LONG_S * len(space.candidates), 12 * LONG_S)
+    found = [judge(space, truth_of(space, machine, seed), budget_s, seed) for seed in range(10)]
+    regrets, of_plan, of_chance = zip(*found, strict=True)
     assert sum(regret <= 0.03 for regret in regrets) >= 9, regrets
     assert statistics.mean(regrets) < statistics.mean(of_plan)
     assert statistics.mean(regrets) < statistics.mean(of_chance)
