@@ -381,7 +381,7 @@ two mixtures of experts on a virtual GPU, whose layers are few large tensors (do
 
 
 def _pools(work: StepWorkload) -> float:
-    """Blocks that are reserved beside the tensors of the peak: of the collectives' streams, and of the loss."""
+    """Blocks that stay reserved beside the tensors of the peak: of collectives, and of the loss."""
     largest = work.dims.largest_layer_weights
     if not (work.dims.routed and work.system.pool_bytes):
         return work.system.pool_bytes * largest
