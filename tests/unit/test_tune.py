@@ -278,6 +278,20 @@ def test_the_command_plans_without_running_and_saves_the_choice(tmp_path, monkey
     assert f"training.checkpointing={saved.training.checkpointing}" in found["rows"][0]["change"]
 
 
+def test_without_the_gpus_the_plan_is_shown_with_why_and_a_tight_one_is_not_first():
+    words = ["--model", "qwen3_8b", "--seq-len", "32k", "--gpu", "H100-SXM5-80GB", "--num-gpus", "8"]
+    done = CliRunner().invoke(tune, [*words, "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["ended"].startswith("nothing was run: cannot start here")
+    assert not found["rows"][0]["is_tight"]
+    sets = ["model=qwen3_8b", "workload.seq_len=32k", "hardware.num_gpus=8", "hardware.gpu=H100-SXM5-80GB"]
+    preset = presets.resolve("_reference", sets).preset
+    fastest = space_of(preset, machine_of(preset)).candidates[0]
+    assert fastest.is_tight
+    assert fastest.forecast.estimate > found["rows"][0]["planned_tgs"]
+
+
 @pytest.mark.parametrize("words", [[], ["--preset", "tiny_cpu", "--model", "tiny"], ["--model", "llama2_7b"]])
 def test_the_command_says_what_is_missing(words):
     done = CliRunner().invoke(tune, words)

@@ -95,15 +95,13 @@ def tune(**options: object) -> None:
     budget_s, engines = budget_seconds(asked.budget, preset.world_size), _engines(asked.engines)
     machine = api.planned_machine(preset, price=asked.price)
     space = space_of(preset, machine, engines, asked.fixed)
-    if not asked.dry_run:
-        space = runnable(space)
-    tuner, interrupted = Tuner(candidates=space.candidates), False
-    ended = "nothing was run: --dry-run" if asked.dry_run else "nothing can be run on this machine"
-    if space.candidates and not asked.dry_run:
+    here = space if asked.dry_run else runnable(space)
+    if asked.dry_run or not here.candidates:
+        why = "--dry-run" if asked.dry_run else next(reversed(here.dropped), "no way fits")
+        tuner, ended, interrupted = Tuner(candidates=space.candidates), f"nothing was run: {why}", False
+    else:
+        space, tuner = here, Tuner(candidates=here.candidates)
         ended, interrupted = _measure(asked, preset, space, tuner, budget_s)
-    elif not asked.dry_run:
-        space = space_of(preset, machine, engines, asked.fixed)
-        tuner = Tuner(candidates=space.candidates)
     found = verdict_of(space, tuner, ended, machine.gpu.price_usd_per_hour)
     _show(asked, found)
     if interrupted:

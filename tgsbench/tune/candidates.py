@@ -36,6 +36,8 @@ class Candidate(Struct, frozen=True, kw_only=True):
     memory_gib: float = 0.0
     card_share: float = 0.0
     """Planned memory over the card's; 0 where that is not known."""
+    is_tight: bool = False
+    """So near the card's memory that it may cost speed, or not fit."""
 
     @property
     def key(self) -> str:
@@ -110,6 +112,7 @@ def _candidate(preset: Preset, numbers: Estimate) -> Candidate:
         forecast=speed_range(numbers)[0],
         memory_gib=total / GIB,
         card_share=figures.memory_fraction(total, gpu) or 0.0,
+        is_tight=numbers.verdict in ("tight", "out of memory"),
     )
 
 

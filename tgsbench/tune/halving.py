@@ -12,6 +12,7 @@ from typing import Literal
 
 from msgspec import Struct, field
 
+from tgsbench.planner.interval import TIGHT_SHARE
 from tgsbench.tune.belief import Belief, Measured, beliefs
 from tgsbench.tune.candidates import Candidate
 
@@ -143,7 +144,7 @@ class Tuner(Struct, kw_only=True):
             )
             for candidate in self.candidates
         ]
-        return sorted(found, key=lambda s: (bool(s.failed), s.rests_on == "planned", -s.belief.mean))
+        return sorted(found, key=lambda s: (bool(s.failed), s.rests_on == "planned", -_sure_log(s)))
 
     @property
     def best(self) -> Standing | None:
@@ -198,6 +199,12 @@ class Tuner(Struct, kw_only=True):
     def _trial(self, key: str, rung: Rung) -> Trial:
         repeat = sum(outcome.key == key and outcome.rung == rung for outcome in self.outcomes)
         return Trial(key=key, rung=rung, repeat=repeat)
+
+
+def _sure_log(standing: Standing) -> float:
+    """What it is ranked by: a tight plan that nobody measured by what it has for certain, as in a search."""
+    at_risk = standing.candidate.is_tight and standing.rests_on == "planned"
+    return standing.belief.mean + (math.log1p(-TIGHT_SHARE) if at_risk else 0.0)
 
 
 def _needs_more(candidate: Candidate, other: Candidate) -> bool:

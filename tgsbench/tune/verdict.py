@@ -35,6 +35,8 @@ class Row(Struct, frozen=True, kw_only=True):
     """Measured where it ran, else planned."""
     cost: Cost | None = None
     failed: str = ""
+    is_tight: bool = False
+    """Planned so near the card's memory that it may cost speed, or not fit."""
     is_efficient: bool = False
     """No other measured setting is both faster and leaner."""
 
@@ -113,6 +115,7 @@ def _row(standing: Standing, outcomes: Sequence[Outcome], price: float, is_effic
         memory_gib=_memory(standing, outcomes),
         cost=figures.cost_of(tgs, price) if price and tgs else None,
         failed=standing.failed,
+        is_tight=candidate.is_tight,
         is_efficient=is_efficient,
     )
 
