@@ -23,7 +23,6 @@ class Asked(Struct, frozen=True, kw_only=True):
     base: str
     assignments: list[str]
     engines: list[str] = []
-    gpu: str = ""
 
 
 class Journal:
