@@ -252,6 +252,15 @@ def test_a_verdict_says_ratio_front_effects_and_what_each_row_rests_on(tmp_path)
     assert msgspec.json.decode(msgspec.json.encode(found))["num_trials"] == len(tuner.outcomes)
 
 
+def test_a_row_says_that_its_runs_were_disturbed():
+    space = tiny_space()
+    tuner = Tuner(candidates=space.candidates)
+    tuner.tell(Outcome(key=space.candidates[0].key, rung="short", status="disturbed", tgs=5.0, seconds=1.0))
+    found = verdict_of(space, tuner, "ended")
+    assert (found.best.runs, found.best.disturbed) == (1, 1)
+    assert "1 run, 1 disturbed" in "\n".join(verdict_lines(found))
+
+
 @pytest.mark.parametrize(
     ("text", "gpus", "seconds"),
     [("30m", 8, 1800), ("2h", 8, 7200), ("90s", 1, 90), ("2 GPU-hours", 8, 900), ("4gpuh", 4, 3600)],

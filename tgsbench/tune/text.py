@@ -42,6 +42,7 @@ def _row_lines(row: Row) -> list[str]:
     planned = units.rate(row.planned_tgs) if row.planned_tgs else "-"
     memory = f"{row.memory_gib:.1f} GiB" if row.memory_gib else "-"
     rests = f"{units.counted(row.runs, 'run')}" if row.rests_on == "measured" else "the plan"
+    rests += f", {row.disturbed} disturbed" if row.disturbed else ""
     rests += ", tight" if row.is_tight and row.rests_on == "planned" else ""
     mark = "*" if row.is_efficient else " "
     sets = " ".join(f"--set {change}" for change in row.change)

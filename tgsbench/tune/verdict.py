@@ -29,6 +29,8 @@ class Row(Struct, frozen=True, kw_only=True):
     """80 % interval."""
     rests_on: Literal["measured", "planned"]
     runs: int
+    disturbed: int
+    """Of the runs, those that something else disturbed: they count little."""
     planned_tgs: float | None
     """The planner's figure before anything was measured."""
     memory_gib: float | None
@@ -111,6 +113,7 @@ def _row(standing: Standing, outcomes: Sequence[Outcome], price: float, is_effic
         high=high,
         rests_on=standing.rests_on,
         runs=standing.runs,
+        disturbed=sum(o.key == candidate.key and o.status == "disturbed" for o in outcomes),
         planned_tgs=candidate.forecast.estimate if candidate.forecast else None,
         memory_gib=_memory(standing, outcomes),
         cost=figures.cost_of(tgs, price) if price and tgs else None,
