@@ -215,6 +215,10 @@ def _row_system(raw: dict[str, str]) -> System:
     return next((s for name, s in systems().items() if name in repo), find_system("fsdp2"))
 
 
+_OTHER_SHAPE = 0.2
+"""A parameter count further off than this is of another model: experts, an encoder, latent attention."""
+
+
 def shape_dims(raw: dict[str, str]) -> Dims:
     """A row's dimensions; the parameter count tells a gated MLP from a plain one, a tied head too."""
     layers, hidden, inter = (_count(raw, name) for name in ("layers", "hidden", "intermediate"))
@@ -230,6 +234,9 @@ def shape_dims(raw: dict[str, str]) -> Dims:
     choices = itertools.product((2, 3), (True, False))
     target = billions * 1e9 if billions else count(3, False)
     matrices, tied = min(choices, key=lambda choice: abs(count(*choice) - target))
+    if abs(count(matrices, tied) / target - 1) > _OTHER_SHAPE:
+        said = f"{count(matrices, tied) / 1e9:.3g} B parameters follow from its widths"
+        raise ValueError(f"params_b {billions:g}: {said}, so it is no dense decoder of these")
     return Dims(
         num_layers=layers,
         hidden=hidden,

@@ -59,15 +59,19 @@ _WORDS = (
     ("all", r"param(?:eter)?s?[ _-]offload()"),
 )
 """Kind of word and how it is written; the group is its number."""
+_SHARDS = {"zero1", "zero", "fsdp", "hsdp", "kept"}
 _BETWEEN = re.compile(r"[\s,;/+&()]+")
 _KNOWN = "the planner knows sharded data and Ulysses parallelism"
 
 
 def read_parallelism(text: str, num_gpus: int) -> Sharding:
     """Read a row's parallelism; raises ValueError naming the first word that cannot be planned."""
-    found = Sharding()
-    for kind, number in _words(text):
+    found, words = Sharding(), list(_words(text))
+    for kind, number in words:
         found = _applied(found, kind, number, text, num_gpus)
+    kinds = {kind for kind, _ in words}
+    if num_gpus > 1 and "dp" in kinds and not kinds & _SHARDS:
+        raise ValueError(f"parallelism {text!r}: what data parallelism shards is not said")
     if num_gpus % found.sp:
         raise ValueError(f"parallelism {text!r}: {num_gpus} GPUs are no multiple of sp={found.sp}")
     if found.shard_ranks and num_gpus % found.shard_ranks:
@@ -89,6 +93,8 @@ def _words(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _applied(found: Sharding, kind: str, number: str, text: str, num_gpus: int) -> Sharding:
+    if number.startswith("-") and number != "-1":
+        raise ValueError(f"parallelism {text!r}: {kind} {number} is not understood; {_KNOWN}")
     if kind in ("tp", "pp", "cp", "ep") and number != "1":
         raise ValueError(f"parallelism {text!r}: {kind} {number or 'of unknown size'}; {_KNOWN}")
     if kind == "single" and num_gpus != 1:
@@ -174,6 +180,8 @@ def _batch_words(text: str) -> dict[str, int]:
 
 def read_checkpointing(text: str) -> tuple[Checkpointing, bool]:
     """Mode, and whether checkpoints go to the host; raises ValueError for words that name no known mode."""
+    if re.search(r"\d\s*(?:%|/|of)|\bof\b|\bevery\b", text):
+        raise ValueError(f"activation checkpointing {text!r}: a share of the layers is not planned")
     word = re.sub(r"\s*\(.*\)$", "", text.strip().lower())
     if word in ("yes", "full", "true", "1", "recompute"):
         return "full", False

@@ -10,6 +10,7 @@ if "" in (os.environ.get("PYTHONPATH") or "-").split(os.pathsep):  # an empty en
     here = os.path.abspath(os.curdir)  # noqa: PTH100 - pathlib is not imported yet
     sys.path[:] = [entry for entry in sys.path if entry not in ("", here)]
 
+import gc
 import signal
 from types import FrameType
 
@@ -26,6 +27,9 @@ def _leave(_signum: int, _frame: FrameType | None) -> None:
 _listens = signal.getsignal(signal.SIGINT) is signal.default_int_handler
 if _listens:
     signal.signal(signal.SIGINT, _leave)
+
+# Imports make objects that live on: to look through them every 700 is a twentieth of a command's start.
+gc.set_threshold(20_000, 10, 10)
 
 from tgsbench.cli import main as cli  # noqa: E402
 from tgsbench.system.child import safe_environment  # noqa: E402

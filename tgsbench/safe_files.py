@@ -10,7 +10,7 @@ import re
 import stat
 import tomllib
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -86,13 +86,18 @@ _HIDDEN = (
     0x61C, 0x200E, 0x200F, 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A),
 )  # fmt: skip
 """Controls, and the marks that turn a line's direction or break it; line breaks and tabs are shown."""
-_SPELLED = {code: f"\\u{code:04x}" for code in (*_HIDDEN, *range(0xD800, 0xE000))}
-_SPELLED_NAMES = _SPELLED | {ord("\n"): "\\n", ord("\t"): "\\t"}
+_BREAKS = {ord("\n"): "\\n", ord("\t"): "\\t"}
 TEXTS = frozenset(
     {"traceback", "reason", "reasons", "msg", "hint", "forecast", "problem", "problems", "cause"}
     | {"warnings", "disturbances", "note", "notes", "description"}
 )
 """Fields that hold sentences, and so line breaks; every other field is a name or a figure."""
+
+
+@cache
+def _spelled() -> dict[int, str]:
+    """What stands for each hidden character and lone surrogate; made when a text first holds one."""
+    return {code: f"\\u{code:04x}" for code in (*_HIDDEN, *range(0xD800, 0xE000))}
 
 
 def utf8(path: str | os.PathLike[str]) -> str:
@@ -108,12 +113,12 @@ def printable(text: str) -> str:
 
     Names and messages in a run folder may hold escape sequences that a terminal would obey.
     """
-    return text if text.isprintable() else text.translate(_SPELLED)
+    return text if text.isprintable() else text.translate(_spelled())
 
 
 def one_line(text: str) -> str:
     """A name as `printable` has it, with line breaks and tabs spelled out too: it must not forge a row."""
-    return text if text.isprintable() else text.translate(_SPELLED_NAMES)
+    return text if text.isprintable() else text.translate(_spelled() | _BREAKS)
 
 
 def harmless(document: T) -> T:

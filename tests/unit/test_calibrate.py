@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
+from click.testing import CliRunner
 from msgspec.structs import replace
 
 from tgsbench import presets
+from tgsbench.cli.plan import plan as plan_command
+from tgsbench.errors import TgsError
 from tgsbench.planner.calibrate import Sample, calibrate, error_of
 from tgsbench.planner.plan import estimate, machine_of
+from tgsbench.presets import load_model
+from tgsbench.results import imported
+from tgsbench.results.imported import Context, from_csv
+from tgsbench.results.imported_samples import ImportedSettings, imported_samples
 
 LENGTHS = ("8k", "16k", "32k", "64k")
 
@@ -58,3 +67,82 @@ def test_one_run_says_little_of_its_error():
     runs = samples()[:1]
     assert calibrate(runs, runs[0].machine.constants, "mine").constants.error_share >= 0.2
     assert error_of([0.02, 0.02], [1.0, 1.0]) > 3 * error_of([0.02] * 6, [1.0] * 6) / 2
+
+
+def imported_rows(folder, system="fsdp2", **said):
+    """The runs of `samples` as rows of a table that was imported, one file a row."""
+    for run in samples():
+        table = f"name,tgs,seq_len\n{run.label},{run.tgs},{run.label}\n"
+        context = Context(
+            name="t", model=load_model("llama2_7b"), seq_len=0, gpu="A100-SXM4-80GB", num_gpus=8, **said
+        )
+        imported.save(folder, from_csv(table, context, {})[0])
+
+
+def plan(*words):
+    return CliRunner().invoke(plan_command, ["--calibrate", "--from-imported", *words])
+
+
+def test_imported_rows_calibrate_what_runs_would(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    imported_rows(tmp_path, preset="llama2_7b_8k")
+    done = plan("--system", "fsdp2", "--output", str(tmp_path), "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.output)
+    by_runs = calibrate(samples(), samples()[0].machine.constants, "mine")
+    assert found["constants"]["gemm_share"] == pytest.approx(by_runs.constants.gemm_share, rel=1e-6)
+    assert found["errors"].keys() == {f"t-{length}" for length in LENGTHS}
+    assert "across" in found["guesses"]
+    shown = plan("--system", "fsdp2", "--output", str(tmp_path), "t-8k", "t-64k").output
+    assert "by constants fitted on the others" in shown
+
+
+def test_a_row_of_another_model_than_its_preset_is_planned_as_what_it_is(tmp_path):
+    imported_rows(tmp_path, preset="llama2_70b_8k")
+    (found,) = imported_samples(tmp_path, ["t-8k"], ImportedSettings(system="fsdp2"))
+    assert found.work.dims == samples()[0].work.dims
+
+
+@pytest.mark.parametrize(
+    ("said", "words", "problem", "remedy"),
+    [
+        ({"preset": "llama2_7b_8k"}, [], "csv has no described costs", "--system"),
+        ({}, ["--system", "fsdp2"], "checkpointing is not known", "--set training.checkpointing=full"),
+        ({"preset": "llama2_7b_8k"}, ["t-9k"], "no imported row called 't-9k'", "import"),
+        ({"preset": "llama2_7b_8k"}, ["--gpu", "H200"], "no imported row of H200", "import"),
+    ],
+)
+def test_a_row_that_says_too_little_is_refused_with_the_word_that_is_missing(
+    said, words, problem, remedy, tmp_path
+):
+    imported_rows(tmp_path, **said)
+    done = plan("--output", str(tmp_path), *words)
+    assert isinstance(done.exception, TgsError), done.output
+    assert problem in done.exception.msg
+    assert remedy in done.exception.hint
+
+
+def test_an_imported_log_of_unsteady_steps_counts_a_quarter_and_one_without_gpus_is_refused(tmp_path):
+    def log(values):
+        lines = "".join(f"step: {n}  loss: 7.1  memory: 40GiB(5%)  tps: {v}\n" for n, v in enumerate(values))
+        context = Context(
+            name="l",
+            model=load_model("llama2_7b"),
+            seq_len=8192,
+            gpu="A100-SXM4-80GB",
+            preset="llama2_7b_8k",
+            tool="torchtitan",
+            warmup=0,
+        )
+        return imported.from_log(lines, context)
+
+    unsaid = log([1000 + n % 3 for n in range(12)])
+    imported.save(tmp_path, unsaid)
+    with pytest.raises(TgsError, match="number of GPUs"):
+        imported_samples(tmp_path, ["l"], ImportedSettings())
+    for values, disturbed in (([1000, 2000] * 6, True), ([1000, 1010] * 6, False)):
+        row = replace(log(values).row, num_gpus=8, label=f"l{disturbed}")
+        imported.save(tmp_path, replace(unsaid, row=row, num_gpus_said=True))
+        (found,) = imported_samples(tmp_path, [row.label], ImportedSettings())
+        assert found.disturbed is disturbed
+        assert found.work.system.name == "torchtitan"

@@ -417,6 +417,28 @@ ALLOCATED_GIB = {
 RESERVED_GIB = {"llama2_70b_8k": 54.30, "yi_34b_8k": 32.40}
 
 
+EXPERTS = (
+    (("qwen3_30b_a3b_8k",), "H100-SXM5-80GB", 35.00, 40.05),
+    (
+        ("deepseek_v3_8k", "hardware.num_gpus=128", "model.num_layers=6"),
+        "B200-SXM-180GB",
+        115.54,
+        143.94,
+    ),
+)
+"""Preset, GPU, GiB in tensors, GiB reserved: virtual GPU, torch 2.11."""
+
+
+@pytest.mark.parametrize(("words", "gpu", "allocated", "reserved"), EXPERTS)
+def test_layers_with_experts_are_gathered_and_reduced_at_the_size_of_the_largest(
+    words, gpu, allocated, reserved
+):
+    name, *sets = words
+    memory = forecast_preset(presets.resolve(name, sets).preset, gpu).memory
+    assert memory.tensors_gib == pytest.approx(allocated, rel=0.04)
+    assert memory.tensors_gib + memory.items["allocator"] == pytest.approx(reserved, rel=0.06)
+
+
 @pytest.mark.parametrize("name", ALLOCATED_GIB)
 def test_live_tensors_within_3_percent_of_the_allocator(name):
     memory = forecast_preset(presets.resolve(name, []).preset).memory

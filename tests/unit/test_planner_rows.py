@@ -17,6 +17,7 @@ from benchmarks.planner_rows import (
     find_row_gpu,
     link_rows,
     read_rows,
+    shape_dims,
 )
 from tgsbench.errors import TgsError
 from tgsbench.planner.machine import find_constants
@@ -175,6 +176,9 @@ NOT_PLANNED = [
     ("EP16xCP4, JAX", "'ep16xcp4' is not understood"),
     ("MaxText", "'maxtext' is not understood"),
     ("tp1 pp1 dp2 cp1", "dp 2 does not make 16 GPUs"),
+    ("DDP", "what data parallelism shards is not said"),
+    ("tp1 dp=16", "what data parallelism shards is not said"),
+    ("fsdp-8", "fsdp -8 is not understood"),
 ]
 
 
@@ -225,6 +229,20 @@ def test_batches_that_are_understood(text, expected):
 def test_batches_that_do_not_say_the_micro_batch_are_refused(text):
     with pytest.raises(ValueError, match="batch"):
         row_notation.read_batch(text, 512, 1, 2048)
+
+
+@pytest.mark.parametrize("text", ["yes (50%)", "selective 1/2", "full (20 of 80 layers)", "every 2nd"])
+def test_checkpointing_of_a_share_of_the_layers_is_refused(text):
+    with pytest.raises(ValueError, match="activation checkpointing"):
+        row_notation.read_checkpointing(text)
+
+
+def test_a_parameter_count_that_no_dense_decoder_has_is_refused():
+    raw = {"layers": "32", "hidden": "4096", "heads": "32", "kv_heads": "8", "intermediate": "14336"}
+    dense = shape_dims(raw | {"vocab": "32000", "params_b": "7.24"})
+    assert dense.mlp_matrices == 3
+    with pytest.raises(ValueError, match="no dense decoder"):
+        shape_dims(raw | {"vocab": "32000", "params_b": "46.7"})
 
 
 @pytest.mark.parametrize(

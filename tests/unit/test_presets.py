@@ -176,6 +176,29 @@ def test_damaged_published_rows_end_a_run_before_it_starts(tmp_path, text, words
     assert caught.value.exit_code == ExitCode.BAD_PRESET
 
 
+def test_the_rows_of_one_preset_are_those_of_all_tables_however_they_are_written(tmp_path, monkeypatch):
+    for name in presets.list_presets():
+        assert catalog.references_of(name) == presets.load_references().get(name, [])
+    folder = tmp_path / "presets" / "references"
+    folder.mkdir(parents=True)
+    row = "preset = 'tiny_cpu', gpu = 'x', num_gpus = 1, seq_len = '1k', source = 's', tgs = 5.0"
+    (folder / "lab.toml").write_text(f"system = 'lab'\nrows = [{{{row}}}]\n")
+    (folder / "worse.toml").write_text("system = 'tiny_cpu'\n[[rows]]\npreset =")
+    monkeypatch.chdir(tmp_path)
+    assert [found.tgs for found in catalog.references_of("tiny_cpu")] == [5.0]
+
+
+def test_a_damaged_file_of_another_gpu_or_link_hides_none(tmp_path, monkeypatch):
+    for kind in ("hardware", "links"):
+        (tmp_path / "presets" / kind).mkdir(parents=True)
+        (tmp_path / "presets" / kind / "broken.toml").write_text("name =")
+    monkeypatch.chdir(tmp_path)
+    assert catalog.find_gpu("H200-SXM-141GB").memory_gib > 130
+    assert catalog.find_gpu("broken") is None
+    assert catalog.load_link("ndr400") == catalog.load_links()["ndr400"]
+    assert catalog.load_link("broken") is None
+
+
 def test_text_of_any_kind_reads_back_from_toml():
     preset = presets.resolve("tiny_cpu").preset
     odd = msgspec.structs.replace(preset, description='a "b" \\ \n \x7f é', notes=["x" * 200, "\x7f"])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import click
+import msgspec
 from msgspec import Struct
 
 from tgsbench import api
@@ -20,6 +21,7 @@ from tgsbench.launch.interleaved import EngineRuns
 from tgsbench.report import comparison as text
 from tgsbench.results import row_specs
 from tgsbench.results.compare import Comparison, Row
+from tgsbench.results.rows import priced
 from tgsbench.store import run_dir
 from tgsbench.systems import registry
 
@@ -33,6 +35,7 @@ class Wanted(Struct, frozen=True, kw_only=True):
     """Share that a row may be worse before the exit code says so; None: none does."""
     baseline: str | None
     force: bool
+    price: float | None
     as_json: bool
 
 
@@ -54,6 +57,7 @@ class Wanted(Struct, frozen=True, kw_only=True):
 @click.option(
     "--repeats", type=click.IntRange(min=2), help="With --engines: so many runs of each, whatever --within."
 )
+@click.option("--price", type=click.FloatRange(min=0), help="USD for an hour of one GPU.")
 @click.option("--output", "folder", type=click.Path(path_type=Path, file_okay=False), help="Folder of runs.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def compare(
@@ -67,6 +71,7 @@ def compare(
     within: float,
     budget: float,
     repeats: int | None,
+    price: float | None,
     folder: Path | None,
     as_json: bool,
 ) -> None:
@@ -76,7 +81,7 @@ def compare(
     foreign:NAME. What differs comes first; where rows are not comparable, no ratio is given. With --engines
     the first word is the preset that they run in turns.
     """
-    wanted = Wanted(margin=_margin(fail_on), baseline=baseline, force=force, as_json=as_json)
+    wanted = Wanted(margin=_margin(fail_on), baseline=baseline, force=force, price=price, as_json=as_json)
     root = run_dir.runs_root(folder)
     refuse_idle(dict.fromkeys(("sets", "rehearse", "within", "budget", "repeats"), "engines"))
     refuse_together(("within", "repeats"))
@@ -91,12 +96,18 @@ def compare(
 
 def _finish(comparisons: list[Comparison], wanted: Wanted) -> NoReturn:
     """Print the comparisons, and leave with the exit code that they call for."""
+    if wanted.price is not None:
+        comparisons = [_priced(found, wanted.price) for found in comparisons]
     rows = [comparisons[0].b, *(found.a for found in comparisons)]
     if wanted.as_json:
         output.json({"rows": rows, "comparisons": comparisons})
     else:
         _print(rows, comparisons)
     sys.exit(_exit_code(comparisons, wanted.margin))
+
+
+def _priced(found: Comparison, price: float) -> Comparison:
+    return msgspec.structs.replace(found, a=priced(found.a, price), b=priced(found.b, price))
 
 
 def _contenders(

@@ -6,22 +6,22 @@ Only names of files are listed: nothing is parsed, and what cannot be read is pa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import click
 
 from tgsbench.errors import TgsError
 
-if TYPE_CHECKING:  # every command imports this module, and only a shell that completes needs that one
+if TYPE_CHECKING:  # every command has this module, and few starts complete a word
     from click.shell_completion import CompletionItem
+
+Complete: TypeAlias = "Callable[[click.Context, click.Parameter, str], list[CompletionItem]]"
 
 
 def presets(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Presets, and files where a path is begun."""
     if "/" in incomplete or incomplete.endswith(".toml"):
-        from click.shell_completion import CompletionItem
-
-        return [CompletionItem(incomplete, type="file")]
+        return [_item(incomplete, type="file")]
     return _offered(_preset_names, incomplete)
 
 
@@ -61,12 +61,16 @@ def columns(ctx: click.Context, param: click.Parameter, incomplete: str) -> list
 
 
 def _offered(names: Callable[[], Iterable[str]], incomplete: str) -> list[CompletionItem]:
-    from click.shell_completion import CompletionItem
-
     try:
-        return [CompletionItem(name) for name in names() if name.startswith(incomplete)]
+        return [_item(name) for name in names() if name.startswith(incomplete)]
     except (TgsError, OSError):
         return []
+
+
+def _item(value: str, type: str = "plain") -> CompletionItem:
+    from click.shell_completion import CompletionItem
+
+    return CompletionItem(value, type=type)
 
 
 # Imported when they are asked for: every command has this module.

@@ -114,6 +114,7 @@ def _context(name: str, said: ImportOptions) -> Context:
         global_batch=said.global_batch or 0,
         sp=said.sp or (base.parallel.sp if base else 1),
         document_mask=mask if mask is not None or base is None else base.workload.document_mask,
+        preset=said.preset_name or "",
         checkpointing=base.training.checkpointing if base else "",
         warmup=said.warmup,
     )

@@ -42,6 +42,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compare": ("tgsbench.cli.compare", "Compare runs, forecasts, published and imported rows."),
     "gate": ("tgsbench.cli.gate", "Hold presets against baselines of this machine, for CI."),
     "sweep": ("tgsbench.cli.sweep", "Run a grid of presets, resumable; search the longest sequence."),
+    "tune": ("tgsbench.cli.tune", "The fastest settings for a model, a length and GPUs: plans, then runs."),
     "report": ("tgsbench.cli.report", "Runs beside published and predicted figures: page, table, CSV, JSON."),
     "import": ("tgsbench.cli.import_", "Read another tool's log or table as a row."),
     "export": ("tgsbench.cli.export", "Runs as JSON lines, Parquet, MLflow, W&B offline or TensorBoard."),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
@@ -15,17 +15,16 @@ from tgsbench import api
 from tgsbench.cli import complete, diagnostics, output
 from tgsbench.cli.effect import refuse_idle, refuse_together
 from tgsbench.errors import ExitCode, TgsError
-from tgsbench.planner import scale as scaling
-from tgsbench.planner.chrome import chrome_trace
 from tgsbench.planner.limits import MAX_GPUS
 from tgsbench.planner.plan import estimate, why_no_time
-from tgsbench.planner.search import max_seq_len, search
-from tgsbench.planner.stream import planned_stream
 from tgsbench.presets import catalog
 from tgsbench.report import plan as report
 from tgsbench.schema.preset import Preset
 from tgsbench.systems.costs import System
 from tgsbench.systems.registry import find_system
+
+if TYPE_CHECKING:
+    from tgsbench.planner.calibrate import Sample
 
 
 class PlanOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +46,7 @@ class PlanOptions(msgspec.Struct, frozen=True, kw_only=True):
     chrome: Path | None
     tracing: bool
     calibrate: bool
+    from_imported: bool
     folder: Path | None
     list_gpus: bool
     list_links: bool
@@ -81,6 +81,9 @@ class PlanOptions(msgspec.Struct, frozen=True, kw_only=True):
 @click.option("--chrome", type=click.Path(path_type=Path, dir_okay=False), help="Write the step as a trace.")
 @click.option("--trace", "tracing", is_flag=True, help="Run one rank's step on fake tensors (needs torch).")
 @click.option("--calibrate", is_flag=True, help="Fit this machine's constants on RUNS and store them.")
+@click.option(
+    "--from-imported", is_flag=True, help="Fit on imported rows: RUNS are their names, or all of --gpu."
+)
 @click.option("--output", "folder", type=click.Path(path_type=Path, file_okay=False), help="Folder of runs.")
 @click.option("--list-gpus", is_flag=True, help="GPUs that are described, and whether constants are known.")
 @click.option("--list-links", is_flag=True, help="Interconnects that are described.")
@@ -88,7 +91,7 @@ class PlanOptions(msgspec.Struct, frozen=True, kw_only=True):
 @click.argument("runs", nargs=-1, shell_complete=complete.runs)
 def plan(**options: Any) -> None:
     """Forecast a preset: memory, TGS and where the step's time goes, before a GPU-hour is spent."""
-    refuse_idle({"top": "searching", "folder": "calibrate"})
+    refuse_idle({"top": "searching", "folder": "calibrate", "from_imported": "calibrate"})
     refuse_together(
         *itertools.combinations(("searching", "longest", "scale_to", "tracing", "calibrate"), 2),
         *((mode, "chrome") for mode in ("searching", "longest", "scale_to", "tracing", "calibrate")),
@@ -147,6 +150,8 @@ def _forecast(asked: PlanOptions) -> None:
 
 
 def _write_trace(asked: PlanOptions, preset: Preset, path: Path) -> None:
+    from tgsbench.planner.chrome import chrome_trace  # here, as below: a start pays for what it does alone
+
     machine = api.planned_machine(preset, asked.gpu, asked.link, asked.price)
     numbers = estimate(preset, machine, _system(asked, preset))
     if numbers.time is None:
@@ -164,6 +169,8 @@ def _system(asked: PlanOptions, preset: Preset) -> System:
 
 
 def _max_seq_len(asked: PlanOptions) -> None:
+    from tgsbench.planner.search import max_seq_len
+
     if asked.model and not asked.seq_len:
         asked = replace(asked, seq_len="8k")  # only where the search over lengths starts
     preset = _preset(asked)
@@ -172,6 +179,8 @@ def _max_seq_len(asked: PlanOptions) -> None:
 
 
 def _search(asked: PlanOptions) -> None:
+    from tgsbench.planner.search import search
+
     preset = _preset(asked)
     machine = api.planned_machine(preset, asked.gpu, asked.link, asked.price)
     found = search(preset, machine)
@@ -196,19 +205,21 @@ def _gpu_counts(text: str) -> list[int]:
 
 
 def _scale(asked: PlanOptions) -> None:
+    from tgsbench.planner.scale import scale
+
     numbers = _gpu_counts(asked.scale_to or "")
     if asked.model and asked.num_gpus is None:
         asked = replace(asked, num_gpus=numbers[0])
     preset = _preset(asked)
     machine = api.planned_machine(preset, asked.gpu, asked.link, asked.price)
     free_sp = asked.model is not None and not any(text.startswith("parallel.sp") for text in asked.sets)
-    points = scaling.scale(preset, _system(asked, preset), machine, numbers, free_sp=free_sp)
+    points = scale(preset, _system(asked, preset), machine, numbers, free_sp=free_sp)
     _print(asked.as_json, points, lambda: report.scale_lines(points))
 
 
 def _trace(asked: PlanOptions) -> None:
-    # Here, as in _calibrate: what most plans do not use is half of the command's start.
     from tgsbench.launch.dry_run import dry_run
+    from tgsbench.planner.stream import planned_stream
 
     preset = _preset(asked)
     machine = api.planned_machine(preset, asked.gpu, asked.link, asked.price)
@@ -220,10 +231,8 @@ def _trace(asked: PlanOptions) -> None:
 
 def _calibrate(asked: PlanOptions) -> None:
     from tgsbench.results.calibrate_on_runs import calibrate_on
-    from tgsbench.store import run_dir
 
-    root = run_dir.runs_root(asked.folder)
-    found, path = calibrate_on([run_dir.find(root, name) for name in asked.runs])
+    found, path = calibrate_on(_samples(asked))
 
     def lines() -> list[str]:
         return [f"constants of {found.constants.name} written to {path}", *report.calibration_lines(found)]
@@ -237,6 +246,18 @@ def _calibrate(asked: PlanOptions) -> None:
         "disturbed": found.disturbed,
     }
     _print(asked.as_json, document, lines)
+
+
+def _samples(asked: PlanOptions) -> list[Sample]:
+    from tgsbench.results.calibrate_on_runs import sample
+    from tgsbench.results.imported_samples import ImportedSettings, imported_samples
+    from tgsbench.store import run_dir
+
+    root = run_dir.runs_root(asked.folder)
+    if not asked.from_imported:
+        return [sample(run_dir.find(root, name)) for name in asked.runs]
+    said = ImportedSettings(preset=asked.name or "", sets=asked.sets, system=asked.system_name)
+    return imported_samples(root, asked.runs, said, asked.gpu)
 
 
 def _list_gpus(asked: PlanOptions) -> None:

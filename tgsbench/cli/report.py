@@ -23,6 +23,7 @@ from tgsbench.store import run_dir
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print Markdown (what is printed by default).")
 @click.option("--csv", "as_csv", is_flag=True, help="Print one CSV line a row, unrounded.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.option("--price", type=click.FloatRange(min=0), help="USD for an hour of one GPU.")
 @click.option("--title", default="", help="Title of the report.")
 @click.option("--output", "folder", type=click.Path(path_type=Path, file_okay=False), help="Folder of runs.")
 def report(
@@ -32,6 +33,7 @@ def report(
     as_markdown: bool,
     as_csv: bool,
     as_json: bool,
+    price: float | None,
     title: str,
     folder: Path | None,
 ) -> None:
@@ -41,6 +43,7 @@ def report(
     """
     refuse_together(
         ("title", "published"),
+        ("price", "published"),
         ("folder", "published"),
         *itertools.combinations(("as_markdown", "as_csv", "as_json"), 2),
     )
@@ -49,7 +52,9 @@ def report(
             "name the runs to report on, or --published",
             hint="tgsbench report latest --html report.html",
         )
-    found = collect.published() if published else collect.of_words(run_dir.runs_root(folder), words, title)
+    found = (
+        collect.published() if published else collect.of_words(run_dir.runs_root(folder), words, title, price)
+    )
     if html_file is not None:
         _write(html_file, page.render(found))
     if as_json:

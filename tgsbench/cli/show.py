@@ -18,9 +18,10 @@ from tgsbench.store.run_dir import Store
 
 @click.command()
 @click.argument("run", shell_complete=complete.runs, default="latest")
+@click.option("--price", type=click.FloatRange(min=0), help="USD for an hour of one GPU.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole result as JSON.")
 @click.option("--output", "folder", type=click.Path(path_type=Path, file_okay=False), help="Folder of runs.")
-def show(run: str, as_json: bool, folder: Path | None) -> None:
+def show(run: str, price: float | None, as_json: bool, folder: Path | None) -> None:
     """Print one run's result; the root cause first when it failed. A group of `run --repeats` by its name."""
     if runs := repeats.members(Store(api.runs_root(folder)), run):
         print_repeats(repeats.summed_up(run, [load_result(one) for one in runs]), as_json)
@@ -42,6 +43,6 @@ def show(run: str, as_json: bool, folder: Path | None) -> None:
             if text:
                 output.line(text)
         output.line()
-    for line in summary_lines(result):
+    for line in summary_lines(result, price):
         output.line(line)
     output.line(f"{'folder':<11} {one_line(result.run_dir)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tgsbench.models.flops import CONVENTIONS, flops_per_token
+from tgsbench.schema.forecast import Cost
 from tgsbench.schema.hardware import GpuSpec
 from tgsbench.schema.preset import Checkpointing, ModelShape
 from tgsbench.units import GIB
@@ -18,6 +19,20 @@ def tgs(tokens: float, world_size: int, seconds: float) -> float | None:
 def gpu_hours_per_billion_tokens(tgs: float) -> float:
     """GPU-hours that a billion tokens take at this TGS."""
     return 1e9 / tgs / 3600.0
+
+
+def kwh_per_billion_tokens(tgs: float, power_w: float) -> float:
+    """Energy of GPUs alone for a billion tokens at this TGS and mean power of a GPU."""
+    return gpu_hours_per_billion_tokens(tgs) * power_w / 1e3
+
+
+def cost_of(tgs: float, usd_per_gpu_hour: float, power_w: float | None = None) -> Cost:
+    """What a billion tokens take and cost; a price of 0 is none, `power_w` is a GPU's as it was measured."""
+    hours = gpu_hours_per_billion_tokens(tgs)
+    kwh = None if power_w is None else kwh_per_billion_tokens(tgs, power_w)
+    if not usd_per_gpu_hour:
+        return Cost(gpu_hours=hours, kwh=kwh)
+    return Cost(gpu_hours=hours, usd=hours * usd_per_gpu_hour, usd_per_gpu_hour=usd_per_gpu_hour, kwh=kwh)
 
 
 def tgs_of_gpu(tokens_per_gpu: float, step_s: float) -> float:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from tgsbench.metrics.clock import RankClock
 from tgsbench.metrics.packed_steps import PackedSteps, StepsOfPhase
 from tgsbench.metrics.packs import PackLedger
+from tgsbench.metrics.power import PowerLog
 from tgsbench.metrics.slow_ranks import WaitLog
 from tgsbench.metrics.step_total import StepTotal
 from tgsbench.schema.events import (
@@ -73,6 +74,7 @@ class RunTotals:
     throttled: Counter[str] = field(default_factory=Counter)
     """Reason for held down clocks -> GPU samples that gave it."""
     num_gpu_samples: int = 0
+    power: PowerLog = field(default_factory=PowerLog)
     num_repeated: int = 0
     """Reports of a step by a rank that had reported it before; they count once."""
 
@@ -83,6 +85,7 @@ class RunTotals:
         match event:
             case Step():
                 self._add_step(event)
+                self.power.end_step(event.rank, measured=event.phase == "measure")
                 _raise(self.mem_peak_by_rank, event)
                 if event.phase == "measure":
                     _raise(self.measured_peak_by_rank, event)
@@ -118,6 +121,7 @@ class RunTotals:
                 self.kernel = event
             case Gpu():
                 self.num_gpu_samples += 1
+                self.power.add(event.rank, event.power_w)
                 if event.throttled and (event.throttled in self.throttled or len(self.throttled) < 64):
                     self.throttled[event.throttled] += 1
 

@@ -226,6 +226,7 @@ def _measure(result: Result, preset: Preset, steps: Sequence[StepTotal], observe
         times.append(step.step_s)
     result.warnings += oddities(times, "step")
     result.step_s = StepTime(median=stats.median(times), samples=times)
+    result.power_w = observed.power.mean_w
     result.mem = _memory(steps, observed, preset.hardware.device)
     padded = observed.data.tokens_padded if observed.data else 0
     result.integrity = Integrity() if preset.is_external else integrity.check(preset, steps, padded)

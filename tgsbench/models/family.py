@@ -86,6 +86,11 @@ class LayerGroup(Struct, frozen=True, kw_only=True):
         return 2.0 * sum(weight.active for weight in self.attention + self.mlp)
 
     @property
+    def weights(self) -> float:
+        """Weights of one of these layers' matrices."""
+        return sum(weight.size for weight in self.attention + self.mlp)
+
+    @property
     def last_product(self) -> float:
         """Forward FLOPs per token of the product that a checkpoint does not run again."""
         return 0.0 if self.runs_last_again else 2.0 * self.mlp[-1].active
@@ -156,6 +161,11 @@ class Dims(Struct, frozen=True, kw_only=True, dict=True):
     def layer_weights(self) -> float:
         """Weights of one layer's matrices."""
         return sum(weight.size for weight in self.attention) + self.mlp_weights
+
+    @cached_property
+    def largest_layer_weights(self) -> float:
+        """Weights of the largest layer's matrices: what is gathered and reduced at once."""
+        return max((group.weights for group in self.groups), default=self.layer_weights)
 
     @cached_property
     def mlp_weights(self) -> float:

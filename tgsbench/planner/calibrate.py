@@ -52,7 +52,7 @@ class Sample(Struct, frozen=True, kw_only=True):
     machine: Machine
     tgs: float
     disturbed: bool = False
-    """Something else used the machine: the run counts a quarter."""
+    """Something else used the machine, or steps differ widely: the run counts a quarter."""
 
 
 class Calibration(Struct, frozen=True):
@@ -67,7 +67,7 @@ class Calibration(Struct, frozen=True):
     guesses: list[str] = []
     """Constants that the runs do not determine: still those it started from."""
     disturbed: list[str] = []
-    """Runs that count a quarter, for something else used the machine."""
+    """Runs that count a quarter, for something else used the machine or their steps differ widely."""
 
 
 _SIGMA_GPU = {

@@ -67,11 +67,10 @@ def find_link(name: str, gpu: GpuSpec) -> Link:
             inter_node_gb_per_s=gpu.inter_node_gb_per_s,
             source=f"presets/hardware/{gpu.name}.toml",
         )
-    links = catalog.load_links()
-    if name in links:
-        return links[name]
+    if (found := catalog.load_link(name)) is not None:
+        return found
     raise TgsError(
-        f"no interconnect called {name!r}; {nearest(name, links)}",
+        f"no interconnect called {name!r}; {nearest(name, catalog.load_links())}",
         hint="describe yours in ./presets/links/NAME.toml: name, inter_node_gb_per_s (per GPU), source",
         exit_code=ExitCode.UNKNOWN_HARDWARE,
     )

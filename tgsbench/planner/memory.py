@@ -55,15 +55,19 @@ class MemoryPlan(Struct, frozen=True, kw_only=True):
 
 def memory_plan(work: StepWorkload) -> MemoryPlan:
     """Memory at the peak of a steady-state step."""
-    held = _held(work)
+    context, pools = _held(work)
     share = work.system.allocator_share
-    moments = [PeakMoment(name, _with_overhead(items, share, *held)) for name, items in _moments(work)]
-    peak = max(moments, key=lambda moment: moment.total)
+    moments = dict(_moments(work))
+    totals = {
+        name: sum(items.values()) + context + _allocator(items, share, pools)
+        for name, items in moments.items()
+    }
+    at = max(totals, key=totals.__getitem__)
+    peak = moments[at]
+    peak |= {"context_and_nccl": context, "allocator": _allocator(peak, share, pools)}
     return MemoryPlan(
-        peak=PeakMoment(
-            peak.name, {name: size for name, size in peak.items.items() if size or name in _ALWAYS}
-        ),
-        moments={moment.name: moment.total for moment in moments},
+        peak=PeakMoment(at, {name: size for name, size in peak.items() if size or name in _ALWAYS}),
+        moments=totals,
         host_bytes=_host_bytes(work),
     )
 
@@ -78,7 +82,7 @@ def _moments(work: StepWorkload) -> list[tuple[str, dict[str, float]]]:
     layers = work.dims.num_layers
     saved, second, two, first = (_saved(work, n) for n in (layers, layers - 1, 2, 1))
     head_scatter = 0.0 if work.dims.tied else _scatter(work, work.dims.embedding_weights)
-    layer_scatter = _scatter(work, work.dims.layer_weights)
+    layer_scatter = _scatter(work, work.dims.largest_layer_weights)
     working = _layer_working_set(work)
 
     def grown(behind: int) -> float:
@@ -105,6 +109,11 @@ def _moments(work: StepWorkload) -> list[tuple[str, dict[str, float]]]:
         ),
         ("optimizer step", states | {"gradients": after} | _optimizer_extra(work)),
     ]
+    if work.dims.routed and layers > 1:
+        reduced = {"weight_gradients": work.compute_bytes * work.dims.largest_layer_weights}
+        reduced |= {"gathered_layers": working["gathered_layers"], "gradient_buffers": layer_scatter}
+        # A layer with experts is over: activations are gone, and its gradients are whole in both types.
+        moments.append(("reduction of the first layer", states | {"gradients": grown(layers - 1)} | reduced))
     if work.activation_offload and layers > 1:
         # Inputs come back two at a time down to the last one, while gradients grow.
         back = states | {"gradients": grown(layers - 2)} | two | working | {"gradient_buffers": layer_scatter}
@@ -320,10 +329,10 @@ def _gathered(work: StepWorkload) -> float:
     """Gathered weights: the layer in use and the one that is being gathered."""
     if work.world == 1 and not work.system.live_parameters:
         # FSDP keeps the low-precision copies of one layer at a time even when there is nothing to gather.
-        return float(work.compute_bytes * work.dims.layer_weights)
+        return float(work.compute_bytes * work.dims.largest_layer_weights)
     if work.zero_stage < 3:
         return 0.0
-    two_layers = 2 * work.dims.layer_weights
+    two_layers = 2 * work.dims.largest_layer_weights
     live = max(two_layers, min(work.system.live_parameters, work.dims.num_parameters))
     return float(work.compute_bytes * live)
 
@@ -362,13 +371,27 @@ def _held(work: StepWorkload) -> tuple[float, float]:
     if work.on_cpu:
         return float(PROCESS_BYTES), 0.0
     communicators = 0 if work.world == 1 else 1 if work.sp == 1 else 2
-    pools = work.system.pool_bytes * work.dims.layer_weights if work.world > 1 else 0.0
+    pools = _pools(work) if work.world > 1 else 0.0
     return float(CONTEXT_BYTES + communicators * COMMUNICATOR_BYTES), pools
 
 
-def _with_overhead(items: dict[str, float], share: float, context: float, pools: float) -> dict[str, float]:
-    passing = max(0.0, sum(items.values()) - sum(items.get(name, 0.0) for name in RESIDENT))
-    return items | {"context_and_nccl": context, "allocator": share * passing + pools}
+_EXPERT_COPIES, _LOSS_SHARE = 2.0, 0.9
+"""Bytes per weight of a layer with experts, and share of the loss's blocks, that stay reserved: from
+two mixtures of experts on a virtual GPU, whose layers are few large tensors (docs/planner.md)."""
+
+
+def _pools(work: StepWorkload) -> float:
+    """Blocks that stay reserved beside the tensors of the peak: of collectives, and of the loss."""
+    largest = work.dims.largest_layer_weights
+    if not (work.dims.routed and work.system.pool_bytes):
+        return work.system.pool_bytes * largest
+    return _EXPERT_COPIES * largest + _LOSS_SHARE * _loss(work)["loss"]
+
+
+def _allocator(items: dict[str, float], share: float, pools: float) -> float:
+    """What the allocator reserves beyond the tensors: a share of what comes and goes, and its pools."""
+    resident = items["parameters"] + items["gradients"] + items["optimizer_states"]
+    return share * max(0.0, sum(items.values()) - resident) + pools
 
 
 def _host_bytes(work: StepWorkload) -> float:

@@ -16,11 +16,11 @@ from tgsbench.planner.time import StepEstimate, step_time
 from tgsbench.planner.verdict import HOST_GIB_PER_GPU, breaking_item, host_fits, verdict_of
 from tgsbench.planner.workload import StepWorkload, work_of
 from tgsbench.presets import catalog
-from tgsbench.schema.forecast import Cost, Forecast, PlannedMemory, TgsRange, Verdict
+from tgsbench.schema.forecast import Forecast, PlannedMemory, TgsRange, Verdict
 from tgsbench.schema.hardware import Constants
 from tgsbench.schema.preset import Preset
 from tgsbench.systems.costs import System
-from tgsbench.systems.registry import find_system, systems
+from tgsbench.systems.registry import costs_of, find_system
 from tgsbench.units import GIB, gib, percent
 
 _ALIASES = {"sdpa": "flash2", "varlen": "flash2"}
@@ -143,7 +143,7 @@ def assemble(preset: Preset, numbers: Estimate) -> Forecast:
         tokens_per_step=preset.tokens_per_step,
         tgs=bar,
         step_s=None if time is None else time.step_s,
-        cost=None if bar is None else cost_of(bar.estimate, machine.gpu.price_usd_per_hour),
+        cost=None if bar is None else figures.cost_of(bar.estimate, machine.gpu.price_usd_per_hour),
         time=times,
         tflops=tflops,
         mfu=figures.mfu(tflops.get("model"), None if on_cpu else machine.gpu),
@@ -166,14 +166,6 @@ def speed_range(numbers: Estimate) -> tuple[TgsRange | None, str]:
     if numbers.tgs is None or numbers.time is None:
         return None, ""
     return error_bar(numbers.work, numbers.machine, numbers.time, numbers.tgs, numbers.verdict)
-
-
-def cost_of(tgs: float, usd_per_gpu_hour: float) -> Cost:
-    """What a billion tokens take and cost; a price of 0 is none."""
-    hours = figures.gpu_hours_per_billion_tokens(tgs)
-    if not usd_per_gpu_hour:
-        return Cost(gpu_hours=hours)
-    return Cost(gpu_hours=hours, usd=hours * usd_per_gpu_hour, usd_per_gpu_hour=usd_per_gpu_hour)
 
 
 def _planned(numbers: Estimate, items: dict[str, float]) -> PlannedMemory:
@@ -227,13 +219,13 @@ def why_no_time(preset: Preset, machine: Machine) -> tuple[str, str]:
 def published_notes(preset: Preset, numbers: Estimate) -> list[str]:
     """Beside the preset's published rows what is planned for the systems that made them."""
     machine, notes = numbers.machine, []
-    for row in catalog.load_references().get(preset.name, []):
+    for row in catalog.references_of(preset.name):
         here = (machine.gpu.name, preset.world_size, preset.workload.seq_len)
         if row.tgs is None or (row.gpu, row.num_gpus, row.seq_len) != here:
             continue
         note = f"published for {row.system}: {units.as_published(row.tgs)}"
         as_run = replace(preset, parallel=replace(preset.parallel, sp=row.sp))
-        system = systems().get(row.system)
+        system = costs_of(row.system)
         bar, _ = tgs_range(estimate(as_run, machine, system)) if system else (None, "")
         if bar is not None:
             planned = f"{units.rate(bar.estimate)} ({units.rate(bar.low)} to {units.rate(bar.high)})"

@@ -14,7 +14,7 @@ from tgsbench.metrics import figures
 from tgsbench.planner.interval import TIGHT_SHARE
 from tgsbench.planner.machine import Machine
 from tgsbench.planner.memory import MemoryPlan, memory_plan
-from tgsbench.planner.plan import Estimate, cost_of, pick_kernel, timed, why_no_time
+from tgsbench.planner.plan import Estimate, pick_kernel, timed, why_no_time
 from tgsbench.planner.verdict import host_fits, verdict_of
 from tgsbench.planner.workload import StepWorkload, work_of
 from tgsbench.presets.validate import mesh_problems, valid_sp
@@ -203,12 +203,14 @@ def _candidate(preset: Preset, numbers: Estimate) -> Candidate:
         host_gib=numbers.memory.host_bytes / GIB,
         verdict=numbers.verdict,
         card_share=figures.memory_fraction(numbers.memory.peak.total, numbers.machine.gpu) or 0.0,
-        cost=cost_of(numbers.tgs, numbers.machine.gpu.price_usd_per_hour),
-        change=_sets(preset, engine),
+        cost=figures.cost_of(numbers.tgs, numbers.machine.gpu.price_usd_per_hour),
+        change=assignments_of(preset),
     )
 
 
-def _sets(preset: Preset, engine: EngineOptions) -> list[str]:
+def assignments_of(preset: Preset) -> list[str]:
+    """What a search changes of a preset, as assignments for --set."""
+    engine = preset.engine
     sets = [
         f"engine.name={engine.name}",
         f"parallel.sp={preset.parallel.sp}",

@@ -14,7 +14,7 @@ import msgspec
 from tgsbench import units
 from tgsbench.errors import ExitCode, TgsError, nearest
 from tgsbench.models.registry import family_names, is_family
-from tgsbench.safe_files import read_toml
+from tgsbench.safe_files import read_regular, read_toml, toml_document
 from tgsbench.schema.hardware import Constants, GpuSpec, Link
 from tgsbench.schema.preset import ModelShape
 from tgsbench.schema.reference import PublishedRows, ReferenceRow
@@ -137,9 +137,16 @@ def find_gpu(device: str) -> GpuSpec | None:
 
     A name is never matched by a part of it: GB200 is no B200, "H200 NVL" a card of another power.
     """
-    gpus = load_gpus()
+    if (known := files("presets", "hardware").get(device)) and (found := _gpu_at(known)):
+        return found
     wanted = _without_maker(device)
-    return gpus.get(device) or next((g for g in gpus.values() if wanted in _driver_names(g)), None)
+    return next((gpu for gpu in load_gpus().values() if wanted in _driver_names(gpu)), None)
+
+
+@cache
+def _gpu_at(path: Path) -> GpuSpec | None:
+    """One file alone: a plan needs no other. None where it cannot be read, see `data_problems`."""
+    return _one_readable(path, GpuSpec)
 
 
 def _driver_names(gpu: GpuSpec) -> list[str]:
@@ -158,6 +165,19 @@ def _without_maker(device: str) -> str:
 def load_links() -> dict[str, Link]:
     """All known interconnects between nodes by name."""
     return _readable("links", lambda document, path: _convert(document, Link, path))
+
+
+def load_link(name: str) -> Link | None:
+    """One interconnect, whose file alone is read; None for an unknown name or a damaged file."""
+    path = files("presets", "links").get(name)
+    return _one_readable(path, Link) if path else None
+
+
+def _one_readable(path: Path, kind: type[T]) -> T | None:
+    try:
+        return _convert(read_toml(path), kind, path)
+    except TgsError:
+        return None
 
 
 @cache
@@ -188,6 +208,26 @@ def load_references() -> dict[str, list[ReferenceRow]]:
         for preset, row in published:
             rows.setdefault(preset, []).append(row)
     return rows
+
+
+_ROWS = "[[rows]]"
+_MAX_BYTES = 256 << 10
+
+
+def references_of(preset: str) -> list[ReferenceRow]:
+    """Published rows of one preset, XTuner's first; of the files only what may be about it is parsed."""
+    found: list[ReferenceRow] = []
+    for path in reversed(files("presets", "references").values()):
+        try:
+            head, *blocks = read_regular(path, _MAX_BYTES, follow=True).decode("utf-8").split(_ROWS)
+            about = [block for block in blocks if preset in block]
+            if not about and preset not in head:
+                continue
+            document = toml_document(_ROWS.join([head, *about]).encode())
+            found += [row for name, row in _published_rows(document, path) if name == preset]
+        except (OSError, ValueError, TgsError):
+            continue  # said by data_problems
+    return found
 
 
 problems_met: dict[str, list[str]] = {}

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 _MAX_BYTES = 1 << 20
 """The longest public ones, with a quantisation table for every layer, have some 100 kB."""
-_HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}$")
+_HUB_NAME = r"^[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}$"
+"""Compiled where it is used: most presets name no file."""
 
 
 def is_path(text: str) -> bool:
@@ -37,7 +38,7 @@ def read_model(text: str, base: Path | None = None) -> ConfigShape:
     path = _find(text, base)
     document = _document(path)
     name = path.parent.name if path.name == "config.json" else path.stem
-    if _HUB_NAME.match(text) and "snapshots" in path.parts:
+    if re.match(_HUB_NAME, text) and "snapshots" in path.parts:
         name = text.rpartition("/")[2]
     return shape_of(document, name or "model", str(path))
 
@@ -61,7 +62,7 @@ def _find(text: str, base: Path | None) -> Path:
         for path in (place, place / "config.json"):
             if path.is_file():
                 return path
-    if _HUB_NAME.match(text) and (cached := _cached(text)) is not None:
+    if re.match(_HUB_NAME, text) and (cached := _cached(text)) is not None:
         return cached
     where = f"{given}/config.json" if given.is_dir() else text
     raise TgsError(

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
-from msgspec.structs import fields
-
 from tgsbench.schema.preset import EngineOptions, Preset, Workload
 
 SET: Final = "--set"
@@ -24,9 +22,11 @@ class Condition(NamedTuple):
     is_default: Callable[[Preset], bool]
 
 
+_DEFAULTS = Workload(seq_len=1)
+
+
 def _workload(key: str) -> Callable[[Preset], bool]:
-    default = next(field.default for field in fields(Workload) if field.name == key)
-    return lambda preset: getattr(preset.workload, key) == default
+    return lambda preset: getattr(preset.workload, key) == getattr(_DEFAULTS, key)
 
 
 CONDITIONS: Final = (

@@ -37,10 +37,11 @@ from tgsbench.systems.registry import DEFAULT
 _FOREIGN = "imported"
 
 
-def of_words(root: Path, words: Sequence[str], title: str = "") -> Report:
+def of_words(root: Path, words: Sequence[str], title: str = "", price: float | None = None) -> Report:
     """A report on runs, presets, published and imported rows, as `compare` names them.
 
-    Raises TgsError naming what would have been known.
+    `price`, USD for an hour of one GPU, replaces that of the hardware files. Raises TgsError naming what
+    would have been known.
     """
     source = row_specs.RowFinder(root)
     found = [row for word in words for row in source.resolve(word)]
@@ -49,9 +50,9 @@ def of_words(root: Path, words: Sequence[str], title: str = "") -> Report:
     for row in found:
         first.setdefault(_key(row), row)
     for item in first.values():
-        entries.append(_entry(item))
+        entries.append(_priced(_entry(item), price))
         if item.kind == "run":
-            sections.append(section(RunDir(Path(item.source))))
+            sections.append(section(RunDir(Path(item.source)), price))
     named = ", ".join(words) if len(words) <= 3 else f"{len(words)} rows"
     return _report(title or f"Long-sequence training speed: {named}", entries, sections)
 
@@ -68,14 +69,23 @@ def published() -> Report:
     return _report(title, entries, [])
 
 
-def section(run: RunDir) -> RunSection:
+def _priced(entry: ReportEntry, price: float | None) -> ReportEntry:
+    """The entry's rows at another price than that of their hardware files."""
+    if price is None:
+        return entry
+    forecast, measured = (row and rows.priced(row, price) for row in (entry.forecast, entry.measured))
+    published = {name: rows.priced(row, price) for name, row in entry.published.items()}
+    return msgspec.structs.replace(entry, forecast=forecast, measured=measured, published=published)
+
+
+def section(run: RunDir, price: float | None = None) -> RunSection:
     """What is said of one run alone."""
     result = results.load_result(run)
     hotspots, findings = _hotspots(run)
     return RunSection(
         name=run.run_id,
         status=result.status,
-        lines=summary_lines(result),
+        lines=summary_lines(result, price),
         environment=environment_facts(result),
         step_tgs=list(result.tgs.samples),
         mem_by_rank_gib=result.mem.by_rank_gib,

@@ -6,7 +6,15 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from tgsbench import units
-from tgsbench.report.comparison import figure_text, interval_text, no_figure, tflops_text
+from tgsbench.report.comparison import (
+    figure_text,
+    gpu_hours_text,
+    interval_text,
+    kwh_text,
+    no_figure,
+    tflops_text,
+    usd_text,
+)
 from tgsbench.report.document import ReportEntry, ReportTable, brand
 from tgsbench.results.rows import Row, model_mfu
 
@@ -27,6 +35,7 @@ def columns_of(table: ReportTable) -> list[Column]:
     columns += [Column("predicted TGS", lambda e: _tgs(e.forecast))]
     columns += [Column("predicted range", lambda e: _interval(e.forecast))]
     columns += [Column("predicted memory", lambda e: _memory(e.forecast))]
+    columns += [Column("predicted USD/1B tokens", lambda e: usd_text(e.forecast) if e.forecast else "")]
     columns += _MEASURED
     always = {"config", "GPUs", "length", "sp"}
     return [c for c in columns if c.title in always or any(c.cell(entry) for entry in table.entries)]
@@ -60,6 +69,9 @@ _MEASURED = [
     Column("TFLOPs", lambda e: _tflops(e.measured)),
     Column("MFU (model)", lambda e: _mfu(e.measured, e)),
     Column("memory", lambda e: _memory(e.measured)),
+    Column("GPU-hours/1B tokens", lambda e: gpu_hours_text(e.measured) if e.measured else ""),
+    Column("USD/1B tokens", lambda e: usd_text(e.measured) if e.measured else ""),
+    Column("kWh/1B tokens", lambda e: kwh_text(e.measured) if e.measured else ""),
     Column("against published", _verdicts),
     Column("run", lambda e: _run(e.measured)),
 ]

@@ -15,8 +15,9 @@ from tgsbench.results.rows import Row
 
 def table(rows: Sequence[Row]) -> list[str]:
     """One aligned line per row; TFLOPs in the first convention a row has, named."""
-    columns = [[column.title, *map(column.cell, rows)] for column in _COLUMNS]
-    padded = [_padded(texts, column.right) for texts, column in zip(columns, _COLUMNS, strict=True)]
+    shown = [*_COLUMNS, *(column for column in _COSTS if any(map(column.cell, rows)))]
+    columns = [[column.title, *map(column.cell, rows)] for column in shown]
+    padded = [_padded(texts, column.right) for texts, column in zip(columns, shown, strict=True)]
     return ["  ".join(line) for line in zip(*padded, strict=True)]
 
 
@@ -75,6 +76,29 @@ _COLUMNS: Final = (
     _Column("memory", lambda row: f"{row.mem_peak_gib:.1f} GiB" if row.mem_peak_gib else ""),
 )
 """Columns of `tgsbench compare`, from the left."""
+
+
+def gpu_hours_text(row: Row) -> str:
+    """GPU-hours of a billion tokens, where a price makes them matter."""
+    return units.rate(row.cost.gpu_hours) if row.cost and row.cost.usd is not None else ""
+
+
+def usd_text(row: Row) -> str:
+    """USD of a billion tokens; empty without a price."""
+    return f"{row.cost.usd:,.0f}" if row.cost and row.cost.usd is not None else ""
+
+
+def kwh_text(row: Row) -> str:
+    """Energy of the GPUs for a billion tokens; empty where nobody measured their power."""
+    return units.rate(row.cost.kwh) if row.cost and row.cost.kwh is not None else ""
+
+
+_COSTS: Final = (
+    _Column("GPU-hours/1B tokens", gpu_hours_text),
+    _Column("USD/1B tokens", usd_text),
+    _Column("kWh/1B tokens", kwh_text),
+)
+"""Columns that are shown where one row has something to say."""
 
 
 def lines(comparison: Comparison) -> list[str]:

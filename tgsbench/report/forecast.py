@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tgsbench import units
-from tgsbench.schema.forecast import Forecast
+from tgsbench.schema.forecast import Cost, Forecast
 
 
 def forecast_text(forecast: Forecast | None, measured_tgs: float | None = None) -> str:
@@ -21,3 +21,15 @@ def forecast_text(forecast: Forecast | None, measured_tgs: float | None = None) 
     if forecast.memory.total_gib:
         parts.append(f"memory {forecast.memory.total_gib:.2f} GiB")
     return "; ".join(parts)
+
+
+def cost_text(cost: Cost | None) -> str:
+    """GPU-hours of a billion tokens, USD where a price is said, energy where power was measured."""
+    if cost is None:
+        return "not known"
+    parts = [f"{units.rate(cost.gpu_hours)} GPU-hours"]
+    if cost.usd is not None:
+        parts.append(f"{cost.usd:,.0f} USD at {cost.usd_per_gpu_hour:g} USD/GPU-hour")
+    if cost.kwh is not None:
+        parts.append(f"{units.rate(cost.kwh)} kWh of the GPUs")
+    return ", ".join(parts)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from tgsbench import units
-from tgsbench.planner.calibrate import Calibration
-from tgsbench.planner.scale import ScalePoint
-from tgsbench.planner.search import Candidate, Found, LongestForecast
-from tgsbench.schema.dry_run import DryRun
-from tgsbench.schema.forecast import Advice, Cost, Forecast, TgsRange
+from tgsbench.report.forecast import cost_text
+from tgsbench.schema.forecast import Advice, Forecast, TgsRange
 from tgsbench.systems.registry import find_engine
 from tgsbench.systems.zero import ZeroOptions
 from tgsbench.units import GIB
+
+if TYPE_CHECKING:  # a plan is none of the others
+    from tgsbench.planner.calibrate import Calibration
+    from tgsbench.planner.scale import ScalePoint
+    from tgsbench.planner.search import Candidate, Found, LongestForecast
+    from tgsbench.schema.dry_run import DryRun
 
 _BAR = 40
 _WIDTH = 110
@@ -42,14 +46,6 @@ def range_text(tgs: TgsRange | None) -> str:
     if tgs is None:
         return "not predicted"
     return f"{units.rate(tgs.estimate)} ({units.rate(tgs.low)} to {units.rate(tgs.high)})"
-
-
-def cost_text(cost: Cost | None) -> str:
-    """GPU-hours, and USD where a price is said."""
-    if cost is None:
-        return "not known"
-    usd = "" if cost.usd is None else f", {cost.usd:,.0f} USD at {cost.usd_per_gpu_hour:g} USD/GPU-hour"
-    return f"{units.rate(cost.gpu_hours)} GPU-hours{usd}"
 
 
 def _speed(plan: Forecast) -> list[str]:
@@ -217,7 +213,7 @@ def calibration_lines(found: Calibration) -> list[str]:
     """Each run by constants fitted on the others, the interval, what the runs determine and what not."""
     by = "by constants fitted on the others" if len(found.errors) > 1 else "by the constants before"
     lines = [f"  {label:<44} planned {error:+.1%} of measured, {by}" for label, error in found.errors.items()]
-    lines += [f"  {label}: something else used the machine, it counts a quarter" for label in found.disturbed]
+    lines += [f"  {label}: disturbed or unsteady, it counts a quarter" for label in found.disturbed]
     moved = ", ".join(f"{name} x {value:.2f}" for name, value in found.moved.items())
     lines.append(f"determined by these runs: {moved or 'nothing'}")
     lines += [f"still guesses: {', '.join(found.guesses)}"] if found.guesses else []

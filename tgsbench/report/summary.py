@@ -7,13 +7,16 @@ from collections.abc import Sequence
 
 from tgsbench import units
 from tgsbench.models.spec import num_parameters
-from tgsbench.report.forecast import forecast_text
-from tgsbench.results.rows import Row
+from tgsbench.report.forecast import cost_text, forecast_text
+from tgsbench.results.rows import Row, from_result, priced
 from tgsbench.schema.run import CallCount, PhasePeak, ReferenceVerdict, Result, Virtual
 
 
-def summary_lines(result: Result) -> list[str]:
-    """TGS with its interval, TFLOPs by convention, memory, integrity, and the published row."""
+def summary_lines(result: Result, price: float | None = None) -> list[str]:
+    """TGS with its interval, TFLOPs by convention, memory, cost, integrity, and the published row.
+
+    `price`, USD for an hour of one GPU, replaces that of its hardware file.
+    """
     rows = [
         ("run", result.run_id),
         ("status", _status(result)),
@@ -29,6 +32,7 @@ def summary_lines(result: Result) -> list[str]:
         ("TFLOPs", _tflops(result)),
         ("step", _step(result)),
         ("memory", _memory(result) if result.virtual is None else ""),
+        ("cost", _cost(result, price)),
         ("predicted", forecast_text(result.forecast, result.tgs.median)),
         ("loss", _loss(result)),
         ("packing", _packing(result)),
@@ -39,6 +43,15 @@ def summary_lines(result: Result) -> list[str]:
         *(("warning", warning) for warning in result.warnings),
     ]
     return [f"{key:<11} {value}" for key, value in rows if value]
+
+
+def _cost(result: Result, price: float | None) -> str:
+    """What a billion tokens take and cost; empty for a run without TGS, or on a device without a price."""
+    cost = priced(from_result(result), price).cost
+    if cost is None:
+        return ""
+    energy = "" if cost.kwh is not None else "; energy not measured"
+    return f"{cost_text(cost)} a billion tokens{energy}"
 
 
 def _slow_rank(result: Result) -> str:

@@ -18,12 +18,11 @@ from tgsbench.store.run_dir import RunDir
 from tgsbench.system.config import config_dir
 
 
-def calibrate_on(runs: Sequence[RunDir]) -> tuple[Calibration, Path]:
-    """Fit constants on runs and store them where every later plan finds them; returns both.
+def calibrate_on(samples: Sequence[Sample]) -> tuple[Calibration, Path]:
+    """Fit constants on runs or imported rows and store them where every later plan finds them; returns both.
 
-    Raises TgsError for runs that failed, rehearsals, unknown GPUs, and runs of different GPUs.
+    Raises TgsError without samples, and for samples of different GPUs.
     """
-    samples = [sample(run) for run in runs]
     if not samples:
         raise TgsError("name at least one run", hint="tgsbench plan --calibrate latest")
     gpu = samples[0].machine.gpu.name

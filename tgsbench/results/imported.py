@@ -17,7 +17,7 @@ from tgsbench.presets.catalog import find_gpu
 from tgsbench.results import scalars
 from tgsbench.results.convention import Identified, identify
 from tgsbench.results.index import Summary
-from tgsbench.results.rows import Row
+from tgsbench.results.rows import Row, priced
 from tgsbench.safe_files import harmless, harmless_json, read_regular
 from tgsbench.schema.preset import ModelShape
 from tgsbench.schema.run import SCHEMA_VERSION
@@ -40,6 +40,8 @@ class Context(Struct, frozen=True, kw_only=True):
     gpu: str = ""
     num_gpus: int = 0
     """0: not said."""
+    preset: str = ""
+    """Preset that was trained; empty: not said."""
     tool: str = ""
     """Reader of the log; empty: the one that finds most in it."""
     global_batch: int = 0
@@ -57,6 +59,10 @@ class ImportedRow(Struct, kw_only=True):
     schema_version: int = SCHEMA_VERSION
     row: Row
     tool: str
+    preset: str = ""
+    """Preset that it was imported with."""
+    num_gpus_said: bool = True
+    """False: neither the log nor the user says how many GPUs; the row holds 1."""
     identified: Identified | None = None
     """None when the source states no TFLOPs and no MFU."""
     note: str = ""
@@ -196,12 +202,16 @@ def _identified(
     gpu = find_gpu(context.gpu) if context.gpu else None
     if tflops is None and mfu_percent is not None and gpu is not None:
         tflops = figures.tflops_at_mfu(mfu_percent / 100, gpu)
+    said = bool(context.num_gpus)
+    row = priced(row)
     if not tflops or not row.tgs:
-        return ImportedRow(row=row, tool=tool, note=note)
+        return ImportedRow(row=row, tool=tool, preset=context.preset, num_gpus_said=said, note=note)
     found = identify(context.model, context.seq_len, row.tgs, tflops, gpu)
     by_convention = {"model": found.model_tflops, (found.convention or "unknown convention"): tflops}
     row = msgspec.structs.replace(row, tflops=by_convention, mfu=found.model_mfu)
-    return ImportedRow(row=row, tool=tool, identified=found, note=note)
+    return ImportedRow(
+        row=row, tool=tool, preset=context.preset, num_gpus_said=said, identified=found, note=note
+    )
 
 
 def _warmup(log: ImportedLog, asked: int | None) -> int:

@@ -13,7 +13,7 @@ from tgsbench.metrics.ratio import Interval
 from tgsbench.models.spec import num_parameters
 from tgsbench.presets.catalog import find_gpu
 from tgsbench.schema.environment import Environment
-from tgsbench.schema.forecast import Forecast
+from tgsbench.schema.forecast import Cost, Forecast
 from tgsbench.schema.preset import ModelShape, Preset
 from tgsbench.schema.reference import ReferenceRow
 from tgsbench.schema.run import Result
@@ -58,6 +58,10 @@ class Row(Struct, frozen=True, kw_only=True):
     mfu: float | None = None
     mem_peak_gib: float | None = None
     mem_kind: str = ""
+    cost: Cost | None = None
+    """Of a billion tokens; None without a TGS, and for a device that nobody rents by the hour."""
+    power_w: float | None = None
+    """Watts of one GPU as they were measured."""
     forecast: Forecast | None = field(default=None, name="prediction")
     """The planner's, which a run keeps, made before it."""
     source: str = ""
@@ -79,7 +83,7 @@ def from_result(result: Result, preset: Preset | None = None, label: str = "") -
     """The row of a run; `preset` (the run's own) adds the model where an older result lacks it."""
     model = result.model or (preset.model if preset else None)
     ci95 = result.tgs.ci95
-    return Row(
+    row = Row(
         label=label or result.run_id,
         kind="run",
         system=result.engine,
@@ -107,6 +111,7 @@ def from_result(result: Result, preset: Preset | None = None, label: str = "") -
         mfu=result.mfu,
         mem_peak_gib=result.mem.peak_gib,
         mem_kind=result.mem.kind,
+        power_w=result.power_w,
         forecast=result.forecast,
         source=result.run_dir,
         reason=result.failure.reason if result.failure else "",
@@ -114,6 +119,7 @@ def from_result(result: Result, preset: Preset | None = None, label: str = "") -
         disturbances=list(result.disturbances),
         damaged=result.integrity.damaged,
     )
+    return priced(row)
 
 
 def from_reference(row: ReferenceRow, preset: Preset, label: str = "") -> Row:
@@ -138,13 +144,13 @@ def from_reference(row: ReferenceRow, preset: Preset, label: str = "") -> Row:
         source=row.source,
         reason="out of memory" if row.status == "oom" else row.note,
     )
-    return msgspec.structs.replace(found, mfu=model_mfu(found, preset.model))
+    return priced(msgspec.structs.replace(found, mfu=model_mfu(found, preset.model)))
 
 
 def from_forecast(preset: Preset, forecast: Forecast, label: str = "") -> Row:
     """The row that the planner forecasts for a preset."""
     tgs = forecast.tgs
-    return Row(
+    row = Row(
         label=label or f"predicted:{preset.name}",
         kind="predicted",
         system="planner",
@@ -170,6 +176,16 @@ def from_forecast(preset: Preset, forecast: Forecast, label: str = "") -> Row:
         status="oom" if forecast.verdict == "out of memory" else "ok",
         reason=forecast.reason,
     )
+    return priced(row)
+
+
+def priced(row: Row, usd_per_gpu_hour: float | None = None) -> Row:
+    """The row with what a billion tokens cost, at this price or that of its GPU's hardware file."""
+    gpu = find_gpu(row.gpu) if row.gpu else None
+    if not row.tgs or (gpu is None and usd_per_gpu_hour is None):
+        return row
+    price = usd_per_gpu_hour if usd_per_gpu_hour is not None else gpu.price_usd_per_hour if gpu else 0.0
+    return msgspec.structs.replace(row, cost=figures.cost_of(row.tgs, price, row.power_w))
 
 
 def _device_name(device: str, environment: Environment) -> str:

@@ -42,12 +42,14 @@ class TermSource(Struct, frozen=True, kw_only=True):
 
 
 class Cost(Struct, frozen=True, kw_only=True):
-    """What a billion tokens take, at the estimated TGS."""
+    """What a billion tokens take, at the planned or measured TGS."""
 
     gpu_hours: float
     usd: float | None = None
     """None: no price is said."""
     usd_per_gpu_hour: float | None = None
+    kwh: float | None = None
+    """Energy of the GPUs, from their power as NVML measured it; None: not measured."""
 
 
 class Advice(Struct, frozen=True, kw_only=True):

@@ -408,6 +408,8 @@ class Result(Struct, kw_only=True):
     """`model` TFLOPs over the dense bf16 peak; None for a device without a known peak."""
     step_s: StepTime = field(default_factory=StepTime)
     mem: Memory = field(default_factory=Memory)
+    power_w: float | None = None
+    """Watts of one GPU by NVML, the mean in measured steps; None: not measured."""
     tokens_per_step: int = 0
     loss: Loss = field(default_factory=Loss)
     packing: Packing = field(default_factory=Packing)

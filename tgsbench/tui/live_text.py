@@ -14,7 +14,9 @@ from tgsbench.live.headline import Headline, RunView
 from tgsbench.live.history import DownsampledSeries, RankRow
 from tgsbench.live.session import Session
 from tgsbench.live.stragglers import held_up_text
+from tgsbench.metrics.figures import cost_of
 from tgsbench.metrics.ratio import SAME_WITHIN
+from tgsbench.presets.catalog import find_gpu
 from tgsbench.report.chart import Band, Chart, ChartLine
 from tgsbench.schema.events import PHASES
 from tgsbench.schema.preset import Preset
@@ -64,7 +66,16 @@ def live_forecast_text(session: Session, headline: Headline) -> str:
     text = f"predicted {units.rate(tgs.estimate)} ({units.rate(tgs.low)} to {units.rate(tgs.high)})"
     if headline.tgs.median is None:
         return text
-    return f"{text}, measured {headline.tgs.median / tgs.estimate:.2f}×"
+    return f"{text}, measured {headline.tgs.median / tgs.estimate:.2f}×{_usd_text(headline)}"
+
+
+def _usd_text(headline: Headline) -> str:
+    """What a billion tokens cost at the median TGS; empty for a GPU whose hardware file has no price."""
+    gpu = find_gpu(headline.device)
+    if gpu is None or not gpu.price_usd_per_hour or not headline.tgs.median:
+        return ""
+    cost = cost_of(headline.tgs.median, gpu.price_usd_per_hour)
+    return f", {cost.usd:,.0f} USD a billion tokens"
 
 
 def run_text(session: Session) -> str:

@@ -1,0 +1,1 @@
+"""From a model, a length and GPUs to the fastest settings that hold: planned, then measured."""

@@ -1,0 +1,82 @@
+"""A tune's folder: what it was asked, and the end of every trial, a line each; enough to go on from."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from tgsbench.errors import ExitCode, TgsError
+from tgsbench.safe_files import harmless_json, read_regular
+from tgsbench.store.run_dir import unwritable
+from tgsbench.tune.halving import Outcome
+
+_MAX_BYTES = 16 << 20
+
+
+class Asked(Struct, frozen=True, kw_only=True):
+    """What a tune is about: another question has another journal."""
+
+    schema_version: int = 1
+    base: str
+    assignments: list[str]
+    engines: list[str] = []
+
+
+class Journal:
+    """RUNS/tune/NAME.jsonl: one line of `Asked`, then one of `Outcome` for each trial."""
+
+    def __init__(self, root: Path, name: str) -> None:
+        self.path = root / "tune" / f"{name}.jsonl"
+
+    def open(self, asked: Asked) -> list[Outcome]:
+        """Outcomes so far; a new journal is begun where there is none.
+
+        Raises TgsError when a tune of this name was asked something else, or the file cannot be used.
+        """
+        lines = self._lines()
+        if not lines:
+            self._append(asked)
+            return []
+        try:
+            before = msgspec.json.decode(lines[0], type=Asked)
+            outcomes = [msgspec.json.decode(line, type=Outcome) for line in lines[1:]]
+        except msgspec.DecodeError as error:
+            raise TgsError(f"{self.path}: no journal: {error}", exit_code=ExitCode.STORE) from error
+        if before != asked:
+            raise TgsError(
+                f"{self.path} is the journal of another tune: {before.base} {' '.join(before.assignments)}",
+                hint="choose another --name",
+                exit_code=ExitCode.STORE,
+            )
+        return outcomes
+
+    def add(self, outcome: Outcome) -> None:
+        """Write the end of a trial. Raises TgsError when it cannot be written."""
+        self._append(outcome)
+
+    def _append(self, document: Struct) -> None:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("ab") as file:
+                file.write(msgspec.json.encode(document) + b"\n")
+        except OSError as error:
+            raise unwritable(self.path, error) from error
+
+    def _lines(self) -> list[bytes]:
+        """Whole lines: what a killed tune had begun to write is made again from the run that it was about."""
+        try:
+            data = read_regular(self.path, _MAX_BYTES)
+        except OSError as error:
+            if error.errno == errno.ENOENT:
+                return []
+            raise TgsError(f"{self.path}: {error.strerror}", exit_code=ExitCode.STORE) from error
+        whole, _, begun = data.rpartition(b"\n")
+        if begun:
+            self.path.write_bytes(whole + b"\n" if whole else b"")
+        lines = whole.splitlines()
+        for line in lines:
+            harmless_json(line)
+        return lines

@@ -1,0 +1,64 @@
+"""A tune's verdict in lines for people."""
+
+from __future__ import annotations
+
+from tgsbench import units
+from tgsbench.report.comparison import ratio_text
+from tgsbench.report.forecast import cost_text
+from tgsbench.tune.verdict import Effect, Row, Verdict
+
+_BAR = 20
+_SHOWN = 12
+
+
+def verdict_lines(found: Verdict) -> list[str]:
+    """What was tried, the settings with what each rests on, the best over the runner-up, each knob."""
+    lines = [
+        f"{found.num_planned:,} ways planned, {found.num_candidates:,} worth a trial, "
+        f"{units.counted(found.num_trials, 'trial')} in {units.duration(found.spent_s)}; {found.ended}",
+        *(f"  left out {count:>6,}  {why}" for why, count in found.dropped.items()),
+    ]
+    shown = [row for row in found.rows if not row.failed][:_SHOWN]
+    lines += ["", f"  {'TGS':>9} {'80 % interval':>19}  {'planned':>8} {'memory':>10}  rests on"]
+    lines += [line for row in shown for line in _row_lines(row)]
+    lines += [f"  failed: {' '.join(row.change)}: {row.failed}" for row in found.rows if row.failed][:_SHOWN]
+    lines += (
+        ["  * no other measured setting is both faster and leaner"]
+        if any(r.is_efficient for r in shown)
+        else []
+    )
+    if found.best is None:
+        return [*lines, "", "nothing was measured: the first row is the planner's choice"]
+    if found.ratio is not None:
+        lines += ["", f"best over runner-up: {ratio_text(found.ratio)}"]
+    if found.best.cost is not None:
+        lines.append(f"a billion tokens: {cost_text(found.best.cost)}")
+    return lines + _effect_lines(found.effects)
+
+
+def _row_lines(row: Row) -> list[str]:
+    interval = f"{units.rate(row.low)} to {units.rate(row.high)}" if row.tgs else ""
+    tgs = units.rate(row.tgs) if row.tgs else "-"
+    planned = units.rate(row.planned_tgs) if row.planned_tgs else "-"
+    memory = f"{row.memory_gib:.1f} GiB" if row.memory_gib else "-"
+    rests = f"{units.counted(row.runs, 'run')}" if row.rests_on == "measured" else "the plan"
+    rests += f", {row.disturbed} disturbed" if row.disturbed else ""
+    rests += ", tight" if row.is_tight and row.rests_on == "planned" else ""
+    mark = "*" if row.is_efficient else " "
+    sets = " ".join(f"--set {change}" for change in row.change)
+    return [f"{mark} {tgs:>9} {interval:>19}  {planned:>8} {memory:>10}  {rests}", f"      {sets}"]
+
+
+def _effect_lines(effects: list[Effect]) -> list[str]:
+    """A bar for each knob: how much faster the best setting is than with this knob another way."""
+    if not effects:
+        return []
+    most = max(abs(effect.ratio - 1) for effect in effects) or 1.0
+    lines = ["", "what each knob gives: the best setting over the same with one knob another way"]
+    for effect in effects:
+        bar = "#" * max(1, round(_BAR * abs(effect.ratio - 1) / most))
+        lines.append(
+            f"  {effect.knob + '=' + effect.best:<34} against {effect.other:<10} {effect.ratio:6.3f}x "
+            f"({effect.low:.3f} to {effect.high:.3f}, {effect.rests_on})  {bar}"
+        )
+    return lines

@@ -1,0 +1,180 @@
+"""What a tune found: the best setting and the runner-up, what each row rests on, what each knob gave."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+from msgspec import Struct
+
+from tgsbench.metrics import figures
+from tgsbench.metrics import ratio as ratios
+from tgsbench.metrics.ratio import Ratio
+from tgsbench.schema.forecast import Cost
+from tgsbench.tune.candidates import Space
+from tgsbench.tune.halving import Outcome, Standing, Tuner
+
+ROWS = 20
+"""Rows of the table; failures and measured ones beyond it are kept in the journal."""
+
+
+class Row(Struct, frozen=True, kw_only=True):
+    """One setting."""
+
+    change: list[str]
+    tgs: float
+    low: float
+    high: float
+    """80 % interval."""
+    rests_on: Literal["measured", "planned"]
+    runs: int
+    disturbed: int
+    """Of the runs, those that something else disturbed: they count little."""
+    planned_tgs: float | None
+    """The planner's figure before anything was measured."""
+    memory_gib: float | None
+    """Measured where it ran, else planned."""
+    cost: Cost | None = None
+    failed: str = ""
+    is_tight: bool = False
+    """Planned so near the card's memory that it may cost speed, or not fit."""
+    is_efficient: bool = False
+    """No other measured setting is both faster and leaner."""
+
+
+class Effect(Struct, frozen=True, kw_only=True):
+    """What one knob of the best setting gives: its TGS over that with this knob alone another way."""
+
+    knob: str
+    best: str
+    other: str
+    ratio: float
+    low: float
+    high: float
+    rests_on: Literal["measured", "planned"]
+
+
+class Verdict(Struct, frozen=True, kw_only=True):
+    """The end of a tune."""
+
+    best: Row | None
+    """None: nothing was measured."""
+    runner_up: Row | None
+    ratio: Ratio | None
+    """The best over the runner-up, from runs that took turns."""
+    rows: list[Row]
+    effects: list[Effect]
+    num_planned: int
+    num_candidates: int
+    dropped: dict[str, int]
+    num_trials: int
+    spent_s: float
+    ended: str
+    """Why no further trial was made."""
+
+
+def verdict_of(space: Space, tuner: Tuner, ended: str, usd_per_gpu_hour: float = 0.0) -> Verdict:
+    """Put the end of a tune together; `usd_per_gpu_hour` 0 is no price."""
+    standings = tuner.standings()
+    lean = _efficient(standings, tuner.outcomes)
+    rows = [_row(s, tuner.outcomes, usd_per_gpu_hour, s.candidate.key in lean) for s in standings]
+    measured = [row for row in rows if row.rests_on == "measured" and not row.failed]
+    best, runner_up = (measured[index] if len(measured) > index else None for index in (0, 1))
+    pair = [standings[index].candidate.key for index in (0, 1)] if runner_up else []
+    failed = [row for row in rows if row.failed and row.rests_on == "planned"]
+    shown = [row for row in rows if row not in failed][:ROWS] + failed[:ROWS]
+    return Verdict(
+        best=best,
+        runner_up=runner_up,
+        ratio=_ratio(pair, tuner) if pair else None,
+        rows=shown,
+        effects=_effects(standings) if best else [],
+        num_planned=space.num_planned,
+        num_candidates=len(space.candidates),
+        dropped=space.dropped,
+        num_trials=len(tuner.outcomes),
+        spent_s=sum(outcome.seconds for outcome in tuner.outcomes),
+        ended=ended,
+    )
+
+
+def _row(standing: Standing, outcomes: Sequence[Outcome], price: float, is_efficient: bool) -> Row:
+    candidate, belief = standing.candidate, standing.belief
+    is_measured = standing.rests_on == "measured"
+    knows_speed = is_measured or candidate.forecast is not None
+    tgs, low, high = (math.exp(x) if knows_speed else 0.0 for x in (belief.mean, belief.low, belief.high))
+    if candidate.forecast is not None and not outcomes:
+        low, high = candidate.forecast.low, candidate.forecast.high
+    return Row(
+        change=candidate.change,
+        tgs=tgs,
+        low=low,
+        high=high,
+        rests_on=standing.rests_on,
+        runs=standing.runs,
+        disturbed=sum(o.key == candidate.key and o.status == "disturbed" for o in outcomes),
+        planned_tgs=candidate.forecast.estimate if candidate.forecast else None,
+        memory_gib=_memory(standing, outcomes),
+        cost=figures.cost_of(tgs, price) if price and tgs else None,
+        failed=standing.failed,
+        is_tight=candidate.is_tight,
+        is_efficient=is_efficient,
+    )
+
+
+def _memory(standing: Standing, outcomes: Sequence[Outcome]) -> float | None:
+    key = standing.candidate.key
+    seen = [o.mem_gib for o in outcomes if o.key == key and o.mem_gib is not None]
+    return max(seen) if seen else standing.candidate.memory_gib or None
+
+
+def _efficient(standings: Sequence[Standing], outcomes: Sequence[Outcome]) -> set[str]:
+    """Pareto front of measured TGS against memory; a price by the hour orders settings as TGS does."""
+    least, front = math.inf, set()
+    for standing in standings:  # the fastest first
+        memory = _memory(standing, outcomes)
+        if standing.rests_on == "measured" and not standing.failed and memory is not None and memory < least:
+            least = memory
+            front.add(standing.candidate.key)
+    return front
+
+
+def _ratio(keys: Sequence[str], tuner: Tuner) -> Ratio:
+    runs = [
+        [o.tgs for o in tuner.outcomes if o.key == key and o.rung == "long" and o.status == "ok" and o.tgs]
+        for key in keys
+    ]
+    if all(len(found) > 1 for found in runs):
+        return ratios.of_runs(runs[0], runs[1])
+    first, second = (tuner.measured()[key] for key in keys)
+    arm, value = 1.96 * math.hypot(first.sd, second.sd), math.exp(first.log_tgs - second.log_tgs)
+    return Ratio(
+        value=value,
+        ci95=(value * math.exp(-arm), value * math.exp(arm)),
+        method="single runs, the usual spread between runs",
+    )
+
+
+def _effects(standings: Sequence[Standing]) -> list[Effect]:
+    """Of each knob the fastest other way, all else as in the best setting."""
+    best, found = standings[0], dict[str, Effect]()
+    for other in standings[1:]:
+        mine, theirs = best.candidate.knobs, other.candidate.knobs
+        differing = [k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k)]
+        if other.failed or len(differing) != 1 or differing[0] in found:
+            continue
+        if other.rests_on == "planned" and other.candidate.forecast is None:
+            continue
+        log, arm = best.belief.mean - other.belief.mean, math.hypot(best.belief.sd, other.belief.sd) * 1.2816
+        knob = differing[0]
+        found[knob] = Effect(
+            knob=knob,
+            best=mine.get(knob, "off"),
+            other=theirs.get(knob, "off"),
+            ratio=math.exp(log),
+            low=math.exp(log - arm),
+            high=math.exp(log + arm),
+            rests_on=other.rests_on,
+        )
+    return sorted(found.values(), key=lambda effect: -effect.ratio)
