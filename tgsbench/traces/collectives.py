@@ -11,21 +11,19 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from tgsbench.schema.collective_kinds import BY_NAME, BY_SPAN, OTHER, UNKNOWN
 from tgsbench.traces import categories
 from tgsbench.traces import intervals as iv
+from tgsbench.traces.columns import RECORD, CommCall, Interner
 from tgsbench.traces.intervals import Intervals
 from tgsbench.traces.row_store import Flags, Ints, Rows
 from tgsbench.traces.scopes import CODE, HostContext, Scopes
 from tgsbench.traces.shapes import item_bytes
-from tgsbench.traces.tables import CommCall, Host, Interner, Table
-
-_RECORD: Final = "record_param_comms"
-"""The operator that bears NCCL's record of a call."""
+from tgsbench.traces.tables import Host, Table
 
 
 class CallKind(NamedTuple):
@@ -105,8 +103,9 @@ class CollectiveFinder:
         self._table = table
         self._groups = _Groups(table)
         self._described = Interner()
+        self._alike: dict[tuple[int, int], CallKind] = {}
         self._pieces: list[tuple[Ints, Ints, Ints]] = []
-        record = table.host_names.index(_RECORD) if _RECORD in table.host_names else -1
+        record = table.host_names.index(RECORD) if RECORD in table.host_names else -1
         found = table.host.where(lambda rows: (rows["name"] == record) & (rows["external"] != 0))
         order = np.argsort(found["external"], kind="stable")
         self._external, self._said = found["external"][order], found["said"][order]
@@ -134,6 +133,15 @@ class CollectiveFinder:
         return Calls(*piece, list(self._described), {}).codes()
 
     def _describe(self, row: int, name: int, said: int, external: int) -> CallKind:
+        """What a kernel is; those with the same name and a record of their own are alike."""
+        call = self._table.arguments[said]
+        if not isinstance(call, CommCall) or not call.collective:
+            return self._described_by_launch(row, name, said, external)
+        if (name, said) not in self._alike:
+            self._alike[name, said] = self._described_by_launch(row, name, said, external)
+        return self._alike[name, said]
+
+    def _described_by_launch(self, row: int, name: int, said: int, external: int) -> CallKind:
         call, by = self._recorded(said, external)
         text = call.collective if call is not None else ""
         if not text:
@@ -197,7 +205,7 @@ class _LaunchContext:
                 return record.collective, record, "launch"
             if not text and name in BY_SPAN:
                 text, by = BY_SPAN[name].name, "annotation"
-            if not text and categories.is_communication(name) and name != _RECORD:
+            if not text and categories.is_communication(name) and name != RECORD:
                 text, by = name, "annotation" if host.is_annotation[above] else "op"
         return text, call, by
 

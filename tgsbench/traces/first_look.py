@@ -14,8 +14,9 @@ from typing import Final
 
 from tgsbench.schema.hotspots import PARTS
 from tgsbench.traces import categories
+from tgsbench.traces.event import Span
 from tgsbench.traces.files import READ_ERRORS, open_trace
-from tgsbench.traces.trace import Span, decode_piece
+from tgsbench.traces.trace import decode_piece
 
 LARGE: Final = 300 << 20
 """Bytes of traces from which on a first look is worth a line: they take seconds to read."""

@@ -11,9 +11,10 @@ import numpy as np
 from tgsbench.schema.collective_kinds import BY_SPAN, KINDS
 from tgsbench.traces import categories
 from tgsbench.traces.collectives import CallKind, Calls, group_label
+from tgsbench.traces.columns import Interner
 from tgsbench.traces.row_store import Flags, Ints
 from tgsbench.traces.shapes import largest_tensor_bytes
-from tgsbench.traces.tables import Host, Interner, Table
+from tgsbench.traces.tables import Host, Table
 
 _GLOO: Final = re.compile(r"^(gloo|mpi|ucc):")
 _BLOCKING: Final = "".join(f"{re.escape(op)}|" for kind in KINDS for op in kind.blocking_ops)
