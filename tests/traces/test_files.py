@@ -209,6 +209,10 @@ def test_a_first_look_at_a_large_trace(tmp_path, monkeypatch):
     assert shares["gemm"] == pytest.approx(max(shares.values()))
     assert device
     assert sum(shares.values()) == pytest.approx(1.0)
+    seen = found.num_bytes
+    found.look_on(3)
+    assert found.num_bytes == seen + 3 * 100_000
+    assert [looking._place(n) for n in range(5)] == [1 / 2, 1 / 4, 3 / 4, 1 / 8, 5 / 8]
     packed = tmp_path / "packed.json"
     packed.write_bytes(gzip.compress(TEXT))
     assert looking.first_look([packed]).shares() == []

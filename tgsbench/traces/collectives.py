@@ -44,6 +44,8 @@ class Calls:
     end: Ints
     what: Ints
     """Position in `described`."""
+    device: Ints
+    """Number of the device in `Table.devices`."""
     described: list[CallKind]
     ranks: dict[str, list[int]]
     """Members of each group, where known."""
@@ -65,7 +67,14 @@ class Calls:
         """The calls that overlap a stretch of time, cut to it."""
         at = np.flatnonzero((self.end > since) & (self.start < until))
         start, end = np.maximum(self.start[at], since), np.minimum(self.end[at], until)
-        return replace(self, start=start, end=end, what=self.what[at])
+        return replace(self, start=start, end=end, what=self.what[at], device=self.device[at])
+
+    def on(self, device: int) -> Calls:
+        """The calls of one device."""
+        at = np.flatnonzero(self.device == device)
+        return replace(
+            self, start=self.start[at], end=self.end[at], what=self.what[at], device=self.device[at]
+        )
 
 
 class FlightNs(NamedTuple):
@@ -104,7 +113,7 @@ class CollectiveFinder:
         self._groups = _Groups(table)
         self._described = Interner()
         self._alike: dict[tuple[int, int], CallKind] = {}
-        self._pieces: list[tuple[Ints, Ints, Ints]] = []
+        self._pieces: list[tuple[Ints, Ints, Ints, Ints]] = []
         record = table.host_names.index(RECORD) if RECORD in table.host_names else -1
         found = table.host.where(lambda rows: (rows["name"] == record) & (rows["external"] != 0))
         order = np.argsort(found["external"], kind="stable")
@@ -128,7 +137,8 @@ class CollectiveFinder:
                 strict=True,
             )
         ]  # fmt: skip
-        piece = (device["start"], device["end"], np.array(what, np.int64))
+        on_device = self._table.device_of_stream[device["stream"]]
+        piece = (device["start"], device["end"], np.array(what, np.int64), on_device)
         self._pieces.append(piece)
         return Calls(*piece, list(self._described), {}).codes()
 
@@ -173,12 +183,13 @@ class CollectiveFinder:
 
     def calls(self) -> Calls:
         """All calls."""
-        start, end, what = (
+        start, end, what, device = (
             np.concatenate(columns) if columns else np.empty(0, np.int64)
-            for columns in ([piece[i] for piece in self._pieces] for i in range(3))
+            for columns in ([piece[i] for piece in self._pieces] for i in range(4))
         )
         order = np.argsort(start, kind="stable")
-        return Calls(start[order], end[order], what[order], list(self._described), self._groups.ranks)
+        described = list(self._described)
+        return Calls(start[order], end[order], what[order], device[order], described, self._groups.ranks)
 
 
 class _LaunchContext:

@@ -56,7 +56,7 @@ def calls(table: Table) -> Calls:
         ends.append(waiting.until(int(host.end[row])))
         what.append(described[CallKind(kind, group, num_bytes, members, by)])
     start, end, whats = (np.array(column, np.int64) for column in (starts, ends, what))
-    return Calls(start, end, whats, list(described), ranks)
+    return Calls(start, end, whats, np.zeros(len(start), np.int64), list(described), ranks)
 
 
 def _communication(table: Table) -> Host:

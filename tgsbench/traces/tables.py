@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -119,6 +120,18 @@ class Table:
     num_events: int
     num_broken: int
     num_bytes: int
+
+    @cached_property
+    def devices(self) -> list[Any]:
+        """The devices whose activities are there, in order; [None]: no activity says on which it ran."""
+        said = {device for device, _ in self.streams if device is not None}
+        return sorted(said, key=lambda device: (isinstance(device, str), device)) or [None]
+
+    @cached_property
+    def device_of_stream(self) -> Ints:
+        """By number of a stream: position of its device in `devices`; the first where it says none."""
+        numbers = {device: number for number, device in enumerate(self.devices)}
+        return np.array([numbers.get(device, 0) for device, _ in self.streams], np.int64)
 
     def host_rows(self, rows: Rows, since: int = -FAR, until: int = FAR) -> Host:
         """Rows of the host table as what one works on."""
