@@ -83,7 +83,16 @@ def _watched(sources: tuple[str, ...], folder: Path | None) -> Iterator[Callable
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (BarColumn(20), DownloadColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    from rich.table import Column
+
+    one_line = Column(no_wrap=True, overflow="ellipsis")
+    size_read = DownloadColumn(table_column=Column(no_wrap=True))
+    columns = (
+        BarColumn(20),
+        size_read,
+        TimeRemainingColumn(),
+        TextColumn("{task.description}", table_column=one_line),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task, first = bar.add_task(_shares(seen, 3), total=size), seen.num_pieces
 
