@@ -82,7 +82,6 @@ def _watched(sources: tuple[str, ...], folder: Path | None) -> Iterator[Callable
         return
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
     from rich.table import Column
 
     one_line = Column(no_wrap=True, overflow="ellipsis")
