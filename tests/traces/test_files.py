@@ -127,6 +127,8 @@ def test_where_torchs_own_names_are_the_rest_is_left_alone(tmp_path):
         (["trace-rank-10.json.gz", "trace-rank-2.json.gz"], [10, 2]),
         (["tp1_rank_3.1700000000000.pt.trace.json.gz", "tp0_rank_2.1700000000000.pt.trace.json.gz"], [3, 2]),
         (["rank_7/trace.json", "rank_5/trace.json"], [7, 5]),
+        (["e2e_rank[3].json", "e2e_rank[1].json"], [3, 1]),
+        (["localrank0_globalrank16.json", "localrank1_globalrank17.json"], [16, 17]),
         (["iteration_100/rank3_trace.json", "iteration_100/rank2_trace.json"], [3, 2]),
         (["node0_local_rank_1.json", "node1_local_rank_1.json"], [0, 1]),
         (["host_0003.pt.trace.json", "host_0001.pt.trace.json"], [3, 1]),
@@ -209,6 +211,10 @@ def test_a_first_look_at_a_large_trace(tmp_path, monkeypatch):
     assert shares["gemm"] == pytest.approx(max(shares.values()))
     assert device
     assert sum(shares.values()) == pytest.approx(1.0)
+    seen = found.num_bytes
+    found.look_on(3)
+    assert found.num_bytes == seen + 3 * 100_000
+    assert [looking._place(n) for n in range(5)] == [1 / 2, 1 / 4, 3 / 4, 1 / 8, 5 / 8]
     packed = tmp_path / "packed.json"
     packed.write_bytes(gzip.compress(TEXT))
     assert looking.first_look([packed]).shares() == []

@@ -33,6 +33,8 @@ COMMUNICATION = {
         "ncclDevKernel_AllGather_RING_LL(ncclDevKernelArgsStorage<4096ul>)",
         "void (anonymous namespace)::multimem_all_gather_kernel<16>(x)",
         "hcom_allGather__201_3_1",
+        "ncclSymkDevKernel_AllGather_RailRing_LsaSTMC(ncclSymkDevWorkArgs4K)",
+        "void allgather6<true>(x)",
     ],
     "reduce_scatter": [
         "ncclSymkDevKernel_ReduceScatter_LDMC_sum_bf16(x)",
@@ -57,6 +59,9 @@ COMMUNICATION = {
         "void userbuffers_fp16_sum_inplace_gpu_rw_ag<4>(x)",
         "hcom_allReduce__503_0_1",
         "oneccl_allreduce_pcie",
+        "void allreduce8<__half>(x)",
+        "void mscclpp::collective::allreduceNvlsWithCopy<__nv_bfloat16>(x)",
+        "allreduce_nvls_kernel",
     ],
     "expert_all_to_all": [
         "void dpsk::ep::internode::dispatch<false, 8, false, 8>(int4*, float*, long*)",
@@ -79,6 +84,8 @@ COMMUNICATION = {
         "ncclDevKernel_Generic_4(ncclDevKernelArgsStorage<4096ul>)",
         "ncclDevKernel_SendRecv(ncclDevKernelArgsStorage<4096ul>)",
         "mscclKernel_Sum_hip_bfloat16_Simple_false(x)",
+        "void mscclpp::executionKernel<__half, mscclpp::LL16Packet>(x)",
+        "rccl_main_kernel",
     ],
     "comm_other": ["ncclDevKernel_Reduce_Sum_f32_RING_LL(x)"],
     "norm_elementwise": [

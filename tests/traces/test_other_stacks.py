@@ -316,6 +316,35 @@ def test_several_devices_and_unknown_ones_are_said(tmp_path):
     assert any("1 events of the category 'npu_kernel' (40 µs)" in c for c in found.caveats)
 
 
+def test_each_of_several_devices_has_its_own_figures(tmp_path):
+    made = Made()
+    made.mark("ProfilerStep#1", 0, 100)
+    record = {"Collective name": "allreduce", "Process Group Name": "0", "Group size": 2}
+    made.kernel("nvjet", 10, 40, launch=1, device=0)
+    made.kernel("ncclDevKernel_AllReduce", 30, 40, launch=2, stream=20, device=0, **record)
+    made.kernel("nvjet", 60, 20, launch=3, device=1)
+    made.kernel("ncclDevKernel_AllReduce", 10, 40, launch=4, stream=20, device=1, **record)
+    found = analyse([made.write(tmp_path / "t.json")], "x")
+    first, second = found.ranks[0].devices
+    figures = [
+        (d.device, d.busy_ms, d.compute_ms, d.comm_ms, d.exposed_ms, d.idle_ms) for d in (first, second)
+    ]
+    assert figures == [
+        ("0", *map(pytest.approx, (0.06, 0.04, 0.04, 0.02, 0.04))),
+        ("1", *map(pytest.approx, (0.06, 0.02, 0.04, 0.04, 0.04))),
+    ]
+    assert found.exposed_ms["all_reduce"] == pytest.approx(0.03)  # one's work hides nothing of the other's
+    assert found.parts_ms["gemm"] == pytest.approx(0.03)
+    assert sum(found.parts_ms.values()) == pytest.approx(found.step_ms) == pytest.approx(0.1)
+    [collective] = found.collectives
+    assert (collective.calls, collective.exposed_ms) == (1, pytest.approx(0.03))
+    lines = profile_lines(found)
+    assert [line.split() for line in lines[lines.index("devices") + 2 :][:2]] == [
+        ["0", "0", "60", "µs", "40", "µs", "40", "µs", "20", "µs", "40", "µs"],
+        ["0", "1", "60", "µs", "20", "µs", "40", "µs", "40", "µs", "40", "µs"],
+    ]
+
+
 def test_work_across_a_steps_border_is_said(tmp_path):
     made = Made(distributedInfo=None, deviceProperties=[])
     made.mark("ProfilerStep#1", 0, 100)

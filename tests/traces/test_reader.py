@@ -19,13 +19,14 @@ from tests.traces.made import Made, nccl_step
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.traces import event_boundary, trace
 from tgsbench.traces.analyse import analyse
+from tgsbench.traces.event import Span
 from tgsbench.traces.hotspots import analyse_rank
 from tgsbench.traces.trace import TraceReader
 
 
 def names(path: Path) -> list[str]:
     reader = TraceReader(path)
-    return [e.name for events in reader.chunks() for e in events if isinstance(e, trace.Span)]
+    return [e.name for events in reader.chunks() for e in events if isinstance(e, Span)]
 
 
 @pytest.mark.parametrize("style", ["torch", "compact", "dumps", "indented"])

@@ -13,6 +13,7 @@ from tgsbench.cli.import_ import import_
 from tgsbench.cli.runs import runs
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.results import imported
+from tgsbench.systems import log_formats
 from tgsbench.systems.logs import is_table, read_csv, read_log
 
 LOGS = Path(__file__).resolve().parents[1] / "data" / "logs"
@@ -235,3 +236,20 @@ def test_totals_of_unknown_gpus_are_refused_by_the_command():
             catch_exceptions=False,
         )  # fmt: skip
     assert (caught.value.exit_code, caught.value.hint) == (ExitCode.BAD_INPUT, "--num-gpus 8")
+
+
+def test_units_behind_figures_and_in_names_count():
+    lines = "step: 10 loss: 5.1 memory: 40.00GiB(50%) tps: 3,600 mfu: 20%\nstep: 20 loss: 5.0 tps: 3.6k mfu: 20%"
+    assert [step.tgs for step in log_formats.torchtitan_steps(lines, 8, 8192)] == [3600, 3600]
+    rows = "step,step_time_ms,global_batch_size,loss\n1,4000,64,2.5\n2,4000,64,2.4\n"
+    assert [step.step_s for step in log_formats.metric_steps(rows, 8, 8192)] == [4.0, 4.0]
+    texts = '{"step": 1, "tokens_per_sec_per_gpu": "3.6k tok/s", "step_time": "812 ms", "mem_gib": "50.1GiB"}'
+    (step,) = log_formats.metric_steps(texts, 8, 8192)
+    assert (step.tgs, step.step_s, step.mem_gib) == (3600, pytest.approx(0.812), 50.1)
+
+
+def test_an_object_behind_a_progress_bar_in_its_line_is_a_row():
+    bar = "  1%|1  | {0}/100 [00:10<16:30, 10.0s/it]"
+    row = '{{"loss": "2.5", "tokens_per_second_per_gpu": "1638.4", "epoch": "0.0{0}"}}'
+    text = "\r".join(bar.format(number) + row.format(number) for number in (1, 2))
+    assert [step.tgs for step in log_formats.metric_steps(text, 8, 8192)] == [1638.4, 1638.4]

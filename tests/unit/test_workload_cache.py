@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tgsbench.presets.resolve import resolve
+from tgsbench.system.user_cache import user_cache
 from tgsbench.workload import cache, prepare
 
 KEY = {"corpus": "test"}
@@ -64,7 +65,7 @@ def test_full_disk_costs_the_entry_not_the_run(monkeypatch):
     kept = load()
     assert "No space left" in kept.problem
     assert kept.arrays["b"].tolist() == [0, 1, 2, 3, 4]
-    assert [p.name for p in cache.cache_dir().glob("packs/*") if p.is_dir()] == []
+    assert [p.name for p in user_cache().glob("packs/*") if p.is_dir()] == []
 
 
 def test_unwritable_folder_is_a_warning(tmp_path, monkeypatch):
@@ -79,7 +80,7 @@ def test_entries_unused_for_longest_are_dropped(monkeypatch):
     monkeypatch.setattr(cache, "_MAX_ENTRIES", 3)
     for n in range(6):
         cache.load_or_build("packs", {"n": n}, ("a", "b"), build)
-    assert len([p for p in cache.cache_dir().glob("packs/*") if p.is_dir()]) == 3
+    assert len([p for p in user_cache().glob("packs/*") if p.is_dir()]) == 3
     assert cache.load_or_build("packs", {"n": 5}, ("a", "b"), build).hit
 
 

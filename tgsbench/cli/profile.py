@@ -21,6 +21,7 @@ from tgsbench.traces import sources as traces
 
 if TYPE_CHECKING:
     from tgsbench.schema.hotspots import Profile, ProfileDiff
+    from tgsbench.traces.first_look import FirstLook
 
 
 @click.command()
@@ -71,35 +72,60 @@ def profile(
 @contextlib.contextmanager
 def _watched(sources: tuple[str, ...], folder: Path | None) -> Iterator[Callable[[int], None]]:
     """For traces that take long to read: first figures at once, then how far it is; elsewhere nothing."""
-    root, size = api.runs_root(folder), 0
+    root, size, seen = api.runs_root(folder), 0, None
     with contextlib.suppress(TgsError):  # whoever reads them says it
         if not any(traces.find_run(source, root) for source in sources):
             traces.require_packages()
-            size = _first_look(traces.trace_paths(sources, root))
-    if not size or not sys.stderr.isatty():
+            size, seen = _first_look(traces.trace_paths(sources, root))
+    if seen is None or not sys.stderr.isatty():
         yield lambda num_bytes: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.table import Column
 
-    columns = (BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    one_line = Column(no_wrap=True, overflow="ellipsis")
+    size_read = DownloadColumn(table_column=Column(no_wrap=True))
+    columns = (
+        BarColumn(20),
+        size_read,
+        TimeRemainingColumn(),
+        TextColumn("{task.description}", table_column=one_line),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=size)
-        yield lambda num_bytes: bar.advance(task, num_bytes)
+        task, first = bar.add_task(_shares(seen, 3), total=size), seen.num_pieces
+
+        def on_read(num_bytes: int) -> None:
+            bar.advance(task, num_bytes)
+            if bar.tasks[task].completed > (seen.num_pieces - first + 1) * _LOOK_EVERY:
+                seen.look_on(1)
+                bar.update(task, description=_shares(seen, 3))
+
+        yield on_read
 
 
-def _first_look(paths: Sequence[Path]) -> int:
-    """Print the first figures of large traces; their size, 0 for what is read in no time or packed."""
+_LOOK_EVERY = 64 << 20
+"""Bytes read after which the first figures are refined by another piece, of one MB."""
+
+
+def _first_look(paths: Sequence[Path]) -> tuple[int, FirstLook | None]:
+    """Print the first figures of large traces; their size, and what was seen: None where that was nothing.
+
+    What is read in no time needs none; what is packed has no middle to look into.
+    """
     from tgsbench.traces.first_look import LARGE, first_look, plain_bytes
 
     size = plain_bytes(paths)
     if size < LARGE:
-        return 0
+        return 0, None
     found = first_look(paths)
-    shares = ", ".join(f"{TITLES[part]} {units.percent(share)}" for part, share in found.shares()[:6])
-    seen = f"{units.size(found.num_bytes)} of {units.size(size)}"
+    seen, shares = f"{units.size(found.num_bytes)} of {units.size(size)}", _shares(found, 6)
     diagnostics.note(f"first look ({seen}): of the kernels' time {shares}" if shares else f"reading {seen}")
-    return size
+    return size, found
+
+
+def _shares(found: FirstLook, count: int) -> str:
+    return ", ".join(f"{TITLES[part]} {units.percent(share)}" for part, share in found.shares()[:count])
 
 
 def _print(document: Profile | ProfileDiff, lines: list[str], as_json: bool) -> None:

@@ -14,7 +14,8 @@ from tgsbench.errors import ExitCode, TgsError
 from tgsbench.external.adapter import model_config
 from tgsbench.schema import events
 from tgsbench.schema.preset import Preset
-from tgsbench.workload import cache, hub, prepare, pydoc, rows, tokenizer
+from tgsbench.system.user_cache import user_cache
+from tgsbench.workload import hub, prepare, pydoc, rows, tokenizer
 from tgsbench.workload.packs import IGNORE_INDEX, PackedDataset
 from tgsbench.workload.rows import CorpusRow
 
@@ -72,7 +73,7 @@ def write_model_settings(preset: Preset, folder: Path) -> None:
 def weights_dir(preset: Preset) -> Path:
     """Folder of random weights, shared by presets of one shape."""
     settings = json.dumps(model_config(preset), sort_keys=True)
-    return cache.cache_dir() / "random-weights" / hashlib.sha256(settings.encode()).hexdigest()[:16]
+    return user_cache() / "random-weights" / hashlib.sha256(settings.encode()).hexdigest()[:16]
 
 
 def _write_pack(data: PackedDataset, index: int, tokens: np.ndarray, labels: np.ndarray) -> int:

@@ -14,6 +14,7 @@ def profile_lines(profile: Profile) -> list[str]:
     """Headline, parts, collectives, top, skew, findings."""
     lines = [_headline(profile), ""]
     lines += _parts(profile)
+    lines += _table("devices", _devices(profile), _DEVICE_HEAD)
     lines += _table("collectives", [_collective(c) for c in profile.collectives], _COLLECTIVE_HEAD)
     for source, title in (("kernel", "kernels"), ("operator", "operators")):
         ops = [op for op in profile.top if op.source == source][:_NUM_OPS]
@@ -44,6 +45,18 @@ def _parts(profile: Profile) -> list[str]:
         inner = sorted(profile.recompute_ms.items(), key=lambda pair: -pair[1])
         lines.append("recompute is " + ", ".join(f"{TITLES[k]} {_ms(v)}" for k, v in inner if v > 0))
     return lines
+
+
+_DEVICE_HEAD = ("rank", "device", "busy", "compute", "communication", "exposed", "idle")
+
+
+def _devices(profile: Profile) -> list[tuple[str, ...]]:
+    """Each device of the traces that hold several."""
+    return [
+        (str(rank.rank), d.device, *map(_ms, (d.busy_ms, d.compute_ms, d.comm_ms, d.exposed_ms, d.idle_ms)))
+        for rank in profile.ranks
+        for d in rank.devices
+    ]
 
 
 def shares_line(profile: Profile, num_parts: int = 6) -> str:

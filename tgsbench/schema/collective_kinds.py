@@ -111,6 +111,7 @@ KINDS: Final[tuple[CollectiveKind, ...]] = (
             r"multimem_\w*all_?gather",
             r"(?<![a-z])(vllm|sglang|aiter)::\w*all_?gather",
             r"all_?gather_(push|pull)",
+            r"(?<![a-z])(mscclpp|ccl|oneccl|ub)(::|_)[\w:]*all_?gather|(?<![a-z_])allgather\d+(?![a-z0-9])",
         ),
         operators=("c10d::_allgather_base_", "_c10d_functional::all_gather_into_tensor"),
         link_passes=1,
@@ -123,6 +124,7 @@ KINDS: Final[tuple[CollectiveKind, ...]] = (
         markers=(
             r"(multimem|one_shot|two_shot)_\w*reduce_?scatter",
             r"(?<![a-z])(vllm|sglang|aiter)::\w*reduce_?scatter",
+            r"(?<![a-z])(mscclpp|ccl|oneccl|ub)(::|_)[\w:]*reduce_?scatter",
         ),
         operators=("c10d::_reduce_scatter_base_", "_c10d_functional::reduce_scatter_tensor"),
         gloo_runs_as="all_reduce",
@@ -139,7 +141,8 @@ KINDS: Final[tuple[CollectiveKind, ...]] = (
         markers=(
             r"multimem_\w*(all_?reduce|one_shot)",
             r"(one|two)_?shot_?\w*all_?reduce",
-            r"all_?reduce_?(fusion|one_?shot|two_?shot|push|pull|prototype|\w*lamport|multimem)",
+            r"all_?reduce_?(fusion|one_?shot|two_?shot|push|pull|prototype|\w*lamport|multimem|nvls|all_?pairs)",
+            r"(?<![a-z])(mscclpp|ccl|oneccl|ub)(::|_)[\w:]*all_?reduce|(?<![a-z_])allreduce\d+(?![a-z0-9])",
             r"cross_device_reduce",
             r"quick_?reduce|(?<![a-z])quickreduce::",
             r"(?<![a-z])(vllm|sglang|sgl_kernel|aiter|flashinfer|tensorrt_llm|trtllm\w*)::\w*all_?reduce",

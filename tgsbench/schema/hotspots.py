@@ -109,6 +109,18 @@ class HotOp(Struct, kw_only=True):
     peak_tflops: float | None = None
 
 
+class DeviceProfile(Struct, kw_only=True):
+    """One of several devices in one trace; milliseconds per step."""
+
+    device: str
+    busy_ms: float = 0.0
+    compute_ms: float = 0.0
+    comm_ms: float = 0.0
+    """In flight, beside work or not."""
+    exposed_ms: float = 0.0
+    idle_ms: float = 0.0
+
+
 class RankProfile(Struct, kw_only=True):
     """One rank's trace."""
 
@@ -147,6 +159,8 @@ class RankProfile(Struct, kw_only=True):
     """Communication kernels whose kind could not be found (their time is `comm_unknown`)."""
     num_broken: int = 0
     """Events left out: no time, a negative or absurd duration."""
+    devices: list[DeviceProfile] = []
+    """Where the trace holds several; the figures of the rank are means over them."""
     kernels_recorded: bool = True
     """False: a GPU's job of which only the host's side is there; the parts are then of the host's time."""
     caveats: list[str] = []

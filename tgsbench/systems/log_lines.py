@@ -15,8 +15,8 @@ _MAX_LINE = 64 * 1024
 _MAX_TEXT_LINE = 4 * 1024
 """The same for lines that patterns search: they are quadratic, a hostile 64 KiB line took a minute."""
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\\\)?")
-NUMBER = r"([-+]?\d[\d,]{0,24}\.?\d{0,24}(?:[eE][-+]?\d{1,2})?)"
-"""A figure as people write it, with commas or an exponent; `to_float` reads it."""
+NUMBER = r"([-+]?\d[\d,]{0,24}\.?\d{0,24}(?:[eE][-+]?\d{1,2})?(?:[kKM](?![a-zA-Z]))?)"
+"""A figure as people write it, with commas, an exponent or a k for thousands; `to_float` reads it."""
 INDEX = r"(\d{1,15})"
 """A count of steps."""
 
@@ -68,7 +68,8 @@ def figure_after(before: str, line: str) -> float | None:
 
 def to_float(text: str) -> float:
     """A figure that NUMBER matched."""
-    return float(text.replace(",", ""))
+    factor = {"k": 1e3, "K": 1e3, "M": 1e6}.get(text[-1:], 1.0)
+    return float(text.rstrip("kKM").replace(",", "")) * factor
 
 
 def finite(value: object) -> float | None:

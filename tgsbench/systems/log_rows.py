@@ -54,8 +54,12 @@ slash where the whole name is unknown. `tgs` is of one GPU, `tokens_per_s` of al
 
 _MEANING = {alias: name for name, aliases in METRICS.items() for alias in aliases}
 _DICT = re.compile(r"\{'[^{}]*\}")
+_JSON_INSIDE = re.compile(r"\{\"[^{}]*\}")
+"""An object behind something else in its line, as a progress bar."""
 _MOST_KEYS = 400
-_LEADING = re.compile(r"^\s*([\d,.eE+-]+)")
+_LEADING = re.compile(r"^\s*([\d,.eE+-]++)\s*(ms|k|M)?(?![a-zA-Z])")
+_IN_MS = re.compile(r"[ _]?[(\[]?\bms\b[)\]]?$|_ms$", re.IGNORECASE)
+_FACTORS = {"ms": 1e-3, "k": 1e3, "M": 1e6}
 Row = dict[str, float]
 """Figures of one logged step, by what they are."""
 
@@ -74,17 +78,27 @@ def figures_of(row: dict[str, Any]) -> Row:
     """The figures among a row's values, also those written as text: "1/94" is step 1, "12.5%" is 12.5."""
     found: Row = {}
     for key, value in list(row.items())[:_MOST_KEYS]:
-        name = meaning_of(key) if isinstance(key, str) else ""
+        name, factor = _meant(key) if isinstance(key, str) else ("", 1.0)
         figure = finite(value) if not isinstance(value, str) else _leading(value)
         if name and figure is not None:
-            found.setdefault(name, figure)
+            found.setdefault(name, figure * factor)
     return found
 
 
+def _meant(key: str) -> tuple[str, float]:
+    """What a column is, and what its unit is in the usual one: "step_time_ms" is in thousandths."""
+    name = meaning_of(key)
+    if name or not _IN_MS.search(key.strip()):
+        return name, 1.0
+    name = meaning_of(_IN_MS.sub("", key.strip()))
+    return (name, 1e-3) if name == "step_s" else ("", 1.0)
+
+
 def _leading(text: str) -> float | None:
-    match = _LEADING.match(text)
+    """The number that a text begins with: "1/94" is 1, "3.6k tok/s" 3600, "812 ms" 0.812."""
+    match = _LEADING.match(text) or re.match(r"^\s*([\d,.eE+-]+)()", text)
     try:
-        return finite(float(match[1].replace(",", ""))) if match else None
+        return finite(float(match[1].replace(",", "")) * _FACTORS.get(match[2] or "", 1.0)) if match else None
     except ValueError:
         return None
 
@@ -93,6 +107,8 @@ def printed_rows(text: str) -> Iterator[dict[str, Any]]:
     """JSON objects and dictionaries as Python prints them, wherever in a line they stand."""
     yield from json_lines(text)
     for line in text_lines(text):
+        for match in _JSON_INSIDE.finditer(line if not line.lstrip().startswith("{") else ""):
+            yield from json_lines(match[0])
         for match in _DICT.finditer(line):
             try:
                 row = ast.literal_eval(match[0])  # literals only: nothing is executed

@@ -48,7 +48,9 @@ _COMMUNICATION: Final = _any(
     *(marker for kind in collective_kinds.KINDS for marker in kind.markers),
 )
 _SAYS_NOTHING: Final = _any(
-    r"(nccl|rccl)\w*?_?kernel_?(send_?recv|generic)", r"(?<![a-z])msccl(pp)?(_?kernel|::)"
+    r"(nccl|rccl)\w*?_?kernel_?(send_?recv|generic)",
+    r"(?<![a-z])msccl(pp)?(_?kernel|::)(?![\w:]*all_?(reduce|gather))",
+    r"rccl_main_kernel",
 )
 """Kernels that run whatever the library asks them to: only a record tells what it was."""
 _NCCL_KERNEL: Final = _any(_LIBRARY_KERNEL)

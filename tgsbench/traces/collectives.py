@@ -11,21 +11,19 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from tgsbench.schema.collective_kinds import BY_NAME, BY_SPAN, OTHER, UNKNOWN
 from tgsbench.traces import categories
 from tgsbench.traces import intervals as iv
+from tgsbench.traces.columns import RECORD, CommCall, Interner
 from tgsbench.traces.intervals import Intervals
 from tgsbench.traces.row_store import Flags, Ints, Rows
 from tgsbench.traces.scopes import CODE, HostContext, Scopes
 from tgsbench.traces.shapes import item_bytes
-from tgsbench.traces.tables import CommCall, Host, Interner, Table
-
-_RECORD: Final = "record_param_comms"
-"""The operator that bears NCCL's record of a call."""
+from tgsbench.traces.tables import Host, Table
 
 
 class CallKind(NamedTuple):
@@ -46,6 +44,8 @@ class Calls:
     end: Ints
     what: Ints
     """Position in `described`."""
+    device: Ints
+    """Number of the device in `Table.devices`."""
     described: list[CallKind]
     ranks: dict[str, list[int]]
     """Members of each group, where known."""
@@ -67,7 +67,14 @@ class Calls:
         """The calls that overlap a stretch of time, cut to it."""
         at = np.flatnonzero((self.end > since) & (self.start < until))
         start, end = np.maximum(self.start[at], since), np.minimum(self.end[at], until)
-        return replace(self, start=start, end=end, what=self.what[at])
+        return replace(self, start=start, end=end, what=self.what[at], device=self.device[at])
+
+    def on(self, device: int) -> Calls:
+        """The calls of one device."""
+        at = np.flatnonzero(self.device == device)
+        return replace(
+            self, start=self.start[at], end=self.end[at], what=self.what[at], device=self.device[at]
+        )
 
 
 class FlightNs(NamedTuple):
@@ -105,8 +112,9 @@ class CollectiveFinder:
         self._table = table
         self._groups = _Groups(table)
         self._described = Interner()
-        self._pieces: list[tuple[Ints, Ints, Ints]] = []
-        record = table.host_names.index(_RECORD) if _RECORD in table.host_names else -1
+        self._alike: dict[tuple[int, int], CallKind] = {}
+        self._pieces: list[tuple[Ints, Ints, Ints, Ints]] = []
+        record = table.host_names.index(RECORD) if RECORD in table.host_names else -1
         found = table.host.where(lambda rows: (rows["name"] == record) & (rows["external"] != 0))
         order = np.argsort(found["external"], kind="stable")
         self._external, self._said = found["external"][order], found["said"][order]
@@ -129,11 +137,21 @@ class CollectiveFinder:
                 strict=True,
             )
         ]  # fmt: skip
-        piece = (device["start"], device["end"], np.array(what, np.int64))
+        on_device = self._table.device_of_stream[device["stream"]]
+        piece = (device["start"], device["end"], np.array(what, np.int64), on_device)
         self._pieces.append(piece)
         return Calls(*piece, list(self._described), {}).codes()
 
     def _describe(self, row: int, name: int, said: int, external: int) -> CallKind:
+        """What a kernel is; those with the same name and a record of their own are alike."""
+        call = self._table.arguments[said]
+        if not isinstance(call, CommCall) or not call.collective:
+            return self._described_by_launch(row, name, said, external)
+        if (name, said) not in self._alike:
+            self._alike[name, said] = self._described_by_launch(row, name, said, external)
+        return self._alike[name, said]
+
+    def _described_by_launch(self, row: int, name: int, said: int, external: int) -> CallKind:
         call, by = self._recorded(said, external)
         text = call.collective if call is not None else ""
         if not text:
@@ -165,12 +183,13 @@ class CollectiveFinder:
 
     def calls(self) -> Calls:
         """All calls."""
-        start, end, what = (
+        start, end, what, device = (
             np.concatenate(columns) if columns else np.empty(0, np.int64)
-            for columns in ([piece[i] for piece in self._pieces] for i in range(3))
+            for columns in ([piece[i] for piece in self._pieces] for i in range(4))
         )
         order = np.argsort(start, kind="stable")
-        return Calls(start[order], end[order], what[order], list(self._described), self._groups.ranks)
+        described = list(self._described)
+        return Calls(start[order], end[order], what[order], device[order], described, self._groups.ranks)
 
 
 class _LaunchContext:
@@ -197,7 +216,7 @@ class _LaunchContext:
                 return record.collective, record, "launch"
             if not text and name in BY_SPAN:
                 text, by = BY_SPAN[name].name, "annotation"
-            if not text and categories.is_communication(name) and name != _RECORD:
+            if not text and categories.is_communication(name) and name != RECORD:
                 text, by = name, "annotation" if host.is_annotation[above] else "op"
         return text, call, by
 

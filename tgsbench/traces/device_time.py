@@ -32,14 +32,23 @@ class DeviceTime:
     kernels: DiskTable
     """Every activity that the steps launched: start, end, name, code (its part), inner (the same, but for
     recomputed work: the part it would be), op (name of the operator that launched it, -1: none), flops (0:
-    none), launched (-FAR: unknown)."""
+    none), launched (-FAR: unknown), device (its number)."""
     calls: Calls
-    parts: time_split.Parts
+    by_device: list[time_split.Parts]
+    """In the order of `Table.devices`."""
     flights: Flights
     window: StepWindow
     placed: DeviceWindow
     num_matched: int
     """Launches of kernels in the steps whose kernels are there."""
+
+    @property
+    def parts(self) -> time_split.Parts:
+        """Of all devices together: so many windows of time."""
+        whole = time_split.nothing()
+        for parts in self.by_device:
+            whole.add(parts)
+        return whole
 
 
 def analyse(table: Table, window: StepWindow) -> DeviceTime:
@@ -48,13 +57,21 @@ def analyse(table: Table, window: StepWindow) -> DeviceTime:
     placed = device_window(window, launched, len(table.streams))
     kernels, calls, waits = _resolved(table, launched, placed)
     window = placed.window
-    parts, flights = time_split.nothing(), Flights()
+    by_device, flights = [time_split.nothing() for _ in table.devices], Flights()
     for since, until in window.cut(cuts(chunks.MOST_ROWS, kernels.sample())):
-        piece = _split(kernels.between("start", "end", since, until), waits, since, until)
-        parts.add(piece)
-        collectives.add_flights(flights, collectives.flights(calls, piece.computing, since, until))
+        rows = kernels.between("start", "end", since, until)
+        for device, parts in enumerate(by_device):
+            piece = _split(_on(rows, device), waits, since, until)
+            parts.add(piece)
+            own = collectives.flights(calls.on(device), piece.computing, since, until)
+            collectives.add_flights(flights, own)
     calls = calls.inside(window.start, window.end)
-    return DeviceTime(kernels, calls, parts, flights, window, placed, num_matched)
+    return DeviceTime(kernels, calls, by_device, flights, window, placed, num_matched)
+
+
+def _on(rows: Rows, device: int) -> Rows:
+    at = rows["device"] == device
+    return rows if at.all() else {name: column[at] for name, column in rows.items()}
 
 
 def _resolved(
@@ -64,7 +81,7 @@ def _resolved(
     kernels = DiskTable(
         table.scratch, ("start", "end"),
         start=np.int64, end=np.int64, name=np.int32, code=np.int8, inner=np.int8, op=np.int32,
-        flops=np.float64, launched=np.int64,
+        flops=np.float64, launched=np.int64, device=np.int16,
     )  # fmt: skip
     calls, waits = collectives.CollectiveFinder(table), [iv.EMPTY]
     by_name = np.array([CODE[categories.device_kind(*pair)] for pair in table.device_names], np.int64)
@@ -79,8 +96,10 @@ def _resolved(
         place = scopes.places(rows["thread"], rows["instant"])
         calls.look_around(host, place, scopes)
         code, inner = _parts(rows, by_name[rows["name"]], on_streams[rows["stream"]], place, calls)
-        kernels.append(**rows, code=code, inner=inner, op=_operators(host, place),
-                       flops=_flops(rows, host, place))  # fmt: skip
+        kernels.append(
+            **rows, code=code, inner=inner, op=_operators(host, place), flops=_flops(rows, host, place),
+            device=table.device_of_stream[rows["stream"]],
+        )  # fmt: skip
         waits.append(_data_waits(scopes, placed.window))
     return kernels, calls.calls(), iv.merge(waits)
 

@@ -11,9 +11,10 @@ import numpy as np
 from tgsbench.schema.collective_kinds import BY_SPAN, KINDS
 from tgsbench.traces import categories
 from tgsbench.traces.collectives import CallKind, Calls, group_label
+from tgsbench.traces.columns import Interner
 from tgsbench.traces.row_store import Flags, Ints
 from tgsbench.traces.shapes import largest_tensor_bytes
-from tgsbench.traces.tables import Host, Interner, Table
+from tgsbench.traces.tables import Host, Table
 
 _GLOO: Final = re.compile(r"^(gloo|mpi|ucc):")
 _BLOCKING: Final = "".join(f"{re.escape(op)}|" for kind in KINDS for op in kind.blocking_ops)
@@ -55,7 +56,7 @@ def calls(table: Table) -> Calls:
         ends.append(waiting.until(int(host.end[row])))
         what.append(described[CallKind(kind, group, num_bytes, members, by)])
     start, end, whats = (np.array(column, np.int64) for column in (starts, ends, what))
-    return Calls(start, end, whats, list(described), ranks)
+    return Calls(start, end, whats, np.zeros(len(start), np.int64), list(described), ranks)
 
 
 def _communication(table: Table) -> Host:

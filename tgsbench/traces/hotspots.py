@@ -12,7 +12,7 @@ import numpy as np
 from tgsbench import presets
 from tgsbench.schema.collective_kinds import BY_NAME, UNKNOWN
 from tgsbench.schema.hardware import GpuSpec
-from tgsbench.schema.hotspots import Collective, HotOp, RankProfile
+from tgsbench.schema.hotspots import Collective, DeviceProfile, HotOp, RankProfile
 from tgsbench.traces import device_time, host_time, missing, shapes, tables, top
 from tgsbench.traces.collectives import Calls
 from tgsbench.traces.device_time import DeviceTime
@@ -69,7 +69,8 @@ def _measured(
 
 def _profile(table: tables.Table, found: DeviceTime | HostTime, rank: int) -> RankProfile:
     window, parts = found.window, found.parts
-    per_step_ms = 1e-6 / window.num_steps
+    num_devices = _num_devices(found)
+    per_step_ms = 1e-6 / window.num_steps / num_devices
     hidden = {kind: parts.comm_ns[kind] - parts.exposed_ns[kind] for kind in parts.comm_ns}
 
     def scaled(values: dict[str, int]) -> dict[str, float]:
@@ -85,7 +86,7 @@ def _profile(table: tables.Table, found: DeviceTime | HostTime, rank: int) -> Ra
         kernels_recorded=isinstance(found, DeviceTime) or not missing.is_gpu_job(table),
         steps=window.steps,
         window_ms=window.length_ns / 1e6,
-        step_ms=window.length_ns * per_step_ms,
+        step_ms=window.length_ns / 1e6 / window.num_steps,
         parts_ms=scaled(parts.parts_ns),
         shares={kind: value / max(1, parts.window_ns) for kind, value in parts.parts_ns.items()},
         comm_ms=scaled(parts.comm_ns),
@@ -99,7 +100,30 @@ def _profile(table: tables.Table, found: DeviceTime | HostTime, rank: int) -> Ra
         python_ms=parts.python_ns * per_step_ms,
         num_events=table.num_events,
         num_broken=table.num_broken,
+        devices=_devices(table, found) if isinstance(found, DeviceTime) and num_devices > 1 else [],
     )
+
+
+def _num_devices(found: DeviceTime | HostTime) -> int:
+    return len(found.by_device) if isinstance(found, DeviceTime) else 1
+
+
+def _devices(table: tables.Table, found: DeviceTime) -> list[DeviceProfile]:
+    """The figures of each of several devices."""
+    rows, per_step_ms = [], 1e-6 / found.window.num_steps
+    for device, parts in zip(table.devices, found.by_device, strict=True):
+        busy_ns = parts.compute_ns + parts.comm_total_ns - parts.overlap_ns
+        rows.append(
+            DeviceProfile(
+                device=str(device),
+                busy_ms=busy_ns * per_step_ms,
+                compute_ms=parts.compute_ns * per_step_ms,
+                comm_ms=parts.comm_total_ns * per_step_ms,
+                exposed_ms=(parts.comm_total_ns - parts.overlap_ns) * per_step_ms,
+                idle_ms=(parts.window_ns - busy_ns) * per_step_ms,
+            )
+        )
+    return rows
 
 
 def _rank_of(table: tables.Table, by_name: int) -> int:
@@ -123,7 +147,7 @@ def _collective(
     sizes = [what.num_bytes for what in alike]
     known = [size * count for size, count in zip(sizes, counts.tolist(), strict=True) if size is not None]
     num_bytes = sum(known) if None not in sizes else None
-    steps, total_ns = found.window.num_steps, int(dur.sum())
+    steps, total_ns = found.window.num_steps * _num_devices(found), int(dur.sum())
     ranks = calls.ranks.get(pair[1], [])
     size = max(what.group_size for what in alike) or len(ranks)
     rate = num_bytes / total_ns if num_bytes is not None and total_ns else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from typing import Final
 
@@ -76,12 +75,11 @@ def _num_launches(table: Table, window: StepWindow) -> int:
 
 
 def _devices(table: Table) -> Iterator[str]:
-    devices = Counter(device for device, _ in table.streams if device is not None)
-    if len(devices) > 1:
-        names = ", ".join(str(device) for device in sorted(devices, key=str))
+    if len(table.devices) > 1:
+        names = ", ".join(map(str, table.devices))
         yield (
-            f"activities of {len(devices)} devices ({names}) in one trace: their work counts as one "
-            "device's, busy when any of them is"
+            f"activities of {len(table.devices)} devices ({names}) in one trace: parts of the step and "
+            "collectives are means over them"
         )
     for category, (count, dur_us) in sorted(table.unread.items()):
         yield (

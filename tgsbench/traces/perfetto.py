@@ -12,8 +12,9 @@ from typing import IO, Any, Final
 import msgspec
 
 from tgsbench.errors import ExitCode, TgsError
+from tgsbench.traces.event import Span
 from tgsbench.traces.files import expanded, ranks_of
-from tgsbench.traces.trace import Span, TraceReader
+from tgsbench.traces.trace import TraceReader
 
 _STEP: Final = re.compile(r"^ProfilerStep#(\d{1,18})$")
 _encode: Final = msgspec.json.Encoder().encode

@@ -11,8 +11,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from tgsbench.traces.columns import Shapes
 from tgsbench.traces.row_store import Ints
-from tgsbench.traces.tables import Arguments, Host, Shapes
+from tgsbench.traces.tables import Arguments, Host
 
 _ITEM_BYTES: Final = (
     (re.compile(r"float8|byte|char|bool|int8", re.IGNORECASE), 1),

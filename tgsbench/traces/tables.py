@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -18,11 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tgsbench.errors import ExitCode, TgsError
-from tgsbench.traces.categories import MODULE_PREFIX
-from tgsbench.traces.row_store import FAR, DiskTable, DiskTables, Ints, Rows, array
-from tgsbench.traces.trace import Args, Head, Span, TraceReader
-
-Codes = npt.NDArray[np.int32]
+from tgsbench.traces.columns import RECORD, Codes, Columns, CommCall, Floats, Interner, Shapes
+from tgsbench.traces.row_store import FAR, DiskTable, DiskTables, Ints, Rows
+from tgsbench.traces.trace import Head, TraceReader
 
 _MAX_US: Final = 1e12
 """Eleven days: what lies further from its neighbours, or lasts longer, is no time."""
@@ -52,35 +50,6 @@ _PASSED_OVER: Final = frozenset(
     )
 )  # fmt: skip
 """Categories of no work of its own: marks, copies of annotations, the profiler's own time."""
-
-
-class Interner(dict[Any, int]):
-    """Each new key gets the next number."""
-
-    def __missing__(self, key: Any) -> int:
-        number = self[key] = len(self)
-        return number
-
-
-class Shapes(NamedTuple):
-    """Arguments of one call as the trace writes them, JSON."""
-
-    dims: bytes
-    types: bytes
-    concrete: bytes
-
-
-class CommCall(NamedTuple):
-    """What NCCL's record says about one call."""
-
-    collective: str
-    group_size: int
-    group_name: str
-    group_description: str
-    group_ranks: str
-    in_elements: int | None
-    out_elements: int | None
-    dtype: str
 
 
 Arguments = Shapes | CommCall | None
@@ -152,6 +121,18 @@ class Table:
     num_broken: int
     num_bytes: int
 
+    @cached_property
+    def devices(self) -> list[Any]:
+        """The devices whose activities are there, in order; [None]: no activity says on which it ran."""
+        said = {device for device, _ in self.streams if device is not None}
+        return sorted(said, key=lambda device: (isinstance(device, str), device)) or [None]
+
+    @cached_property
+    def device_of_stream(self) -> Ints:
+        """By number of a stream: position of its device in `devices`; the first where it says none."""
+        numbers = {device: number for number, device in enumerate(self.devices)}
+        return np.array([numbers.get(device, 0) for device, _ in self.streams], np.int64)
+
     def host_rows(self, rows: Rows, since: int = -FAR, until: int = FAR) -> Host:
         """Rows of the host table as what one works on."""
         return Host(**rows, names=self.host_names, arguments=self.arguments, since=since, until=until)
@@ -169,8 +150,8 @@ def read(
     """
     reader = TraceReader(path, on_read=on_read)
     builder = _Builder(wants_shapes, scratch)
-    for events in reader.chunks():
-        builder.add(events)
+    for columns in reader.columns():
+        builder.add(columns)
     if builder.origin_us is None:
         raise TgsError(
             f"{path}: holds no timed event",
@@ -204,7 +185,7 @@ class _Builder:
         self.host_names, self.device_names, self._threads = Interner(), Interner(), Interner()
         self.streams = Interner()
         self.unread: dict[str, Unread] = {}
-        self._starts_kernel: dict[str, bool] = {}
+        self._call_names, self._starts_kernel = Interner(), list[bool]()
         self.arguments = Interner({None: 0})
         self._wanted: list[bool] = []
         self.host = DiskTable(
@@ -222,127 +203,119 @@ class _Builder:
             correlation=np.int64, start=np.int64, thread=np.int32, starts_kernel=np.bool_,
         )  # fmt: skip
 
-    def add(self, events: list[Any]) -> None:
-        """One chunk of events; those without a duration are passed over."""
-        groups: defaultdict[str, list[Span]] = defaultdict(list)
-        for event in events:
-            if type(event) is Span:
-                groups[event.cat].append(event)
-        if self.origin_us is None and groups:
-            self.origin_us = _origin([event for members in groups.values() for event in members])
-        for category, members in groups.items():
-            self._add(category.lower(), members)
+    def add(self, chunk: Columns) -> None:
+        """One chunk of events."""
+        if self.origin_us is None and len(chunk.ts):
+            self.origin_us = _origin(chunk.ts)
+        codes, first = np.unique(chunk.category, return_index=True)
+        for code in codes[np.argsort(first)].tolist():
+            self._add(chunk.texts[code].lower(), chunk, np.flatnonzero(chunk.category == code))
 
-    def _add(self, category: str, members: list[Span]) -> None:
+    def _add(self, category: str, chunk: Columns, rows: Ints) -> None:
         if category in _HOST:
-            self._add_host(members, _HOST[category])
+            self._add_host(chunk, rows, _HOST[category])
         elif category in _DEVICE:
-            self._add_device(members, _DEVICE[category])
+            self._add_device(chunk, rows, _DEVICE[category])
         elif category in _LAUNCH:
-            self._add_launches(members)
+            self._add_launches(chunk, rows)
         elif category == "python_function":
-            self._add_host([event for event in members if event.name.startswith(MODULE_PREFIX)], 1)
+            self._add_host(chunk, rows, 1)
         elif category not in _PASSED_OVER:
-            self._count_unread(category, members)
+            self._count_unread(category, chunk, rows)
 
-    def _count_unread(self, category: str, members: list[Span]) -> None:
+    def _count_unread(self, category: str, chunk: Columns, rows: Ints) -> None:
         """Of a category that nobody here knows: what an argument says ran on a device."""
-        on_device = [event.dur for event in members if event.args.device is not None]
-        known = self.unread.get(category, Unread())
-        if on_device:
-            self.unread[category] = Unread(known.num_events + len(on_device), known.dur_us + sum(on_device))
+        on_device = rows[[chunk.texts[code] is not None for code in chunk.device[rows].tolist()]]
+        if len(on_device):
+            known = self.unread.get(category, Unread())
+            dur_us = known.dur_us + float(chunk.dur[on_device].sum())
+            self.unread[category] = Unread(known.num_events + len(on_device), dur_us)
 
-    def _timed(self, members: list[Span]) -> tuple[list[Span], Ints, Ints]:
-        """Start and end; members without a usable time are left out and counted.
+    def _timed(self, chunk: Columns, rows: Ints) -> tuple[Ints, Ints, Ints]:
+        """Rows, start and end; rows without a usable time are left out and counted.
 
         Torch counts from up to three months ago: at 4e12 µs a float64 is right to half a nanosecond. So whole
         microseconds are taken off first, and the end is the start plus the duration: an operator that ended a
         nanosecond inside the next one would take what is beneath that one from its region (on a synthetic
         trace 54 % of what was recomputed).
         """
-        begin = array([event.ts for event in members], np.float64) - self.origin_us
-        dur = array([event.dur for event in members], np.float64)
+        begin, dur = chunk.ts[rows] - (self.origin_us or 0.0), chunk.dur[rows]
         usable = (np.abs(begin) < _MAX_US) & (dur >= 0) & (dur < _MAX_US)
         if not usable.all():
-            self.num_broken += int(len(members) - usable.sum())
-            members = [event for event, good in zip(members, usable, strict=True) if good]
-            begin, dur = begin[usable], dur[usable]
+            self.num_broken += int(len(rows) - usable.sum())
+            rows, begin, dur = rows[usable], begin[usable], dur[usable]
         start = np.rint(begin * 1e3).astype(np.int64)
-        return members, start, start + np.rint(dur * 1e3).astype(np.int64)
+        return rows, start, start + np.rint(dur * 1e3).astype(np.int64)
 
-    def _add_host(self, members: list[Span], annotation: int) -> None:
-        members, start, end = self._timed(members)
-        numbers, threads = self.host_names, self._threads
-        name = array([numbers[event.name] for event in members], np.int32)
+    def _add_host(self, chunk: Columns, rows: Ints, annotation: int) -> None:
+        rows, start, end = self._timed(chunk, rows)
+        name = chunk.numbers(chunk.name[rows], self.host_names)
         self.host.append(
             start=start,
             end=end,
             name=name,
-            thread=[threads[event.tid] for event in members],
-            sequence=[event.args.sequence for event in members],
-            external=[event.args.external for event in members],
-            is_annotation=np.full(len(members), bool(annotation)),
-            said=self._host_arguments(members, name),
+            thread=chunk.numbers(chunk.tid[rows], self._threads),
+            sequence=chunk.sequence[rows],
+            external=chunk.external[rows],
+            is_annotation=np.full(len(rows), bool(annotation)),
+            said=self._host_arguments(chunk, rows, name),
         )
 
-    def _host_arguments(self, members: list[Span], name: Codes) -> Codes:
-        wanted, said, numbers = self._wanted, np.zeros(len(members), np.int32), self.arguments
+    def _host_arguments(self, chunk: Columns, rows: Ints, name: Codes) -> Codes:
+        wanted, said, numbers = self._wanted, np.zeros(len(rows), np.int32), self.arguments
         wanted += [
-            text == "record_param_comms" or self._wants_shapes(text)
-            for text in list(self.host_names)[len(wanted) :]
+            text == RECORD or self._wants_shapes(text) for text in list(self.host_names)[len(wanted) :]
         ]
-        record = self.host_names.get("record_param_comms", -1)
-        for index in np.flatnonzero(np.array(wanted, bool)[name]).tolist():
-            args = members[index].args
-            if name[index] == record:
-                said[index] = numbers[_comm_call(args)]
-            elif memoryview(args.dims).nbytes:
-                said[index] = numbers[Shapes(bytes(args.dims), bytes(args.types), bytes(args.concrete))]
+        record = self.host_names.get(RECORD, -1)
+        is_record = name == record
+        shaped = np.flatnonzero(np.array(wanted, bool)[name] & ~is_record)
+        said[shaped] = [numbers[told] for told in chunk.shapes(rows[shaped])]
+        said[is_record] = self._recorded(chunk, rows[is_record])
         return said
 
-    def _add_device(self, members: list[Span], category: str) -> None:
-        members, start, end = self._timed(members)
-        numbers, arguments, streams = self.device_names, self.arguments, self.streams
+    def _recorded(self, chunk: Columns, rows: Ints) -> list[int]:
+        return [self.arguments[chunk.records[code]] for code in chunk.record[rows].tolist()]
+
+    def _add_device(self, chunk: Columns, rows: Ints, category: str) -> None:
+        rows, start, end = self._timed(chunk, rows)
         self.device.append(
             start=start,
             end=end,
-            name=[numbers[category, event.name] for event in members],
-            correlation=[event.args.correlation for event in members],
-            external=[event.args.external for event in members],
-            said=[
-                arguments[_comm_call(event.args)] if event.args.collective is not None else 0
-                for event in members
-            ],
-            stream=[streams[event.args.device, event.tid] for event in members],
+            name=chunk.numbers(chunk.name[rows], self.device_names, lambda text: (category, text)),
+            correlation=chunk.correlation[rows],
+            external=chunk.external[rows],
+            said=self._recorded(chunk, rows),
+            stream=self._streams_of(chunk, rows),
         )
 
-    def _add_launches(self, members: list[Span]) -> None:
-        members, start, _ = self._timed(members)
-        threads, starts = self._threads, self._starts_kernel
-        for name in {event.name for event in members} - starts.keys():
-            starts[name] = _STARTS_KERNEL.search(name) is not None
+    def _streams_of(self, chunk: Columns, rows: Ints) -> Ints:
+        """Number of each row's device and stream."""
+        count = len(chunk.texts)
+        pairs, first, which = np.unique(
+            chunk.device[rows].astype(np.int64) * count + chunk.tid[rows],
+            return_index=True, return_inverse=True,
+        )  # fmt: skip
+        numbers = np.zeros(len(pairs), np.int64)
+        for at in np.argsort(first).tolist():
+            device, stream = divmod(int(pairs[at]), count)
+            numbers[at] = self.streams[chunk.texts[device], chunk.texts[stream]]
+        found: Ints = numbers[which]
+        return found
+
+    def _add_launches(self, chunk: Columns, rows: Ints) -> None:
+        rows, start, _ = self._timed(chunk, rows)
+        name = chunk.numbers(chunk.name[rows], self._call_names)
+        starts = self._starts_kernel
+        starts += [_STARTS_KERNEL.search(text) is not None for text in list(self._call_names)[len(starts) :]]
         self.launches.append(
-            correlation=[event.args.correlation for event in members],
+            correlation=chunk.correlation[rows],
             start=start,
-            thread=[threads[event.tid] for event in members],
-            starts_kernel=[starts[event.name] for event in members],
+            thread=chunk.numbers(chunk.tid[rows], self._threads),
+            starts_kernel=np.array(starts, bool)[name],
         )
 
 
-def _comm_call(args: Args) -> CommCall:
-    return CommCall(
-        args.collective or "",
-        args.group_size or 0,
-        args.group_name or "",
-        args.group_description or "",
-        args.group_ranks or "",
-        args.in_elements,
-        args.out_elements,
-        args.dtype or "",
-    )
-
-
-def _origin(events: Sequence[Span]) -> float:
+def _origin(ts: Floats) -> float:
     """The median time of some events in whole microseconds: one absurd time among them does no harm."""
-    median = sorted(event.ts for event in events)[len(events) // 2]
+    median = float(np.sort(ts)[len(ts) // 2])
     return float(math.floor(median)) if math.isfinite(median) else median

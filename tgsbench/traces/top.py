@@ -47,10 +47,10 @@ def kernels(table: Table, found: DeviceTime, peak_tflops: float | None) -> list[
             key = rows[column][at].astype(np.int64) * len(PARTS) + rows["code"][at]
             yield HotMeasure(key, (end - start)[at], rows["flops"][at])
 
-    names = [name for _, name in table.device_names]
+    names, devices = [name for _, name in table.device_names], len(table.devices)
     by_kernel, by_operator = ranked(lambda: measured("name")), ranked(lambda: measured("op"))
-    return [_hot(names, entry, "kernel", window, peak_tflops) for entry in by_kernel] + [
-        _hot(table.host_names, entry, "operator", window, peak_tflops) for entry in by_operator
+    return [_hot(names, entry, "kernel", window, peak_tflops, devices) for entry in by_kernel] + [
+        _hot(table.host_names, entry, "operator", window, peak_tflops, devices) for entry in by_operator
     ]
 
 
@@ -128,6 +128,7 @@ def _hot(
     source: Literal["kernel", "operator"],
     window: StepWindow,
     peak_tflops: float | None,
+    num_devices: int = 1,
 ) -> HotOp:
     key, calls, total, p95, work = entry
     tflops = kernel_tflops(work, total)
@@ -135,9 +136,9 @@ def _hot(
         name=names[key // len(PARTS)],
         kind=PARTS[key % len(PARTS)],
         source=source,
-        calls=calls / window.num_steps,
-        total_ms=total / 1e6 / window.num_steps,
-        share=total / window.length_ns if window.length_ns else 0.0,
+        calls=calls / window.num_steps / num_devices,
+        total_ms=total / 1e6 / window.num_steps / num_devices,
+        share=total / window.length_ns / num_devices if window.length_ns else 0.0,
         mean_us=total / calls / 1e3,
         p95_us=p95 / 1e3,
         tflops=tflops,

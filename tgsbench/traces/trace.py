@@ -9,12 +9,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Final, cast
+from typing import Any, BinaryIO, Final, cast
 
 import msgspec
-from msgspec import Raw, Struct, field
+from msgspec import Struct
 
 from tgsbench.errors import ExitCode, TgsError
+from tgsbench.traces import native
+from tgsbench.traces.columns import Columns, of_events
+from tgsbench.traces.event import Event
 from tgsbench.traces.event_boundary import exact_end, likely_end, likely_piece
 from tgsbench.traces.files import READ_ERRORS, open_trace
 
@@ -25,53 +28,8 @@ MAX_EVENT: Final = 32 << 20
 """No event of a real trace comes near; without a limit memory would not be bounded."""
 _KEY: Final = b'"traceEvents"'
 
-Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
-
-
-class Args(Struct, gc=False, frozen=True):
-    """The arguments wanted of an event."""
-
-    correlation: Int64 = 0
-    external: Int64 = field(name="External id", default=0)
-    sequence: Int64 = field(name="Sequence number", default=-1)
-    collective: str | None = field(name="Collective name", default=None)
-    group_size: Int64 | None = field(name="Group size", default=None)
-    group_name: str | None = field(name="Process Group Name", default=None)
-    group_description: str | None = field(name="Process Group Description", default=None)
-    group_ranks: str | None = field(name="Process Group Ranks", default=None)
-    in_elements: Int64 | None = field(name="In msg nelems", default=None)
-    out_elements: Int64 | None = field(name="Out msg nelems", default=None)
-    dtype: str | None = None
-    device: Int64 | str | None = None
-    dims: Raw = field(name="Input Dims", default=Raw())
-    """JSON; valid until the next chunk is read, as `types`."""
-    types: Raw = field(name="Input type", default=Raw())
-    concrete: Raw = field(name="Concrete Inputs", default=Raw())
-
-
-NO_ARGS: Final = Args()
-
-
-class Span(Struct, gc=False, tag_field="ph", tag="X"):
-    """An event with a duration; `ts` and `dur` in microseconds."""
-
-    cat: str = ""
-    name: str = ""
-    tid: Int64 | str = 0
-    ts: float = 0.0
-    dur: float = 0.0
-    args: Args = NO_ARGS
-
-
-def _passed_over(tag: str) -> type[Struct]:
-    return msgspec.defstruct(f"Phase{ord(tag)}", [], tag_field="ph", tag=tag, gc=False)
-
-
-_event: Any = Span
-for _tag in "BEiICbneSTpFstfPNODVvRcM()":  # all phases of the trace event format that hold nothing wanted
-    _event |= _passed_over(_tag)
-_QUICK: Final = msgspec.json.Decoder(list[_event])
-_LENIENT: Final = msgspec.json.Decoder(_event, strict=False)
+_QUICK: Final = msgspec.json.Decoder(list[Event])
+_LENIENT: Final = msgspec.json.Decoder(Event, strict=False)
 _WHOLE_QUICK: Final = msgspec.json.Decoder(list[dict[str, Any]])
 _WHOLE_ONE: Final = msgspec.json.Decoder(dict[str, Any])
 _NOT_QUICK: Final = (msgspec.DecodeError, UnicodeDecodeError)
@@ -127,9 +85,24 @@ class TraceReader:
         """Events that are no objects of the expected types."""
         self._buffer = bytearray(CHUNK)
         self._filled = 0
+        self._scanner: native.Scanner | None = None
+
+    def columns(self) -> Iterator[Columns]:
+        """Events in file order as columns, as `chunks`: by the compiled scanner where there is one."""
+        self._scanner = native.scanner_for(self.path)
+        try:
+            for batch in self._batches():
+                yield batch if isinstance(batch, Columns) else of_events(batch)
+        finally:
+            if self._scanner is not None:
+                self._scanner.close()
+            self._scanner = None
 
     def chunks(self) -> Iterator[list[Any]]:
         """Events in file order, some ten thousand at a time; TgsError for what is no whole trace."""
+        return cast(Iterator[list[Any]], self._batches())
+
+    def _batches(self) -> Iterator[list[Any] | Columns]:
         try:
             with open_trace(self.path) as stream:
                 self._read_head(stream)
@@ -140,7 +113,7 @@ class TraceReader:
                 raise self._error("is nested too deeply to be a trace") from error
             raise self._error(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
-    def _read_events(self, stream: BinaryIO) -> Iterator[list[Any]]:
+    def _read_events(self, stream: BinaryIO) -> Iterator[list[Any] | Columns]:
         at_end = False
         while True:
             end, events = self._decode(likely_end(self._buffer, self._filled))
@@ -162,10 +135,13 @@ class TraceReader:
                 )
             at_end = self._fill(stream, MAX_EVENT, "holds an event of more than {} MiB") == 0
 
-    def _decode(self, end: int) -> tuple[int, list[Any] | None]:
+    def _decode(self, end: int) -> tuple[int, list[Any] | Columns | None]:
         """Events up to `end`, without a copy: for the moment the comma there closes an array."""
         if not end:
             return 0, None
+        scanned = self._scanner.scan(self._buffer, 1, end) if self._scanner is not None else None
+        if scanned is not None:
+            return end, scanned
         buffer, after = self._buffer, self._buffer[end]
         buffer[0], buffer[end] = ord("["), ord("]")
         try:

@@ -10,6 +10,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from tgsbench.errors import ExitCode, TgsError
+from tgsbench.system.user_cache import user_cache
 from tgsbench.systems.environments import installed_versions
 from tgsbench.systems.spec import release_of
 
@@ -37,8 +38,7 @@ class Installation(Struct, frozen=True, kw_only=True):
 
 def cache_dir() -> Path:
     """Folder of the environment and of built devices under XDG_CACHE_HOME."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "tgsbench" / "virtual-gpu"
+    return user_cache() / "virtual-gpu"
 
 
 def chosen_python() -> str:

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tgsbench.system.user_cache import user_cache
+
 Arrays = Mapping[str, npt.NDArray[Any]]
 _FORMAT = 1
 _MAX_ENTRIES = 16
@@ -32,16 +34,10 @@ class Cached:
     problem: str = ""
 
 
-def cache_dir() -> Path:
-    """The user's tgsbench folder under XDG_CACHE_HOME."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "tgsbench"
-
-
 def entry_path(kind: str, key: Mapping[str, object]) -> Path:
     """Folder of the entry for this key."""
     text = json.dumps({**key, "format": _FORMAT}, sort_keys=True)
-    return cache_dir() / kind / hashlib.sha256(text.encode()).hexdigest()[:24]
+    return user_cache() / kind / hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
 def load_or_build(

@@ -1,0 +1,238 @@
+"""The reader of usual chunks in C, compiled where it is first of use; without a compiler Python reads all."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import shutil
+import subprocess
+import tempfile
+import zlib
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from tgsbench.system.user_cache import user_cache
+from tgsbench.traces.columns import Codes, Columns, CommCall, Shapes
+
+_SOURCE: Final = Path(__file__).with_name("scan.c")
+_FLAGS: Final = ("-std=gnu11", "-O2", "-shared", "-fPIC")
+_COMPILERS: Final = ("cc", "gcc", "clang", "g++")
+_COMPILE_S: Final = 60
+_NO_ROOM: Final = -3
+_USUAL_EVENT: Final = 128
+"""Bytes at least of most events: with more of them than that comes to, more room is made."""
+_RECORD_TEXTS: Final = 8
+_FAR: Final = 2**31 - 1
+_ABSENT: Final = (None, "", 0)
+"""What stands before the texts that were read: what is absent of a device, a name and a thread."""
+_WORTHWHILE: Final = 100 << 20
+"""Bytes of a file from which on compiling, half a second, is less than what is gained."""
+
+
+class _Lent(ctypes.Structure):
+    """`Columns` of scan.c."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("ts", "dur", "correlation", "external", "sequence")),
+        *((name, ctypes.c_void_p) for name in ("category", "name", "tid", "device")),
+        *((name, ctypes.c_void_p) for name in ("arguments", "record_row", "record")),
+        ("num_records", ctypes.c_int64),
+        ("num_events", ctypes.c_int64),
+    )
+
+
+class Scanner:
+    """Reads the chunks of one trace; those that are not usual it leaves to Python."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._library = library
+        self._scanner: int | None = library.scanner_new()
+        self._texts: list[Any] = list(_ABSENT)
+        self._records: dict[tuple[int, ...], int] = {}
+        self._calls: list[CommCall | None] = [None]
+        self._shapes: dict[bytes, Shapes] = {}
+        self._room = 0
+
+    def close(self) -> None:
+        """Give its memory back; from now on `scan` leaves everything to Python."""
+        if self._scanner:
+            self._library.scanner_free(self._scanner)
+        self._scanner = None
+
+    def scan(self, buffer: bytearray, begin: int, end: int) -> Columns | None:
+        """The events in [begin, end) of a buffer that goes on behind them; None: they are for Python."""
+        if not self._scanner:
+            return None
+        self._make_room((end - begin) // _USUAL_EVENT + 1)
+        after, buffer[end] = buffer[end], 0
+        try:
+            text = np.frombuffer(buffer, np.uint8, end - begin, begin).ctypes.data
+            while (rows := self._scanned(text, end - begin)) == _NO_ROOM:
+                self._make_room(2 * self._room)
+        finally:
+            buffer[end] = after
+        if rows < 0 or not self._learn():
+            return None
+        return self._columns(rows, buffer, begin)
+
+    def _scanned(self, address: int, length: int) -> int:
+        lent = ctypes.byref(self._lent)
+        rows: int = self._library.scan(self._scanner, address, length, self._room, lent)
+        return rows
+
+    def _make_room(self, rows: int) -> None:
+        """Columns for so many rows."""
+        if rows <= self._room:
+            return
+        self._room = rows
+        self._held = {
+            name: np.empty((rows, *shape), dtype) for names, shape, dtype in _LAYOUT for name in names
+        }
+        self._lent = _Lent(**{name: column.ctypes.data for name, column in self._held.items()})
+
+    def _learn(self) -> bool:
+        """Decode the texts that are new; one that is none ends the scanning of this trace."""
+        length, known = ctypes.c_int64(), len(self._texts) - len(_ABSENT)
+        for number in range(known + 1, self._library.scanner_count(self._scanner) + 1):
+            address = self._library.scanner_text(self._scanner, number, ctypes.byref(length))
+            try:
+                self._texts.append(msgspec.json.decode(ctypes.string_at(address, length.value)))
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                self.close()
+                return False
+        return True
+
+    def _columns(self, rows: int, buffer: bytearray, begin: int) -> Columns:
+        held = {name: column[:rows] for name, column in self._held.items()}
+        codes: dict[str, Any] = {name: _codes(held[name], absent) for name, absent in _ABSENT_OF.items()}
+        return Columns(
+            num_events=self._lent.num_events,
+            **{name: held[name] for name in ("ts", "dur", "correlation", "external", "sequence")},
+            **codes,
+            record=self._record(rows),
+            texts=self._texts,
+            records=self._calls,
+            shapes=lambda at: self._shapes_of(held["arguments"][at], buffer, begin),
+        )
+
+    def _shapes_of(self, where: Codes, buffer: bytearray, begin: int) -> list[Shapes | None]:
+        """Arguments by where they lie; those that were seen before by the text that they all lie in."""
+        flat = where.reshape(-1, 6)
+        first = np.where(where[:, :, 1] > 0, where[:, :, 0], _FAR).min(axis=1).tolist()
+        last = where.sum(axis=2).max(axis=1).tolist()
+        found: list[Shapes | None] = []
+        for at, since, until in zip(flat.tolist(), first, last, strict=True):
+            if not at[1]:
+                found.append(None)
+                continue
+            text = bytes(buffer[begin + since : begin + until])
+            if text not in self._shapes:
+                self._shapes[text] = Shapes(*(_part(text, at[i] - since, at[i + 1]) for i in (0, 2, 4)))
+            found.append(self._shapes[text])
+        return found
+
+    def _record(self, rows: int) -> Codes:
+        """Number of what each row's record of a collective says."""
+        found = np.zeros(rows, np.int32)
+        count = self._lent.num_records
+        for row, said in zip(
+            self._held["record_row"][:count].tolist(), self._held["record"][:count].tolist(), strict=True
+        ):
+            key = tuple(said)
+            if key not in self._records:
+                self._records[key] = len(self._calls)
+                self._calls.append(self._call(key))
+            found[row] = self._records[key]
+        return found
+
+    def _call(self, said: tuple[int, ...]) -> CommCall:
+        name, size, group, description, ranks, num_in, num_out, dtype = (
+            self._texts[number + len(_ABSENT) - 1] if number else None for number in said
+        )
+        return CommCall(
+            name or "", size or 0, group or "", description or "", ranks or "", num_in, num_out, dtype or ""
+        )
+
+
+_LAYOUT: Final[tuple[tuple[tuple[str, ...], tuple[int, ...], Any], ...]] = (
+    (("ts", "dur"), (), np.float64),
+    (("correlation", "external", "sequence"), (), np.int64),
+    (("category", "name", "tid", "device", "record_row"), (), np.int32),
+    (("arguments",), (3, 2), np.int32),
+    (("record",), (_RECORD_TEXTS,), np.int32),
+)
+_ABSENT_OF: Final = {"device": 0, "category": 1, "name": 1, "tid": 2}
+
+
+def _codes(numbers: npt.NDArray[np.int32], absent: int) -> Codes:
+    found: Codes = np.where(numbers > 0, numbers + (len(_ABSENT) - 1), absent).astype(np.int32)
+    return found
+
+
+def _part(text: bytes, at: int, length: int) -> bytes:
+    return text[at : at + length] if length else b""
+
+
+def scanner_for(path: Path) -> Scanner | None:
+    """A scanner for a trace; None: there is none, and no compiler or no trace worth compiling one for."""
+    library = _library(_is_large(path))
+    return Scanner(library) if library is not None else None
+
+
+def _is_large(path: Path) -> bool:
+    try:
+        size = path.stat().st_size
+    except OSError:
+        return False
+    return size * (1 if path.suffix == ".json" else 10) >= _WORTHWHILE
+
+
+@cache
+def _library(may_compile: bool) -> ctypes.CDLL | None:
+    """The compiled scanner; None where it cannot be had."""
+    path = user_cache() / "traces" / f"scan-{_key()}.so"
+    try:
+        if not path.exists() and not (may_compile and _compile(path)):
+            return None
+        return _loaded(path)
+    except OSError:  # no folder, no room, another machine's library: Python reads as well
+        return None
+
+
+def _key() -> str:
+    source = _SOURCE.read_bytes() + repr(_FLAGS).encode()
+    return f"{platform.machine()}-{len(source)}-{zlib.crc32(source):08x}"
+
+
+def _compile(path: Path) -> bool:
+    compiler = next((found for name in _COMPILERS if (found := shutil.which(name))), None)
+    if compiler is None:
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        made = Path(scratch) / path.name
+        argv = [compiler, "-x", "c", *_FLAGS, str(_SOURCE), "-o", str(made)]
+        try:
+            done = subprocess.run(argv, capture_output=True, timeout=_COMPILE_S, check=False)
+        except subprocess.TimeoutExpired:
+            return False
+        if done.returncode == 0:
+            made.replace(path)
+    return done.returncode == 0
+
+
+def _loaded(path: Path) -> ctypes.CDLL:
+    library = ctypes.CDLL(str(path))
+    pointer, count = ctypes.c_void_p, ctypes.c_int64
+    library.scanner_new.restype = library.scanner_text.restype = pointer
+    library.scanner_free.argtypes = library.scanner_count.argtypes = [pointer]
+    library.scanner_free.restype = None
+    library.scanner_count.restype = library.scan.restype = count
+    library.scanner_text.argtypes = [pointer, count, pointer]
+    library.scan.argtypes = [pointer, pointer, count, count, pointer]
+    return library
