@@ -9,7 +9,7 @@ from tgsbench import units
 from tgsbench.models.spec import num_parameters
 from tgsbench.report.forecast import forecast_text
 from tgsbench.results.rows import Row
-from tgsbench.schema.run import CallCount, PhasePeak, ReferenceVerdict, Result, Virtual
+from tgsbench.schema.run import CallCount, Packing, PhasePeak, ReferenceVerdict, Result, Virtual
 
 
 def summary_lines(result: Result) -> list[str]:
@@ -254,7 +254,16 @@ def _packing(result: Result) -> str:
         f"{packing.num_documents:,} documents in {packing.num_full:,} full and "
         f"{packing.num_short:,} short packs, "
         f"{units.percent(packing.share_lost)} lost, {units.percent(packing.share_padded)} padding"
+        f"{_long_documents(packing)}"
     )
+
+
+def _long_documents(packing: Packing) -> str:
+    """What became of documents longer than a sequence."""
+    if not packing.num_long:
+        return ""
+    done = f"{packing.tokens_left_out:,} tokens left out" if packing.tokens_left_out else "in pieces"
+    return f"; {packing.num_long:,} documents longer than a pack, {done}"
 
 
 def _integrity(result: Result) -> str:
