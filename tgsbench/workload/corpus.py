@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,8 +17,8 @@ from tgsbench.schema import events
 from tgsbench.schema.preset import Preset, Workload
 from tgsbench.workload import cache, histogram, hub, lengths, pydoc, rows, tokenizer
 from tgsbench.workload.blocks import Block, Source, bad_data, open_source
-from tgsbench.workload.documents import Documents, starts_of
-from tgsbench.workload.encoding import Recipe, needs_chat_template, no_chat_template
+from tgsbench.workload.documents import Documents, Int32, Int64, starts_of
+from tgsbench.workload.encoding import Labels, Recipe, needs_chat_template, no_chat_template
 from tgsbench.workload.rows import CorpusRow
 from tgsbench.workload.tokenizer_files import (
     TokenizerFiles,
@@ -102,7 +101,7 @@ def tokenizer_of(preset: Preset) -> TokenizerFiles | None:
     return found
 
 
-def labels_of(workload: Workload, files: TokenizerFiles | None) -> Any:
+def labels_of(workload: Workload, files: TokenizerFiles | None) -> Labels:
     """What is trained on: as asked, else answers in the reference's template and all in a tokenizer's own."""
     if workload.labels != "auto":
         return workload.labels
@@ -223,7 +222,9 @@ def _text(data: _Data, preset: Preset, report: Report) -> Corpus:
         kind = rows.first_kind(source, preset.workload.format)
         with tempfile.TemporaryDirectory(prefix="tgsbench-") as scratch:
             if files is None:
-                recipe = _trained(source, kind, preset, Path(scratch), report)
+                labels = labels_of(preset.workload, None)
+                vocab_size = preset.model.vocab_size
+                recipe = trained_recipe(source, kind, vocab_size, labels, Path(scratch), report)
             else:
                 recipe = recipe_of(preset.workload, files, source, kind)
             write_tokens(source, recipe, folder, report)
@@ -243,14 +244,15 @@ def _note(data: _Data, preset: Preset, files: TokenizerFiles | None) -> str:
     return f"{shown}tokenizer {files.name} of {files.vocab_size:,} tokens, {template}, targets: {labels}"
 
 
-def _trained(source: Source, kind: str, preset: Preset, folder: Path, report: Report) -> Recipe:
-    """A tokenizer trained on a sample of the corpus."""
-    vocab_size = preset.model.vocab_size
+def trained_recipe(
+    source: Source, kind: str, vocab_size: int, labels: Labels, folder: Path, report: Report
+) -> Recipe:
+    """A tokenizer trained on a sample of the source, and written into `folder`."""
     sample = sample_rows(source, kind)
     report(f"training a {vocab_size:,}-token BPE on {len(sample):,} documents")
     path = folder / "tokenizer.json"
     tokenizer.train(sample, vocab_size).save(str(path))
-    return Recipe(str(path), source.name, kind, labels_of(preset.workload, None), True)
+    return Recipe(str(path), source.name, kind, labels, True)
 
 
 def sample_rows(source: Source, kind: str) -> list[CorpusRow]:
@@ -281,23 +283,36 @@ def write_tokens(source: Source, recipe: Recipe, folder: Path, report: Report) -
     Raises TgsError for rows that cannot be read, for no row at all, and for more tokens than are kept.
     """
     coded = cache.ArrayWriter(folder, "coded", np.int32)
-    sizes: list[Any] = []
-    num_documents = num_bytes = 0
+    lengths = measure_lengths(source, recipe, report, coded.append)
+    coded.close()
+    np.save(folder / "starts.npy", starts_of(lengths))
+
+
+def measure_lengths(
+    source: Source, recipe: Recipe, report: Report, keep: Callable[[Int32], None] | None = None
+) -> Int64:
+    """Tokenize a source: tokens of each document, int64 [n]; `keep` is handed the coded tokens.
+
+    Raises TgsError for rows that cannot be read, for no row at all, and for more tokens than are kept.
+    """
+    sizes: list[Int64] = []
+    num_tokens = num_documents = num_bytes = 0
     for block, encoded in encode_all(source.blocks(), recipe, source.size):
-        coded.append(encoded.coded)
         sizes.append(encoded.lengths)
         num_documents += len(encoded.lengths)
+        num_tokens += len(encoded.coded)
         num_bytes += block.size
-        if coded.size > MAX_TOKENS:
+        if keep is not None:
+            keep(encoded.coded)
+        if keep is not None and num_tokens > MAX_TOKENS:
             raise bad_data(
                 f"{source.at(block.first)}: more than the {MAX_TOKENS:,} tokens that are packed at most",
                 "take a part of it; longer runs wrap around",
             )
         report(_progress(num_documents, num_bytes, source.size))
-    coded.close()
     if not num_documents:
         raise rows.nothing_in(source.title)
-    np.save(folder / "starts.npy", starts_of(np.concatenate(sizes)))
+    return np.concatenate(sizes)
 
 
 def _progress(num_documents: int, num_bytes: int, size: int) -> str:

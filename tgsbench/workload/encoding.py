@@ -22,6 +22,9 @@ Piece = tuple[str | bytes, bool]
 """Text, or ids that are known, and whether they are targets."""
 
 
+Labels = Literal["all", "answers"]
+
+
 class Recipe(NamedTuple):
     """All that a worker needs to make tokens of a block."""
 
@@ -30,7 +33,7 @@ class Recipe(NamedTuple):
     source: str
     """What stands before a row's number in a message."""
     kind: str
-    labels: Literal["all", "answers"]
+    labels: Labels
     is_trained_here: bool
     """A BPE trained on the corpus, in which the text of a special token stays text."""
     name: str = ""

@@ -1,6 +1,6 @@
 """Tokenizes blocks in processes of their own, as many as there are cores, in the order of the file.
 
-A worker is `python -m tgsbench.workload.workers`. Recipe and blocks go in as msgpack, each behind its size,
+A worker is `python -m tgsbench.workload`. Recipe and blocks go in as msgpack, each behind its size,
 and documents come back so; it ends when its input does.
 """
 
@@ -81,7 +81,7 @@ class _Worker:
         parallel = "true" if num_threads > 1 else "false"
         env = os.environ | {"RAYON_NUM_THREADS": str(num_threads), "TOKENIZERS_PARALLELISM": parallel}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env
+            [sys.executable, "-m", __package__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env
         )
         assert self._process.stdin is not None and self._process.stdout is not None
         self._to: IO[bytes] = self._process.stdin
@@ -164,7 +164,3 @@ def main() -> None:
         except TgsError as error:
             answer = (b"", b"", (error.msg, error.hint, int(error.exit_code)))
         _write(answers, msgspec.msgpack.encode(answer))
-
-
-if __name__ == "__main__":
-    main()
