@@ -158,13 +158,16 @@ def _plain_template(recipe: Recipe, library: Any) -> Callable[[Row], list[Piece]
     """The reference's llama2_chat template for instructions, and text between begin and end of a document."""
     begin, end = _ends(recipe, library)
     every = recipe.labels == "all"
+    # The reference's template begins with the token whether or not the tokenizer adds one to plain text.
+    bos = library.token_to_id(dict(recipe.specials).get("bos_token", ""))
+    first = begin or ids_as_bytes([] if bos is None else [bos])
 
     def pieces(row: Row) -> list[Piece]:
         if isinstance(row, Text):
             return [(begin, False), (row.text, True), (end, True)]
         told = plain_row(row)
         prompt, answer = (prompt_of(told), every), (told.output, True)
-        return [(begin, False), prompt, answer, (end, True), (_NEWLINE, every)]
+        return [(first, False), prompt, answer, (end, True), (_NEWLINE, every)]
 
     return pieces
 

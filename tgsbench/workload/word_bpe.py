@@ -138,7 +138,8 @@ def _pattern(document: dict[str, Any]) -> str | None:
 
 
 _PART: Final = re.compile(
-    r"""\\p\{\w+\} | \\[sdwSDW] | \\[rnt] | \\[^\w] | \(\?(?:i:|:|!|=) | \[\^? | \] | [^\\^$.]""",
+    r"""\\p\{\w+\} | \\[sdwSDW] | \\[rnt] | \\[^\w] | \(\?(?:i:|:|!|=) | \((?!\?) | \[\^? | \]
+    | [^\\^$.(]""",
     re.VERBOSE | re.DOTALL,
 )
 
