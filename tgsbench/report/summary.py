@@ -32,6 +32,7 @@ def summary_lines(result: Result) -> list[str]:
         ("predicted", forecast_text(result.forecast, result.tgs.median)),
         ("loss", _loss(result)),
         ("packing", _packing(result)),
+        ("data", result.packing.note),
         ("integrity", _integrity(result)),
         ("profile", _profile(result)),
         *((f"vs {ref.source.partition(':')[0]}", _reference(ref)) for ref in result.references),
@@ -263,7 +264,7 @@ def _long_documents(packing: Packing) -> str:
     if not packing.num_long:
         return ""
     done = f"{packing.tokens_left_out:,} tokens left out" if packing.tokens_left_out else "in pieces"
-    return f"; {packing.num_long:,} documents longer than a pack, {done}"
+    return f"; {units.counted(packing.num_long, 'document')} longer than a pack, {done}"
 
 
 def _integrity(result: Result) -> str:
