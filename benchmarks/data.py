@@ -2,7 +2,7 @@
 
 Both sides start from the same JSON lines of Alpaca rows and the same tokenizer folder, write the llama2_chat
 template, shuffle, and end with packs on disk; both may use every core. Seconds leave imports out and have the
-start of workers in. Memory is the sum of PSS over a side's processes, sampled. The text is made by seed of the
+start of workers in. Memory is the sum of PSS over a side's processes, sampled. The text is made by seed of
 docstrings of Python's standard library, with one word in fifty that occurs nowhere else.
 """
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -91,7 +93,18 @@ def gathered(documents: Documents, order: Int64, sizes: Int64) -> Iterator[Int32
         index = np.repeat(documents.starts[order[first:last]] - starts[first:last], lengths[first:last])
         index += np.arange(begin, end)
         yield np.take(documents.coded, index, mode="clip") if end > begin else np.zeros(0, np.int32)
+        forget_pages(documents.coded)
         first = last
+
+
+def forget_pages(array: npt.NDArray[Any]) -> None:
+    """Give back the memory that reading a mapped array has taken; the disk's cache keeps what is read again.
+
+    Mapped pages count as a process's own, and a corpus would be all of them.
+    """
+    mapped = getattr(array, "_mmap", None)
+    if mapped is not None and hasattr(mapped, "madvise"):
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def flatten(chunks: Sequence[Sequence[int]]) -> tuple[Int32, Int64]:

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tgsbench.schema import events
-from tgsbench.workload.documents import TOKEN_BITS, Documents, Int32, Int64
+from tgsbench.workload.documents import TOKEN_BITS, Documents, Int32, Int64, forget_pages
 from tgsbench.workload.packing import Bounds
 
 IGNORE_INDEX = -100
 """Label of a position that has no target."""
 PAD_TOKEN = 0
+_FORGET_TOKENS = 32 << 20
+"""Mapped at once while labels are counted: 128 MB."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,12 @@ def count_labels(stream: Documents, bounds: Bounds, document_mask: bool) -> Int6
     """
     coded = np.asarray(stream.coded)
     counts = np.zeros(bounds.num_packs, np.int64)
+    read_from = 0
     for index, (begin, end) in enumerate(zip(bounds.starts.tolist(), bounds.ends.tolist(), strict=True)):
         counts[index] = np.count_nonzero(coded[begin:end] < 0)
+        if end - read_from > _FORGET_TOKENS:
+            forget_pages(stream.coded)
+            read_from = end
     if not bounds.num_packs:
         return counts
     no_target = bounds.starts[bounds.lengths > 0]
