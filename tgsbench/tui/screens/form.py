@@ -64,7 +64,7 @@ def entries(preset: Preset) -> list[FormField]:
             tuple(dict.fromkeys([*CORPORA, w.corpus])),
             hint="what is trained on",
         ),
-        FormField("workload.file", "data file", w.file, hint="JSON, JSONL, CSV or Parquet, for data: file"),
+        FormField("workload.file", "data file", w.file, hint="any data, for data: file"),
         FormField("measure.steps", "steps", str(preset.measure.steps), hint="measured optimizer steps"),
         FormField("measure.warmup", "warm-up", str(preset.measure.warmup), hint="steps dropped before"),
         FormField(
