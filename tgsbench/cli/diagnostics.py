@@ -43,3 +43,10 @@ def note(line: str) -> None:
     """Print one line of narration; a stderr that is closed or full is no reason to fail."""
     with contextlib.suppress(OSError):
         print(printable(line).encode("utf-8", "replace").decode(), file=sys.stderr, flush=True)
+
+
+def status(line: str) -> None:
+    """Show how far something is, in one line of a terminal that the next replaces; empty: take it away."""
+    if sys.stderr.isatty():
+        with contextlib.suppress(OSError):
+            print(f"\r\x1b[2K{printable(line)}", end="", file=sys.stderr, flush=True)

@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "plan": ("tgsbench.cli.plan", "Forecast a preset: does it fit, how fast, what to change."),
     "presets": ("tgsbench.cli.presets", "List, show and validate presets."),
     "models": ("tgsbench.cli.models", "Model shapes and what a step of each costs; add a config.json."),
+    "data": ("tgsbench.cli.data", "Look at data: lengths in tokens, packs, what sequence lengths they mean."),
     "runs": ("tgsbench.cli.runs", "List and look after stored runs."),
     "show": ("tgsbench.cli.show", "Print one run's result."),
     "tui": ("tgsbench.cli.tui", "The terminal UI (also without a command); --serve for a browser."),

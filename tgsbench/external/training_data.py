@@ -12,10 +12,11 @@ import numpy as np
 
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.external.adapter import model_config
+from tgsbench.presets.data_names import corpus_kind
 from tgsbench.schema import events
 from tgsbench.schema.preset import Preset
 from tgsbench.system.user_cache import user_cache
-from tgsbench.workload import hub, prepare, pydoc, rows, tokenizer
+from tgsbench.workload import corpus, hub, prepare, pydoc, rows, tokenizer
 from tgsbench.workload.packs import IGNORE_INDEX, PackedDataset
 from tgsbench.workload.rows import CorpusRow
 
@@ -85,17 +86,18 @@ def _write_pack(data: PackedDataset, index: int, tokens: np.ndarray, labels: np.
 
 
 def _documents(preset: Preset) -> list[CorpusRow]:
-    name = preset.workload.corpus
-    if name == "pydoc":
+    kind = corpus_kind(preset.workload.corpus)
+    if kind == "pydoc":
         return pydoc.read_rows()
-    if name == "file":
-        return rows.read_file(Path(preset.workload.file).expanduser())
+    if kind in ("file", "hub"):
+        source = corpus.source_of(preset.workload)
+        return [rows.plain_row(row) for row in rows.read_rows(source, preset.workload.format)]
     try:
         hub.require()
         return hub.read_rows()
     except hub.HubUnavailable as error:
         raise TgsError(
             f"corpus alpaca cannot be had ({error}), and {preset.engine.name} tokenizes text itself",
-            hint="--set workload.corpus=pydoc, or --set workload.corpus=file --set workload.file=PATH",
+            hint="--set workload.corpus=pydoc, or --set workload.corpus=PATH",
             exit_code=ExitCode.BAD_DATA,
         ) from error

@@ -8,6 +8,7 @@ from msgspec import Struct
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.models.spec import num_parameters
 from tgsbench.planner import states_bytes
+from tgsbench.presets import data_names
 from tgsbench.presets.catalog import data_problems
 from tgsbench.schema.preset import Preset
 from tgsbench.system.clock import preloaded_clock_problem
@@ -54,6 +55,16 @@ def check(preset: Preset, machine: LocalMachine, num_local_ranks: int, *, emulat
             exit_code=ExitCode.DOES_NOT_FIT,
         )
     check_packages(preset)
+    check_data(preset)
+
+
+def check_data(preset: Preset) -> None:
+    """Raise TgsError (exit code 5 or 6) when data or tokenizer of the user's own cannot be trained on."""
+    if not data_names.is_own(preset.workload):
+        return
+    from tgsbench.workload import first_look  # with NumPy, which few launches need
+
+    first_look.check(preset)
 
 
 def check_emulation(preset: Preset, on_several: bool) -> None:

@@ -46,7 +46,8 @@ def shrunken(
         hardware=replace(
             preset.hardware, device=device, num_gpus=world, gpus_per_node=world, gpu="", link=""
         ),
-        workload=replace(preset.workload, seq_len=seq_len, corpus=_corpus(preset), concat=1),
+        # Not the tokenizer: its vocabulary is the real model's.
+        workload=replace(preset.workload, seq_len=seq_len, corpus=_corpus(preset), concat=1, tokenizer=""),
         parallel=replace(preset.parallel, sp=sp),
         engine=replace(preset.engine, kernel="auto", compile=False, liger=False),
         training=replace(preset.training, accumulation=min(preset.training.accumulation, 4)),

@@ -63,7 +63,9 @@ def small_preset(preset: Preset) -> Preset:
         small,
         profile="",
         model=replace(small.model, vocab_size=min(small.model.vocab_size, _VOCAB_SIZE)),
-        workload=replace(small.workload, corpus="lengths"),
+        workload=replace(
+            small.workload, corpus="lengths", lengths="", tokenizer="", labels="auto", long_documents="split"
+        ),
         engine=replace(small.engine, loss_chunk_tokens=min(small.engine.loss_chunk_tokens, _CHUNK_TOKENS)),
         training=replace(
             training,

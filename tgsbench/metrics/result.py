@@ -305,6 +305,8 @@ def _packing(observed: RunTotals) -> Packing:
         share_lost=data.tokens_lost / data.num_tokens if data.num_tokens else 0.0,
         share_padded=data.tokens_padded / packed if packed else 0.0,
         num_documents=data.num_documents,
+        num_long=data.num_long,
+        tokens_left_out=data.tokens_left_out,
         note=data.note,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
+from tgsbench.presets.data_names import corpus_kind
 from tgsbench.schema.preset import EngineOptions, Preset, Workload
 
 SET: Final = "--set"
@@ -36,6 +37,30 @@ CONDITIONS: Final = (
         lambda p: p.workload.corpus == "file",
         "--set workload.corpus=file",
         lambda p: not p.workload.file,
+    ),
+    Condition(
+        "workload.lengths",
+        "workload.corpus",
+        lambda p: p.workload.corpus == "lengths",
+        "--set workload.corpus=lengths",
+        _workload("lengths"),
+    ),
+    Condition(
+        "workload.format",
+        "workload.corpus",
+        lambda p: corpus_kind(p.workload.corpus) in ("file", "hub"),
+        "--set workload.corpus=PATH",
+        _workload("format"),
+    ),
+    *(
+        Condition(
+            f"workload.{key}",
+            "workload.corpus",
+            lambda p: p.workload.corpus != "lengths",
+            "--set workload.corpus=PATH",
+            _workload(key),
+        )
+        for key in ("tokenizer", "labels")
     ),
     *(
         Condition(

@@ -13,6 +13,7 @@ import msgspec
 from tgsbench import units
 from tgsbench.errors import ExitCode, TgsError, nearest
 from tgsbench.presets import catalog, config_file, engine_table
+from tgsbench.presets.data_names import place_paths
 from tgsbench.presets.effect import SET, idle_values
 from tgsbench.presets.engine_table import EngineTable
 from tgsbench.presets.validate import mesh_problems
@@ -118,6 +119,7 @@ def _load(path: Path, depth: int = 0) -> tuple[dict[str, Any], Origins]:
     origins: Origins = {}
     parent = document.pop("extends", None)
     _place_model(document, path.parent)
+    place_paths(document, path.parent)
     if parent is not None:
         base, origins = _load(_extended(path, parent), depth + 1)
     _merge(base, document, origins, str(path))
@@ -181,6 +183,7 @@ def apply_set(document: dict[str, Any], origins: Origins, assignment: str) -> No
         )
     for part in reversed(key.split(".")):
         value = {part: value}
+    place_paths(value, Path.cwd())
     _merge(document, value, origins, SET)
 
 

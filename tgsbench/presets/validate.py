@@ -6,7 +6,8 @@ import math
 
 from tgsbench.errors import nearest
 from tgsbench.models.registry import family_names, find_family, is_family
-from tgsbench.schema.preset import Preset, Training
+from tgsbench.presets.data_names import CORPORA, corpus_kind
+from tgsbench.schema.preset import Preset, Training, Workload
 from tgsbench.systems import registry
 
 
@@ -64,14 +65,25 @@ def _positive(preset: Preset) -> list[str]:
         return problems
     problems = [f"{key}={value}: must be at least 1" for key, value in counts.items() if value <= 0]
     problems += [f"{key}={value}: must not be negative" for key, value in may_be_zero.items() if value < 0]
-    if preset.workload.corpus == "file" and not preset.workload.file:
-        problems.append('workload.file: missing; corpus = "file" reads an Alpaca-format JSON or JSONL file')
+    problems += _corpus_problems(preset.workload)
     heads, kv_heads = preset.model.num_query_heads, preset.model.num_kv_heads
     if not problems and heads % kv_heads:
         problems.append(f"model.num_kv_heads={kv_heads}: {heads} query heads are not divisible by it")
     if not problems and is_family(preset.model.family):
         problems += find_family(preset.model.family).problems(preset.model)
     return problems
+
+
+def _corpus_problems(workload: Workload) -> list[str]:
+    if workload.corpus == "file" and not workload.file:
+        return ['workload.file: missing; corpus = "file" reads the data at that path']
+    if corpus_kind(workload.corpus):
+        return []
+    known = [name for name in CORPORA if name != "file"]
+    return [
+        f"workload.corpus: {workload.corpus!r} is none of {', '.join(known)}, no path (./{workload.corpus}) "
+        f"and no data set of the hub (NAME:SPLIT); {nearest(workload.corpus, known)}"
+    ]
 
 
 _LARGEST = {

@@ -9,7 +9,7 @@ from tgsbench import units
 from tgsbench.models.spec import num_parameters
 from tgsbench.report.forecast import cost_text, forecast_text
 from tgsbench.results.rows import Row, from_result, priced
-from tgsbench.schema.run import CallCount, PhasePeak, ReferenceVerdict, Result, Virtual
+from tgsbench.schema.run import CallCount, Packing, PhasePeak, ReferenceVerdict, Result, Virtual
 
 
 def summary_lines(result: Result, price: float | None = None) -> list[str]:
@@ -36,6 +36,7 @@ def summary_lines(result: Result, price: float | None = None) -> list[str]:
         ("predicted", forecast_text(result.forecast, result.tgs.median)),
         ("loss", _loss(result)),
         ("packing", _packing(result)),
+        ("data", result.packing.note),
         ("integrity", _integrity(result)),
         ("profile", _profile(result)),
         *((f"vs {ref.source.partition(':')[0]}", _reference(ref)) for ref in result.references),
@@ -267,7 +268,16 @@ def _packing(result: Result) -> str:
         f"{packing.num_documents:,} documents in {packing.num_full:,} full and "
         f"{packing.num_short:,} short packs, "
         f"{units.percent(packing.share_lost)} lost, {units.percent(packing.share_padded)} padding"
+        f"{_long_documents(packing)}"
     )
+
+
+def _long_documents(packing: Packing) -> str:
+    """What became of documents longer than a sequence."""
+    if not packing.num_long:
+        return ""
+    done = f"{packing.tokens_left_out:,} tokens left out" if packing.tokens_left_out else "in pieces"
+    return f"; {units.counted(packing.num_long, 'document')} longer than a pack, {done}"
 
 
 def _integrity(result: Result) -> str:

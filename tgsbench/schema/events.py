@@ -71,6 +71,10 @@ class Data(_Event, tag="data"):
     attended_len: float = 0.0
     """Σ len² / Σ len over documents: what attention sees per token under a document mask."""
     cached: bool = False
+    num_long: Int64 = 0
+    """Documents longer than a sequence."""
+    tokens_left_out: Int64 = 0
+    """Of them, cut off or dropped before packing."""
     note: str = ""
 
 

@@ -12,6 +12,9 @@ Attention = Literal["native", "alst"]
 """Sequence-parallel attention: our fused all-to-all, or DeepSpeed's UlyssesSPAttentionHF."""
 Checkpointing = Literal["none", "selective", "full"]
 Device = Literal["cuda", "cpu"]
+DataFormat = Literal["auto", "alpaca", "messages", "sharegpt", "text", "lines", "paragraphs"]
+"""Rows of instruction and output, of role and content, of from and value, or of text; plain text in which a
+document is a line, or what stands between empty lines."""
 
 
 class Hardware(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -30,9 +33,24 @@ class Workload(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     seq_len: int
     """Packed sequence length in tokens."""
-    corpus: Literal["alpaca", "file", "pydoc", "lengths"] = "alpaca"
+    corpus: str = "alpaca"
+    """alpaca, pydoc, lengths (random tokens), the path of a file or of a folder that `save_to_disk` wrote, or
+    a data set of the hub as NAME:SPLIT."""
     file: str = ""
-    """Path of a JSON, JSONL or CSV file for corpus = "file": Alpaca, messages, ShareGPT or text."""
+    """Path of the data for corpus = "file"."""
+    format: DataFormat = "auto"
+    """What a row of the data is; auto: told by the first one."""
+    tokenizer: str = ""
+    """Folder with a tokenizer.json, such a file, or a hub name; empty: the model's own where it can be had,
+    else a BPE trained on the corpus."""
+    labels: Literal["auto", "all", "answers"] = "auto"
+    """Tokens that are trained on: all, or answers alone; auto: answers in the reference's template, all in
+    the tokenizer's own."""
+    lengths: str = ""
+    """Path of a histogram that corpus = "lengths" draws document lengths from: one length a line, or
+    `length,count`; empty: Alpaca's lengths."""
+    long_documents: Literal["split", "cut", "drop"] = "split"
+    """Documents longer than a sequence: packed in pieces, cut to one sequence, or left out."""
     document_mask: bool = False
     """True: attention stays inside a document; False: causal over the whole pack."""
     packing: Literal["carry", "xtuner_stock"] = "carry"

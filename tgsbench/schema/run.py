@@ -168,6 +168,10 @@ class Packing(Struct, kw_only=True):
     share_lost: float = 0.0
     share_padded: float = 0.0
     num_documents: int = 0
+    num_long: int = 0
+    """Documents longer than a sequence."""
+    tokens_left_out: int = 0
+    """Of them, cut off or dropped before packing, as the preset's `workload.long_documents` says."""
     note: str = ""
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import mmap
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +21,8 @@ bytes that shuffling has to move."""
 
 # Documents gathered at once: about 3 M Alpaca tokens, so that index arrays stay under 100 MB.
 _BLOCK = 32_768
+_BLOCK_TOKENS = 4 << 20
+"""At most, but for a single document that is longer."""
 
 
 @dataclass(frozen=True)
@@ -71,18 +75,36 @@ def epoch_order(num_documents: int, concat: int, seed: int) -> Int64:
 
 
 def gather(documents: Documents, order: Int64) -> Documents:
-    """Lay the documents out in a new order, block by block."""
-    lengths = documents.lengths[order]
+    """Lay the documents out in a new order."""
+    starts = starts_of(documents.lengths[order])
+    parts = list(gathered(documents, order, documents.lengths))
+    return Documents(np.concatenate(parts) if parts else np.zeros(0, np.int32), starts)
+
+
+def gathered(documents: Documents, order: Int64, sizes: Int64) -> Iterator[Int32]:
+    """Coded tokens of the documents in a new order, block by block: the first `sizes[d]` of document d."""
+    lengths = sizes[order]
     starts = starts_of(lengths)
-    coded = np.empty(int(starts[-1]), np.int32)
-    for first in range(0, len(order), _BLOCK):
-        last = min(first + _BLOCK, len(order))
+    first = 0
+    while first < len(order):
+        full = int(np.searchsorted(starts, starts[first] + _BLOCK_TOKENS, side="right")) - 1
+        last = min(max(full, first + 1), first + _BLOCK, len(order))
         begin, end = int(starts[first]), int(starts[last])
-        shift = documents.starts[order[first:last]] - starts[first:last]
-        index = np.repeat(shift, lengths[first:last])
+        index = np.repeat(documents.starts[order[first:last]] - starts[first:last], lengths[first:last])
         index += np.arange(begin, end)
-        np.take(documents.coded, index, out=coded[begin:end], mode="clip")
-    return Documents(coded, starts)
+        yield np.take(documents.coded, index, mode="clip") if end > begin else np.zeros(0, np.int32)
+        forget_pages(documents.coded)
+        first = last
+
+
+def forget_pages(array: npt.NDArray[Any]) -> None:
+    """Give back the memory that reading a mapped array has taken; the disk's cache keeps what is read again.
+
+    Mapped pages count as a process's own, and a corpus would be all of them.
+    """
+    mapped = getattr(array, "_mmap", None)
+    if mapped is not None and hasattr(mapped, "madvise"):
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def flatten(chunks: Sequence[Sequence[int]]) -> tuple[Int32, Int64]:

@@ -15,6 +15,8 @@ ALPACA_DOCUMENTS = 52_002
 """Rows of tatsu-lab/alpaca."""
 MAX_DOCUMENTS = 6 * ALPACA_DOCUMENTS
 """The reference's corpus, Alpaca six times: 30 M tokens, 121 MB; longer runs wrap around, as its do."""
+_MAX_TOKENS = 1 << 27
+"""Drawn at most where documents are long, but for a sequence that takes more: half a gigabyte."""
 _FIRST_RANDOM_ID = 3
 """Ids below are special tokens in the Llama vocabularies."""
 
@@ -32,11 +34,19 @@ def documents_needed(preset: Preset, num_packs: int) -> int:
     if workload.packing == "xtuner_stock":
         return ALPACA_DOCUMENTS
     prompt, output, overhead = read_distribution()
+    return documents_for(preset, num_packs, float((prompt + output).mean()) + overhead)
+
+
+def documents_for(preset: Preset, num_packs: int, mean: float, longest: int = 0) -> int:
+    """Documents to draw of lengths with this mean; the further the longest, the more their sum varies."""
+    workload = preset.workload
     # 5 % and 64 documents above the mean: the total of n drawn lengths varies by about 80 · sqrt(n).
-    per_token = 1.05 / (float((prompt + output).mean()) + overhead) / workload.concat
-    wanted = num_packs * workload.seq_len * per_token + 64
-    one_pack = workload.seq_len * per_token + 64
-    cap = max(MAX_DOCUMENTS // workload.concat, math.ceil(one_pack))
+    per_token = 1.05 / mean / workload.concat
+    spare = 64 + 8 * longest / mean
+    wanted = num_packs * workload.seq_len * per_token + spare
+    one_pack = workload.seq_len * per_token + spare
+    most = min(MAX_DOCUMENTS, int(_MAX_TOKENS / mean))
+    cap = max(most // workload.concat, math.ceil(one_pack))
     return max(1, min(cap, 1 << math.ceil(math.log2(wanted))))
 
 

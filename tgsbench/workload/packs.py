@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tgsbench.schema import events
-from tgsbench.workload.documents import TOKEN_BITS, Documents, Int32, Int64
+from tgsbench.workload.documents import TOKEN_BITS, Documents, Int32, Int64, forget_pages
 from tgsbench.workload.packing import Bounds
 
 IGNORE_INDEX = -100
 """Label of a position that has no target."""
 PAD_TOKEN = 0
+_FORGET_TOKENS = 32 << 20
+"""Mapped at once while labels are counted: 128 MB."""
 
 
 @dataclass(frozen=True)
@@ -78,15 +80,22 @@ def count_labels(stream: Documents, bounds: Bounds, document_mask: bool) -> Int6
     A pack's first token is no target (its position is in no pack), and under a document mask neither
     is a document's first token.
     """
-    is_target = np.asarray(stream.coded) < 0
+    coded = np.asarray(stream.coded)
     counts = np.zeros(bounds.num_packs, np.int64)
+    read_from = 0
+    for index, (begin, end) in enumerate(zip(bounds.starts.tolist(), bounds.ends.tolist(), strict=True)):
+        counts[index] = np.count_nonzero(coded[begin:end] < 0)
+        if end - read_from > _FORGET_TOKENS:
+            forget_pages(stream.coded)
+            read_from = end
     if not bounds.num_packs:
         return counts
+    no_target = bounds.starts[bounds.lengths > 0]
     if document_mask:
-        is_target[stream.starts[:-1][stream.lengths > 0]] = False
-    is_target[bounds.starts] = False
-    for index, (begin, end) in enumerate(zip(bounds.starts.tolist(), bounds.ends.tolist(), strict=True)):
-        counts[index] = np.count_nonzero(is_target[begin:end])
+        no_target = np.union1d(no_target, stream.starts[:-1][stream.lengths > 0])
+    pack = np.searchsorted(bounds.starts, no_target, side="right") - 1
+    is_lost = (pack >= 0) & (no_target < bounds.ends[np.maximum(pack, 0)]) & (coded[no_target] < 0)
+    np.subtract.at(counts, pack[is_lost], 1)
     return counts
 
 

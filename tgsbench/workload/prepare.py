@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
 
 from tgsbench import units
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.schema import events
 from tgsbench.schema.preset import Preset, Workload
 from tgsbench.workload import cache
-from tgsbench.workload.corpus import Corpus, choose
-from tgsbench.workload.documents import Documents, Int64, epoch_order, gather
+from tgsbench.workload.blocks import bad_data
+from tgsbench.workload.corpus import MAX_TOKENS, Corpus, choose
+from tgsbench.workload.documents import Documents, Int64, epoch_order, gathered, starts_of
 from tgsbench.workload.packing import Bounds, carry_bounds, stock_bounds
 from tgsbench.workload.packs import PackedDataset, attended_len, count_labels
 
 MIN_MEAN_FILL = 0.99
 """A mean pack below this share of seq_len is another benchmark than the one asked for."""
-
-MAX_TOKENS = 2**31
-"""Tokens of a shuffled stream: 8 GiB of memory, 70 times the reference's corpus."""
 
 
 def prepare(preset: Preset, num_packs: int, report: Callable[[str], None]) -> PackedDataset:
@@ -41,7 +42,7 @@ def prepare(preset: Preset, num_packs: int, report: Callable[[str], None]) -> Pa
         bounds,
         workload.document_mask,
         count_labels(stream, bounds, workload.document_mask),
-        _data(corpus, stream, bounds, workload.document_mask, kept.hit, num_packs),
+        _data(corpus, stream, bounds, workload, kept.hit, num_packs, _treated(kept, stream, workload)),
         warnings,
     )
 
@@ -84,31 +85,80 @@ def _cures(bounds: Bounds, workload: Workload) -> str:
     return f"--set workload.seq_len={fitting}, or --set workload.concat={repeats}, or a larger corpus"
 
 
-def _stream(corpus: Corpus, workload: Workload, report: Callable[[str], None]) -> cache.Cached:
-    def build() -> dict[str, Any]:
-        documents = corpus.documents()
-        _refuse_too_many(documents.num_tokens, workload.concat)
-        report(f"shuffling {documents.num_tokens * workload.concat:,} tokens")
-        order = epoch_order(documents.num_documents, workload.concat, workload.seed)
-        stream = gather(documents, order)
-        return {"coded": stream.coded, "starts": stream.starts}
+class Treated(NamedTuple):
+    """What became of documents longer than a sequence, over all repetitions of the corpus."""
 
-    key = {**corpus.key, "concat": workload.concat, "shuffle": workload.seed}
-    return cache.load_or_build("packs", key, ("coded", "starts"), build)
+    num_long: int
+    tokens_left_out: int
+
+
+def treat_long(lengths: Int64, workload: Workload) -> Int64:
+    """Tokens to take of each document, int64 [n], as `workload.long_documents` wants; 0: it is dropped.
+
+    `split` takes all: packing cuts the stream. Raises TgsError when `drop` leaves nothing.
+    """
+    if workload.long_documents == "split":
+        return lengths
+    if workload.long_documents == "cut":
+        return np.minimum(lengths, workload.seq_len)
+    kept = np.where(lengths > workload.seq_len, 0, lengths)
+    if not kept.any():
+        raise bad_data(
+            f"each of the {units.counted(len(lengths), 'document')} is longer than "
+            f"{units.length(workload.seq_len)} tokens, and workload.long_documents=drop leaves none",
+            "--set workload.long_documents=split, or a longer sequence: --set workload.seq_len=N",
+        )
+    return kept
+
+
+def _stream(corpus: Corpus, workload: Workload, report: Callable[[str], None]) -> cache.Cached:
+    def write(folder: Path) -> None:
+        documents = corpus.documents()
+        sizes = treat_long(documents.lengths, workload)
+        num_tokens = int(sizes.sum())
+        _refuse_too_many(num_tokens, workload.concat)
+        report(f"shuffling {num_tokens * workload.concat:,} tokens")
+        order = epoch_order(documents.num_documents, workload.concat, workload.seed)
+        order = order[sizes[order] > 0] if workload.long_documents == "drop" else order
+        coded = cache.ArrayWriter(folder, "coded", np.int32)
+        for part in gathered(documents, order, sizes):
+            coded.append(part)
+        coded.close()
+        np.save(folder / "starts.npy", starts_of(sizes[order]))
+        num_long = int(np.count_nonzero(documents.lengths > workload.seq_len))
+        treated = Treated(num_long, documents.num_tokens - num_tokens)
+        np.save(folder / "treated.npy", np.array(treated, np.int64) * workload.concat)
+
+    key: dict[str, object] = {**corpus.key, "concat": workload.concat, "shuffle": workload.seed}
+    if workload.long_documents != "split":  # else one stream serves every length
+        key |= {"long": workload.long_documents, "seq_len": workload.seq_len}
+    return cache.load_or_stream("packs", key, ("coded", "starts", "treated"), write)
+
+
+def _treated(kept: cache.Cached, stream: Documents, workload: Workload) -> Treated:
+    if workload.long_documents == "split":
+        return Treated(int(np.count_nonzero(stream.lengths > workload.seq_len)), 0)
+    return Treated(*kept.arrays["treated"].tolist())
 
 
 def _refuse_too_many(num_tokens: int, concat: int) -> None:
     if num_tokens * concat > MAX_TOKENS:
         raise TgsError(
             f"workload.concat={concat} makes {num_tokens * concat:,} tokens of {num_tokens:,}, "
-            f"more than the {MAX_TOKENS:,} that are shuffled in memory",
+            f"more than the {MAX_TOKENS:,} that are shuffled at most",
             hint=f"--set workload.concat={max(1, MAX_TOKENS // num_tokens)} or less; longer runs wrap around",
             exit_code=ExitCode.BAD_DATA,
         )
 
 
 def _data(
-    corpus: Corpus, stream: Documents, bounds: Bounds, document_mask: bool, cached: bool, num_packs: int
+    corpus: Corpus,
+    stream: Documents,
+    bounds: Bounds,
+    workload: Workload,
+    cached: bool,
+    num_packs: int,
+    treated: Treated,
 ) -> events.Data:
     notes = [corpus.note] if corpus.note else []
     if num_packs > bounds.num_packs:
@@ -122,8 +172,10 @@ def _data(
         mean_pack_tokens=bounds.mean_pack_tokens,
         tokens_lost=bounds.tokens_lost,
         tokens_padded=bounds.tokens_padded,
-        attended_len=attended_len(stream, bounds, document_mask),
+        attended_len=attended_len(stream, bounds, workload.document_mask),
         cached=cached,
+        num_long=treated.num_long,
+        tokens_left_out=treated.tokens_left_out,
         note="; ".join(notes),
     )
 

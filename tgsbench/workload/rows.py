@@ -1,20 +1,20 @@
-"""Rows of a corpus file: Alpaca, ShareGPT, messages or text, as JSON, JSONL or CSV."""
+"""What a row of data says: an instruction with its answer, a conversation, or text."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from tgsbench.errors import ExitCode, TgsError
+from tgsbench.errors import TgsError
+from tgsbench.schema.preset import DataFormat
+from tgsbench.workload.blocks import ROW_SHAPE, Block, Source, bad_data, open_source, rows_of
 
-_SHAPE = '{"instruction": "…", "input": "…", "output": "…"}'
-_DECODER = json.JSONDecoder()
 _MAX_PROBLEMS = 5
-_SPACE = " \t\r\n"
+_KEY_OF: Final = {"messages": "messages", "sharegpt": "conversations", "text": "text"}
+_ROLES: Final = {"human": "user", "gpt": "assistant", "model": "assistant", "bot": "assistant"}
+"""ShareGPT's names of who speaks, and those that other collections use."""
+_EXPECTED = "expected instruction and output, messages, conversations or text"
 
 
 class CorpusRow(NamedTuple):
@@ -25,112 +25,129 @@ class CorpusRow(NamedTuple):
     output: str
 
 
+class Turn(NamedTuple):
+    """What one side of a conversation says."""
+
+    role: str
+    content: str
+
+
+class Conversation(NamedTuple):
+    """Turns, at least one of them an answer."""
+
+    turns: tuple[Turn, ...]
+
+
+class Text(NamedTuple):
+    """A document as it is."""
+
+    text: str
+
+
+Row = CorpusRow | Conversation | Text
+
+
 def has_answer(row: CorpusRow) -> bool:
     """Whether the row trains anything; Alpaca marks unanswered rows with <nooutput>."""
     return row.output.strip() not in ("", "<nooutput>")
 
 
-def read_file(path: Path) -> list[CorpusRow]:
-    """Read a corpus file: one JSON array, one JSON object a line, or a CSV whose first line names columns.
+def kind_of(value: Any) -> str:
+    """The format of a row by its keys; empty where it has none of a known one."""
+    keys = value if isinstance(value, dict) else {}
+    if "instruction" in keys or "output" in keys:
+        return "alpaca"
+    return next((kind for kind, key in _KEY_OF.items() if key in keys), "")
 
-    All rows have the format of the first: Alpaca (instruction, input, output), messages (role, content),
-    ShareGPT (conversations of from, value) or text. Of a conversation the last answer is trained on, and
-    what comes before is its prompt. Raises TgsError with file and line of the first problems.
+
+def first_kind(source: Source, asked: DataFormat) -> str:
+    """The format of all rows: as asked, or as the first row's keys say; empty when they say nothing."""
+    if source.kind or asked != "auto":
+        return source.kind or asked
+    for block in source.blocks():
+        for _, value in rows_of(block, source.name):
+            return kind_of(value)
+    return ""
+
+
+def read_block(block: Block, name: str, kind: str) -> list[tuple[int, Row]]:
+    """The rows of a block that train something, all of format `kind`, each with its number.
+
+    Raises TgsError that names the first rows which are of another format, each with its place.
     """
-    text = _read_text(path)
-    rows, problems = [], []
-    kind = ""
-    for line, value in _values(text, path):
-        kind = kind or _kind(value)
-        problem = _problem(value, kind)
-        if problem:
-            problems.append(f"{path}:{line}: {problem}")
-        else:
-            rows.append(_READERS[kind](value))
+    rows: list[tuple[int, Row]] = []
+    problems: list[str] = []
+    for number, value in rows_of(block, name):
+        if problem := _problem(value, kind):
+            problems.append(f"{name}{number}: {problem}")
+        elif (row := _row(value, kind)) is not None:
+            rows.append((number, row))
     if problems:
-        raise _file_error(problems)
-    answered = [row for row in rows if has_answer(row)]
-    if not answered:
-        raise _bad(f"{path}: holds no row with an output", f"each row is {_SHAPE}")
-    return answered
+        raise _row_error(problems)
+    return rows
 
 
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise _bad(f"{path}:{line}: not UTF-8 text", "convert the file to UTF-8") from error
-    except OSError as error:
-        hint = "set workload.file to an Alpaca-format JSON or JSONL file"
-        raise _bad(f"{path}: {error.strerror}", hint) from error
+def read_rows(source: Source, asked: DataFormat = "auto") -> Iterator[Row]:
+    """Rows one after the other, a block in memory at a time."""
+    kind = first_kind(source, asked)
+    for block in source.blocks():
+        yield from (row for _, row in read_block(block, source.name, kind))
 
 
-def _values(text: str, path: Path) -> Iterator[tuple[int, Any]]:
-    if path.suffix.lower() == ".csv":
-        return _csv_values(text, path)
-    return _array_values(text, path) if text.lstrip()[:1] == "[" else _line_values(text, path)
+def read_file(path: Path, asked: DataFormat = "auto") -> list[CorpusRow]:
+    """All rows of a file as instruction and answer, for systems that are handed text.
+
+    Of a conversation the last answer is trained on, and what comes before is its prompt. Raises TgsError
+    with file and line of the first problems.
+    """
+    rows = [plain_row(row) for row in read_rows(open_source(path, asked), asked)]
+    if not rows:
+        raise nothing_in(path)
+    return rows
 
 
-def _csv_values(text: str, path: Path) -> Iterator[tuple[int, Any]]:
-    reader = csv.DictReader(io.StringIO(text), strict=True)
-    try:
-        for row in reader:
-            yield reader.line_num, {key: value for key, value in row.items() if key is not None}
-    except csv.Error as error:
-        hint = "the first line names columns: instruction, input and output, or text"
-        raise _bad(f"{path}:{reader.line_num + 1}: not valid CSV: {error}", hint) from error
+def plain_row(row: Row) -> CorpusRow:
+    """A row as one instruction and one answer."""
+    if isinstance(row, CorpusRow):
+        return row
+    if isinstance(row, Text):
+        return CorpusRow("", "", row.text)
+    last = max(index for index, turn in enumerate(row.turns) if turn.role == "assistant")
+    prompt = "\n".join(turn.content for turn in row.turns[:last])
+    return CorpusRow(prompt, "", row.turns[last].content)
 
 
-def _line_values(text: str, path: Path) -> Iterator[tuple[int, Any]]:
-    # Only \n ends a line here: str.splitlines also cuts at U+2028, which JSON strings may hold.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            try:
-                yield number, json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise _syntax_error(path, number, error) from error
+def nothing_in(what: object) -> TgsError:
+    """Data without a row that trains anything."""
+    return bad_data(f"{what}: holds no row with an output", f"each row is {ROW_SHAPE}, messages or text")
 
 
-def _array_values(text: str, path: Path) -> Iterator[tuple[int, Any]]:
-    at, line = text.index("[") + 1, text.count("\n", 0, text.index("[")) + 1
-    while True:
-        begin = _skip(text, at, _SPACE + ",")
-        line += text.count("\n", at, begin)
-        if text[begin : begin + 1] == "]":
-            return
-        try:
-            value, at = _DECODER.raw_decode(text, begin)
-        except (ValueError, RecursionError) as error:
-            raise _syntax_error(path, getattr(error, "lineno", line), error) from error
-        yield line, value
-        line += text.count("\n", begin, at)
-
-
-def _skip(text: str, at: int, ignored: str) -> int:
-    while at < len(text) and text[at] in ignored:
-        at += 1
-    return at
-
-
-_KEY_OF = {"messages": "messages", "sharegpt": "conversations", "text": "text"}
-_ANSWERS = ("assistant", "gpt", "model", "bot")
-
-
-def _kind(value: Any) -> str:
-    """The format of a row; Alpaca where no other one's key is there."""
-    keys = value if isinstance(value, dict) and "instruction" not in value else {}
-    return next((kind for kind, key in _KEY_OF.items() if key in keys), "alpaca")
+def _row(value: dict[str, Any], kind: str) -> Row | None:
+    """A row, or None when it trains nothing."""
+    if kind == "text":
+        text = _clean(value["text"])
+        return Text(text) if text.strip() else None
+    if kind != "alpaca":
+        return Conversation(tuple(map(_spoken, value[_KEY_OF[kind]])))
+    row = CorpusRow(_clean(value["instruction"]), _clean(value.get("input")), _clean(value["output"]))
+    return row if has_answer(row) else None
 
 
 def _problem(value: Any, kind: str) -> str:
     if not isinstance(value, dict):
-        return f"expected an object {_SHAPE}, got {type(value).__name__}"
+        return f"expected an object {ROW_SHAPE}, got {type(value).__name__}"
+    if not kind:
+        return f"its keys are {_names(value)}; {_EXPECTED}"
     if kind != "alpaca" and _KEY_OF[kind] not in value:
-        return f'"{_KEY_OF[kind]}" is missing, which the first row has'
+        return f'"{_KEY_OF[kind]}" is missing, which the first row has (or workload.format asks for)'
     if kind == "text":
         return "" if isinstance(value["text"], str) else '"text" is no text'
     return _turns_problem(value[_KEY_OF[kind]]) if kind != "alpaca" else _alpaca_problem(value)
+
+
+def _names(value: dict[str, Any]) -> str:
+    names = ", ".join(map(str, list(value)[:8]))
+    return names[:120] or "none"
 
 
 def _turns_problem(turns: Any) -> str:
@@ -140,7 +157,8 @@ def _turns_problem(turns: Any) -> str:
         role, content = _turn(turn)
         if not isinstance(role, str) or content is None:
             return f"turn {number} of {len(turns)}: expected role and content (or from and value) as text"
-    return "" if any(_turn(turn)[0] in _ANSWERS for turn in turns) else "no turn is an answer (assistant)"
+    has_answers = any(_spoken(turn).role == "assistant" for turn in turns)
+    return "" if has_answers else "no turn is an answer (assistant)"
 
 
 def _turn(turn: Any) -> tuple[Any, str | None]:
@@ -154,23 +172,9 @@ def _turn(turn: Any) -> tuple[Any, str | None]:
     return turn.get("role", turn.get("from")), content if isinstance(content, str) else None
 
 
-def _conversation(turns: list[Any]) -> CorpusRow:
-    said = [_turn(turn) for turn in turns]
-    last = max(index for index, (role, _) in enumerate(said) if role in _ANSWERS)
-    prompt = "\n".join(text or "" for _, text in said[:last])
-    return CorpusRow(_clean(prompt), "", _clean(said[last][1]))
-
-
-def _alpaca_row(value: dict[str, Any]) -> CorpusRow:
-    return CorpusRow(_clean(value["instruction"]), _clean(value.get("input")), _clean(value["output"]))
-
-
-_READERS: dict[str, Callable[[dict[str, Any]], CorpusRow]] = {
-    "alpaca": _alpaca_row,
-    "messages": lambda value: _conversation(value["messages"]),
-    "sharegpt": lambda value: _conversation(value["conversations"]),
-    "text": lambda value: CorpusRow("", "", _clean(value["text"])),
-}
+def _spoken(turn: Any) -> Turn:
+    role, content = _turn(turn)
+    return Turn(_ROLES.get(role, role), _clean(content))
 
 
 def _alpaca_problem(value: dict[str, Any]) -> str:
@@ -184,23 +188,15 @@ def _alpaca_problem(value: dict[str, Any]) -> str:
 
 def _clean(text: str | None) -> str:
     """Replace lone surrogates, which JSON can write but UTF-8 cannot."""
-    return (text or "").encode("utf-8", "replace").decode("utf-8")
+    if not text or text.isascii():
+        return text or ""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _file_error(problems: list[str]) -> TgsError:
+def _row_error(problems: list[str]) -> TgsError:
     shown = problems[:_MAX_PROBLEMS]
     if len(problems) > len(shown):
         shown.append(f"… and {len(problems) - len(shown)} more")
-    return _bad("\n  ".join(shown), f"each row is {_SHAPE}; input may be left out")
-
-
-def _syntax_error(path: Path, line: int, error: ValueError | RecursionError) -> TgsError:
-    """Besides wrong syntax, json refuses numbers of over 4,300 digits and nests of over 1,000 brackets."""
-    reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-    return _bad(
-        f"{path}:{line}: not valid JSON: {reason}", f"write one array of rows, or one row a line: {_SHAPE}"
+    return bad_data(
+        "\n  ".join(shown), f"each row is {ROW_SHAPE}, messages or text, all alike; workload.format names it"
     )
-
-
-def _bad(msg: str, hint: str) -> TgsError:
-    return TgsError(msg, hint=hint, exit_code=ExitCode.BAD_DATA)

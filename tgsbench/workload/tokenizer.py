@@ -33,7 +33,7 @@ def train(rows: list[CorpusRow], vocab_size: int) -> Any:
 
     Raises TgsError when `vocab_size` is below the 256 bytes and the special tokens.
     """
-    tokenizers = _tokenizers()
+    tokenizers = tokenizers_package()
     if vocab_size < MIN_VOCAB:
         raise TgsError(
             f"model.vocab_size={vocab_size} cannot hold a byte-level vocabulary ({MIN_VOCAB} tokens)",
@@ -117,7 +117,8 @@ def _sample(rows: list[CorpusRow]) -> Iterator[str]:
         yield row.output
 
 
-def _tokenizers() -> Any:
+def tokenizers_package() -> Any:
+    """The package tokenizers. Raises TgsError (MISSING_DEPENDENCY) when it is not installed."""
     try:
         import tokenizers
         import tokenizers.decoders

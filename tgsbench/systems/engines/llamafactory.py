@@ -74,6 +74,11 @@ ENGINE = EngineSpec(
             asked=lambda preset: preset.workload.corpus == "lengths",
         ),
         Limit(
+            what="it is given a tokenizer trained on the corpus, and no other",
+            remedy="--set workload.tokenizer=, and --engine fsdp2 for one of your own",
+            asked=lambda preset: bool(preset.workload.tokenizer),
+        ),
+        Limit(
             what="no sequence parallelism (sp={preset.parallel.sp})",
             remedy="--set parallel.sp=1",
             asked=lambda preset: preset.parallel.sp > 1,

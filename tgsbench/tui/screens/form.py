@@ -6,9 +6,8 @@ import contextlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, get_args, get_type_hints
+from typing import ClassVar, get_args
 
-from msgspec import Struct
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import BindingType
@@ -22,10 +21,11 @@ from tgsbench.errors import TgsError
 from tgsbench.launch import preflight
 from tgsbench.launch.preflight import LocalMachine
 from tgsbench.presets import catalog
+from tgsbench.presets.data_names import CORPORA
 from tgsbench.presets.recipes import load_recipe
 from tgsbench.presets.save import save_user_preset
 from tgsbench.presets.validate import valid_sp
-from tgsbench.schema.preset import Checkpointing, Preset, Workload
+from tgsbench.schema.preset import Checkpointing, Preset
 from tgsbench.systems import registry, support
 from tgsbench.tui.actions import Scope, app_bindings, bindings
 from tgsbench.tui.preset_rows import command_line
@@ -58,9 +58,13 @@ def entries(preset: Preset) -> list[FormField]:
         FormField("parallel.sp", "sp", str(preset.parallel.sp), hint=f"one of {sps}"),
         FormField("workload.seq_len", "length", units.length(preset.workload.seq_len), hint="8192, 8k, 1M"),
         FormField(
-            "workload.corpus", "data", w.corpus, _choices(Workload, "corpus"), hint="what is trained on"
+            "workload.corpus",
+            "data",
+            w.corpus,
+            tuple(dict.fromkeys([*CORPORA, w.corpus])),
+            hint="what is trained on",
         ),
-        FormField("workload.file", "data file", w.file, hint="Alpaca JSON or JSONL, for data: file"),
+        FormField("workload.file", "data file", w.file, hint="any data, for data: file"),
         FormField("measure.steps", "steps", str(preset.measure.steps), hint="measured optimizer steps"),
         FormField("measure.warmup", "warm-up", str(preset.measure.warmup), hint="steps dropped before"),
         FormField(
@@ -101,11 +105,6 @@ def problems_of(error: TgsError, fields: Sequence[FormField]) -> list[tuple[str,
 
 _KEY = re.compile(r"(?P<key>[a-z_]+(?:\.[a-z_0-9]+)*)(?:=[^:\s]*)?: ")
 """`parallel.sp=6: ` or `measure.steps: ` before what is wrong with it."""
-
-
-def _choices(table: type[Struct], key: str) -> tuple[str, ...]:
-    """The values that a key of one of the preset's tables may have."""
-    return get_args(get_type_hints(table)[key])
 
 
 class PresetForm(ModalScreen[None]):
