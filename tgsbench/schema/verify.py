@@ -63,9 +63,9 @@ class Routing(Struct, kw_only=True):
     decisions: int = 0
     """Tokens times layers with experts that were compared."""
     ties: int = 0
-    """Where fp64 chose others, but its scores were too near to each other to say; the trained ones were taken."""
+    """Where fp64 chose others, its scores too near to each other to say: the trained ones were taken."""
     farthest: float = 0.0
-    """Largest distance from a tie of a choice that is not fp64's, in standard deviations of a layer's scores."""
+    """Largest distance from a tie of a choice that is not fp64's, in standard deviations of the scores."""
 
 
 class Evidence(Struct, kw_only=True):

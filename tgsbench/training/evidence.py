@@ -69,7 +69,7 @@ def collect_evidence(
         seen.tokens.append(step.tokens)
         on_step(step)
     seen.reduced = sorted(reductions.types)
-    if recorder is not None:
+    if recorder is not None and routes is not None:
         recorder.close()
         routes.store(run_dir / EVIDENCE, mesh.rank, preset)
         seen.cuts = recorder.cuts

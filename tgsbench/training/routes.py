@@ -30,10 +30,12 @@ class RouteRecorder:
     def store(self, folder: Path, rank: int, preset: Preset) -> None:
         """Write [steps, micro-steps, layers, rows, tokens, k] beside the evidence, and see no more."""
         EXPERT_LOAD.on_choice = None
-        if self._chosen:
-            steps, micro, rows = preset.measure.steps, preset.accumulation, preset.training.micro_batch
-            shape = (steps, micro, -1, rows, *self._chosen[0].view(rows, -1, self._chosen[0].shape[1]).shape[1:])
-            np.save(folder / _name(rank), torch.stack(self._chosen).view(shape).to(torch.int32).numpy())
+        if not self._chosen:
+            return
+        tokens, used = self._chosen[0].shape
+        rows = preset.training.micro_batch
+        shape = (preset.measure.steps, preset.accumulation, -1, rows, tokens // rows, used)
+        np.save(folder / _name(rank), torch.stack(self._chosen).view(shape).to(torch.int32).numpy())
 
     def _look(self, chosen: Tensor) -> None:
         """Experts [T, k] of one layer; what a checkpoint runs again in the backward is not looked at."""
@@ -87,7 +89,7 @@ class TieBreaker:
         self._layers = list(layers)
 
     def settle(self, scores: Tensor, own: Tensor, groups: int = 1, used_groups: int = 1) -> Tensor:
-        """fp64's experts [S, k] of the next layer, or the trained ones where the scores [S, E] leave it open."""
+        """fp64's experts [S, k] of the next layer; the trained ones where the scores [S, E] leave it open."""
         if not self._layers:
             return own
         trained = self._layers.pop(0)
@@ -106,7 +108,7 @@ class TieBreaker:
 def from_tie(scores: Tensor, chosen: Tensor, groups: int, used_groups: int) -> Tensor:
     """By how much a best score that was left out beats the worst one chosen, [T]; of groups and inside them.
 
-    scores [T, E], chosen [T, k]. A group's score is the sum of its two best.
+    scores [T, E], chosen [T, k]. A group's score is the sum of its two best; inf for too many groups.
     """
     is_chosen = torch.zeros_like(scores, dtype=torch.bool).scatter(1, chosen, True)
     if groups == 1:
@@ -116,7 +118,8 @@ def from_tie(scores: Tensor, chosen: Tensor, groups: int, used_groups: int) -> T
     best = of_group.masked_fill(is_used, torch.inf).topk(used_groups, -1)[1]
     is_kept = torch.zeros_like(is_used).scatter(1, best, True) | is_used
     open_to = grouped.masked_fill(~is_kept[..., None], -torch.inf).view_as(scores)
-    return torch.maximum(_beaten_by(of_group, is_kept), _beaten_by(open_to, is_chosen))
+    gap = torch.maximum(_beaten_by(of_group, is_kept), _beaten_by(open_to, is_chosen))
+    return gap.masked_fill(is_used.sum(-1) > used_groups, torch.inf)
 
 
 def _beaten_by(scores: Tensor, is_chosen: Tensor) -> Tensor:

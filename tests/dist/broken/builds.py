@@ -232,25 +232,25 @@ def micro_steps_weighted_alike():
 
 
 def clipping_per_parameter():
-    from torch import nn
+    from tgsbench.training.engines import fsdp2
 
-    clip = nn.utils.clip_grad_norm_
+    clip = fsdp2.clip_gradients
 
-    def broken(parameters, norm, **kwargs):
+    def broken(parameters, norm):
         parameters = list(parameters)
-        total = clip(parameters, 1e9, **kwargs)
+        total = clip(parameters, 1e9)
         for parameter in parameters:
-            clip([parameter], norm, **kwargs)
+            clip([parameter], norm)
         return total
 
-    nn.utils.clip_grad_norm_ = broken
+    fsdp2.clip_gradients = broken
 
 
 def no_clipping():
-    from torch import nn
+    from tgsbench.training.engines import fsdp2
 
-    clip = nn.utils.clip_grad_norm_
-    nn.utils.clip_grad_norm_ = lambda parameters, norm, **kwargs: clip(parameters, 1e9, **kwargs)
+    clip = fsdp2.clip_gradients
+    fsdp2.clip_gradients = lambda parameters, norm: clip(parameters, 1e9)
 
 
 def _optimizer(**changes):
