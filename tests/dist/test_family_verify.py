@@ -41,7 +41,8 @@ def family_preset(family: str) -> Preset:
         "training.checkpointing=selective",
     )  # fmt: skip
     small = verify.small_preset(replace(preset, model=read(TRAINED[family]).shape))
-    return replace(small, measure=replace(small.measure, steps=NUM_STEPS, warmup=verify.NUM_STEPS - NUM_STEPS))
+    first = replace(small.measure, steps=NUM_STEPS, warmup=verify.NUM_STEPS - NUM_STEPS)
+    return replace(small, measure=first)
 
 
 PRESETS = {family: family_preset(family) for family in TRAINED}
