@@ -18,7 +18,7 @@ from tgsbench.models.registry import families
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.verify import Check
 
-pytestmark = [pytest.mark.dist, pytest.mark.timeout(1500)]  # 27 runs take 2 minutes of two quiet cores
+pytestmark = [pytest.mark.dist, pytest.mark.timeout(1500)]  # 27 runs take 5.5 minutes of one core
 BROKEN = Path(__file__).parent / "broken"
 NUM_STEPS = 3
 FAULTS = {
