@@ -21,7 +21,7 @@ ORACLE_STEPS = 1e-6
 """Relative difference of a step's loss and gradient norm to fp64, over all steps."""
 TIE = 1e-4
 """Distance from a tie, in standard deviations of a layer's scores, within which a router may choose either
-way (measured: up to 0)."""
+way (none met in 80,000 routings of three families)."""
 UPDATE = 1e-3
 """Relative norm of the difference of what all steps changed in a parameter to fp64 (measured: up to 6e-5)."""
 LEAK = 1e-6
