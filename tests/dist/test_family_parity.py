@@ -1,4 +1,4 @@
-"""Families with windows, sinks, experts and latents train the same at sp 1 and 2."""
+"""Families with windows, sinks, experts and latents train the same at sp 1, 2 and 4."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from tgsbench.metrics.integrity import expected_all_to_alls
 
 pytestmark = pytest.mark.dist
 WORKER = Path(__file__).with_name("family_worker.py")
+SP = (2, 4)
 
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory) -> dict[int, dict]:
     folder = tmp_path_factory.mktemp("families")
-    for world in (1, 2):
+    for world in (1, *SP):
         torchrun(world, WORKER, str(folder / f"{world}.pt"))
-    return {world: torch.load(folder / f"{world}.pt", weights_only=True) for world in (1, 2)}
+    return {world: torch.load(folder / f"{world}.pt", weights_only=True) for world in (1, *SP)}
 
 
 def worst(one: dict, many: dict) -> float:
@@ -29,18 +30,20 @@ def worst(one: dict, many: dict) -> float:
     return max(float((ours[name] - grad).norm() / grad.norm()) for name, grad in right.items())
 
 
+@pytest.mark.parametrize("sp", SP)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_loss_and_every_gradient_agree_with_one_rank(outcomes, family):
-    one, many = outcomes[1][family], outcomes[2][family]
+def test_loss_and_every_gradient_agree_with_one_rank(outcomes, family, sp):
+    one, many = outcomes[1][family], outcomes[sp][family]
     torch.testing.assert_close(many["loss"], one["loss"], rtol=1e-6, atol=1e-6)
     assert worst(one, many) < 2e-6
 
 
+@pytest.mark.parametrize("sp", SP)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_all_to_alls_are_those_of_the_shapes(outcomes, family):
-    preset = family_preset(family, 2)
+def test_all_to_alls_are_those_of_the_shapes(outcomes, family, sp):
+    preset = family_preset(family, sp)
     calls, num_bytes = expected_all_to_alls(preset)
-    ran_calls, ran_bytes = outcomes[2][family]["a2a"].tolist()
+    ran_calls, ran_bytes = outcomes[sp][family]["a2a"].tolist()
     assert (ran_calls * preset.accumulation, ran_bytes * preset.accumulation) == (calls, num_bytes)
 
 

@@ -53,6 +53,8 @@ def convention(
 def lines(found: Identified, gpu: GpuSpec | None) -> list[str]:
     """The answer on the first line, then what supports it."""
     text = [found.convention or "none of the known conventions (nearest below)"]
+    if found.contradiction:
+        text.append(f"  contradicts itself: {found.contradiction}")
     text += [f"  also fits: {c.label}" for c in found.fits if c.name != found.convention]
     text.append(f"  in model terms: {model_terms(found, gpu)}")
     if not found.convention and found.packed_len is not None:

@@ -41,6 +41,8 @@ class WantedRun(NamedTuple):
 
     preset: Preset
     purpose: Purpose
+    follows: str = ""
+    """The oracle only: an earlier run of the same process whose experts it takes where scores tie."""
 
     @property
     def world_size(self) -> int:
@@ -107,6 +109,7 @@ def _make(folder: Path, name: str, wanted: WantedRun) -> RunDir:
             device=preset.hardware.device,
             rehearsal_of=preset.rehearsal_of,
             for_verification=wanted.purpose,
+            follows=wanted.follows,
         ),
     )
     return run

@@ -211,9 +211,9 @@ def _runs_of(wanted: Sequence[Preset], peer: Preset | None) -> list[Runs]:
         first[_name(engine, MESH)] = WantedRun(preset, "evidence")
         second[_name(engine, AGAIN)] = WantedRun(preset, "steps")
         if preset.world_size > 1:
-            first[_name(engine, IN_BF16)] = WantedRun(in_bf16(preset), "steps")
+            second[_name(engine, IN_BF16)] = WantedRun(in_bf16(preset), "steps")
             second[_name(engine, ALONE)] = WantedRun(one_rank(preset), "steps")
-        second[_name(engine, ORACLE)] = WantedRun(preset, "oracle")
+        first[_name(engine, ORACLE)] = WantedRun(preset, "oracle", follows=_name(engine, MESH))
     if peer is not None:
         first[_name(peer.engine.name, MESH)] = WantedRun(peer, "steps")
     return [first, second]

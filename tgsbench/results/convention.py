@@ -14,6 +14,8 @@ from tgsbench.schema.preset import Checkpointing, ModelShape
 WITHIN = 0.01
 """Published figures that follow a convention do so within 0.7 % (rounding, and two slips in the sources)."""
 
+_LLAMA2_VOCAB = 32_000
+
 
 class ConventionFit(Struct, frozen=True, kw_only=True):
     """One way to count FLOPs and how far the stated figure is from it."""
@@ -49,6 +51,8 @@ class Identified(Struct, frozen=True, kw_only=True):
     packed_len: float | None = None
     """Attended length at which `model` would give the stated figure: that of packed documents; None where
     no length up to the sequence's does."""
+    contradiction: str = ""
+    """Why no training of the whole model can have both figures where no convention fits, or nothing."""
 
     @property
     def fits(self) -> list[ConventionFit]:
@@ -63,7 +67,8 @@ def identify(
 
     The named four come first among equals; "6N" (parameters only, no attention), "hfu" (whole layers run
     again, as re-entrant checkpoints do), "palm_hfu" (4/3 of palm, as llm-foundry reports HFU), "model_mtp"
-    and "model_no_router" (Megatron-LM) are known from other tools.
+    and "model_no_router" (Megatron-LM), "model_vocab_32k" (Megatron's, which counts the head at the size of
+    the tokenizer that the data were made with: Llama 2's in its own recipes) are known from other tools.
     """
     found = [
         ConventionFit(
@@ -77,14 +82,44 @@ def identify(
     ]
     found.sort(key=lambda c: round(abs(c.deviation), 4))
     model = figures.tflops_in("model", shape, attended_len, "none", tgs)
+    fits = abs(found[0].deviation) <= WITHIN
     return Identified(
-        convention=found[0].name if abs(found[0].deviation) <= WITHIN else "",
+        convention=found[0].name if fits else "",
         candidates=found,
         tflops=tflops,
         model_tflops=model,
         model_mfu=figures.mfu(model, gpu),
         packed_len=_packed_len(shape, attended_len, tflops / tgs * 1e12),
+        contradiction="" if fits else _contradiction(shape, attended_len, tflops / tgs * 1e12),
     )
+
+
+def _contradiction(shape: ModelShape, attended_len: float, flops: float) -> str:
+    """What is wrong with a figure per token that the products with the weights alone exceed."""
+    least = _model(shape, 1e-9)
+    if flops >= (1 - WITHIN) * least:
+        return ""
+    text = (
+        f"{flops / 1e9:.1f} GFLOPs a token, but its weights alone take {least / 1e9:.1f} forward and backward"
+    )
+    layers = _fewer_layers(shape, attended_len, flops)
+    return f"{text}; {layers} of its {shape.num_layers} layers would explain it" if layers else text
+
+
+def _fewer_layers(shape: ModelShape, attended_len: float, flops: float) -> int:
+    """How many layers `model` needs for these FLOPs per token, or 0 where no number gives them."""
+    fewer = range(1, shape.num_layers)
+    best = min(fewer, key=lambda n: abs(_model(_of_layers(shape, n), attended_len) - flops), default=0)
+    if not best or abs(_model(_of_layers(shape, best), attended_len) / flops - 1) > WITHIN / 2:
+        return 0
+    return best
+
+
+def _of_layers(shape: ModelShape, num_layers: int) -> ModelShape:
+    if (experts := shape.experts) is None:
+        return replace(shape, num_layers=num_layers)
+    dense = min(experts.dense_first, num_layers - 1)
+    return replace(shape, num_layers=num_layers, experts=replace(experts, dense_first=dense))
 
 
 def _packed_len(shape: ModelShape, seq_len: float, flops: float) -> float | None:
@@ -117,8 +152,12 @@ def _known(shape: ModelShape, attended_len: float) -> list[tuple[str, str, str, 
     if shape.latent is not None and not shape.mtp_layers:
         with_mtp = flops_per_token("model", replace(shape, mtp_layers=1), attended_len, "none")
         rows.append(("model_mtp", "", "model with one multi-token-prediction module", with_mtp))
+    counted = flops("model")
     if shape.experts is not None:
-        router = 6.0 * shape.num_layers * shape.hidden_size * shape.experts.num
-        rows.append(("model_no_router", "", "model without the router's product", flops("model") - router))
+        counted -= 6.0 * shape.num_layers * shape.hidden_size * shape.experts.num
+        rows.append(("model_no_router", "", "model without the router's product", counted))
+    if shape.vocab_size > 2 * _LLAMA2_VOCAB:
+        counted -= 6.0 * shape.hidden_size * (shape.vocab_size - _LLAMA2_VOCAB)
+        rows.append(("model_vocab_32k", "", "model with a head for 32,000 tokens and no router", counted))
     rows.append(("palm_hfu", "", "4/3 of palm (llm-foundry's HFU)", 4 / 3 * flops("palm")))
     return rows

@@ -65,6 +65,8 @@ class Manifest(Struct, kw_only=True):
     """The ranks run on a virtual GPU: nothing of theirs is a measurement of speed."""
     for_verification: Purpose = ""
     """What the ranks do for `tgsbench verify` instead of measuring; see schema.verify."""
+    follows: str = ""
+    """The oracle only: the run beside this one whose experts it takes where scores tie."""
     forecast: Forecast | None = field(default=None, name="prediction")
     """The planner's, made before launch."""
     tags: list[str] = []

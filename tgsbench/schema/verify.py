@@ -57,6 +57,17 @@ class MaskProbe(Struct, kw_only=True):
     own_after: float
 
 
+class Routing(Struct, kw_only=True):
+    """How far a trained router's choices are those of fp64."""
+
+    decisions: int = 0
+    """Tokens times layers with experts that were compared."""
+    ties: int = 0
+    """Where fp64 chose others, its scores too near to each other to say: the trained ones were taken."""
+    farthest: float = 0.0
+    """Largest distance from a tie of a choice that is not fp64's, in standard deviations of the scores."""
+
+
 class Evidence(Struct, kw_only=True):
     """What one rank saw in one run; written by the rank itself."""
 
@@ -73,6 +84,8 @@ class Evidence(Struct, kw_only=True):
     """Real tokens of each step, as the trainer counts them for TGS."""
     reduced: list[str] = []
     """Types of floating-point tensors that reached a reduction over more than one rank, sorted."""
+    routing: Routing = field(default_factory=Routing)
+    """The oracle only, of a model with experts."""
     cuts: list[ShardRecord] = []
     demanded: list[ShardRecord] = []
     """Rank 0 only: what the packed data demand of all ranks together."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tgsbench.schema.events import Step
 from tgsbench.schema.preset import Preset
-from tgsbench.schema.verify import GRADIENTS, UPDATES, Evidence, evidence_of
+from tgsbench.schema.verify import EVIDENCE, GRADIENTS, UPDATES, Evidence, Routing, evidence_of
 from tgsbench.store.run_dir import RunDir
 from tgsbench.training.engines.base import Batch, Engine, Note
 from tgsbench.training.engines.build import make_batches
@@ -22,6 +22,7 @@ from tgsbench.training.observers import InputRecorder, ReductionMeter, expected_
 from tgsbench.training.oracle import Oracle
 from tgsbench.training.parallel.mesh import SequenceMesh
 from tgsbench.training.parallel.tracing import Mark
+from tgsbench.training.routes import RouteRecorder, routes_of
 from tgsbench.training.witness import Witness
 from tgsbench.workload import PackedDataset
 
@@ -48,6 +49,7 @@ def collect_evidence(
     """
     num_steps = preset.measure.steps
     reductions, recorder = ReductionMeter(), InputRecorder(mesh.rank) if probed else None
+    routes = RouteRecorder() if probed else None
     before = _whole(engine.parameters(), mesh.rank) if probed else {}
     tapped = _Tapped(engine, lambda: _store(run_dir / GRADIENTS, _whole(engine.gradients(), mesh.rank)))
     batches = make_batches(preset, mesh, data, engine.device)
@@ -67,8 +69,9 @@ def collect_evidence(
         seen.tokens.append(step.tokens)
         on_step(step)
     seen.reduced = sorted(reductions.types)
-    if recorder is not None:
+    if recorder is not None and routes is not None:
         recorder.close()
+        routes.store(run_dir / EVIDENCE, mesh.rank, preset)
         seen.cuts = recorder.cuts
         seen.demanded = expected_shards(preset, data, num_steps) if mesh.rank == 0 else []
         after = _whole(engine.parameters(), mesh.rank)
@@ -81,7 +84,9 @@ def collect_evidence(
 
 def ask_oracle(run_dir: Path, preset: Preset, data: PackedDataset, note: Note) -> None:
     """Compute the run's steps in fp64 and write them down as a rank does."""
-    oracle, seen, num_steps = Oracle(preset, data), Evidence(rank=0), preset.measure.steps
+    follows = RunDir(run_dir).manifest().follows
+    routes = routes_of(run_dir.parent / follows, preset) if follows else None
+    oracle, seen, num_steps = Oracle(preset, data, routes), Evidence(rank=0), preset.measure.steps
     for index in range(num_steps):
         if index % _TOLD == 0:
             note(f"fp64 oracle: optimizer step {index + 1} of {num_steps}")
@@ -91,6 +96,8 @@ def ask_oracle(run_dir: Path, preset: Preset, data: PackedDataset, note: Note) -
         seen.grad_norms.append(step.grad_norm)
         if index == 0:
             _store(run_dir / GRADIENTS, {name: g.numpy() for name, g in step.gradients.items()})
+    ties = oracle.ties
+    seen.routing = Routing(decisions=ties.num_decisions, ties=ties.num_taken, farthest=ties.farthest)
     updates = {name: (w.detach() - oracle.start[name]).numpy() for name, w in oracle.weights.items()}
     _store(run_dir / UPDATES, updates)
     RunDir(run_dir).write(evidence_of(0), msgspec.to_builtins(seen))

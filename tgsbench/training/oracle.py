@@ -16,6 +16,7 @@ from torch import Tensor
 from tgsbench.schema.preset import Preset
 from tgsbench.training.observers import pack_arrays
 from tgsbench.training.oracle_model import PackRow, loss_sum, seeded_weights
+from tgsbench.training.routes import Routes, TieBreaker
 from tgsbench.workload import PackedDataset
 
 _EPS_ADAM = 1e-8
@@ -36,7 +37,9 @@ class OracleStep:
 class Oracle:
     """Trains a shrunken model in fp64 on one process."""
 
-    def __init__(self, preset: Preset, data: PackedDataset) -> None:
+    def __init__(self, preset: Preset, data: PackedDataset, routes: Routes | None) -> None:
+        self.ties = TieBreaker()
+        self._routes = routes
         self._preset = preset
         self._data = data
         self.start = dict(seeded_weights(preset.model, preset.training.seed))
@@ -47,10 +50,13 @@ class Oracle:
     def step(self, index: int, num_steps: int) -> OracleStep:
         """Optimizer step `index` of `num_steps`: loss, gradients, clipping, AdamW."""
         size = self._preset.packs_per_step
-        rows = [_row(self._preset, self._data, index * size + i) for i in range(size)]
+        packs = range(index * size, (index + 1) * size)
+        rows = [_row(self._preset, self._data, pack)._replace(ties=self.ties) for pack in packs]
         num_labels = sum(int((row.labels >= 0).sum()) for row in rows)
         total = 0.0
-        for row in rows:
+        for pack, row in zip(packs, rows, strict=True):
+            if self._routes is not None:
+                self.ties.begin(self._routes.of_pack(pack))
             loss = loss_sum(self._preset.model, self.weights, row)
             total += float(loss.detach())
             (loss / max(1, num_labels)).backward()

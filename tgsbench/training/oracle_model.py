@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tgsbench.schema.model import Experts, ModelShape
 from tgsbench.training.model.build import draw
+from tgsbench.training.routes import TieBreaker
 
 _QUERIES = 64
 """At once: their scores stay in a core's cache, and no key after them is looked at."""
@@ -32,6 +33,8 @@ class PackRow(NamedTuple):
     labels: Tensor
     positions: Tensor
     sees: Tensor
+    ties: TieBreaker | None = None
+    """Knows which experts the tokens of this pack were sent to, where their scores leave it open."""
 
 
 class Traits(NamedTuple):
@@ -176,9 +179,9 @@ def _layer(shape: ModelShape, traits: Traits, w: Weights, x: Tensor, row: PackRo
     attended = _attention(shape, traits, w, norm(x, "input_layernorm"), row, windowed)
     if not traits.gemma:
         x = x + attended
-        return x + _mlp(shape, traits, w, norm(x, "post_attention_layernorm"))
+        return x + _mlp(shape, traits, w, norm(x, "post_attention_layernorm"), row.ties)
     x = x + norm(attended, "post_attention_layernorm")
-    made = _mlp(shape, traits, w, norm(x, "pre_feedforward_layernorm"))
+    made = _mlp(shape, traits, w, norm(x, "pre_feedforward_layernorm"), row.ties)
     return x + norm(made, "post_feedforward_layernorm")
 
 
@@ -277,9 +280,9 @@ def _turned(a: Tensor, b: Tensor, positions: Tensor, theta: float) -> tuple[Tens
     return a * cos - b * sin, b * cos + a * sin
 
 
-def _mlp(shape: ModelShape, traits: Traits, w: Weights, x: Tensor) -> Tensor:
+def _mlp(shape: ModelShape, traits: Traits, w: Weights, x: Tensor, ties: TieBreaker | None) -> Tensor:
     if f"{traits.router}.weight" in w and shape.experts is not None:
-        return _mixture(shape, traits, w, x, shape.experts)
+        return _mixture(shape, traits, w, x, ties)
     act = _gelu if traits.gemma else _silu
     if traits.joined:
         gate, up = (x @ w["mlp.gate_up_proj.weight"].T).chunk(2, -1)
@@ -301,9 +304,11 @@ def _gelu(x: Tensor) -> Tensor:
     return x / 2 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
-def _mixture(shape: ModelShape, traits: Traits, w: Weights, x: Tensor, experts: Experts) -> Tensor:
+def _mixture(shape: ModelShape, traits: Traits, w: Weights, x: Tensor, ties: TieBreaker | None) -> Tensor:
     """Each token through its experts, one expert after the other, and through the shared MLP."""
-    chosen, shares = _routed(shape, traits, w, x, experts)
+    experts = shape.experts
+    assert experts is not None
+    chosen, shares = _routed(shape, traits, w, x, ties or TieBreaker())
     out = torch.zeros_like(x)
     for index in range(experts.num):
         token, place = (chosen == index).nonzero(as_tuple=True)
@@ -315,19 +320,19 @@ def _mixture(shape: ModelShape, traits: Traits, w: Weights, x: Tensor, experts: 
 
 
 def _routed(
-    shape: ModelShape, traits: Traits, w: Weights, x: Tensor, experts: Experts
+    shape: ModelShape, traits: Traits, w: Weights, x: Tensor, ties: TieBreaker
 ) -> tuple[Tensor, Tensor]:
     """Experts of each token and what each counts for, [S, k]."""
-    scores = x @ w[f"{traits.router}.weight"].T
+    experts = shape.experts
+    assert experts is not None
+    scores = x @ w[f"{traits.router}.weight"].T + w.get(f"{traits.router}.bias", 0.0)
+    chances = torch.sigmoid(scores) if shape.latent is not None else torch.softmax(scores, -1)
+    ranked = chances.detach() if shape.latent is not None else scores.detach()
+    own = _in_best_groups(ranked, experts).topk(experts.used, -1)[1]
+    chosen = ties.settle(ranked, own, experts.groups, experts.used_groups)
     if traits.sinks:
-        best, chosen = (scores + w[f"{traits.router}.bias"]).topk(experts.used, -1)
-        return chosen, torch.softmax(best, -1)
-    if shape.latent is None:
-        shares, chosen = torch.softmax(scores, -1).topk(experts.used, -1)
-    else:
-        chances = torch.sigmoid(scores)
-        chosen = _in_best_groups(chances.detach(), experts).topk(experts.used, -1)[1]
-        shares = chances.gather(1, chosen)
+        return chosen, torch.softmax(scores.gather(1, chosen), -1)
+    shares = chances.gather(1, chosen)
     if experts.normalised:
         shares = shares / shares.sum(-1, keepdim=True)
     return chosen, shares * experts.scale
@@ -335,6 +340,8 @@ def _routed(
 
 def _in_best_groups(chances: Tensor, experts: Experts) -> Tensor:
     """Chances of the groups whose two best experts have most; those of other groups are -inf."""
+    if experts.groups == 1:
+        return chances
     grouped = chances.view(len(chances), experts.groups, -1)
     best = grouped.topk(2, -1)[0].sum(-1).topk(experts.used_groups, -1)[1]
     kept = torch.zeros(grouped.shape[:2], dtype=torch.bool).scatter(1, best, True)

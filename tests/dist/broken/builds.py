@@ -232,25 +232,25 @@ def micro_steps_weighted_alike():
 
 
 def clipping_per_parameter():
-    from torch import nn
+    from tgsbench.training.engines import fsdp2
 
-    clip = nn.utils.clip_grad_norm_
+    clip = fsdp2.clip_gradients
 
-    def broken(parameters, norm, **kwargs):
+    def broken(parameters, norm):
         parameters = list(parameters)
-        total = clip(parameters, 1e9, **kwargs)
+        total = clip(parameters, 1e9)
         for parameter in parameters:
-            clip([parameter], norm, **kwargs)
+            clip([parameter], norm)
         return total
 
-    nn.utils.clip_grad_norm_ = broken
+    fsdp2.clip_gradients = broken
 
 
 def no_clipping():
-    from torch import nn
+    from tgsbench.training.engines import fsdp2
 
-    clip = nn.utils.clip_grad_norm_
-    nn.utils.clip_grad_norm_ = lambda parameters, norm, **kwargs: clip(parameters, 1e9, **kwargs)
+    clip = fsdp2.clip_gradients
+    fsdp2.clip_gradients = lambda parameters, norm: clip(parameters, 1e9)
 
 
 def _optimizer(**changes):
@@ -560,3 +560,82 @@ def gradients_of_nothing():
         return step(self, lr)
 
     Fsdp2Engine.optimizer_step = broken
+
+
+# Faults that only some families can have
+
+
+def experts_shifted_by_one():
+    from tgsbench.training.model import experts
+
+    right = experts.grouped_mm_experts_forward
+    experts.grouped_mm_experts_forward = lambda module, hidden, chosen, shares: right(
+        module, hidden, (chosen + 1) % module.num_experts, shares
+    )
+
+
+def router_of_one_rank_differs():
+    """Tokens of rank 1 go to the experts beside those that the router chose."""
+    import os
+
+    from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeTopKRouter
+
+    route = Qwen3MoeTopKRouter.forward
+
+    def beside(self, hidden_states):
+        logits, scores, indices = route(self, hidden_states)
+        return logits, scores, (indices + 1) % self.num_experts
+
+    if os.environ["RANK"] == "1":
+        Qwen3MoeTopKRouter.forward = beside
+
+
+def window_off_by_one():
+    from tgsbench.training.attention import windowed
+
+    sees = windowed._sees
+    windowed._sees = lambda window, *rest: sees(window + 1 if window else 0, *rest)
+
+
+def sinks_dropped():
+    from tgsbench.training.attention.attention import UlyssesAttention
+
+    run = UlyssesAttention._run
+    UlyssesAttention._run = lambda self, q, k, v, scale, own: run(
+        self, q, k, v, scale, own._replace(sinks=None)
+    )
+
+
+def head_norms_skipped():
+    """Norms of a head's 16 values pass them through."""
+    from tgsbench.training.model.fused_layers import FusedNorm
+
+    forward = FusedNorm.forward
+    FusedNorm.forward = lambda self, x: (
+        x + 0 * forward(self, x) if self.weight.numel() == 16 else forward(self, x)
+    )
+
+
+def keys_and_values_of_a_latent_swapped():
+    from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3Attention
+
+    expand = DeepseekV3Attention.expand_kv
+
+    def swapped(self, kv_nope, k_rot):
+        keys, values = expand(self, kv_nope, k_rot)
+        width = self.qk_nope_head_dim
+        return torch.cat([values, keys[..., width:]], -1), keys[..., :width]
+
+    DeepseekV3Attention.expand_kv = swapped
+
+
+def shared_expert_of_another_token():
+    from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3MoE
+
+    forward = DeepseekV3MoE.forward
+
+    def broken(self, hidden):
+        shared = self.shared_experts
+        return forward(self, hidden) + shared(hidden.roll(1, 1)) - shared(hidden)
+
+    DeepseekV3MoE.forward = broken

@@ -15,6 +15,7 @@ from tgsbench.schema import spans
 from tgsbench.schema.preset import Preset
 from tgsbench.training.attention import attention, kernels
 from tgsbench.training.attention.kernel_timing import kernel_shape_of
+from tgsbench.training.clipping import clip_gradients
 from tgsbench.training.engines.base import Batch, Engine, Note
 from tgsbench.training.model.build import CausalLM, build_meta, materialise, plain_name
 from tgsbench.training.model.experts import EXPERT_LOAD
@@ -87,7 +88,7 @@ class Fsdp2Engine:
         with span(spans.OPTIMIZER):
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
-            norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm, foreach=True)
+            norm = clip_gradients(self.model.parameters(), self.clip_norm)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
         return _whole(norm)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,12 +20,16 @@ class ExpertLoad:
 
     is_uniform: bool = False
     """Are tokens dealt to experts in turn, whatever the router says?"""
+    on_choice: Callable[[Tensor], None] | None = None
+    """Is shown the experts [T, k] of each layer that runs; for `tgsbench verify` alone."""
     _layers: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     """Busiest and mean of each layer that ran. Nothing is summed up here: a selective checkpoint that runs a
     layer again must meet the operators of its forward."""
 
     def add(self, experts: Tensor, num_experts: int) -> None:
         """Count one layer's choices, any shape."""
+        if self.on_choice is not None:
+            self.on_choice(experts)
         flat = experts.flatten()
         counts = torch.zeros(num_experts, device=flat.device)
         counts.scatter_add_(0, flat, torch.ones_like(flat, dtype=counts.dtype))
