@@ -16,6 +16,7 @@ from tgsbench.training.model.build import plain_name
 from tgsbench.training.attention.documents import documents
 from tgsbench.training.parallel.mesh import build_mesh
 from tgsbench.training.parallel.traffic import ALL_TO_ALL_COUNTER
+from tgsbench.workload.zigzag import Layout
 
 
 def main(out: Path) -> None:
@@ -28,7 +29,7 @@ def main(out: Path) -> None:
 
 def run_case(name: str) -> dict[str, object]:
     preset = case_preset(name, dist.get_world_size())
-    mesh = build_mesh("cpu", preset.parallel.sp)
+    mesh = build_mesh("cpu", preset.parallel.sp, preset.ring)
     engine = Fsdp2Engine(preset, mesh, torch.device("cpu"))
     ALL_TO_ALL_COUNTER.take()
     batch, num_labels = make_batch(preset, mesh)
@@ -59,7 +60,8 @@ def make_batch(preset, mesh) -> tuple[Batch, int]:
         position_ids = torch.cat([torch.arange(n) for n in bounds.diff().tolist()]).expand(rows, -1)
         ends = [bounds[:-1] + row * seq_len for row in range(rows)]
         docs = documents(torch.cat([*ends, torch.tensor([rows * seq_len])]), torch.device("cpu"))
-    local = slice(mesh.sp_rank * seq_len // mesh.sp, (mesh.sp_rank + 1) * seq_len // mesh.sp)
+    pieces = Layout(seq_len, mesh.sp, mesh.ring).pieces(mesh.sp_rank)
+    local = torch.cat([torch.arange(piece.start, piece.stop) for piece in pieces])
     shard = Batch(ids[:, local], labels[:, local], position_ids[:, local], docs)
     return shard, int((labels != -100).sum())
 

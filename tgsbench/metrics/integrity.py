@@ -20,7 +20,7 @@ def expected_all_to_alls(preset: Preset) -> tuple[int, int]:
     (ALST: one each for q, k, v); the backward mirrors them; full checkpointing runs the forward's again,
     selective checkpointing saves their results. Bytes include the share a rank keeps.
     """
-    sp, shape = preset.parallel.sp, preset.model
+    sp, shape = preset.ulysses, preset.model
     if sp == 1:
         return 0, 0
     passes = 3 if preset.training.checkpointing == "full" else 2

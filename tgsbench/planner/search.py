@@ -131,7 +131,7 @@ def max_seq_len(preset: Preset, machine: Machine) -> LongestForecast:
     best, leanest = 0, _leanest(preset)
     for sp in sorted({variant.parallel.sp for variant in leanest}, reverse=True):
         best = max(
-            best, _longest([v for v in leanest if v.parallel.sp == sp], math.lcm(1024, sp), best, machine)
+            best, _longest([v for v in leanest if v.parallel.sp == sp], math.lcm(1024, 2 * sp), best, machine)
         )
     if best == 0:
         raise TgsError(
@@ -144,7 +144,7 @@ def max_seq_len(preset: Preset, machine: Machine) -> LongestForecast:
 
 def _leanest(preset: Preset) -> list[Preset]:
     """The variants that need least memory, for any length: every sp that the heads and GPUs allow."""
-    short = _at(preset, 1024 * math.gcd(preset.world_size, preset.model.num_query_heads))
+    short = _at(preset, 1024 * preset.world_size)
     return [v for v in variants(short) if v.training.micro_batch == 1 and v.training.checkpointing == "full"]
 
 

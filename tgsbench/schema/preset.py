@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar, Literal, Self
 
 from msgspec import Struct, field
@@ -49,7 +50,10 @@ class Parallel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How ranks share the work: dp · sp = world."""
 
     sp: int = 1
-    """Sequence-parallel (Ulysses) size."""
+    """Ranks that share a sequence: Ulysses ranks, which trade it for heads, times members of the ring."""
+    ring: int = 0
+    """Members of the ring that keys and values go round; 0: 1 where the heads allow sp Ulysses ranks, else
+    what is left when as many Ulysses ranks as heads allow are put inside a node."""
 
 
 class EngineOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -60,6 +64,8 @@ class EngineOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     is_external: ClassVar[bool] = False
     """Does another system train as it is, in an environment of its own?"""
+    has_ring: ClassVar[bool] = False
+    """Can keys and values go round a ring of its ranks?"""
 
     name: str = ""
     attention: Literal["auto", "native", "alst"] = "auto"
@@ -160,6 +166,23 @@ class Preset(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return self.world_size // self.parallel.sp
 
     @property
+    def ring(self) -> int:
+        """Members of the ring once 0 is decided."""
+        if self.parallel.ring or not self.may_ring:
+            return self.parallel.ring or 1
+        return fewest_members(self.model, self.parallel.sp, self.hardware.gpus_per_node)
+
+    @property
+    def may_ring(self) -> bool:
+        """Does the engine have a ring, and do all layers attend to everything before?"""
+        return self.engine.has_ring and not self.model.window and self.model.linear is None
+
+    @property
+    def ulysses(self) -> int:
+        """Ranks that trade sequence shards for head shards: sp / ring."""
+        return self.parallel.sp // self.ring
+
+    @property
     def accumulation(self) -> int:
         """Micro-steps per optimizer step."""
         return self.training.accumulation or self.parallel.sp
@@ -183,3 +206,19 @@ class Preset(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def attention(self) -> Attention:
         """Sequence-parallel attention in use once `auto` is decided."""
         return self.engine.attention_in_use
+
+
+def divides_heads(model: ModelShape, ulysses: int) -> bool:
+    """Can so many Ulysses ranks share the heads? KV heads are copied up to them where they are fewer."""
+    heads, kv_heads = model.num_query_heads, model.num_kv_heads
+    return not heads % ulysses and not (kv_heads % ulysses and ulysses % kv_heads)
+
+
+def fewest_members(model: ModelShape, sp: int, gpus_per_node: int) -> int:
+    """Ring members where a preset leaves them open: none where Ulysses does, else Ulysses inside the node."""
+    if model.num_query_heads <= 0 or model.num_kv_heads <= 0 or sp <= 0 or divides_heads(model, sp):
+        return 1
+    inside = math.gcd(sp, max(1, gpus_per_node), model.num_query_heads)
+    return sp // max(
+        size for size in range(1, inside + 1) if not inside % size and divides_heads(model, size)
+    )

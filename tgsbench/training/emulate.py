@@ -64,7 +64,7 @@ def emulate_rank(preset: Preset, device: torch.device, emit: Callable[[Event], o
 def fake_mesh(preset: Preset, device: torch.device) -> SequenceMesh:
     """Rank 0's view of the whole mesh."""
     join_fake_group(preset.world_size)
-    return build_mesh(device.type, preset.parallel.sp)
+    return build_mesh(device.type, preset.parallel.sp, preset.ring)
 
 
 def make_batch(preset: Preset, mesh: SequenceMesh, device: torch.device, note: Note) -> tuple[Batch, int]:

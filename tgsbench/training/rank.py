@@ -152,7 +152,7 @@ class _Rank:
             device_id=self.device if backend == "nccl" else None,
             **_loopback_store(),
         )
-        mesh = build_mesh(self.device.type, self.preset.parallel.sp)
+        mesh = build_mesh(self.device.type, self.preset.parallel.sp, self.preset.ring)
         COLLECTIVE_CLOCK.install(self.device, {"sp": mesh.sp_group, "fsdp": mesh.fsdp.get_group()})
         return mesh
 

@@ -23,6 +23,7 @@ from tgsbench.training.parallel.traffic import ALL_TO_ALL_COUNTER
 from tgsbench.workload import PackedDataset, checksum
 from tgsbench.workload.documents import Int64, tokens_of
 from tgsbench.workload.sharding import MODULUS
+from tgsbench.workload.zigzag import Layout
 
 _BLOCK = 2**15
 """Positions that are weighed together: 2^15 · 2^15 · a token id stays below 2^63."""
@@ -52,6 +53,7 @@ class Witness:
 
     def __init__(self, preset: Preset, mesh: SequenceMesh, data: PackedDataset, engine: Engine) -> None:
         self._preset, self._mesh, self._data, self._engine = preset, mesh, data, engine
+        self._pieces = Layout(preset.workload.seq_len, mesh.sp, mesh.ring).pieces(mesh.sp_rank)
         self._sums: Tensor | None = None
         self._weights: Tensor | None = None
         engine.embedding().register_forward_pre_hook(self._look)
@@ -71,7 +73,7 @@ class Witness:
         """Add up the ids [B, s] in blocks, and once more weighed by their place in the block: [2, blocks]."""
         with torch.no_grad():
             ids = args[0].detach() + 1
-            block = math.gcd(ids.shape[-1], _BLOCK)
+            block = math.gcd(*map(len, self._pieces), _BLOCK)
             blocks = ids.reshape(-1, ids.shape[-1] // block, block)
             places = torch.arange(1, block + 1, device=ids.device)
             sums = torch.stack([blocks.sum(dim=(0, 2)), (blocks * places).sum(dim=(0, 2))])
@@ -82,9 +84,9 @@ class Witness:
         if self._sums is None:
             return 0
         plain, weighed = self._sums.tolist()
-        size = self._preset.local_seq_len
-        first, block = self._mesh.sp_rank * size, size // len(plain)
-        sums = zip(range(first, first + size, block), plain, weighed, strict=True)
+        block = self._preset.local_seq_len // len(plain)
+        begins = (begin for piece in self._pieces for begin in piece[::block])
+        sums = zip(begins, plain, weighed, strict=True)
         total: int = sum(begin * p + w for begin, p, w in sums)
         return total % MODULUS
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import ClassVar
 
 from tgsbench.schema.preset import EngineOptions, Preset
 from tgsbench.systems.costs import OWN, System
@@ -11,6 +12,8 @@ from tgsbench.systems.spec import TRAIN, EngineSpec, Native
 
 class Fsdp2Options(EngineOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """It has no switches of its own."""
+
+    has_ring: ClassVar[bool] = True
 
     name: str = "fsdp2"
 

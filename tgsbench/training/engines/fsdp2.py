@@ -15,6 +15,7 @@ from tgsbench.schema import spans
 from tgsbench.schema.preset import Preset
 from tgsbench.training.attention import attention, kernels
 from tgsbench.training.attention.kernel_timing import kernel_shape_of
+from tgsbench.training.attention.ring import Ring
 from tgsbench.training.engines.base import Batch, Engine, Note
 from tgsbench.training.model.build import CausalLM, build_meta, materialise, plain_name
 from tgsbench.training.model.experts import EXPERT_LOAD
@@ -33,9 +34,7 @@ class Fsdp2Engine:
         self.mesh = mesh
         self.clip_norm = preset.training.clip_norm
         self.compiled = preset.engine.compile
-        self.kernel = kernels.choose(
-            preset.engine.kernel, device, preset.workload.document_mask, kernel_shape_of(preset)
-        )
+        self.kernel = _kernel(preset, mesh, device)
         self.attention = attention.UlyssesAttention(self.kernel, mesh.sp_group if mesh.sp > 1 else None)
         self.attention.register()
         self.model = _sharded_model(preset, mesh, device)
@@ -102,6 +101,14 @@ class Fsdp2Engine:
 def build(preset: Preset, mesh: SequenceMesh, device: torch.device, note: Note) -> Engine:
     """Build it as `training.engines.build` asks; it is quick and has nothing to note."""
     return Fsdp2Engine(preset, mesh, device)
+
+
+def _kernel(preset: Preset, mesh: SequenceMesh, device: torch.device) -> kernels.AttentionKernel:
+    """What attends to the sequence with a share of the heads: one kernel, or a ring of them."""
+    if mesh.ring_group is not None:
+        return Ring(mesh.ring_group, preset.workload.seq_len, device).kernel()
+    masked = preset.workload.document_mask
+    return kernels.choose(preset.engine.kernel, device, masked, kernel_shape_of(preset))
 
 
 def _whole(tensor: Tensor) -> Tensor:
