@@ -33,6 +33,27 @@ def expected_all_to_alls(preset: Preset) -> tuple[int, int]:
     return times * calls, times * num_bytes
 
 
+_GRADIENT_BYTES = 4
+"""Of keys and values, which are summed on their way."""
+
+
+def expected_ring_sends(preset: Preset) -> tuple[int, int]:
+    """Messages and bytes that one rank sends round its ring in one optimizer step.
+
+    In a layer's forward keys and values make r - 1 hops in a ring of r; in its backward as many again, and
+    their gradients in fp32 make r. Full checkpointing runs the forward's again.
+    """
+    ring = preset.ring
+    if ring == 1:
+        return 0, 0
+    widths = find_family(preset.model.family).ring_widths(preset.model, preset.ulysses)
+    values = preset.training.micro_batch * preset.workload.seq_len // ring * sum(widths)
+    passes = 3 if preset.training.checkpointing == "full" else 2
+    hops = passes * (ring - 1)
+    num_bytes = values * (hops * _ELEMENT_BYTES[preset.training.compute_dtype] + ring * _GRADIENT_BYTES)
+    return preset.accumulation * len(widths) * (hops + ring), preset.accumulation * num_bytes
+
+
 def check(preset: Preset, steps: Sequence[StepTotal], tokens_padded: int) -> Integrity:
     """Compare what the ranks saw over the measured `steps` with what the preset demands.
 
@@ -54,11 +75,12 @@ def check(preset: Preset, steps: Sequence[StepTotal], tokens_padded: int) -> Int
     if steps:
         _judge_tokens(result, steps, demanded)
         _judge_all_to_alls(result, steps, calls, num_bytes)
+        _judge_ring(result, preset, steps, preset.world_size)
     return result
 
 
 def check_exchanges(preset: Preset, steps: Sequence[StepTotal], num_ranks: int) -> Integrity:
-    """Compare only the all-to-alls of the ranks that ran with what the preset demands of as many."""
+    """Compare only what the ranks that ran sent with what the preset demands of as many."""
     calls, num_bytes = (num_ranks * of_one for of_one in expected_all_to_alls(preset))
     result = Integrity(
         a2a_calls=sum(s.a2a_calls for s in steps),
@@ -68,6 +90,7 @@ def check_exchanges(preset: Preset, steps: Sequence[StepTotal], num_ranks: int) 
     )
     if steps:
         _judge_all_to_alls(result, steps, calls, num_bytes)
+        _judge_ring(result, preset, steps, num_ranks)
     return result
 
 
@@ -100,6 +123,23 @@ def _judge_all_to_alls(result: Integrity, steps: Sequence[StepTotal], calls: int
             f"the shapes{_where(missent)}"
         )
     result.a2a_ok = not (miscalled or missent)
+
+
+def _judge_ring(result: Integrity, preset: Preset, steps: Sequence[StepTotal], num_ranks: int) -> None:
+    """Messages and bytes of each step; without a ring there must be none."""
+    calls, num_bytes = (num_ranks * of_one for of_one in expected_ring_sends(preset))
+    result.ring_calls = sum(s.ring_calls for s in steps)
+    result.ring_bytes = sum(s.ring_bytes for s in steps)
+    result.ring_calls_expected, result.ring_bytes_expected = len(steps) * calls, len(steps) * num_bytes
+    wrong = [s.step for s in steps if (s.ring_calls, s.ring_bytes) != (calls, num_bytes)]
+    if wrong:
+        result.problems.append(
+            f"ring: {result.ring_calls:,} messages of {result.ring_bytes:,} bytes were sent where "
+            f"{result.ring_calls_expected:,} of {result.ring_bytes_expected:,} follow from the shapes"
+            + _where(wrong)
+        )
+    if calls or wrong:
+        result.ring_ok = not wrong
 
 
 def _where(wrong: Sequence[int]) -> str:

@@ -232,7 +232,7 @@ def published_notes(preset: Preset, numbers: Estimate) -> list[str]:
         if row.tgs is None or (row.gpu, row.num_gpus, row.seq_len) != here:
             continue
         note = f"published for {row.system}: {units.as_published(row.tgs)}"
-        as_run = replace(preset, parallel=replace(preset.parallel, sp=row.sp))
+        as_run = replace(preset, parallel=replace(preset.parallel, sp=row.sp, ring=0))
         system = systems().get(row.system)
         bar, _ = tgs_range(estimate(as_run, machine, system)) if system else (None, "")
         if bar is not None:

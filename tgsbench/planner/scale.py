@@ -53,7 +53,14 @@ def _estimate(
     changed = replace(preset, hardware=replace(preset.hardware, num_gpus=num_gpus))
     allowed = valid_sp(changed)
     if not free_sp or not system.sequence_parallel:
-        allowed = [max(sp for sp in allowed if sp <= preset.parallel.sp)]
+        allowed = [max((sp for sp in allowed if sp <= preset.parallel.sp), default=0)]
+    if not any(allowed):
+        ring = preset.parallel.ring
+        raise TgsError(
+            f"--scale {num_gpus}: no sp has a ring of {ring}",
+            hint="leave parallel.ring=0, and it is chosen",
+            exit_code=ExitCode.BAD_PRESET,
+        )
     meshes = [replace(changed, parallel=replace(preset.parallel, sp=sp)) for sp in allowed]
     return min(((mesh, estimate(mesh, machine, system)) for mesh in meshes), key=_rank)
 

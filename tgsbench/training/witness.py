@@ -19,7 +19,7 @@ from tgsbench.metrics.packs import packs_of_step
 from tgsbench.schema.preset import Preset
 from tgsbench.training.engines.base import Engine
 from tgsbench.training.parallel.mesh import SequenceMesh
-from tgsbench.training.parallel.traffic import ALL_TO_ALL_COUNTER
+from tgsbench.training.parallel.traffic import ALL_TO_ALL_COUNTER, SEND_COUNTER
 from tgsbench.workload import PackedDataset, checksum
 from tgsbench.workload.documents import Int64, tokens_of
 from tgsbench.workload.sharding import MODULUS
@@ -38,6 +38,8 @@ class Seen(NamedTuple):
     """Of the ids that entered the model, each weighed by its place in its pack."""
     a2a_calls: int
     a2a_bytes: int
+    ring_calls: int
+    ring_bytes: int
     update: float | None
     """Median absolute change of a sample of this rank's master weights; None where it owns none of them.
 
@@ -61,13 +63,14 @@ class Witness:
     def begin_step(self) -> None:
         """What comes now belongs to the next step."""
         ALL_TO_ALL_COUNTER.take()
+        SEND_COUNTER.take()
         self._sums, self._weights = None, self._sample()
 
     def end_step(self, step: int) -> Seen:
         """What step number `step` did, and what its packs demanded; waits for the device."""
-        calls, num_bytes = ALL_TO_ALL_COUNTER.take()
+        sent = (*ALL_TO_ALL_COUNTER.take(), *SEND_COUNTER.take())
         demanded = _demanded(self._preset, self._mesh, self._data, step) if not self._mesh.sp_rank else _NONE
-        return Seen(self._checksum(), calls, num_bytes, self._update(), *demanded)
+        return Seen(self._checksum(), *sent, self._update(), *demanded)
 
     def _look(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """Add up the ids [B, s] in blocks, and once more weighed by their place in the block: [2, blocks]."""

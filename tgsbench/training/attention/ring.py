@@ -2,17 +2,16 @@
 
 Signature and layout are those of an attention kernel: q [B, L, a, d], k and v [B, L, m, d] -> [B, L, a, d],
 with L = S/ring tokens of each row in the zigzag order of `workload.zigzag`, and a and m this rank's heads
-after the Ulysses exchange. Keys and values travel at their own head count, side by side in one message a step,
-and the next ones are on their way while a step is computed. Outputs are merged by their log-sum-exp in fp32. The
-backward passes the keys on once more, and after them their gradients in fp32, which after one more hop have
-been all the way round (Liu et al. 2023, "Ring Attention with Blockwise Transformers").
+after the Ulysses exchange. Keys and values travel at their own head count, side by side in one message a
+step, and the next ones are on their way while a step is computed. Outputs are merged by their log-sum-exp
+in fp32. The backward passes the keys on once more, and after them their gradients in fp32, which after one
+more hop have been all the way round (Liu et al. 2023, "Ring Attention with Blockwise Transformers").
 """
 
 from __future__ import annotations
 
 import itertools
 import weakref
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -32,8 +31,7 @@ _KEYS, _GRADIENTS = 0, 1
 """Tags of messages that are under way between the same two ranks at once."""
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """What this member computes in one micro-step, rows laid end to end."""
 
     own: PackDocuments
