@@ -14,8 +14,8 @@ from tgsbench.training.engines.base import Batch
 from tgsbench.training.engines.fsdp2 import Fsdp2Engine
 from tgsbench.training.model.build import plain_name
 from tgsbench.training.attention.documents import documents
-from tgsbench.training.parallel.mesh import build_mesh
-from tgsbench.training.parallel.traffic import ALL_TO_ALL_COUNTER
+from tgsbench.training.parallel.mesh import mesh_of
+from tgsbench.training.parallel.traffic import ALL_TO_ALL_COUNTER, SEND_COUNTER
 from tgsbench.workload.zigzag import Layout
 
 
@@ -29,15 +29,23 @@ def main(out: Path) -> None:
 
 def run_case(name: str) -> dict[str, object]:
     preset = case_preset(name, dist.get_world_size())
-    mesh = build_mesh("cpu", preset.parallel.sp, preset.ring)
+    mesh = mesh_of(preset, "cpu")
     engine = Fsdp2Engine(preset, mesh, torch.device("cpu"))
     ALL_TO_ALL_COUNTER.take()
     batch, num_labels = make_batch(preset, mesh)
-    loss = engine.forward_backward(batch, num_labels)
-    calls, num_bytes = ALL_TO_ALL_COUNTER.take()
+    times = int(CASES[name].get("training.accumulation", 1))
+    SEND_COUNTER.take()
+    loss = sum(engine.forward_backward(batch, num_labels * times) for _ in range(times)) / times
+    calls, num_bytes = (count // times for count in ALL_TO_ALL_COUNTER.take())
+    sends, sent_bytes = (count // times for count in SEND_COUNTER.take())
     grads = {plain_name(n): whole(p.grad) for n, p in engine.model.named_parameters() if p.grad is not None}
     dist.all_reduce(loss)
-    return {"loss": loss / num_labels, "grads": grads, "a2a": torch.tensor([calls, num_bytes])}
+    return {
+        "loss": loss / num_labels,
+        "grads": grads,
+        "a2a": torch.tensor([calls, num_bytes]),
+        "ring": torch.tensor([sends, sent_bytes]),
+    }
 
 
 def whole(grad: torch.Tensor) -> torch.Tensor:

@@ -220,7 +220,7 @@ def test_a_resolved_preset_keeps_to_the_schema_too(name):
         ("[parallel]\nsp = 'x'", "integer"),
         ("[training]\ncheckpointing = 'some'", "some"),
         ("[model]\nlayers = 3", "layers"),
-        ("[engine]\nname = 'fsdp2'\nzero_stage = 2", "zero_stage"),
+        ("[engine]\nname = 'fsdp2'\ntiled_loss = true", "tiled_loss"),
         ("[engine]\nname = 'fsdp3'", "fsdp3"),
     ],
 )

@@ -73,9 +73,12 @@ def _rank(point: tuple[Preset, Estimate]) -> tuple[bool, float]:
     return False, -numbers.tgs
 
 
+_NETWORK_ITEMS = ("gather_exposed", "all_to_all_network", "ring_exposed")
+
+
 def _point(preset: Preset, numbers: Estimate, first: float | None) -> ScalePoint:
     time = numbers.time
-    network = 0.0 if time is None else time.items["gather_exposed"] + time.items["all_to_all_network"]
+    network = 0.0 if time is None else sum(time.items.get(name, 0.0) for name in _NETWORK_ITEMS)
     fits = numbers.verdict != "out of memory"
     return ScalePoint(
         num_gpus=preset.world_size,

@@ -23,6 +23,11 @@ _TIME = {
         "bytes to other nodes / network rate of one GPU + latency, times 1 + share of hidden gathers",
         "all_to_all",
     ),
+    "ring_exposed": (
+        "bytes of a ring's keys, values and their fp32 gradients / rate to the next member + latency, less "
+        "the attention of a step",
+        "all_to_all",
+    ),
     "gather_exposed": ("parameter and gradient traffic that compute does not hide", "gather"),
     "gather_copies": (
         "bytes per parameter · gather_contention / (bandwidth·stream_share)",
@@ -50,6 +55,7 @@ _MEMORY = {
     "activations": "L · what autograd saves of a layer, no checkpointing",
     "layer_activations": "what autograd saves of one recomputed layer, and the gradients on their way",
     "all_to_all_buffers": "received q, k and v, and the output that came back",
+    "ring_buffers": "keys and values of a ring at hand and coming, their fp32 gradients, fp32 gradient of q",
     "loss": "logits, final norm, the head's weight and its gradient",
     "context_and_nccl": "0.5 GiB of CUDA context, 0.4 GiB per NCCL communicator; on a CPU 0.7 GiB of code",
     "allocator": "{allocator_share} of what comes and goes, and {pool_bytes} bytes per weight of a layer for "

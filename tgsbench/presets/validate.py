@@ -18,7 +18,7 @@ def mesh_problems(preset: Preset) -> list[str]:
     problems += _training_problems(preset.training)
     if problems:
         return problems
-    return [*_sp_problems(preset), *_engine_problems(preset)]
+    return [*_sp_problems(preset), *_shard_problems(preset), *_engine_problems(preset)]
 
 
 def valid_sp(preset: Preset) -> list[int]:
@@ -70,6 +70,7 @@ def _positive(preset: Preset) -> list[str]:
         "model.window": preset.model.window,
         "model.mtp_layers": preset.model.mtp_layers,
         "parallel.ring": preset.parallel.ring,
+        "parallel.shard": preset.parallel.shard,
         "engine.loss_chunk_tokens": preset.engine.loss_chunk_tokens,
     }
     if problems := _too_large(counts | may_be_zero):
@@ -95,6 +96,7 @@ _LARGEST = {
     "hardware.gpus_per_node": 1_000_000,
     "parallel.sp": 1_000_000,
     "parallel.ring": 1_000_000,
+    "parallel.shard": 1_000_000,
 }
 """A hundred times what anybody trains with: loops over heads, ranks and layers end, figures stay finite."""
 _LARGEST_OTHER = 2**50
@@ -180,6 +182,30 @@ def _ring_problems(preset: Preset) -> list[str]:
         problems.append(
             f'engine.kernel="{preset.engine.kernel}": a ring runs torch\'s own flash attention; use "auto" '
             "or parallel.ring=1"
+        )
+    return problems
+
+
+def _shard_problems(preset: Preset) -> list[str]:
+    """Copies that the world does not hold, and engines that keep none."""
+    problems, shard, world = [], preset.shard, preset.world_size
+    able = ", ".join(spec.name for spec in registry.engines() if spec.options.has_copies)
+    if world % shard:
+        near = sorted(_divisors(world), key=lambda size: abs(math.log2(size / shard)))[:2]
+        nearest = ", ".join(map(str, sorted(near)))
+        problems.append(
+            f"copies · shard = world: {world} GPUs are not divisible by parallel.shard={shard}; "
+            f"nearest: {nearest}"
+        )
+    if not preset.engine.has_copies and shard != world:
+        problems.append(
+            f"parallel.shard={shard}: engine {preset.engine.name} shares one copy over all {world} GPUs; "
+            f"nearest: 0, or --engine {able}"
+        )
+    if not preset.engine.has_copies and preset.training.reduce_dtype != "float32":
+        problems.append(
+            f'training.reduce_dtype="{preset.training.reduce_dtype}": engine {preset.engine.name} takes no '
+            f'such option; nearest: "float32", or --engine {able}'
         )
     return problems
 

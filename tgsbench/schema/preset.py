@@ -54,6 +54,9 @@ class Parallel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ring: int = 0
     """Members of the ring that keys and values go round; 0: 1 where the heads allow sp Ulysses ranks, else
     what is left when as many Ulysses ranks as heads allow are put inside a node."""
+    shard: int = 0
+    """Ranks that share one copy of parameters, gradients and optimizer states, neighbours; other such groups
+    hold copies (HSDP). 0: all ranks share one copy."""
 
 
 class EngineOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -66,6 +69,8 @@ class EngineOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Does another system train as it is, in an environment of its own?"""
     has_ring: ClassVar[bool] = False
     """Can keys and values go round a ring of its ranks?"""
+    has_copies: ClassVar[bool] = False
+    """Can groups of ranks hold copies, and gradients be reduced in another type?"""
 
     name: str = ""
     attention: Literal["auto", "native", "alst"] = "auto"
@@ -107,6 +112,8 @@ class Training(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Micro-steps per optimizer step; 0: as many as sp, as the reference does."""
     checkpointing: Checkpointing = "full"
     compute_dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    reduce_dtype: Literal["bfloat16", "float32"] = "float32"
+    """What gradients are in while they are summed over ranks; never less than what they are computed in."""
     lr: float = 2e-5
     beta1: float = 0.9
     beta2: float = 0.999
@@ -171,6 +178,16 @@ class Preset(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if self.parallel.ring or not self.may_ring:
             return self.parallel.ring or 1
         return fewest_members(self.model, self.parallel.sp, self.hardware.gpus_per_node)
+
+    @property
+    def shard(self) -> int:
+        """Ranks that share one copy once 0 is decided."""
+        return self.parallel.shard or self.world_size
+
+    @property
+    def reduce_dtype(self) -> str:
+        """What gradients are summed in."""
+        return "float32" if self.training.compute_dtype == "float32" else self.training.reduce_dtype
 
     @property
     def may_ring(self) -> bool:

@@ -52,8 +52,9 @@ def sp_silently_1():
     """Every rank trains on whole sequences."""
     from tgsbench.training import rank
 
-    build_mesh = rank.build_mesh
-    rank.build_mesh = lambda device_type, *_: build_mesh(device_type, 1)
+    from tgsbench.training.parallel.mesh import build_mesh
+
+    rank.mesh_of = lambda preset, device_type: build_mesh(device_type, 1)
 
 
 def tokens_fed_twice():

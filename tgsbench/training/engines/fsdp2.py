@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from tgsbench.schema import spans
@@ -34,6 +35,7 @@ class Fsdp2Engine:
         self.mesh = mesh
         self.clip_norm = preset.training.clip_norm
         self.compiled = preset.engine.compile
+        self._steps = _MicroSteps(preset, mesh)
         self.kernel = _kernel(preset, mesh, device)
         self.attention = attention.UlyssesAttention(self.kernel, mesh.sp_group if mesh.sp > 1 else None)
         self.attention.register()
@@ -50,6 +52,7 @@ class Fsdp2Engine:
     def forward_backward(self, batch: Batch, num_labels: int) -> Tensor:
         """Forward, chunked loss, backward; FSDP averages over ranks, hence the factor `world`."""
         self.attention.documents = batch.documents
+        self._steps.begin(self.model)
         PROGRESS.enter("forward")
         with span(spans.FORWARD):
             loss_sum: Tensor = self.model(batch.input_ids, batch.position_ids, batch.labels)
@@ -83,6 +86,7 @@ class Fsdp2Engine:
     def optimizer_step(self, lr: float) -> Tensor:
         """Clip to clip_norm, AdamW, clear."""
         PROGRESS.enter("optimizer")
+        self._steps.num_done = 0
         with span(spans.OPTIMIZER):
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
@@ -96,6 +100,31 @@ class Fsdp2Engine:
         gathers = [Mark(dist, f"all_gather_{end}", spans.SHARD_GATHER) for end in ("into_tensor", "single")]
         scatters = [Mark(dist, f"reduce_scatter_{end}", spans.SHARD_SCATTER) for end in ("tensor", "single")]
         return gathers + scatters + ([] if self.compiled else mlp_marks(self.model))
+
+
+class _MicroSteps:
+    """Tells FSDP which micro-step ends an accumulation, where less is done in the others.
+
+    Copies sum their shards of the gradients in the last one alone; below ZeRO-3 parameters stay gathered from
+    the first forward to the last backward, and under ZeRO-1 gradients stay whole until then.
+    """
+
+    def __init__(self, preset: Preset, mesh: SequenceMesh) -> None:
+        self.num_done = 0
+        self._stage, self._has_copies = preset.engine.zero_stage, mesh.has_copies
+        self._accumulation = preset.accumulation
+
+    def begin(self, model: nn.Module) -> None:
+        """The next micro-step begins."""
+        assert isinstance(model, FSDPModule)
+        self.num_done += 1
+        is_last = self.num_done >= self._accumulation
+        if self._stage < 3:
+            model.set_reshard_after_backward(is_last)
+        if self._stage == 1:
+            model.set_requires_gradient_sync(is_last)
+        if self._has_copies:
+            model.set_requires_all_reduce(is_last)
 
 
 def build(preset: Preset, mesh: SequenceMesh, device: torch.device, note: Note) -> Engine:
@@ -121,8 +150,10 @@ def _sharded_model(preset: Preset, mesh: SequenceMesh, device: torch.device) -> 
         preset.model, preset.workload.seq_len, attention.NAME, engine.loss_chunk_tokens, engine
     )
     policy = MixedPrecisionPolicy(
-        param_dtype=getattr(torch, preset.training.compute_dtype), reduce_dtype=torch.float32
+        param_dtype=getattr(torch, preset.training.compute_dtype),
+        reduce_dtype=getattr(torch, preset.reduce_dtype),
     )
+    shard = functools.partial(fully_shard, mesh=mesh.fsdp, mp_policy=policy)
     decoder = model.model
     stash = HostOffload(preset.model.hidden_size, device) if engine.activation_offload else None
     for index, layer in enumerate(decoder.layers):
@@ -130,12 +161,12 @@ def _sharded_model(preset: Preset, mesh: SequenceMesh, device: torch.device) -> 
             layer.compile()
         wrapped = wrap_layer(layer, preset.training.checkpointing, stash)
         decoder.layers[index] = wrapped
-        fully_shard(wrapped, mesh=mesh.fsdp, mp_policy=policy)
+        shard(wrapped, reshard_after_forward=engine.zero_stage == 3)
     if not preset.model.tie_word_embeddings:
-        fully_shard(decoder.embed_tokens, mesh=mesh.fsdp, mp_policy=policy)
+        shard(decoder.embed_tokens, reshard_after_forward=engine.zero_stage == 3)
         # The head is the last thing of the forward and the first of the backward: gather it once.
-        fully_shard([decoder.norm, model.head], mesh=mesh.fsdp, mp_policy=policy, reshard_after_forward=False)
-    fully_shard(model, mesh=mesh.fsdp, mp_policy=policy, reshard_after_forward=False)
+        shard([decoder.norm, model.head], reshard_after_forward=False)
+    shard(model, reshard_after_forward=False)
     return model
 
 

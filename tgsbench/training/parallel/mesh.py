@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from tgsbench.errors import ExitCode, TgsError
+from tgsbench.schema.preset import Preset
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,8 @@ class SequenceMesh:
     rank: int
     sp: int
     fsdp: DeviceMesh
-    """dp and sp flattened: parameters, gradients and optimizer states are sharded over it."""
+    """dp and sp flattened: parameters, gradients and optimizer states are sharded over it. With copies it has
+    two dimensions: over the first are copies, over the second shards."""
     sp_group: dist.ProcessGroup
     """Ranks that trade sequence for heads: without a ring all that share a sequence."""
     ring_group: dist.ProcessGroup | None = None
@@ -28,6 +30,16 @@ class SequenceMesh:
     def dp(self) -> int:
         """Data-parallel size."""
         return self.world // self.sp
+
+    @property
+    def has_copies(self) -> bool:
+        """Do several groups of ranks hold the same?"""
+        return self.fsdp.ndim > 1
+
+    @property
+    def shard_group(self) -> dist.ProcessGroup:
+        """Ranks that share one copy with this one."""
+        return self.fsdp.get_group("shard") if self.has_copies else self.fsdp.get_group()
 
     @property
     def ring(self) -> int:
@@ -45,10 +57,11 @@ class SequenceMesh:
         return self.rank // self.sp
 
 
-def build_mesh(device_type: str, sp: int, ring: int = 1) -> SequenceMesh:
+def build_mesh(device_type: str, sp: int, ring: int = 1, shard: int = 0) -> SequenceMesh:
     """Build the mesh on an initialised process group; TgsError when sp does not divide the world.
 
-    `ring` divides sp: neighbours trade heads, and members of a ring are sp / ring ranks apart.
+    `ring` divides sp: neighbours trade heads, and members of a ring are sp / ring ranks apart. `shard` ranks
+    hold one copy; 0: all.
     """
     world = dist.get_world_size()
     if world % sp:
@@ -60,4 +73,12 @@ def build_mesh(device_type: str, sp: int, ring: int = 1) -> SequenceMesh:
         del sizes["ring"]
     mesh = init_device_mesh(device_type, tuple(sizes.values()), mesh_dim_names=tuple(sizes))
     ring_group = mesh["ring"].get_group() if ring > 1 else None
-    return SequenceMesh(world, dist.get_rank(), sp, mesh._flatten("fsdp"), mesh["sp"].get_group(), ring_group)
+    fsdp = mesh._flatten("fsdp")
+    if shard not in (0, world):
+        fsdp = init_device_mesh(device_type, (world // shard, shard), mesh_dim_names=("copies", "shard"))
+    return SequenceMesh(world, dist.get_rank(), sp, fsdp, mesh["sp"].get_group(), ring_group)
+
+
+def mesh_of(preset: Preset, device_type: str) -> SequenceMesh:
+    """The mesh that a preset asks for."""
+    return build_mesh(device_type, preset.parallel.sp, preset.ring, preset.parallel.shard)
