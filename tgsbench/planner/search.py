@@ -14,7 +14,7 @@ from tgsbench.metrics import figures
 from tgsbench.planner.interval import TIGHT_SHARE
 from tgsbench.planner.machine import Machine
 from tgsbench.planner.memory import MemoryPlan, memory_plan
-from tgsbench.planner.plan import Estimate, cost_of, pick_kernel, timed, why_no_time
+from tgsbench.planner.plan import RING_KERNEL, Estimate, cost_of, pick_kernel, timed, why_no_time
 from tgsbench.planner.verdict import host_fits, verdict_of
 from tgsbench.planner.workload import StepWorkload, work_of
 from tgsbench.presets.validate import mesh_problems, valid_sp
@@ -87,9 +87,10 @@ def search(preset: Preset, machine: Machine) -> Found:
         why, remedy = why_no_time(preset, machine)
         raise TgsError(f"{why}: nothing to rank by", hint=remedy, exit_code=ExitCode.UNKNOWN_HARDWARE)
     num_tried, fitting, kernel = 0, [], pick_kernel(preset, machine.constants)
+    in_ring = RING_KERNEL if any(s.kernel == RING_KERNEL for s in machine.constants.attention) else kernel
     for variant in variants(preset):
         num_tried += 1
-        work = work_of(variant, kernel)
+        work = work_of(variant, in_ring if variant.ring > 1 else kernel)
         memory = memory_plan(work)
         if _holds(work, memory, machine):
             fitting.append(_candidate(variant, timed(work, machine, memory)))

@@ -190,6 +190,18 @@ class Preset(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return "float32" if self.training.compute_dtype == "float32" else self.training.reduce_dtype
 
     @property
+    def sharing(self) -> str:
+        """How ranks share a sequence and parameters beyond dp and sp, in words; empty: as usual."""
+        stage, shard = self.engine.zero_stage, self.shard
+        words = [
+            f"ring of {self.ring} x {self.ulysses} Ulysses" if self.ring > 1 else "",
+            f"copies on {shard} of {self.world_size} GPUs" if shard != self.world_size else "",
+            f"ZeRO-{stage}" if stage != 3 else "",
+            "gradients summed in bfloat16" if self.reduce_dtype != "float32" else "",
+        ]
+        return ", ".join(filter(None, words))
+
+    @property
     def may_ring(self) -> bool:
         """Does the engine have a ring, and do all layers attend to everything before?"""
         return self.engine.has_ring and not self.model.window and self.model.linear is None

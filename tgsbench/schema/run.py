@@ -390,6 +390,8 @@ class Result(Struct, kw_only=True):
     world_size: int
     dp: int
     sp: int
+    sharing: str = ""
+    """Ring, copies, ZeRO stage below 3 and bf16 sums of gradients, in words."""
     seq_len: int
     document_mask: bool
     attention: str
