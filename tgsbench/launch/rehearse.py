@@ -9,7 +9,7 @@ import msgspec
 from tgsbench.launch.preflight import LocalMachine
 from tgsbench.models.registry import find_family
 from tgsbench.presets.validate import mesh_problems
-from tgsbench.schema.preset import Device, ModelShape, Preset
+from tgsbench.schema.preset import Device, ModelShape, Parallel, Preset
 
 _HEAD_DIM = 32
 _LOCAL_SEQ_LEN = 1024
@@ -51,7 +51,7 @@ def shrunken(
             preset.hardware, device=device, num_gpus=world, gpus_per_node=world, gpu="", link=""
         ),
         workload=replace(preset.workload, seq_len=seq_len, corpus=_corpus(preset), concat=1),
-        parallel=replace(preset.parallel, sp=sp, ring=ring),
+        parallel=Parallel(sp=sp, ring=ring, shard=_shard(preset, world)),
         engine=replace(preset.engine, kernel="auto", compile=False, liger=False),
         training=replace(preset.training, accumulation=min(preset.training.accumulation, 4)),
         measure=replace(
@@ -83,6 +83,11 @@ def _ring(preset: Preset, sp: int) -> int:
     if preset.ring == 1:
         return 1
     return sp if preset.ulysses == 1 or sp < 4 else 2
+
+
+def _shard(preset: Preset, world: int) -> int:
+    """Two copies where there were several."""
+    return world // 2 if world > 1 and preset.shard != preset.world_size else 0
 
 
 def _small_model(

@@ -22,7 +22,7 @@ from tgsbench.launch.evidence_runs import EvidenceRun, Runs, Say, WantedRun, gat
 from tgsbench.launch.rehearse import shrunken
 from tgsbench.launch.watch import StopSignals
 from tgsbench.metrics import verification
-from tgsbench.schema.preset import Measure, Preset
+from tgsbench.schema.preset import Measure, Parallel, Preset
 from tgsbench.schema.verify import Check, CheckName, Verification
 from tgsbench.system.scratch import scratch_folder
 from tgsbench.systems import availability, registry, support
@@ -88,7 +88,7 @@ def one_rank(small: Preset) -> Preset:
     return replace(
         small,
         hardware=replace(small.hardware, num_gpus=1, gpus_per_node=1),
-        parallel=replace(small.parallel, sp=1, ring=1),
+        parallel=Parallel(),
         engine=small.engine.on_one_rank(),
         training=replace(small.training, accumulation=1, micro_batch=small.packs_per_step),
         measure=_first_step(small),
@@ -181,13 +181,13 @@ def describe(small: Preset) -> str:
     mask = "document mask" if small.workload.document_mask else "no document mask"
     return (
         f"{model.num_layers} layers, {model.num_query_heads}:{model.num_kv_heads} heads, "
-        f"length {small.workload.seq_len}, sp {small.parallel.sp}{_ring(small)} x dp {small.dp} "
+        f"length {small.workload.seq_len}, sp {small.parallel.sp}{_sharing(small)} x dp {small.dp} "
         f"on CPU ranks, fp32, checkpointing {small.training.checkpointing}, {mask}"
     )
 
 
-def _ring(small: Preset) -> str:
-    return f" ({small.ulysses} x a ring of {small.ring})" if small.ring > 1 else ""
+def _sharing(small: Preset) -> str:
+    return f" ({small.sharing})" if small.sharing else ""
 
 
 def unseen() -> str:

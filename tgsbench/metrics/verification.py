@@ -47,8 +47,8 @@ def parity(preset: Preset, differences: Mapping[str, float], alone: Ranks, many:
         **{f"gradient of {name}": difference for name, difference in differences.items()},
     }
     check = _worst_below("parity", preset, measured, PARITY)
-    ring = f" ({preset.ulysses} x a ring of {preset.ring})" if preset.ring > 1 else ""
-    mesh = f"sp {preset.parallel.sp}{ring}" + (f", dp {preset.dp}" if preset.dp > 1 else "")
+    sharing = f" ({preset.sharing})" if preset.sharing else ""
+    mesh = f"sp {preset.parallel.sp}{sharing}" + (f", dp {preset.dp}" if preset.dp > 1 else "")
     check.note = f"{mesh} against one rank, {len(differences)} parameters"
     return check
 
@@ -81,7 +81,8 @@ def update(preset: Preset, differences: Mapping[str, float], truth: Evidence) ->
 def reduction(preset: Preset, ranks: Ranks) -> Check:
     """Types of gradients that reach a reduction over ranks, while compute runs in bf16."""
     seen = sorted({kind for rank in ranks for kind in rank.reduced})
-    wrong = [kind for kind in seen if kind != "float32"]
+    wanted = preset.training.reduce_dtype
+    wrong = [kind for kind in seen if kind != wanted]
     if not seen:
         return skipped("reduction", preset.engine.name, "one rank: no gradient is reduced")
     return Check(
@@ -89,7 +90,7 @@ def reduction(preset: Preset, ranks: Ranks) -> Check:
         engine=preset.engine.name,
         status="failed" if wrong else "passed",
         measured=", ".join(seen),
-        bound="= float32",
+        bound=f"= {wanted}",
         worst=f"gradients are reduced in {', '.join(wrong)}" if wrong else "",
         note="compute in bfloat16",
     )
