@@ -15,7 +15,7 @@ from tgsbench.planner.machine import find_constants
 from tgsbench.planner.memory import CONTEXT_BYTES
 from tgsbench.planner.network import gathered_bytes, shard_bytes
 from tgsbench.planner.plan import machine_of, pick_kernel
-from tgsbench.planner.workload import work_of
+from tgsbench.planner.workload import StepWorkload, work_of
 from tgsbench.schema.events import Event, Phase, Step
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import CallCount, Manifest, PhasePeak, Virtual, VirtualClock
@@ -203,7 +203,17 @@ def _planned_bytes(preset: Preset) -> dict[str, float]:
         return {}
     times = preset.accumulation
     moved = {"all_gather": gathered_bytes(work), "reduce_scatter": shard_bytes(work).scatter}
-    return {name: times * size for name, size in moved.items() if size}
+    planned = {name: times * size for name, size in moved.items() if size}
+    return planned | (_once_a_step(work) if work.system.shards_masters and work.zero_stage < 3 else {})
+
+
+def _once_a_step(work: StepWorkload) -> dict[str, float]:
+    """What stages 1 and 2 gather and scatter in the first and last micro-step alone."""
+    num_parameters = float(work.dims.num_parameters)
+    found = {"all_gather": work.compute_bytes * num_parameters}
+    if work.zero_stage == 1:
+        found["reduce_scatter"] = max(work.system.reduce_bytes, work.compute_bytes) * num_parameters
+    return found
 
 
 def _problems(found: Virtual) -> list[str]:
