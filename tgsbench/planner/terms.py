@@ -5,7 +5,6 @@ from __future__ import annotations
 from tgsbench.planner.machine import Machine, attention_speed
 from tgsbench.planner.workload import StepWorkload
 from tgsbench.schema.forecast import TermSource
-from tgsbench.systems.costs import System
 
 _ATTENTION = "2·S·(local tokens)·a·d FLOPs a layer over speed·S/(S + half length)"
 _TIME = {
@@ -67,12 +66,20 @@ def term_sources(
     work: StepWorkload, machine: Machine, times: dict[str, float], items: dict[str, float]
 ) -> dict[str, TermSource]:
     """Formula, constant and source of every item of time and memory that a plan shows."""
-    sources = {f"memory.{name}": _memory(name, work.system) for name in items}
+    sources = {f"memory.{name}": _memory(name, work) for name in items}
     return sources | {f"time.{name}": _time(name, work, machine) for name in times}
 
 
-def _memory(name: str, system: System) -> TermSource:
-    text = _MEMORY.get(name, name)
+_SHARDED = ("parameters", "gradients", "optimizer_states")
+_WHOLE = {"parameters": ", and a whole copy in the compute precision below ZeRO-3"}
+
+
+def _memory(name: str, work: StepWorkload) -> TermSource:
+    text, system = _MEMORY.get(name, name), work.system
+    if name in _SHARDED and work.sharing_ranks != work.world:
+        text = text.replace("GPUs", "GPUs of a copy")
+    if work.zero_stage < 3 and system.shards_masters:
+        text += _WHOLE.get(name, "")
     for field in ("parameter_bytes", "gradient_bytes", "optimizer_bytes", "allocator_share", "pool_bytes"):
         text = text.replace("{" + field + "}", str(getattr(system, field)))
     return TermSource(formula=text, source=f"planner/memory.py for system {system.name}")

@@ -434,7 +434,7 @@ def every_rank_fed_the_first_shard():
     from tgsbench.training.engines import batches
 
     shard = batches.shard
-    batches.shard = lambda pack, sp_rank, sp, mask: shard(pack, 0, sp, mask)
+    batches.shard = lambda pack, sp_rank, *rest: shard(pack, 0, *rest)
 
 
 def sequence_parallel_off():
