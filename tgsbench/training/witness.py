@@ -87,7 +87,7 @@ class Witness:
         if self._sums is None:
             return 0
         plain, weighed = self._sums.tolist()
-        block = self._preset.local_seq_len // len(plain)
+        block = sum(map(len, self._pieces)) // len(plain)
         begins = (begin for piece in self._pieces for begin in piece[::block])
         sums = zip(begins, plain, weighed, strict=True)
         total: int = sum(begin * p + w for begin, p, w in sums)
