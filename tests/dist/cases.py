@@ -48,12 +48,54 @@ CASES["plain"] = {"model": _GQA, "training.checkpointing": "none"}
 """What the five above must agree with."""
 
 
+for _mask in ("causal", "documents"):
+    for _mode in ("none", "selective", "full"):
+        CASES[f"ring-{_mask}-{_mode}"] = {
+            "model": _GQA,
+            "workload.document_mask": _mask == "documents",
+            "training.checkpointing": _mode,
+            "parallel.ring": "world",
+        }
+    CASES[f"ring_of_two-{_mask}"] = {
+        "model": _GQA,
+        "workload.document_mask": _mask == "documents",
+        "training.checkpointing": "full",
+        "training.micro_batch": 2,
+        "parallel.ring": 2,
+    }
+for _stage in (1, 2, 3):
+    for _name, _shard in (("", 0), ("-copies", "half")):
+        CASES[f"zero{_stage}{_name}"] = {
+            "model": _GQA,
+            "training.checkpointing": "full",
+            "training.accumulation": 3,
+            "engine.zero_stage": _stage,
+            "parallel.shard": _shard,
+        }
+CASES["copies-ring-documents"] = {
+    "model": _GQA,
+    "workload.document_mask": True,
+    "training.checkpointing": "selective",
+    "training.accumulation": 2,
+    "parallel.ring": 2,
+    "parallel.shard": "half",
+}
+CASES["ring_beyond_heads"] = {
+    "model": {**_MODEL, "num_query_heads": 1, "num_kv_heads": 1},
+    "training.checkpointing": "selective",
+}
+
+
 def case_preset(name: str, world: int) -> Preset:
     """The preset of a case with sp = world ranks, in fp32."""
     import msgspec
 
     case = dict(CASES[name])
     model = case.pop("model")
+    if "parallel.ring" in case:
+        case["parallel.ring"] = world if case["parallel.ring"] == "world" else min(world, 2)
+    if case.get("parallel.shard") == "half":
+        case["parallel.shard"] = max(1, world // 2)
     sets = [f"{key}={msgspec.json.encode(value).decode()}" for key, value in case.items()]
     sets += [f"model.{key}={msgspec.json.encode(value).decode()}" for key, value in model.items()]
     sets += [f"hardware.num_gpus={world}", f"parallel.sp={world}", "workload.seq_len=64"]

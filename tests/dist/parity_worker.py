@@ -14,8 +14,9 @@ from tgsbench.training.engines.base import Batch
 from tgsbench.training.engines.fsdp2 import Fsdp2Engine
 from tgsbench.training.model.build import plain_name
 from tgsbench.training.attention.documents import documents
-from tgsbench.training.parallel.mesh import build_mesh
-from tgsbench.training.parallel.traffic import ALL_TO_ALL_COUNTER
+from tgsbench.training.parallel.mesh import mesh_of
+from tgsbench.training.parallel.traffic import ALL_TO_ALL_COUNTER, SEND_COUNTER
+from tgsbench.workload.zigzag import Layout
 
 
 def main(out: Path) -> None:
@@ -32,15 +33,23 @@ def run_case(name: str) -> dict[str, object]:
 
 def one_step(preset) -> dict[str, object]:
     """Mean loss, whole gradients by parameter, and this rank's all-to-all calls and bytes."""
-    mesh = build_mesh("cpu", preset.parallel.sp)
+    mesh = mesh_of(preset, "cpu")
     engine = Fsdp2Engine(preset, mesh, torch.device("cpu"))
     ALL_TO_ALL_COUNTER.take()
     batch, num_labels = make_batch(preset, mesh)
-    loss = engine.forward_backward(batch, num_labels)
-    calls, num_bytes = ALL_TO_ALL_COUNTER.take()
+    times = int(CASES[name].get("training.accumulation", 1))
+    SEND_COUNTER.take()
+    loss = sum(engine.forward_backward(batch, num_labels * times) for _ in range(times)) / times
+    calls, num_bytes = (count // times for count in ALL_TO_ALL_COUNTER.take())
+    sends, sent_bytes = (count // times for count in SEND_COUNTER.take())
     grads = {plain_name(n): whole(p.grad) for n, p in engine.model.named_parameters() if p.grad is not None}
     dist.all_reduce(loss)
-    return {"loss": loss / num_labels, "grads": grads, "a2a": torch.tensor([calls, num_bytes])}
+    return {
+        "loss": loss / num_labels,
+        "grads": grads,
+        "a2a": torch.tensor([calls, num_bytes]),
+        "ring": torch.tensor([sends, sent_bytes]),
+    }
 
 
 def whole(grad: torch.Tensor) -> torch.Tensor:
@@ -63,7 +72,8 @@ def make_batch(preset, mesh) -> tuple[Batch, int]:
         position_ids = torch.cat([torch.arange(n) for n in bounds.diff().tolist()]).expand(rows, -1)
         ends = [bounds[:-1] + row * seq_len for row in range(rows)]
         docs = documents(torch.cat([*ends, torch.tensor([rows * seq_len])]), torch.device("cpu"))
-    local = slice(mesh.sp_rank * seq_len // mesh.sp, (mesh.sp_rank + 1) * seq_len // mesh.sp)
+    pieces = Layout(seq_len, mesh.sp, mesh.ring).pieces(mesh.sp_rank)
+    local = torch.cat([torch.arange(piece.start, piece.stop) for piece in pieces])
     shard = Batch(ids[:, local], labels[:, local], position_ids[:, local], docs)
     return shard, int((labels != -100).sum())
 

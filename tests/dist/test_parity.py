@@ -9,7 +9,7 @@ import torch
 
 from tests.dist.cases import CASES, case_preset
 from tests.dist.launch import torchrun
-from tgsbench.metrics.integrity import expected_all_to_alls
+from tgsbench.metrics.integrity import expected_all_to_alls, expected_ring_sends
 
 pytestmark = pytest.mark.dist
 WORKER = Path(__file__).with_name("parity_worker.py")
@@ -41,6 +41,15 @@ def test_all_to_all_calls_and_bytes_follow_from_the_shapes(outcomes, case):
         calls, num_bytes = expected_all_to_alls(preset)
         ran_calls, ran_bytes = outcomes[world][case]["a2a"].tolist()
         assert (ran_calls * preset.accumulation, ran_bytes * preset.accumulation) == (calls, num_bytes)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_messages_of_a_ring_follow_from_the_shapes(outcomes, case):
+    for world in (1, 2, 4):
+        preset = case_preset(case, world)
+        sends, num_bytes = outcomes[world][case]["ring"].tolist()
+        assert (sends * preset.accumulation, num_bytes * preset.accumulation) == expected_ring_sends(preset)
+        assert (sends > 0) == (preset.ring > 1)
 
 
 @pytest.mark.parametrize("heads", ["mha", "gqa", "kv_below_sp"])

@@ -62,6 +62,17 @@ SHARED_OUT = {
     "the_same_packs_every_step": {"tokens"},
 }
 PADDED = {"padding_counted": {"tokens"}}
+RING = {
+    "a_block_of_the_ring_missing": {"oracle", "parity"},
+    "a_block_of_the_ring_twice": {"oracle", "parity"},
+    "blocks_of_the_ring_in_wrong_order": {"oracle", "parity"},
+    "a_merge_without_the_maximum": {"oracle", "parity"},
+    "a_shards_positions_off_by_one": {"oracle", "parity"},
+    "chunks_of_the_ring_in_order": {"oracle", "parity", "tokens"},
+    "gradients_of_the_ring_lost_on_their_last_hop": {"oracle", "parity"},
+    "a_message_of_the_ring_sent_twice": {"ring"},
+}
+"""On a ring of four members, two KV heads."""
 
 
 def small(name: str, *sets: str) -> Preset:
@@ -91,6 +102,7 @@ def failed(preset: Preset, seen: dict[str, EvidenceRun], name: str) -> set[str]:
         verification.labels(preset, run.ranks),
         verification.tokens(preset, run.ranks),
         verification.all_to_alls(preset, run.ranks),
+        verification.ring_sends(preset, run.ranks),
         verification.mask(preset, run.ranks),
         verification.causality(preset, run.ranks),
     ]
@@ -102,6 +114,7 @@ SETS = {
     "tiny": (("tiny_cpu",), FAULTS),
     "masked": (("tiny_cpu", "workload.document_mask=true"), MASKED),
     "dp": (("llama2_7b_8k",), SHARED_OUT),
+    "ring": (("tiny_cpu", "hardware.num_gpus=4", "parallel.sp=4", "parallel.ring=4"), RING),
     "padded": (("tiny_cpu", "workload.packing=xtuner_stock", "workload.map_batch_size=4"), PADDED),
 }
 

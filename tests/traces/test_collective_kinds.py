@@ -102,5 +102,5 @@ def test_bus_factors_are_those_of_the_nccl_tests():
     assert factors == {
         "all_to_all": 7 / 8, "all_gather": 7 / 8, "reduce_scatter": 7 / 8, "all_reduce": 14 / 8,
         "expert_all_to_all": 7 / 8, "shard_copy": 1,
-        "broadcast": 1, "p2p": 1, "barrier": 1, "comm_other": 1, "comm_unknown": 1,
+        "broadcast": 1, "ring": 1, "p2p": 1, "barrier": 1, "comm_other": 1, "comm_unknown": 1,
     }  # fmt: skip

@@ -62,7 +62,7 @@ def test_an_engines_file_is_called_as_the_engine(name):
 @pytest.mark.parametrize(
     ("sets", "owner"),
     [
-        (["engine.zero_stage=2"], "deepspeed"),
+        (["engine.tiled_loss=true"], "deepspeed"),
         (["engine.offload=optimizer"], "deepspeed"),
         (["engine.data_adapter=true"], "deepspeed"),
         (["engine.cpu_shim=true"], "xtuner"),
@@ -80,8 +80,8 @@ def test_a_switch_of_another_engine_is_refused_with_its_owners_name(sets, owner)
 
 def test_a_foreign_switch_and_a_bad_mesh_are_told_at_once():
     with pytest.raises(TgsError) as caught:
-        presets.resolve("tiny_cpu", ["engine.zero_stage=2", "parallel.sp=3"])
-    assert "engine.zero_stage belongs to" in caught.value.msg
+        presets.resolve("tiny_cpu", ["engine.data_adapter=true", "parallel.sp=3"])
+    assert "engine.data_adapter belongs to" in caught.value.msg
     assert "parallel.sp=3: dp · sp = world" in caught.value.msg
 
 

@@ -15,13 +15,14 @@ from msgspec.structs import replace
 
 from tgsbench import presets
 from tgsbench.errors import ExitCode, TgsError
+from tgsbench.metrics.integrity import expected_ring_sends
 from tgsbench.models.family import Dims, Weight, attention_weights, mlp_weights
 from tgsbench.models.registry import find_family
 from tgsbench.planner import forecast_preset
 from tgsbench.planner.counts import attention_flops, layer_counts, products
 from tgsbench.planner.machine import Machine, attention_speed, find_constants, find_link, find_machine
-from tgsbench.planner.memory import COMMUNICATOR_BYTES, attention_workspace, memory_plan
-from tgsbench.planner.network import exchange_s, exchanged_bytes, gathered_bytes
+from tgsbench.planner.memory import COMMUNICATOR_BYTES, attention_workspace, memory_plan, resident_bytes
+from tgsbench.planner.network import exchange_s, exchanged_bytes, gathered_bytes, shard_bytes
 from tgsbench.planner.plan import estimate, machine_of
 from tgsbench.planner.time import step_time
 from tgsbench.planner.workload import StepWorkload
@@ -474,3 +475,57 @@ def test_pinned_blocks_are_rounded_up_to_powers_of_two():
     sets = ["engine.activation_offload=true", "workload.seq_len=5659648", "training.checkpointing=full"]
     memory = forecast_preset(presets.resolve("llama3_8b_512k", sets).preset).memory
     assert memory.host_gib == 8 * 32 * 8
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [
+        ["parallel.ring=8"],
+        ["parallel.ring=64"],
+        ["parallel.ring=2", "training.checkpointing=selective", "training.micro_batch=2"],
+    ],
+)
+def test_a_ring_is_planned_with_the_bytes_that_integrity_demands(sets):
+    preset = presets.resolve("llama2_70b_1M", sets).preset
+    work = estimate(preset, machine_of(preset)).work
+    passes = 3 if preset.training.checkpointing == "full" else 2
+    in_fp32 = preset.ring * 4 / work.compute_bytes
+    hops = work.accumulation * work.dims.num_layers * (passes * (preset.ring - 1) + in_fp32)
+    assert hops * layer_counts(work).ring_message == expected_ring_sends(preset)[1]
+
+
+def test_a_ring_across_nodes_sends_less_over_the_network_and_hides_most_of_it():
+    ulysses, ring = (
+        estimate(preset, machine_of(preset))
+        for members in (1, 8)
+        for preset in [presets.resolve("llama2_70b_1M", [f"parallel.ring={members}"]).preset]
+    )
+    assert ring.time.items["all_to_all_network"] == 0 < ulysses.time.items["all_to_all_network"]
+    assert ring.time.items["ring_exposed"] < 0.2 * ulysses.time.items["all_to_all_network"]
+    assert sum(ring.time.items.values()) < sum(ulysses.time.items.values())
+
+
+def test_copies_and_stages_trade_memory_for_traffic():
+    def planned(*sets):
+        preset = presets.resolve("llama2_7b_1M", list(sets)).preset
+        work = estimate(preset, machine_of(preset)).work
+        return resident_bytes(work), work, shard_bytes(work)
+
+    alone, copies, stage2, stage1 = (
+        planned(*sets)
+        for sets in ((), ("parallel.shard=8",), ("engine.zero_stage=2",), ("engine.zero_stage=1",))
+    )
+    assert copies[0] == 4 * alone[0]  # 32 GPUs in groups of 8
+    assert stage2[0] == stage1[0] == alone[0] + 2 * alone[1].dims.num_parameters
+    assert copies[2].everywhere > alone[2].everywhere == 0
+    assert stage2[2].gather_forward == stage2[2].gather_backward == 0 < stage2[2].shared
+    assert (stage1[2].scatter, stage1[2].shared) == (0, 6 * alone[1].dims.num_parameters)
+
+
+def test_sums_in_bf16_are_planned_with_half_the_bytes():
+    half, whole = (
+        shard_bytes(estimate(preset, machine_of(preset)).work).scatter
+        for kind in ("bfloat16", "float32")
+        for preset in [presets.resolve("llama2_7b_1M", [f"training.reduce_dtype={kind}"]).preset]
+    )
+    assert whole == 2 * half

@@ -245,7 +245,7 @@ def test_a_resolved_preset_keeps_to_the_schema_too(name):
         ("[parallel]\nsp = 'x'", "integer"),
         ("[training]\ncheckpointing = 'some'", "some"),
         ("[model]\nlayers = 3", "layers"),
-        ("[engine]\nname = 'fsdp2'\nzero_stage = 2", "zero_stage"),
+        ("[engine]\nname = 'fsdp2'\ntiled_loss = true", "tiled_loss"),
         ("[engine]\nname = 'fsdp3'", "fsdp3"),
     ],
 )
@@ -298,3 +298,52 @@ def test_presets_of_one_model_and_list_as_a_word():
     assert of_one == [line for line in bare.splitlines() if line.startswith("yi_34b")]
     unknown = CliRunner().invoke(cli, ["presets", "--model", "bloom"]).exception
     assert "Llama2-7B" in unknown.msg and unknown.exit_code == ExitCode.BAD_PRESET
+
+
+def ring_preset(*sets):
+    return presets.resolve("llama2_70b_1M", ["training.accumulation=1", *sets]).preset
+
+
+@pytest.mark.parametrize(
+    ("sets", "ring", "ulysses"),
+    [
+        ([], 1, 64),
+        (["hardware.num_gpus=128", "parallel.sp=128"], 16, 8),
+        (["parallel.ring=8"], 8, 8),
+        (["model.num_query_heads=4", "model.num_kv_heads=2", "parallel.sp=8"], 2, 4),
+        (["model.num_query_heads=8", "model.num_kv_heads=2", "parallel.sp=8"], 1, 8),
+    ],
+)
+def test_a_ring_is_chosen_where_the_heads_do_not_do(sets, ring, ulysses):
+    preset = ring_preset(*sets)
+    assert (preset.ring, preset.ulysses) == (ring, ulysses)
+
+
+@pytest.mark.parametrize(
+    ("sets", "words"),
+    [
+        (["parallel.ring=3"], ["64 is not divisible by parallel.ring=3"]),
+        (["parallel.ring=64", "workload.seq_len=64"], ["not divisible by 2 · 64 chunks"]),
+        (["parallel.ring=2", "engine.name=deepspeed"], ["deepspeed has no ring", "--engine fsdp2"]),
+        (["parallel.ring=2", "engine.kernel=flash3"], ["flash attention", "parallel.ring=1"]),
+        (["parallel.ring=2", "training.compute_dtype=float32"], ["bfloat16"]),
+        (["parallel.ring=2", "model.family=mistral", "model.window=4096"], ["windows", "nearest: 1"]),
+        (["parallel.shard=5"], ["64 GPUs are not divisible by parallel.shard=5", "nearest: 4, 8"]),
+        (["parallel.shard=8", "engine.name=deepspeed"], ["one copy over all 64", "--engine fsdp2"]),
+        (["training.reduce_dtype=bfloat16", "engine.name=deepspeed"], ["reduce_dtype", "--engine fsdp2"]),
+        (["parallel.shard=-1"], ["parallel.shard=-1: must not be negative"]),
+    ],
+)
+def test_rings_and_copies_that_cannot_be_are_refused_with_what_can(sets, words):
+    with pytest.raises(TgsError) as caught:
+        ring_preset(*sets)
+    for word in words:
+        assert word in caught.value.msg + caught.value.hint
+
+
+def test_how_ranks_share_is_said_in_words_and_only_where_it_is_unusual():
+    assert ring_preset().sharing == ""
+    sets = ["parallel.ring=8", "parallel.shard=8", "engine.zero_stage=2", "training.reduce_dtype=bfloat16"]
+    assert ring_preset(*sets).sharing == (
+        "ring of 8 x 8 Ulysses, copies on 8 of 64 GPUs, ZeRO-2, gradients summed in bfloat16"
+    )

@@ -128,3 +128,36 @@ def test_the_other_engine_is_left_out_where_it_cannot_do_what_the_preset_asks(ca
     assert peer("tiny_cpu", (), PRESET).engine.name == "deepspeed"
     assert peer("tiny_cpu", ("engine.compile=true",), PRESET) is None
     assert "not compared with deepspeed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("sets", "sp", "ring", "copies"),
+    [
+        (["parallel.ring=8"], 4, 2, 1),
+        (["parallel.ring=64", "workload.seq_len=1M"], 4, 4, 1),
+        (["parallel.shard=8"], 4, 1, 2),
+        (["parallel.ring=2", "parallel.shard=32", "engine.zero_stage=1"], 4, 2, 2),
+    ],
+)
+def test_a_verification_keeps_rings_copies_and_stages(sets, sp, ring, copies):
+    preset = presets.resolve("llama2_70b_1M", sets).preset
+    small = small_preset(preset)
+    assert (small.parallel.sp, small.ring, small.world_size // small.shard) == (sp, ring, copies)
+    assert small.engine.zero_stage == preset.engine.zero_stage
+    assert mesh_problems(small) == mesh_problems(one_rank(small)) == []
+
+
+def test_a_ring_message_that_is_missing_is_named_by_rank_and_step():
+    small = small_preset(presets.resolve("tiny_cpu", ["parallel.ring=2"]).preset)
+    calls, num_bytes = verification.expected_ring_sends(small)
+    right, wrong = (Evidence(rank=r, ring_sends=[(calls - r, num_bytes)]) for r in (0, 1))
+    assert calls > 0
+    assert verification.ring_sends(small, [right]).status == "passed"
+    assert verification.ring_sends(small, [right, wrong]).worst == "rank 1, step 0"
+
+
+def test_sums_of_gradients_are_in_what_the_preset_names():
+    small = small_preset(presets.resolve("tiny_cpu", ["training.reduce_dtype=bfloat16"]).preset)
+    seen = Evidence(rank=0, reduced=["bfloat16"])
+    assert verification.reduction(small, [seen]).status == "passed"
+    assert verification.reduction(PRESET, [seen]).status == "failed"

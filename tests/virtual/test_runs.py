@@ -54,6 +54,23 @@ def test_one_rank_of_a_world_runs_under_both_engines(installed, tmp_path, engine
     assert rows.from_result(result).tgs is None
 
 
+@pytest.mark.parametrize(("ring", "mask"), [(4, False), (8, True)])
+def test_a_ring_sends_what_it_must_beside_its_attention(installed, tmp_path, ring, mask):
+    sets = [*SMALL, f"parallel.ring={ring}", f"workload.document_mask={str(mask).lower()}"]
+    result = _run(tmp_path, "llama2_7b_128k", *sets)
+    virtual = result.virtual
+    assert result.status == "virtual", result.failure
+    assert not result.integrity.problems
+    assert result.integrity.ring_ok
+    (messages,) = [count for count in virtual.collectives if count.name == "ring"]
+    assert messages.calls == messages.calls_expected > 0
+    assert messages.gib == pytest.approx(messages.gib_expected, rel=1e-12)
+    assert messages.group == f"{ring} ranks"
+    sent_s = virtual.clock.by_kind["send"]
+    others_s = sum(virtual.clock.by_kind.get(kind, 0.0) for kind in ("all_gather", "reduce_scatter"))
+    assert virtual.clock.exposed_s < sent_s + others_s, "messages go on beside attention"
+
+
 def test_all_ranks_of_a_small_world_run_together(installed, tmp_path):
     result = _run(tmp_path, "llama2_7b_32k", *SMALL, "hardware.num_gpus=2", "parallel.sp=2", rank="all")
     assert result.status == "virtual", result.failure

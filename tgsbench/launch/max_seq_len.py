@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,10 +57,10 @@ def find_longest(preset: Preset, root: Path, name: str, limit: int, say: sweep.S
 
 
 def granule_of(preset: Preset) -> int:
-    """Smallest step between lengths: a multiple of sp that is at least 1,024 where the length is."""
-    sp, length = preset.parallel.sp, preset.workload.seq_len
-    base = min(GRANULE, length)
-    return -(-base // sp) * sp
+    """Smallest step between lengths: what sp and a ring divide, at least 1,024 where the length is."""
+    unit = math.lcm(preset.parallel.sp, 2 * preset.ring if preset.ring > 1 else 1)
+    base = min(GRANULE, preset.workload.seq_len)
+    return -(-base // unit) * unit
 
 
 def with_length(preset: Preset, length: int) -> Preset:

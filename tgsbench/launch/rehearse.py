@@ -9,7 +9,7 @@ import msgspec
 from tgsbench.launch.preflight import LocalMachine
 from tgsbench.models.registry import find_family
 from tgsbench.presets.validate import mesh_problems
-from tgsbench.schema.preset import Device, ModelShape, Preset
+from tgsbench.schema.preset import Device, ModelShape, Parallel, Preset
 
 _HEAD_DIM = 32
 _LOCAL_SEQ_LEN = 1024
@@ -35,9 +35,13 @@ def shrunken(
     head_dim: int = _HEAD_DIM,
     kv_heads_per_rank: int = 1,
 ) -> Preset:
-    """The preset's shape on `world` ranks at `sp`, with at most `local_seq_len` tokens of a sequence each."""
-    model = _small_model(preset.model, sp, preset.parallel.sp, head_dim, kv_heads_per_rank)
-    seq_len = sp * max(1, min(preset.workload.seq_len // sp, local_seq_len))
+    """The preset's shape on `world` ranks at `sp`, with at most `local_seq_len` tokens of a sequence each.
+
+    `sp` is 1, 2, 3 or a multiple of 4.
+    """
+    ring = _ring(preset, sp)
+    model = _small_model(preset.model, sp // ring, preset.ulysses, head_dim, kv_heads_per_rank)
+    seq_len = _length(preset.workload.seq_len, sp, ring, local_seq_len)
     replace = msgspec.structs.replace
     small = replace(
         preset,
@@ -48,7 +52,7 @@ def shrunken(
         ),
         # Not the tokenizer: its vocabulary is the real model's.
         workload=replace(preset.workload, seq_len=seq_len, corpus=_corpus(preset), concat=1, tokenizer=""),
-        parallel=replace(preset.parallel, sp=sp),
+        parallel=Parallel(sp=sp, ring=ring, shard=_shard(preset, world)),
         engine=replace(preset.engine, kernel="auto", compile=False, liger=False),
         training=replace(preset.training, accumulation=min(preset.training.accumulation, 4)),
         measure=replace(
@@ -65,8 +69,26 @@ def rehearsal_on(preset: Preset, machine: LocalMachine) -> Preset:
     return rehearsal(preset, num_gpus or machine.num_cores, "cuda" if num_gpus else "cpu")
 
 
+def _length(seq_len: int, sp: int, ring: int, most: int) -> int:
+    """At most `most` tokens a rank; a ring cuts those of a rank into two chunks."""
+    unit = 2 if ring > 1 else 1
+    return sp * unit * max(1, min(seq_len // sp, most) // unit)
+
+
 def _corpus(preset: Preset) -> str:
     return "pydoc" if preset.workload.corpus == "alpaca" else preset.workload.corpus
+
+
+def _ring(preset: Preset, sp: int) -> int:
+    """Members of a ring on `sp` ranks: all of them where there was no Ulysses beside it, else two."""
+    if preset.ring == 1:
+        return 1
+    return sp if preset.ulysses == 1 or sp < 4 else 2
+
+
+def _shard(preset: Preset, world: int) -> int:
+    """Two copies where there were several."""
+    return world // 2 if world > 1 and preset.shard != preset.world_size else 0
 
 
 def _small_model(

@@ -22,7 +22,7 @@ from tgsbench.launch.evidence_runs import EvidenceRun, Runs, Say, WantedRun, gat
 from tgsbench.launch.rehearse import shrunken
 from tgsbench.launch.watch import StopSignals
 from tgsbench.metrics import verification
-from tgsbench.schema.preset import Measure, Preset
+from tgsbench.schema.preset import Measure, Parallel, Preset
 from tgsbench.schema.verify import Check, CheckName, Verification
 from tgsbench.system.scratch import scratch_folder
 from tgsbench.systems import availability, registry, support
@@ -52,10 +52,12 @@ MESH, ALONE, AGAIN, IN_BF16, ORACLE = "mesh", "one-rank", "again", "bf16", "orac
 def small_preset(preset: Preset) -> Preset:
     """The preset's shape on few CPU ranks in fp32: sp > 1, dp > 1 and KV heads fewer than sp where they were.
 
-    Fewer KV heads than sp become 2 at sp 4, since copies of a single head cannot be put in a wrong order.
+    Fewer KV heads than sp become 2 at sp 4, since copies of a single head cannot be put in a wrong order. So
+    does a ring, which has two members then, or four where all of sp is one.
     Documents have Alpaca's lengths, so that a short pack holds several.
     """
-    sp = min(preset.parallel.sp, 4 if preset.model.num_kv_heads < preset.parallel.sp else 2)
+    has_fewer = preset.ring > 1 or preset.model.num_kv_heads < preset.parallel.sp
+    sp = min(preset.parallel.sp, 4 if has_fewer else 2)
     world = sp * min(2, preset.dp)
     small = shrunken(preset, sp, world, "cpu", _SEQ_LEN // sp, _HEAD_DIM, _KV_HEADS_PER_RANK)
     training = small.training
@@ -88,7 +90,7 @@ def one_rank(small: Preset) -> Preset:
     return replace(
         small,
         hardware=replace(small.hardware, num_gpus=1, gpus_per_node=1),
-        parallel=replace(small.parallel, sp=1),
+        parallel=Parallel(),
         engine=small.engine.on_one_rank(),
         training=replace(small.training, accumulation=1, micro_batch=small.packs_per_step),
         measure=_first_step(small),
@@ -181,9 +183,13 @@ def describe(small: Preset) -> str:
     mask = "document mask" if small.workload.document_mask else "no document mask"
     return (
         f"{model.num_layers} layers, {model.num_query_heads}:{model.num_kv_heads} heads, "
-        f"length {small.workload.seq_len}, sp {small.parallel.sp} x dp {small.dp} on CPU ranks, fp32, "
-        f"checkpointing {small.training.checkpointing}, {mask}"
+        f"length {small.workload.seq_len}, sp {small.parallel.sp}{_sharing(small)} x dp {small.dp} "
+        f"on CPU ranks, fp32, checkpointing {small.training.checkpointing}, {mask}"
     )
+
+
+def _sharing(small: Preset) -> str:
+    return f" ({small.sharing})" if small.sharing else ""
 
 
 def unseen() -> str:
@@ -231,13 +237,15 @@ def _engine_checks(preset: Preset, seen: dict[str, EvidenceRun]) -> list[Check]:
     name = preset.engine.name
     mesh = seen[_name(name, MESH)]
     if mesh.problem:
-        return [verification.not_run(check, name, mesh.problem) for check in _OF_ONE_ENGINE]
+        rings: tuple[CheckName, ...] = ("ring",) if preset.ring > 1 else ()
+        return [verification.not_run(check, name, mesh.problem) for check in (*_OF_ONE_ENGINE, *rings)]
     return [
         *_against(preset, seen, ORACLE, ("oracle", "update"), _oracle),
         *_against(preset, seen, ALONE, ("parity",), _parity),
         verification.labels(preset, mesh.ranks),
         verification.tokens(preset, mesh.ranks),
         verification.all_to_alls(preset, mesh.ranks),
+        *([verification.ring_sends(preset, mesh.ranks)] if preset.ring > 1 else []),
         *_against(preset, seen, IN_BF16, ("reduction",), _reduction),
         verification.mask(preset, mesh.ranks),
         verification.causality(preset, mesh.ranks),

@@ -16,7 +16,14 @@ from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Emulation
 from tgsbench.units import GIB
 
-COMMUNICATION = ("all_to_all_node", "all_to_all_network", "gather_exposed", "gather_step", "stragglers")
+COMMUNICATION = (
+    "all_to_all_node",
+    "all_to_all_network",
+    "ring_exposed",
+    "gather_exposed",
+    "gather_step",
+    "stragglers",
+)
 """Items of the planner's step time that one process cannot show."""
 _COMMUNICATION_ERROR = 0.4
 """Datasheet rates of links may be off by this share: the planner's own error bar for networks."""

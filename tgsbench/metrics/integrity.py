@@ -22,7 +22,7 @@ def expected_all_to_alls(preset: Preset) -> tuple[int, int]:
     (ALST: one each for q, k, v); the backward mirrors them; full checkpointing runs the forward's again,
     selective checkpointing saves their results. Bytes include the share a rank keeps.
     """
-    sp, shape = preset.parallel.sp, preset.model
+    sp, shape = preset.ulysses, preset.model
     if sp == 1:
         return 0, 0
     passes = 3 if preset.training.checkpointing == "full" else 2
@@ -33,6 +33,27 @@ def expected_all_to_alls(preset: Preset) -> tuple[int, int]:
     calls = (4 if preset.attention == "alst" else 2) * len(widths)
     times = passes * preset.accumulation
     return times * calls, times * num_bytes
+
+
+_GRADIENT_BYTES = 4
+"""Of keys and values, which are summed on their way."""
+
+
+def expected_ring_sends(preset: Preset) -> tuple[int, int]:
+    """Messages and bytes that one rank sends round its ring in one optimizer step.
+
+    In a layer's forward keys and values make r - 1 hops in a ring of r; in its backward as many again, and
+    their gradients in fp32 make r. Full checkpointing runs the forward's again.
+    """
+    ring = preset.ring
+    if ring == 1:
+        return 0, 0
+    widths = find_family(preset.model.family).ring_widths(preset.model, preset.ulysses)
+    values = preset.training.micro_batch * preset.workload.seq_len // ring * sum(widths)
+    passes = 3 if preset.training.checkpointing == "full" else 2
+    hops = passes * (ring - 1)
+    num_bytes = values * (hops * _ELEMENT_BYTES[preset.training.compute_dtype] + ring * _GRADIENT_BYTES)
+    return preset.accumulation * len(widths) * (hops + ring), preset.accumulation * num_bytes
 
 
 class _Odd(Struct):
@@ -76,13 +97,15 @@ def check(preset: Preset, steps: Sequence[StepTotal], tokens_padded: int) -> Int
         result.problems.append(f"tokens: {what}{misfed}")
     result.tokens_ok = not result.problems if steps else None
     _judge_all_to_alls(result, preset, steps, preset.world_size)
+    _judge_ring(result, preset, steps, preset.world_size)
     return result
 
 
 def check_exchanges(preset: Preset, steps: Sequence[StepTotal], num_ranks: int) -> Integrity:
-    """Compare only the all-to-alls of the ranks that ran with what the preset demands of as many."""
+    """Compare only what the ranks that ran sent with what the preset demands of as many."""
     result = Integrity()
     _judge_all_to_alls(result, preset, steps, num_ranks)
+    _judge_ring(result, preset, steps, num_ranks)
     return result
 
 
@@ -106,6 +129,24 @@ def _judge_all_to_alls(result: Integrity, preset: Preset, steps: Sequence[StepTo
             f"the shapes{missent}"
         )
     result.a2a_ok = not (miscalled.num or missent.num) if steps else None
+
+
+def _judge_ring(result: Integrity, preset: Preset, steps: Sequence[StepTotal], num_ranks: int) -> None:
+    """Messages and bytes of each step; without a ring there must be none."""
+    calls, num_bytes = (num_ranks * of_one for of_one in expected_ring_sends(preset))
+    wrong = _Odd()
+    for s in steps:
+        result.ring_calls += s.ring_calls
+        result.ring_bytes += s.ring_bytes
+        wrong.count(s.step, (s.ring_calls, s.ring_bytes) != (calls, num_bytes))
+    result.ring_calls_expected, result.ring_bytes_expected = len(steps) * calls, len(steps) * num_bytes
+    if wrong.num:
+        result.problems.append(
+            f"ring: {result.ring_calls:,} messages of {result.ring_bytes:,} bytes were sent where "
+            f"{result.ring_calls_expected:,} of {result.ring_bytes_expected:,} follow from the shapes{wrong}"
+        )
+    if steps and (calls or wrong.num):
+        result.ring_ok = not wrong.num
 
 
 def integrity_text(integrity: Integrity) -> str:

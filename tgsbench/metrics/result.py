@@ -166,6 +166,7 @@ def _described(manifest: Manifest, preset: Preset, observed: RunTotals, environm
         world_size=manifest.world_size,
         dp=preset.dp,
         sp=preset.parallel.sp,
+        sharing=preset.sharing,
         seq_len=preset.workload.seq_len,
         document_mask=preset.workload.document_mask,
         attention=f"{preset.engine.name if preset.is_external else preset.attention}/{kernel}",

@@ -37,6 +37,8 @@ class StepTotal(Struct, array_like=True, gc=False):
     pack_checksum: int = 0
     a2a_calls: int = 0
     a2a_bytes: int = 0
+    ring_calls: int = 0
+    ring_bytes: int = 0
     update: float | None = None
     """Largest that a rank saw of its weights' median change."""
     reported: int = 0
@@ -95,6 +97,8 @@ class StepTotal(Struct, array_like=True, gc=False):
         self.pack_checksum = (self.pack_checksum + event.pack_checksum) % _MODULUS
         self.a2a_calls += event.a2a_calls
         self.a2a_bytes += event.a2a_bytes
+        self.ring_calls += event.ring_calls
+        self.ring_bytes += event.ring_bytes
         if event.update is not None:
             self.update = max(self.update or 0.0, event.update)
         return True

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from tgsbench.metrics.integrity import expected_all_to_alls
+from tgsbench.metrics.integrity import expected_all_to_alls, expected_ring_sends
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.verify import Check, CheckName, Evidence, MaskProbe, ShardRecord
 from tgsbench.units import size
@@ -50,7 +50,8 @@ def parity(preset: Preset, differences: Mapping[str, float], alone: Ranks, many:
         **{f"gradient of {name}": difference for name, difference in differences.items()},
     }
     check = _worst_below("parity", preset, measured, PARITY)
-    mesh = f"sp {preset.parallel.sp}" + (f", dp {preset.dp}" if preset.dp > 1 else "")
+    sharing = f" ({preset.sharing})" if preset.sharing else ""
+    mesh = f"sp {preset.parallel.sp}{sharing}" + (f", dp {preset.dp}" if preset.dp > 1 else "")
     check.note = f"{mesh} against one rank, {len(differences)} parameters"
     return check
 
@@ -88,7 +89,8 @@ def update(preset: Preset, differences: Mapping[str, float], truth: Evidence) ->
 def reduction(preset: Preset, ranks: Ranks) -> Check:
     """Types of gradients that reach a reduction over ranks, while compute runs in bf16."""
     seen = sorted({kind for rank in ranks for kind in rank.reduced})
-    wrong = [kind for kind in seen if kind != "float32"]
+    wanted = preset.training.reduce_dtype
+    wrong = [kind for kind in seen if kind != wanted]
     if not seen:
         return skipped("reduction", preset.engine.name, "one rank: no gradient is reduced")
     return Check(
@@ -96,7 +98,7 @@ def reduction(preset: Preset, ranks: Ranks) -> Check:
         engine=preset.engine.name,
         status="failed" if wrong else "passed",
         measured=", ".join(seen),
-        bound="= float32",
+        bound=f"= {wanted}",
         worst=f"gradients are reduced in {', '.join(wrong)}" if wrong else "",
         note="compute in bfloat16",
     )
@@ -154,24 +156,37 @@ def tokens(preset: Preset, ranks: Ranks) -> Check:
 
 def all_to_alls(preset: Preset, ranks: Ranks) -> Check:
     """All-to-alls that the process groups were asked for in each step, on each rank, against the shapes."""
-    calls, num_bytes = expected_all_to_alls(preset)
+    ran = {rank.rank: rank.all_to_alls for rank in ranks}
+    return _as_demanded("all_to_all", preset, ran, expected_all_to_alls(preset))
+
+
+def ring_sends(preset: Preset, ranks: Ranks) -> Check:
+    """Messages that went round the ring in each step, from each rank, against the shapes."""
+    ran = {rank.rank: rank.ring_sends for rank in ranks}
+    return _as_demanded("ring", preset, ran, expected_ring_sends(preset))
+
+
+def _as_demanded(
+    name: CheckName, preset: Preset, by_rank: Mapping[int, list[tuple[int, int]]], demanded: tuple[int, int]
+) -> Check:
+    """Calls and bytes of every rank and step against those that must be."""
     wrong = [
-        (rank.rank, step, ran)
-        for rank in ranks
-        for step, ran in enumerate(rank.all_to_alls)
-        if tuple(ran) != (calls, num_bytes)
+        (rank, step, ran)
+        for rank, steps in by_rank.items()
+        for step, ran in enumerate(steps)
+        if tuple(ran) != demanded
     ]
-    ran = wrong[0][2] if wrong else (calls, num_bytes)
+    ran = wrong[0][2] if wrong else demanded
     return Check(
-        name="all_to_all",
+        name=name,
         engine=preset.engine.name,
         status="failed" if wrong else "passed",
         measured=_traffic(*ran),
-        bound=f"= {_traffic(calls, num_bytes)}",
+        bound=f"= {_traffic(*demanded)}",
         value=ran[1],
-        limit=num_bytes,
+        limit=demanded[1],
         worst=f"rank {wrong[0][0]}, step {wrong[0][1]}" if wrong else "",
-        note=f"per rank and step; {len(wrong)} of {sum(len(r.all_to_alls) for r in ranks)} differ",
+        note=f"per rank and step; {len(wrong)} of {sum(map(len, by_rank.values()))} differ",
     )
 
 

@@ -195,6 +195,14 @@ class Decoder:
             widths += [(before, g.query_heads * g.value_dim)] * g.num
         return widths
 
+    def ring_widths(self, shape: ModelShape, ulysses: int) -> list[int]:
+        """At the KV heads of one Ulysses rank, copies included."""
+        return [
+            width
+            for g in self.layers(shape)
+            for width in [2 * max(g.kv_heads, ulysses) // ulysses * g.key_dim] * g.num
+        ]
+
     def problems(self, shape: ModelShape) -> list[str]:
         """Says where a window has no length, and which tables of the shape this family does not read."""
         found = []

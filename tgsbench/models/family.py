@@ -241,6 +241,10 @@ class ModelFamily(Protocol):
         """Values per token in each layer's all-to-alls: q, k and v before attention, the output after it."""
         ...
 
+    def ring_widths(self, shape: ModelShape, ulysses: int) -> list[int]:
+        """Values per token of each layer's message round a ring: keys, and values padded to their width."""
+        ...
+
     def problems(self, shape: ModelShape) -> list[str]:
         """What of a shape contradicts itself or is missing, as `field=value: why`."""
         ...

@@ -18,6 +18,9 @@ _COMPUTE, _NETWORK = 1, 2
 Event = dict[str, Any]
 
 
+_NOT_HIDDEN = ("ring_exposed", "gather_exposed", "gather_copies", "stragglers", "host", "offload")
+
+
 def chrome_trace(numbers: Estimate, name: str, max_micro_steps: int = 1) -> dict[str, Any]:
     """Trace document of `max_micro_steps` micro-steps and the optimizer step; times in microseconds.
 
@@ -68,9 +71,7 @@ def _micro_step(numbers: Estimate, time: StepEstimate, index: int) -> Iterator[E
             yield from spans
         spans, clock = _layer(names.BACKWARD, layer, passes.backward, clock, backward=True)
         yield from spans
-    exposed = sum(
-        per_micro[key] for key in ("gather_exposed", "gather_copies", "stragglers", "host", "offload")
-    )
+    exposed = sum(per_micro.get(key, 0.0) for key in _NOT_HIDDEN)
     exchanged = (passes.forward, passes.recompute, passes.backward)
     across = 1e6 * layers * sum(part.exchange_network for part in exchanged)
     exposed += max(0.0, per_micro["all_to_all_network"] - across)  # cards shared with hidden gathers

@@ -41,6 +41,12 @@ class LayerCounts(Struct, frozen=True, kw_only=True):
     exchange_out: float
     exchanges_forward: int
     """All-to-alls in one forward pass of the layer."""
+    ring_message: float = 0.0
+    """Bytes of the keys and values that go round a ring in one hop."""
+    ring_merged: float = 0.0
+    """Memory traffic of one merge of a ring's step into what came before, forward."""
+    ring_summed: float = 0.0
+    """The same of gradients, backward."""
 
 
 def layer_counts(work: StepWorkload) -> LayerCounts:
@@ -54,6 +60,7 @@ def layer_counts(work: StepWorkload) -> LayerCounts:
         again = products(work, work.dims.run_again)
     recompute = forward - (6.0 * work.local_tokens * work.dims.hidden if work.system.early_stop else 0.0)
     send_in, send_out = exchange_bytes(work)
+    message, merged, summed = _ring(work)
     return LayerCounts(
         gemm=gemm,
         gemm_backward=backward_products(work, weights),
@@ -65,7 +72,10 @@ def layer_counts(work: StepWorkload) -> LayerCounts:
         elementwise_recompute=recompute,
         exchange_in=send_in,
         exchange_out=send_out,
-        exchanges_forward=0 if work.sp == 1 else 2 if work.system.fused_exchange else 4,
+        exchanges_forward=0 if work.ulysses == 1 else 2 if work.system.fused_exchange else 4,
+        ring_message=message,
+        ring_merged=merged,
+        ring_summed=summed,
     )
 
 
@@ -144,13 +154,29 @@ def attention_flops(work: StepWorkload) -> float:
 
 def exchange_bytes(work: StepWorkload) -> tuple[float, float]:
     """Bytes of this rank's all-to-all buffers before and after attention, this rank's own part included."""
-    if work.sp == 1:
+    if work.ulysses == 1:
         return 0.0, 0.0
     d = work.dims
     kv = d.query_heads if work.system.repeats_kv else work.kv_heads_sent
     per_value = float(work.local_tokens * work.compute_bytes)
     before = d.query_heads * d.head_dim + kv * (d.head_dim + d.value_width)
     return per_value * before, per_value * d.query_heads * d.value_width
+
+
+_MERGE_BYTES = 26.0
+"""Per value of half the queries: the output is weighed (8), the part weighed (6) and added (12), in fp32."""
+_SUM_GRADIENT_BYTES = 10.0
+"""Per gradient that a step gives: the fp32 sum is read and written, the part read."""
+
+
+def _ring(work: StepWorkload) -> tuple[float, float, float]:
+    """Bytes of a hop, and of memory traffic that each of its steps costs, forward and backward."""
+    if work.ring == 1:
+        return 0.0, 0.0, 0.0
+    d = work.dims
+    keys = float(work.local_tokens * 2 * work.kv_heads_sent * d.head_dim)
+    queries = work.local_tokens * d.query_heads * d.head_dim / 2
+    return keys * work.compute_bytes, _MERGE_BYTES * queries, _SUM_GRADIENT_BYTES * (queries + keys / 2)
 
 
 def _elementwise(work: StepWorkload, traffic: ElementwiseTraffic, index: int) -> float:

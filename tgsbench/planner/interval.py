@@ -27,7 +27,7 @@ _SAID: dict[Known, str] = {
     "GPU": "GPU measured, this stack not",
     "neither": "neither this stack nor this GPU measured",
 }
-_NETWORK_ITEMS = ("gather_exposed", "all_to_all_network", "gather_step")
+_NETWORK_ITEMS = ("gather_exposed", "all_to_all_network", "gather_step", "ring_exposed")
 
 
 def known_of(work: StepWorkload, constants: Constants) -> Known:
@@ -69,4 +69,4 @@ def network_share(work: StepWorkload, machine: Machine, time: StepEstimate) -> f
     """Share of the step that waits for links between nodes; 0 inside one node."""
     if work.world <= max(work.gpus_per_node, machine.gpu.nvlink_gpus):
         return 0.0
-    return sum(time.items[name] for name in _NETWORK_ITEMS) / time.step_s
+    return sum(time.items.get(name, 0.0) for name in _NETWORK_ITEMS) / time.step_s

@@ -130,6 +130,8 @@ def _states(work: StepWorkload) -> dict[str, float]:
     """Parameters and optimizer states resident on the GPU, as the ZeRO stage shards and offloads them."""
     n, ranks = float(work.dims.num_parameters), work.sharing_ranks
     parameters = n * work.system.parameter_bytes / (ranks if work.zero_stage == 3 else 1)
+    if work.zero_stage < 3 and work.system.shards_masters:
+        parameters = n * (work.system.parameter_bytes / ranks + work.compute_bytes)
     optimizer = n * work.system.optimizer_bytes / ranks
     return {
         "parameters": 0.0 if work.offload == "all" else parameters,
@@ -193,7 +195,7 @@ def layer_activations(work: StepWorkload) -> dict[str, float]:
     heads = d.query_heads * d.head_dim
     norm = _norms(work)
     received, returned = exchange_bytes(work)
-    if work.sp == 1:
+    if work.ulysses == 1:
         kv_heads = d.query_heads if work.system.repeats_kv else d.kv_heads
         attention = unit(work, heads + 2 * kv_heads * d.head_dim)
     else:
@@ -203,8 +205,8 @@ def layer_activations(work: StepWorkload) -> dict[str, float]:
         + _mlp_kept(work)
         + unit(work, heads)
         + _lse(work)
-        + (attention if work.sp == 1 else 0.0),
-        "all_to_all_buffers": attention + returned if work.sp > 1 else 0.0,
+        + (attention if work.ulysses == 1 else 0.0),
+        "all_to_all_buffers": attention + returned if work.ulysses > 1 else 0.0,
     }
 
 
@@ -253,8 +255,8 @@ def _attention_backward(work: StepWorkload) -> float:
     if work.checkpointing == "none":
         kept = 0.0
     elif work.checkpointing == "full":
-        kept += unit(work, heads) + _lse(work) + (unit(work, heads + kv) if work.sp == 1 else 0.0)
-    elif work.sp == 1:
+        kept += unit(work, heads) + _lse(work) + (unit(work, heads + kv) if work.ulysses == 1 else 0.0)
+    elif work.ulysses == 1:
         kept += unit(work, heads + kv)
     # Gradients of the residual, of attention's output, of q, k and v.
     gradients = unit(work, d.hidden + 2 * heads + kv)
@@ -310,7 +312,7 @@ def _layer_working_set(work: StepWorkload) -> dict[str, float]:
         attention, received = _attention_saved(work)
         activations -= attention
         # What came back from attention is copied once into the layout that the projection takes.
-        exchanged -= received - (unit(work, d.query_heads * d.head_dim) if work.sp > 1 else 0.0)
+        exchanged -= received - (unit(work, d.query_heads * d.head_dim) if work.ulysses > 1 else 0.0)
     gradients = _mlp_gradients(work) + unit(work, d.hidden)
     mlp = activations + gradients
     if work.checkpointing == "none":  # nothing is made again: it is among what all layers keep
@@ -319,10 +321,26 @@ def _layer_working_set(work: StepWorkload) -> dict[str, float]:
         "layer_activations": max(mlp, _attention_backward(work)),
         "all_to_all_buffers": exchanged,
     }
+    if work.ring > 1:
+        made["ring_buffers"] = ring_buffers(work)
     return made | {
         "gathered_layers": _gathered(work),
         "weight_gradients": float(work.compute_bytes * d.mlp[-1].size),
     }
+
+
+def ring_buffers(work: StepWorkload) -> float:
+    """What the backward of a ring holds beyond that of one kernel, at a step with messages under way.
+
+    Keys and values at hand and coming, their fp32 sums at hand and coming, the fp32 gradient of q. A step
+    has half the queries in the kernel's workspace, and its results are not yet in compute precision.
+    """
+    d = work.dims
+    message = float(work.local_tokens * 2 * work.kv_heads_sent * d.head_dim)
+    queries = float(work.local_tokens * d.query_heads * d.head_dim)
+    held = 2 * (work.compute_bytes + 4) * message + 4 * queries
+    results = unit(work, (d.query_heads + 2 * d.kv_heads) * d.head_dim)
+    return max(0.0, held - attention_workspace(work) / 2 - results)
 
 
 def _gathered(work: StepWorkload) -> float:
@@ -370,7 +388,7 @@ def _held(work: StepWorkload) -> tuple[float, float]:
     """Bytes of context and communicators, and of blocks that only the collectives' streams may use."""
     if work.on_cpu:
         return float(PROCESS_BYTES), 0.0
-    communicators = 0 if work.world == 1 else 1 if work.sp == 1 else 2
+    communicators = 0 if work.world == 1 else 1 + (work.ulysses > 1) + (work.ring > 1)
     pools = _pools(work) if work.world > 1 else 0.0
     return float(CONTEXT_BYTES + communicators * COMMUNICATOR_BYTES), pools
 

@@ -45,11 +45,13 @@ def shard_bytes(work: StepWorkload) -> ShardBytes:
     # Parameters travel in the compute precision, gradients never in a lower one.
     gather_bytes, reduce_bytes = work.compute_bytes, max(work.system.reduce_bytes, work.compute_bytes)
     copies = work.world // work.sharing_ranks
-    if work.zero_stage == 1 and copies > 1:
+    if work.zero_stage == 1 and copies > 1 and not work.system.shards_masters:
         return ShardBytes(shared=gather_bytes * everything, everywhere=2 * reduce_bytes * everything)
-    if work.zero_stage == 1:
-        return ShardBytes(shared=(2 * reduce_bytes + gather_bytes) * everything)
     summed = 2 * reduce_bytes * everything / work.sharing_ranks if copies > 1 else 0.0
+    if work.zero_stage == 1:
+        # An all-reduce moves gradients twice; where parameters are sharded a reduce-scatter does once.
+        passes = 1 if work.system.shards_masters else 2
+        return ShardBytes(shared=(passes * reduce_bytes + gather_bytes) * everything, everywhere=summed)
     if work.zero_stage == 2:
         scatter, shared = reduce_bytes * everything, gather_bytes * everything
         return ShardBytes(scatter=scatter, shared=shared, everywhere=summed)
@@ -109,7 +111,7 @@ def exchange_s(num_bytes: float, work: StepWorkload, machine: Machine) -> Exchan
     Each rank sends 1/sp of its buffer to every peer; both kinds of peers are served at once, so the
     slower kind is what is waited for.
     """
-    sp = work.sp
+    sp = work.ulysses
     inside_ranks = min(sp, joined_ranks(work, machine))
     nvlink = machine.gpu.nvlink_gb_per_s * machine.fitted.nvlink_share * GIGA
     inside = num_bytes * (inside_ranks - 1) / sp / nvlink
@@ -120,6 +122,17 @@ def exchange_s(num_bytes: float, work: StepWorkload, machine: Machine) -> Exchan
     if outside >= inside:
         return Exchange(0.0, outside + latency)
     return Exchange(inside - outside, outside + latency)
+
+
+def hop_s(num_bytes: float, work: StepWorkload, machine: Machine) -> float:
+    """Seconds of a message to the next member of a ring, whose ranks lie as many apart as Ulysses has.
+
+    The slowest hop decides: over the network where the ring leaves the ranks that NVLink joins.
+    """
+    joined = work.sp <= joined_ranks(work, machine)
+    inside = machine.gpu.nvlink_gb_per_s * machine.fitted.nvlink_share * GIGA
+    rate = inside if joined else min(inside, all_to_all_rate(machine))
+    return num_bytes / rate + NODE_LATENCY_S
 
 
 def all_to_all_rate(machine: Machine) -> float:

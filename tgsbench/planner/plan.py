@@ -25,6 +25,8 @@ from tgsbench.units import GIB, gib, percent
 
 _ALIASES = {"sdpa": "flash2", "varlen": "flash2"}
 """Kernels whose published speed is another's: torch's SDPA and varlen run FlashAttention 2."""
+RING_KERNEL = "flash2"
+"""What a ring's blocks run on: torch's own flash attention, which gives the log-sum-exp."""
 _IN_STOCK_TORCH = ("cudnn", "flash2", "sdpa")
 
 
@@ -94,6 +96,8 @@ def pick_kernel(preset: Preset, constants: Constants | None) -> str:
     if constants is None:
         return name
     known = {speed.kernel for speed in constants.attention}
+    if preset.ring > 1 and RING_KERNEL in known:
+        return RING_KERNEL
     if name != "auto":
         return name if name in known else _ALIASES.get(name, name)
     allowed = [kernel for kernel in _IN_STOCK_TORCH if kernel in known] or sorted(known)
@@ -136,6 +140,7 @@ def assemble(preset: Preset, numbers: Estimate) -> Forecast:
         num_gpus=work.world,
         dp=preset.dp,
         sp=work.sp,
+        sharing=preset.sharing,
         seq_len=work.seq_len,
         engine=work.system.name,
         kernel=work.kernel,
@@ -224,7 +229,7 @@ def published_notes(preset: Preset, numbers: Estimate) -> list[str]:
         if row.tgs is None or (row.gpu, row.num_gpus, row.seq_len) != here:
             continue
         note = f"published for {row.system}: {units.as_published(row.tgs)}"
-        as_run = replace(preset, parallel=replace(preset.parallel, sp=row.sp))
+        as_run = replace(preset, parallel=replace(preset.parallel, sp=row.sp, ring=0))
         system = costs_of(row.system)
         bar, _ = tgs_range(estimate(as_run, machine, system)) if system else (None, "")
         if bar is not None:

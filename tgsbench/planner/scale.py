@@ -53,7 +53,14 @@ def _estimate(
     changed = replace(preset, hardware=replace(preset.hardware, num_gpus=num_gpus))
     allowed = valid_sp(changed)
     if not free_sp or not system.sequence_parallel:
-        allowed = [max(sp for sp in allowed if sp <= preset.parallel.sp)]
+        allowed = [max((sp for sp in allowed if sp <= preset.parallel.sp), default=0)]
+    if not any(allowed):
+        ring = preset.parallel.ring
+        raise TgsError(
+            f"--scale {num_gpus}: no sp has a ring of {ring}",
+            hint="leave parallel.ring=0, and it is chosen",
+            exit_code=ExitCode.BAD_PRESET,
+        )
     meshes = [replace(changed, parallel=replace(preset.parallel, sp=sp)) for sp in allowed]
     return min(((mesh, estimate(mesh, machine, system)) for mesh in meshes), key=_rank)
 
@@ -66,9 +73,12 @@ def _rank(point: tuple[Preset, Estimate]) -> tuple[bool, float]:
     return False, -numbers.tgs
 
 
+_NETWORK_ITEMS = ("gather_exposed", "all_to_all_network", "ring_exposed")
+
+
 def _point(preset: Preset, numbers: Estimate, first: float | None) -> ScalePoint:
     time = numbers.time
-    network = 0.0 if time is None else time.items["gather_exposed"] + time.items["all_to_all_network"]
+    network = 0.0 if time is None else sum(time.items.get(name, 0.0) for name in _NETWORK_ITEMS)
     fits = numbers.verdict != "out of memory"
     return ScalePoint(
         num_gpus=preset.world_size,

@@ -14,12 +14,12 @@ from tgsbench.metrics import figures
 from tgsbench.planner.interval import TIGHT_SHARE
 from tgsbench.planner.machine import Machine
 from tgsbench.planner.memory import MemoryPlan, memory_plan
-from tgsbench.planner.plan import Estimate, pick_kernel, timed, why_no_time
+from tgsbench.planner.plan import RING_KERNEL, Estimate, pick_kernel, timed, why_no_time
 from tgsbench.planner.verdict import host_fits, verdict_of
 from tgsbench.planner.workload import StepWorkload, work_of
 from tgsbench.presets.validate import mesh_problems, valid_sp
 from tgsbench.schema.forecast import Cost, Verdict
-from tgsbench.schema.preset import EngineOptions, Preset, Training
+from tgsbench.schema.preset import EngineOptions, Parallel, Preset, Training
 from tgsbench.systems import registry
 from tgsbench.systems.zero import ZeroOptions
 from tgsbench.units import GIB
@@ -41,6 +41,10 @@ class Candidate(Struct, frozen=True, kw_only=True):
     tiled_mlp: bool
     sp: int
     dp: int
+    ring: int = 1
+    """Members of the ring in sp."""
+    shard: int = 0
+    """GPUs that share one copy; 0: all."""
     micro_batch: int
     checkpointing: str
     tgs: float
@@ -83,9 +87,10 @@ def search(preset: Preset, machine: Machine) -> Found:
         why, remedy = why_no_time(preset, machine)
         raise TgsError(f"{why}: nothing to rank by", hint=remedy, exit_code=ExitCode.UNKNOWN_HARDWARE)
     num_tried, fitting, kernel = 0, [], pick_kernel(preset, machine.constants)
+    in_ring = RING_KERNEL if any(s.kernel == RING_KERNEL for s in machine.constants.attention) else kernel
     for variant in variants(preset):
         num_tried += 1
-        work = work_of(variant, kernel)
+        work = work_of(variant, in_ring if variant.ring > 1 else kernel)
         memory = memory_plan(work)
         if _holds(work, memory, machine):
             fitting.append(_candidate(variant, timed(work, machine, memory)))
@@ -101,13 +106,15 @@ def variants(preset: Preset) -> Iterator[Preset]:
         if spec.costs
         for switches in spec.variants
     ]
-    meshes = [replace(preset.parallel, sp=sp) for sp in valid_sp(preset)]
+    meshes = _meshes(preset)
     trainings = [
         replace(preset.training, micro_batch=micro_batch, checkpointing=mode)
         for micro_batch in _micro_batches(preset)
         for mode in _MODES
     ]
     for engine, parallel in itertools.product(engines, meshes):
+        if (parallel.ring and not engine.has_ring) or (parallel.shard and not engine.has_copies):
+            continue
         # What a mode or a micro-batch breaks no rule can see, so the rules are asked once a mesh.
         first = replace(preset, engine=engine, parallel=parallel)
         if mesh_problems(first):
@@ -115,6 +122,17 @@ def variants(preset: Preset) -> Iterator[Preset]:
         yield from (
             replace(first, training=training) for training in trainings if _sensible(engine, training)
         )
+
+
+def _meshes(preset: Preset) -> list[Parallel]:
+    """Every sp, with the ring that is chosen for it and one across the nodes, with and without copies."""
+    world, node = preset.world_size, preset.hardware.gpus_per_node
+    shards = (0, node) if world > node and not world % node else (0,)
+    found = []
+    for sp in valid_sp(replace(preset, parallel=replace(preset.parallel, ring=0))):
+        rings = (0, sp // node) if sp > node and not sp % node else (0,)
+        found += [Parallel(sp=sp, ring=ring, shard=shard) for ring in rings for shard in shards]
+    return found
 
 
 def _sensible(engine: EngineOptions, training: Training) -> bool:
@@ -131,7 +149,7 @@ def max_seq_len(preset: Preset, machine: Machine) -> LongestForecast:
     best, leanest = 0, _leanest(preset)
     for sp in sorted({variant.parallel.sp for variant in leanest}, reverse=True):
         best = max(
-            best, _longest([v for v in leanest if v.parallel.sp == sp], math.lcm(1024, sp), best, machine)
+            best, _longest([v for v in leanest if v.parallel.sp == sp], math.lcm(1024, 2 * sp), best, machine)
         )
     if best == 0:
         raise TgsError(
@@ -144,7 +162,7 @@ def max_seq_len(preset: Preset, machine: Machine) -> LongestForecast:
 
 def _leanest(preset: Preset) -> list[Preset]:
     """The variants that need least memory, for any length: every sp that the heads and GPUs allow."""
-    short = _at(preset, 1024 * math.gcd(preset.world_size, preset.model.num_query_heads))
+    short = _at(preset, 1024 * preset.world_size)
     return [v for v in variants(short) if v.training.micro_batch == 1 and v.training.checkpointing == "full"]
 
 
@@ -195,6 +213,8 @@ def _candidate(preset: Preset, numbers: Estimate) -> Candidate:
         tiled_mlp=engine.tiled_mlp,
         sp=preset.parallel.sp,
         dp=preset.dp,
+        ring=preset.ring,
+        shard=preset.parallel.shard,
         micro_batch=preset.training.micro_batch,
         checkpointing=preset.training.checkpointing,
         tgs=numbers.tgs,
@@ -214,10 +234,12 @@ def assignments_of(preset: Preset) -> list[str]:
     sets = [
         f"engine.name={engine.name}",
         f"parallel.sp={preset.parallel.sp}",
+        *([f"parallel.ring={preset.ring}"] if preset.ring > 1 else []),
+        *([f"parallel.shard={preset.parallel.shard}"] if preset.parallel.shard else []),
         f"training.micro_batch={preset.training.micro_batch}",
         f"training.checkpointing={preset.training.checkpointing}",
     ]
-    if isinstance(engine, ZeroOptions):
+    if isinstance(engine, ZeroOptions) or engine.zero_stage != 3:
         sets.append(f"engine.zero_stage={engine.zero_stage}")
     sets += [f"engine.offload={engine.offload}"] if engine.offload != "none" else []
     sets += ["engine.activation_offload=true"] if engine.activation_offload else []

@@ -5,7 +5,6 @@ from __future__ import annotations
 from tgsbench.planner.machine import Machine, attention_speed
 from tgsbench.planner.workload import StepWorkload
 from tgsbench.schema.forecast import TermSource
-from tgsbench.systems.costs import System
 
 _ATTENTION = "2·S·(local tokens)·a·d FLOPs a layer over speed·S/(S + half length)"
 _TIME = {
@@ -21,6 +20,11 @@ _TIME = {
     "all_to_all_node": ("bytes to ranks of the node / (NVLink·nvlink_share) + latency", "nvlink_share"),
     "all_to_all_network": (
         "bytes to other nodes / network rate of one GPU + latency, times 1 + share of hidden gathers",
+        "all_to_all",
+    ),
+    "ring_exposed": (
+        "bytes of a ring's keys, values and their fp32 gradients / rate to the next member + latency, less "
+        "the attention of a step",
         "all_to_all",
     ),
     "gather_exposed": ("parameter and gradient traffic that compute does not hide", "gather"),
@@ -50,6 +54,7 @@ _MEMORY = {
     "activations": "L · what autograd saves of a layer, no checkpointing",
     "layer_activations": "what autograd saves of one recomputed layer, and the gradients on their way",
     "all_to_all_buffers": "received q, k and v, and the output that came back",
+    "ring_buffers": "keys and values of a ring at hand and coming, their fp32 gradients, fp32 gradient of q",
     "loss": "logits, final norm, the head's weight and its gradient",
     "context_and_nccl": "0.5 GiB of CUDA context, 0.4 GiB per NCCL communicator; on a CPU 0.7 GiB of code",
     "allocator": "{allocator_share} of what comes and goes, and {pool_bytes} bytes per weight of a layer for "
@@ -61,12 +66,20 @@ def term_sources(
     work: StepWorkload, machine: Machine, times: dict[str, float], items: dict[str, float]
 ) -> dict[str, TermSource]:
     """Formula, constant and source of every item of time and memory that a plan shows."""
-    sources = {f"memory.{name}": _memory(name, work.system) for name in items}
+    sources = {f"memory.{name}": _memory(name, work) for name in items}
     return sources | {f"time.{name}": _time(name, work, machine) for name in times}
 
 
-def _memory(name: str, system: System) -> TermSource:
-    text = _MEMORY.get(name, name)
+_SHARDED = ("parameters", "gradients", "optimizer_states")
+_WHOLE = {"parameters": ", and a whole copy in the compute precision below ZeRO-3"}
+
+
+def _memory(name: str, work: StepWorkload) -> TermSource:
+    text, system = _MEMORY.get(name, name), work.system
+    if name in _SHARDED and work.sharing_ranks != work.world:
+        text = text.replace("GPUs", "GPUs of a copy")
+    if work.zero_stage < 3 and system.shards_masters:
+        text += _WHOLE.get(name, "")
     for field in ("parameter_bytes", "gradient_bytes", "optimizer_bytes", "allocator_share", "pool_bytes"):
         text = text.replace("{" + field + "}", str(getattr(system, field)))
     return TermSource(formula=text, source=f"planner/memory.py for system {system.name}")

@@ -14,7 +14,7 @@ from msgspec import Struct
 from tgsbench.metrics import figures
 from tgsbench.planner.counts import LayerCounts, Product, head_products, layer_counts
 from tgsbench.planner.machine import Machine, attention_speed
-from tgsbench.planner.network import exchange_s, ring_s, shard_bytes
+from tgsbench.planner.network import exchange_s, hop_s, ring_s, shard_bytes
 from tgsbench.planner.workload import StepWorkload
 
 CPU_ADAM_BYTES_PER_S = 96e9
@@ -31,11 +31,13 @@ class LayerTime(Struct, frozen=True, kw_only=True):
     elementwise: float
     exchange_node: float
     exchange_network: float
+    ring: float = 0.0
+    """Of a ring's messages, what the steps of attention do not hide."""
 
     @property
     def total(self) -> float:
         """Time on the compute stream, all-to-alls included: attention waits for them."""
-        return self.gemm + self.attention + self.elementwise + self.exchange_node + self.exchange_network
+        return self.compute + self.exchange_node + self.exchange_network + self.ring
 
     @property
     def compute(self) -> float:
@@ -120,13 +122,29 @@ def attention_s(work: StepWorkload, machine: Machine, flops: float) -> tuple[flo
 
 def _forward(work: StepWorkload, machine: Machine, counts: LayerCounts) -> LayerTime:
     node, network = _exchange(work, machine, counts)
+    attention, merged = (
+        attention_s(work, machine, counts.attention_flops)[0],
+        (work.ring - 1) * counts.ring_merged,
+    )
     return LayerTime(
         gemm=product_s(counts.gemm, work, machine),
-        attention=attention_s(work, machine, counts.attention_flops)[0],
-        elementwise=stream_s(counts.elementwise_forward, machine),
+        attention=attention,
+        elementwise=stream_s(counts.elementwise_forward + merged, machine),
         exchange_node=node,
         exchange_network=network,
+        ring=_hops_s(work, machine, counts.ring_message, attention),
     )
+
+
+def _hops_s(
+    work: StepWorkload, machine: Machine, num_bytes: float, attention: float, last: float = 0.0
+) -> float:
+    """What the steps of a ring do not hide of the messages that go on meanwhile, and of the `last` one."""
+    if work.ring == 1:
+        return 0.0
+    hop = hop_s(num_bytes, work, machine)
+    exposed = (work.ring - 1) * max(0.0, hop - attention / work.ring)
+    return exposed + (hop_s(last, work, machine) if last else 0.0)
 
 
 def _recompute(work: StepWorkload, machine: Machine, counts: LayerCounts, forward: LayerTime) -> LayerTime:
@@ -143,6 +161,7 @@ def _recompute(work: StepWorkload, machine: Machine, counts: LayerCounts, forwar
         elementwise=layers * stream_s(counts.elementwise_recompute, machine),
         exchange_node=kept * forward.exchange_node,
         exchange_network=kept * forward.exchange_network,
+        ring=kept * forward.ring,
     )
 
 
@@ -152,10 +171,16 @@ def _backward(
     counts: LayerCounts,
     forward: LayerTime,
 ) -> LayerTime:
+    attention, summed = (
+        attention_s(work, machine, counts.attention_flops)[1],
+        (work.ring - 1) * counts.ring_summed,
+    )
+    gradients = counts.ring_message * 4 / work.compute_bytes
     return LayerTime(
         gemm=product_s(counts.gemm_backward, work, machine) + product_s(counts.gemm_tiled, work, machine),
-        attention=attention_s(work, machine, counts.attention_flops)[1],
-        elementwise=stream_s(counts.elementwise_backward, machine),
+        attention=attention,
+        elementwise=stream_s(counts.elementwise_backward + summed, machine),
+        ring=_hops_s(work, machine, counts.ring_message + gradients, attention, gradients),
         exchange_node=forward.exchange_node,
         exchange_network=forward.exchange_network,
     )
@@ -163,7 +188,7 @@ def _backward(
 
 def _exchange(work: StepWorkload, machine: Machine, counts: LayerCounts) -> tuple[float, float]:
     """Seconds of a layer's all-to-alls in one pass; three separate ones cost two latencies more."""
-    if work.sp == 1:
+    if work.ulysses == 1:
         return 0.0, 0.0
     before = exchange_s(counts.exchange_in, work, machine)
     after = exchange_s(counts.exchange_out, work, machine)
@@ -189,6 +214,7 @@ def _micro_items(work: StepWorkload, machine: Machine, passes: Passes) -> dict[s
         "all_to_all_node": num_layers * (fwd.exchange_node + again.exchange_node + bwd.exchange_node),
         "all_to_all_network": num_layers
         * (fwd.exchange_network + again.exchange_network + bwd.exchange_network),
+        **({"ring_exposed": num_layers * (fwd.ring + again.ring + bwd.ring)} if work.ring > 1 else {}),
         "gather_exposed": exposed,
         "gather_copies": stream_s(copies * machine.fitted.gather_contention, machine),
         "head": _head_s(work, machine),

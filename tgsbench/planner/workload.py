@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from tgsbench.models.family import Dims, ModelFamily
 from tgsbench.models.registry import find_family
@@ -23,6 +24,8 @@ class StepWorkload(Struct, frozen=True, kw_only=True):
     attended_len: float
     """Length that attention sees per token: seq_len, or Σ len² / Σ len under a document mask."""
     sp: int = 1
+    ring: int = 1
+    """Members of the ring that the other sp / ring ranks, those of Ulysses, are repeated over."""
     world: int = 1
     gpus_per_node: int = 8
     micro_batch: int = 1
@@ -50,6 +53,11 @@ class StepWorkload(Struct, frozen=True, kw_only=True):
         return self.micro_batch * self.seq_len // self.sp
 
     @property
+    def ulysses(self) -> int:
+        """Ranks that trade sequence for heads in all-to-alls."""
+        return self.sp // self.ring
+
+    @property
     def sharing_ranks(self) -> int:
         """GPUs that share one copy of what is sharded."""
         return self.shard_ranks or self.world
@@ -61,8 +69,8 @@ class StepWorkload(Struct, frozen=True, kw_only=True):
 
     @property
     def kv_heads_sent(self) -> int:
-        """KV heads in the all-to-all when they are repeated only up to sp."""
-        return max(self.dims.kv_heads, self.sp) if self.sp > 1 else self.dims.kv_heads
+        """KV heads in the all-to-all when they are repeated only up to the Ulysses ranks."""
+        return max(self.dims.kv_heads, self.ulysses)
 
 
 def dims_of(shape: ModelShape) -> Dims:
@@ -89,12 +97,17 @@ def work_of(
     """
     seq_len, engine = preset.workload.seq_len, preset.engine
     masked = preset.workload.document_mask
+    system = system or find_system(preset.engine.name)
+    if preset.training.reduce_dtype == "bfloat16":
+        system = replace(system, reduce_bytes=2)
     return StepWorkload(
         dims=dims_of(preset.model),
-        system=system or find_system(preset.engine.name),
+        system=system,
         seq_len=seq_len,
         attended_len=min(float(seq_len), ALPACA_ATTENDED_LEN) if masked else float(seq_len),
         sp=preset.parallel.sp,
+        ring=preset.ring,
+        shard_ranks=preset.parallel.shard,
         world=preset.world_size,
         gpus_per_node=preset.hardware.gpus_per_node,
         micro_batch=preset.training.micro_batch,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from msgspec.structs import replace
+
 from tgsbench.errors import nearest
 from tgsbench.models.registry import family_names, find_family, is_family
 from tgsbench.presets.data_names import CORPORA, corpus_kind
@@ -17,13 +19,22 @@ def mesh_problems(preset: Preset) -> list[str]:
     problems += _training_problems(preset.training)
     if problems:
         return problems
-    return [*_sp_problems(preset), *_engine_problems(preset)]
+    return [*_sp_problems(preset), *_shard_problems(preset), *_engine_problems(preset)]
 
 
 def valid_sp(preset: Preset) -> list[int]:
-    """Sequence-parallel sizes this preset's world, heads and length allow, ascending."""
-    common = math.gcd(preset.world_size, preset.model.num_query_heads)
+    """Sequence-parallel sizes this preset's world, heads, ring and length allow, ascending."""
+    common = math.gcd(preset.world_size, preset.workload.seq_len)
     return [sp for sp in _divisors(common) if not _sp_reasons(preset, sp)]
+
+
+def valid_rings(preset: Preset) -> list[int]:
+    """Numbers of ring members that this preset's sp, heads and length allow, ascending."""
+    sp = preset.parallel.sp
+    if not preset.may_ring or preset.world_size % sp or preset.workload.seq_len % sp:
+        return [1]
+    rings = (replace(preset, parallel=replace(preset.parallel, ring=ring)) for ring in _divisors(sp))
+    return [other.ring for other in rings if not _sp_reasons(other, sp)]
 
 
 def _family_problems(name: str) -> list[str]:
@@ -59,6 +70,8 @@ def _positive(preset: Preset) -> list[str]:
         "workload.seed": preset.workload.seed,
         "model.window": preset.model.window,
         "model.mtp_layers": preset.model.mtp_layers,
+        "parallel.ring": preset.parallel.ring,
+        "parallel.shard": preset.parallel.shard,
         "engine.loss_chunk_tokens": preset.engine.loss_chunk_tokens,
     }
     if problems := _too_large(counts | may_be_zero):
@@ -94,6 +107,8 @@ _LARGEST = {
     "hardware.num_gpus": 1_000_000,
     "hardware.gpus_per_node": 1_000_000,
     "parallel.sp": 1_000_000,
+    "parallel.ring": 1_000_000,
+    "parallel.shard": 1_000_000,
 }
 """A hundred times what anybody trains with: loops over heads, ranks and layers end, figures stay finite."""
 _LARGEST_OTHER = 2**50
@@ -132,15 +147,22 @@ def _training_problems(training: Training) -> list[str]:
 
 def _sp_reasons(preset: Preset, sp: int) -> list[str]:
     heads, kv_heads = preset.model.num_query_heads, preset.model.num_kv_heads
-    reasons = []
+    ring, reasons = replace(preset, parallel=replace(preset.parallel, sp=sp)).ring, []
     if preset.world_size % sp:
         reasons.append(f"dp · sp = world: {preset.world_size} GPUs are not divisible by {sp}")
-    if heads % sp:
-        reasons.append(f"{heads} query heads are not divisible by {sp}")
-    if kv_heads % sp and sp % kv_heads:
-        reasons.append(f"{kv_heads} KV heads neither divide {sp} nor are divisible by it")
+        ring = preset.parallel.ring or 1  # no ring is chosen for a mesh that cannot be
+    if sp % ring:
+        return [*reasons, f"ulysses · ring = sp: {sp} is not divisible by parallel.ring={ring}"]
+    ulysses = sp // ring
+    of = f"{sp} / {ring}" if ring > 1 else f"{sp}"
+    if heads % ulysses:
+        reasons.append(f"{heads} query heads are not divisible by {of}")
+    if kv_heads % ulysses and ulysses % kv_heads:
+        reasons.append(f"{kv_heads} KV heads neither divide {of} nor are divisible by it")
     if preset.workload.seq_len % sp:
         reasons.append(f"seq_len {preset.workload.seq_len} is not divisible by {sp}")
+    elif ring > 1 and preset.workload.seq_len % (2 * ring):
+        reasons.append(f"seq_len {preset.workload.seq_len} is not divisible by 2 · {ring} chunks of a ring")
     return reasons
 
 
@@ -148,10 +170,59 @@ def _sp_problems(preset: Preset) -> list[str]:
     sp = preset.parallel.sp
     reasons = _sp_reasons(preset, sp)
     if not reasons:
-        return []
+        return _ring_problems(preset)
     valid = sorted(valid_sp(preset), key=lambda v: abs(math.log2(v / sp)))[:2]
     nearest = ", ".join(map(str, sorted(valid))) or "none"
     return [f"parallel.sp={sp}: {reason}; nearest: {nearest}" for reason in reasons]
+
+
+def _ring_problems(preset: Preset) -> list[str]:
+    """What a ring of more than one member does not go with."""
+    if preset.ring == 1:
+        return []
+    named = f"parallel.ring={preset.ring}"
+    if not preset.engine.has_ring:
+        able = ", ".join(spec.name for spec in registry.engines() if spec.options.has_ring)
+        return [f"{named}: engine {preset.engine.name} has no ring; nearest: 1, or --engine {able}"]
+    if not preset.may_ring:
+        layers = "windows" if preset.model.window else "linear attention"
+        return [f"{named}: {preset.model.name} has layers with {layers}, which no ring splits; nearest: 1"]
+    problems = []
+    if preset.hardware.device == "cuda" and preset.training.compute_dtype != "bfloat16":
+        problems.append(f'{named}: its GPU kernels take training.compute_dtype="bfloat16" alone')
+    if preset.engine.kernel not in _RING_KERNELS:
+        problems.append(
+            f'engine.kernel="{preset.engine.kernel}": a ring runs torch\'s own flash attention; use "auto" '
+            "or parallel.ring=1"
+        )
+    return problems
+
+
+def _shard_problems(preset: Preset) -> list[str]:
+    """Copies that the world does not hold, and engines that keep none."""
+    problems, shard, world = [], preset.shard, preset.world_size
+    able = ", ".join(spec.name for spec in registry.engines() if spec.options.has_copies)
+    if world % shard:
+        near = sorted(_divisors(world), key=lambda size: abs(math.log2(size / shard)))[:2]
+        nearest = ", ".join(map(str, sorted(near)))
+        problems.append(
+            f"copies · shard = world: {world} GPUs are not divisible by parallel.shard={shard}; "
+            f"nearest: {nearest}"
+        )
+    if not preset.engine.has_copies and shard != world:
+        problems.append(
+            f"parallel.shard={shard}: engine {preset.engine.name} shares one copy over all {world} GPUs; "
+            f"nearest: 0, or --engine {able}"
+        )
+    if not preset.engine.has_copies and preset.training.reduce_dtype != "float32":
+        problems.append(
+            f'training.reduce_dtype="{preset.training.reduce_dtype}": engine {preset.engine.name} takes no '
+            f'such option; nearest: "float32", or --engine {able}'
+        )
+    return problems
+
+
+_RING_KERNELS = ("auto", "sdpa", "varlen")
 
 
 def _engine_problems(preset: Preset) -> list[str]:
@@ -166,4 +237,5 @@ def _engine_problems(preset: Preset) -> list[str]:
 
 
 def _divisors(number: int) -> list[int]:
-    return [d for d in range(1, number + 1) if number % d == 0]
+    small = [d for d in range(1, math.isqrt(number) + 1) if number % d == 0]
+    return sorted({*small, *(number // d for d in small)})

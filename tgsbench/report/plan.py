@@ -25,7 +25,8 @@ _WIDTH = 110
 
 def plan_lines(plan: Forecast) -> list[str]:
     """Verdict first, then TGS, memory and time by item with where each comes from."""
-    mesh = f"{plan.num_gpus} x {plan.gpu}: dp {plan.dp} x sp {plan.sp}, network: {plan.link}"
+    sharing = f" ({plan.sharing})" if plan.sharing else ""
+    mesh = f"{plan.num_gpus} x {plan.gpu}: dp {plan.dp} x sp {plan.sp}{sharing}, network: {plan.link}"
     lines = [
         f"{'preset':<11} {plan.preset}, {units.length(plan.seq_len)} tokens",
         f"{'machine':<11} {mesh}",

@@ -24,7 +24,7 @@ def summary_lines(result: Result, price: float | None = None) -> list[str]:
         ("changed", " ".join(f"--set {shlex.quote(change)}" for change in result.changed)),
         ("model", _model(result)),
         ("engine", f"{result.engine}, attention {result.attention}, checkpointing {result.checkpointing}"),
-        ("mesh", f"{result.world_size} ranks on {result.device}: dp {result.dp} x sp {result.sp}"),
+        ("mesh", _mesh(result)),
         ("TGS", tgs_text(result) if result.emulated is None and result.virtual is None else ""),
         *_emulated(result),
         *_virtual(result),
@@ -280,6 +280,11 @@ def _long_documents(packing: Packing) -> str:
     return f"; {units.counted(packing.num_long, 'document')} longer than a pack, {done}"
 
 
+def _mesh(result: Result) -> str:
+    sharing = f", {result.sharing}" if result.sharing else ""
+    return f"{result.world_size} ranks on {result.device}: dp {result.dp} x sp {result.sp}{sharing}"
+
+
 def _integrity(result: Result) -> str:
     integrity = result.integrity
     damaged = f"; {integrity.damaged}" if integrity.damaged else ""
@@ -290,8 +295,15 @@ def _integrity(result: Result) -> str:
     unknown = f"; not checked: {'; '.join(integrity.not_checked)}" if integrity.not_checked else ""
     return (
         f"ok: {integrity.tokens_seen:,} distinct tokens, {integrity.a2a_calls:,} all-to-alls, "
-        f"{units.size(integrity.a2a_bytes)}, as predicted{unknown}{damaged}"
+        f"{units.size(integrity.a2a_bytes)}{_ring(result)}, as predicted{unknown}{damaged}"
     )
+
+
+def _ring(result: Result) -> str:
+    integrity = result.integrity
+    if not integrity.ring_calls:
+        return ""
+    return f", {integrity.ring_calls:,} messages of a ring, {units.size(integrity.ring_bytes)}"
 
 
 def _profile(result: Result) -> str:

@@ -18,6 +18,7 @@ TITLES: dict[CheckName, str] = {
     "labels": "labels, shard borders",
     "tokens": "distinct tokens",
     "all_to_all": "all-to-alls",
+    "ring": "messages of the ring",
     "reduction": "gradient reduction",
     "mask": "document mask",
     "causality": "causal mask",

@@ -193,6 +193,13 @@ def _sentence(difference: Difference) -> str:
 _Rule = Callable[[Row, Row], Difference | None]
 
 
+def _sharing(a: Row, b: Row) -> Difference | None:
+    """Rings, copies, stages: only where both rows are ours, for others do not say."""
+    if a.sharing == b.sharing or {a.kind, b.kind} - {"run", "predicted"}:
+        return None
+    return Difference(what="sharing", a=a.sharing or "as usual", b=b.sharing or "as usual", blocks=False)
+
+
 def _field(
     what: str, of: Callable[[Row], Any], blocks: bool, show: Callable[[Any], str] = str, why: str = ""
 ) -> _Rule:
@@ -282,6 +289,7 @@ _RULES: tuple[_Rule, ...] = (
     _corpus,
     _field("engine", lambda r: r.system, False),
     _field("sequence parallel", lambda r: r.sp, False),
+    _sharing,
     _field("checkpointing", lambda r: r.checkpointing, False),
     _field("attention kernel", lambda r: r.kernel, False),
 )

@@ -42,6 +42,8 @@ class Row(Struct, frozen=True, kw_only=True):
     num_gpus: int = 0
     seq_len: int = 0
     sp: int = 0
+    sharing: str = ""
+    """Of a run or a plan: ring, copies, ZeRO stage below 3, bf16 sums of gradients; empty: as usual."""
     document_mask: bool | None = None
     tokens_per_step: int = 0
     share_padded: float | None = None
@@ -96,6 +98,7 @@ def from_result(result: Result, preset: Preset | None = None, label: str = "") -
         num_gpus=result.world_size,
         seq_len=result.seq_len,
         sp=result.sp,
+        sharing=result.sharing,
         document_mask=result.document_mask,
         tokens_per_step=result.tokens_per_step,
         share_padded=result.packing.share_padded,
@@ -161,6 +164,7 @@ def from_forecast(preset: Preset, forecast: Forecast, label: str = "") -> Row:
         num_gpus=preset.world_size,
         seq_len=preset.workload.seq_len,
         sp=preset.parallel.sp,
+        sharing=preset.sharing,
         document_mask=preset.workload.document_mask,
         tokens_per_step=preset.tokens_per_step,
         share_padded=0.0,

@@ -159,6 +159,17 @@ KINDS: Final[tuple[CollectiveKind, ...]] = (
         remedy="no broadcast inside a step",
     ),
     CollectiveKind(
+        name="ring",
+        title="ring send/recv",
+        patterns=(r"(^|:)ring$", r"ring_?(flash_?)?attn|ring_?attention"),
+        narrows="p2p",
+        groups=(r"(^|[_.-])(ring|cp)(_|-|\d|$)", r"context_?parallel"),
+        spans=(spans.RING,),
+        span_group="ring",
+        remedy="longer sequences hide a step's keys; fewer members and more Ulysses ranks send less",
+        remedy_across_nodes="Ulysses ranks fill the node, members are one a node",
+    ),
+    CollectiveKind(
         name="p2p",
         title="send/recv",
         patterns=(

@@ -74,6 +74,8 @@ class Forecast(Struct, frozen=True, kw_only=True):
     num_gpus: int
     dp: int
     sp: int
+    sharing: str = ""
+    """Ring, copies, ZeRO stage below 3 and bf16 sums of gradients, in words."""
     seq_len: int
     engine: str
     kernel: str

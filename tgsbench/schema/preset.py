@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar, Literal, Self
 
 from msgspec import Struct, field
@@ -67,7 +68,13 @@ class Parallel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How ranks share the work: dp · sp = world."""
 
     sp: int = 1
-    """Sequence-parallel (Ulysses) size."""
+    """Ranks that share a sequence: Ulysses ranks, which trade it for heads, times members of the ring."""
+    ring: int = 0
+    """Members of the ring that keys and values go round; 0: 1 where the heads allow sp Ulysses ranks, else
+    what is left when as many Ulysses ranks as heads allow are put inside a node."""
+    shard: int = 0
+    """Ranks that share one copy of parameters, gradients and optimizer states, neighbours; other such groups
+    hold copies (HSDP). 0: all ranks share one copy."""
 
 
 class EngineOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -78,6 +85,10 @@ class EngineOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     is_external: ClassVar[bool] = False
     """Does another system train as it is, in an environment of its own?"""
+    has_ring: ClassVar[bool] = False
+    """Can keys and values go round a ring of its ranks?"""
+    has_copies: ClassVar[bool] = False
+    """Can groups of ranks hold copies, and gradients be reduced in another type?"""
 
     name: str = ""
     attention: Literal["auto", "native", "alst"] = "auto"
@@ -119,6 +130,8 @@ class Training(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Micro-steps per optimizer step; 0: as many as sp, as the reference does."""
     checkpointing: Checkpointing = "full"
     compute_dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    reduce_dtype: Literal["bfloat16", "float32"] = "float32"
+    """What gradients are in while they are summed over ranks; never less than what they are computed in."""
     lr: float = 2e-5
     beta1: float = 0.9
     beta2: float = 0.999
@@ -178,6 +191,45 @@ class Preset(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return self.world_size // self.parallel.sp
 
     @property
+    def ring(self) -> int:
+        """Members of the ring once 0 is decided."""
+        if self.parallel.ring or not self.may_ring:
+            return self.parallel.ring or 1
+        return fewest_members(self.model, self.parallel.sp, self.hardware.gpus_per_node)
+
+    @property
+    def shard(self) -> int:
+        """Ranks that share one copy once 0 is decided."""
+        return self.parallel.shard or self.world_size
+
+    @property
+    def reduce_dtype(self) -> str:
+        """What gradients are summed in."""
+        return "float32" if self.training.compute_dtype == "float32" else self.training.reduce_dtype
+
+    @property
+    def sharing(self) -> str:
+        """How ranks share a sequence and parameters beyond dp and sp, in words; empty: as usual."""
+        stage, shard = self.engine.zero_stage, self.shard
+        words = [
+            f"ring of {self.ring} x {self.ulysses} Ulysses" if self.ring > 1 else "",
+            f"copies on {shard} of {self.world_size} GPUs" if shard != self.world_size else "",
+            f"ZeRO-{stage}" if stage != 3 else "",
+            "gradients summed in bfloat16" if self.reduce_dtype != "float32" else "",
+        ]
+        return ", ".join(filter(None, words))
+
+    @property
+    def may_ring(self) -> bool:
+        """Does the engine have a ring, and do all layers attend to everything before?"""
+        return self.engine.has_ring and not self.model.window and self.model.linear is None
+
+    @property
+    def ulysses(self) -> int:
+        """Ranks that trade sequence shards for head shards: sp / ring."""
+        return self.parallel.sp // self.ring
+
+    @property
     def accumulation(self) -> int:
         """Micro-steps per optimizer step."""
         return self.training.accumulation or self.parallel.sp
@@ -201,3 +253,19 @@ class Preset(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def attention(self) -> Attention:
         """Sequence-parallel attention in use once `auto` is decided."""
         return self.engine.attention_in_use
+
+
+def divides_heads(model: ModelShape, ulysses: int) -> bool:
+    """Can so many Ulysses ranks share the heads? KV heads are copied up to them where they are fewer."""
+    heads, kv_heads = model.num_query_heads, model.num_kv_heads
+    return not heads % ulysses and not (kv_heads % ulysses and ulysses % kv_heads)
+
+
+def fewest_members(model: ModelShape, sp: int, gpus_per_node: int) -> int:
+    """Ring members where a preset leaves them open: none where Ulysses does, else Ulysses inside the node."""
+    if model.num_query_heads <= 0 or model.num_kv_heads <= 0 or sp <= 0 or divides_heads(model, sp):
+        return 1
+    inside = math.gcd(sp, max(1, gpus_per_node), model.num_query_heads)
+    return sp // max(
+        size for size in range(1, inside + 1) if not inside % size and divides_heads(model, size)
+    )

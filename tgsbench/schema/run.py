@@ -212,6 +212,12 @@ class Integrity(Struct, kw_only=True):
     a2a_calls_expected: int = 0
     a2a_bytes: int = 0
     a2a_bytes_expected: int = 0
+    ring_ok: bool | None = None
+    """Did every message go round the ring? None without a ring."""
+    ring_calls: int = 0
+    ring_calls_expected: int = 0
+    ring_bytes: int = 0
+    ring_bytes_expected: int = 0
     physical_ok: bool | None = None
     """Loss, gradients, rates, times and memory are what physics allows; see metrics/physical.py."""
     files_ok: bool | None = None
@@ -390,6 +396,8 @@ class Result(Struct, kw_only=True):
     world_size: int
     dp: int
     sp: int
+    sharing: str = ""
+    """Ring, copies, ZeRO stage below 3 and bf16 sums of gradients, in words."""
     seq_len: int
     document_mask: bool
     attention: str

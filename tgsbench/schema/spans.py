@@ -9,6 +9,8 @@ A2A_PRE: Final = "tgsbench::all_to_all.pre"
 """Sequence shards to head shards, before attention."""
 A2A_POST: Final = "tgsbench::all_to_all.post"
 """Head shards to sequence shards, after attention."""
+RING: Final = "tgsbench::ring"
+"""Keys, values or their gradients on their way round a ring."""
 MLP: Final = "tgsbench::mlp"
 SHARD_GATHER: Final = "tgsbench::all_gather"
 """FSDP's or ZeRO's parameters."""
@@ -22,6 +24,6 @@ RECOMPUTE: Final = "tgsbench::recompute"
 DATA: Final = "tgsbench::data"
 
 ALL: Final = (
-    ATTENTION, A2A_PRE, A2A_POST, MLP, SHARD_GATHER, SHARD_SCATTER, LOSS, OPTIMIZER, FORWARD, BACKWARD,
+    ATTENTION, A2A_PRE, A2A_POST, RING, MLP, SHARD_GATHER, SHARD_SCATTER, LOSS, OPTIMIZER, FORWARD, BACKWARD,
     RECOMPUTE, DATA,
 )  # fmt: skip

@@ -21,7 +21,7 @@ takes steps alone, "oracle" computes what they should give in fp64; empty: a mea
 
 Status = Literal["passed", "failed", "skipped"]
 CheckName = Literal[
-    "parity", "oracle", "update", "engines", "labels", "tokens", "all_to_all", "reduction", "mask",
+    "parity", "oracle", "update", "engines", "labels", "tokens", "all_to_all", "ring", "reduction", "mask",
     "causality", "determinism",
 ]  # fmt: skip
 
@@ -80,6 +80,8 @@ class Evidence(Struct, kw_only=True):
     """Labels by which each step's loss is divided, over all ranks."""
     all_to_alls: list[tuple[int, int]] = []
     """Calls and bytes of each step, counted at the process group."""
+    ring_sends: list[tuple[int, int]] = []
+    """Messages round the ring and their bytes, of each step, counted there too."""
     tokens: list[int] = []
     """Real tokens of each step, as the trainer counts them for TGS."""
     reduced: list[str] = []

@@ -41,6 +41,8 @@ class System(Struct, frozen=True, kw_only=True):
     name: str
     parameter_bytes: int
     """Resident per parameter, sharded by stage 3: what is trained or its low-precision copy."""
+    shards_masters: bool = False
+    """Below stage 3 parameters stay sharded in fp32, and beside them is a whole copy in compute precision."""
     gradient_bytes: int
     optimizer_bytes: int
     """AdamW moments, and the fp32 master copy where parameters are kept in bf16."""

@@ -44,8 +44,8 @@ def calls(table: Table) -> Calls:
         launch = _launch_of(host, row, kind, open_launches)
         group, begin = "", int(host.start[row])
         if launch is not None:
-            kind, by = categories.collective_kind(host.names[host.name[launch]]), "op"
             group, begin = context.group_of(launch), int(host.start[launch])
+            kind, by = categories.collective_kind(host.names[host.name[launch]], group), "op"
         # A list of tensors with no dimension says nothing at the launch: gloo's own record does.
         launched = None if launch is None else largest_tensor_bytes(host.shapes(launch))
         num_bytes = launched or largest_tensor_bytes(host.shapes(row))

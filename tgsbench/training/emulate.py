@@ -25,7 +25,7 @@ from tgsbench.training.engines.base import Batch, Note
 from tgsbench.training.engines.batches import Batches, StepCounts
 from tgsbench.training.engines.fsdp2 import Fsdp2Engine
 from tgsbench.training.fake_process_group import join_fake_group
-from tgsbench.training.parallel.mesh import SequenceMesh, build_mesh
+from tgsbench.training.parallel.mesh import SequenceMesh, mesh_of
 from tgsbench.training.parallel.traffic import ALL_TO_ALL_COUNTER
 from tgsbench.workload import prepare
 
@@ -64,7 +64,7 @@ def emulate_rank(preset: Preset, device: torch.device, emit: Callable[[Event], o
 def fake_mesh(preset: Preset, device: torch.device) -> SequenceMesh:
     """Rank 0's view of the whole mesh."""
     join_fake_group(preset.world_size)
-    return build_mesh(device.type, preset.parallel.sp)
+    return mesh_of(preset, device.type)
 
 
 def make_batch(preset: Preset, mesh: SequenceMesh, device: torch.device, note: Note) -> tuple[Batch, int]:
@@ -130,7 +130,12 @@ class EmulatedRank:
         clock: Clock = synchronised_clock,
     ) -> None:
         self._device = batch.input_ids.device
-        shallow = replace(preset, model=replace(preset.model, num_layers=depths.built))
+        # Each repetition is a micro-step with an optimizer step behind it: the last one of an accumulation.
+        shallow = replace(
+            preset,
+            model=replace(preset.model, num_layers=depths.built),
+            training=replace(preset.training, accumulation=1),
+        )
         self.engine = Fsdp2Engine(shallow, mesh, self._device)
         self._batch, self._num_labels, self._depths = batch, num_labels, depths
         self._memory = MemoryMeter(self._device)
@@ -139,7 +144,7 @@ class EmulatedRank:
         self._after_forward = 0
         self.engine.model.register_forward_hook(self._forward_is_over)
         # fp32 master weights and two Adam moments.
-        self._state_bytes = 12 * layer_parameters(preset.model) // preset.world_size
+        self._state_bytes = 12 * layer_parameters(preset.model) // preset.shard
 
     def repetitions(self, warmup: int, repeats: int) -> Iterator[Depth]:
         """Warm up with all layers, so that all optimizer states are there, then time the depths in turn."""

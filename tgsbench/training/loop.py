@@ -89,6 +89,8 @@ class Stepper:
             mem_peak=memory.peak,
             a2a_calls=seen.a2a_calls,
             a2a_bytes=seen.a2a_bytes,
+            ring_calls=seen.ring_calls,
+            ring_bytes=seen.ring_bytes,
             pack_tokens=seen.pack_tokens,
             seen_checksum=seen.checksum,
             pack_checksum=seen.pack_checksum,

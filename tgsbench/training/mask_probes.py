@@ -18,6 +18,7 @@ from tgsbench.training.engines.base import Batch, Engine
 from tgsbench.training.engines.batches import Batches, StepCounts
 from tgsbench.training.parallel.mesh import SequenceMesh
 from tgsbench.workload import IGNORE_INDEX, Pack, PackedDataset
+from tgsbench.workload.zigzag import Layout
 
 Bools = npt.NDArray[np.bool_]
 Change = Callable[[Pack], tuple[Bools, str]]
@@ -77,9 +78,9 @@ class MaskProber:
 
     def _shard(self, rows: Sequence[npt.NDArray[Any]]) -> Tensor:
         """This rank's part [B, s] of whole rows [S]."""
-        size = rows[0].shape[0] // self._mesh.sp
-        here = slice(self._mesh.sp_rank * size, (self._mesh.sp_rank + 1) * size)
-        return torch.from_numpy(np.stack([row[here] for row in rows])).to(self._engine.device)
+        layout = Layout(rows[0].shape[0], self._mesh.sp, self._mesh.ring)
+        parts = [layout.cut(row, self._mesh.sp_rank) for row in rows]
+        return torch.from_numpy(np.stack(parts)).to(self._engine.device)
 
     def _loss(self, batch: Batch) -> float:
         """This rank's loss of one micro-step."""

@@ -107,13 +107,21 @@ def _cuts_of(preset: Preset, data: PackedDataset, index: int) -> list[ShardRecor
     tokens, labels, num_tokens, _ = pack
     sp, size = preset.parallel.sp, preset.local_seq_len
     cuts = []
-    for number in range(sp):
-        part = slice(number * size, (number + 1) * size)
-        real = min(size, max(0, num_tokens - number * size))
-        cut = _cut(f"pack {index}, shard {number + 1} of {sp}", tokens[part], labels[part], real)
-        cut.is_inner = number < sp - 1
+    for number, places in enumerate(_places(preset)):
+        real = int(np.count_nonzero(places < num_tokens))
+        cut = _cut(f"pack {index}, shard {number + 1} of {sp}", tokens[places], labels[places], real)
+        cut.is_inner = bool(places[-1] < sp * size - 1)
         cuts.append(cut)
     return cuts
+
+
+def _places(preset: Preset) -> Int64:
+    """Positions of each shard, int64 [sp, s]: an early and a late chunk to each member of a ring."""
+    place, members = np.arange(preset.workload.seq_len, dtype=np.int64), preset.ring
+    if members == 1:
+        return place.reshape(preset.parallel.sp, -1)
+    chunks = place.reshape(2 * members, -1)
+    return np.stack([chunks[:members], chunks[::-1][:members]], axis=1).reshape(preset.parallel.sp, -1)
 
 
 def pack_arrays(data: PackedDataset, index: int, document_mask: bool) -> tuple[Int64, Int64, int, list[int]]:

@@ -36,7 +36,7 @@ from tgsbench.training.evidence import ask_oracle, collect_evidence
 from tgsbench.training.heartbeat import HeartbeatThread
 from tgsbench.training.loop import Stepper
 from tgsbench.training.model.experts import EXPERT_LOAD
-from tgsbench.training.parallel.mesh import SequenceMesh, build_mesh
+from tgsbench.training.parallel.mesh import SequenceMesh, mesh_of
 from tgsbench.training.parallel.waits import COLLECTIVE_CLOCK
 from tgsbench.training.rank_log import RankLog
 from tgsbench.training.witness import Witness
@@ -152,8 +152,8 @@ class _Rank:
             device_id=self.device if backend == "nccl" else None,
             **_loopback_store(),
         )
-        mesh = build_mesh(self.device.type, self.preset.parallel.sp)
-        COLLECTIVE_CLOCK.install(self.device, {"sp": mesh.sp_group, "fsdp": mesh.fsdp.get_group()})
+        mesh = mesh_of(self.preset, self.device.type)
+        COLLECTIVE_CLOCK.install(self.device, {"sp": mesh.sp_group, "fsdp": mesh.shard_group})
         return mesh
 
     def _data(self) -> PackedDataset:

@@ -19,10 +19,11 @@ from tgsbench.metrics.packs import packs_of_step
 from tgsbench.schema.preset import Preset
 from tgsbench.training.engines.base import Engine
 from tgsbench.training.parallel.mesh import SequenceMesh
-from tgsbench.training.parallel.traffic import ALL_TO_ALL_COUNTER
+from tgsbench.training.parallel.traffic import ALL_TO_ALL_COUNTER, SEND_COUNTER
 from tgsbench.workload import PackedDataset, checksum
 from tgsbench.workload.documents import Int64, tokens_of
 from tgsbench.workload.sharding import MODULUS
+from tgsbench.workload.zigzag import Layout
 
 _BLOCK = 2**15
 """Positions that are weighed together: 2^15 · 2^15 · a token id stays below 2^63."""
@@ -37,6 +38,8 @@ class Seen(NamedTuple):
     """Of the ids that entered the model, each weighed by its place in its pack."""
     a2a_calls: int
     a2a_bytes: int
+    ring_calls: int
+    ring_bytes: int
     update: float | None
     """Median absolute change of a sample of this rank's master weights; None where it owns none of them.
 
@@ -52,6 +55,7 @@ class Witness:
 
     def __init__(self, preset: Preset, mesh: SequenceMesh, data: PackedDataset, engine: Engine) -> None:
         self._preset, self._mesh, self._data, self._engine = preset, mesh, data, engine
+        self._pieces = Layout(preset.workload.seq_len, mesh.sp, mesh.ring).pieces(mesh.sp_rank)
         self._sums: Tensor | None = None
         self._weights: Tensor | None = None
         engine.embedding().register_forward_pre_hook(self._look)
@@ -59,19 +63,20 @@ class Witness:
     def begin_step(self) -> None:
         """What comes now belongs to the next step."""
         ALL_TO_ALL_COUNTER.take()
+        SEND_COUNTER.take()
         self._sums, self._weights = None, self._sample()
 
     def end_step(self, step: int) -> Seen:
         """What step number `step` did, and what its packs demanded; waits for the device."""
-        calls, num_bytes = ALL_TO_ALL_COUNTER.take()
+        sent = (*ALL_TO_ALL_COUNTER.take(), *SEND_COUNTER.take())
         demanded = _demanded(self._preset, self._mesh, self._data, step) if not self._mesh.sp_rank else _NONE
-        return Seen(self._checksum(), calls, num_bytes, self._update(), *demanded)
+        return Seen(self._checksum(), *sent, self._update(), *demanded)
 
     def _look(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """Add up the ids [B, s] in blocks, and once more weighed by their place in the block: [2, blocks]."""
         with torch.no_grad():
             ids = args[0].detach() + 1
-            block = math.gcd(ids.shape[-1], _BLOCK)
+            block = math.gcd(*map(len, self._pieces), _BLOCK)
             blocks = ids.reshape(-1, ids.shape[-1] // block, block)
             places = torch.arange(1, block + 1, device=ids.device)
             sums = torch.stack([blocks.sum(dim=(0, 2)), (blocks * places).sum(dim=(0, 2))])
@@ -82,9 +87,9 @@ class Witness:
         if self._sums is None:
             return 0
         plain, weighed = self._sums.tolist()
-        size = self._preset.local_seq_len
-        first, block = self._mesh.sp_rank * size, size // len(plain)
-        sums = zip(range(first, first + size, block), plain, weighed, strict=True)
+        block = sum(map(len, self._pieces)) // len(plain)
+        begins = (begin for piece in self._pieces for begin in piece[::block])
+        sums = zip(begins, plain, weighed, strict=True)
         total: int = sum(begin * p + w for begin, p, w in sums)
         return total % MODULUS
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from msgspec import Struct
 
 from tgsbench.errors import TgsError
-from tgsbench.metrics.integrity import expected_all_to_alls
+from tgsbench.metrics.integrity import expected_all_to_alls, expected_ring_sends
 from tgsbench.planner.machine import find_constants
 from tgsbench.planner.memory import CONTEXT_BYTES
 from tgsbench.planner.network import gathered_bytes, shard_bytes
 from tgsbench.planner.plan import machine_of, pick_kernel
-from tgsbench.planner.workload import work_of
+from tgsbench.planner.workload import StepWorkload, work_of
 from tgsbench.schema.events import Event, Phase, Step
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import CallCount, Manifest, PhasePeak, Virtual, VirtualClock
@@ -155,14 +155,20 @@ def _by_name(records: Sequence[Record], *, moved: bool = False) -> list[CallCoun
 
 
 def _collectives(records: Sequence[Record], ranks: dict[int, int]) -> list[CallCount]:
-    """Whole-tensor bytes by kind and group; sends and receives of one group call are one all-to-all."""
+    """Whole-tensor bytes by kind and group; several sends of one group call are one all-to-all.
+
+    A single one is a message round a ring.
+    """
+    sends = Counter((r.thread, r.args[2]) for r in records if r.kind == Kind.COLLECTIVE and r.name == "send")
     calls: dict[tuple[str, int], set[tuple[int, int]]] = defaultdict(set)
     num_bytes: Counter[tuple[str, int]] = Counter()
     for record in records:
         if record.kind != Kind.COLLECTIVE or record.name == "receive":
             continue
         size, communicator, call, _ = record.args
-        name = "all_to_all" if record.name == "send" else record.name
+        name = record.name
+        if name == "send":
+            name = "ring" if sends[record.thread, call] == 1 else "all_to_all"
         key = name, ranks.get(communicator, 0)
         calls[key].add((record.thread, call))
         num_bytes[key] += size * key[1] if name == "all_gather" else size
@@ -183,6 +189,10 @@ def _expect(collectives: Sequence[CallCount], preset: Preset) -> None:
     exchanges = [count for count in collectives if count.name == "all_to_all"]
     if exchanges and calls:
         exchanges[0].calls_expected, exchanges[0].gib_expected = calls, num_bytes / GIB
+    messages = [count for count in collectives if count.name == "ring"]
+    sends, sent_bytes = expected_ring_sends(preset)
+    if messages and sends:
+        messages[0].calls_expected, messages[0].gib_expected = sends, sent_bytes / GIB
 
 
 def _planned_bytes(preset: Preset) -> dict[str, float]:
@@ -193,7 +203,17 @@ def _planned_bytes(preset: Preset) -> dict[str, float]:
         return {}
     times = preset.accumulation
     moved = {"all_gather": gathered_bytes(work), "reduce_scatter": shard_bytes(work).scatter}
-    return {name: times * size for name, size in moved.items() if size}
+    planned = {name: times * size for name, size in moved.items() if size}
+    return planned | (_once_a_step(work) if work.system.shards_masters and work.zero_stage < 3 else {})
+
+
+def _once_a_step(work: StepWorkload) -> dict[str, float]:
+    """What stages 1 and 2 gather and scatter in the first and last micro-step alone."""
+    num_parameters = float(work.dims.num_parameters)
+    found = {"all_gather": work.compute_bytes * num_parameters}
+    if work.zero_stage == 1:
+        found["reduce_scatter"] = max(work.system.reduce_bytes, work.compute_bytes) * num_parameters
+    return found
 
 
 def _problems(found: Virtual) -> list[str]:

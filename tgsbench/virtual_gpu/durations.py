@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from tgsbench.metrics import figures
 from tgsbench.planner.machine import Machine, attention_speed
-from tgsbench.planner.network import exchange_s, ring_s
+from tgsbench.planner.network import exchange_s, hop_s, ring_s
 from tgsbench.planner.time import stream_s
 from tgsbench.planner.workload import StepWorkload
 from tgsbench.virtual_gpu.log import Kind, Record
@@ -73,8 +73,10 @@ class Durations:
         if ranks == 1:
             return LEAST_S
         if record.name == "all_to_all":
-            taken = exchange_s(float(size), replace(self._work, sp=ranks), self._machine)
+            taken = exchange_s(float(size), replace(self._work, sp=ranks, ring=1), self._machine)
             return taken.node_s + taken.network_s
+        if record.name in ("send", "receive") and ranks == self._work.ring:
+            return hop_s(float(size), self._work, self._machine) if record.name == "send" else LEAST_S
         whole = size * ranks if record.name == "all_gather" else size
         if record.name == "all_gather":
             self._gathered = whole

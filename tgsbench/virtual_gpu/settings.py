@@ -111,9 +111,18 @@ def device_environment(
         "TGSBENCH_VGPU_COMPUTE": f"{major}{minor}",
         "TGSBENCH_VGPU_MULTIPROCESSORS": str(gpu.multiprocessors),
         "TGSBENCH_VGPU_DEVICES": str(preset.world_size if virtual.rank is None else 1),
-        "TGSBENCH_VGPU_MESH": f"{preset.dp}x{preset.parallel.sp},{preset.parallel.sp}x1",
+        "TGSBENCH_VGPU_MESH": ",".join(f"{size}x{stride}" for size, stride in _dimensions(preset)),
         "TGSBENCH_VGPU_LOG": str(log_folder),
     }
+
+
+def _dimensions(preset: Preset) -> list[tuple[int, int]]:
+    """Sizes and strides of the meshes' dimensions, in the order in which groups are made of them."""
+    sp, ring, shard = preset.parallel.sp, preset.ring, preset.shard
+    found = [(preset.dp, sp), *([(ring, sp // ring)] if ring > 1 else []), (sp // ring, 1)]
+    if shard != preset.world_size:
+        found += [(preset.world_size // shard, shard), (shard, 1)]
+    return found
 
 
 def _require_few(world: int) -> None:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from tgsbench.workload.documents import Int32, Int64
 from tgsbench.workload.packs import Pack
+from tgsbench.workload.zigzag import Layout
 
 MODULUS = 2**61 - 1
 _BLOCK = 2**15
@@ -25,23 +26,23 @@ class Shard:
     """Borders of the whole pack's documents, from 0 to S; padding is a document of its own."""
 
 
-def shard(pack: Pack, sp_rank: int, sp: int, document_mask: bool) -> Shard:
+def shard(pack: Pack, sp_rank: int, sp: int, document_mask: bool, ring: int = 1) -> Shard:
     """Cut a pack for one rank; labels were shifted before, so that no target is lost at a cut.
 
+    With a ring of `ring` members it holds an early and a late part: see `workload.zigzag`.
     Positions restart with every document under a document mask, else they run from 0 to S - 1.
     """
     seq_len = len(pack.tokens)
     assert seq_len % sp == 0, "the preset's check guarantees that sp divides seq_len"
-    size = seq_len // sp
-    begin, end = sp_rank * size, (sp_rank + 1) * size
+    layout = Layout(seq_len, sp, ring)
     cu_seqlens = document_borders(pack)
-    positions = np.arange(begin, end, dtype=np.int64)
+    positions = layout.cut(np.arange(seq_len, dtype=np.int64), sp_rank)
     if document_mask:
         own = np.searchsorted(cu_seqlens, positions, side="right") - 1
         positions -= cu_seqlens[own]
     return Shard(
-        pack.tokens[begin:end].astype(np.int64),
-        pack.labels[begin:end].astype(np.int64),
+        layout.cut(pack.tokens, sp_rank).astype(np.int64),
+        layout.cut(pack.labels, sp_rank).astype(np.int64),
         positions,
         cu_seqlens,
     )

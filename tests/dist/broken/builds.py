@@ -434,7 +434,7 @@ def every_rank_fed_the_first_shard():
     from tgsbench.training.engines import batches
 
     shard = batches.shard
-    batches.shard = lambda pack, sp_rank, sp, mask: shard(pack, 0, sp, mask)
+    batches.shard = lambda pack, sp_rank, *rest: shard(pack, 0, *rest)
 
 
 def sequence_parallel_off():
@@ -639,3 +639,95 @@ def shared_expert_of_another_token():
         return forward(self, hidden) + shared(hidden.roll(1, 1)) - shared(hidden)
 
     DeepseekV3MoE.forward = broken
+
+
+def _ring_step(broken):
+    """`broken(plan)` in place of what a member of a ring computes after its first step."""
+    from tgsbench.training.attention import ring
+
+    make = ring.Ring._make_plan
+    ring.Ring._make_plan = lambda self, docs, num_tokens: broken(self, make(self, docs, num_tokens))
+
+
+def a_block_of_the_ring_missing():
+    """The last member leaves out the keys that it meets last."""
+    _ring_step(
+        lambda ring, plan: (
+            plan._replace(steps=(*plan.steps[:-1], ())) if ring.member == ring.size - 1 else plan
+        )
+    )
+
+
+def a_block_of_the_ring_twice():
+    _ring_step(
+        lambda ring, plan: (
+            plan._replace(steps=(*plan.steps[:-1], plan.steps[-1] * 2)) if ring.member == 0 else plan
+        )
+    )
+
+
+def blocks_of_the_ring_in_wrong_order():
+    """Steps of the forward are taken for one another: keys of one member with the rectangle of another."""
+    _ring_step(lambda ring, plan: plan._replace(steps=plan.steps[::-1]))
+
+
+def a_merge_without_the_maximum():
+    """A block's log-sum-exp lacks the largest score, which was taken out before the exponentials were summed."""
+    from tgsbench.training.attention import blocks
+
+    forward = blocks._cpu_forward
+
+    def broken(q, k, v, scale, causal):
+        out, lse = forward(q, k, v, scale, causal)
+        if causal:
+            return out, lse
+        keys = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
+        return out, lse - (torch.einsum("tad,uad->atu", q, keys) * scale).amax(2)
+
+    blocks._cpu_forward = broken
+
+
+def a_shards_positions_off_by_one():
+    """The second member of a ring counts its positions from one too many."""
+    from tgsbench.training.engines import batches
+
+    shard = batches.shard
+
+    def broken(pack, sp_rank, sp, *args):
+        part = shard(pack, sp_rank, sp, *args)
+        part.position_ids[:] += sp_rank == sp - 1
+        return part
+
+    batches.shard = broken
+
+
+def chunks_of_the_ring_in_order():
+    """Each member holds two neighbouring chunks where all attend as if an early and a late one lay there."""
+    from tgsbench.workload import zigzag
+
+    zigzag.Layout.cut = lambda layout, row, rank: row.reshape(layout.sp, -1)[rank]
+
+
+def gradients_of_the_ring_lost_on_their_last_hop():
+    """What the member after this one computed for its keys does not come back."""
+    from tgsbench.training.attention import ring
+
+    backward = ring.add_gradients
+
+    def broken(here, *args):
+        grad_k, grad_v = backward(here, *args)
+        return (grad_k * 0, grad_v * 0) if here.member == 0 else (grad_k, grad_v)
+
+    ring.add_gradients = broken
+
+
+def a_message_of_the_ring_sent_twice():
+    from tgsbench.training.attention import ring
+
+    pass_on = ring.Ring.pass_on
+
+    def broken(self, sent, tag):
+        pass_on(self, sent, tag).wait()
+        return pass_on(self, sent, tag)
+
+    ring.Ring.pass_on = broken

@@ -52,8 +52,9 @@ def sp_silently_1():
     """Every rank trains on whole sequences."""
     from tgsbench.training import rank
 
-    build_mesh = rank.build_mesh
-    rank.build_mesh = lambda device_type, sp: build_mesh(device_type, 1)
+    from tgsbench.training.parallel.mesh import build_mesh
+
+    rank.mesh_of = lambda preset, device_type: build_mesh(device_type, 1)
 
 
 def tokens_fed_twice():
@@ -61,7 +62,7 @@ def tokens_fed_twice():
     from tgsbench.training.engines import batches
 
     shard = batches.shard
-    batches.shard = lambda pack, sp_rank, sp, mask: shard(pack, 0, sp, mask)
+    batches.shard = lambda pack, sp_rank, *rest: shard(pack, 0, *rest)
 
 
 def gradients_divided_by_dp():

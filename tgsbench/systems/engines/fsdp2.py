@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import ClassVar, Literal
 
 from tgsbench.schema.preset import EngineOptions, Preset
 from tgsbench.systems.costs import OWN, System
@@ -10,9 +11,15 @@ from tgsbench.systems.spec import TRAIN, EngineSpec, Native
 
 
 class Fsdp2Options(EngineOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """FSDP2 has no switches beside those of every engine."""
+    """How far it shards."""
+
+    has_ring: ClassVar[bool] = True
+    has_copies: ClassVar[bool] = True
 
     name: str = "fsdp2"
+    zero_stage: Literal[1, 2, 3] = 3
+    """3: parameters are gathered for each pass; 2: once for all micro-steps of an optimizer step; 1: whole
+    gradients are summed over the micro-steps, and reduced once."""
 
 
 def _rules(preset: Preset) -> list[str]:
@@ -34,6 +41,7 @@ ENGINE = EngineSpec(
     costs=System(
         name="fsdp2",
         parameter_bytes=4,
+        shards_masters=True,
         gradient_bytes=4,
         optimizer_bytes=8,
         copy_bytes=32.0,
@@ -50,7 +58,7 @@ ENGINE = EngineSpec(
         traffic=OWN,
     ),
     variants=tuple(
-        {"activation_offload": away, "tiled_mlp": tiled}
-        for away, tiled in itertools.product((False, True), repeat=2)
+        {"zero_stage": stage, "activation_offload": away, "tiled_mlp": tiled}
+        for stage, away, tiled in itertools.product((3, 2), (False, True), (False, True))
     ),
 )

@@ -33,6 +33,8 @@ class PackDocuments:
     max_len: int
     attended_len: float
     """Σ len² / Σ len: the length that attention really sees per token."""
+    on_host: Tensor
+    """`cu_seqlens` in host memory."""
     _buckets: list[Bucket] = field(default_factory=list)
 
     @property
@@ -47,7 +49,7 @@ def documents(cu_seqlens: Tensor, device: torch.device) -> PackDocuments:
     """Describe a pack's documents from their boundaries (int32 [n + 1], on the host)."""
     lengths = cu_seqlens.diff().double()
     attended_len = float((lengths**2).sum() / lengths.sum())
-    return PackDocuments(cu_seqlens.to(device, torch.int32), int(lengths.max()), attended_len)
+    return PackDocuments(cu_seqlens.to(device, torch.int32), int(lengths.max()), attended_len, cu_seqlens)
 
 
 def _padded(length: int) -> int:

@@ -71,6 +71,12 @@ def _refuse(preset: Preset) -> None:
             hint="leave --trace out: the plan itself counts them",
             exit_code=ExitCode.UNSUPPORTED,
         )
+    if preset.sharing:
+        raise TgsError(
+            f"--trace runs all-to-alls and one copy under ZeRO-3, not {preset.sharing}",
+            hint="leave --trace out: the plan itself counts them, and --virtual-gpu runs them",
+            exit_code=ExitCode.UNSUPPORTED,
+        )
     if preset.workload.document_mask:
         raise TgsError(
             "--trace has no documents to mask by: it runs no data",

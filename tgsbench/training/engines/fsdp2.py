@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from tgsbench.schema import spans
 from tgsbench.schema.preset import Preset
 from tgsbench.training.attention import attention, kernels
 from tgsbench.training.attention.kernel_timing import kernel_shape_of
+from tgsbench.training.attention.ring import Ring
 from tgsbench.training.clipping import clip_gradients
 from tgsbench.training.engines.base import Batch, Engine, Note
 from tgsbench.training.model.build import CausalLM, build_meta, materialise, plain_name
@@ -34,9 +36,8 @@ class Fsdp2Engine:
         self.mesh = mesh
         self.clip_norm = preset.training.clip_norm
         self.compiled = preset.engine.compile
-        self.kernel = kernels.choose(
-            preset.engine.kernel, device, preset.workload.document_mask, kernel_shape_of(preset)
-        )
+        self._steps = _MicroSteps(preset, mesh)
+        self.kernel = _kernel(preset, mesh, device)
         self.attention = attention.UlyssesAttention(self.kernel, mesh.sp_group if mesh.sp > 1 else None)
         self.attention.register()
         self.model = _sharded_model(preset, mesh, device)
@@ -52,6 +53,7 @@ class Fsdp2Engine:
     def forward_backward(self, batch: Batch, num_labels: int) -> Tensor:
         """Forward, chunked loss, backward; FSDP averages over ranks, hence the factor `world`."""
         self.attention.documents = batch.documents
+        self._steps.begin(self.model)
         PROGRESS.enter("forward")
         with span(spans.FORWARD):
             loss_sum: Tensor = self.model(batch.input_ids, batch.position_ids, batch.labels)
@@ -85,6 +87,7 @@ class Fsdp2Engine:
     def optimizer_step(self, lr: float) -> Tensor:
         """Clip to clip_norm, AdamW, clear."""
         PROGRESS.enter("optimizer")
+        self._steps.num_done = 0
         with span(spans.OPTIMIZER):
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
@@ -100,9 +103,42 @@ class Fsdp2Engine:
         return gathers + scatters + ([] if self.compiled else mlp_marks(self.model))
 
 
+class _MicroSteps:
+    """Tells FSDP which micro-step ends an accumulation, where less is done in the others.
+
+    Copies sum their shards of the gradients in the last one alone; below ZeRO-3 parameters stay gathered from
+    the first forward to the last backward, and under ZeRO-1 gradients stay whole until then.
+    """
+
+    def __init__(self, preset: Preset, mesh: SequenceMesh) -> None:
+        self.num_done = 0
+        self._stage, self._has_copies = preset.engine.zero_stage, mesh.has_copies
+        self._accumulation = preset.accumulation
+
+    def begin(self, model: nn.Module) -> None:
+        """The next micro-step begins."""
+        assert isinstance(model, FSDPModule)
+        self.num_done += 1
+        is_last = self.num_done >= self._accumulation
+        if self._stage < 3:
+            model.set_reshard_after_backward(is_last)
+        if self._stage == 1:
+            model.set_requires_gradient_sync(is_last)
+        if self._has_copies:
+            model.set_requires_all_reduce(is_last)
+
+
 def build(preset: Preset, mesh: SequenceMesh, device: torch.device, note: Note) -> Engine:
     """Build it as `training.engines.build` asks; it is quick and has nothing to note."""
     return Fsdp2Engine(preset, mesh, device)
+
+
+def _kernel(preset: Preset, mesh: SequenceMesh, device: torch.device) -> kernels.AttentionKernel:
+    """What attends to the sequence with a share of the heads: one kernel, or a ring of them."""
+    if mesh.ring_group is not None:
+        return Ring(mesh.ring_group, preset.workload.seq_len, device).kernel()
+    masked = preset.workload.document_mask
+    return kernels.choose(preset.engine.kernel, device, masked, kernel_shape_of(preset))
 
 
 def _whole(tensor: Tensor) -> Tensor:
@@ -115,8 +151,10 @@ def _sharded_model(preset: Preset, mesh: SequenceMesh, device: torch.device) -> 
         preset.model, preset.workload.seq_len, attention.NAME, engine.loss_chunk_tokens, engine
     )
     policy = MixedPrecisionPolicy(
-        param_dtype=getattr(torch, preset.training.compute_dtype), reduce_dtype=torch.float32
+        param_dtype=getattr(torch, preset.training.compute_dtype),
+        reduce_dtype=getattr(torch, preset.reduce_dtype),
     )
+    shard = functools.partial(fully_shard, mesh=mesh.fsdp, mp_policy=policy)
     decoder = model.model
     stash = HostOffload(preset.model.hidden_size, device) if engine.activation_offload else None
     for index, layer in enumerate(decoder.layers):
@@ -124,12 +162,12 @@ def _sharded_model(preset: Preset, mesh: SequenceMesh, device: torch.device) -> 
             layer.compile()
         wrapped = wrap_layer(layer, preset.training.checkpointing, stash)
         decoder.layers[index] = wrapped
-        fully_shard(wrapped, mesh=mesh.fsdp, mp_policy=policy)
+        shard(wrapped, reshard_after_forward=engine.zero_stage == 3)
     if not preset.model.tie_word_embeddings:
-        fully_shard(decoder.embed_tokens, mesh=mesh.fsdp, mp_policy=policy)
+        shard(decoder.embed_tokens, reshard_after_forward=engine.zero_stage == 3)
         # The head is the last thing of the forward and the first of the backward: gather it once.
-        fully_shard([decoder.norm, model.head], mesh=mesh.fsdp, mp_policy=policy, reshard_after_forward=False)
-    fully_shard(model, mesh=mesh.fsdp, mp_policy=policy, reshard_after_forward=False)
+        shard([decoder.norm, model.head], reshard_after_forward=False)
+    shard(model, reshard_after_forward=False)
     return model
 
 

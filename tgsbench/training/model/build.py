@@ -132,7 +132,8 @@ def draw(name: str, shape: torch.Size, seed: int, device: torch.device) -> Tenso
 
 
 def _shard_start(parameter: DTensor) -> int:
-    """First row of this rank's shard; FSDP2 cuts dim 0 as torch.chunk does."""
+    """First row of this rank's shard; FSDP2 cuts dim 0 as torch.chunk does, over the last dim of its mesh."""
     mesh = parameter.device_mesh
-    rows = -(-parameter.shape[0] // mesh.size())
-    return min(rows * mesh.get_local_rank(), parameter.shape[0])
+    last = mesh.ndim - 1
+    rows = -(-parameter.shape[0] // mesh.size(last))
+    return min(rows * mesh.get_local_rank(last), parameter.shape[0])

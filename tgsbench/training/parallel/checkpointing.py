@@ -29,6 +29,7 @@ _ATTENTION_OPS = (
     "flash_attn::_flash_attn_varlen_forward",
     "flash_attn_3::_flash_attn_forward",  # flash-attn 3, dense and varlen
     "flash_attn_3::fwd",  # its builds before custom ops
+    "tgsbench::ring_forward",  # all steps of a ring: nothing is sent again
     "tgsbench::flash4_forward",  # flash-attn 4, which registers no op of its own
 )
 """Forward ops whose results a selective checkpoint keeps: attention's output and LSE.

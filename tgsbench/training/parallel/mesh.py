@@ -1,4 +1,4 @@
-"""The device mesh: dp · sp = world, sp groups on consecutive ranks."""
+"""The device mesh: dp · sp = world, sp = ring · ulysses, sp groups on consecutive ranks."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from tgsbench.errors import ExitCode, TgsError
+from tgsbench.schema.preset import Preset
 
 
 @dataclass(frozen=True)
@@ -18,13 +19,32 @@ class SequenceMesh:
     rank: int
     sp: int
     fsdp: DeviceMesh
-    """dp and sp flattened: parameters, gradients and optimizer states are sharded over it."""
+    """dp and sp flattened: parameters, gradients and optimizer states are sharded over it. With copies it has
+    two dimensions: over the first are copies, over the second shards."""
     sp_group: dist.ProcessGroup
+    """Ranks that trade sequence for heads: without a ring all that share a sequence."""
+    ring_group: dist.ProcessGroup | None = None
+    """Members of this rank's ring."""
 
     @property
     def dp(self) -> int:
         """Data-parallel size."""
         return self.world // self.sp
+
+    @property
+    def has_copies(self) -> bool:
+        """Do several groups of ranks hold the same?"""
+        return self.fsdp.ndim > 1
+
+    @property
+    def shard_group(self) -> dist.ProcessGroup:
+        """Ranks that share one copy with this one."""
+        return self.fsdp.get_group("shard") if self.has_copies else self.fsdp.get_group()
+
+    @property
+    def ring(self) -> int:
+        """Members of a ring; 1 without."""
+        return self.ring_group.size() if self.ring_group else 1
 
     @property
     def sp_rank(self) -> int:
@@ -37,12 +57,28 @@ class SequenceMesh:
         return self.rank // self.sp
 
 
-def build_mesh(device_type: str, sp: int) -> SequenceMesh:
-    """Build the mesh on an initialised process group; TgsError when sp does not divide the world."""
+def build_mesh(device_type: str, sp: int, ring: int = 1, shard: int = 0) -> SequenceMesh:
+    """Build the mesh on an initialised process group; TgsError when sp does not divide the world.
+
+    `ring` divides sp: neighbours trade heads, and members of a ring are sp / ring ranks apart. `shard` ranks
+    hold one copy; 0: all.
+    """
     world = dist.get_world_size()
     if world % sp:
         raise TgsError(
             f"dp · sp = world: {world} ranks are not divisible by sp={sp}", exit_code=ExitCode.BAD_PRESET
         )
-    mesh = init_device_mesh(device_type, (world // sp, sp), mesh_dim_names=("dp", "sp"))
-    return SequenceMesh(world, dist.get_rank(), sp, mesh._flatten("fsdp"), mesh["sp"].get_group())
+    sizes = {"dp": world // sp, "ring": ring, "sp": sp // ring}
+    if ring == 1:
+        del sizes["ring"]
+    mesh = init_device_mesh(device_type, tuple(sizes.values()), mesh_dim_names=tuple(sizes))
+    ring_group = mesh["ring"].get_group() if ring > 1 else None
+    fsdp = mesh._flatten("fsdp")
+    if shard not in (0, world):
+        fsdp = init_device_mesh(device_type, (world // shard, shard), mesh_dim_names=("copies", "shard"))
+    return SequenceMesh(world, dist.get_rank(), sp, fsdp, mesh["sp"].get_group(), ring_group)
+
+
+def mesh_of(preset: Preset, device_type: str) -> SequenceMesh:
+    """The mesh that a preset asks for."""
+    return build_mesh(device_type, preset.parallel.sp, preset.ring, preset.parallel.shard)

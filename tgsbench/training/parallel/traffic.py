@@ -37,5 +37,28 @@ class AllToAllCounter:
         return counted
 
 
+class SendCounter:
+    """Messages that this process handed to its groups for another rank: those of a ring."""
+
+    def __init__(self) -> None:
+        self._calls = self._num_bytes = 0
+        method = ProcessGroup.send
+
+        @functools.wraps(method)
+        def counted(group: ProcessGroup, tensors: list[Any], *rest: Any) -> Any:
+            self._calls += 1
+            self._num_bytes += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+            return method(group, tensors, *rest)
+
+        ProcessGroup.send = counted  # type: ignore[method-assign, assignment]
+
+    def take(self) -> tuple[int, int]:
+        """Messages since the last take, and their bytes."""
+        taken = self._calls, self._num_bytes
+        self._calls = self._num_bytes = 0
+        return taken
+
+
+SEND_COUNTER = SendCounter()
 ALL_TO_ALL_COUNTER = AllToAllCounter()
 """One engine run per process, so one counter."""

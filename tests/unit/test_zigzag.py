@@ -1,0 +1,91 @@
+"""The zigzag order of a sequence, and what each ring step attends to, against a mask written out."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import numpy as np
+import pytest
+
+from tgsbench.workload.zigzag import Layout
+
+LAYOUTS = [
+    Layout(96, 2, 2),
+    Layout(96, 4, 2),
+    Layout(96, 4, 4),
+    Layout(96, 6, 2),
+    Layout(96, 12, 4),
+    Layout(96, 3, 3),
+]
+BORDERS = [
+    [0, 96],
+    [0, 1, 95, 96],
+    [0, 5, 32, 51, 96],
+    [0, 48, 96],
+    [0, 10, 90, 96],
+    [*range(0, 97, 12)],
+    [*range(97)],
+]
+
+
+def allowed(borders):
+    position = np.arange(borders[-1])
+    document = np.searchsorted(borders, position, side="right")
+    return (position[:, None] >= position) & (document[:, None] == document)
+
+
+def held(layout, member):
+    """Positions of a ring member, in its order."""
+    ranks = range(member * layout.ulysses, (member + 1) * layout.ulysses)
+    return np.concatenate([layout.cut(np.arange(layout.seq_len), rank) for rank in ranks])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_ranks_hold_every_position_once_and_as_many_each(layout):
+    parts = [layout.cut(np.arange(layout.seq_len), rank) for rank in range(layout.sp)]
+    assert {len(part) for part in parts} == {layout.seq_len // layout.sp}
+    assert sorted(np.concatenate(parts)) == list(range(layout.seq_len))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_member_holds_an_early_and_a_late_chunk(layout):
+    for member in range(layout.ring):
+        first, last = (np.arange(c * layout.chunk, (c + 1) * layout.chunk) for c in layout.chunks(member))
+        assert (held(layout, member) == np.concatenate([first, last])).all()
+
+
+@pytest.mark.parametrize("sp", [1, 2, 3, 4])
+def test_without_a_ring_ranks_hold_the_sequence_in_order(sp):
+    assert [Layout(96, sp).pieces(rank) for rank in range(sp)] == [
+        [range(rank * 96 // sp, (rank + 1) * 96 // sp)] for rank in range(sp)
+    ]
+
+
+def random_borders(seed):
+    chosen = random.Random(seed)
+    return [0, *sorted(chosen.sample(range(1, 96), chosen.randrange(0, 12))), 96]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("borders", [*BORDERS, *map(random_borders, range(20))])
+def test_the_steps_of_all_members_make_up_the_mask_and_nothing_twice(layout, borders):
+    seen = np.zeros((96, 96), int)
+    for member in range(layout.ring):
+        queries = held(layout, member)
+        for begin, end in itertools.pairwise(layout.own_borders(borders, member)):
+            for row in range(begin, end):
+                seen[queries[row], queries[begin : row + 1]] += 1
+        for step in range(1, layout.ring):
+            keys = held(layout, layout.source(member, step))
+            if block := layout.block(borders, member, step):
+                seen[np.ix_(queries[block.q_begin : block.q_end], keys[block.k_begin : block.k_end])] += 1
+    assert (seen == allowed(borders)).all()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_causal_work_is_the_same_for_all_members_at_every_step(layout):
+    for step in range(1, layout.ring):
+        blocks = [layout.block([0, 96], member, step) for member in range(layout.ring)]
+        areas = {(b.q_end - b.q_begin) * (b.k_end - b.k_begin) for b in blocks}
+        assert areas == {2 * layout.chunk**2}

@@ -1,0 +1,140 @@
+"""Attention of one block of queries on one block of keys, with its log-sum-exp, forward and backward.
+
+Layouts: q [T, a, d], k and v [U, m, d] with m dividing a, out [T, a, d], lse fp32 [a, T]. Either causal
+inside each document (then T = U), or every query sees every key. The backward takes the output and the
+log-sum-exp of *all* keys of a query, and gives this block's share of the gradients, exactly for any cut of
+the keys (FlashAttention-2: Dao 2023, §3.1.2).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from tgsbench.training.attention.documents import PackDocuments
+from tgsbench.training.model.cpu_bf16 import to_fp32
+
+Pair = tuple[Tensor, Tensor]
+Triple = tuple[Tensor, Tensor, Tensor]
+
+
+class BlockKernel(Protocol):
+    """One way to compute a block."""
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, scale: float, docs: PackDocuments | None) -> Pair:
+        """Output and log-sum-exp; causal inside `docs`, or over every key where they are None."""
+        ...
+
+    def backward(self, grad: Tensor, saved: Saved, scale: float, docs: PackDocuments | None) -> Triple:
+        """Gradients of q [T, a, d], k and v [U, m, d]."""
+        ...
+
+
+class Saved(NamedTuple):
+    """What a block's backward reads."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    out: Tensor
+    lse: Tensor
+
+
+class CpuBlocks:
+    """torch's flash kernel for CPUs, document by document."""
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, scale: float, docs: PackDocuments | None) -> Pair:
+        """See `BlockKernel`."""
+        if docs is None:
+            return _cpu_forward(q, k, v, scale, False)
+        parts = [_cpu_forward(q[part], k[part], v[part], scale, True) for part in _parts(docs)]
+        return torch.cat([out for out, _ in parts]), torch.cat([lse for _, lse in parts], dim=1)
+
+    def backward(self, grad: Tensor, saved: Saved, scale: float, docs: PackDocuments | None) -> Triple:
+        """See `BlockKernel`."""
+        if docs is None:
+            return _cpu_backward(grad, saved, scale, False)
+        parts = [_cpu_backward(grad[part], _of(saved, part), scale, True) for part in _parts(docs)]
+        grad_q, grad_k, grad_v = (torch.cat(grads) for grads in zip(*parts, strict=True))
+        return grad_q, grad_k, grad_v
+
+
+def _parts(docs: PackDocuments) -> list[slice]:
+    return [slice(begin, end) for begin, end in itertools.pairwise(docs.on_host.tolist()) if end > begin]
+
+
+def _of(saved: Saved, part: slice) -> Saved:
+    q, k, v, out, lse = saved
+    return Saved(q[part], k[part], v[part], out[part], lse[:, part])
+
+
+def _heads_first(x: Tensor, num_heads: int) -> Tensor:
+    """[T, m, d] -> [1, a, T, d]: the kernel knows no groups."""
+    return to_fp32(x).repeat_interleave(num_heads // x.shape[1], dim=1).transpose(0, 1).unsqueeze(0)
+
+
+def _cpu_forward(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> Pair:
+    heads = q.shape[1]
+    inputs = (_heads_first(x, heads) for x in (q, k, v))
+    out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*inputs, 0.0, causal, scale=scale)
+    return out.squeeze(0).transpose(0, 1).to(q.dtype), _rows(lse, heads)
+
+
+def _rows(lse: Tensor, heads: int) -> Tensor:
+    """The kernel lays [1, a, T] out by query."""
+    return lse.reshape(heads, -1)
+
+
+def _cpu_backward(grad: Tensor, saved: Saved, scale: float, causal: bool) -> Triple:
+    q, k, v, out, lse = saved
+    heads, kv_heads = q.shape[1], k.shape[1]
+    grad, q, k, v, out = (_heads_first(x, heads) for x in (grad, q, k, v, out))
+    grads = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+        grad, q, k, v, out, lse.unsqueeze(0), 0.0, causal, scale=scale
+    )
+    grad_q, grad_k, grad_v = (x.squeeze(0).transpose(0, 1) for x in grads)
+    return grad_q, _grouped(grad_k, kv_heads), _grouped(grad_v, kv_heads)
+
+
+def _grouped(x: Tensor, num_heads: int) -> Tensor:
+    """[U, a, d] -> [U, m, d]: a KV head's gradient is the sum over its queries' heads."""
+    grouped: Tensor = x.unflatten(1, (num_heads, -1)).sum(dim=2)
+    return grouped
+
+
+class CudaBlocks:
+    """torch's own flash attention (aten), which takes grouped heads and lengths by document."""
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, scale: float, docs: PackDocuments | None) -> Pair:
+        """See `BlockKernel`."""
+        out, lse, *_ = torch.ops.aten._flash_attention_forward(
+            q, k, v, *_lengths(q, k, docs), 0.0, docs is not None, False, scale=scale
+        )
+        return out, lse
+
+    def backward(self, grad: Tensor, saved: Saved, scale: float, docs: PackDocuments | None) -> Triple:
+        """See `BlockKernel`."""
+        q, k, v, out, lse = saved
+        # Read for dropout alone, of which there is none.
+        seed, offset = q.new_zeros(2, dtype=torch.uint64), q.new_empty(0)
+        grads: Triple = torch.ops.aten._flash_attention_backward(
+            grad.contiguous(), q, k, v, out, lse.contiguous(), *_lengths(q, k, docs), 0.0, docs is not None,
+            seed, offset, scale=scale,
+        )  # fmt: skip
+        return grads
+
+
+def _lengths(q: Tensor, k: Tensor, docs: PackDocuments | None) -> tuple[Tensor, Tensor, int, int]:
+    """Borders of queries and of keys, and the longest of each."""
+    if docs is not None:
+        return docs.cu_seqlens, docs.cu_seqlens, docs.max_len, docs.max_len
+    of_q, of_k = (torch.arange(0, 2 * len(x), len(x), dtype=torch.int32, device=x.device) for x in (q, k))
+    return of_q, of_k, len(q), len(k)
+
+
+BLOCK_KERNELS: dict[str, Callable[[], BlockKernel]] = {"cpu": CpuBlocks, "cuda": CudaBlocks}
+"""By device."""

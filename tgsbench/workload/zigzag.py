@@ -1,0 +1,116 @@
+"""Which parts of a sequence each sequence-parallel rank holds, and what a ring step attends to.
+
+A ring of r cuts a sequence into 2·r chunks; its member i holds chunks i and 2·r - 1 - i side by side, an
+early and a late one, so that causal work is the same for all (so was Llama 3 trained: Dubey et al. 2024,
+§3.3.2; zhuzilin/ring-flash-attention). The Ulysses ranks of a member share these tokens in order.
+At step t a member meets the keys of member j = i - t: its own causally, those of earlier members (j < i) with
+all its queries and their first chunk, those of later ones with its second chunk's queries. A document mask
+leaves one rectangle of each step, since at most one document reaches from one chunk into a later one.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+Item = TypeVar("Item", bound=np.generic)
+
+
+class Block(NamedTuple):
+    """Queries that see every one of some keys; positions in what a ring member holds."""
+
+    q_begin: int
+    q_end: int
+    k_begin: int
+    k_end: int
+
+    def moved(self, offset: int) -> Block:
+        """The same block where a row begins at `offset`."""
+        return Block(*(edge + offset for edge in self))
+
+
+class Layout(NamedTuple):
+    """How one sequence lies over sp = ulysses · ring ranks; 2 · ring and sp divide its length."""
+
+    seq_len: int
+    sp: int = 1
+    ring: int = 1
+
+    @property
+    def ulysses(self) -> int:
+        """Ranks that share a ring member's tokens, neighbours."""
+        return self.sp // self.ring
+
+    @property
+    def chunk(self) -> int:
+        """Tokens of a chunk."""
+        return self.seq_len // (2 * self.ring)
+
+    def chunks(self, member: int) -> tuple[int, int]:
+        """Numbers of the two chunks of a ring member."""
+        return member, 2 * self.ring - 1 - member
+
+    def pieces(self, sp_rank: int) -> list[range]:
+        """Positions that a rank holds, in the order in which it holds them."""
+        member, place = divmod(sp_rank, self.ulysses)
+        size = self.seq_len // self.sp
+        begin, end = place * size, (place + 1) * size
+        first, last = (number * self.chunk for number in self.chunks(member))
+        early = range(first + begin, first + min(end, self.chunk))
+        late = range(last + max(begin, self.chunk) - self.chunk, last + end - self.chunk)
+        parts = [part for part in (early, late) if part]
+        if len(parts) == 2 and early.stop == late.start:
+            return [range(early.start, late.stop)]
+        return parts
+
+    def cut(self, row: npt.NDArray[Item], sp_rank: int) -> npt.NDArray[Item]:
+        """A rank's part [S/sp, …] of a whole row [S, …]."""
+        return np.concatenate([row[part.start : part.stop] for part in self.pieces(sp_rank)])
+
+    def source(self, member: int, step: int) -> int:
+        """Ring member whose keys `member` meets at a step."""
+        return (member - step) % self.ring
+
+    def own_borders(self, borders: Sequence[int], member: int) -> list[int]:
+        """Borders of one row's documents (0 … S) as they lie in a ring member: 0 … 2 · chunk.
+
+        A document that leaves the first chunk and reaches into the second, over all that lies between, goes
+        on without a border.
+        """
+        first, last = (number * self.chunk for number in self.chunks(member))
+        inside = {0, 2 * self.chunk}
+        inside |= {edge - first for edge in borders if first < edge < first + self.chunk}
+        inside |= {edge - last + self.chunk for edge in borders if last < edge < last + self.chunk}
+        if _document(borders, first + self.chunk - 1) != _document(borders, last):
+            inside.add(self.chunk)
+        return sorted(inside)
+
+    def block(self, borders: Sequence[int], member: int, step: int) -> Block | None:
+        """What a member's queries see of the keys that it meets at a step after the first; None: nothing."""
+        other = self.source(member, step)
+        seen = self._earlier if other < member else self._later
+        return seen(borders, member, other)
+
+    def _earlier(self, borders: Sequence[int], member: int, other: int) -> Block | None:
+        """All queries, keys of the other's first chunk: the document at that chunk's end."""
+        chunk = self.chunk
+        begin, end = _document(borders, (other + 1) * chunk - 1)
+        queries = sum(min(chunk, max(0, end - number * chunk)) for number in self.chunks(member))
+        return Block(0, queries, max(0, begin - other * chunk), chunk) if queries else None
+
+    def _later(self, borders: Sequence[int], member: int, other: int) -> Block | None:
+        """Queries of the second chunk, all keys: the document at that chunk's beginning."""
+        chunk, last = self.chunk, self.chunks(member)[1] * self.chunk
+        begin, end = _document(borders, last)
+        keys = sum(min(chunk, max(0, (number + 1) * chunk - begin)) for number in self.chunks(other))
+        return Block(chunk, chunk + min(chunk, end - last), 2 * chunk - keys, 2 * chunk) if keys else None
+
+
+def _document(borders: Sequence[int], position: int) -> tuple[int, int]:
+    """Where the document of a position begins and ends."""
+    index = bisect_right(borders, position)
+    return int(borders[index - 1]), int(borders[index])
