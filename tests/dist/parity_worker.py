@@ -28,16 +28,16 @@ def main(out: Path) -> None:
 
 
 def run_case(name: str) -> dict[str, object]:
-    return one_step(case_preset(name, dist.get_world_size()))
+    times = int(CASES[name].get("training.accumulation", 1))
+    return one_step(case_preset(name, dist.get_world_size()), times)
 
 
-def one_step(preset) -> dict[str, object]:
+def one_step(preset, times: int = 1) -> dict[str, object]:
     """Mean loss, whole gradients by parameter, and this rank's all-to-all calls and bytes."""
     mesh = mesh_of(preset, "cpu")
     engine = Fsdp2Engine(preset, mesh, torch.device("cpu"))
     ALL_TO_ALL_COUNTER.take()
     batch, num_labels = make_batch(preset, mesh)
-    times = int(CASES[name].get("training.accumulation", 1))
     SEND_COUNTER.take()
     loss = sum(engine.forward_backward(batch, num_labels * times) for _ in range(times)) / times
     calls, num_bytes = (count // times for count in ALL_TO_ALL_COUNTER.take())
