@@ -17,6 +17,7 @@ from tgsbench.planner.verdict import breaking_item, host_fits
 from tgsbench.planner.workload import StepWorkload, work_of
 from tgsbench.schema.forecast import TgsRange
 from tgsbench.schema.preset import Preset
+from tgsbench.systems import registry
 from tgsbench.units import GIB
 
 MEMORY_INTERVAL = 0.06
@@ -92,7 +93,7 @@ def _crossed(preset: Preset, engines: Sequence[str], on_cpu: bool) -> Iterator[P
         if engines and variant.engine.name not in engines:
             continue
         yield variant
-        if not on_cpu and not variant.engine.compile and variant.engine.name == "fsdp2":
+        if not on_cpu and not variant.engine.compile and variant.engine.name == registry.DEFAULT.name:
             yield replace(variant, engine=replace(variant.engine, compile=True))
 
 
