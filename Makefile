@@ -19,7 +19,7 @@ FLASH4 := flash-attn-4 quack-kernels apache-tvm-ffi torch-c-dlpack-ext nvidia-cu
 GPU_EXTRA ?=
 GPU_ARGS ?=
 
-.PHONY: virtual-gpu test-virtual help install install-locked lock demo check clients test test-cluster peers test-peers bench-peers gpu-check gpu-wheels bench screenshots clean
+.PHONY: virtual-gpu test-virtual fuzz help install install-locked lock demo check clients test test-cluster peers test-peers bench-peers gpu-check gpu-wheels bench screenshots clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -64,6 +64,12 @@ clients: $(CLIENTS)/.installed  ## make .clients: MLflow, W&B and pandas, which 
 
 test: $(STAMP) $(CLIENTS)/.installed  ## all tests that run on a CPU
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not gpu and not peers and not cluster and not virtual" $(PYTEST_ARGS)
+
+# 10^5 damaged inputs for each reader of foreign bytes: FUZZ="events trace" for some, hours for all.
+FUZZ ?=
+FUZZ_INPUTS ?= 100000
+fuzz: $(STAMP)  ## feed damaged files to everything that reads them; FUZZ="READER ..." FUZZ_INPUTS=100000
+	$(BIN)/python -m tests.fuzz $(FUZZ) --inputs $(FUZZ_INPUTS)
 
 test-cluster: $(STAMP)  ## jobs on a real Slurm, two network-namespace hosts (root; apt-get install slurm-wlm munge iproute2)
 	$(BIN)/python -m pytest -m cluster $(PYTEST_ARGS)

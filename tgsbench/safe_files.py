@@ -217,6 +217,8 @@ def check_depth(value: Any) -> None:
 _LARGEST_INT = 2**63
 _LARGEST = {"world_size": 131_072, "created_unix": 253_402_300_799}
 """Fields that a reader makes as many things of, or turns into a date."""
+_LEAST = {"world_size": 1}
+"""Where nothing or less of a thing is no run."""
 
 
 def check_numbers(value: Any, name: str = "") -> None:
@@ -225,7 +227,7 @@ def check_numbers(value: Any, name: str = "") -> None:
         if not math.isfinite(value) or abs(value) > _LARGEST.get(name, math.inf):
             raise ValueError(f"{name}: a number that is out of bounds")
     elif isinstance(value, int):
-        if abs(value) > _LARGEST.get(name, _LARGEST_INT):
+        if abs(value) > _LARGEST.get(name, _LARGEST_INT) or value < _LEAST.get(name, value):
             raise ValueError(f"{name}: a number that is out of bounds")
     elif isinstance(value, msgspec.Struct):
         for field in value.__struct_fields__:

@@ -27,6 +27,11 @@ def parse_length(text: str | int) -> int:
     return int(value)
 
 
+def parse_count(text: str) -> int | None:
+    """Read a whole number of at most 18 plain digits, as a port or a rank; None when it is none."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 else None
+
+
 def length(tokens: int) -> str:
     """Print a sequence length the way the field does: 8192 -> "8k", 1048576 -> "1M"."""
     for suffix, size in (("M", 2**20), ("k", 2**10)):

@@ -62,7 +62,7 @@ def test_what_a_rendezvous_lacks_is_filled_in(text, full):
     assert nodes.parse_rendezvous(text, HOSTS) == full
 
 
-@pytest.mark.parametrize("text", ["h:0", "h:x", "h:65536"])
+@pytest.mark.parametrize("text", ["h:0", "h:x", "h:65536", "h:²", "h:" + "9" * 5000])
 def test_a_bad_port_is_refused(text):
     with pytest.raises(TgsError, match="is no port"):
         nodes.parse_rendezvous(text, HOSTS)

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 from msgspec import Struct
 
+from tgsbench import units
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.launch import local, preflight
 from tgsbench.launch.command import Node
@@ -78,7 +79,7 @@ def parse_rendezvous(text: str, nodes: Sequence[str]) -> str:
     Raises TgsError when the port is no number from 1 to 65535.
     """
     host, _, port = (text or nodes[0]).rpartition(":") if ":" in text else (text or nodes[0], "", "")
-    if port and not (port.isdigit() and 0 < int(port) < 65536):
+    if port and not 0 < (units.parse_count(port) or 0) < 65536:
         raise TgsError(
             f"--rendezvous {text}: {port!r} is no port; write HOST:PORT, such as host1:{DEFAULT_PORT}"
         )

@@ -220,14 +220,13 @@ def show(job_id: str) -> Job | None:
 def parse_job(text: str) -> Job:
     """Read one line of `scontrol show job --oneliner`; what is missing is empty."""
     fields = dict(pair for word in text.split() if len(pair := word.split("=", 1)) == 2)
-    restarts = fields.get("Restarts", "0")
     return Job(
         id=fields.get("JobId", ""),
         state=fields.get("JobState", "UNKNOWN"),
         reason=_unless_none(fields.get("Reason", "")),
         start=_unless_none(fields.get("StartTime", "")),
         nodes=_unless_none(fields.get("NodeList", "")),
-        restarts=int(restarts) if restarts.isdigit() else 0,
+        restarts=units.parse_count(fields.get("Restarts", "0")) or 0,
         exit_code=fields.get("ExitCode", ""),
     )
 

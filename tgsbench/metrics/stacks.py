@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
-_FRAME = re.compile(r'^  File "(?P<file>[^"]*)", line (?P<line>\d+) in (?P<name>.*)$')
+_FRAME = re.compile(r'^  File "(?P<file>[^"]*)", line (?P<line>\d{1,9}) in (?P<name>.*)$')
 _HEAD = re.compile(r"^(Current thread|Thread) 0x[0-9a-f]+")
 _MAIN = "tgsbench/training/__main__.py"
 _WAITING = ("torch/distributed/", "torch/cuda/", "torch/autograd/graph.py")

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import errno
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from tgsbench.errors import ExitCode, TgsError
-from tgsbench.safe_files import harmless_json, read_regular
+from tgsbench.safe_files import check_numbers, harmless, harmless_json, read_regular
 from tgsbench.store.run_dir import unwritable
 from tgsbench.tune.halving import TrialOutcome
 
 _MAX_BYTES = 16 << 20
+T = TypeVar("T", bound=Struct)
 
 
 class Asked(Struct, frozen=True, kw_only=True):
@@ -41,9 +43,9 @@ class Journal:
             self._append(asked)
             return []
         try:
-            before = msgspec.json.decode(lines[0], type=Asked)
-            outcomes = [msgspec.json.decode(line, type=TrialOutcome) for line in lines[1:]]
-        except msgspec.DecodeError as error:
+            before = _read(lines[0], Asked)
+            outcomes = [_read(line, TrialOutcome) for line in lines[1:]]
+        except (ValueError, RecursionError) as error:
             raise TgsError(f"{self.path}: no journal: {error}", exit_code=ExitCode.STORE) from error
         if before != asked:
             raise TgsError(
@@ -76,7 +78,13 @@ class Journal:
         whole, _, begun = data.rpartition(b"\n")
         if begun:
             self.path.write_bytes(whole + b"\n" if whole else b"")
-        lines = whole.splitlines()
-        for line in lines:
-            harmless_json(line)
-        return lines
+        return whole.split(b"\n") if whole else []
+
+
+def _read(line: bytes, kind: type[T]) -> T:
+    """A line's document. Raises ValueError for what no tune writes."""
+    found = harmless(msgspec.json.decode(harmless_json(line), type=kind))
+    check_numbers(found)
+    if isinstance(found, TrialOutcome) and found.tgs is not None and found.tgs <= 0:
+        raise ValueError("tgs: must be above 0")
+    return found

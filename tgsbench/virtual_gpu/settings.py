@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from tgsbench import units
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.planner.machine import unknown_gpu
 from tgsbench.planner.memory import CONTEXT_BYTES
@@ -14,7 +15,6 @@ from tgsbench.schema.hardware import GpuSpec
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import VirtualGpu
 from tgsbench.systems.engines import deepspeed, fsdp2
-from tgsbench.units import GIB
 from tgsbench.virtual_gpu import build
 from tgsbench.virtual_gpu.installation import Installation
 
@@ -76,9 +76,10 @@ def virtual_gpu(preset: Preset, gpu: GpuSpec, rank: str) -> VirtualGpu:
     if rank == ALL:
         _require_few(world)
         return VirtualGpu(gpu=gpu.name)
-    if not rank.isdigit() or int(rank) >= world:
+    number = units.parse_count(rank)
+    if number is None or number >= world:
         raise TgsError(f"--rank {rank}: {world} ranks are numbered 0 to {world - 1}, or write --rank {ALL}")
-    return VirtualGpu(gpu=gpu.name, rank=int(rank))
+    return VirtualGpu(gpu=gpu.name, rank=number)
 
 
 def device_environment(
@@ -106,7 +107,7 @@ def device_environment(
         # No peer answers the watchdog's questions.
         "TORCH_NCCL_ENABLE_MONITORING": "0",
         "TGSBENCH_VGPU_NAME": f"NVIDIA {gpu.matches[0]}",
-        "TGSBENCH_VGPU_MEMORY": str(int(gpu.memory_gib * GIB)),
+        "TGSBENCH_VGPU_MEMORY": str(int(gpu.memory_gib * units.GIB)),
         "TGSBENCH_VGPU_CONTEXT": str(CONTEXT_BYTES),
         "TGSBENCH_VGPU_COMPUTE": f"{major}{minor}",
         "TGSBENCH_VGPU_MULTIPROCESSORS": str(gpu.multiprocessors),

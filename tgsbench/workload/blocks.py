@@ -8,13 +8,13 @@ import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Final, NamedTuple
+from typing import Any, BinaryIO, Final, NamedTuple, TypeVar
 
 import msgspec
 
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.install import pip_install
-from tgsbench.safe_files import inside, read_regular
+from tgsbench.safe_files import inside, printable, read_regular
 from tgsbench.schema.preset import DataFormat
 
 BLOCK_BYTES: Final = 2 << 20
@@ -26,6 +26,7 @@ ROW_SHAPE: Final = '{"instruction": "…", "input": "…", "output": "…"}'
 _PLAIN: Final = (".txt", ".text", ".md")
 _DECODER: Final = json.JSONDecoder()
 _SPACE: Final = " \t\r\n"
+T = TypeVar("T")
 
 
 class DataBlock(NamedTuple):
@@ -311,34 +312,65 @@ def _parquet(path: Path) -> Iterator[DataBlock]:
         with parquet.ParquetFile(path) as file:
             columns = wanted_columns(file.schema_arrow.names, path)
             yield from tables(file.iter_batches(_BLOCK_ROWS, columns=columns))
-    except (OSError, _arrow("pyarrow", "Parquet").ArrowException) as error:
-        first = str(error).splitlines()[0]
-        raise bad_data(f"{path}: not a Parquet file that can be read: {first}", "write it anew") from error
+    except _unreadable() as error:
+        why = _first_line(error)
+        raise bad_data(f"{path}: not a Parquet file that can be read: {why}", "write it anew") from error
+
+
+class _Splits(msgspec.Struct):
+    """dataset_dict.json."""
+
+    splits: list[str] = []
+
+
+class _DataFile(msgspec.Struct):
+    filename: str
+
+
+class _State(msgspec.Struct):
+    """state.json."""
+
+    files: list[_DataFile] = msgspec.field(name="_data_files", default_factory=list)
 
 
 def _folder(path: Path) -> Source:
     """What `save_to_disk` wrote: one split, or several, of which `train` is read."""
     splits = path / "dataset_dict.json"
     if splits.is_file():
-        names = _document(splits).get("splits", [])
+        names = [printable(name) for name in _document(splits, _Splits).splits]
         name = "train" if "train" in names else names[0] if len(names) == 1 else ""
         if not name:
             raise bad_data(
-                f"{path}: holds the splits {', '.join(map(str, names))}, and none is called train",
+                f"{path}: holds the splits {', '.join(names)}, and none is called train",
                 f"name one: {path}/{names[0] if names else 'SPLIT'}",
             )
-        return _folder(inside(path, str(name)))
+        return _split(_part(path, name))
+    return _split(path)
+
+
+def _split(path: Path) -> Source:
     state = path / "state.json"
     if not state.is_file():
         raise bad_data(
             f"{path}: a folder, and no state.json in it as save_to_disk of datasets writes one",
             "let workload.corpus or workload.file name a file in it, or save the data set by save_to_disk",
         )
-    names = [str(entry.get("filename")) for entry in _document(state).get("_data_files", [])]
-    files = [inside(path, name) for name in names]
+    files = [_part(path, file.filename) for file in _document(state, _State).files]
     what = f"data set of {path.name}" if path.name == "train" else "data set saved to disk"
     size = sum(file.stat().st_size for file in files if file.is_file())
     return Source(f"{path}: row ", what, lambda: tables(_arrow_batches(files)), size)
+
+
+def _part(folder: Path, name: str) -> Path:
+    """What a data set names in its folder. Raises TgsError for what no file is called, or leads out of it."""
+    try:
+        found = inside(folder, name)
+        found.stat()
+        return found
+    except (OSError, ValueError) as error:
+        raise bad_data(
+            f"{folder}: {name[:60]!r} cannot be read: {error}", "save the data set anew"
+        ) from error
 
 
 def _arrow_batches(files: list[Path]) -> Iterator[Any]:
@@ -349,9 +381,18 @@ def _arrow_batches(files: list[Path]) -> Iterator[Any]:
                 for batch in ipc.open_stream(mapped):
                     columns = wanted_columns(batch.schema.names, path)
                     yield from _sliced(batch.select(columns))
-        except (OSError, arrow.ArrowException) as error:
-            first = str(error).splitlines()[0]
-            raise bad_data(f"{path}: not an Arrow file that can be read: {first}", "save it anew") from error
+        except _unreadable() as error:
+            why = _first_line(error)
+            raise bad_data(f"{path}: not an Arrow file that can be read: {why}", "save it anew") from error
+
+
+def _unreadable() -> tuple[type[Exception], ...]:
+    """What pyarrow raises for a damaged file; names that are no UTF-8 come as a ValueError."""
+    return (OSError, ValueError, _arrow("pyarrow", "Parquet").ArrowException)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _sliced(batch: Any) -> Iterator[Any]:
@@ -373,12 +414,11 @@ def wanted_columns(names: list[str], path: Path | str) -> list[str]:
     )
 
 
-def _document(path: Path) -> dict[str, Any]:
+def _document(path: Path, kind: type[T]) -> T:
     try:
-        document = msgspec.json.decode(read_regular(path, 1 << 20, follow=True))
+        return msgspec.json.decode(read_regular(path, 1 << 20, follow=True), type=kind)
     except (OSError, ValueError, RecursionError) as error:
         raise bad_data(f"{path}: cannot be read: {error}", "save the data set anew") from error
-    return document if isinstance(document, dict) else {}
 
 
 def _arrow(name: str, what: str) -> Any:

@@ -1,0 +1,67 @@
+"""A seeded few inputs for every reader; `make fuzz` feeds 10^5 to each."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.fuzz.__main__ import inputs_of, one
+from tests.fuzz.readers import READERS
+
+FEW = 25
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_reader_reads_or_refuses(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    for index in range(FEW):
+        one(name, inputs_of(name, 1, index), tmp_path)
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_what_is_meant_is_read(name, tmp_path, monkeypatch):
+    """Samples that a reader refuses would make a search of refusals."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    ends = [one(name, data, tmp_path) for data in READERS[name].samples()]
+    assert "read" in ends
+
+
+FOUND = {
+    "a world of no rank": ("run_json", b'{"run_id": "r", "preset": "p", "engine": "fsdp2", "world_size": 0}'),
+    "a journal's line with a TGS below 0": ("tune_journal", b'{"key": "k", "status": "ok", "tgs": -1.0}'),
+    "splits that are a number": ("data_folder", b'{"splits": 3}'),
+    "splits that are a table": ("data_folder", b'{"splits": {"a": 1}}'),
+    "a split that is the folder itself": ("data_folder", b'{"splits": ["."]}'),
+    "data files that are lists": ("data_folder", b'{"_data_files": [["x"]]}'),
+    "a file name of thousands of letters": (
+        "data_folder",
+        b'{"_data_files": [{"filename": "' + b"x" * 5000 + b'"}]}',
+    ),
+}
+"""What long searches found, each with the reader that fell over it."""
+
+
+@pytest.mark.parametrize("case", FOUND)
+def test_what_a_long_search_found_is_refused(case, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name, data = FOUND[case]
+    if name == "tune_journal":
+        data = READERS[name].samples()[0].splitlines()[0] + b"\n" + data + b"\n"
+    assert one(name, data, tmp_path) == "refused"
+
+
+def test_a_frame_at_a_line_of_thousands_of_digits_is_passed_over(tmp_path):
+    data = READERS["stacks"].samples()[0].replace(b"line 40", b"line " + b"4" * 5000)
+    assert one("stacks", data, tmp_path) == "read"
+
+
+def test_escapes_of_a_journal_reach_nobody(tmp_path):
+    from tgsbench.tune.journal import Asked, Journal
+
+    asked, trial = READERS["tune_journal"].samples()[0].splitlines()[:2]
+    path = tmp_path / "tune" / "x.jsonl"
+    path.parent.mkdir()
+    path.write_bytes(asked + b"\n" + trial.replace(b'"k0"', b'"k\\u001b[2J"') + b"\n")
+    (outcome,) = Journal(tmp_path, "x").open(Asked(base="tiny_cpu", assignments=["measure.steps=6"]))
+    assert "\x1b" not in outcome.key
