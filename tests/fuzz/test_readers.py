@@ -27,9 +27,11 @@ def test_what_is_meant_is_read(name, tmp_path, monkeypatch):
     assert "read" in ends
 
 
+RUN = READERS["run_json"].samples()[0]
+TRIAL = READERS["tune_journal"].samples()[0].splitlines()[1]
 FOUND = {
-    "a world of no rank": ("run_json", b'{"run_id": "r", "preset": "p", "engine": "fsdp2", "world_size": 0}'),
-    "a journal's line with a TGS below 0": ("tune_journal", b'{"key": "k", "status": "ok", "tgs": -1.0}'),
+    "a world of no rank": ("run_json", RUN.replace(b'"world_size": 2', b'"world_size": 0')),
+    "a journal's line with a TGS below 0": ("tune_journal", TRIAL.replace(b"100.0", b"-100.0")),
     "splits that are a number": ("data_folder", b'{"splits": 3}'),
     "splits that are a table": ("data_folder", b'{"splits": {"a": 1}}'),
     "a split that is the folder itself": ("data_folder", b'{"splits": ["."]}'),
