@@ -66,6 +66,16 @@ class TgsError(Exception):
         self.exit_code = exit_code
 
 
+def _begins_like(word: str, names: Iterable[str]) -> list[str]:
+    """Names whose beginning is close to a short word: H10O to H100-SXM5-80GB."""
+    from difflib import get_close_matches
+
+    begins: dict[str, list[str]] = {}
+    for name in names:
+        begins.setdefault(name[: len(word)].lower(), []).append(name)
+    return [name for begin in get_close_matches(word.lower(), begins, cutoff=0.5) for name in begins[begin]]
+
+
 def nearest(word: str, known: Iterable[str], n: int = 3) -> str:
     """Say which known names are closest to a mistyped one, or list a few of them."""
     from difflib import get_close_matches  # 4 ms that every command would pay and few need
@@ -75,6 +85,7 @@ def nearest(word: str, known: Iterable[str], n: int = 3) -> str:
         return "there are none"
     close = get_close_matches(word, names, n=n, cutoff=0.5)
     close = close or [name for name in names if word and word.lower() in name.lower()][:n]
+    close = close or (_begins_like(word, names)[:n] if len(word) > 2 else [])
     if close:
         return "nearest: " + ", ".join(close)
     return "known: " + ", ".join(names[:12]) + (", …" if len(names) > 12 else "")

@@ -6,7 +6,7 @@ import pytest
 
 from tgsbench import presets
 from tgsbench.errors import TgsError
-from tgsbench.planner.machine import find_machine
+from tgsbench.planner.machine import find_machine, unknown_gpu
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,11 @@ def test_a_gpu_without_rows_is_planned_with_a_wide_interval(gpu):
     asked = presets.resolve("llama3_1b_8k", []).preset
     measured, carried = forecast_preset(asked).tgs, forecast_preset(asked, gpu).tgs
     assert carried.high / carried.low > 1.15 * measured.high / measured.low
+
+
+@pytest.mark.parametrize(("word", "near"), [("H10O", "H100-SXM5-80GB"), ("B2OO", "B200-SXM-180GB")])
+def test_a_short_name_with_a_slip_is_near_names_that_begin_so(word, near):
+    message = unknown_gpu(word).msg
+    assert f"nearest: {near[:3]}" in message
+    assert near in message
+    assert "known:" not in message

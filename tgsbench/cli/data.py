@@ -24,7 +24,7 @@ def data() -> None:
     """Look at data of your own before it is trained on."""
 
 
-@data.command()
+@data.command(short_help="Documents' lengths in tokens, and packs.")
 @click.argument("source")
 @click.option(
     "--tokenizer", default="", help="Folder, tokenizer.json or hub name (default: a BPE of the data)."

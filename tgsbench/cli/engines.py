@@ -31,7 +31,7 @@ def engines(ctx: click.Context, as_json: bool) -> None:
             output.line(line)
 
 
-@engines.command()
+@engines.command(short_help="Make an environment with another system.")
 @click.argument("system", shell_complete=complete.engines, metavar="ENGINE")
 @click.option(
     "--python", type=click.Path(path_type=Path), help="Keep this interpreter instead of making one."

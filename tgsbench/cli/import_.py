@@ -45,7 +45,7 @@ class ImportOptions(msgspec.Struct, frozen=True, kw_only=True):
     shell_complete=complete.presets,
     help="Take model, length, GPU and sp from this preset.",
 )
-@click.option("--model", shell_complete=complete.models, help="Model shape, a name of presets/models.")
+@click.option("--model", shell_complete=complete.models, help="A name of `tgsbench models`, or a config.json.")
 @click.option("--seq-len", help="Sequence length, such as 32k.")
 @click.option("--gpu", shell_complete=complete.gpus, help="GPU it ran on, such as A100-SXM4-80GB.")
 @click.option("--num-gpus", type=click.IntRange(1), help="How many of them, where the log does not say.")
@@ -106,7 +106,7 @@ def _context(name: str, said: ImportOptions) -> Context:
     mask, seq_len = said.document_mask, said.seq_len
     return Context(
         name=imported.safe_name(name),
-        model=base.model if base is not None and not said.model else presets.load_model(said.model or ""),
+        model=base.model if base is not None and not said.model else presets.find_model(said.model or ""),
         seq_len=base.workload.seq_len if base is not None and not seq_len else read_length(seq_len or ""),
         gpu=known_gpu(said.gpu).name if said.gpu else (base.hardware.gpu if base else ""),
         num_gpus=said.num_gpus or (base.world_size if base else 0),

@@ -36,7 +36,8 @@ def manifest(preset: str, kind: str, sets: tuple[str, ...], **given: Any) -> Non
     """Print the manifest that starts PRESET: to submit with the cluster's own tools.
 
     \b
-    tgsbench manifest llama2_70b_1M --for trainjob --image ghcr.io/me/tgsbench:0.2 --claim runs > job.yaml
+    tgsbench manifest llama2_70b_1M --for trainjob \\
+        --image ghcr.io/me/tgsbench:0.2 --claim runs > job.yaml
     kubectl create -f job.yaml
 
     Each node runs `tgsbench run --nodes auto`; results land in the shared runs folder.

@@ -31,7 +31,7 @@ def models(ctx: click.Context, as_json: bool) -> None:
     output.line("KV/token in bf16; FLOPs of a training step per token at 8k and 128k, convention model")
 
 
-@models.command()
+@models.command(short_help="Print a shape, and where its values came from.")
 @click.argument("model", shell_complete=complete.models)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def show(model: str, as_json: bool) -> None:

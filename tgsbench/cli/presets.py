@@ -68,7 +68,7 @@ def validate(file: Path) -> None:
     output.line(f"{file}: ok")
 
 
-@presets.command()
+@presets.command(short_help="Print the JSON schema of a preset file.")
 def schema() -> None:
     """Print the JSON schema of a preset file, for editors that complete and check TOML."""
     from tgsbench.presets.json_schema import preset_schema

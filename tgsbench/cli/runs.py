@@ -95,7 +95,7 @@ def tag_run(ctx: click.Context, run: str, tags: tuple[str, ...], folder: Path | 
     output.line(f"{found.run_id}: {', '.join(change_tags(found, tags)) or 'no tags'}")
 
 
-@runs.command("prune")
+@runs.command("prune", short_help="Delete old or failed runs.")
 @click.option("--keep", type=click.IntRange(min=0), help="Spare the newest so many.")
 @click.option("--older-than", metavar="30d", help="Only runs older than this.")
 @click.option("--status", "statuses", multiple=True, help="Only runs that ended so; may be repeated.")
@@ -147,7 +147,7 @@ def prune_runs(
         )
 
 
-@runs.command("archive")
+@runs.command("archive", short_help="Write runs into one file (.tar.gz).")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.argument("names", nargs=-1, shell_complete=complete.runs, metavar="RUN…")
 @click.option("--tag", "wanted", help="All runs with this tag.")
@@ -171,7 +171,7 @@ def archive_runs(
     output.line(f"{file}: {len(found)} runs, {len(sums.members)} files, {units.size(file.stat().st_size)}")
 
 
-@runs.command("restore")
+@runs.command("restore", short_help="Bring the runs of an archive back.")
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--max-size", metavar="10G", help="What its files may hold in all (100 times the archive).")
 @_FOLDER

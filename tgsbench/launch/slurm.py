@@ -39,9 +39,9 @@ OVER = frozenset(
 class JobOptions(Struct, frozen=True, kw_only=True):
     """What the user wants of the scheduler; empty: the site's default."""
 
-    partition: str = ""
-    account: str = ""
-    qos: str = ""
+    partition: Annotated[str, Meta(description="Partition of the nodes.")] = ""
+    account: Annotated[str, Meta(description="Account that pays.")] = ""
+    qos: Annotated[str, Meta(description="Quality of service of the job.")] = ""
     time: Annotated[str, Meta(description="Time limit.", extra={"metavar": "[D-]HH:MM:SS"})] = ""
     """As Slurm writes it; empty: from the published throughput, or one hour."""
     nnodes: Annotated[

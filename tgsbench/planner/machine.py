@@ -83,10 +83,8 @@ def find_constants(gpu: str) -> Constants | None:
 
 def unknown_gpu(name: str) -> TgsError:
     """The error for a GPU without datasheet figures: they are not guessed."""
-    known = sorted(catalog.load_gpus())
     return TgsError(
-        f"unknown GPU {name!r}: no peak is known and none is guessed; {nearest(name, known)}; "
-        f"known: {', '.join(known)}",
+        f"unknown GPU {name!r}: no peak is known and none is guessed; {nearest(name, catalog.load_gpus())}",
         hint="describe it in ./presets/hardware/NAME.toml (copy a shipped one: `tgsbench plan --list-gpus`)",
         exit_code=ExitCode.UNKNOWN_HARDWARE,
     )
