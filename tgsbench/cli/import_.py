@@ -45,7 +45,9 @@ class ImportOptions(msgspec.Struct, frozen=True, kw_only=True):
     shell_complete=complete.presets,
     help="Take model, length, GPU and sp from this preset.",
 )
-@click.option("--model", shell_complete=complete.models, help="A name of `tgsbench models`, or a config.json.")
+@click.option(
+    "--model", shell_complete=complete.models, help="A name of `tgsbench models`, or a config.json."
+)
 @click.option("--seq-len", help="Sequence length, such as 32k.")
 @click.option("--gpu", shell_complete=complete.gpus, help="GPU it ran on, such as A100-SXM4-80GB.")
 @click.option("--num-gpus", type=click.IntRange(1), help="How many of them, where the log does not say.")
