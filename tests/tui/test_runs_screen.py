@@ -158,6 +158,17 @@ async def test_details_say_what_the_list_has_no_room_for(app, three, runs_root):
         await shows(pilot, "checkpointing", "folder")
 
 
+async def test_details_say_what_a_run_changed_of_its_preset_and_what_disturbed_it(app, add_run):
+    add_run("one", changed=["training.checkpointing=full"], warnings=["other processes used 1.7 of 2 cores"])
+    async with app.run_test(size=(120, 40)) as pilot:
+        await pilot.press("2")
+        await shows(pilot, "1 of 1 runs")
+        await pilot.press("i")
+        await shows(pilot, "Details", "training.checkpointing=full")
+        await pilot.press("G")
+        await shows(pilot, "other processes used 1.7 of 2 cores")
+
+
 async def test_details_of_a_damaged_run_say_what_is_wrong(app, three, runs_root):
     (runs_root / "20260101T100000-a-aa01" / "result.json").write_text("{")
     async with app.run_test(size=(120, 40)) as pilot:

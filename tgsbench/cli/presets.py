@@ -63,7 +63,8 @@ def validate(file: Path) -> None:
     problems = check(file)
     if problems:
         raise TgsError(
-            "\n  ".join([f"{file}: {len(problems)} problem(s)", *problems]), exit_code=ExitCode.BAD_PRESET
+            "\n  ".join([f"{file}: {units.counted(len(problems), 'problem')}", *problems]),
+            exit_code=ExitCode.BAD_PRESET,
         )
     output.line(f"{file}: ok")
 

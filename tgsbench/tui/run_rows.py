@@ -131,8 +131,10 @@ def _measured(folder: RunDir) -> list[tuple[str, str]]:
     except TgsError as error:
         return [("result", error.msg)]
     shown = [(what, show(row)) for what, show in _FIELDS if what not in ("status", "preset")]
+    changed = [("changed", change) for change in result.changed]
     problems = [("integrity", problem) for problem in result.integrity.problems]
-    return [(what, value) for what, value in shown if value != "-"] + problems
+    warnings = [("warning", warning) for warning in result.warnings]
+    return [*changed, *((what, value) for what, value in shown if value != "-"), *problems, *warnings]
 
 
 # --- comparing ------------------------------------------------------------------------------------
