@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from tests.unit.stored import a_preset, store_run
 from tgsbench.cli.runs import runs
 from tgsbench.errors import TgsError
 from tgsbench.presets.work import work_digest
-from tgsbench.results import index, prune, run_columns
+from tgsbench.results import index, prune, results, run_columns
 from tgsbench.schema.run import Failure
 from tgsbench.store import run_dir
 from tgsbench.store.run_dir import RunDir
@@ -171,6 +172,19 @@ def test_prune_deletes_only_with_yes(tmp_path):
     assert "deleted  r1" in ask("prune", "--status", "crashed", "--yes", root=tmp_path)
     assert not (tmp_path / "r1").exists()
     assert (tmp_path / "r0").exists()
+
+
+def test_prune_says_that_nothing_meets_its_conditions(tmp_path):
+    some_runs(tmp_path)
+    assert "nothing to delete" in ask("prune", "--status", "stalled", "--yes", root=tmp_path)
+
+
+def test_a_copied_run_has_the_name_of_its_folder(tmp_path):
+    store_run(tmp_path, "a")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    assert results.load_result(RunDir(tmp_path / "b")).run_id == "b"
+    (tmp_path / "b" / "result.json").unlink()
+    assert results.load_result(RunDir(tmp_path / "b")).run_id == "b"
 
 
 def test_prune_without_a_condition_is_refused(tmp_path):

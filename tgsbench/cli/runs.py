@@ -139,6 +139,8 @@ def prune_runs(
             output.line(
                 f"{'deleted' if yes else 'would delete'}  {one_line(summary.run_id)}  {summary.status}"
             )
+    if not chosen:
+        diagnostics.note("no run meets these conditions: nothing to delete")
     if chosen and not yes:
         diagnostics.note(f"{units.counted(len(chosen), 'run')}; --yes deletes them")
     if kept:

@@ -80,15 +80,19 @@ def store_result(run: RunDir, warnings: Sequence[str] = ()) -> Result:
 
 
 def load_result(run: RunDir) -> Result:
-    """The stored result; a derived one while the run goes on (status running) or after its launcher died."""
-    stored = run.result()
-    if stored is not None:
-        stored.warnings += run.notes("result.json")
-        stored.run_dir = utf8(run.path)
-        return stored
-    result = result_from_folder(run)
-    if run.outcome() is None:
-        _explain_silence(run, result)
+    """The stored result; a derived one while the run goes on (status running) or after its launcher died.
+
+    It has the name of its folder: a copied run has another than the document inside says.
+    """
+    result = run.result()
+    if result is not None:
+        result.warnings += run.notes("result.json")
+        result.run_dir = utf8(run.path)
+    else:
+        result = result_from_folder(run)
+        if run.outcome() is None:
+            _explain_silence(run, result)
+    result.run_id = utf8(run.run_id)
     return result
 
 

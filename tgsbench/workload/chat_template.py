@@ -86,7 +86,7 @@ def _compiled(template: str, name: str) -> Callable[..., str]:
     environment.globals["strftime_now"] = _TODAY.strftime
     try:
         render: Callable[..., str] = environment.from_string(template).render
-    except jinja2.exceptions.TemplateError as error:
+    except (jinja2.exceptions.TemplateError, RecursionError) as error:
         raise bad_data(
             f"the chat template of {name} cannot be read: {error}", "name another tokenizer"
         ) from error
