@@ -13,7 +13,7 @@ from tgsbench.schema.hotspots import COLLECTIVES, PARTS, TITLES, Profile, RankPr
 from tgsbench.tui.widgets.table import Row
 
 BAR = 14
-NAME_WIDTH = 30
+NAME_WIDTH = 28
 """Of the column that names kernels."""
 
 Scope = Profile | RankProfile
@@ -63,20 +63,23 @@ def share_bar(share: float, hidden_share: float = 0.0) -> str:
 
 
 def kernel_rows(scope: Scope) -> list[Row]:
-    """The most expensive kernels and operators; names that are too long keep what tells them apart."""
+    """The most expensive kernels and operators; names that are too long keep what tells them apart.
+
+    An operator has a row for each part of the step that it works for.
+    """
     names = told_apart([op.name for op in scope.top], NAME_WIDTH)
     return [
         (
             f"{index}:{op.name}",
             (
                 Text(names[index]),
+                TITLES.get(op.kind, op.kind),
                 _ms(op.total_ms).rjust(8),
                 units.percent(op.share, 1).rjust(6),
                 _count(op.calls).rjust(7),
                 _ms(op.mean_us / 1000).rjust(8),
                 _ms(op.p95_us / 1000).rjust(8),
                 _achieved(op.tflops, op.peak_tflops),
-                TITLES.get(op.kind, op.kind),
             ),
         )
         for index, op in enumerate(scope.top)

@@ -34,13 +34,13 @@ SHARE_COLUMNS = (
 )
 KERNEL_COLUMNS = (
     ("name", "kernel or operator", profile_rows.NAME_WIDTH),
+    ("kind", "part", 21),
     ("total", "a step", 8),
     ("share", "share", 6),
     ("calls", "calls", 7),
     ("mean", "mean", 8),
     ("p95", "p95", 8),
     ("tflops", "TFLOPs", 12),
-    ("kind", "kind", 21),
 )
 COLLECTIVE_COLUMNS = (
     ("name", "collective", 14),
