@@ -54,8 +54,7 @@ def run_family(family: str) -> dict[str, object]:
     batch, num_labels = make_batch(preset, mesh)
     loss = engine.forward_backward(batch, num_labels)
     calls, num_bytes = ALL_TO_ALL_COUNTER.take()
-    found = engine.model.named_parameters()
-    grads = {plain_name(name): whole(p.grad) for name, p in found if p.grad is not None}
+    grads = {name: grad.clone() for name, grad in engine.gradients()}
     dist.all_reduce(loss)
     fused_layers.unfuse()
     return {"loss": loss / num_labels, "grads": grads, "a2a": torch.tensor([calls, num_bytes])}

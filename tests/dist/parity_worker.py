@@ -34,7 +34,7 @@ def run_case(name: str) -> dict[str, object]:
     batch, num_labels = make_batch(preset, mesh)
     loss = engine.forward_backward(batch, num_labels)
     calls, num_bytes = ALL_TO_ALL_COUNTER.take()
-    grads = {plain_name(n): whole(p.grad) for n, p in engine.model.named_parameters() if p.grad is not None}
+    grads = {name: grad.clone() for name, grad in engine.gradients()}
     dist.all_reduce(loss)
     return {"loss": loss / num_labels, "grads": grads, "a2a": torch.tensor([calls, num_bytes])}
 
