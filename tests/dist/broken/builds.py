@@ -261,23 +261,21 @@ def micro_steps_weighted_alike():
 def clipping_per_parameter():
     from torch import nn
 
-    clip = nn.utils.clip_grad_norm_
+    from tgsbench.training.engines.gradient_norm import gradient_norm
 
-    def broken(parameters, norm, **kwargs):
-        parameters = list(parameters)
-        total = clip(parameters, 1e9, **kwargs)
+    clip = nn.utils.clip_grads_with_norm_
+
+    def broken(parameters, norm, _total, **kwargs):
         for parameter in parameters:
-            clip([parameter], norm, **kwargs)
-        return total
+            clip([parameter], norm, gradient_norm([parameter.grad]), **kwargs)
 
-    nn.utils.clip_grad_norm_ = broken
+    nn.utils.clip_grads_with_norm_ = broken
 
 
 def no_clipping():
     from torch import nn
 
-    clip = nn.utils.clip_grad_norm_
-    nn.utils.clip_grad_norm_ = lambda parameters, norm, **kwargs: clip(parameters, 1e9, **kwargs)
+    nn.utils.clip_grads_with_norm_ = lambda *_, **__: None
 
 
 def _optimizer(**changes):

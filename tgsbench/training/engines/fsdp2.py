@@ -17,6 +17,7 @@ from tgsbench.systems.whole_layers import runs_whole_layers
 from tgsbench.training.attention import attention, kernels
 from tgsbench.training.attention.kernel_timing import kernel_shape_of
 from tgsbench.training.engines.base import Batch, Engine, Note
+from tgsbench.training.engines.gradient_norm import gradient_norm
 from tgsbench.training.model.build import CausalLM, build_meta, materialise, plain_parts
 from tgsbench.training.model.experts import EXPERT_LOAD
 from tgsbench.training.model.whole_layer import WholeLayer
@@ -90,10 +91,12 @@ class Fsdp2Engine:
         with span(spans.OPTIMIZER):
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
-            norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm, foreach=True)
+            parameters = [each for each in self.model.parameters() if each.grad is not None]
+            norm = gradient_norm(each.grad for each in parameters if each.grad is not None)
+            nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm, foreach=True)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
-        return _whole(norm)
+        return norm
 
     def marks(self) -> list[Mark]:
         """FSDP's collectives by their names before and after torch 2.13; a compiled layer stays whole."""
