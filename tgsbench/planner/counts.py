@@ -72,7 +72,7 @@ def layer_counts(work: StepWorkload) -> LayerCounts:
 
 
 def _whole_layer_again(work: StepWorkload) -> tuple[Weight, ...]:
-    """What a whole layer computes again: no projection whose all-to-all is saved, no MLP that runs in tiles."""
+    """What a whole layer computes again: no projection whose exchange is saved, no MLP that runs in tiles."""
     attention, mlp = work.dims.attention, work.dims.mlp
     if work.checkpointing == "selective" and work.sp > 1:
         attention = attention[-1:]
