@@ -58,6 +58,8 @@ def layer_counts(work: StepWorkload) -> LayerCounts:
     again = gemm
     if work.system.early_stop and not work.tiled_mlp:
         again = products(work, work.dims.run_again)
+    if work.whole_layers:
+        again = products(work, _whole_layer_again(work))
     recompute = forward - (6.0 * work.local_tokens * work.dims.hidden if work.system.early_stop else 0.0)
     send_in, send_out = exchange_bytes(work)
     message, merged, summed = _ring(work)
@@ -77,6 +79,14 @@ def layer_counts(work: StepWorkload) -> LayerCounts:
         ring_merged=merged,
         ring_summed=summed,
     )
+
+
+def _whole_layer_again(work: StepWorkload) -> tuple[Weight, ...]:
+    """What a whole layer computes again: no projection whose exchange is saved, no MLP that runs in tiles."""
+    attention, mlp = work.dims.attention, work.dims.mlp
+    if work.checkpointing == "selective" and work.sp > 1:
+        attention = attention[-1:]
+    return attention + (() if work.tiled_mlp else mlp[:-1])
 
 
 def products(work: StepWorkload, weights: tuple[Weight, ...]) -> Product:
