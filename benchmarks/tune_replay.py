@@ -26,7 +26,7 @@ from tgsbench.launch import sweep
 from tgsbench.planner.machine import Machine
 from tgsbench.planner.plan import estimate
 from tgsbench.tune.candidates import Space, space_of
-from tgsbench.tune.halving import Outcome, Status, Tuner
+from tgsbench.tune.halving import Status, TrialOutcome, Tuner
 from tgsbench.tune.trials import runnable
 
 SHORT_S, LONG_S = 20.0, 50.0
@@ -67,7 +67,7 @@ def replay(
         off = math.exp(rng.gauss(0, noise * (2 if trial.rung == "short" else 1)))
         status = (failing or {}).get(trial.key, "ok")
         tuner.tell(
-            Outcome(
+            TrialOutcome(
                 key=trial.key,
                 rung=trial.rung,
                 repeat=trial.repeat,

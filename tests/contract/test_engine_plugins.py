@@ -65,7 +65,7 @@ def test_the_example_is_listed_and_its_switches_are_checked(tmp_path, site):
     )  # fmt: skip
     assert rejected.returncode == 4
     assert "engine.echo_every=0: must be at least 1" in rejected.stderr
-    assert 'engine.zero_stage belongs to engine "deepspeed"' in rejected.stderr
+    assert 'engine.zero_stage belongs to engine "fsdp2"' in rejected.stderr
 
 
 def test_a_switch_of_a_plug_in_names_its_owner(tmp_path, site):

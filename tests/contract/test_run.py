@@ -189,7 +189,7 @@ def test_both_engines_mark_the_same_parts(tmp_path, engine):
     tgsbench_json(tmp_path, "run", "--preset", "tiny_cpu", *flags)
     (trace,) = (tmp_path / "runs").glob("*/profile/*_0000*.gz")
     events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
-    assert {event["name"] for event in events} >= set(spans.ALL)
+    assert {event["name"] for event in events} >= set(spans.ALL) - {spans.RING}, "there is no ring"
     found = tgsbench_json(tmp_path, "profile", "--json")
     groups = {(c["name"], c["group"]) for c in found["collectives"]}
     assert groups >= {("all_to_all", "sp"), ("all_gather", "fsdp"), ("reduce_scatter", "fsdp")}

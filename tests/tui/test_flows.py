@@ -55,7 +55,7 @@ async def test_the_detail_shows_both_published_rows_and_the_command(app):
     async with app.run_test(size=(120, 40)) as pilot:
         await shows(pilot, f"{NUM_PRESETS} of {NUM_PRESETS}")
         await pilot.press("slash", *"llama2_7b_32k", "enter")
-        text = await shows(pilot, "2,234", "2,045", "command (y copies) tgsbench run")
+        text = await shows(pilot, "2234.2", "2045.4", "command (y copies) tgsbench run")
         assert "TFLOPs (xtuner)  193.0" in text
         assert any("xtuner" in line and "llamafactory" in line for line in text.splitlines()), "side by side"
 

@@ -160,7 +160,7 @@ def test_in_a_terminal_too_it_prints_its_projection_instead_of_a_live_view_witho
     monkeypatch.setattr(
         run_command,
         "run_headless",
-        lambda folder, preset, as_json, stop: said.append(preset.name) or a_result(preset, "x"),
+        lambda folder, preset, as_json, **_: said.append(preset.name) or a_result(preset, "x"),
     )
     monkeypatch.setattr(run_command, "_exit_code", lambda result, folder: 0)
     args = ["--preset", "tiny_cpu", "--emulate-rank", "--output", str(tmp_path)]

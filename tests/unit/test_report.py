@@ -95,7 +95,7 @@ def test_markdown_escapes_what_would_be_markup(hostile):
 
 
 def test_a_pipe_in_a_name_does_not_add_a_column():
-    row = plain._md_row(["a|b", "c\nd"])
+    row = plain.markdown_row(["a|b", "c\nd"])
     assert row == "| a\\|b | c d |"
 
 

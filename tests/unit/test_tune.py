@@ -21,9 +21,9 @@ from tgsbench.errors import TgsError
 from tgsbench.planner.machine import Machine
 from tgsbench.planner.plan import machine_of
 from tgsbench.results.results import load_result
-from tgsbench.tune.belief import Measured, beliefs
-from tgsbench.tune.candidates import Candidate, Space, space_of
-from tgsbench.tune.halving import Outcome, Tuner
+from tgsbench.tune.belief import MeasuredSpeed, beliefs
+from tgsbench.tune.candidates import Space, TunedSetting, space_of
+from tgsbench.tune.halving import TrialOutcome, Tuner
 from tgsbench.tune.journal import Asked, Journal
 from tgsbench.tune.text import verdict_lines
 from tgsbench.tune.trials import Interrupted, make_trials
@@ -62,13 +62,13 @@ def test_one_measurement_moves_the_forecasts_of_settings_that_share_its_knobs_mo
     first = space.candidates[0]
     slower = math.log(first.forecast.estimate * 0.8)
     before, after = (
-        beliefs(space.candidates, found) for found in ({}, {first.key: Measured(slower, 0.01)})
+        beliefs(space.candidates, found) for found in ({}, {first.key: MeasuredSpeed(slower, 0.01)})
     )
     shifts = {c.key: after[c.key].mean - before[c.key].mean for c in space.candidates}
     assert shifts[first.key] == pytest.approx(math.log(0.8), abs=0.03)
     assert all(shift < 0 for shift in shifts.values())
 
-    def shared(candidate: Candidate) -> int:
+    def shared(candidate: TunedSetting) -> int:
         return len(set(candidate.change) & set(first.change))
 
     near, far = max(space.candidates[1:], key=shared), min(space.candidates, key=shared)
@@ -128,12 +128,12 @@ def test_a_disturbed_trial_is_made_again_and_counts_little_and_a_busy_machine_en
     space, _ = small_space()
     tuner = Tuner(candidates=list(space.candidates))
     first = tuner.ask()
-    tuner.tell(Outcome(key=first.key, rung=first.rung, status="disturbed", tgs=1.0))
+    tuner.tell(TrialOutcome(key=first.key, rung=first.rung, status="disturbed", tgs=1.0))
     again = tuner.ask()
     assert (again.key, again.repeat) == (first.key, 1)
     assert tuner.measured()[first.key].sd >= 0.1
     for repeat in (1, 2):
-        tuner.tell(Outcome(key=first.key, rung=first.rung, repeat=repeat, status="disturbed"))
+        tuner.tell(TrialOutcome(key=first.key, rung=first.rung, repeat=repeat, status="disturbed"))
     assert tuner.ask().key != first.key
 
 
@@ -147,7 +147,7 @@ def tiny_space() -> Space:
                 "tiny_cpu", [f"parallel.sp={sp}", f"training.checkpointing={mode}"]
             ).preset
             knobs = {"parallel.sp": str(sp), "training.checkpointing": mode}
-            candidates.append(Candidate(knobs=knobs, preset=changed, memory_gib=3.0 - sp))
+            candidates.append(TunedSetting(knobs=knobs, preset=changed, memory_gib=3.0 - sp))
     assert preset.world_size == 2
     return Space(candidates=candidates, dropped={}, num_planned=4)
 
@@ -220,7 +220,7 @@ def test_an_interrupted_run_ends_the_tune_and_is_made_again_later(tmp_path):
 def test_the_budget_is_kept_to_within_one_trial(tmp_path):
     tuner = Tuner(candidates=tiny_space().candidates)
     for candidate in tuner.candidates[:1]:
-        tuner.tell(Outcome(key=candidate.key, rung="short", status="ok", tgs=5.0, seconds=60.0))
+        tuner.tell(TrialOutcome(key=candidate.key, rung="short", status="ok", tgs=5.0, seconds=60.0))
     fakes = Fakes(tmp_path)
     ended = make_trials(tuner, Journal(tmp_path, "t"), tmp_path, "t", 100.0, str, fakes)
     assert "does not fit into the budget" in ended
@@ -255,7 +255,8 @@ def test_a_verdict_says_ratio_front_effects_and_what_each_row_rests_on(tmp_path)
 def test_a_row_says_that_its_runs_were_disturbed():
     space = tiny_space()
     tuner = Tuner(candidates=space.candidates)
-    tuner.tell(Outcome(key=space.candidates[0].key, rung="short", status="disturbed", tgs=5.0, seconds=1.0))
+    key = space.candidates[0].key
+    tuner.tell(TrialOutcome(key=key, rung="short", status="disturbed", tgs=5.0, seconds=1.0))
     found = verdict_of(space, tuner, "ended")
     assert (found.best.runs, found.best.disturbed) == (1, 1)
     assert "1 run, 1 disturbed" in "\n".join(verdict_lines(found))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ import click
 from tgsbench import api
 from tgsbench.cli import complete, diagnostics, output
 from tgsbench.cli.effect import refuse_together
-from tgsbench.errors import ExitCode, TgsError
+from tgsbench.errors import TgsError
 from tgsbench.launch import gate as gating
 from tgsbench.metrics.gate import LEAST_RUNS, Wish
 from tgsbench.report import gate as text
@@ -135,6 +134,4 @@ def _write(path: Path | None, document: str, mode: str) -> None:
         with path.open(mode, encoding="utf-8") as file:
             file.write(document)
     except OSError as error:
-        raise TgsError(
-            f"{path} cannot be written: {os.strerror(error.errno or 0)}", exit_code=ExitCode.STORE
-        ) from error
+        raise run_dir.unwritable(path, error) from error

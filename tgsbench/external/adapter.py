@@ -11,9 +11,11 @@ from msgspec import Struct
 
 from tgsbench.external.process import ExternalProcess
 from tgsbench.models.registry import find_family
+from tgsbench.safe_files import read_regular
 from tgsbench.schema.events import Data, Warn
 from tgsbench.schema.preset import Preset
 
+_MAX_LOG = 64 << 20
 Say = Callable[[str], None]
 
 
@@ -75,6 +77,14 @@ class Adapter(Protocol):
     def claims(self, log: str, preset: Preset) -> dict[str, float]:
         """The system's own figures, as it words them."""
         ...
+
+
+def log_text(path: Path) -> str:
+    """A system's own log as far as it is written; empty while there is none."""
+    try:
+        return read_regular(path, _MAX_LOG).decode("utf-8", "replace")
+    except OSError:
+        return ""
 
 
 def num_steps(preset: Preset) -> int:

@@ -10,15 +10,13 @@ from typing import Any
 import msgspec
 
 from tgsbench.external import training_data
-from tgsbench.external.adapter import Say, StepReport, deepspeed_config, num_steps
+from tgsbench.external.adapter import Say, StepReport, deepspeed_config, log_text, num_steps
 from tgsbench.external.process import PEER, ExternalProcess
-from tgsbench.safe_files import read_regular
 from tgsbench.schema.events import Data, Warn
 from tgsbench.schema.preset import Preset
 from tgsbench.systems.engines.llamafactory import ENGINE
-from tgsbench.systems.log_lines import json_lines
+from tgsbench.systems.log_lines import typed_lines
 
-_MAX_LOG = 64 << 20
 _KERNELS = {"auto": "auto", "sdpa": "sdpa", "flash2": "fa2"}
 FULL_PACK_BATCH = 25_000
 """Documents packed together: with the default 1,000 a 128k pack holds 27 % padding, a 1M pack 91 %."""
@@ -140,10 +138,7 @@ class LlamaFactory:
 
     def read_log(self, folder: Path) -> str:
         """The text of trainer_log.jsonl."""
-        try:
-            return read_regular(folder / "out" / "trainer_log.jsonl", _MAX_LOG).decode("utf-8", "replace")
-        except OSError:
-            return ""
+        return log_text(folder / "out" / "trainer_log.jsonl")
 
     def steps(self, log: str, preset: Preset) -> list[StepReport]:
         """Differences of its cumulative figures: t = total_tokens / throughput, tokens = total_tokens.
@@ -182,12 +177,4 @@ class _Row(msgspec.Struct):
 
 
 def _rows(log: str) -> list[_Row]:
-    found = []
-    for line in json_lines(log):
-        try:
-            row = msgspec.convert(line, _Row)
-        except msgspec.ValidationError:
-            continue
-        if row.throughput > 0:
-            found.append(row)
-    return found
+    return [row for row in typed_lines(log, _Row) if row.throughput > 0]

@@ -65,6 +65,12 @@ def write_packs(
     return msgspec.structs.replace(data.data, tokens_padded=padded), data.warnings
 
 
+def remove_packs(folder: Path) -> None:
+    """Remove what `write_packs` wrote."""
+    for name in ("tokens.npy", "labels.npy", "lengths.npy", "starts.json"):
+        (folder / name).unlink(missing_ok=True)
+
+
 def write_model_settings(preset: Preset, folder: Path) -> None:
     """model.json, with the folder that the weights go to."""
     settings = {**model_config(preset), "_path": str(weights_dir(preset))}

@@ -9,15 +9,12 @@ from typing import Any
 import msgspec
 
 from tgsbench.external import training_data
-from tgsbench.external.adapter import Say, StepReport, deepspeed_config, model_config, num_steps
+from tgsbench.external.adapter import Say, StepReport, deepspeed_config, log_text, model_config, num_steps
 from tgsbench.external.process import PEER, ExternalProcess
-from tgsbench.safe_files import read_regular
 from tgsbench.schema.events import Data, Warn
 from tgsbench.schema.preset import Preset
 from tgsbench.systems.engines.trl import ENGINE, KERNELS
-from tgsbench.systems.log_lines import json_lines
-
-_MAX_LOG = 64 << 20
+from tgsbench.systems.log_lines import typed_lines
 
 
 class Trl:
@@ -89,8 +86,7 @@ class Trl:
 
     def clean(self, folder: Path) -> None:
         """Packs."""
-        for name in ("tokens.npy", "labels.npy", "lengths.npy", "starts.json"):
-            (folder / name).unlink(missing_ok=True)
+        training_data.remove_packs(folder)
 
     def arguments(self, preset: Preset, folder: Path) -> list[str]:
         """Its settings."""
@@ -102,10 +98,7 @@ class Trl:
 
     def read_log(self, folder: Path) -> str:
         """What the script's callback wrote."""
-        try:
-            return read_regular(folder / "steps.jsonl", _MAX_LOG).decode("utf-8", "replace")
-        except OSError:
-            return ""
+        return log_text(folder / "steps.jsonl")
 
     def steps(self, log: str, preset: Preset) -> list[StepReport]:
         """One row a step: tokens as they reached the embedding of all ranks, by the script's own clock."""
@@ -145,12 +138,4 @@ class _Row(msgspec.Struct):
 
 
 def _rows(log: str) -> list[_Row]:
-    found = []
-    for line in json_lines(log):
-        try:
-            row = msgspec.convert(line, _Row)
-        except msgspec.ValidationError:
-            continue
-        if row.step_s > 0 and row.tokens > 0:
-            found.append(row)
-    return found
+    return [row for row in typed_lines(log, _Row) if row.step_s > 0 and row.tokens > 0]

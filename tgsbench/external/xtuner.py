@@ -7,15 +7,12 @@ import statistics
 from pathlib import Path
 
 from tgsbench.external import training_data
-from tgsbench.external.adapter import Say, StepReport, deepspeed_config, num_steps
+from tgsbench.external.adapter import Say, StepReport, deepspeed_config, log_text, num_steps
 from tgsbench.external.process import PEER, ExternalProcess
-from tgsbench.safe_files import read_regular
 from tgsbench.schema.events import Data, Warn
 from tgsbench.schema.preset import Preset
 from tgsbench.systems.engines.xtuner import ENGINE, xtuner_steps
 from tgsbench.systems.log_lines import LoggedStep
-
-_MAX_LOG = 64 << 20
 
 
 class XTuner:
@@ -76,8 +73,7 @@ class XTuner:
     def clean(self, folder: Path) -> None:
         """Remove both copies of the packs: tgsbench's arrays and XTuner's data set."""
         shutil.rmtree(folder / "packs", ignore_errors=True)
-        for name in ("tokens.npy", "labels.npy", "lengths.npy", "starts.json"):
-            (folder / name).unlink(missing_ok=True)
+        training_data.remove_packs(folder)
 
     def arguments(self, preset: Preset, folder: Path) -> list[str]:
         """Options for configuration, launcher, DeepSpeed and the folder of logs."""
@@ -92,10 +88,7 @@ class XTuner:
     def read_log(self, folder: Path) -> str:
         """The text of the newest scalars.json."""
         found = sorted((folder / "out").glob("*/vis_data/scalars.json"))
-        try:
-            return read_regular(found[-1], _MAX_LOG).decode("utf-8", "replace") if found else ""
-        except OSError:
-            return ""
+        return log_text(found[-1]) if found else ""
 
     def steps(self, log: str, preset: Preset) -> list[StepReport]:
         """Whole accumulation windows; its tokens_per_sec is of one GPU and one micro-batch."""

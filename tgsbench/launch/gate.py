@@ -11,10 +11,10 @@ import msgspec
 from tgsbench import units
 from tgsbench.errors import ExitCode
 from tgsbench.launch import local
-from tgsbench.launch.interleaved import Say, run_once
+from tgsbench.launch.interleaved import Say, run_once, why_not_ok
 from tgsbench.metrics import gate
 from tgsbench.metrics.gate import LEAST_RUNS, Wish
-from tgsbench.metrics.spread import oddities
+from tgsbench.metrics.spread import drift
 from tgsbench.results import compare
 from tgsbench.results.gated import Gated
 from tgsbench.schema.preset import Preset
@@ -51,8 +51,7 @@ def _judge(each: Gated, wish: Wish) -> None:
     """Is another run needed? If not, what do they say?"""
     newest = each.results[-1]
     if newest.status != "ok" or not newest.tgs.median:
-        why = newest.failure.reason if newest.failure else "; ".join(newest.integrity.problems)
-        _end(each, f"{newest.status}: {why}", local.exit_code(newest))
+        _end(each, why_not_ok(newest), local.exit_code(newest))
     elif each.baseline is None:
         each.is_over = len(each.quiet) >= wish.most_runs or _never_quiet(each)
     elif reasons := compare.compare(each.row, each.baseline).reasons:
@@ -85,10 +84,10 @@ def _decide(each: Gated, wish: Wish, why_undecided: str) -> None:
     """Let the runs speak; a drift among them is a machine that changes, which decides nothing."""
     assert each.baseline is not None
     decision = gate.decide(each.baseline.samples, each.quiet, wish)
-    drift = [text for text in oddities([1 / tgs for tgs in each.quiet], "run") if "first to last" in text]
-    if drift or decision.finding == "undecided":
+    drifts = drift([1 / tgs for tgs in each.quiet], "run")
+    if drifts or decision.finding == "undecided":
         decision = msgspec.structs.replace(decision, finding="undecided")
-        each.why = drift[0] if drift else why_undecided
+        each.why = drifts or why_undecided
     codes = {"pass": ExitCode.OK, "slower": ExitCode.WORSE, "undecided": ExitCode.DISTURBED}
     each.decision, each.exit_code, each.is_over = decision, codes[decision.finding], True
 

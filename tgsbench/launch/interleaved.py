@@ -215,8 +215,13 @@ def _contender(name: str, assignments: Sequence[str], engine: str, rehearse: boo
 
 def _judge(engine: EngineRuns, result: Result) -> None:
     if result.status != "ok" or not result.tgs.median:
-        why = result.failure.reason if result.failure else "; ".join(result.integrity.problems)
-        engine.reason = f"{result.status}: {why}"
+        engine.reason = why_not_ok(result)
+
+
+def why_not_ok(result: Result) -> str:
+    """Status of a run that gives no figure, and what failed or which checks it broke."""
+    why = result.failure.reason if result.failure else "; ".join(result.integrity.problems)
+    return f"{result.status}: {why}"
 
 
 def _told(index: int, engine: EngineRuns, result: Result) -> str:

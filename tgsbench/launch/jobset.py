@@ -22,21 +22,14 @@ class JobSet:
 
     def render(self, preset: Preset, chosen: Sequence[str], wishes: ManifestOptions, root: Path) -> str:
         """The manifest, as YAML. Raises TgsError when the job cannot be."""
-        job = manifests.job(preset, chosen, wishes)
-        manifests.need_image(job)
-        document = {
-            "apiVersion": API,
-            "kind": "JobSet",
-            "metadata": {"name": job.name},
-            "spec": {
-                # A run that was begun is never begun again under its name.
-                "failurePolicy": {"maxRestarts": 0},
-                "network": {"enableDNSHostnames": True, "publishNotReadyAddresses": True},
-                "replicatedJobs": [_nodes(preset, job, wishes)],
-            },
+        job = manifests.kubernetes_job(preset, chosen, wishes)
+        spec = {
+            # A run that was begun is never begun again under its name.
+            "failurePolicy": {"maxRestarts": 0},
+            "network": {"enableDNSHostnames": True, "publishNotReadyAddresses": True},
+            "replicatedJobs": [_nodes(preset, job, wishes)],
         }
-        submit = "Submit it with `kubectl create -f FILE`; `kubectl logs` shows the run's progress."
-        return manifests.as_yaml(manifests.notes(self.title, preset, job, submit), document)
+        return manifests.kubernetes_yaml(self.title, API, preset, job, spec)
 
 
 def _nodes(preset: Preset, job: ClusterJob, wishes: ManifestOptions) -> dict[str, Any]:

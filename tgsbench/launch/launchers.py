@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 from tgsbench.errors import TgsError
-from tgsbench.launch.nodes import DEFAULT_PORT, NodePart
+from tgsbench.launch.nodes import DEFAULT_PORT, JOB_PORTS, NodePart
 
 Environment = Mapping[str, str]
 
@@ -18,8 +18,6 @@ AUTO: Final = "auto"
 _FIRST_POD = re.compile(r"(.*)-0(\..*)?")
 """Host name of an indexed job's first pod: `speed-node-0-0.speed`."""
 _MAX_NODES = 100_000
-_SLURM_PORTS = range(10000, 30000)
-"""A job's port follows from its number, as in launch/slurm.py: two jobs of one machine do not meet."""
 
 
 class Launcher(NamedTuple):
@@ -78,7 +76,7 @@ def _skypilot(env: Environment) -> NodePart:
 
 def _slurm(env: Environment) -> NodePart:
     hosts, job = _host_list(env["SLURM_JOB_NODELIST"]), _number(env, "SLURM_JOB_ID")
-    port = _SLURM_PORTS[job % len(_SLURM_PORTS)]
+    port = JOB_PORTS[job % len(JOB_PORTS)]
     return NodePart(hosts, _number(env, "SLURM_NODEID"), f"{hosts[0]}:{port}", f"job{job}")
 
 

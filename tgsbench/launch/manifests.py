@@ -12,7 +12,7 @@ from msgspec import Meta, Struct
 
 from tgsbench import units
 from tgsbench.errors import ExitCode, TgsError
-from tgsbench.launch.nodes import DEFAULT_PORT, Placement, new_name, place
+from tgsbench.launch.nodes import DEFAULT_PORT, Placement, job_environment, new_name, place
 from tgsbench.presets.catalog import preset_path, shipped
 from tgsbench.schema.preset import Preset
 from tgsbench.units import GIB
@@ -21,7 +21,6 @@ _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 """RFC 1123: names of Kubernetes' objects, which also become host names."""
 _MAX_NAME = 40
 """Of a job's name: Kubernetes appends `-node-0-12` and five letters of its own to at most 63."""
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _EXAMPLE = "ghcr.io/me/tgsbench:0.2"
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*")
 RUNS_VOLUME = "runs"
@@ -82,7 +81,7 @@ def job(preset: Preset, chosen: Sequence[str], wishes: ManifestOptions) -> Clust
     argv += ["--set", f"hardware.gpus_per_node={wishes.gpus_per_node}"] * bool(wishes.gpus_per_node)
     argv += ["--name", name] + ["--nodes", "auto"] * (placement.nnodes > 1)
     num_gpus = placement.nproc_per_node if preset.hardware.device == "cuda" else 0
-    return ClusterJob(name, placement, wishes.image, _environment(preset, wishes.env), argv, num_gpus)
+    return ClusterJob(name, placement, wishes.image, job_environment(preset, wishes.env), argv, num_gpus)
 
 
 def _placement(preset: Preset, wishes: ManifestOptions) -> Placement:
@@ -106,6 +105,24 @@ def job_name(preset: Preset) -> str:
     stamp, *words, tag = _plain(new_name(preset)).split("-")
     body = "-".join(words)[: _MAX_NAME - len(stamp) - len(tag) - 2].strip("-")
     return f"r{stamp}-{body}-{tag}"
+
+
+def kubernetes_job(preset: Preset, chosen: Sequence[str], wishes: ManifestOptions) -> ClusterJob:
+    """`job`, for a cluster whose nodes have nothing but the image. Raises TgsError when none is named."""
+    if not wishes.image:
+        raise TgsError(
+            "--image is missing: pods have nothing but their image",
+            hint=f"build one from the repository's Containerfile, push it, and name it: --image {_EXAMPLE}",
+            exit_code=ExitCode.USAGE,
+        )
+    return job(preset, chosen, wishes)
+
+
+def kubernetes_yaml(kind: str, api: str, preset: Preset, job: ClusterJob, spec: dict[str, Any]) -> str:
+    """An object for kubectl, with notes above it."""
+    submit = "Submit it with `kubectl create -f FILE`; `kubectl logs` shows the run's progress."
+    document = {"apiVersion": api, "kind": kind, "metadata": {"name": job.name}, "spec": spec}
+    return as_yaml(notes(kind, preset, job, submit), document)
 
 
 def as_yaml(notes: Sequence[str], document: dict[str, Any]) -> str:
@@ -150,33 +167,11 @@ def meeting_point(job_name: str) -> tuple[str, int]:
     return f"{job_name}-node-0-0.{job_name}", DEFAULT_PORT
 
 
-def need_image(job: ClusterJob) -> None:
-    """Raise TgsError for a cluster whose nodes have nothing but the image."""
-    if not job.image:
-        raise TgsError(
-            "--image is missing: pods have nothing but their image",
-            hint=f"build one from the repository's Containerfile, push it, and name it: --image {_EXAMPLE}",
-            exit_code=ExitCode.USAGE,
-        )
-
-
 def claimed(claim: str) -> str:
     """The claim's name, checked. Raises TgsError when it could not be one."""
     if claim and not _LABEL.fullmatch(claim):
         raise TgsError(f"--claim {claim!r}: a volume's name holds a to z, digits and dashes")
     return claim
-
-
-def _environment(preset: Preset, assignments: Sequence[str]) -> dict[str, str]:
-    env = {"PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1"}
-    if preset.hardware.device == "cuda":
-        env["NCCL_DEBUG"] = "WARN"
-    for assignment in assignments:
-        key, equals, value = assignment.partition("=")
-        if not equals or not _VARIABLE.fullmatch(key):
-            raise TgsError(f"--env {assignment}: write KEY=VALUE, such as --env NCCL_IB_HCA=mlx5")
-        env[key] = value
-    return env
 
 
 def _checked_name(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import secrets
 import socket
 from collections.abc import Sequence
@@ -21,6 +22,9 @@ from tgsbench.store.run_dir import RunDir
 
 DEFAULT_PORT = 29400
 """torch's own default for the c10d rendezvous."""
+JOB_PORTS = range(10000, 30000)
+"""A Slurm job's port follows from its number: two jobs of one machine do not meet."""
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class Placement(Struct, frozen=True):
@@ -127,6 +131,22 @@ def node_at(nnodes: int, node_rank: int, rendezvous: str, run_id: str) -> Node:
 def new_name(preset: Preset) -> str:
     """A run name that all nodes share."""
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{preset.name}-{secrets.token_hex(2)}"
+
+
+def job_environment(preset: Preset, assignments: Sequence[str]) -> dict[str, str]:
+    """Variables of a job's ranks: safe defaults, then the user's KEY=VALUE.
+
+    Raises TgsError for other words.
+    """
+    env = {"PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1"}
+    if preset.hardware.device == "cuda":
+        env["NCCL_DEBUG"] = "WARN"
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals or not _VARIABLE.fullmatch(key):
+            raise TgsError(f"--env {assignment}: write KEY=VALUE, such as --env NCCL_IB_HCA=mlx5")
+        env[key] = value
+    return env
 
 
 def preset_options(name: str, assignments: Sequence[str], rehearse: bool) -> list[str]:

@@ -15,7 +15,7 @@ from msgspec import Meta, Struct
 
 from tgsbench import units
 from tgsbench.errors import ExitCode, TgsError
-from tgsbench.launch.nodes import Placement, place
+from tgsbench.launch.nodes import JOB_PORTS, Placement, job_environment, place
 from tgsbench.launch.schedulers import JobState
 from tgsbench.presets.catalog import load_references
 from tgsbench.schema.preset import Preset
@@ -146,14 +146,7 @@ def _checked_time(text: str) -> str:
 
 
 def _environment(preset: Preset, wishes: JobOptions) -> list[str]:
-    env = {"PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1"}
-    if preset.hardware.device == "cuda":
-        env["NCCL_DEBUG"] = "WARN"
-    for assignment in wishes.env:
-        key, equals, value = assignment.partition("=")
-        if not equals or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key):
-            raise TgsError(f"--env {assignment}: write KEY=VALUE, such as --env NCCL_IB_HCA=mlx5")
-        env[key] = value
+    env = job_environment(preset, wishes.env)
     lines = [f"export {key}={shlex.quote(value)}" for key, value in env.items()]
     note = (
         "# GLOO_ and NCCL_SOCKET_IFNAME, unless set here, become the interface that leads to the first node."
@@ -170,7 +163,7 @@ def _command(preset: Preset, placement: Placement, argv: list[str], root: Path) 
             'nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | paste -sd, -)',
             "# The first node's address, which need not be its name; a port of this job's own.",
             "address=$(scontrol show node \"${nodes%%,*}\" | grep -o 'NodeAddr=[^ ]*' | cut -d= -f2)",
-            "port=$((10000 + SLURM_JOB_ID % 20000))",
+            f"port=$(({JOB_PORTS.start} + SLURM_JOB_ID % {len(JOB_PORTS)}))",
         ]
         words += ['--nodes "$nodes"', '--rendezvous "$address:$port"']
     return [*lines, "command=(", *(f"    {word}" for word in words), ")"]

@@ -25,8 +25,7 @@ class TrainJob:
 
     def render(self, preset: Preset, chosen: Sequence[str], wishes: ManifestOptions, root: Path) -> str:
         """The manifest, as YAML. Raises TgsError when the job cannot be."""
-        job = manifests.job(preset, chosen, wishes)
-        manifests.need_image(job)
+        job = manifests.kubernetes_job(preset, chosen, wishes)
         trainer: dict[str, Any] = {
             "image": job.image,
             "command": job.argv,
@@ -37,18 +36,12 @@ class TrainJob:
         }
         if asked := manifests.resources(preset, job.num_gpus):
             trainer["resourcesPerNode"] = asked
-        document = {
-            "apiVersion": API,
-            "kind": "TrainJob",
-            "metadata": {"name": job.name},
-            "spec": {
-                "runtimeRef": {"name": RUNTIME},
-                "trainer": trainer,
-                "runtimePatches": [_volumes(manifests.claimed(wishes.claim), wishes.runs)],
-            },
+        spec = {
+            "runtimeRef": {"name": RUNTIME},
+            "trainer": trainer,
+            "runtimePatches": [_volumes(manifests.claimed(wishes.claim), wishes.runs)],
         }
-        submit = "Submit it with `kubectl create -f FILE`; `kubectl logs` shows the run's progress."
-        return manifests.as_yaml(manifests.notes(self.title, preset, job, submit), document)
+        return manifests.kubernetes_yaml(self.title, API, preset, job, spec)
 
 
 def _volumes(claim: str, folder: str) -> dict[str, Any]:

@@ -55,8 +55,8 @@ def spread(baseline: Sequence[float], new: Sequence[float]) -> float:
 def runs_needed(baseline: Sequence[float], new: Sequence[float], wish: Wish) -> int | None:
     """New runs that find a loss of the margin with the wanted power; None when no number of them can.
 
-    The standard error of the log ratio, s √(1/n + 1/n_baseline), must stay below |log(1 - margin)| divided
-    by the quantiles of the interval and of the power; the baseline's own runs bound it from below.
+    The standard error of the log ratio, s · sqrt(1/n + 1/n_baseline), must stay below |log(1 - margin)|
+    divided by the quantiles of interval and power; the baseline's own runs bound it from below.
     """
     t975 = student_t975(max(1, len(baseline) + len(new) - 2))
     # The quantile of the power is widened as that of the interval is: both know the spread as well.

@@ -20,7 +20,7 @@ _TREND_SHARE = 0.03
 
 def oddities(times_s: Sequence[float], what: str) -> list[str]:
     """Sentences on outliers and drift among times in seconds; `what` they are times of: "step", "run"."""
-    return [text for text in (_outliers(times_s, what), _drift(times_s, what)) if text]
+    return [text for text in (_outliers(times_s, what), drift(times_s, what)) if text]
 
 
 def outliers(samples: Sequence[float]) -> list[int]:
@@ -68,7 +68,8 @@ _MOST = 500
 """Samples that a trend is looked for in: the pairs of more take a second."""
 
 
-def _drift(times_s: Sequence[float], what: str) -> str:
+def drift(times_s: Sequence[float], what: str) -> str:
+    """A sentence on a trend from the first to the last time, in seconds; empty without one."""
     every = -(-len(times_s) // _MOST) or 1
     change, p_value = trend(times_s[::every])
     if p_value >= _TREND_P or abs(change) < _TREND_SHARE:

@@ -97,8 +97,8 @@ class StepTotal(Struct, array_like=True, gc=False):
         self.pack_checksum = (self.pack_checksum + event.pack_checksum) % _MODULUS
         self.a2a_calls += event.a2a_calls
         self.a2a_bytes += event.a2a_bytes
-        self.ring_calls += event.ring_calls
-        self.ring_bytes += event.ring_bytes
+        self.ring_calls += event.ring_calls or 0
+        self.ring_bytes += event.ring_bytes or 0
         if event.update is not None:
             self.update = max(self.update or 0.0, event.update)
         return True

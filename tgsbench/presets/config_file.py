@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from tgsbench.errors import ExitCode, TgsError
 from tgsbench.presets.catalog import load_model
 from tgsbench.safe_files import check_depth, check_numbers, harmless, read_regular
 from tgsbench.schema.model import ModelShape
+from tgsbench.system.hub_cache import newest_snapshot
 
 if TYPE_CHECKING:
     from tgsbench.models.config_json import ConfigShape
@@ -62,7 +62,7 @@ def _find(text: str, base: Path | None) -> Path:
         for path in (place, place / "config.json"):
             if path.is_file():
                 return path
-    if re.match(_HUB_NAME, text) and (cached := _cached(text)) is not None:
+    if re.match(_HUB_NAME, text) and (cached := newest_snapshot(text, "config.json")) is not None:
         return cached
     where = f"{given}/config.json" if given.is_dir() else text
     raise TgsError(
@@ -70,15 +70,6 @@ def _find(text: str, base: Path | None) -> Path:
         hint="name a config.json, its folder, a hub name of the local cache, or one of `tgsbench models`",
         exit_code=ExitCode.BAD_PRESET,
     )
-
-
-def _cached(name: str) -> Path | None:
-    """config.json of the newest snapshot of a hub name that this machine has."""
-    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
-    cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
-    folder = cache / f"models--{name.replace('/', '--')}" / "snapshots"
-    found = sorted(folder.glob("*/config.json"), key=lambda path: path.stat().st_mtime)
-    return found[-1] if found else None
 
 
 def _document(path: Path) -> dict[str, Any]:

@@ -182,7 +182,7 @@ def _ring_problems(preset: Preset) -> list[str]:
         return []
     named = f"parallel.ring={preset.ring}"
     if not preset.engine.has_ring:
-        able = ", ".join(spec.name for spec in registry.engines() if spec.options.has_ring)
+        able = _engines_with("has_ring")
         return [f"{named}: engine {preset.engine.name} has no ring; nearest: 1, or --engine {able}"]
     if not preset.may_ring:
         layers = "windows" if preset.model.window else "linear attention"
@@ -201,7 +201,6 @@ def _ring_problems(preset: Preset) -> list[str]:
 def _shard_problems(preset: Preset) -> list[str]:
     """Copies that the world does not hold, and engines that keep none."""
     problems, shard, world = [], preset.shard, preset.world_size
-    able = ", ".join(spec.name for spec in registry.engines() if spec.options.has_copies)
     if world % shard:
         near = sorted(_divisors(world), key=lambda size: abs(math.log2(size / shard)))[:2]
         nearest = ", ".join(map(str, sorted(near)))
@@ -209,17 +208,24 @@ def _shard_problems(preset: Preset) -> list[str]:
             f"copies · shard = world: {world} GPUs are not divisible by parallel.shard={shard}; "
             f"nearest: {nearest}"
         )
-    if not preset.engine.has_copies and shard != world:
+    if preset.engine.has_copies:
+        return problems
+    if shard != world:
         problems.append(
             f"parallel.shard={shard}: engine {preset.engine.name} shares one copy over all {world} GPUs; "
-            f"nearest: 0, or --engine {able}"
+            f"nearest: 0, or --engine {_engines_with('has_copies')}"
         )
-    if not preset.engine.has_copies and preset.training.reduce_dtype != "float32":
+    if preset.training.reduce_dtype != "float32":
         problems.append(
             f'training.reduce_dtype="{preset.training.reduce_dtype}": engine {preset.engine.name} takes no '
-            f'such option; nearest: "float32", or --engine {able}'
+            f'such option; nearest: "float32", or --engine {_engines_with("has_copies")}'
         )
     return problems
+
+
+def _engines_with(ability: str) -> str:
+    """Asked only for a message: it imports every engine, and looks for plug-ins."""
+    return ", ".join(spec.name for spec in registry.engines() if getattr(spec.options, ability))
 
 
 _RING_KERNELS = ("auto", "sdpa", "varlen")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct, field
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 PROTOCOL_VERSION = 1
 
@@ -108,9 +108,10 @@ class Step(_Event, tag="step", gc=False):
     a2a_calls: Int64 = 0
     a2a_bytes: Int64 = 0
     """Bytes this rank handed to all-to-all, its own share included; both counted at the process group."""
-    ring_calls: Int64 = 0
-    ring_bytes: Int64 = 0
-    """Messages that this rank sent round its ring, keys, values and their gradients; counted there too."""
+    ring_calls: Int64 | UnsetType = UNSET
+    ring_bytes: Int64 | UnsetType = UNSET
+    """Messages that this rank sent round its ring, keys, values and their gradients; counted there too. Not
+    written without a ring: 33 bytes of each line."""
     pack_tokens: Int64 = 0
     """Real tokens of the packs this step must train, from their lengths; as the next two, reported by the
     first rank of each sp group only."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -36,6 +36,8 @@ class LoggedStep(Struct, kw_only=True):
     mem_gib: float | None = None
 
 
+_Row = TypeVar("_Row", bound=Struct)
+
 LogReader = Callable[[str, int, int], list[LoggedStep]]
 """(text, num_gpus, seq_len) -> the steps of a log, empty for a log of another system."""
 
@@ -45,6 +47,15 @@ def text_lines(text: str) -> Iterator[str]:
     for line in text.splitlines():
         if len(line) <= _MAX_TEXT_LINE:
             yield _ANSI.sub("", line)
+
+
+def typed_lines(text: str, kind: type[_Row]) -> Iterator[_Row]:
+    """JSON objects of a log that are of this kind, one a line; every other line is passed over."""
+    for document in json_lines(text):
+        try:
+            yield msgspec.convert(document, kind)
+        except msgspec.ValidationError:
+            continue
 
 
 def json_lines(text: str) -> Iterator[dict[str, Any]]:

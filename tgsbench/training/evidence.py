@@ -63,7 +63,7 @@ def collect_evidence(
             recorder.begin_step(index)
         step = stepper.step(index, "measure")
         seen.all_to_alls.append((step.a2a_calls, step.a2a_bytes))
-        seen.ring_sends.append((step.ring_calls, step.ring_bytes))
+        seen.ring_sends.append((step.ring_calls or 0, step.ring_bytes or 0))
         seen.loss_sums.append(step.loss_sum)
         seen.grad_norms.append(step.grad_norm)
         seen.num_labels.append(batches.num_labels(index))

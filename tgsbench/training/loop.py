@@ -6,6 +6,7 @@ import math
 from contextlib import AbstractContextManager
 
 import torch
+from msgspec import UNSET
 
 from tgsbench.schema import spans
 from tgsbench.schema.events import Step, Waits
@@ -89,8 +90,8 @@ class Stepper:
             mem_peak=memory.peak,
             a2a_calls=seen.a2a_calls,
             a2a_bytes=seen.a2a_bytes,
-            ring_calls=seen.ring_calls,
-            ring_bytes=seen.ring_bytes,
+            ring_calls=seen.ring_calls or UNSET,
+            ring_bytes=seen.ring_bytes or UNSET,
             pack_tokens=seen.pack_tokens,
             seen_checksum=seen.checksum,
             pack_checksum=seen.pack_checksum,

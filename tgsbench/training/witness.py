@@ -76,7 +76,8 @@ class Witness:
         """Add up the ids [B, s] in blocks, and once more weighed by their place in the block: [2, blocks]."""
         with torch.no_grad():
             ids = args[0].detach() + 1
-            block = math.gcd(*map(len, self._pieces), _BLOCK)
+            # Its own length too: a fault may feed fewer ids, and must be told, not end the run.
+            block = math.gcd(ids.shape[-1], *map(len, self._pieces), _BLOCK)
             blocks = ids.reshape(-1, ids.shape[-1] // block, block)
             places = torch.arange(1, block + 1, device=ids.device)
             sums = torch.stack([blocks.sum(dim=(0, 2)), (blocks * places).sum(dim=(0, 2))])
@@ -88,7 +89,9 @@ class Witness:
             return 0
         plain, weighed = self._sums.tolist()
         block = sum(map(len, self._pieces)) // len(plain)
-        begins = (begin for piece in self._pieces for begin in piece[::block])
+        begins = [begin for piece in self._pieces for begin in piece[::block]]
+        if len(begins) != len(plain):
+            return 0  # other ids than this rank's pieces hold: no pack adds up to it
         sums = zip(begins, plain, weighed, strict=True)
         total: int = sum(begin * p + w for begin, p, w in sums)
         return total % MODULUS

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
-from tgsbench.tune.candidates import Candidate
+from tgsbench.tune.candidates import TunedSetting
 
 Z80 = 1.2816
 """Half of an 80 % interval, in standard deviations."""
@@ -35,7 +35,7 @@ class Belief(Struct, frozen=True):
         return self.mean + Z80 * self.sd
 
 
-class Measured(Struct, frozen=True):
+class MeasuredSpeed(Struct, frozen=True):
     """Logarithm of a measured TGS and its standard deviation."""
 
     log_tgs: float
@@ -61,7 +61,7 @@ _UNPLANNED = _Prior(0.0, 0.6, 0.4, 0.05)
 """Where nothing is planned the knobs are all there is; the level is the mean of what was measured."""
 
 
-def beliefs(candidates: Sequence[Candidate], measured: Mapping[str, Measured]) -> dict[str, Belief]:
+def beliefs(candidates: Sequence[TunedSetting], measured: Mapping[str, MeasuredSpeed]) -> dict[str, Belief]:
     """What is believed of each candidate's log TGS, by key, after these measurements."""
     known = [c for c in candidates if c.key in measured]
     planned = all(c.forecast for c in candidates)
@@ -82,15 +82,15 @@ def beliefs(candidates: Sequence[Candidate], measured: Mapping[str, Measured]) -
     return found
 
 
-def _level(measured: Mapping[str, Measured]) -> float:
+def _level(measured: Mapping[str, MeasuredSpeed]) -> float:
     return sum(m.log_tgs for m in measured.values()) / len(measured) if measured else 0.0
 
 
-def _planned_log(candidate: Candidate, level: float) -> float:
+def _planned_log(candidate: TunedSetting, level: float) -> float:
     return math.log(candidate.forecast.estimate) if candidate.forecast else level
 
 
-def _covariance(a: Candidate, b: Candidate, prior: _Prior) -> float:
+def _covariance(a: TunedSetting, b: TunedSetting, prior: _Prior) -> float:
     names = a.knobs.keys() | b.knobs.keys()
     equal = sum(a.knobs.get(name) == b.knobs.get(name) for name in names) / len(names)
     own = prior.own**2 if a is b or a.knobs == b.knobs else 0.0

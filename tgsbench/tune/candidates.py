@@ -17,6 +17,7 @@ from tgsbench.planner.verdict import breaking_item, host_fits
 from tgsbench.planner.workload import StepWorkload, work_of
 from tgsbench.schema.forecast import TgsRange
 from tgsbench.schema.preset import Preset
+from tgsbench.systems import registry
 from tgsbench.units import GIB
 
 MEMORY_INTERVAL = 0.06
@@ -25,7 +26,7 @@ MOST = 400
 """Candidates that are kept, the best planned ones: more cannot be told apart within any budget."""
 
 
-class Candidate(Struct, frozen=True, kw_only=True):
+class TunedSetting(Struct, frozen=True, kw_only=True):
     """One way to train, with what is planned for it."""
 
     knobs: dict[str, str]
@@ -53,7 +54,7 @@ class Candidate(Struct, frozen=True, kw_only=True):
 class Space(Struct, frozen=True, kw_only=True):
     """What is worth a trial, the best planned first, and what is not."""
 
-    candidates: list[Candidate]
+    candidates: list[TunedSetting]
     dropped: dict[str, int]
     """Why -> how many."""
     num_planned: int
@@ -92,7 +93,7 @@ def _crossed(preset: Preset, engines: Sequence[str], on_cpu: bool) -> Iterator[P
         if engines and variant.engine.name not in engines:
             continue
         yield variant
-        if not on_cpu and not variant.engine.compile and variant.engine.name == "fsdp2":
+        if not on_cpu and not variant.engine.compile and variant.engine.name == registry.DEFAULT.name:
             yield replace(variant, engine=replace(variant.engine, compile=True))
 
 
@@ -104,9 +105,9 @@ def _no_room(work: StepWorkload, memory: MemoryPlan, machine: Machine) -> str:
     return "" if host_fits(memory, min(work.world, work.gpus_per_node)) else "out of host memory"
 
 
-def _candidate(preset: Preset, numbers: Estimate) -> Candidate:
+def _candidate(preset: Preset, numbers: Estimate) -> TunedSetting:
     total, gpu = numbers.memory.peak.total, numbers.machine.gpu
-    return Candidate(
+    return TunedSetting(
         knobs=_knobs(preset),
         preset=preset,
         forecast=speed_range(numbers)[0],
@@ -121,7 +122,7 @@ def _knobs(preset: Preset) -> dict[str, str]:
     return dict(assignment.split("=", 1) for assignment in assignments)
 
 
-def _worth_a_trial(found: list[Candidate], dropped: Counter[str]) -> list[Candidate]:
+def _worth_a_trial(found: list[TunedSetting], dropped: Counter[str]) -> list[TunedSetting]:
     """Candidates whose interval reaches the best one's, fastest first; all where no speed is planned."""
     if any(candidate.forecast is None for candidate in found):
         return found

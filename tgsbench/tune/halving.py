@@ -13,8 +13,8 @@ from typing import Literal
 from msgspec import Struct, field
 
 from tgsbench.planner.interval import TIGHT_SHARE
-from tgsbench.tune.belief import Belief, Measured, beliefs
-from tgsbench.tune.candidates import Candidate
+from tgsbench.tune.belief import Belief, MeasuredSpeed, beliefs
+from tgsbench.tune.candidates import TunedSetting
 
 Rung = Literal["short", "long"]
 Status = Literal["ok", "oom", "failed", "disturbed"]
@@ -44,7 +44,7 @@ class Trial(Struct, frozen=True, kw_only=True):
     repeat: int = 0
 
 
-class Outcome(Struct, frozen=True, kw_only=True):
+class TrialOutcome(Struct, frozen=True, kw_only=True):
     """How a trial ended."""
 
     key: str
@@ -65,7 +65,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
 class Standing(Struct, frozen=True, kw_only=True):
     """What is known of a candidate so far."""
 
-    candidate: Candidate
+    candidate: TunedSetting
     belief: Belief
     rests_on: Literal["measured", "planned"]
     runs: int = 0
@@ -76,12 +76,12 @@ class Standing(Struct, frozen=True, kw_only=True):
 class Tuner(Struct, kw_only=True):
     """Asks for trials and is told how they ended."""
 
-    candidates: list[Candidate]
-    outcomes: list[Outcome] = field(default_factory=list)
+    candidates: list[TunedSetting]
+    outcomes: list[TrialOutcome] = field(default_factory=list)
     has_ended: bool = False
     """Screening is over: nothing that was not measured is likely to be faster."""
 
-    def tell(self, outcome: Outcome) -> None:
+    def tell(self, outcome: TrialOutcome) -> None:
         """Take the end of a trial."""
         self.outcomes.append(outcome)
 
@@ -96,7 +96,7 @@ class Tuner(Struct, kw_only=True):
             self.has_ended = True
         return self._final(believed)
 
-    def measured(self) -> dict[str, Measured]:
+    def measured(self) -> dict[str, MeasuredSpeed]:
         """What runs said of each candidate: the mean of their logarithms, weighted by how well each knows."""
         sums: dict[str, tuple[float, float]] = {}
         for outcome in self.outcomes:
@@ -108,7 +108,7 @@ class Tuner(Struct, kw_only=True):
             sums[outcome.key] = total + weight * math.log(outcome.tgs), weights + weight
         failed = self.failures()
         return {
-            key: Measured(total / weights, weights**-0.5)
+            key: MeasuredSpeed(total / weights, weights**-0.5)
             for key, (total, weights) in sums.items()
             if key not in failed
         }
@@ -152,7 +152,7 @@ class Tuner(Struct, kw_only=True):
         found = self.standings()
         return found[0] if found and found[0].rests_on == "measured" and not found[0].failed else None
 
-    def _running(self) -> list[Candidate]:
+    def _running(self) -> list[TunedSetting]:
         failed = self.failures()
         return [candidate for candidate in self.candidates if candidate.key not in failed]
 
@@ -207,13 +207,13 @@ def _sure_log(standing: Standing) -> float:
     return standing.belief.mean + (math.log1p(-TIGHT_SHARE) if at_risk else 0.0)
 
 
-def _needs_more(candidate: Candidate, other: Candidate) -> bool:
+def _needs_more(candidate: TunedSetting, other: TunedSetting) -> bool:
     """Is it planned to need at least what the other one does, on the same engine?"""
     same = candidate.knobs.get("engine.name") == other.knobs.get("engine.name")
     return same and candidate.key != other.key and candidate.memory_gib >= other.memory_gib > 0
 
 
-def _is_decided(measured: dict[str, Measured], finalists: Sequence[str]) -> bool:
+def _is_decided(measured: dict[str, MeasuredSpeed], finalists: Sequence[str]) -> bool:
     """Is there one finalist left, or are the best two's ratios known to within 1 %?"""
     if len(finalists) < 2:
         return True

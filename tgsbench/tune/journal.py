@@ -11,7 +11,7 @@ from msgspec import Struct
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.safe_files import harmless_json, read_regular
 from tgsbench.store.run_dir import unwritable
-from tgsbench.tune.halving import Outcome
+from tgsbench.tune.halving import TrialOutcome
 
 _MAX_BYTES = 16 << 20
 
@@ -26,12 +26,12 @@ class Asked(Struct, frozen=True, kw_only=True):
 
 
 class Journal:
-    """RUNS/tune/NAME.jsonl: one line of `Asked`, then one of `Outcome` for each trial."""
+    """RUNS/tune/NAME.jsonl: one line of `Asked`, then one of `TrialOutcome` for each trial."""
 
     def __init__(self, root: Path, name: str) -> None:
         self.path = root / "tune" / f"{name}.jsonl"
 
-    def open(self, asked: Asked) -> list[Outcome]:
+    def open(self, asked: Asked) -> list[TrialOutcome]:
         """Outcomes so far; a new journal is begun where there is none.
 
         Raises TgsError when a tune of this name was asked something else, or the file cannot be used.
@@ -42,7 +42,7 @@ class Journal:
             return []
         try:
             before = msgspec.json.decode(lines[0], type=Asked)
-            outcomes = [msgspec.json.decode(line, type=Outcome) for line in lines[1:]]
+            outcomes = [msgspec.json.decode(line, type=TrialOutcome) for line in lines[1:]]
         except msgspec.DecodeError as error:
             raise TgsError(f"{self.path}: no journal: {error}", exit_code=ExitCode.STORE) from error
         if before != asked:
@@ -53,7 +53,7 @@ class Journal:
             )
         return outcomes
 
-    def add(self, outcome: Outcome) -> None:
+    def add(self, outcome: TrialOutcome) -> None:
         """Write the end of a trial. Raises TgsError when it cannot be written."""
         self._append(outcome)
 

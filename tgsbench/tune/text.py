@@ -5,7 +5,7 @@ from __future__ import annotations
 from tgsbench import units
 from tgsbench.report.comparison import ratio_text
 from tgsbench.report.forecast import cost_text
-from tgsbench.tune.verdict import Effect, Row, Verdict
+from tgsbench.tune.verdict import Effect, SettingRow, Verdict
 
 _BAR = 20
 _SHOWN = 12
@@ -36,7 +36,7 @@ def verdict_lines(found: Verdict) -> list[str]:
     return lines + _effect_lines(found.effects)
 
 
-def _row_lines(row: Row) -> list[str]:
+def _row_lines(row: SettingRow) -> list[str]:
     interval = f"{units.rate(row.low)} to {units.rate(row.high)}" if row.tgs else ""
     tgs = units.rate(row.tgs) if row.tgs else "-"
     planned = units.rate(row.planned_tgs) if row.planned_tgs else "-"

@@ -14,8 +14,8 @@ from tgsbench.errors import TgsError
 from tgsbench.launch import preflight, sweep
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Result
-from tgsbench.tune.candidates import Candidate, Space
-from tgsbench.tune.halving import Outcome, Rung, Status, Trial, Tuner
+from tgsbench.tune.candidates import Space, TunedSetting
+from tgsbench.tune.halving import Rung, Status, Trial, TrialOutcome, Tuner
 from tgsbench.tune.journal import Journal
 
 Say = Callable[[str], None]
@@ -71,13 +71,13 @@ def make_trials(
         say(f"      {_told(outcome)}")
 
 
-def _expected_s(trial: Trial, outcomes: Sequence[Outcome]) -> float:
+def _expected_s(trial: Trial, outcomes: Sequence[TrialOutcome]) -> float:
     """What such a trial took so far; a first long one takes at least what a short one does."""
     alike = [o.seconds for o in outcomes if o.rung == trial.rung] or [o.seconds for o in outcomes]
     return sum(alike) / len(alike)
 
 
-def _made(trial: Trial, candidate: Candidate, root: Path, name: str, say: Say, run: Run) -> Outcome:
+def _made(trial: Trial, candidate: TunedSetting, root: Path, name: str, say: Say, run: Run) -> TrialOutcome:
     warmup, steps = _STEPS[trial.rung]
     measure = replace(candidate.preset.measure, warmup=warmup, steps=steps)
     preset = replace(candidate.preset, measure=measure)
@@ -94,13 +94,13 @@ def _made(trial: Trial, candidate: Candidate, root: Path, name: str, say: Say, r
     return _outcome(trial, result, seconds)
 
 
-def _outcome(trial: Trial, result: Result, seconds: float) -> Outcome:
+def _outcome(trial: Trial, result: Result, seconds: float) -> TrialOutcome:
     tgs = result.tgs
     spread = (max(tgs.samples) - min(tgs.samples)) / 2 / tgs.median if tgs.samples and tgs.median else 0.0
     status: Status = "oom" if result.status == "oom" else "failed"
     if result.status == "ok" and tgs.median:
         status = "disturbed" if result.disturbances else "ok"
-    return Outcome(
+    return TrialOutcome(
         key=trial.key,
         rung=trial.rung,
         repeat=trial.repeat,
@@ -114,7 +114,7 @@ def _outcome(trial: Trial, result: Result, seconds: float) -> Outcome:
     )
 
 
-def _told(outcome: Outcome) -> str:
+def _told(outcome: TrialOutcome) -> str:
     if outcome.status in ("ok", "disturbed") and outcome.tgs:
         mark = "" if outcome.status == "ok" else ", disturbed"
         return f"TGS {units.rate(outcome.tgs)}{mark}"

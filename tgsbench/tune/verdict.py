@@ -13,13 +13,13 @@ from tgsbench.metrics import ratio as ratios
 from tgsbench.metrics.ratio import Ratio
 from tgsbench.schema.forecast import Cost
 from tgsbench.tune.candidates import Space
-from tgsbench.tune.halving import Outcome, Standing, Tuner
+from tgsbench.tune.halving import Standing, TrialOutcome, Tuner
 
 ROWS = 20
 """Rows of the table; failures and measured ones beyond it are kept in the journal."""
 
 
-class Row(Struct, frozen=True, kw_only=True):
+class SettingRow(Struct, frozen=True, kw_only=True):
     """One setting."""
 
     change: list[str]
@@ -58,12 +58,12 @@ class Effect(Struct, frozen=True, kw_only=True):
 class Verdict(Struct, frozen=True, kw_only=True):
     """The end of a tune."""
 
-    best: Row | None
+    best: SettingRow | None
     """None: nothing was measured."""
-    runner_up: Row | None
+    runner_up: SettingRow | None
     ratio: Ratio | None
     """The best over the runner-up, from runs that took turns."""
-    rows: list[Row]
+    rows: list[SettingRow]
     effects: list[Effect]
     num_planned: int
     num_candidates: int
@@ -99,14 +99,16 @@ def verdict_of(space: Space, tuner: Tuner, ended: str, usd_per_gpu_hour: float =
     )
 
 
-def _row(standing: Standing, outcomes: Sequence[Outcome], price: float, is_efficient: bool) -> Row:
+def _row(
+    standing: Standing, outcomes: Sequence[TrialOutcome], price: float, is_efficient: bool
+) -> SettingRow:
     candidate, belief = standing.candidate, standing.belief
     is_measured = standing.rests_on == "measured"
     knows_speed = is_measured or candidate.forecast is not None
     tgs, low, high = (math.exp(x) if knows_speed else 0.0 for x in (belief.mean, belief.low, belief.high))
     if candidate.forecast is not None and not outcomes:
         low, high = candidate.forecast.low, candidate.forecast.high
-    return Row(
+    return SettingRow(
         change=candidate.change,
         tgs=tgs,
         low=low,
@@ -123,13 +125,13 @@ def _row(standing: Standing, outcomes: Sequence[Outcome], price: float, is_effic
     )
 
 
-def _memory(standing: Standing, outcomes: Sequence[Outcome]) -> float | None:
+def _memory(standing: Standing, outcomes: Sequence[TrialOutcome]) -> float | None:
     key = standing.candidate.key
     seen = [o.mem_gib for o in outcomes if o.key == key and o.mem_gib is not None]
     return max(seen) if seen else standing.candidate.memory_gib or None
 
 
-def _efficient(standings: Sequence[Standing], outcomes: Sequence[Outcome]) -> set[str]:
+def _efficient(standings: Sequence[Standing], outcomes: Sequence[TrialOutcome]) -> set[str]:
     """Pareto front of measured TGS against memory; a price by the hour orders settings as TGS does."""
     least, front = math.inf, set()
     for standing in standings:  # the fastest first

@@ -28,7 +28,7 @@ _DECODER: Final = json.JSONDecoder()
 _SPACE: Final = " \t\r\n"
 
 
-class Block(NamedTuple):
+class DataBlock(NamedTuple):
     """Rows that follow each other; `data` holds JSON lines that nobody has parsed, else `values` the rows."""
 
     first: int
@@ -47,7 +47,7 @@ class Source(NamedTuple):
     """As it is named in a message, before the number of a row."""
     what: str
     """What is read, in words."""
-    blocks: Callable[[], Iterator[Block]]
+    blocks: Callable[[], Iterator[DataBlock]]
     size: int = 0
     """Bytes in all; 0: not known."""
     kind: str = ""
@@ -86,7 +86,7 @@ def open_source(path: Path, asked: DataFormat = "auto") -> Source:
     return Source(f"{path}:", "JSON lines", lambda: _lines(path), size)
 
 
-def rows_of(block: Block, source: str) -> Iterator[tuple[int, Any]]:
+def rows_of(block: DataBlock, source: str) -> Iterator[tuple[int, Any]]:
     """Number and value of each row. Raises TgsError for a line that is no JSON."""
     if block.data:
         for number, line in enumerate(block.data.split(b"\n"), start=block.first):
@@ -122,7 +122,7 @@ def _parsed(line: bytes, source: str, number: int) -> Any:
         raise _no_json(f"{source}{number}", error) from error
 
 
-def _lines(path: Path) -> Iterator[Block]:
+def _lines(path: Path) -> Iterator[DataBlock]:
     """Whole lines, unparsed: workers do that, several at a time."""
     first = 1
     with path.open("rb") as file:
@@ -134,13 +134,13 @@ def _lines(path: Path) -> Iterator[Block]:
             if len(rest) > MAX_ROW_BYTES:
                 raise _too_long(f"{path}:{first + data.count(10, 0, end)}")
             if end:
-                yield Block(first, data[:end], size=len(piece))
+                yield DataBlock(first, data[:end], size=len(piece))
                 first += data.count(b"\n", 0, end)
         if rest:
-            yield Block(first, rest)
+            yield DataBlock(first, rest)
 
 
-def _array(path: Path) -> Iterator[Block]:
+def _array(path: Path) -> Iterator[DataBlock]:
     return _grouped(_array_rows(path))
 
 
@@ -218,7 +218,7 @@ def _decoded(data: bytes, is_last: bool, name: str, line: int) -> tuple[str, byt
         raise _no_text(f"{name}{line + data.count(10, 0, error.start)}") from error
 
 
-def _csv(path: Path, suffix: str) -> Iterator[Block]:
+def _csv(path: Path, suffix: str) -> Iterator[DataBlock]:
     return _grouped(_csv_rows(path, "\t" if suffix == ".tsv" else ","))
 
 
@@ -282,7 +282,7 @@ def _paragraph_rows(path: Path) -> Iterator[tuple[int, Any, int]]:
             yield first, {"text": "".join(lines).strip()}, size
 
 
-def _grouped(rows: Iterable[tuple[int, Any, int]]) -> Iterator[Block]:
+def _grouped(rows: Iterable[tuple[int, Any, int]]) -> Iterator[DataBlock]:
     """Rows of (number, value, size) as blocks."""
     held: list[tuple[int, Any]] = []
     size = 0
@@ -290,22 +290,22 @@ def _grouped(rows: Iterable[tuple[int, Any, int]]) -> Iterator[Block]:
         held.append((number, value))
         size += length
         if size >= BLOCK_BYTES:
-            yield Block(held[0][0], values=tuple(held), size=size)
+            yield DataBlock(held[0][0], values=tuple(held), size=size)
             held, size = [], 0
     if held:
-        yield Block(held[0][0], values=tuple(held), size=size)
+        yield DataBlock(held[0][0], values=tuple(held), size=size)
 
 
-def tables(batches: Iterable[Any]) -> Iterator[Block]:
+def tables(batches: Iterable[Any]) -> Iterator[DataBlock]:
     """Arrow's record batches, or tables, as blocks; rows are numbered from 1."""
     number = 1
     for batch in batches:
         rows = batch.to_pylist()
-        yield Block(number, values=tuple(enumerate(rows, start=number)), size=batch.nbytes)
+        yield DataBlock(number, values=tuple(enumerate(rows, start=number)), size=batch.nbytes)
         number += len(rows)
 
 
-def _parquet(path: Path) -> Iterator[Block]:
+def _parquet(path: Path) -> Iterator[DataBlock]:
     parquet = _arrow("pyarrow.parquet", "Parquet")
     try:
         with parquet.ParquetFile(path) as file:

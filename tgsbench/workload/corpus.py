@@ -16,9 +16,9 @@ from tgsbench.presets.data_names import corpus_kind, data_path
 from tgsbench.schema import events
 from tgsbench.schema.preset import Preset, Workload
 from tgsbench.workload import cache, histogram, hub, lengths, pydoc, rows, tokenizer
-from tgsbench.workload.blocks import Block, Source, bad_data, open_source
+from tgsbench.workload.blocks import DataBlock, Source, bad_data, open_source
 from tgsbench.workload.documents import Documents, Int32, Int64, starts_of
-from tgsbench.workload.encoding import Labels, Recipe, needs_chat_template, no_chat_template
+from tgsbench.workload.encoding import EncodingRecipe, Labels, needs_chat_template, no_chat_template
 from tgsbench.workload.rows import CorpusRow
 from tgsbench.workload.tokenizer_files import (
     TokenizerFiles,
@@ -108,14 +108,14 @@ def labels_of(workload: Workload, files: TokenizerFiles | None) -> Labels:
     return "all" if files is not None and files.chat_template else "answers"
 
 
-def recipe_of(workload: Workload, files: TokenizerFiles, source: Source, kind: str) -> Recipe:
+def recipe_of(workload: Workload, files: TokenizerFiles, source: Source, kind: str) -> EncodingRecipe:
     """How rows become tokens of a tokenizer.
 
     Raises TgsError when it has no chat template and they need one.
     """
     if needs_chat_template(kind) and not files.chat_template:
         raise no_chat_template(files.name, kind)
-    return Recipe(
+    return EncodingRecipe(
         str(files.path),
         source.name,
         kind,
@@ -202,7 +202,9 @@ def describe(source: Source, workload: Workload) -> str:
 def _held(name: str, read: list[CorpusRow]) -> Source:
     """Rows that are in memory already."""
     values = tuple(enumerate((row._asdict() for row in read), start=1))
-    return Source(f"{name}: row ", name, lambda: iter([Block(1, values=values)]), kind="alpaca", held=True)
+    return Source(
+        f"{name}: row ", name, lambda: iter([DataBlock(1, values=values)]), kind="alpaca", held=True
+    )
 
 
 def _key(data: _Data, preset: Preset, files: TokenizerFiles | None) -> dict[str, object]:
@@ -246,13 +248,13 @@ def _note(data: _Data, preset: Preset, files: TokenizerFiles | None) -> str:
 
 def trained_recipe(
     source: Source, kind: str, vocab_size: int, labels: Labels, folder: Path, report: Report
-) -> Recipe:
+) -> EncodingRecipe:
     """A tokenizer trained on a sample of the source, and written into `folder`."""
     sample = sample_rows(source, kind)
     report(f"training a {vocab_size:,}-token BPE on {len(sample):,} documents")
     path = folder / "tokenizer.json"
     tokenizer.train(sample, vocab_size).save(str(path))
-    return Recipe(str(path), source.name, kind, labels, True)
+    return EncodingRecipe(str(path), source.name, kind, labels, True)
 
 
 def sample_rows(source: Source, kind: str) -> list[CorpusRow]:
@@ -277,7 +279,7 @@ def _first(read: list[CorpusRow], room: int | None) -> list[CorpusRow]:
     return read[: 1 + int(np.searchsorted(sizes, room))]
 
 
-def write_tokens(source: Source, recipe: Recipe, folder: Path, report: Report) -> None:
+def write_tokens(source: Source, recipe: EncodingRecipe, folder: Path, report: Report) -> None:
     """Tokenize a source into coded.npy and starts.npy.
 
     Raises TgsError for rows that cannot be read, for no row at all, and for more tokens than are kept.
@@ -289,7 +291,7 @@ def write_tokens(source: Source, recipe: Recipe, folder: Path, report: Report) -
 
 
 def measure_lengths(
-    source: Source, recipe: Recipe, report: Report, keep: Callable[[Int32], None] | None = None
+    source: Source, recipe: EncodingRecipe, report: Report, keep: Callable[[Int32], None] | None = None
 ) -> Int64:
     """Tokenize a source: tokens of each document, int64 [n]; `keep` is handed the coded tokens.
 

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from tgsbench.errors import TgsError
-from tgsbench.workload.blocks import Block, bad_data
+from tgsbench.workload.blocks import DataBlock, bad_data
 from tgsbench.workload.chat_template import ChatTemplate
 from tgsbench.workload.documents import LABEL_BIT, Int32, Int64
 from tgsbench.workload.rows import Conversation, CorpusRow, Row, Text, Turn, plain_row, read_block
@@ -25,7 +25,7 @@ Piece = tuple[str | bytes, bool]
 Labels = Literal["all", "answers"]
 
 
-class Recipe(NamedTuple):
+class EncodingRecipe(NamedTuple):
     """All that a worker needs to make tokens of a block."""
 
     tokenizer: str
@@ -52,7 +52,7 @@ class Encoded(NamedTuple):
 class BlockEncoder:
     """Makes documents of blocks by one recipe; built once a process, for a tokenizer takes long to load."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: EncodingRecipe) -> None:
         path = Path(recipe.tokenizer)
         try:
             self._library = tokenizers_package().Tokenizer.from_file(str(path))
@@ -67,7 +67,7 @@ class BlockEncoder:
         self._is_probed = False
         self._pieces = _template(recipe, self._library)
 
-    def encode(self, block: Block) -> Encoded:
+    def encode(self, block: DataBlock) -> Encoded:
         """Documents of a block. Raises TgsError that names the row where something is wrong."""
         rows = read_block(block, self._recipe.source, self._recipe.kind)
         documents = [self._document(number, row) for number, row in rows]
@@ -111,7 +111,7 @@ def ids_as_bytes(ids: Sequence[int]) -> bytes:
     return np.array(ids, np.int32).tobytes()
 
 
-def _template(recipe: Recipe, library: Any) -> Callable[[Row], list[Piece]]:
+def _template(recipe: EncodingRecipe, library: Any) -> Callable[[Row], list[Piece]]:
     """What a row becomes before it is tokenized."""
     plain = _plain_template(recipe, library)
     if recipe.is_trained_here:
@@ -142,7 +142,7 @@ def no_chat_template(name: str, kind: str) -> TgsError:
     )
 
 
-def _refuse_conversations(recipe: Recipe) -> Callable[[Row], list[Piece]]:
+def _refuse_conversations(recipe: EncodingRecipe) -> Callable[[Row], list[Piece]]:
     raise no_chat_template(recipe.name, recipe.kind)
 
 
@@ -154,7 +154,7 @@ def _as_turns(row: CorpusRow) -> tuple[Turn, ...]:
 _NEWLINE: Final = "\n"
 
 
-def _plain_template(recipe: Recipe, library: Any) -> Callable[[Row], list[Piece]]:
+def _plain_template(recipe: EncodingRecipe, library: Any) -> Callable[[Row], list[Piece]]:
     """The reference's llama2_chat template for instructions, and text between begin and end of a document."""
     begin, end = _ends(recipe, library)
     every = recipe.labels == "all"
@@ -172,7 +172,7 @@ def _plain_template(recipe: Recipe, library: Any) -> Callable[[Row], list[Piece]
     return pieces
 
 
-def _ends(recipe: Recipe, library: Any) -> tuple[bytes, bytes]:
+def _ends(recipe: EncodingRecipe, library: Any) -> tuple[bytes, bytes]:
     """Ids before and after a document: what the tokenizer itself adds, and its end of text."""
     if recipe.is_trained_here:
         return ids_as_bytes([BOS]), ids_as_bytes([EOS])

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from tgsbench.errors import TgsError
 from tgsbench.schema.preset import DataFormat
-from tgsbench.workload.blocks import ROW_SHAPE, Block, Source, bad_data, open_source, rows_of
+from tgsbench.workload.blocks import ROW_SHAPE, DataBlock, Source, bad_data, open_source, rows_of
 
 _MAX_PROBLEMS = 5
 _KEY_OF: Final = {"messages": "messages", "sharegpt": "conversations", "text": "text"}
@@ -70,7 +70,7 @@ def first_kind(source: Source, asked: DataFormat) -> str:
     return ""
 
 
-def read_block(block: Block, name: str, kind: str) -> list[tuple[int, Row]]:
+def read_block(block: DataBlock, name: str, kind: str) -> list[tuple[int, Row]]:
     """The rows of a block that train something, all of format `kind`, each with its number.
 
     Raises TgsError that names the first rows which are of another format, each with its place.

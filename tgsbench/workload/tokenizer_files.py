@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -14,6 +13,7 @@ from tgsbench.errors import ExitCode, TgsError
 from tgsbench.install import pip_install
 from tgsbench.safe_files import read_regular
 from tgsbench.schema.preset import Preset
+from tgsbench.system.hub_cache import newest_snapshot
 
 _MAX_BYTES: Final = 256 << 20
 """The largest public tokenizer.json have some 33 MB."""
@@ -51,7 +51,7 @@ def find_tokenizer(text: str) -> TokenizerFiles:
     if path.is_file():
         return _read(path, text)
     if _HUB_NAME.match(text):
-        return _read(_cached(text) or _download(text), text)
+        return _read(newest_snapshot(text, "tokenizer.json") or _download(text), text)
     raise _bad(
         f"{text}: there is no such tokenizer",
         "name a folder with a tokenizer.json, such a file, or a hub name (OWNER/NAME)",
@@ -87,7 +87,7 @@ def _own_places(source: str) -> list[Path]:
     given = Path(source.split(";")[0].strip())
     places = [given.parent / "tokenizer.json"] if given.name.endswith(".json") else []
     named = re.match(r"config\.json of ([\w.-]+/[\w.-]+)", source)
-    cached = _cached(named[1].rstrip(".,;")) if named else None
+    cached = newest_snapshot(named[1].rstrip(".,;"), "tokenizer.json") if named else None
     return [*places, *([cached] if cached is not None else [])]
 
 
@@ -158,15 +158,6 @@ def _bytes(path: Path, limit: int) -> bytes:
         return read_regular(path, limit, follow=True)
     except OSError as error:
         raise _bad(f"{path}: {error.strerror or error}", "name a tokenizer that can be read") from error
-
-
-def _cached(name: str) -> Path | None:
-    """tokenizer.json of the newest snapshot of a hub name that this machine has."""
-    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
-    cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
-    folder = cache / f"models--{name.replace('/', '--')}" / "snapshots"
-    found = sorted(folder.glob("*/tokenizer.json"), key=lambda path: path.stat().st_mtime)
-    return found[-1] if found else None
 
 
 def _download(name: str) -> Path:

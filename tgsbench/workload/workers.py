@@ -23,8 +23,8 @@ import numpy as np
 
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.system.cores import num_cores
-from tgsbench.workload.blocks import Block
-from tgsbench.workload.encoding import BlockEncoder, Encoded, Recipe
+from tgsbench.workload.blocks import DataBlock
+from tgsbench.workload.encoding import BlockEncoder, Encoded, EncodingRecipe
 
 _MAX_WORKERS: Final = 8
 """Some 130 MB each, with a vocabulary of 128k and its words."""
@@ -33,7 +33,9 @@ _WORTH_BYTES: Final = 8 << 20
 _SIZE: Final = struct.Struct("<Q")
 
 
-def encode_all(blocks: Iterable[Block], recipe: Recipe, num_bytes: int) -> Iterator[tuple[Block, Encoded]]:
+def encode_all(
+    blocks: Iterable[DataBlock], recipe: EncodingRecipe, num_bytes: int
+) -> Iterator[tuple[DataBlock, Encoded]]:
     """Documents of each block, in order; `num_bytes` are about to come (0: not known).
 
     Raises TgsError for the first row that cannot be read.
@@ -45,12 +47,14 @@ def encode_all(blocks: Iterable[Block], recipe: Recipe, num_bytes: int) -> Itera
     return _in_workers(blocks, recipe, count)
 
 
-def _in_workers(blocks: Iterable[Block], recipe: Recipe, count: int) -> Iterator[tuple[Block, Encoded]]:
+def _in_workers(
+    blocks: Iterable[DataBlock], recipe: EncodingRecipe, count: int
+) -> Iterator[tuple[DataBlock, Encoded]]:
     workers = [_Worker(recipe, max(1, num_cores() // count)) for _ in range(count)]
     free = deque(workers)
-    waiting: deque[tuple[Block, Future[Encoded]]] = deque()
+    waiting: deque[tuple[DataBlock, Future[Encoded]]] = deque()
 
-    def work(block: Block) -> Encoded:
+    def work(block: DataBlock) -> Encoded:
         worker = free.popleft()
         try:
             return worker.encode(block)
@@ -77,7 +81,7 @@ def _in_workers(blocks: Iterable[Block], recipe: Recipe, count: int) -> Iterator
 class _Worker:
     """One process that tokenizes; a thread at a time talks to it."""
 
-    def __init__(self, recipe: Recipe, num_threads: int) -> None:
+    def __init__(self, recipe: EncodingRecipe, num_threads: int) -> None:
         parallel = "true" if num_threads > 1 else "false"
         env = os.environ | {"RAYON_NUM_THREADS": str(num_threads), "TOKENIZERS_PARALLELISM": parallel}
         self._process = subprocess.Popen(
@@ -90,7 +94,7 @@ class _Worker:
         self._start = threading.Thread(target=self._send, args=(msgspec.msgpack.encode(recipe),), daemon=True)
         self._start.start()
 
-    def encode(self, block: Block) -> Encoded:
+    def encode(self, block: DataBlock) -> Encoded:
         """Documents of a block. Raises TgsError when it cannot be read, or the process has died."""
         self._start.join()
         self._send(_packed(block))
@@ -135,7 +139,7 @@ def _receive(pipe: IO[bytes]) -> bytes | None:
     return message if len(message) == size else None
 
 
-def _packed(block: Block) -> bytes:
+def _packed(block: DataBlock) -> bytes:
     """A block; lone surrogates, which msgpack cannot hold, go as JSON."""
     try:
         return msgspec.msgpack.encode((block.first, block.data, block.values, b""))
@@ -143,10 +147,10 @@ def _packed(block: Block) -> bytes:
         return msgspec.msgpack.encode((block.first, block.data, (), json.dumps(block.values).encode()))
 
 
-def _unpacked(message: bytes) -> Block:
+def _unpacked(message: bytes) -> DataBlock:
     first, data, values, text = msgspec.msgpack.decode(message)
     rows = json.loads(text) if text else values
-    return Block(first, data, tuple((number, value) for number, value in rows))
+    return DataBlock(first, data, tuple((number, value) for number, value in rows))
 
 
 def main() -> None:
@@ -154,7 +158,7 @@ def main() -> None:
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is no answer
     encoder: BlockEncoder | None = None
-    recipe = msgspec.msgpack.decode(_receive(requests) or b"", type=Recipe)
+    recipe = msgspec.msgpack.decode(_receive(requests) or b"", type=EncodingRecipe)
     while (message := _receive(requests)) is not None:
         answer: Any
         try:

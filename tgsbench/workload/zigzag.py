@@ -20,7 +20,7 @@ import numpy.typing as npt
 Item = TypeVar("Item", bound=np.generic)
 
 
-class Block(NamedTuple):
+class SeenBlock(NamedTuple):
     """Queries that see every one of some keys; positions in what a ring member holds."""
 
     q_begin: int
@@ -28,9 +28,9 @@ class Block(NamedTuple):
     k_begin: int
     k_end: int
 
-    def moved(self, offset: int) -> Block:
+    def moved(self, offset: int) -> SeenBlock:
         """The same block where a row begins at `offset`."""
-        return Block(*(edge + offset for edge in self))
+        return SeenBlock(*(edge + offset for edge in self))
 
 
 class Layout(NamedTuple):
@@ -89,25 +89,25 @@ class Layout(NamedTuple):
             inside.add(self.chunk)
         return sorted(inside)
 
-    def block(self, borders: Sequence[int], member: int, step: int) -> Block | None:
+    def block(self, borders: Sequence[int], member: int, step: int) -> SeenBlock | None:
         """What a member's queries see of the keys that it meets at a step after the first; None: nothing."""
         other = self.source(member, step)
         seen = self._earlier if other < member else self._later
         return seen(borders, member, other)
 
-    def _earlier(self, borders: Sequence[int], member: int, other: int) -> Block | None:
+    def _earlier(self, borders: Sequence[int], member: int, other: int) -> SeenBlock | None:
         """All queries, keys of the other's first chunk: the document at that chunk's end."""
         chunk = self.chunk
         begin, end = _document(borders, (other + 1) * chunk - 1)
         queries = sum(min(chunk, max(0, end - number * chunk)) for number in self.chunks(member))
-        return Block(0, queries, max(0, begin - other * chunk), chunk) if queries else None
+        return SeenBlock(0, queries, max(0, begin - other * chunk), chunk) if queries else None
 
-    def _later(self, borders: Sequence[int], member: int, other: int) -> Block | None:
+    def _later(self, borders: Sequence[int], member: int, other: int) -> SeenBlock | None:
         """Queries of the second chunk, all keys: the document at that chunk's beginning."""
         chunk, last = self.chunk, self.chunks(member)[1] * self.chunk
         begin, end = _document(borders, last)
         keys = sum(min(chunk, max(0, (number + 1) * chunk - begin)) for number in self.chunks(other))
-        return Block(chunk, chunk + min(chunk, end - last), 2 * chunk - keys, 2 * chunk) if keys else None
+        return SeenBlock(chunk, chunk + min(chunk, end - last), 2 * chunk - keys, 2 * chunk) if keys else None
 
 
 def _document(borders: Sequence[int], position: int) -> tuple[int, int]:

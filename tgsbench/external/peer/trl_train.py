@@ -24,7 +24,7 @@ from torch.utils.data import SequentialSampler
 def main() -> None:
     """Build what the settings say, and train."""
     settings = json.loads(Path(sys.argv[1]).read_text("utf-8"))
-    traffic = Traffic()
+    traffic = AllToAllCount()
     if settings["on_cpu"]:
         import deepspeed
 
@@ -35,7 +35,7 @@ def main() -> None:
     trainer.train()
 
 
-def build(settings: dict[str, Any], traffic: Traffic) -> Any:
+def build(settings: dict[str, Any], traffic: AllToAllCount) -> Any:
     """SFTTrainer over our packs, in their order."""
     from datasets import Dataset
     from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
@@ -54,7 +54,7 @@ def build(settings: dict[str, Any], traffic: Traffic) -> Any:
     model = AutoModelForCausalLM.from_config(config, attn_implementation=settings["attention"])
     words = Tokenizer(WordLevel({"<pad>": 0, "<s>": 1, "</s>": 2}, unk_token="<pad>"))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="</s>")
-    seen = Seen(model, traffic, Path(settings["folder"]) / "steps.jsonl")
+    seen = StepsSeen(model, traffic, Path(settings["folder"]) / "steps.jsonl")
     packs = Dataset.from_list(list(rows(Path(settings["folder"]))))
     return InOrder(
         model=model, args=arguments, train_dataset=packs, processing_class=tokenizer, data_collator=stack,
@@ -110,7 +110,7 @@ def stack(packs: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     return {name: torch.tensor([pack[name] for pack in packs]) for name in packs[0]}
 
 
-class Traffic:
+class AllToAllCount:
     """Counts the all-to-alls that this process hands to its groups."""
 
     def __init__(self) -> None:
@@ -130,10 +130,10 @@ class Traffic:
         return taken
 
 
-class Seen:
+class StepsSeen:
     """What a step really was, written by rank 0 when it is over."""
 
-    def __init__(self, model: torch.nn.Module, traffic: Traffic, path: Path) -> None:
+    def __init__(self, model: torch.nn.Module, traffic: AllToAllCount, path: Path) -> None:
         self._traffic, self._path = traffic, path
         self._tokens, self._at_s = 0, 0.0
         self._row: dict[str, Any] = {}

@@ -25,7 +25,7 @@ from tgsbench.training.attention.kernels import AttentionKernel
 from tgsbench.training.attention.windowed import PLAIN, Own
 from tgsbench.training.parallel.tracing import span
 from tgsbench.training.progress import PROGRESS
-from tgsbench.workload.zigzag import Block, Layout
+from tgsbench.workload.zigzag import Layout, SeenBlock
 
 _KEYS, _GRADIENTS = 0, 1
 """Tags of messages that are under way between the same two ranks at once."""
@@ -36,7 +36,7 @@ class Plan(NamedTuple):
 
     own: PackDocuments
     """Documents of what it holds: rows, or parts of the pack's documents."""
-    steps: tuple[tuple[Block, ...], ...]
+    steps: tuple[tuple[SeenBlock, ...], ...]
     """Blocks of each step after the first, at most one a row."""
 
 
@@ -166,7 +166,7 @@ def _ring_forward(q: Tensor, k: Tensor, v: Tensor, scale: float, number: int) ->
 
 
 def add_block(
-    ring: Ring, q: Tensor, kv: Tensor, scale: float, block: Block, so_far: tuple[Tensor, Tensor]
+    ring: Ring, q: Tensor, kv: Tensor, scale: float, block: SeenBlock, so_far: tuple[Tensor, Tensor]
 ) -> None:
     """Attend to one block of keys and values [2, T, m, d], and merge it into output and log-sum-exp."""
     queries, keys = slice(block.q_begin, block.q_end), slice(block.k_begin, block.k_end)
@@ -237,7 +237,7 @@ def _ring_backward(ring: Ring, grad: Tensor, saved: Saved, scale: float) -> tupl
 
 
 def add_gradients(
-    ring: Ring, grad: Tensor, saved: Saved, kv: Tensor, scale: float, block: Block, grad_q: Tensor
+    ring: Ring, grad: Tensor, saved: Saved, kv: Tensor, scale: float, block: SeenBlock, grad_q: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Add one block's share to the gradient of q; returns those of its keys and values."""
     queries, keys = slice(block.q_begin, block.q_end), slice(block.k_begin, block.k_end)
