@@ -54,6 +54,11 @@ def test_one_rank_of_a_world_runs_under_both_engines(installed, tmp_path, engine
     assert rows.from_result(result).tgs is None
 
 
+def test_one_rank_of_512_starts(installed, tmp_path):
+    result = _run(tmp_path, "llama3_1b_8k", *SMALL, "hardware.num_gpus=512", rank=300)
+    assert result.status == "virtual", result.failure
+
+
 def test_compiled_blocks_are_compiled_for_the_card_and_launched(installed, tmp_path):
     result = _run(tmp_path, "llama3_1b_8k", *SMALL, "engine.compile=true")
     assert result.status == "virtual", result.failure

@@ -111,7 +111,7 @@ def _unanswered(site: Path, objects: list[Path]) -> list[str]:
     answered |= {name.partition("_v")[0] for name in answered if _DRIVER.match(name)}
     torch_lib = site / "torch/lib"
     asked = {name for path in torch_lib.glob("*.so") for name in symbols(path, defined=False)}
-    launcher = site / "triton/backends/nvidia/driver.c"  # compiled beside the first kernel, linked with libcuda
+    launcher = site / "triton/backends/nvidia/driver.c"  # compiled with the first kernel
     if launcher.exists():
         asked |= set(_CALL.findall(launcher.read_text("utf-8")))
     allocator = torch_lib / "libc10_cuda.so"
