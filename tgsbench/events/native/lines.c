@@ -132,7 +132,7 @@ static uint32_t members(const Kind *kind, const uint8_t *at, const uint8_t *end,
         const uint8_t *begin = next < kind->num_fields ? named(&kind->fields[next], at + 1, end) : NULL;
         if (!begin) {
             Text name;
-            if (!(begin = key(at + 1, &name)) || begin > end || is(name, "type")) return 0;
+            if (!(begin = key(at + 1, end, &name)) || begin > end || is(name, "type")) return 0;
             index = field_of(kind, name, next);
         }
         if (index >= 0 && there >> index & 1) return 0; /* twice */

@@ -48,23 +48,25 @@ static inline const uint8_t *escape(const uint8_t *at) {
     return at + 5;
 }
 
+/* The first quote, backslash or control character from `at` on, sixteen bytes at a time up to `end`. */
+static inline const uint8_t *text_end(const uint8_t *at, const uint8_t *end) {
+#ifdef __SSE2__
+    for (; end - at >= 16; at += 16) {
+        __m128i bytes = _mm_loadu_si128((const __m128i *)at);
+        __m128i low = _mm_cmpeq_epi8(_mm_max_epu8(bytes, _mm_set1_epi8(0x1f)), _mm_set1_epi8(0x1f));
+        __m128i stop = _mm_or_si128(low, _mm_or_si128(_mm_cmpeq_epi8(bytes, _mm_set1_epi8('"')),
+                                                      _mm_cmpeq_epi8(bytes, _mm_set1_epi8('\\'))));
+        int mask = _mm_movemask_epi8(stop);
+        if (mask) return at + __builtin_ctz((unsigned)mask);
+    }
+#endif
+    while (*at >= 0x20 && *at != '"' && *at != '\\') at++;
+    return at;
+}
+
 static inline const uint8_t *string(const uint8_t *at, const uint8_t *end) {
     for (at++;;) {
-#ifdef __SSE2__
-        while (end - at >= 16) {
-            __m128i bytes = _mm_loadu_si128((const __m128i *)at);
-            __m128i low = _mm_cmpeq_epi8(_mm_max_epu8(bytes, _mm_set1_epi8(0x1f)), _mm_set1_epi8(0x1f));
-            __m128i stop = _mm_or_si128(low, _mm_or_si128(_mm_cmpeq_epi8(bytes, _mm_set1_epi8('"')),
-                                                          _mm_cmpeq_epi8(bytes, _mm_set1_epi8('\\'))));
-            int mask = _mm_movemask_epi8(stop);
-            if (mask) {
-                at += __builtin_ctz((unsigned)mask);
-                break;
-            }
-            at += 16;
-        }
-#endif
-        while (*at >= 0x20 && *at != '"' && *at != '\\') at++;
+        at = text_end(at, end);
         if (*at == '"') return at + 1;
         if (*at != '\\' || !(at = escape(at + 1))) return NULL;
     }
@@ -98,13 +100,13 @@ static inline const uint8_t *scalar(const uint8_t *at, const uint8_t *end) {
     return number(at);
 }
 
-static inline const uint8_t *key(const uint8_t *at, Text *name) {
+static inline const uint8_t *key(const uint8_t *at, const uint8_t *end, Text *name) {
     if (*at != '"') return NULL;
     const uint8_t *begin = ++at;
-    while (*at >= 0x20 && *at != '"' && *at != '\\') at++;
+    at = text_end(at, end);
     if (*at != '"') return NULL;
     *name = (Text){begin, at - begin};
-    at = blanks(at + 1);
+    at = at[1] == ':' ? at + 1 : blanks(at + 1);
     return *at == ':' ? blanks(at + 1) : NULL;
 }
 
@@ -120,7 +122,7 @@ static inline const uint8_t *value(const uint8_t *at, const uint8_t *end) {
             uint8_t close = *at == '{' ? '}' : ']';
             at = blanks(at + 1);
             if (*at != close) {
-                if ((objects & 1) && !(at = key(at, &name))) return NULL;
+                if ((objects & 1) && !(at = key(at, end, &name))) return NULL;
                 continue;
             }
         } else {
@@ -131,7 +133,7 @@ static inline const uint8_t *value(const uint8_t *at, const uint8_t *end) {
         for (;;) {
             if (*at == ',') {
                 at = blanks(at + 1);
-                if ((objects & 1) && !(at = key(at, &name))) return NULL;
+                if ((objects & 1) && !(at = key(at, end, &name))) return NULL;
                 break;
             }
             if (*at != ((objects & 1) ? '}' : ']')) return NULL;

@@ -125,9 +125,9 @@ typedef struct {
     int has_args, odd_args;
 } Event;
 
-static Text *argument(Event *event, Text name) {
+static inline Text *argument(Event *event, Text name) {
     for (int i = 0; i < NUM_ARGS; i++)
-        if (name.length == ARGS[i].length && !memcmp(name.at, ARGS[i].at, (size_t)name.length))
+        if (*name.at == *ARGS[i].at && name.length == ARGS[i].length && !memcmp(name.at, ARGS[i].at, (size_t)name.length))
             return &event->args[i];
     return NULL;
 }
@@ -140,7 +140,7 @@ static inline const uint8_t *arguments(const uint8_t *at, const uint8_t *end, Ev
     if (*at == '}') return at + 1;
     for (;;) {
         Text name;
-        if (!(at = key(at, &name))) return NULL;
+        if (!(at = key(at, end, &name))) return NULL;
         const uint8_t *after = value(at, end);
         if (!after) return NULL;
         Text *wanted = argument(event, name);
@@ -170,7 +170,7 @@ static inline const uint8_t *object(const uint8_t *at, const uint8_t *end, Event
     if (*at == '}') return NULL;
     for (;;) {
         Text name;
-        if (!(at = key(at, &name))) return NULL;
+        if (!(at = key(at, end, &name))) return NULL;
         const uint8_t *after;
         if (is(name, "args")) {
             if (event->has_args++) return NULL;
