@@ -146,6 +146,7 @@ def test_where_torchs_own_names_are_the_rest_is_left_alone(tmp_path):
         (["1/t.json", "0/t.json"], [1, 0]),
         (["a9.json", "a10.json"], [0, 1]),
         (["rank7.json"], [7]),
+        (["trace-rank:5.json", "trace-rank:6.json"], [5, 6]),
         (["transformer_0.json", "transformer_1.json"], [0, 1]),
     ],
 )  # fmt: skip

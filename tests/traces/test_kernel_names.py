@@ -86,6 +86,7 @@ COMMUNICATION = {
         "mscclKernel_Sum_hip_bfloat16_Simple_false(x)",
         "void mscclpp::executionKernel<__half, mscclpp::LL16Packet>(x)",
         "rccl_main_kernel",
+        "rcclGenericKernel<1, false>(ncclDevKernelArgsStorage<4096ul>)",
     ],
     "comm_other": ["ncclDevKernel_Reduce_Sum_f32_RING_LL(x)"],
     "norm_elementwise": [

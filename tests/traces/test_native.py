@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.traces.made import Made, nccl_step
+from tgsbench.system.native import library
 from tgsbench.traces import native, trace
 from tgsbench.traces.analyse import analyse
 from tgsbench.traces.columns import Columns
@@ -29,7 +30,7 @@ TRACES = sorted(path for folder in DATA.glob("traces*") for path in folder.rglob
 def compiled(monkeypatch):
     """Any trace is worth compiling for; returns what turns the scanner off."""
     monkeypatch.setattr(native, "_WORTHWHILE", 0)
-    native._library.cache_clear()
+    library.cache_clear()
 
     def off() -> None:
         monkeypatch.setattr(native, "scanner_for", lambda path: None)
@@ -152,7 +153,7 @@ def test_a_trace_with_any_byte_changed_is_read_as_python_reads_it(tmp_path_facto
     path.write_bytes(text)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(native, "_WORTHWHILE", 0)
-        native._library.cache_clear()
+        library.cache_clear()
         with_it = outcome(path)
         patch.setattr(native, "scanner_for", lambda path: None)
         assert with_it == outcome(path)
@@ -161,11 +162,11 @@ def test_a_trace_with_any_byte_changed_is_read_as_python_reads_it(tmp_path_facto
 def test_without_a_compiler_or_a_folder_python_reads(tmp_path, monkeypatch):
     monkeypatch.setattr(native, "_WORTHWHILE", 0)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "none"))
-    monkeypatch.setattr(native, "_COMPILERS", ("no-such-compiler",))
+    monkeypatch.setattr("tgsbench.system.native._COMPILERS", ("no-such-compiler",))
     path = nccl_step().write(tmp_path / "a.json")
-    native._library.cache_clear()
+    library.cache_clear()
     assert native.scanner_for(path) is None and read(path)[1]
     (tmp_path / "none").write_text("a file")
-    native._library.cache_clear()
+    library.cache_clear()
     assert native.scanner_for(path) is None
-    native._library.cache_clear()
+    library.cache_clear()

@@ -21,6 +21,7 @@ from tgsbench.traces import event_boundary, trace
 from tgsbench.traces.analyse import analyse
 from tgsbench.traces.event import Span
 from tgsbench.traces.hotspots import analyse_rank
+from tgsbench.traces.perfetto import merge
 from tgsbench.traces.trace import TraceReader
 
 
@@ -116,6 +117,14 @@ def test_nanoseconds_three_months_after_the_base(tmp_path):
         ns += second
     found = analyse_rank(made.write(tmp_path / "a.json")).profile
     assert found.parts_ms["loss"] == pytest.approx(200 * 0.003)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_trace(tmp_path):
+    path = nccl_step().write(tmp_path / "a.json")
+    marked = tmp_path / "marked.json"
+    marked.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert analyse([marked], "x").parts_ms == analyse([path], "x").parts_ms
+    assert merge([marked], tmp_path / "all.json") > 0
 
 
 def test_bytes_that_are_no_utf8_do_no_harm(tmp_path):

@@ -25,11 +25,11 @@ from rich.text import Text
 
 from tgsbench import units
 from tgsbench.cli import diagnostics, output
+from tgsbench.events.step_columns import RankBatch, rank_batches
 from tgsbench.launch.narration import Narrator
 from tgsbench.live.fold import LiveRun
 from tgsbench.live.follow import Feed, add_round
 from tgsbench.live.headline import inside_text
-from tgsbench.live.step_columns import RankBatch, rank_batches
 from tgsbench.live.stragglers import suspects
 from tgsbench.metrics import figures
 from tgsbench.metrics.progress import share_done

@@ -13,13 +13,13 @@ from typing import Any
 import msgspec
 
 from tgsbench.errors import ExitCode, TgsError
+from tgsbench.events.native import GLANCE, line_scanner
+from tgsbench.events.step_columns import RankBatch, condensed
 from tgsbench.install import upgrade
 from tgsbench.safe_files import harmless, harmless_json, is_plain_json, open_regular
-from tgsbench.schema.events import PROTOCOL_VERSION, Event, Glance
+from tgsbench.schema.events import PROTOCOL_VERSION, Event
 
-WHOLE = msgspec.json.Decoder(Event)
-GLANCE = msgspec.json.Decoder(Glance)
-"""Steps with what the live view shows of them only."""
+_WHOLE = msgspec.json.Decoder(Event)
 _CHUNK = 4 << 20
 PIECE_BYTES = 1 << 16
 """Read from each file in turn, so that steps of all ranks close soon after each other."""
@@ -32,6 +32,9 @@ _NODE_FILE = re.compile(r"^node(\d{5,6})\.jsonl$")
 _POLL_S = 0.1
 _SLOWEST_POLL_S = 1.0
 _RANKS_PER_POLL = 64
+
+
+_Decoder = msgspec.json.Decoder[Any]
 
 
 def poll_period_s(world_size: int) -> float:
@@ -68,11 +71,8 @@ class FilePosition(msgspec.Struct, array_like=True):
 class FileTail:
     """One rank's event file from its beginning, a piece at a time."""
 
-    def __init__(
-        self, path: Path, decoder: msgspec.json.Decoder[Any] = WHOLE, place: FilePosition | None = None
-    ) -> None:
+    def __init__(self, path: Path, place: FilePosition | None = None) -> None:
         self.path = path
-        self._decoder = decoder
         self.rank = rank_of(path.name)
         """Whose file it is, as `rank_of` says."""
         self.place = place or FilePosition()
@@ -99,17 +99,43 @@ class FileTail:
 
         Raises TgsError when the file was written by a newer major protocol version.
         """
+        return self._decoded(self._new_lines(max_bytes), _WHOLE)
+
+    def read_batch(self, max_bytes: int = _CHUNK) -> RankBatch | None:
+        """The same, condensed to what the live view shows: read by the compiled scanner where there is one,
+        decoded where it leaves them. None: nothing is new.
+
+        Raises TgsError as `read` does.
+        """
+        lines = self._new_lines(max_bytes)
+        return self._scanned(lines) or condensed(self._decoded(lines, GLANCE))
+
+    def _new_lines(self, max_bytes: int) -> bytes:
+        """Whole lines; the beginning of one that is still being written waits for its rest."""
         data = self._new_bytes(max_bytes)
         if not data:
-            return []
+            return b""
         data = self.place.torn + data
         end = data.rfind(b"\n") + 1
         self.place.torn = data[end:]
         if len(self.place.torn) > _MAX_LINE:
             self._pass_over_line()
-        if is_plain_json(data):
-            return self._decode_all(memoryview(data)[:end])
-        return [harmless(event) for event in self._decode_all(memoryview(harmless_json(data[:end])))]
+        return data[:end]
+
+    def _scanned(self, lines: bytes) -> RankBatch | None:
+        place = self.place
+        if not lines or self.rank is None or place.ahead or not is_plain_json(lines):
+            return None
+        scanner = line_scanner()
+        batch = scanner.scan(lines, self.rank, place.expected_seq) if scanner else None
+        if batch is not None:
+            place.expected_seq += batch.num_events
+        return batch
+
+    def _decoded(self, lines: bytes, decoder: _Decoder) -> list[Event]:
+        if is_plain_json(lines):
+            return self._decode_all(lines, decoder)
+        return [harmless(event) for event in self._decode_all(harmless_json(lines), decoder)]
 
     def _pass_over_line(self) -> None:
         """Give up a line without an end, and after many megabytes of such lines all but the file's end."""
@@ -128,22 +154,22 @@ class FileTail:
             return []
         return self.read(num_bytes)
 
-    def _decode_all(self, lines: memoryview) -> list[Event]:
+    def _decode_all(self, lines: bytes, decoder: _Decoder) -> list[Event]:
         """Decode lines: all at once where nothing is odd about them (0.6 µs an event), else one by one."""
         try:
-            events: list[Event] = self._decoder.decode_lines(lines)
+            events: list[Event] = decoder.decode_lines(lines)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return self._decode_each(lines)
+            return self._decode_each(lines, decoder)
         first, end = self.place.expected_seq, self.place.expected_seq + len(events)
         in_order = [event.seq for event in events] == list(range(first, end))
         mine = self.rank is None or [event.rank for event in events].count(self.rank) == len(events)
         if not (in_order and mine) or self.place.ahead:
-            return self._decode_each(lines)
+            return self._decode_each(lines, decoder)
         self.place.expected_seq = end
         return events
 
-    def _decode_each(self, lines: memoryview) -> list[Event]:
-        decoded = (self._decode(line) for line in bytes(lines).split(b"\n"))
+    def _decode_each(self, lines: bytes, decoder: _Decoder) -> list[Event]:
+        decoded = (self._decode(line, decoder) for line in lines.split(b"\n"))
         return [event for event in decoded if event is not None]
 
     def read_to_end(self) -> Iterator[list[Event]]:
@@ -177,11 +203,11 @@ class FileTail:
         place.at_end = len(data) < max_bytes
         return data
 
-    def _decode(self, line: bytes) -> Event | None:
+    def _decode(self, line: bytes, decoder: _Decoder) -> Event | None:
         if not line.strip():
             return None
         try:
-            event: Event = self._decoder.decode(line)
+            event: Event = decoder.decode(line)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             self.place.skipped += 1
             _refuse_newer(line, self.path)
@@ -231,9 +257,8 @@ def _past_hole(fd: int, position: int, size: int) -> int:
 class RunTail:
     """All ranks of one run; files that appear later join in."""
 
-    def __init__(self, events_dir: Path, decoder: msgspec.json.Decoder[Any] = WHOLE) -> None:
+    def __init__(self, events_dir: Path) -> None:
         self._dir = events_dir
-        self._decoder = decoder
         self._files: dict[str, FileTail] = {}
 
     @property
@@ -253,12 +278,13 @@ class RunTail:
 
     def poll(self, max_bytes: int = _CHUNK) -> list[Event]:
         """New events of all ranks, each rank's in its order, from at most `max_bytes` of each file."""
-        return [event for events in self.pieces(max_bytes) for event in events]
+        self._discover()
+        return [event for tail in self._files.values() for event in tail.read(max_bytes)]
 
-    def pieces(
+    def batches(
         self, max_bytes: int = _CHUNK, is_ahead: Callable[[int], bool] | None = None
-    ) -> Iterator[list[Event]]:
-        """As `poll`, each piece of one rank: folded at once, it is still in the processor's cache.
+    ) -> Iterator[RankBatch]:
+        """The same condensed, a batch of each rank: folded at once, it is still in the processor's cache.
 
         A file whose rank `is_ahead` waits while the others have something: of a rank that also writes
         samples, the same bytes hold fewer steps. Where the others have nothing, waiting would not help.
@@ -268,12 +294,12 @@ class RunTail:
         for tail in self._files.values():
             if is_ahead is not None and is_ahead(tail.rank or 0):
                 waiting.append(tail)
-            elif events := tail.read(max_bytes):
+            elif batch := tail.read_batch(max_bytes):
                 any_read = True
-                yield events
+                yield batch
         for tail in [] if any_read else waiting:
-            if events := tail.read(max_bytes):
-                yield events
+            if batch := tail.read_batch(max_bytes):
+                yield batch
 
     def read_all(self) -> Iterator[Event]:
         """Every event that is there now, a piece of each file in turn: few steps wait for their ranks."""
@@ -294,7 +320,7 @@ class RunTail:
             return
         for name in names:
             if name not in self._files and rank_of(name) is not None:
-                self._files[name] = FileTail(self._dir / name, self._decoder)
+                self._files[name] = FileTail(self._dir / name)
 
 
 def rank_of(name: str) -> int | None:

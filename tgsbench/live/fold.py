@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from struct import unpack
 from typing import Any
 
+from tgsbench.events.step_columns import RankBatch, rank_batches
 from tgsbench.live.history import DownsampledSeries, RankRow, StepGrid, own_row
 from tgsbench.live.pending import MAX_PENDING_STEPS, ClosedStep, PendingSteps
-from tgsbench.live.step_columns import RankBatch, rank_batches
 from tgsbench.metrics import figures
 from tgsbench.metrics.progress import LONG_STEP_S, least_far
 from tgsbench.metrics.slow_ranks import WaitTable

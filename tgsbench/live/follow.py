@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from tgsbench.events.replay import Replay
-from tgsbench.events.tail import GLANCE, PIECE_BYTES, RunTail
+from tgsbench.events.step_columns import RankBatch, rank_batches
+from tgsbench.events.tail import PIECE_BYTES, RunTail
 from tgsbench.live.backlog import backlog
 from tgsbench.live.fold import LiveRun
 from tgsbench.live.pending import ClosedStep
-from tgsbench.live.step_columns import RankBatch, condense, rank_batches
 from tgsbench.schema.events import Event
 
 FAST_FORWARD = 3600.0
@@ -39,7 +39,7 @@ class FollowFeed:
     """The event files of a run as they grow; what a long run has there already, other processes read."""
 
     def __init__(self, events_dir: Path) -> None:
-        self._tail = RunTail(events_dir, GLANCE)
+        self._tail = RunTail(events_dir)
         self._round = max(1, len(self._tail.tails()))
         """Pieces of the backlog between two closings of steps: about one of each file."""
         self._backlog = backlog(self._tail)
@@ -54,7 +54,7 @@ class FollowFeed:
                 yield piece
             self._is_backlog_read = num < self._round
         if self._is_backlog_read:
-            yield from map(condense, self._tail.pieces(PIECE_BYTES, is_ahead))
+            yield from self._tail.batches(PIECE_BYTES, is_ahead)
 
     @property
     def caught_up(self) -> bool:

@@ -7,8 +7,8 @@ from array import array
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from tgsbench.events.step_columns import StepColumns
 from tgsbench.live.history import RankRow
-from tgsbench.live.step_columns import StepColumns
 from tgsbench.metrics.step_total import StepTotal
 
 MAX_PENDING_STEPS = 512

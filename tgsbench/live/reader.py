@@ -17,9 +17,9 @@ from typing import IO
 import msgspec
 from msgspec import Struct
 
-from tgsbench.events.tail import GLANCE, PIECE_BYTES, FilePosition, FileTail
+from tgsbench.events.step_columns import RankBatch
+from tgsbench.events.tail import PIECE_BYTES, FilePosition, FileTail
 from tgsbench.live.pending import MAX_GAP_STEPS
-from tgsbench.live.step_columns import RankBatch, condense
 
 HEAD_BYTES = 4
 _SEND_BYTES = 256 << 10
@@ -50,14 +50,14 @@ class ReadPart(Struct, array_like=True):
 def read(request: Request, stream: IO[bytes]) -> None:
     """Write the files' parts, the file that is least far first, until all are at their ends."""
     encoder = msgspec.msgpack.Encoder()
-    tails = [FileTail(Path(os.fsdecode(path)), GLANCE, place) for path, place in request.files]
+    tails = [FileTail(Path(os.fsdecode(path)), place) for path, place in request.files]
     due = [(-1, index) for index in range(len(tails))]
     heapify(due)
     while due:
         front, index = heappop(due)
         tail = tails[index]
-        if events := tail.read(_PIECE_BYTES):
-            part = ReadPart(front, index, tail.place, condense(events))
+        if batch := tail.read_batch(_PIECE_BYTES):
+            part = ReadPart(front, index, tail.place, batch)
             _send(stream, encoder.encode(part))
             front = _front(front, part.piece)
         if not tail.at_end:

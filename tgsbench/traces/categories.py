@@ -48,7 +48,7 @@ _COMMUNICATION: Final = _any(
     *(marker for kind in collective_kinds.KINDS for marker in kind.markers),
 )
 _SAYS_NOTHING: Final = _any(
-    r"(nccl|rccl)\w*?_?kernel_?(send_?recv|generic)",
+    r"(nccl|rccl)\w*?_?kernel_?(send_?recv|generic)|rcclgenerickernel",
     r"(?<![a-z])msccl(pp)?(_?kernel|::)(?![\w:]*all_?(reduce|gather))",
     r"rccl_main_kernel",
 )

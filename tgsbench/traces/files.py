@@ -220,7 +220,7 @@ def _open_tar(path: Path) -> tarfile.TarFile:
 
 _STRONG: Final = (
     re.compile(
-        r"(?<![a-z])(?<!local)(?<!local[-_])(?:global[-_]?)?rank[-_.=\[]?(\d{1,6})(?!\d)", re.IGNORECASE
+        r"(?<![a-z])(?<!local)(?<!local[-_])(?:global[-_]?)?rank[-_.=:\[]?(\d{1,6})(?!\d)", re.IGNORECASE
     ),
     re.compile(r"(?<![a-z])(?:worker|process|proc|gpu|device)[-_.=]?(\d{1,6})(?!\d)", re.IGNORECASE),
     re.compile(r"(?<![a-z0-9])r(\d{1,6})(?![a-z0-9])", re.IGNORECASE),

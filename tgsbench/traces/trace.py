@@ -7,6 +7,7 @@ The events of a chunk are decoded into structs that name the few fields wanted; 
 from __future__ import annotations
 
 import json
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
@@ -194,7 +195,7 @@ class TraceReader:
 
     def _events_start(self) -> int | None:
         buffer, filled = self._buffer, self._filled
-        first = bytes(buffer[:256]).lstrip()[:1] if filled else b""
+        first = bytes(buffer[:256]).removeprefix(BOM_UTF8).lstrip()[:1] if filled else b""
         if first == b"[":
             return buffer.index(b"[")
         if first not in (b"{", b"", b"\0"):
@@ -212,7 +213,7 @@ class TraceReader:
 
     def _parse_head(self, text: bytes) -> bool:
         try:
-            found = json.loads((text + _KEY + b":[]}").decode("utf-8", "replace"), strict=False)
+            found = json.loads((text + _KEY + b":[]}").decode("utf-8-sig", "replace"), strict=False)
         except ValueError:
             return False
         self.head = _head(found)

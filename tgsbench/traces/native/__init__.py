@@ -3,12 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import platform
-import shutil
-import subprocess
-import tempfile
-import zlib
-from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,14 +10,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from tgsbench.system.user_cache import user_cache
+from tgsbench.system.native import NO_ROOM, library
 from tgsbench.traces.columns import Codes, Columns, CommCall, Shapes
 
 _SOURCE: Final = Path(__file__).with_name("scan.c")
-_FLAGS: Final = ("-std=gnu11", "-O2", "-shared", "-fPIC")
-_COMPILERS: Final = ("cc", "gcc", "clang", "g++")
-_COMPILE_S: Final = 60
-_NO_ROOM: Final = -3
 _USUAL_EVENT: Final = 128
 """Bytes at least of most events: with more of them than that comes to, more room is made."""
 _RECORD_TEXTS: Final = 8
@@ -72,7 +62,7 @@ class Scanner:
         after, buffer[end] = buffer[end], 0
         try:
             text = np.frombuffer(buffer, np.uint8, end - begin, begin).ctypes.data
-            while (rows := self._scanned(text, end - begin)) == _NO_ROOM:
+            while (rows := self._scanned(text, end - begin)) == NO_ROOM:
                 self._make_room(2 * self._room)
         finally:
             buffer[end] = after
@@ -192,42 +182,13 @@ def _is_large(path: Path) -> bool:
     return size * (1 if path.suffix == ".json" else 10) >= _WORTHWHILE
 
 
-@cache
 def _library(may_compile: bool) -> ctypes.CDLL | None:
     """The compiled scanner; None where it cannot be had."""
-    path = user_cache() / "traces" / f"scan-{_key()}.so"
-    try:
-        if not path.exists() and not (may_compile and _compile(path)):
-            return None
-        return _loaded(path)
-    except OSError:  # no folder, no room, another machine's library: Python reads as well
-        return None
+    found = library(_SOURCE, may_compile)
+    return found and _declared(found)
 
 
-def _key() -> str:
-    source = _SOURCE.read_bytes() + repr(_FLAGS).encode()
-    return f"{platform.machine()}-{len(source)}-{zlib.crc32(source):08x}"
-
-
-def _compile(path: Path) -> bool:
-    compiler = next((found for name in _COMPILERS if (found := shutil.which(name))), None)
-    if compiler is None:
-        return False
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-        made = Path(scratch) / path.name
-        argv = [compiler, "-x", "c", *_FLAGS, str(_SOURCE), "-o", str(made)]
-        try:
-            done = subprocess.run(argv, capture_output=True, timeout=_COMPILE_S, check=False)
-        except subprocess.TimeoutExpired:
-            return False
-        if done.returncode == 0:
-            made.replace(path)
-    return done.returncode == 0
-
-
-def _loaded(path: Path) -> ctypes.CDLL:
-    library = ctypes.CDLL(str(path))
+def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     pointer, count = ctypes.c_void_p, ctypes.c_int64
     library.scanner_new.restype = library.scanner_text.restype = pointer
     library.scanner_free.argtypes = library.scanner_count.argtypes = [pointer]

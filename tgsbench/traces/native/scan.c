@@ -4,21 +4,7 @@
  * a string is expected, broken JSON - ends the scan with NOT_USUAL, and the chunk is decoded in Python, which
  * knows what to do or say. So this file decides nothing: where it gives an answer, it is Python's.
  */
-#define _GNU_SOURCE
-#include <locale.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-#ifdef __SSE2__
-#include <emmintrin.h>
-#endif
-
-enum { NOT_USUAL = -1, NO_MEMORY = -2, NO_ROOM = -3, MAX_DEPTH = 60 };
-
-typedef struct {
-    const uint8_t *at;
-    int64_t length; /* 0: absent */
-} Text;
+#include "json.h"
 
 /* ---- JSON texts by number: each new one gets the next */
 
@@ -38,7 +24,6 @@ typedef struct {
 
 typedef struct {
     Tokens tokens;
-    locale_t c_locale;
 } Scanner;
 
 /* What Python lends, each with room for a row per event; see reader.py for their meaning. */
@@ -122,127 +107,6 @@ static int32_t number_of(Tokens *tokens, Text text) {
     return (int32_t)tokens->count;
 }
 
-/* ---- walking over JSON; each returns the place behind, or NULL for what is not usual.
- * The text ends in a byte of zero, which is in no valid JSON: no walk goes beyond it. */
-
-static int is_digit(uint8_t c) { return c >= '0' && c <= '9'; }
-
-static inline const uint8_t *blanks(const uint8_t *at) {
-    if (*at > ' ') return at;
-    if (at[0] == ' ' && at[1] > ' ') return at + 1;
-    if (at[0] == '\n' && at[1] == ' ' && at[2] == ' ') { /* as torch indents */
-        at += 3;
-        if (at[0] == ' ' && at[1] == ' ') at += 2;
-    }
-    while (*at == ' ' || *at == '\n' || *at == '\r' || *at == '\t') at++;
-    return at;
-}
-
-static inline const uint8_t *escape(const uint8_t *at) {
-    if (*at != 'u') return *at && strchr("\"\\/bfnrt", *at) ? at + 1 : NULL;
-    if ((at[1] | 0x20) == 'd' && at[2] > '7') return NULL; /* pairs of surrogates are for Python */
-    for (int i = 1; i <= 4; i++) {
-        uint8_t c = at[i];
-        if (!is_digit(c) && !((c | 0x20) >= 'a' && (c | 0x20) <= 'f')) return NULL;
-    }
-    return at + 5;
-}
-
-static inline const uint8_t *string(const uint8_t *at, const uint8_t *end) {
-    for (at++;;) {
-#ifdef __SSE2__
-        while (end - at >= 16) {
-            __m128i bytes = _mm_loadu_si128((const __m128i *)at);
-            __m128i low = _mm_cmpeq_epi8(_mm_max_epu8(bytes, _mm_set1_epi8(0x1f)), _mm_set1_epi8(0x1f));
-            __m128i stop = _mm_or_si128(low, _mm_or_si128(_mm_cmpeq_epi8(bytes, _mm_set1_epi8('"')),
-                                                          _mm_cmpeq_epi8(bytes, _mm_set1_epi8('\\'))));
-            int mask = _mm_movemask_epi8(stop);
-            if (mask) {
-                at += __builtin_ctz((unsigned)mask);
-                break;
-            }
-            at += 16;
-        }
-#endif
-        while (*at >= 0x20 && *at != '"' && *at != '\\') at++;
-        if (*at == '"') return at + 1;
-        if (*at != '\\' || !(at = escape(at + 1))) return NULL;
-    }
-}
-
-static inline const uint8_t *digits(const uint8_t *at) {
-    if (!is_digit(*at)) return NULL;
-    while (is_digit(*at)) at++;
-    return at;
-}
-
-static inline const uint8_t *number(const uint8_t *at) {
-    at += *at == '-';
-    if (at[0] == '0' && is_digit(at[1])) return NULL;
-    if (!(at = digits(at))) return NULL;
-    if (*at == ',' || *at == ']') return at;
-    if (*at == '.' && !(at = digits(at + 1))) return NULL;
-    if (*at == 'e' || *at == 'E') {
-        at++;
-        at += *at == '-' || *at == '+';
-        at = digits(at);
-    }
-    return at;
-}
-
-static inline const uint8_t *scalar(const uint8_t *at, const uint8_t *end) {
-    if (*at == '"') return string(at, end);
-    if (*at == 't') return strncmp((const char *)at, "true", 4) ? NULL : at + 4;
-    if (*at == 'f') return strncmp((const char *)at, "false", 5) ? NULL : at + 5;
-    if (*at == 'n') return strncmp((const char *)at, "null", 4) ? NULL : at + 4;
-    return number(at);
-}
-
-static inline const uint8_t *key(const uint8_t *at, Text *name) {
-    if (*at != '"') return NULL;
-    const uint8_t *begin = ++at;
-    while (*at >= 0x20 && *at != '"' && *at != '\\') at++;
-    if (*at != '"') return NULL;
-    *name = (Text){begin, at - begin};
-    at = blanks(at + 1);
-    return *at == ':' ? blanks(at + 1) : NULL;
-}
-
-/* Any value: objects and arrays without recursion, one bit a level. */
-static inline const uint8_t *value(const uint8_t *at, const uint8_t *end) {
-    uint64_t objects = 0;
-    int depth = 0;
-    Text name;
-    for (;;) {
-        if (*at == '{' || *at == '[') {
-            if (++depth > MAX_DEPTH) return NULL;
-            objects = objects << 1 | (*at == '{');
-            uint8_t close = *at == '{' ? '}' : ']';
-            at = blanks(at + 1);
-            if (*at != close) {
-                if ((objects & 1) && !(at = key(at, &name))) return NULL;
-                continue;
-            }
-        } else {
-            if (!(at = scalar(at, end))) return NULL;
-            if (!depth) return at;
-            at = blanks(at);
-        }
-        for (;;) {
-            if (*at == ',') {
-                at = blanks(at + 1);
-                if ((objects & 1) && !(at = key(at, &name))) return NULL;
-                break;
-            }
-            if (*at != ((objects & 1) ? '}' : ']')) return NULL;
-            at++;
-            objects >>= 1;
-            if (!--depth) return at;
-            at = blanks(at);
-        }
-    }
-}
-
 /* ---- one event */
 
 enum { CORRELATION, EXTERNAL, SEQUENCE, DIMS, TYPES, CONCRETE, DEVICE, RECORD, NUM_ARGS = RECORD + 8 };
@@ -261,13 +125,9 @@ typedef struct {
     int has_args, odd_args;
 } Event;
 
-static int is(Text text, const char *word) {
-    return text.length == (int64_t)strlen(word) && !memcmp(text.at, word, (size_t)text.length);
-}
-
-static Text *argument(Event *event, Text name) {
+static inline Text *argument(Event *event, Text name) {
     for (int i = 0; i < NUM_ARGS; i++)
-        if (name.length == ARGS[i].length && !memcmp(name.at, ARGS[i].at, (size_t)name.length))
+        if (*name.at == *ARGS[i].at && name.length == ARGS[i].length && !memcmp(name.at, ARGS[i].at, (size_t)name.length))
             return &event->args[i];
     return NULL;
 }
@@ -280,7 +140,7 @@ static inline const uint8_t *arguments(const uint8_t *at, const uint8_t *end, Ev
     if (*at == '}') return at + 1;
     for (;;) {
         Text name;
-        if (!(at = key(at, &name))) return NULL;
+        if (!(at = key(at, end, &name))) return NULL;
         const uint8_t *after = value(at, end);
         if (!after) return NULL;
         Text *wanted = argument(event, name);
@@ -310,7 +170,7 @@ static inline const uint8_t *object(const uint8_t *at, const uint8_t *end, Event
     if (*at == '}') return NULL;
     for (;;) {
         Text name;
-        if (!(at = key(at, &name))) return NULL;
+        if (!(at = key(at, end, &name))) return NULL;
         const uint8_t *after;
         if (is(name, "args")) {
             if (event->has_args++) return NULL;
@@ -328,54 +188,6 @@ static inline const uint8_t *object(const uint8_t *at, const uint8_t *end, Event
         at = blanks(at + 1);
     }
 }
-
-/* ---- typed values; each returns 0 for what is not usual */
-
-static int whole(Text text, int64_t absent, int64_t *found) {
-    *found = absent;
-    if (!text.length) return 1;
-    int negative = *text.at == '-';
-    if (text.length - negative > 18) return 0;
-    int64_t sum = 0;
-    for (const uint8_t *at = text.at + negative; at < text.at + text.length; at++) {
-        if (!is_digit(*at)) return 0;
-        sum = sum * 10 + (*at - '0');
-    }
-    *found = negative ? -sum : sum;
-    return 1;
-}
-
-/* Exact: a product or quotient of two floats that are exact themselves is rounded once; else the library's. */
-static int real(Scanner *scanner, Text text, double *found) {
-    static const double POWERS[] = {1, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9};
-    *found = 0.0;
-    if (!text.length) return 1;
-    if (*text.at != '-' && !is_digit(*text.at)) return 0;
-    uint64_t sum = 0;
-    int behind = 0, num_digits = 0;
-    const uint8_t *at = text.at, *end = text.at + text.length;
-    while (at < end && is_digit(*at)) sum = sum * 10 + (uint64_t)(*at++ - '0'), num_digits++;
-    if (at < end && *at == '.')
-        for (at++; at < end && is_digit(*at); behind++, num_digits++) sum = sum * 10 + (uint64_t)(*at++ - '0');
-    if (at == end && num_digits <= 19 && sum <= (1ull << 53) && behind < 10) {
-        *found = (double)sum / POWERS[behind];
-        return 1;
-    }
-    if (text.length > 60) return 0;
-    char copy[64] = {0}, *after;
-    memcpy(copy, text.at, (size_t)text.length);
-    *found = strtod_l(copy, &after, scanner->c_locale);
-    return after == copy + text.length && *found - *found == 0.0;
-}
-
-static int is_string(Text text) { return !text.length || *text.at == '"'; }
-
-static int is_whole(Text text) {
-    int64_t unused;
-    return whole(text, 0, &unused);
-}
-
-static int is_null(Text text) { return text.length == 4 && *text.at == 'n'; }
 
 static int usual_types(const Event *event) {
     const Text *args = event->args;
@@ -402,11 +214,11 @@ static int is_plain_frame(const Event *event) {
 }
 
 /* Would Python take every value of an event that is passed over? */
-static int is_sound(Scanner *scanner, const Event *event) {
+static int is_sound(const Event *event) {
     double real_unused;
     int64_t unused;
-    return usual_types(event) && real(scanner, event->ts, &real_unused) &&
-           real(scanner, event->dur, &real_unused) &&
+    return usual_types(event) && real(event->ts, &real_unused) &&
+           real(event->dur, &real_unused) &&
            (!event->has_args || (whole(event->args[CORRELATION], 0, &unused) &&
                                  whole(event->args[EXTERNAL], 0, &unused) &&
                                  whole(event->args[SEQUENCE], 0, &unused)));
@@ -417,8 +229,8 @@ static int add(Scanner *scanner, const Event *event, const uint8_t *base, int64_
     Tokens *tokens = &scanner->tokens;
     static const Text ABSENT[NUM_ARGS];
     const Text *args = event->has_args ? event->args : ABSENT;
-    if (!usual_types(event) || !real(scanner, event->ts, &out->ts[row]) ||
-        !real(scanner, event->dur, &out->dur[row]) || !whole(args[CORRELATION], 0, &out->correlation[row]) ||
+    if (!usual_types(event) || !real(event->ts, &out->ts[row]) ||
+        !real(event->dur, &out->dur[row]) || !whole(args[CORRELATION], 0, &out->correlation[row]) ||
         !whole(args[EXTERNAL], 0, &out->external[row]) || !whole(args[SEQUENCE], -1, &out->sequence[row]))
         return NOT_USUAL;
     out->category[row] = number_of(tokens, event->category);
@@ -454,7 +266,7 @@ int64_t scan(Scanner *scanner, const uint8_t *text, int64_t length, int64_t room
         out->num_events++;
         if (is(event.phase, "\"X\"")) {
             if (is_plain_frame(&event)) {
-                if (!is_sound(scanner, &event)) return NOT_USUAL;
+                if (!is_sound(&event)) return NOT_USUAL;
             } else {
                 int failed = row == room ? NO_ROOM : add(scanner, &event, text, row, out);
                 if (failed) return failed;
@@ -474,7 +286,6 @@ void scanner_free(Scanner *scanner) {
     free(scanner->tokens.slots);
     free(scanner->tokens.kept);
     free(scanner->tokens.ends);
-    if (scanner->c_locale) freelocale(scanner->c_locale);
     free(scanner);
 }
 
@@ -486,8 +297,7 @@ Scanner *scanner_new(void) {
     tokens->count_capacity = 1024;
     tokens->slots = calloc(tokens->mask + 1, sizeof(Slot));
     tokens->ends = calloc((size_t)tokens->count_capacity, sizeof(int64_t));
-    scanner->c_locale = newlocale(LC_ALL_MASK, "C", (locale_t)0);
-    if (tokens->slots && tokens->ends && scanner->c_locale) return scanner;
+    if (tokens->slots && tokens->ends) return scanner;
     scanner_free(scanner);
     return NULL;
 }

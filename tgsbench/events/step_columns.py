@@ -72,11 +72,15 @@ class RankBatch(Struct, array_like=True):
 
 def rank_batches(events: Sequence[Any]) -> Iterator[RankBatch]:
     """Events of any ranks, neighbours of one rank together."""
-    return (condense(list(own)) for _, own in groupby(events, key=attrgetter("rank")))
+    return (_condensed(list(own)) for _, own in groupby(events, key=attrgetter("rank")))
 
 
-def condense(events: Sequence[Any]) -> RankBatch:
-    """The same events of one rank, at least one; only what the live view folds is kept of them."""
+def condensed(events: Sequence[Any]) -> RankBatch | None:
+    """The same events, all of one rank; None of none. Only what the live view folds is kept of them."""
+    return _condensed(events) if events else None
+
+
+def _condensed(events: Sequence[Any]) -> RankBatch:
     steps: list[Step | StepGlance] = []
     gpus: list[Gpu] = []
     others: list[Event] = []
