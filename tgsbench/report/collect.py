@@ -57,6 +57,25 @@ def of_words(root: Path, words: Sequence[str], title: str = "", price: float | N
     return _report(title or f"Long-sequence training speed: {named}", entries, sections)
 
 
+def side_by_side(measured: Sequence[Row], preset: Preset, notes: Sequence[str]) -> Report:
+    """A report on engines that ran one preset in turns; those that failed are rows with their cause."""
+    entries = [
+        ReportEntry(
+            config=preset.name,
+            model=preset.model,
+            gpu=row.gpu or preset.hardware.gpu or preset.hardware.device,
+            num_gpus=preset.world_size,
+            seq_len=preset.workload.seq_len,
+            sp=preset.parallel.sp,
+            measured=row,
+        )
+        for row in measured
+    ]
+    sections = [section(RunDir(Path(row.source))) for row in measured if row.source]
+    report = _report(f"Training engines on equal work: {preset.name}", entries, sections)
+    return msgspec.structs.replace(report, notes=[*notes, *report.notes])
+
+
 def published() -> Report:
     """The published rows alone: XTuner against LLaMA-Factory, with the planner's forecasts beside them."""
     references = presets.load_references()
