@@ -24,7 +24,7 @@ from tgsbench.errors import ExitCode, TgsError
 from tgsbench.external import exit_report
 from tgsbench.external.adapter import StepReport, num_steps
 from tgsbench.external.bridge import load_adapter, other_work, shared_out
-from tgsbench.external.process import PEER, peer_environment
+from tgsbench.external.process import PEER, ExternalProcess, peer_environment
 from tgsbench.launch.command import agent_argv
 from tgsbench.metrics.observe import fold_events
 from tgsbench.metrics.result import build_result
@@ -344,6 +344,16 @@ def test_cpu_ranks_build_no_op_of_shared_memory(engine, monkeypatch):
     assert seen == [{"deepspeed_shm_comm": False, "cpu_adam": True}], "before its training begins"
 
 
+def test_who_waits_for_what_comes_before_the_training_is_told_that_it_lives(tmp_path, monkeypatch):
+    (tmp_path / "slow.py").write_text("import time\ntime.sleep(0.5)\nprint('done')\n")
+    monkeypatch.setattr("tgsbench.external.process.PEER", tmp_path)
+    beats = []
+    stop = SimpleNamespace(asked=False)
+    peer = ExternalProcess(sys.executable, os.environ, tmp_path / "log", stop, beats.append)
+    assert peer.script("slow.py") == "done"
+    assert beats and all(child.pid for child in beats)
+
+
 def test_llamafactory_trains_beside_a_torchvision_of_another_build(tmp_path, monkeypatch):
     broken = tmp_path / "torchvision"
     broken.mkdir()
@@ -351,7 +361,11 @@ def test_llamafactory_trains_beside_a_torchvision_of_another_build(tmp_path, mon
         "import torch\nif not hasattr(torch.ops.torchvision, 'nms'):\n"
         "    raise RuntimeError('operator torchvision::nms does not exist')\n"
     )
-    (tmp_path / "script.py").write_text("import sys, torchvision\nprint(sys.argv[1:])\n")
+    audio = tmp_path / "torchaudio"
+    audio.mkdir()
+    (audio / "__init__.py").write_text("raise OSError('libc10_cuda.so: no such file')\n")
+    looks = "from importlib.util import find_spec\nassert find_spec('torchaudio')\nimport torchaudio\n"
+    (tmp_path / "script.py").write_text(f"import sys, torchvision\n{looks}print(sys.argv[1:])\n")
     argv = [str(PEER / "llamafactory_cpu.py"), "--script", str(tmp_path / "script.py"), "train.yaml"]
     env = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run([sys.executable, *argv], env=env, capture_output=True, text=True)

@@ -164,7 +164,7 @@ class ExternalRun:
         return code
 
     def _peer(self, python: str) -> ExternalProcess:
-        return ExternalProcess(python, self._env(python), self._log, self._stop)
+        return ExternalProcess(python, self._env(python), self._log, self._stop, self._beat)
 
     def _env(self, python: str) -> dict[str, str]:
         # Ops of one torch do not load in another: builds of two environments must not meet in one folder.
@@ -181,6 +181,10 @@ class ExternalRun:
 
     def _watch(self, child: ProcessGroup) -> None:
         self._report(child)
+        self._beat(child)
+
+    def _beat(self, child: ProcessGroup) -> None:
+        """Say now and then that what was started is at work, or that it is not."""
         now_s = time.monotonic()
         if now_s - self._heartbeat_s < max(1.0, self._preset.measure.heartbeat_s):
             return
