@@ -8,7 +8,7 @@ from tests.unit.stored import a_preset, a_result
 from tgsbench.external import config_lines
 from tgsbench.launch import interleaved
 from tgsbench.launch.interleaved import EngineRuns, Limits
-from tgsbench.report import comparison
+from tgsbench.report import collect, comparison, page
 from tgsbench.schema.run import Failure
 
 
@@ -172,3 +172,16 @@ def test_a_users_lines_are_the_values_that_a_preset_gives():
     lean = config_lines.count(a_preset("tiny_cpu"))
     assert config_lines.count(a_preset("tiny_cpu", "training.lr=1e-3", "parallel.sp=1")) == lean
     assert 3 < lean < 15
+
+
+def test_the_page_has_the_engines_in_their_order_against_the_first_and_failures_too(tmp_path):
+    engines = some("fsdp2", "deepspeed")
+    figures = {"fsdp2": [100.0] * 3, "deepspeed": [None]}
+    interleaved.run_interleaved(engines, tmp_path, Limits(), lambda _: None, "t", runner(figures))
+    rows = [interleaved.as_row(engine) for engine in engines]
+    compared = [interleaved.comparison(engines[1], engines[0], False)]
+    notes = comparison.unequal_lines(rows)
+    html = page.render(collect.side_by_side(rows, compared, engines[0].preset, notes))
+    assert html.index(">fsdp2<") < html.index(">deepspeed<")
+    assert "deepspeed against fsdp2: not comparable" in html
+    assert "deepspeed: oom: CUDA out of memory" in html and "config lines" in html

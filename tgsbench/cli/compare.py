@@ -40,8 +40,6 @@ class Wanted(Struct, frozen=True, kw_only=True):
     force: bool
     price: float | None
     as_json: bool
-    html_file: Path | None = None
-    """Page that engines side by side are written to."""
 
 
 @click.command()
@@ -97,12 +95,14 @@ def compare(
     if engines is None:
         _finish(api.compare(*words, baseline=baseline, force=force, root=root), wanted)
     found = _contenders(words, engines, sets, rehearse)
-    wanted = msgspec.structs.replace(wanted, html_file=html_file)
     limits = interleaved.Limits(within=within / 100, budget_s=budget, rounds=repeats)
     source = row_specs.RowFinder(root)
     others = [row for word in words[1:] for row in source.resolve(word)]
     comparisons = _side_by_side(found, others, root, limits, wanted)
-    _finish(comparisons, wanted, text.unequal_lines(list(map(interleaved.as_row, found))))
+    rows = [interleaved.as_row(contender) for contender in found]
+    if html_file is not None:
+        _write_page(html_file, rows, comparisons, found)
+    _finish(comparisons, wanted, text.unequal_lines(rows))
 
 
 def _finish(comparisons: list[Comparison], wanted: Wanted, unequal: Sequence[str] = ()) -> NoReturn:
@@ -153,8 +153,6 @@ def _side_by_side(
         interleaved.run_interleaved(found, root, limits, diagnostics.note, f"compare:{int(time.time())}")
     )
     rows = [interleaved.as_row(contender) for contender in found]
-    if wanted.html_file is not None:
-        _write_page(wanted.html_file, rows, found)
     if baseline is not None:
         return api.compare(*rows, *others, baseline=baseline, force=wanted.force, root=root)
     first = found[0]
@@ -162,10 +160,10 @@ def _side_by_side(
     return comparisons + (api.compare(*others, baseline=rows[0], force=wanted.force) if others else [])
 
 
-def _write_page(path: Path, rows: list[Row], found: list[EngineRuns]) -> None:
+def _write_page(path: Path, rows: list[Row], comparisons: list[Comparison], found: list[EngineRuns]) -> None:
     """One page: the table, a chart, what is not equal, and a section for each engine's last run."""
     preset = next(contender.preset for contender in found if contender.preset is not None)
-    write_page(path, page.render(collect.side_by_side(rows, preset, text.unequal_lines(rows))))
+    write_page(path, page.render(collect.side_by_side(rows, comparisons, preset, text.unequal_lines(rows))))
 
 
 def _say_absent(found: list[EngineRuns]) -> None:
