@@ -185,7 +185,7 @@ def answer_for_a_cpu() -> None:
     """
     import torch._utils
 
-    torch._utils._get_available_device_type = lambda: "cpu"  # type: ignore[assignment]
+    torch._utils._get_available_device_type = lambda: "cpu"
     device: Any = torch.cpu
     device.get_device_name = lambda *_: "cpu"
     device.get_device_properties = lambda *_: SimpleNamespace(
