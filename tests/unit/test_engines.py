@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -108,6 +109,20 @@ def test_setup_dry_run_prints_the_two_commands(tmp_path):
     assert first.startswith("python -m venv ") and "llamafactory-0.9.5" in first
     assert "llamafactory==0.9.5" in second
     assert not (tmp_path / "cache").exists()
+
+
+def test_setup_says_disk_and_time_and_goes_on_where_it_was_cut_off(monkeypatch):
+    made, said = [], []
+    monkeypatch.setattr(environments.venv, "create", lambda folder, with_pip, clear: made.append(clear))
+    monkeypatch.setattr(environments.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=0))
+    environments.create("swift", said.append)
+    python = environments.made_python("swift")
+    python.parent.mkdir(parents=True)
+    python.touch()
+    environments.create("swift", said.append)
+    assert made == [True, False], "what is installed stays"
+    assert said[0].startswith("making ") and "about 2.5 GB" in said[0] and "9 minutes" in said[0]
+    assert said[1].startswith("going on with ")
 
 
 def test_an_unknown_system_names_the_nearest_one():

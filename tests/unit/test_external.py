@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import MagicMock
 
+import numpy as np
 import psutil
 import pytest
 from click.testing import CliRunner
@@ -23,7 +24,7 @@ from tgsbench.errors import ExitCode, TgsError
 from tgsbench.external import exit_report
 from tgsbench.external.adapter import StepReport, num_steps
 from tgsbench.external.bridge import load_adapter, other_work, shared_out
-from tgsbench.external.process import peer_environment
+from tgsbench.external.process import PEER, ExternalProcess, peer_environment
 from tgsbench.launch.command import agent_argv
 from tgsbench.metrics.observe import fold_events
 from tgsbench.metrics.result import build_result
@@ -42,14 +43,14 @@ XTUNER = (LOGS / "xtuner_log_sample.txt").read_text()
 
 def a_tiny(engine: str, *sets: str):
     base = ["training.checkpointing=full", f"engine.name={engine}"]
-    if engine == "llamafactory":
+    if engine in ("llamafactory", "torchtitan"):
         base.append("parallel.sp=1")
     if engine == "xtuner":
         base.append("engine.cpu_shim=true")
     return a_preset("tiny_cpu", *base, *sets)
 
 
-@pytest.mark.parametrize("engine", ["llamafactory", "xtuner", "trl"])
+@pytest.mark.parametrize("engine", ["llamafactory", "xtuner", "trl", "swift", "torchtitan"])
 def test_a_preset_that_the_system_can_do_has_no_gap(engine):
     assert support.gaps(a_tiny(engine)) == []
 
@@ -63,6 +64,11 @@ def test_a_preset_that_the_system_can_do_has_no_gap(engine):
         ("xtuner", "engine.cpu_shim=false", "shim"),
         ("xtuner", "engine.liger=true", "Liger"),
         ("xtuner", "training.compute_dtype=bfloat16", "bf16"),
+        ("swift", "workload.document_mask=true", "without document borders"),
+        ("swift", "engine.kernel=flash3", "no attention kernel flash3"),
+        ("torchtitan", "parallel.sp=2", "ring attention needs CUDA"),
+        ("torchtitan", "workload.document_mask=true", "flex attention has no backward"),
+        ("torchtitan", "engine.liger=true", "no Liger"),
     ],
 )
 def test_what_a_system_cannot_do_is_unsupported_with_a_remedy(engine, assignment, said):
@@ -338,6 +344,47 @@ def test_cpu_ranks_build_no_op_of_shared_memory(engine, monkeypatch):
     assert seen == [{"deepspeed_shm_comm": False, "cpu_adam": True}], "before its training begins"
 
 
+def test_who_waits_for_what_comes_before_the_training_is_told_that_it_lives(tmp_path, monkeypatch):
+    (tmp_path / "slow.py").write_text("import time\ntime.sleep(0.5)\nprint('done')\n")
+    monkeypatch.setattr("tgsbench.external.process.PEER", tmp_path)
+    beats = []
+    stop = SimpleNamespace(asked=False)
+    peer = ExternalProcess(sys.executable, os.environ, tmp_path / "log", stop, beats.append)
+    assert peer.script("slow.py") == "done"
+    assert beats and all(child.pid for child in beats)
+
+
+def test_llamafactory_trains_beside_a_torchvision_of_another_build(tmp_path, monkeypatch):
+    broken = tmp_path / "torchvision"
+    broken.mkdir()
+    (broken / "__init__.py").write_text(
+        "import torch\nif not hasattr(torch.ops.torchvision, 'nms'):\n"
+        "    raise RuntimeError('operator torchvision::nms does not exist')\n"
+    )
+    audio = tmp_path / "torchaudio"
+    audio.mkdir()
+    (audio / "__init__.py").write_text("raise OSError('libc10_cuda.so: no such file')\n")
+    looks = "from importlib.util import find_spec\nassert find_spec('torchaudio')\nimport torchaudio\n"
+    (tmp_path / "script.py").write_text(f"import sys, torchvision\n{looks}print(sys.argv[1:])\n")
+    argv = [str(PEER / "llamafactory_cpu.py"), "--script", str(tmp_path / "script.py"), "train.yaml"]
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, *argv], env=env, capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("['train.yaml']\n", 0), done.stderr[-2000:]
+
+
+@pytest.mark.parametrize(
+    ("engine", "file", "losses"),
+    [
+        ("swift", "swift_2ranks.jsonl", [7.67489147, 7.66762829]),
+        ("torchtitan", "torchtitan_2ranks.log", [8.17392, 8.04079]),
+    ],
+)
+def test_logs_that_the_systems_wrote_here_are_read_whole(engine, file, losses):
+    steps = load_adapter(engine).steps((LOGS / file).read_text(), a_tiny(engine))
+    assert len(steps) == 5 and [step.loss for step in steps[:2]] == losses
+    assert all(step.step_s > 0 for step in steps)
+
+
 TRL_LOG = """\
 {"tokens": 2048.0, "step_s": 4.0, "num_all_to_alls": 192, "all_to_all_bytes": 75497472.0, "loss": 7.65}
 no step
@@ -380,3 +427,95 @@ def test_trl_keeps_documents_apart_by_flash_attn_alone():
     assert [gap.remedy for gap in support.gaps(asked)] == [
         "--set engine.kernel=flash2, or --set workload.document_mask=false"
     ]
+
+
+SWIFT_LOG = """\
+{"loss": 7.7, "grad_norm": 3.0, "memory(GiB)": 2.5, "train_speed(s/it)": 4.0, "elapsed_time": "4s"}
+no row
+{"loss": 7.6, "train_speed(s/it)": 3.0}
+{"eval_loss": 7.6, "train_speed(s/it)": 3.0}
+{"train_speed(s/it)": "fast", "loss": 1.0}
+"""
+
+
+def test_swift_gets_the_presets_values_and_logs_a_mean_since_it_began():
+    preset = a_tiny("swift", "training.accumulation=3", "training.lr=1e-4", "engine.zero_stage=2")
+    adapter = load_adapter("swift")
+    words = adapter.arguments(preset, Path("/x"))
+    options = dict(zip(words[::2], words[1::2], strict=True))
+    assert (options["--gradient_accumulation_steps"], options["--learning_rate"]) == ("3", "0.0001")
+    assert (options["--sequence_parallel_size"], options["--attn_impl"]) == ("2", "sdpa")
+    assert (options["--torch_dtype"], options["--fp16"], options["--bf16"]) == ("float32", "false", "false")
+    assert (options["--strict"], options["--dataset_shuffle"]) == ("true", "false")
+    files = adapter.files(preset, Path("/x"))
+    assert json.loads(files["deepspeed.json"])["zero_optimization"]["stage"] == 2
+    rows = [json.loads(line) for line in files["packs.jsonl"].splitlines()]
+    packs = [json.loads(row["messages"][0]["content"])["pack"] for row in rows]
+    assert packs == list(range(preset.packs_per_step * num_steps(preset)))
+    steps = adapter.steps(SWIFT_LOG, preset)
+    assert [(step.step_s, step.loss, step.tokens) for step in steps] == [(4.0, 7.7, 0), (2.0, 7.6, 0)]
+    own = adapter.own_tgs(SWIFT_LOG, preset)
+    assert own.tgs == preset.tokens_per_step / 3.0 / 2 and "warm-up included" in own.basis
+
+
+def test_swift_without_zero_is_started_without_deepspeed():
+    words = load_adapter("swift").arguments(a_tiny("swift", "engine.zero_stage=0"), Path("/x"))
+    assert "--deepspeed" not in words
+
+
+def test_swifts_template_gives_the_packs_token_for_token(tmp_path, monkeypatch):
+    np.save(tmp_path / "tokens.npy", np.arange(12).reshape(2, 6))
+    np.save(tmp_path / "labels.npy", np.arange(12).reshape(2, 6) - 100)
+    np.save(tmp_path / "lengths.npy", np.array([6, 4]))
+    template = SimpleNamespace(Template=object, TemplateMeta=MagicMock(), register_template=MagicMock())
+    monkeypatch.setitem(sys.modules, "swift", SimpleNamespace(template=template))
+    monkeypatch.setitem(sys.modules, "swift.template", template)
+    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
+    packs = runpy.run_path(str(PEER / "swift_packs.py"))["Packs"]()
+    content = json.dumps({"folder": str(tmp_path), "pack": 1})
+    encoded = packs._encode(SimpleNamespace(messages=[{"content": content}]))
+    assert encoded["input_ids"] == [6, 7, 8, 9]
+    assert encoded["labels"] == [-94, -93, -92, -91]
+
+
+TITAN_LOG = """\
+2026-11-28 step:  1  loss:  8.17392  memory:  0.00GiB(0.00%)  tps: 4  tflops: 0.00  mfu: 0.00%
+2026-11-28 step:  2  loss:  8.04079  memory:  0.00GiB(0.00%)  tps: 256  tflops: 0.00  mfu: 0.00%
+"""
+
+
+def test_torchtitan_gets_the_presets_values_and_its_tps_are_of_one_rank():
+    preset = a_tiny("torchtitan", "training.accumulation=2", "measure.warmup=1")
+    adapter = load_adapter("torchtitan")
+    settings = json.loads(adapter.files(preset, Path("/x"))["titan.json"])
+    assert settings["training"]["global_batch_size"] == 4
+    assert settings["training"]["steps"] == num_steps(preset)
+    assert settings["parallelism"]["context_parallel_degree"] == 1
+    assert settings["model"]["n_kv_heads"] == preset.model.num_kv_heads
+    steps = adapter.steps(TITAN_LOG, preset)
+    assert [(step.step_s, step.loss) for step in steps] == [(512.0, 8.17392), (8.0, 8.04079)]
+    assert adapter.own_tgs(TITAN_LOG, preset).tgs == 256
+
+
+@pytest.mark.parametrize(("by", "degrees"), [("context", (4, 1)), ("tensor", (1, 4))])
+def test_torchtitan_shares_a_sequence_by_rings_or_by_tensors_on_gpus(by, degrees):
+    sets = ("engine.name=torchtitan", "training.checkpointing=full", "parallel.sp=4", f"engine.sp_by={by}")
+    preset = a_preset("llama3_8b_32k", *sets)
+    assert support.gaps(preset) == []
+    meshes = json.loads(load_adapter("torchtitan").files(preset, Path("/x"))["titan.json"])["parallelism"]
+    assert (meshes["context_parallel_degree"], meshes["tensor_parallel_degree"]) == degrees
+
+
+def test_torchtitans_ranks_are_dealt_packs_in_turn_with_labels_beside_their_tokens(tmp_path):
+    np.save(tmp_path / "tokens.npy", np.arange(16, dtype=np.int32).reshape(4, 4))
+    labels = np.arange(16, dtype=np.int32).reshape(4, 4)
+    labels[:, 0] = -100
+    np.save(tmp_path / "labels.npy", labels)
+    (tmp_path / "starts.json").write_text("[[0, 3], [0], [0], [0, 1]]")
+    batches = runpy.run_path(str(PEER / "titan_train.py"))["batches"]
+    dealt = [list(batches(tmp_path, rank, 2, 1)) for rank in (0, 1)]
+    assert [shown["input"][0, 0].item() for shown, _ in dealt[0]] == [0, 8]
+    assert [shown["input"][0, 0].item() for shown, _ in dealt[1]] == [4, 12]
+    assert dealt[0][0][1].tolist() == [[1, 2, 3, -100]]
+    assert dealt[0][0][0]["positions"].tolist() == [[0, 1, 2, 0]]
+    assert dealt[1][1][0]["positions"].tolist() == [[0, 0, 1, 2]]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.stored import a_preset, a_result
+from tgsbench.external import config_lines
 from tgsbench.launch import interleaved
 from tgsbench.launch.interleaved import EngineRuns, Limits
+from tgsbench.report import collect, comparison, page
 from tgsbench.schema.run import Failure
 
 
@@ -135,3 +137,51 @@ def test_an_engine_that_cannot_is_told_with_its_reason():
     assert found[0].runs_on
     assert "no sequence parallelism" in found[1].reason
     assert interleaved.as_row(found[1]).status == "unsupported"
+
+
+def test_beside_an_engines_speed_stand_its_own_figure_start_up_and_configuration():
+    preset = a_preset("tiny_cpu", "engine.name=swift", "training.checkpointing=full")
+    own = {"claimed_tgs": 90.0, "claimed_basis": "warm-up included", "start_up_s": 80.0}
+    engine = EngineRuns(engine="swift", preset=preset)
+    engine.results = [a_result(preset, "x", samples=[100.0], **own)] * 2
+    row = interleaved.as_row(engine)
+    assert (row.own_tgs, row.start_up_s) == (90.0, 80.0)
+    assert row.config_lines > 40
+    assert "swift: its own figure is -10.0% from ours: warm-up included" in comparison.unequal_lines([row])
+    head, line = comparison.table([row])
+    assert "own figure" in head and "90.00 (-10.0%)" in line and "1:20" in line
+
+
+def test_an_own_figure_that_is_near_needs_no_explanation():
+    preset = a_preset("tiny_cpu", "engine.name=torchtitan", "parallel.sp=1", "training.checkpointing=full")
+    engine = EngineRuns(engine="torchtitan", preset=preset)
+    engine.results = [a_result(preset, "x", samples=[100.0], claimed_tgs=101.0, claimed_basis="rounded")]
+    assert not [line for line in comparison.unequal_lines([interleaved.as_row(engine)]) if "rounded" in line]
+
+
+def test_an_engine_that_failed_is_a_row_with_its_cause(tmp_path):
+    engines = some("fsdp2", "deepspeed")
+    interleaved.run_interleaved(
+        engines, tmp_path, Limits(), lambda _: None, "t", runner({"fsdp2": [100.0] * 3, "deepspeed": [None]})
+    )
+    rows = [interleaved.as_row(engine) for engine in engines]
+    assert "deepspeed: oom: CUDA out of memory" in comparison.unequal_lines(rows)
+
+
+def test_a_users_lines_are_the_values_that_a_preset_gives():
+    lean = config_lines.count(a_preset("tiny_cpu"))
+    assert config_lines.count(a_preset("tiny_cpu", "training.lr=1e-3", "parallel.sp=1")) == lean
+    assert 3 < lean < 15
+
+
+def test_the_page_has_the_engines_in_their_order_against_the_first_and_failures_too(tmp_path):
+    engines = some("fsdp2", "deepspeed")
+    figures = {"fsdp2": [100.0] * 3, "deepspeed": [None]}
+    interleaved.run_interleaved(engines, tmp_path, Limits(), lambda _: None, "t", runner(figures))
+    rows = [interleaved.as_row(engine) for engine in engines]
+    compared = [interleaved.comparison(engines[1], engines[0], False)]
+    notes = comparison.unequal_lines(rows)
+    html = page.render(collect.side_by_side(rows, compared, engines[0].preset, notes))
+    assert html.index(">fsdp2<") < html.index(">deepspeed<")
+    assert "deepspeed against fsdp2: not comparable" in html
+    assert "deepspeed: oom: CUDA out of memory" in html and "config lines" in html

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -15,9 +16,11 @@ from msgspec import Struct
 from tgsbench import api
 from tgsbench.cli import complete, diagnostics, output
 from tgsbench.cli.effect import refuse_idle, refuse_together
+from tgsbench.cli.report import write_page
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.launch import interleaved
 from tgsbench.launch.interleaved import EngineRuns
+from tgsbench.report import collect, page
 from tgsbench.report import comparison as text
 from tgsbench.results import row_specs
 from tgsbench.results.compare import Comparison, Row
@@ -57,6 +60,9 @@ class Wanted(Struct, frozen=True, kw_only=True):
 @click.option(
     "--repeats", type=click.IntRange(min=2), help="With --engines: so many runs of each, whatever --within."
 )
+@click.option(
+    "--html", "html_file", type=click.Path(path_type=Path), help="With --engines: write one page of it."
+)
 @click.option("--price", type=click.FloatRange(min=0), help="USD for an hour of one GPU.")
 @click.option("--output", "folder", type=click.Path(path_type=Path, file_okay=False), help="Folder of runs.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -71,6 +77,7 @@ def compare(
     within: float,
     budget: float,
     repeats: int | None,
+    html_file: Path | None,
     price: float | None,
     folder: Path | None,
     as_json: bool,
@@ -83,7 +90,7 @@ def compare(
     """
     wanted = Wanted(margin=_margin(fail_on), baseline=baseline, force=force, price=price, as_json=as_json)
     root = run_dir.runs_root(folder)
-    refuse_idle(dict.fromkeys(("sets", "rehearse", "within", "budget", "repeats"), "engines"))
+    refuse_idle(dict.fromkeys(("sets", "rehearse", "within", "budget", "repeats", "html_file"), "engines"))
     refuse_together(("within", "repeats"))
     if engines is None:
         _finish(api.compare(*words, baseline=baseline, force=force, root=root), wanted)
@@ -91,18 +98,26 @@ def compare(
     limits = interleaved.Limits(within=within / 100, budget_s=budget, rounds=repeats)
     source = row_specs.RowFinder(root)
     others = [row for word in words[1:] for row in source.resolve(word)]
-    _finish(_side_by_side(found, others, root, limits, wanted), wanted)
+    comparisons = _side_by_side(found, others, root, limits, wanted)
+    rows = [interleaved.as_row(contender) for contender in found]
+    if html_file is not None:
+        _write_page(html_file, rows, comparisons, found)
+    _finish(comparisons, wanted, text.unequal_lines(rows))
 
 
-def _finish(comparisons: list[Comparison], wanted: Wanted) -> NoReturn:
-    """Print the comparisons, and leave with the exit code that they call for."""
+def _finish(comparisons: list[Comparison], wanted: Wanted, unequal: Sequence[str] = ()) -> NoReturn:
+    """Print the comparisons, and leave with the exit code that they call for.
+
+    `unequal` is what engines that ran in turns did otherwise than each other.
+    """
     if wanted.price is not None:
         comparisons = [_priced(found, wanted.price) for found in comparisons]
     rows = [comparisons[0].b, *(found.a for found in comparisons)]
     if wanted.as_json:
-        output.json({"rows": rows, "comparisons": comparisons})
+        document = {"rows": rows, "comparisons": comparisons}
+        output.json(document | ({"unequal": list(unequal)} if unequal else {}))
     else:
-        _print(rows, comparisons)
+        _print(rows, comparisons, unequal)
     sys.exit(_exit_code(comparisons, wanted.margin))
 
 
@@ -145,6 +160,12 @@ def _side_by_side(
     return comparisons + (api.compare(*others, baseline=rows[0], force=wanted.force) if others else [])
 
 
+def _write_page(path: Path, rows: list[Row], comparisons: list[Comparison], found: list[EngineRuns]) -> None:
+    """One page: the table, a chart, what is not equal, and a section for each engine's last run."""
+    preset = next(contender.preset for contender in found if contender.preset is not None)
+    write_page(path, page.render(collect.side_by_side(rows, comparisons, preset, text.unequal_lines(rows))))
+
+
 def _say_absent(found: list[EngineRuns]) -> None:
     """What cannot run is said before anything is started; with fewer than two left nothing is."""
     absent = [contender for contender in found if not contender.runs_on]
@@ -154,11 +175,16 @@ def _say_absent(found: list[EngineRuns]) -> None:
         raise TgsError("fewer than two engines can run this preset here", exit_code=ExitCode.UNSUPPORTED)
 
 
-def _print(rows: list[Row], comparisons: list[Comparison]) -> None:
+def _print(rows: list[Row], comparisons: list[Comparison], unequal: Sequence[str]) -> None:
     for line in text.table(rows):
         output.line(line.rstrip())
     for line in text.forecast_lines(rows):
         output.line(line)
+    if unequal:
+        output.line()
+        output.line("not equal")
+    for line in unequal:
+        output.line(f"  {line}")
     for found in comparisons:
         output.line()
         for line in text.lines(found):

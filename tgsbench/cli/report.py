@@ -56,7 +56,7 @@ def report(
         collect.published() if published else collect.of_words(run_dir.runs_root(folder), words, title, price)
     )
     if html_file is not None:
-        _write(html_file, page.render(found))
+        write_page(html_file, page.render(found))
     if as_json:
         output.line(collect.as_json(found).decode())
     elif as_csv:
@@ -70,7 +70,8 @@ def _markdown(found: Report) -> None:
         output.line(line)
 
 
-def _write(path: Path, text: str) -> None:
+def write_page(path: Path, text: str) -> None:
+    """Write a page and say so; raises TgsError where the file cannot be written."""
     data = text.encode("utf-8", "replace")
     try:
         run_dir.write_atomic(path, data)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from msgspec import Struct
 
@@ -27,8 +27,18 @@ class StepReport(Struct, frozen=True, kw_only=True):
     step_s: float
     loss: float = 0.0
     mem_gib: float = 0.0
+    mem_by_rank_gib: list[float] = []
+    """Where somebody looked into every rank; empty: `mem_gib` stands for all."""
     num_all_to_alls: int | None = None
     """That its process groups did, counted from outside; None where nothing counts them."""
+
+
+class OwnTgs(NamedTuple):
+    """A system's own speed, tokens per GPU per second."""
+
+    tgs: float
+    basis: str
+    """What it is made of, where ours is made otherwise."""
 
 
 class Adapter(Protocol):
@@ -76,6 +86,10 @@ class Adapter(Protocol):
 
     def claims(self, log: str, preset: Preset) -> dict[str, float]:
         """The system's own figures, as it words them."""
+        ...
+
+    def own_tgs(self, log: str, preset: Preset) -> OwnTgs | None:
+        """The system's own figure that is meant as TGS is; None while it says none."""
         ...
 
 

@@ -14,7 +14,7 @@ import psutil
 
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.events.emitter import Emitter
-from tgsbench.external import exit_report
+from tgsbench.external import exit_report, observed
 from tgsbench.external.activity import Activity
 from tgsbench.external.adapter import Adapter, StepReport, num_steps
 from tgsbench.external.process import ExternalProcess, peer_environment, tail
@@ -89,7 +89,9 @@ class ExternalRun:
         ]
         self._num_reported = 0
         self._padded = 0.0
-        self._mem_peak = [0] * preset.world_size
+        self._resident = [0] * preset.world_size
+        """Bytes of each CPU rank, as last looked at."""
+        self._is_observed = observed.is_wanted(self._adapter.name)
         self._heartbeat_s = 0.0
         self._activity = Activity(self._log, ranks_compute=preset.hardware.device == "cpu")
 
@@ -158,11 +160,11 @@ class ExternalRun:
             code = child.poll()
             if code is None:
                 code = child.stop()
-        self._report()
+        self._report(child, ended=True)
         return code
 
     def _peer(self, python: str) -> ExternalProcess:
-        return ExternalProcess(python, self._env(python), self._log, self._stop)
+        return ExternalProcess(python, self._env(python), self._log, self._stop, self._beat)
 
     def _env(self, python: str) -> dict[str, str]:
         # Ops of one torch do not load in another: builds of two environments must not meet in one folder.
@@ -172,33 +174,45 @@ class ExternalRun:
     def _argv(self, python: str) -> list[str]:
         argv = [python, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
         argv += ["--nproc-per-node", str(self._preset.world_size)]
-        return [
-            *argv,
-            *self._adapter.program(self._preset),
-            *self._adapter.arguments(self._preset, self._folder),
-        ]
+        program = self._adapter.program(self._preset)
+        if self._is_observed:
+            program = observed.program(self._folder, program)
+        return [*argv, *program, *self._adapter.arguments(self._preset, self._folder)]
 
     def _watch(self, child: ProcessGroup) -> None:
-        self._report()
+        self._report(child)
+        self._beat(child)
+
+    def _beat(self, child: ProcessGroup) -> None:
+        """Say now and then that what was started is at work, or that it is not."""
         now_s = time.monotonic()
         if now_s - self._heartbeat_s < max(1.0, self._preset.measure.heartbeat_s):
             return
         self._heartbeat_s = now_s
-        family = child.family()
-        self._activity.look(family, now_s)
+        self._activity.look(child.family(), now_s)
         self._each(lambda _: Heartbeat(step=self._num_reported, ticks=self._activity.ticks))
-        if self._preset.hardware.device == "cpu":
-            self._sample_memory(family)
 
-    def _sample_memory(self, family: list[psutil.Process]) -> None:
+    def _look_at_memory(self, family: list[psutil.Process]) -> None:
+        """The resident set of each rank, as our own ranks tell it of a CPU at the end of a step."""
+        found = [0] * len(self._resident)
         for process in family:
-            with contextlib.suppress(psutil.Error, KeyError, ValueError):
-                rank = int(process.environ()["RANK"])
-                self._mem_peak[rank] = max(self._mem_peak[rank], process.memory_info().rss)
+            with contextlib.suppress(psutil.Error, KeyError, ValueError, IndexError):
+                rank = int(process.environ()["RANK"])  # what a rank starts inherits it, and is smaller
+                found[rank] = max(found[rank], process.memory_info().rss)
+        self._resident = [now or before for now, before in zip(found, self._resident, strict=True)]
 
-    def _report(self) -> None:
+    def _steps(self, ended: bool) -> list[StepReport]:
+        """The steps so far, as the log tells them, or an observer inside the ranks."""
+        logged = self._adapter.steps(self._adapter.read_log(self._folder), self._preset)
+        if not self._is_observed:
+            return logged
+        return observed.told_by(observed.read(self._folder, self._preset.world_size, ended), logged)
+
+    def _report(self, child: ProcessGroup, ended: bool = False) -> None:
         """Emit the steps that the log has gained."""
-        steps = self._adapter.steps(self._adapter.read_log(self._folder), self._preset)
+        steps = self._steps(ended)
+        if len(steps) > self._num_reported and self._preset.hardware.device == "cpu":
+            self._look_at_memory(child.family())
         for index in range(self._num_reported, min(len(steps), num_steps(self._preset))):
             self._report_step(index, steps[index])
         self._num_reported = max(self._num_reported, len(steps))
@@ -222,15 +236,25 @@ class ExternalRun:
                 loss_sum=step.loss,
                 micro_steps=self._preset.accumulation,
                 step_s=step.step_s,
-                mem_peak=int(step.mem_gib * GIB) or self._mem_peak[rank],
-                mem_alloc=int(step.mem_gib * GIB) or self._mem_peak[rank],
+                mem_peak=self._memory(step, rank),
+                mem_alloc=self._memory(step, rank),
             )
         )
 
+    def _memory(self, step: StepReport, rank: int) -> int:
+        """Bytes of a rank at the end of a step."""
+        if step.mem_by_rank_gib:
+            return int(step.mem_by_rank_gib[rank] * GIB)
+        return int(step.mem_gib * GIB) or self._resident[rank]
+
     def _end(self, code: int) -> int:
-        figures = self._adapter.claims(self._adapter.read_log(self._folder), self._preset)
+        log = self._adapter.read_log(self._folder)
+        figures, own = self._adapter.claims(log, self._preset), self._adapter.own_tgs(log, self._preset)
+        if self._is_observed:
+            figures |= observed.figures(observed.read(self._folder, self._preset.world_size, ended=True))
         if figures:
-            self._emitters[0].emit(Claimed(system=self._adapter.name, figures=figures))
+            tgs, basis = own or (0.0, "")
+            self._emitters[0].emit(Claimed(system=self._adapter.name, figures=figures, tgs=tgs, basis=basis))
         if self._stop.asked:
             self._each(lambda _: Bye(status="cancelled"))
             return 128 + signal.SIGINT

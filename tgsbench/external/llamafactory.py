@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from tgsbench.external import training_data
-from tgsbench.external.adapter import Say, StepReport, deepspeed_config, log_text, num_steps
+from tgsbench.external.adapter import OwnTgs, Say, StepReport, deepspeed_config, log_text, num_steps
 from tgsbench.external.process import PEER, ExternalProcess
 from tgsbench.schema.events import Data, Warn
 from tgsbench.schema.preset import Preset
@@ -21,6 +21,7 @@ _KERNELS = {"auto": "auto", "sdpa": "sdpa", "flash2": "fa2"}
 FULL_PACK_BATCH = 25_000
 """Documents packed together: with the default 1,000 a 128k pack holds 27 % padding, a 1M pack 91 %."""
 _STOCK_BATCH = 1_000
+_THROUGHPUT = "throughput, tokens/s over all GPUs"
 
 
 class LlamaFactory:
@@ -92,7 +93,10 @@ class LlamaFactory:
         """Write the corpus as text, which LLaMA-Factory tokenizes and packs itself before the run."""
         num_documents = training_data.write_documents(preset, folder, say)
         say(f"{self.name} packs {num_documents:,} documents")
-        counted = json.loads(peer.script("llamafactory_prepare.py", str(folder / "train.yaml")))
+        on_cpu = preset.hardware.device == "cpu"
+        through = ["llamafactory_cpu.py", "--script"] if on_cpu else []
+        script = str(PEER / "llamafactory_prepare.py")
+        counted = json.loads(peer.script(*through, script, str(folder / "train.yaml")))
         real = counted["num_tokens"] - counted["num_padded"]
         data = Data(
             corpus=preset.workload.corpus,
@@ -163,7 +167,15 @@ class LlamaFactory:
     def claims(self, log: str, preset: Preset) -> dict[str, float]:
         """Its last `throughput`: all GPUs, padding and warm-up included."""
         rows = _rows(log)
-        return {"throughput, tokens/s over all GPUs": rows[-1].throughput} if rows else {}
+        return {_THROUGHPUT: rows[-1].throughput} if rows else {}
+
+    def own_tgs(self, log: str, preset: Preset) -> OwnTgs | None:
+        """Its last `throughput`, for one GPU."""
+        throughput = self.claims(log, preset).get(_THROUGHPUT)
+        if not throughput:
+            return None
+        basis = "tokens over time since the first step, warm-up and padding included"
+        return OwnTgs(throughput / preset.world_size, basis)
 
 
 ADAPTER = LlamaFactory()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -30,8 +30,16 @@ class Stop(Protocol):
 class ExternalProcess:
     """Another system's interpreter, for what comes before its training."""
 
-    def __init__(self, python: str, env: Mapping[str, str], log: Path, stop: Stop) -> None:
-        self._python, self._env, self._log, self._stop = python, env, log, stop
+    def __init__(
+        self,
+        python: str,
+        env: Mapping[str, str],
+        log: Path,
+        stop: Stop,
+        tick: Callable[[ProcessGroup], None] = lambda child: None,
+    ) -> None:
+        """`tick` is called while a script runs, to say that it lives."""
+        self._python, self._env, self._log, self._stop, self._tick = python, env, log, stop, tick
 
     def script(self, name: str, *args: str) -> str:
         """Run one of our scripts over there to its end; returns the last line it printed.
@@ -44,6 +52,7 @@ class ExternalProcess:
         )
         try:
             while child.poll() is None and not self._stop.asked:
+                self._tick(child)
                 time.sleep(0.1)
         finally:
             code = child.poll()

@@ -9,7 +9,15 @@ from typing import Any
 import msgspec
 
 from tgsbench.external import training_data
-from tgsbench.external.adapter import Say, StepReport, deepspeed_config, log_text, model_config, num_steps
+from tgsbench.external.adapter import (
+    OwnTgs,
+    Say,
+    StepReport,
+    deepspeed_config,
+    log_text,
+    model_config,
+    num_steps,
+)
 from tgsbench.external.process import PEER, ExternalProcess
 from tgsbench.schema.events import Data, Warn
 from tgsbench.schema.preset import Preset
@@ -122,6 +130,11 @@ class Trl:
         seen["all-to-all MiB of a step, all ranks"] = rows[-1].all_to_all_bytes / 2**20
         own = rows[-1].own_tokens_per_s
         return seen | ({"train_tokens_per_second": own} if own else {})
+
+    def own_tgs(self, log: str, preset: Preset) -> OwnTgs | None:
+        """Its `train_tokens_per_second`, for one GPU; a run without its summary has none."""
+        own = self.claims(log, preset).get("train_tokens_per_second")
+        return OwnTgs(own / preset.world_size, "of all training so far, warm-up included") if own else None
 
 
 ADAPTER = Trl()

@@ -7,12 +7,14 @@ import statistics
 from pathlib import Path
 
 from tgsbench.external import training_data
-from tgsbench.external.adapter import Say, StepReport, deepspeed_config, log_text, num_steps
+from tgsbench.external.adapter import OwnTgs, Say, StepReport, deepspeed_config, log_text, num_steps
 from tgsbench.external.process import PEER, ExternalProcess
 from tgsbench.schema.events import Data, Warn
 from tgsbench.schema.preset import Preset
 from tgsbench.systems.engines.xtuner import ENGINE, xtuner_steps
 from tgsbench.systems.log_lines import LoggedStep
+
+_RATE = "tokens_per_sec, mean over micro-batches"
 
 
 class XTuner:
@@ -99,9 +101,18 @@ class XTuner:
     def claims(self, log: str, preset: Preset) -> dict[str, float]:
         """The plain mean over micro-batches after warm-up, as its page reports it: biased upward."""
         micro = xtuner_steps(log)[preset.measure.warmup * preset.accumulation :]
-        found = {"tokens_per_sec, mean over micro-batches": _mean([m.tgs for m in micro])}
+        found = {_RATE: _mean([m.tgs for m in micro])}
         found["tflops, mean over micro-batches"] = _mean([m.tflops for m in micro])
         return {name: value for name, value in found.items() if value is not None}
+
+    def own_tgs(self, log: str, preset: Preset) -> OwnTgs | None:
+        """That mean of rates."""
+        rate = self.claims(log, preset).get(_RATE)
+        return (
+            OwnTgs(rate, "the mean of the rates of micro-batches, where ours is tokens over time")
+            if rate
+            else None
+        )
 
 
 ADAPTER = XTuner()

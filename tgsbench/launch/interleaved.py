@@ -6,12 +6,14 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from msgspec import Struct
 
 from tgsbench import presets, units
 from tgsbench.errors import TgsError
+from tgsbench.external import config_lines
 from tgsbench.launch import local, preflight
 from tgsbench.launch.narration import Narrator
 from tgsbench.launch.rehearse import rehearsal_on
@@ -178,20 +180,35 @@ def as_row(contender: EngineRuns) -> Row:
             reason=contender.reason,
         )
     best = next((r for r in reversed(contender.results) if r.status == "ok"), contender.results[-1])
-    row = rows.from_result(best, label=contender.engine)
+    row = msgspec.structs.replace(rows.from_result(best, label=contender.engine), **_told_of(contender))
     if not medians:
         return row
     mean, ci95 = ratio.mean_of_runs(medians)
     return msgspec.structs.replace(
         row,
         tgs=mean,
-        ci95=ci95,
+        # One run alone has no spread between runs; that of its steps is said to be one.
+        ci95=ci95 or row.ci95,
         samples=medians,
         repeats=len(medians),
         tflops=scaled(best, mean),
         disturbances=[r.disturbances[-1] for r in contender.results if r.disturbances],
         remarks=oddities([1 / tgs for tgs in medians], "run"),
     )
+
+
+def _told_of(contender: EngineRuns) -> dict[str, Any]:
+    """What stands beside the speed: start-up, lines of configuration, own figure, own ways."""
+    assert contender.preset is not None
+    starts = [r.start_up_s for r in contender.results if r.start_up_s]
+    own = [r.claimed_tgs for r in contender.results if r.status == "ok" and r.claimed_tgs]
+    return {
+        "start_up_s": sum(starts) / len(starts) if starts else None,
+        "own_tgs": sum(own) / len(own) if own else None,
+        "config_lines": config_lines.count(contender.preset),
+        "unequal": list(registry.find_engine(contender.engine).unequal),
+        "reason": contender.reason,
+    }
 
 
 def comparison(a: EngineRuns, b: EngineRuns, force: bool) -> Comparison:

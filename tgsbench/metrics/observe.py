@@ -69,6 +69,8 @@ class RunTotals:
     """Over all steps, also those of warm-up and profile."""
     measured_peak_by_rank: dict[int, int] = field(default_factory=dict)
     """Over measured steps alone, as the largest of all ranks is told."""
+    first_step_unix: float = 0.0
+    """Wall clock when rank 0 began its first step; 0: it has done none, or its hello has no clock."""
     clocks: dict[int, RankClock] = field(default_factory=dict)
     packs: PackLedger = field(default_factory=PackLedger)
     throttled: Counter[str] = field(default_factory=Counter)
@@ -85,6 +87,7 @@ class RunTotals:
         match event:
             case Step():
                 self._add_step(event)
+                self._note_begin(event)
                 self.power.end_step(event.rank, measured=event.phase == "measure")
                 _raise(self.mem_peak_by_rank, event)
                 if event.phase == "measure":
@@ -136,6 +139,11 @@ class RunTotals:
             self.whole.append(self.steps.pop(event.step))
         self.clocks.setdefault(event.rank, RankClock()).add(event)
         self.packs.add(event)
+
+    def _note_begin(self, event: Step) -> None:
+        hello = self.hellos.get(0)
+        if event.rank == event.step == 0 and hello and hello.unix_t and not self.first_step_unix:
+            self.first_step_unix = hello.unix_t + event.t - hello.t - event.step_s
 
     def _open_step(self, event: Step) -> StepTotal | None:
         """The total that the report belongs to; None: one step more than any run has."""

@@ -180,9 +180,12 @@ def _described(manifest: Manifest, preset: Preset, observed: RunTotals, environm
         work=work_digest(preset),
         changed=list(manifest.changed),
         repeat_of=manifest.repeat_of,
+        start_up_s=_start_up_s(manifest, observed),
         tokens_per_step=preset.tokens_per_step,
         forecast=manifest.forecast,
         claimed=dict(observed.claimed.figures) if observed.claimed else None,
+        claimed_tgs=(observed.claimed.tgs or None) if observed.claimed else None,
+        claimed_basis=observed.claimed.basis if observed.claimed else "",
         packing=_packing(observed),
         warnings=[w.msg for w in observed.warnings] + [text for _, text in _throttles(observed)],
         disturbances=_disturbances(observed),
@@ -191,6 +194,12 @@ def _described(manifest: Manifest, preset: Preset, observed: RunTotals, environm
         created_unix=manifest.created_unix,
         environment=replace(environment, versions=versions),
     )
+
+
+def _start_up_s(manifest: Manifest, observed: RunTotals) -> float | None:
+    """None where a clock is missing, or was set back between."""
+    passed_s = observed.first_step_unix - manifest.created_unix
+    return passed_s if observed.first_step_unix and manifest.created_unix and passed_s > 0 else None
 
 
 _POWER_CAP = "power cap"

@@ -24,6 +24,7 @@ from tgsbench.report.document import (
 )
 from tgsbench.report.summary import summary_lines
 from tgsbench.results import results, row_specs, rows
+from tgsbench.results.compare import Comparison
 from tgsbench.results.rows import Row
 from tgsbench.schema.forecast import Forecast
 from tgsbench.schema.hotspots import TITLES
@@ -55,6 +56,29 @@ def of_words(root: Path, words: Sequence[str], title: str = "", price: float | N
             sections.append(section(RunDir(Path(item.source)), price))
     named = ", ".join(words) if len(words) <= 3 else f"{len(words)} rows"
     return _report(title or f"Long-sequence training speed: {named}", entries, sections)
+
+
+def side_by_side(
+    measured: Sequence[Row], compared: Sequence[Comparison], preset: Preset, notes: Sequence[str]
+) -> Report:
+    """A report on engines that ran one preset in turns, in their order; those that failed are rows too."""
+    entries = [
+        ReportEntry(
+            config=preset.name,
+            model=preset.model,
+            gpu=row.gpu or preset.hardware.gpu or preset.hardware.device,
+            num_gpus=preset.world_size,
+            seq_len=preset.workload.seq_len,
+            sp=preset.parallel.sp,
+            measured=row,
+        )
+        for row in measured
+    ]
+    sections = [section(RunDir(Path(row.source))) for row in measured if row.source]
+    report = _report(f"Training engines on equal work: {preset.name}", entries, sections)
+    (table,) = report.tables
+    table.entries, table.compared = entries, list(compared)
+    return msgspec.structs.replace(report, notes=[*notes, *report.notes])
 
 
 def published() -> Report:

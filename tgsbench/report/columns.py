@@ -12,6 +12,8 @@ from tgsbench.report.comparison import (
     interval_text,
     kwh_text,
     no_figure,
+    own_text,
+    start_up_text,
     tflops_text,
     usd_text,
 )
@@ -69,6 +71,9 @@ _MEASURED = [
     Column("TFLOPs", lambda e: _tflops(e.measured)),
     Column("MFU (model)", lambda e: _mfu(e.measured, e)),
     Column("memory", lambda e: _memory(e.measured)),
+    Column("own figure", lambda e: own_text(e.measured) if e.measured else ""),
+    Column("start-up", lambda e: start_up_text(e.measured) if e.measured else ""),
+    Column("config lines", lambda e: str((e.measured and e.measured.config_lines) or "")),
     Column("GPU-hours/1B tokens", lambda e: gpu_hours_text(e.measured) if e.measured else ""),
     Column("USD/1B tokens", lambda e: usd_text(e.measured) if e.measured else ""),
     Column("kWh/1B tokens", lambda e: kwh_text(e.measured) if e.measured else ""),

@@ -93,7 +93,49 @@ def kwh_text(row: Row) -> str:
     return units.rate(row.cost.kwh) if row.cost and row.cost.kwh is not None else ""
 
 
+OWN_GAP = 0.02
+"""A system's own figure that is further from ours is explained."""
+
+
+def own_text(row: Row) -> str:
+    """A system's own figure, and how far it is from ours."""
+    if row.own_tgs is None:
+        return ""
+    gap = _gap(row)
+    return units.rate(row.own_tgs) + (f" ({gap:+.1%})" if gap is not None else "")
+
+
+def _gap(row: Row) -> float | None:
+    return row.own_tgs / row.tgs - 1 if row.own_tgs and row.tgs else None
+
+
+def start_up_text(row: Row) -> str:
+    """From the command to the first step; empty where it was not measured."""
+    return units.duration(round(row.start_up_s)) if row.start_up_s else ""
+
+
+def _failed(row: Row) -> str:
+    """The cause of a row without a figure; one that ran says its status before it."""
+    return row.reason if row.reason.startswith(row.status) else f"{row.status}: {row.reason}"
+
+
+def unequal_lines(rows: Sequence[Row]) -> list[str]:
+    """What is not equal between rows that ran in turns: failures, own figures far from ours, own ways."""
+    told = []
+    for row in rows:
+        gap = _gap(row)
+        if row.tgs is None and row.reason:
+            told.append(f"{row.label}: {_failed(row)}")
+        if gap is not None and abs(gap) > OWN_GAP:
+            told.append(f"{row.label}: its own figure is {gap:+.1%} from ours: {row.own_basis}")
+        told += [f"{row.label}: {what}" for what in row.unequal]
+    return told
+
+
 _COSTS: Final = (
+    _Column("own figure", own_text),
+    _Column("start-up", start_up_text),
+    _Column("config lines", lambda row: str(row.config_lines or "")),
     _Column("GPU-hours/1B tokens", gpu_hours_text),
     _Column("USD/1B tokens", usd_text),
     _Column("kWh/1B tokens", kwh_text),

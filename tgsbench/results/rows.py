@@ -79,6 +79,16 @@ class Row(Struct, frozen=True, kw_only=True):
     """Runs in fresh processes: of several, `samples` are the medians and `ci95` is of their spread."""
     remarks: list[str] = []
     """What a reader of its figure should know."""
+    own_tgs: float | None = None
+    """Another system's own figure for what `tgs` says."""
+    own_basis: str = ""
+    """What that is made of, where ours is made otherwise."""
+    start_up_s: float | None = None
+    """Seconds from the command to the first step."""
+    config_lines: int = 0
+    """Lines that a user of the system writes for the same work; 0: not counted."""
+    unequal: list[str] = []
+    """What the system does otherwise, whatever the preset asks."""
 
 
 def from_result(result: Result, preset: Preset | None = None, label: str = "") -> Row:
@@ -121,6 +131,8 @@ def from_result(result: Result, preset: Preset | None = None, label: str = "") -
         integrity=integrity_text(result.integrity),
         disturbances=list(result.disturbances),
         damaged=result.integrity.damaged,
+        own_tgs=result.claimed_tgs,
+        own_basis=result.claimed_basis,
     )
     return priced(row)
 

@@ -210,6 +210,10 @@ class Claimed(_Event, tag="claimed"):
 
     system: str
     figures: dict[str, float] = field(default_factory=dict)
+    tgs: float = 0.0
+    """The one of them that is meant as ours is, in tokens per GPU per second; 0: it says none."""
+    basis: str = ""
+    """What that one is made of, where ours is made otherwise."""
 
 
 class Trace(_Event, tag="trace"):

@@ -424,6 +424,8 @@ class Result(Struct, kw_only=True):
     mem: Memory = field(default_factory=Memory)
     power_w: float | None = None
     """Watts of one GPU by NVML, the mean in measured steps; None: not measured."""
+    start_up_s: float | None = None
+    """Seconds from the command to the first step: data, imports, model."""
     tokens_per_step: int = 0
     loss: Loss = field(default_factory=Loss)
     packing: Packing = field(default_factory=Packing)
@@ -440,6 +442,10 @@ class Result(Struct, kw_only=True):
     profile: Capture | None = None
     claimed: dict[str, float] | None = None
     """An external engine's own figures under its own names, beside ours."""
+    claimed_tgs: float | None = None
+    """The one of them that is meant as our TGS is."""
+    claimed_basis: str = ""
+    """What that one is made of, where ours is made otherwise."""
     slow_rank: RankWaitedFor | None = None
     """The rank that held the others up longest; None: none did, or nobody looked."""
     warnings: list[str] = []

@@ -151,8 +151,17 @@ def install_argv(system: str) -> list[str]:
     return [str(made_python(system)), "-m", "pip", "install", *find_recipe(system).requirements]
 
 
+def plan_text(system: str) -> str:
+    """What `engines setup` is about to do, how much disk and time it took where it was tried."""
+    recipe, folder = find_recipe(system), environment_dir(system)
+    begun = "going on with" if made_python(system).exists() else "making"
+    size = f", about {recipe.disk_gb:g} GB with a CPU build of torch" if recipe.disk_gb else ""
+    took = f", {recipe.minutes:g} minutes on two cores" if recipe.minutes else ""
+    return f"{begun} {folder}{size}{took}"
+
+
 def create(system: str, say: Callable[[str], None]) -> Path:
-    """Make a system's environment and install it; pip's output goes to stderr.
+    """Make a system's environment and install it, or go on where that was cut off; pip writes to stderr.
 
     Raises TgsError for a Python that the release does not support, or when pip fails.
     """
@@ -164,10 +173,10 @@ def create(system: str, say: Callable[[str], None]) -> Path:
             hint="make an environment with an older Python and name it: --python PATH",
             exit_code=ExitCode.UNSUPPORTED,
         )
-    say(f"making {folder}")
+    say(plan_text(system))
     argv = install_argv(system)
     try:
-        venv.create(folder, with_pip=True, clear=True)
+        venv.create(folder, with_pip=True, clear=not made_python(system).exists())
         done = subprocess.run(
             argv, env=safe_environment(), stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False
         )

@@ -41,6 +41,10 @@ class EnvironmentRecipe(Struct, frozen=True, kw_only=True):
     needs: tuple[str, ...]
     """Distributions that must be there."""
     below_python: tuple[int, int] = (4, 0)
+    disk_gb: float = 0.0
+    """What the environment takes on disk; 0: nobody has measured it."""
+    minutes: float = 0.0
+    """What installing took on two cores with a near index."""
 
 
 class Limit(Struct, frozen=True, kw_only=True):
@@ -95,6 +99,9 @@ class External(Struct, frozen=True, kw_only=True):
     adapter: str
     """`module:attribute` of its `external.adapter.Adapter`."""
     recipe: EnvironmentRecipe
+    observed: Literal["never", "asked", "always"] = "asked"
+    """Are its ranks watched by `external/peer/observe.py`? Always where its log has no tokens or no clock,
+    never where a script of ours counts anyway, else when TGSBENCH_OBSERVE=1 asks for it."""
 
 
 class EngineSpec(Struct, frozen=True, kw_only=True):
@@ -121,6 +128,8 @@ class EngineSpec(Struct, frozen=True, kw_only=True):
     variants: tuple[dict[str, Any], ...] = ()
     """Settings of its switches that `tgsbench plan --search` tries."""
     advice: tuple[AdvisedChange, ...] = ()
+    unequal: tuple[str, ...] = ()
+    """What it does otherwise than our ranks whatever a preset asks, for whoever compares their figures."""
     read_log: LogReader | None = None
     """How its log is read by `tgsbench import`."""
     log_note: str = ""

@@ -98,6 +98,10 @@ ENGINE = EngineSpec(
         ),
         Limit(listed="no document mask in its packs without flash-attn"),
     ),
+    unequal=(
+        "logits of a whole sequence at the loss, where ours come in chunks",
+        "packs of its own making, of the same documents by the same tokenizer; their padding is subtracted",
+    ),
     costs=replace(
         ZERO3,
         name="llamafactory",

@@ -44,7 +44,10 @@ ENGINE = EngineSpec(
                 "ninja",
             ),
             needs=("trl", "torch", "transformers", "accelerate", "deepspeed"),
+            disk_gb=1.5,
+            minutes=2,
         ),
+        observed="never",
     ),
     options=TrlOptions,
     limits=(
@@ -67,5 +70,6 @@ ENGINE = EngineSpec(
             ),
         ),
     ),
+    unequal=("logits of a whole sequence at the loss, where ours come in chunks",),
     costs=replace(ZERO3, name="trl", fused_exchange=False, repeats_kv=True, whole_logits=True, traffic=EAGER),
 )

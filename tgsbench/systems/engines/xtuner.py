@@ -133,6 +133,10 @@ ENGINE = EngineSpec(
         ),
     ),
     # Of 0.1.20, whose rows were published: eager norms, three all-to-alls in and one out, whole logits.
+    unequal=(
+        "logits of a whole sequence at the loss, where ours come in chunks",
+        "labels are shifted inside a rank's piece: sp - 1 targets of a sequence are lost",
+    ),
     costs=replace(
         ZERO3,
         name="xtuner",
