@@ -1,8 +1,7 @@
 """How near `tgsbench tune` comes to the best setting, at what cost: replayed, so nothing is run.
 
-    python -m benchmarks.tune_replay                              # on truths that the planner does not know
-    python -m benchmarks.tune_replay --measure FILE --preset P    # measure every candidate once, resumable
-    python -m benchmarks.tune_replay --table FILE --preset P      # replay on those measurements
+    python -m benchmarks.tune_replay                            # on what benchmarks/tune_table.py measured
+    python -m benchmarks.tune_replay --preset llama2_7b_32k     # on truths that the planner does not know
 
 A made-up truth is the planner's own formulas with other constants (15 % off each), an effect of 4 % of every
 knob that no constant explains, and 1 % of each setting's own. Each replayed run is off by noise.
@@ -16,18 +15,19 @@ import math
 import random
 import statistics
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from msgspec.structs import replace
 
+from benchmarks.tune_table import FAMILY
 from tgsbench import api
-from tgsbench.launch import sweep
 from tgsbench.planner.machine import Machine
 from tgsbench.planner.plan import estimate
-from tgsbench.tune.candidates import Space, space_of
+from tgsbench.tune.candidates import Space, TunedSetting, setting_of, space_of
 from tgsbench.tune.halving import Status, TrialOutcome, Tuner
-from tgsbench.tune.trials import runnable
+
+TABLE = Path(__file__).with_name("data") / "tune_cpu_ranks.csv"
 
 SHORT_S, LONG_S = 20.0, 50.0
 """What a short and a long run cost in a replay."""
@@ -90,10 +90,12 @@ def judge(space: Space, truth: Mapping[str, float], budget_s: float, seed: int) 
     return tuple(1 - figure / most for figure in (chosen, truth[key], max(truth[k] for k in tried)))
 
 
-def table(space: Space, truths: list[dict[str, float]]) -> None:
+def table(space: Space, truths: Sequence[Mapping[str, float]], name: str = "") -> None:
     """One line a budget: what each way of choosing misses."""
     exhaustive_s = LONG_S * len(space.candidates)
-    print(f"{len(space.candidates)} settings, {len(truths)} seeds; share of the best TGS that is missed")
+    print(
+        f"{name}{len(space.candidates)} settings, {len(truths)} seeds; share of the best TGS that is missed"
+    )
     heads = f"{'tune':>16} {'within 3 %':>10} {'plan first':>10} {'random':>8}"
     print(f"  {'long runs':>9} {'of all':>7}  {heads}")
     for runs in (4, 8, 12, 20, 40):
@@ -108,50 +110,49 @@ def table(space: Space, truths: list[dict[str, float]]) -> None:
         )
 
 
-def measure(space: Space, path: Path, root: Path) -> None:
-    """Run every candidate that this machine can start once, and write its TGS; goes on where it was."""
-    known = read_table(path) if path.exists() else {}
-    with path.open("a", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        if not known:
-            writer.writerow(["key", "tgs", "status"])
-        for candidate in runnable(space).candidates:
-            if candidate.key in known:
-                continue
-            result, name = sweep.stored(root, "tune-table", sweep.digest_of(candidate.preset))
-            result = result or sweep.run_named(candidate.preset, root, name, "tune-table", print)
-            writer.writerow([candidate.key, result.tgs.median or "", result.status])
-            file.flush()
+def measured_families(path: Path = TABLE) -> dict[str, tuple[Space, dict[str, float]]]:
+    """Of each family in a table of benchmarks/tune_table.py its settings as tune knows them, and their TGS.
 
-
-def read_table(path: Path) -> dict[str, float]:
-    """TGS by candidate; what failed has 0."""
+    TGS: tokens over the median processor seconds of a rank's steps, the best of the passes. What failed, or
+    was not measured, is no candidate.
+    """
+    found: dict[str, dict[str, float]] = {}
     with path.open(encoding="utf-8", newline="") as file:
-        return {row["key"]: float(row["tgs"] or 0) for row in csv.DictReader(file)}
+        for row in csv.DictReader(file):
+            truth = found.setdefault(row["family"], {})
+            if row["status"] == "ok":
+                tgs = int(row["tokens"]) / statistics.median(map(float, row["cpu_s"].split()))
+                truth[row["change"]] = max(tgs, truth.get(row["change"], 0.0))
+    return {family: (_space(family, truth), truth) for family, truth in found.items()}
+
+
+def _space(family: str, truth: Mapping[str, float]) -> Space:
+    candidates = []
+    for change in truth:
+        preset = api.load_preset("tiny_cpu", [*FAMILY[family], *change.split()])
+        setting = setting_of(preset, api.planned_machine(preset))
+        assert isinstance(setting, TunedSetting), setting
+        assert setting.key == change
+        candidates.append(setting)
+    candidates.sort(key=lambda setting: -setting.counted_log)
+    return Space(candidates=candidates, dropped={}, num_planned=len(candidates))
 
 
 def main() -> None:
-    """Print the table, or measure one."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--preset", default="llama2_7b_32k")
+    parser.add_argument("--preset", help="made-up truths of this preset; without it, what was measured")
     parser.add_argument("--set", dest="sets", action="append", default=[], help="hold a value fast")
-    parser.add_argument("--engines", default="")
-    parser.add_argument("--table", type=Path)
-    parser.add_argument("--measure", type=Path)
-    parser.add_argument("--output", type=Path, default=Path("runs"))
+    parser.add_argument("--table", type=Path, default=TABLE)
     args = parser.parse_args()
+    if not args.preset:
+        for family, (space, truth) in measured_families(args.table).items():
+            table(space, [truth] * SEEDS, f"{family}: ")
+        return
     preset = api.load_preset(args.preset, args.sets)
     machine = api.planned_machine(preset)
-    fixed = [text.partition("=")[0] for text in args.sets]
-    space = space_of(preset, machine, [name for name in args.engines.split(",") if name], fixed)
-    if args.measure:
-        measure(space, args.measure, args.output)
-    elif args.table:
-        truth = {key: tgs for key, tgs in read_table(args.table).items() if tgs}
-        kept = [candidate for candidate in space.candidates if candidate.key in truth]
-        table(replace(space, candidates=kept), [truth] * SEEDS)
-    else:
-        table(space, [truth_of(space, machine, seed) for seed in range(SEEDS)])
+    space = space_of(preset, machine, fixed=[text.partition("=")[0] for text in args.sets])
+    table(space, [truth_of(space, machine, seed) for seed in range(SEEDS)])
 
 
 if __name__ == "__main__":

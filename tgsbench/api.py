@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from tgsbench.schema.preset import Preset
     from tgsbench.schema.run import Result, VirtualGpu
     from tgsbench.store.run_dir import RunDir
+    from tgsbench.tune.candidates import Space
+    from tgsbench.tune.journal import Asked
 
 # Every function imports what it needs: a command uses one of them, and all together start in twice its time.
 
@@ -301,6 +303,43 @@ def forecast(
     document = assemble(preset, numbers)
     notes = [*document.notes, *published_notes(preset, numbers)]
     return replace(document, notes=notes, advice=advise(preset, numbers))
+
+
+def tune_space(asked: Asked, prices: Mapping[str, float] | None = None) -> Space:
+    """Every way to train that a tune may try, planned; `prices`: USD for an hour of a GPU by name, "" any.
+
+    Raises TgsError for presets and hardware that `plan` refuses, and where a price is needed and not known.
+    """
+    import itertools
+
+    from tgsbench.tune.candidates import Base, space_over
+
+    bases, fixed = [], [text.partition("=")[0].strip() for text in asked.assignments]
+    for values in itertools.product(*asked.tried.values()):
+        tried = dict(zip(asked.tried, values, strict=True))
+        preset = load_preset(asked.base, [*asked.assignments, *(f"{k}={v}" for k, v in tried.items())])
+        known = prices or {}
+        machine = planned_machine(preset, price=known.get(preset.hardware.gpu, known.get("")))
+        by_price = asked.objective == "tokens-per-dollar"
+        if by_price and not machine.gpu.price_usd_per_hour:
+            raise TgsError(
+                f"no price of {machine.gpu.name} is known, so tokens have none",
+                hint="--price USD, or GPU=USD, for an hour of one",
+            )
+        bases.append(Base(preset=preset, machine=machine, tried=tried, by_price=by_price))
+    return space_over(bases, asked.engines, fixed)
+
+
+def longest_planned(asked: Asked) -> list[str]:
+    """The longest sequence that is planned to fit, and the way that needs least there, as assignments.
+
+    Raises TgsError when no length fits.
+    """
+    from tgsbench.planner.search import assignments_of, leanest_at_longest
+
+    preset = load_preset(asked.base, asked.assignments)
+    found = leanest_at_longest(preset, planned_machine(preset))
+    return [f"workload.seq_len={found.workload.seq_len}", *assignments_of(found)]
 
 
 def planned_machine(preset: Preset, gpu: str = "", link: str = "", price: float | None = None) -> Machine:

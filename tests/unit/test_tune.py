@@ -99,7 +99,7 @@ def test_what_failed_is_never_recommended_and_memory_teaches(seed):
     out = [o for o in tuner.outcomes if o.status == "oom"]
     assert len({o.key for o in out}) == len(out)
     leanest = min((c.memory_gib for c in space.candidates if c.key in {o.key for o in out}), default=math.inf)
-    ruled_out = [why for why in tuner.failures().values() if "ran out of it" in why]
+    ruled_out = [why for why in tuner.seen().failures.values() if "ran out of it" in why]
     assert not out or leanest == math.inf or ruled_out
 
 
@@ -131,13 +131,13 @@ def test_a_disturbed_trial_is_made_again_and_counts_little_and_a_busy_machine_en
     tuner.tell(TrialOutcome(key=first.key, rung=first.rung, status="disturbed", tgs=1.0))
     again = tuner.ask()
     assert (again.key, again.repeat) == (first.key, 1)
-    assert tuner.measured()[first.key].sd >= 0.1
+    assert tuner.seen().measured[first.key].sd >= 0.1
     for repeat in (1, 2):
         tuner.tell(TrialOutcome(key=first.key, rung=first.rung, repeat=repeat, status="disturbed"))
     assert tuner.ask().key != first.key
 
 
-def tiny_space() -> Space:
+def tiny_space(usd_per_hour: float = 0.0) -> Space:
     """Four ways on two CPU ranks, of which nothing but memory is planned."""
     preset = presets.resolve("tiny_cpu").preset
     candidates = []
@@ -147,7 +147,9 @@ def tiny_space() -> Space:
                 "tiny_cpu", [f"parallel.sp={sp}", f"training.checkpointing={mode}"]
             ).preset
             knobs = {"parallel.sp": str(sp), "training.checkpointing": mode}
-            candidates.append(TunedSetting(knobs=knobs, preset=changed, memory_gib=3.0 - sp))
+            candidates.append(
+                TunedSetting(knobs=knobs, preset=changed, memory_gib=3.0 - sp, usd_per_hour=usd_per_hour)
+            )
     assert preset.world_size == 2
     return Space(candidates=candidates, dropped={}, num_planned=4)
 
@@ -158,7 +160,7 @@ class Fakes:
     def __init__(self, root: Path, statuses=None) -> None:
         self.root, self.started, self.statuses = root, [], statuses or {}
 
-    def __call__(self, preset, root, name, tag, say):
+    def __call__(self, preset, root, name, tag, say, **how):
         assert tag.startswith("tune:")
         self.started.append(name)
         way = (preset.parallel.sp, preset.training.checkpointing)
@@ -232,16 +234,16 @@ def test_failures_are_told_and_what_is_left_is_recommended(tmp_path):
     tuner = Tuner(candidates=space.candidates)
     fakes = Fakes(tmp_path, {(1, "none"): "oom", (1, "full"): "crashed"})
     make_trials(tuner, Journal(tmp_path, "t"), tmp_path, "t", 1e9, str, fakes)
-    found = verdict_of(space, tuner, "ended", usd_per_gpu_hour=2.0)
+    found = verdict_of(space, tuner, "ended")
     assert {row.failed for row in found.rows if row.failed}
     assert found.best.change == ["parallel.sp=2", "training.checkpointing=none"]
 
 
 def test_a_verdict_says_ratio_front_effects_and_what_each_row_rests_on(tmp_path):
-    space = tiny_space()
+    space = tiny_space(usd_per_hour=2.0)
     tuner = Tuner(candidates=space.candidates)
     make_trials(tuner, Journal(tmp_path, "t"), tmp_path, "t", 1e9, str, Fakes(tmp_path))
-    found = verdict_of(space, tuner, "ended", usd_per_gpu_hour=2.0)
+    found = verdict_of(space, tuner, "ended")
     assert found.ratio.value == pytest.approx(1000 / 900, rel=0.02)
     assert found.ratio.ci95[0] < found.ratio.value < found.ratio.ci95[1]
     assert {effect.knob for effect in found.effects} == {"parallel.sp", "training.checkpointing"}
@@ -288,7 +290,8 @@ def test_the_command_plans_without_running_and_saves_the_choice(tmp_path, monkey
     assert f"training.checkpointing={saved.training.checkpointing}" in found["rows"][0]["change"]
 
 
-def test_without_the_gpus_the_plan_is_shown_with_why_and_a_tight_one_is_not_first():
+def test_without_the_gpus_the_plan_is_shown_with_why_and_a_tight_one_is_not_first(monkeypatch):
+    monkeypatch.setenv("TGSBENCH_VIRTUAL_GPU_PYTHON", "/nowhere/python")
     words = ["--model", "qwen3_8b", "--seq-len", "32k", "--gpu", "H100-SXM5-80GB", "--num-gpus", "8"]
     done = CliRunner().invoke(tune, [*words, "--json"])
     assert done.exit_code == 0, done.output

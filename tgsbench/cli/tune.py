@@ -5,25 +5,28 @@ from __future__ import annotations
 import re
 import shlex
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 import click
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
-from tgsbench import api
+from tgsbench import api, units
 from tgsbench.cli import complete, diagnostics, output
-from tgsbench.errors import ExitCode, TgsError
+from tgsbench.errors import ExitCode, TgsError, nearest
 from tgsbench.presets import catalog
 from tgsbench.presets.save import save_user_preset
-from tgsbench.schema.preset import Preset
 from tgsbench.store import run_dir
 from tgsbench.systems import registry
 from tgsbench.tune import text
-from tgsbench.tune.candidates import Space, space_of
 from tgsbench.tune.halving import Tuner
-from tgsbench.tune.journal import Asked, Journal
-from tgsbench.tune.trials import Interrupted, make_trials, runnable
+from tgsbench.tune.journal import Asked, Journal, Objective
+from tgsbench.tune.longest import longest_measured
+from tgsbench.tune.trials import STAGES, Interrupted, Stage, make_trials, startable
 from tgsbench.tune.verdict import Verdict, verdict_of
 
 _BUDGET = re.compile(r"^(\d+(?:\.\d+)?)\s*(s|m|min|h|gpu-?h(?:ours?)?)$")
@@ -39,9 +42,12 @@ class TuneOptions(Struct, frozen=True, kw_only=True):
     gpu: str
     num_gpus: int | None
     sets: tuple[str, ...]
+    tries: tuple[str, ...]
     engines: str
+    objective: Objective
+    stages: str
     budget: str
-    price: float | None
+    prices: tuple[str, ...]
     name: str
     save: str
     dry_run: bool
@@ -52,11 +58,6 @@ class TuneOptions(Struct, frozen=True, kw_only=True):
     def base(self) -> str:
         """The preset that settings are laid over."""
         return self.preset_name or "_reference"
-
-    @property
-    def fixed(self) -> list[str]:
-        """Keys that --set holds fast."""
-        return [text.partition("=")[0].strip() for text in self.sets]
 
     @property
     def assignments(self) -> list[str]:
@@ -77,9 +78,29 @@ class TuneOptions(Struct, frozen=True, kw_only=True):
 @click.option("--gpu", shell_complete=complete.gpus, default="", help="GPU instead of the preset's.")
 @click.option("--num-gpus", type=click.IntRange(min=1), help="Number of GPUs instead of the preset's.")
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Hold a value fast.")
+@click.option(
+    "--try",
+    "tries",
+    multiple=True,
+    metavar="KEY=A,B,…",
+    help="Try these values too: engine.kernel=sdpa,flash2, training.reduce_dtype=float32,bfloat16 …",
+)
 @click.option("--engines", default="", metavar="A,B,…", help="Engines to try (those that can run here).")
-@click.option("--budget", default="30m", show_default=True, help="Time for runs: 30m, 2h, or 4gpu-hours.")
-@click.option("--price", type=click.FloatRange(min=0), help="USD for an hour of one GPU.")
+@click.option(
+    "--objective",
+    type=click.Choice(get_args(Objective)),
+    default="tgs",
+    show_default=True,
+    help="What is best: TGS, tokens for the price, or the longest sequence (then TGS at that length).",
+)
+@click.option(
+    "--stages",
+    default="",
+    metavar="A,B,…",
+    help="Of virtual, emulated, runs; without it the surest that this machine can do.",
+)
+@click.option("--budget", default="30m", show_default=True, help="Time for trials: 30m, 2h, or 4gpu-hours.")
+@click.option("--price", "prices", multiple=True, metavar="[GPU=]USD", help="USD for an hour of one GPU.")
 @click.option("--name", default="", help="Name of the tune: the same name goes on where it was.")
 @click.option("--save", default="", metavar="NAME", help="Save the best setting as a preset of this name.")
 @click.option("--dry-run", is_flag=True, help="Plan and rank; run nothing.")
@@ -90,43 +111,111 @@ def tune(**options: object) -> None:
 
     Every trial is a stored run. A tune that was ended goes on under its name, and measures nothing twice.
     """
-    asked = TuneOptions(**options)  # type: ignore[arg-type]
-    preset = _preset(asked)
-    budget_s, engines = budget_seconds(asked.budget, preset.world_size), _engines(asked.engines)
-    machine = api.planned_machine(preset, price=asked.price)
-    space = space_of(preset, machine, engines, asked.fixed)
-    here = space if asked.dry_run else runnable(space)
-    if asked.dry_run or not here.candidates:
-        why = "--dry-run" if asked.dry_run else next(reversed(here.dropped), "no way fits")
-        tuner, ended, interrupted = Tuner(candidates=space.candidates), f"nothing was run: {why}", False
+    typed = TuneOptions(**options)  # type: ignore[arg-type]
+    asked, ended, began_s = _asked(typed), "", time.monotonic()
+    prices, stages, name = _prices(typed.prices), _stages(typed.stages), _name(typed)
+    if asked.objective == "longest":
+        asked, ended = _at_longest(typed, asked, name)
+    space = api.tune_space(asked, prices)
+    here, rungs = (space, ()) if typed.dry_run or ended else startable(space, stages)
+    interrupted = False
+    if rungs:
+        space, tuner = here, Tuner(candidates=here.candidates, stages=rungs)
+        world = space.candidates[0].preset.world_size
+        budget_s = budget_seconds(typed.budget, world) - (time.monotonic() - began_s)
+        ended, interrupted = _measure(typed, asked, name, tuner, max(1.0, budget_s))
     else:
-        space, tuner = here, Tuner(candidates=here.candidates)
-        ended, interrupted = _measure(asked, preset, space, tuner, budget_s)
-    found = verdict_of(space, tuner, ended, machine.gpu.price_usd_per_hour)
-    _show(asked, found)
+        budget_seconds(typed.budget, 1)
+        why = "--dry-run" if typed.dry_run else next(reversed(here.dropped), "no way fits")
+        tuner, ended = Tuner(candidates=space.candidates), ended or f"nothing was run: {why}"
+    found = verdict_of(space, tuner, ended)
+    _show(typed, asked, found)
     if interrupted:
         sys.exit(ExitCode.CANCELLED)
     if not space.candidates:
         raise TgsError(
-            f"{preset.model.name} fits no way on {preset.world_size} x {machine.gpu.name}",
-            hint="--num-gpus with more of them",
-            exit_code=ExitCode.DOES_NOT_FIT,
+            "no way to train it fits", hint="--num-gpus with more", exit_code=ExitCode.DOES_NOT_FIT
         )
 
 
-def _preset(asked: TuneOptions) -> Preset:
-    if (asked.preset_name is None) == (asked.model is None):
+def _asked(typed: TuneOptions) -> Asked:
+    if (typed.preset_name is None) == (typed.model is None):
         raise TgsError("name what to tune: either --preset NAME or --model NAME", hint="tgsbench presets")
-    if asked.model is not None and not (asked.seq_len and asked.gpu and asked.num_gpus):
+    needs_length = typed.objective != "longest"
+    if typed.model is not None and not ((typed.seq_len or not needs_length) and typed.gpu and typed.num_gpus):
         raise TgsError("--model also needs --seq-len, --gpu and --num-gpus", hint="or name a --preset")
-    return api.load_preset(asked.base, asked.assignments)
-
-
-def _engines(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    for name in names:
+    engines = _words(typed.engines)
+    for name in engines:
         registry.find_engine(name)
-    return names
+    return Asked(
+        base=typed.base,
+        assignments=typed.assignments,
+        engines=engines,
+        tried=dict(map(_values, typed.tries)),
+        objective=typed.objective,
+    )
+
+
+def _values(text: str) -> tuple[str, list[str]]:
+    key, equals, values = text.partition("=")
+    if not equals or not _words(values):
+        raise TgsError(f"--try {text}: write KEY=A,B", hint="--try engine.kernel=sdpa,flash2")
+    return key.strip(), _words(values)
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _name(typed: TuneOptions) -> str:
+    about = Path(typed.preset_name or typed.model or "").name
+    name = typed.name or about.removesuffix(".toml").removesuffix(".json")
+    if not catalog.is_name(name):
+        raise TgsError(f"--name {name!r} may hold letters, digits, '_', '.', '-' only")
+    return name
+
+
+def _stages(text: str) -> list[Stage]:
+    for word in _words(text):
+        if word not in STAGES:
+            raise TgsError(f"--stages {word}: {nearest(word, list(STAGES))}")
+    return [stage for stage in STAGES if stage in _words(text)]
+
+
+def _prices(words: Sequence[str]) -> dict[str, float]:
+    """USD for an hour by GPU; "" for any."""
+    found = {}
+    for word in words:
+        gpu, _, usd = word.rpartition("=")
+        try:
+            found[gpu] = float(usd)
+        except ValueError:
+            found[gpu] = 0.0
+        if not 0 < found[gpu] < 1e6:
+            raise TgsError(f"--price {word}: write USD for an hour of one GPU, 2.5 or H100-SXM5-80GB=2.5")
+    return found
+
+
+def _at_longest(typed: TuneOptions, asked: Asked, name: str) -> tuple[Asked, str]:
+    """The same question at the longest sequence: as planned, or by runs where they can be made here.
+
+    The second is why nothing further should be tried, or empty.
+    """
+    planned = api.longest_planned(asked)
+    length, ended = planned[0], ""
+    if not typed.dry_run:
+        preset, root = (
+            api.load_preset(asked.base, [*asked.assignments, *planned]),
+            run_dir.runs_root(typed.folder),
+        )
+        try:
+            measured = longest_measured(preset, root, name, diagnostics.note)
+        except Interrupted:
+            measured, ended = None, f"interrupted; the same command goes on ({root})"
+        length = f"workload.seq_len={measured}" if measured else length
+    diagnostics.note(f"longest sequence: {units.length(int(length.partition('=')[2]))}")
+    kept = [text for text in asked.assignments if not text.startswith("workload.seq_len=")]
+    return replace(asked, assignments=[*kept, length]), ended
 
 
 def budget_seconds(text: str, num_gpus: int) -> float:
@@ -137,17 +226,12 @@ def budget_seconds(text: str, num_gpus: int) -> float:
     return float(match[1]) * (_SECONDS[match[2]] if match[2] in _SECONDS else 3600 / num_gpus)
 
 
-def _measure(
-    asked: TuneOptions, preset: Preset, space: Space, tuner: Tuner, budget_s: float
-) -> tuple[str, bool]:
+def _measure(typed: TuneOptions, asked: Asked, name: str, tuner: Tuner, budget_s: float) -> tuple[str, bool]:
     """Make the trials; why they ended, and whether somebody ended them."""
-    root, name = run_dir.runs_root(asked.folder), asked.name or preset.name
-    if not catalog.is_name(name):
-        raise TgsError(f"--name {name!r} may hold letters, digits, '_', '.', '-' only")
+    root = run_dir.runs_root(typed.folder)
     journal = Journal(root, name)
-    words = Asked(base=asked.base, assignments=asked.assignments, engines=_engines(asked.engines))
-    known = {candidate.key for candidate in space.candidates}
-    for outcome in journal.open(words):
+    known = {candidate.key for candidate in tuner.candidates}
+    for outcome in journal.open(asked):
         if outcome.key in known:
             tuner.tell(outcome)
     if tuner.outcomes:
@@ -158,13 +242,13 @@ def _measure(
         return f"interrupted; the same command goes on ({journal.path})", True
 
 
-def _show(asked: TuneOptions, found: Verdict) -> None:
+def _show(typed: TuneOptions, asked: Asked, found: Verdict) -> None:
     chosen = found.best or next((row for row in found.rows if not row.failed), None)
     change = [*asked.assignments, *(chosen.change if chosen else [])]
-    path = save_user_preset(asked.save, asked.base, change) if asked.save and chosen else None
+    path = save_user_preset(typed.save, asked.base, change) if typed.save and chosen else None
     sets = " ".join(f"--set {shlex.quote(text)}" for text in change)
-    command = f"tgsbench run --preset {asked.save}" if path else f"tgsbench run --preset {asked.base} {sets}"
-    if asked.as_json:
+    command = f"tgsbench run --preset {typed.save}" if path else f"tgsbench run --preset {asked.base} {sets}"
+    if typed.as_json:
         document = {"command": command, "preset": str(path) if path else None}
         output.json(msgspec.to_builtins(found) | document)
         return

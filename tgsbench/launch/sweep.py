@@ -24,7 +24,7 @@ from tgsbench.planner import forecast_preset
 from tgsbench.results import results
 from tgsbench.safe_files import read_toml
 from tgsbench.schema.preset import Preset
-from tgsbench.schema.run import Result
+from tgsbench.schema.run import Result, VirtualGpu
 from tgsbench.store import run_dir
 from tgsbench.store.run_dir import RunDir
 from tgsbench.system.environment import code_digest, software
@@ -178,10 +178,19 @@ def stored(root: Path, sweep: str, digest: str) -> tuple[Result | None, str]:
     raise AssertionError("unreachable")
 
 
-def run_named(preset: Preset, root: Path, name: str, tag: str, say: Say) -> Result:
+def run_named(
+    preset: Preset,
+    root: Path,
+    name: str,
+    tag: str,
+    say: Say,
+    *,
+    emulated: bool = False,
+    virtual: VirtualGpu | None = None,
+) -> Result:
     """Do one run and store it under this name; `say` gets a line of progress after each silent while."""
     run = run_dir.create(root, preset, name)
-    manifest = local.prepare_run(run, preset)
+    manifest = local.prepare_run(run, preset, emulated=emulated, virtual=virtual)
     manifest.tags = [tag]
     run.write("run.json", manifest)
     return local.supervise(run, Narrator(preset, say).hear)

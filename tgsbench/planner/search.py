@@ -17,7 +17,7 @@ from tgsbench.planner.memory import MemoryPlan, memory_plan
 from tgsbench.planner.plan import RING_KERNEL, Estimate, pick_kernel, timed, why_no_time
 from tgsbench.planner.verdict import host_fits, verdict_of
 from tgsbench.planner.workload import StepWorkload, work_of
-from tgsbench.presets.validate import mesh_problems, valid_sp
+from tgsbench.presets.validate import mesh_problems, valid_rings, valid_sp
 from tgsbench.schema.forecast import Cost, Verdict
 from tgsbench.schema.preset import EngineOptions, Parallel, Preset, Training
 from tgsbench.systems import registry
@@ -98,15 +98,15 @@ def search(preset: Preset, machine: Machine) -> Found:
     return Found(num_tried=num_tried, candidates=fitting)
 
 
-def variants(preset: Preset) -> Iterator[Preset]:
-    """Every variant of a preset that breaks no rule."""
+def variants(preset: Preset, *, every_ring: bool = False) -> Iterator[Preset]:
+    """Every variant of a preset that breaks no rule; `every_ring` with rings inside a node too."""
     engines = [
         registry.change_engine(preset.engine, spec.name, switches)
         for spec in registry.engines()
         if spec.costs
         for switches in spec.variants
     ]
-    meshes = _meshes(preset)
+    meshes = _meshes(preset, every_ring)
     trainings = [
         replace(preset.training, micro_batch=micro_batch, checkpointing=mode)
         for micro_batch in _micro_batches(preset)
@@ -124,15 +124,25 @@ def variants(preset: Preset) -> Iterator[Preset]:
         )
 
 
-def _meshes(preset: Preset) -> list[Parallel]:
+def _meshes(preset: Preset, every_ring: bool) -> list[Parallel]:
     """Every sp, with the ring that is chosen for it and one across the nodes, with and without copies."""
     world, node = preset.world_size, preset.hardware.gpus_per_node
     shards = (0, node) if world > node and not world % node else (0,)
     found = []
     for sp in valid_sp(replace(preset, parallel=replace(preset.parallel, ring=0))):
-        rings = (0, sp // node) if sp > node and not sp % node else (0,)
-        found += [Parallel(sp=sp, ring=ring, shard=shard) for ring in rings for shard in shards]
+        rings = {0, sp // node} if sp > node and not sp % node else {0}
+        if every_ring:
+            rings |= _rings(preset, sp)
+        found += [Parallel(sp=sp, ring=ring, shard=shard) for ring in sorted(rings) for shard in shards]
     return found
+
+
+def _rings(preset: Preset, sp: int) -> set[int]:
+    """Rings beside the one that is chosen for this sp, whose Ulysses ranks stay inside a node."""
+    engine = registry.change_engine(preset.engine, registry.DEFAULT.name, {})
+    chosen = replace(preset, engine=engine, parallel=Parallel(sp=sp))
+    node = preset.hardware.gpus_per_node
+    return {ring for ring in valid_rings(chosen) if ring not in (1, chosen.ring) and sp // ring <= node}
 
 
 def _sensible(engine: EngineOptions, training: Training) -> bool:
@@ -142,6 +152,15 @@ def _sensible(engine: EngineOptions, training: Training) -> bool:
 
 def max_seq_len(preset: Preset, machine: Machine) -> LongestForecast:
     """The longest multiple of 1,024 tokens that some variant fits, and the fastest variant there.
+
+    Raises TgsError when not even the shortest length fits, or the hardware has no constants to rank by.
+    """
+    longest = leanest_at_longest(preset, machine).workload.seq_len
+    return LongestForecast(seq_len=longest, best=search(_at(preset, longest), machine).candidates[0])
+
+
+def leanest_at_longest(preset: Preset, machine: Machine) -> Preset:
+    """The longest multiple of 1,024 tokens that some variant fits, as the variant that needs least there.
 
     Each sp has lengths of its own, those that it divides, and on these memory only grows with length: a
     bisection for each finds it. Raises TgsError when not even the shortest length fits.
@@ -157,7 +176,9 @@ def max_seq_len(preset: Preset, machine: Machine) -> LongestForecast:
             hint="use more GPUs: --num-gpus",
             exit_code=ExitCode.DOES_NOT_FIT,
         )
-    return LongestForecast(seq_len=best, best=search(_at(preset, best), machine).candidates[0])
+    at_best = (_at(variant, best) for variant in leanest)
+    fitting = [variant for variant in at_best if not mesh_problems(variant) and _fits(variant, machine)]
+    return min(fitting, key=_peak)
 
 
 def _leanest(preset: Preset) -> list[Preset]:
@@ -185,6 +206,10 @@ def _longest(found: Sequence[Preset], step: int, least: int, machine: Machine) -
 
 def _at(preset: Preset, seq_len: int) -> Preset:
     return replace(preset, workload=replace(preset.workload, seq_len=seq_len))
+
+
+def _peak(preset: Preset) -> float:
+    return memory_plan(work_of(preset, preset.engine.kernel)).peak.total
 
 
 def _fits(preset: Preset, machine: Machine) -> bool:

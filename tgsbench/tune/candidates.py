@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 
@@ -9,10 +10,12 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from tgsbench.metrics import figures
-from tgsbench.planner.machine import Machine
+from tgsbench.planner.machine import CPU, Machine
 from tgsbench.planner.memory import MemoryPlan, memory_plan
+from tgsbench.planner.nominal import nominal_machine
 from tgsbench.planner.plan import Estimate, pick_kernel, speed_range, timed
 from tgsbench.planner.search import assignments_of, variants
+from tgsbench.planner.time import StepEstimate
 from tgsbench.planner.verdict import breaking_item, host_fits
 from tgsbench.planner.workload import StepWorkload, work_of
 from tgsbench.schema.forecast import TgsRange
@@ -24,6 +27,16 @@ MEMORY_INTERVAL = 0.06
 """Planned memory may be this share too high: what is planned further above the card is not tried."""
 MOST = 400
 """Candidates that are kept, the best planned ones: more cannot be told apart within any budget."""
+_KINDS_OF_WORK = (
+    ("gemm", "head"),
+    ("attention_forward", "attention_recompute", "attention_backward"),
+    ("elementwise", "loss"),
+    ("all_to_all_node", "all_to_all_network", "ring_exposed"),
+    ("gather_exposed", "gather_copies", "gather_step"),
+    ("host", "step_overhead"),
+    ("optimizer", "offload"),
+)
+"""Items of a planned step whose rates are wrong together."""
 
 
 class TunedSetting(Struct, frozen=True, kw_only=True):
@@ -34,6 +47,15 @@ class TunedSetting(Struct, frozen=True, kw_only=True):
     preset: Preset
     forecast: TgsRange | None = None
     """None: no constants of this hardware."""
+    counted_log: float = 0.0
+    """Logarithm of the planned TGS; without constants of that which counted work would have at guessed rates:
+    it orders settings and is no figure."""
+    time_shares: tuple[float, ...] = ()
+    """Of the step as planned, by kind of work; they add up to 1 but for stragglers."""
+    usd_per_hour: float = 0.0
+    """Price of one GPU; 0: not known."""
+    price_log: float = 0.0
+    """Its logarithm where settings are ranked by tokens for a price; 0: by TGS alone."""
     memory_gib: float = 0.0
     card_share: float = 0.0
     """Planned memory over the card's; 0 where that is not known."""
@@ -60,36 +82,64 @@ class Space(Struct, frozen=True, kw_only=True):
     num_planned: int
 
 
+class Base(Struct, frozen=True, kw_only=True):
+    """A preset whose variants are planned on a machine."""
+
+    preset: Preset
+    machine: Machine
+    tried: dict[str, str] = {}
+    """Values that only this one of several bases has, by key."""
+    by_price: bool = False
+    """Are settings ranked by tokens for the price of an hour of one GPU?"""
+
+
 def space_of(
     preset: Preset, machine: Machine, engines: Sequence[str] = (), fixed: Collection[str] = ()
 ) -> Space:
-    """Plan every variant of a preset, on `engines` (all that are described where none is named).
+    """Plan every variant of one preset; see `space_over`."""
+    return space_over([Base(preset=preset, machine=machine)], engines, fixed)
 
-    The keys in `fixed` keep the preset's values.
 
-    Left out is what is out of memory beyond the plan's interval, what a usual host cannot hold, and what is
-    planned slower than the best beyond both intervals.
+def space_over(bases: Sequence[Base], engines: Sequence[str] = (), fixed: Collection[str] = ()) -> Space:
+    """Plan every variant of these presets, on `engines` (all that are described where none is named).
+
+    The keys in `fixed` keep each preset's values. Left out is what is out of memory beyond the plan's
+    interval, what a usual host cannot hold, and what is planned slower than the best beyond both intervals.
+    Where no speed can be planned, all that fits is ordered by counted work.
     """
     found, dropped, num_planned = [], Counter[str](), 0
-    kernel, on_cpu = pick_kernel(preset, machine.constants), machine.gpu.name == "cpu"
-    own = _knobs(preset)
-    for variant in _crossed(preset, engines, on_cpu):
-        if any(_knobs(variant).get(key) != own.get(key) for key in fixed):
-            continue
-        num_planned += 1
-        work = work_of(variant, kernel, on_cpu=on_cpu)
-        memory = memory_plan(work)
-        if why := _no_room(work, memory, machine):
-            dropped[why] += 1
-            continue
-        found.append(_candidate(variant, timed(work, machine, memory)))
+    for base in bases:
+        own = _knobs(base.preset)
+        held = {key: own.get(key) for key in (*fixed, *base.tried)}
+        rates, on_cpu = nominal_machine(base.machine, base.preset), base.machine.gpu.name == CPU.name
+        for variant in _crossed(base.preset, engines, on_cpu):
+            if any(knobs.get(key) != value for knobs in [_knobs(variant)] for key, value in held.items()):
+                continue
+            num_planned += 1
+            setting = _planned(base, variant, rates)
+            if isinstance(setting, str):
+                dropped[setting] += 1
+            else:
+                found.append(setting)
     kept = _worth_a_trial(found, dropped)
     return Space(candidates=kept, dropped=dict(dropped.most_common()), num_planned=num_planned)
 
 
+def setting_of(preset: Preset, machine: Machine) -> TunedSetting | str:
+    """One way to train with what is planned for it, or why it cannot hold."""
+    return _planned(Base(preset=preset, machine=machine), preset, nominal_machine(machine, preset))
+
+
+def _planned(base: Base, variant: Preset, rates: Machine) -> TunedSetting | str:
+    on_cpu = rates.gpu.name == CPU.name
+    work = work_of(variant, pick_kernel(variant, rates.constants), on_cpu=on_cpu)
+    memory = memory_plan(work)
+    return _no_room(work, memory, rates) or _setting(base, variant, timed(work, rates, memory))
+
+
 def _crossed(preset: Preset, engines: Sequence[str], on_cpu: bool) -> Iterator[Preset]:
     """What a search tries, and each compiled and not where the engine can compile on this device."""
-    for variant in variants(preset):
+    for variant in variants(preset, every_ring=True):
         if engines and variant.engine.name not in engines:
             continue
         yield variant
@@ -105,16 +155,26 @@ def _no_room(work: StepWorkload, memory: MemoryPlan, machine: Machine) -> str:
     return "" if host_fits(memory, min(work.world, work.gpus_per_node)) else "out of host memory"
 
 
-def _candidate(preset: Preset, numbers: Estimate) -> TunedSetting:
+def _setting(base: Base, preset: Preset, numbers: Estimate) -> TunedSetting:
+    assert numbers.tgs is not None and numbers.time is not None
     total, gpu = numbers.memory.peak.total, numbers.machine.gpu
     return TunedSetting(
-        knobs=_knobs(preset),
+        knobs=base.tried | _knobs(preset),
         preset=preset,
-        forecast=speed_range(numbers)[0],
+        forecast=speed_range(numbers)[0] if base.machine.constants is not None else None,
+        counted_log=math.log(numbers.tgs),
+        time_shares=_time_shares(numbers.time),
+        usd_per_hour=gpu.price_usd_per_hour,
+        price_log=math.log(gpu.price_usd_per_hour) if base.by_price else 0.0,
         memory_gib=total / GIB,
         card_share=figures.memory_fraction(total, gpu) or 0.0,
         is_tight=numbers.verdict in ("tight", "out of memory"),
     )
+
+
+def _time_shares(time: StepEstimate) -> tuple[float, ...]:
+    """Of a step's seconds, by what they are spent on."""
+    return tuple(sum(time.items.get(name, 0.0) for name in names) / time.step_s for names in _KINDS_OF_WORK)
 
 
 def _knobs(preset: Preset) -> dict[str, str]:
@@ -124,13 +184,19 @@ def _knobs(preset: Preset) -> dict[str, str]:
 
 def _worth_a_trial(found: list[TunedSetting], dropped: Counter[str]) -> list[TunedSetting]:
     """Candidates whose interval reaches the best one's, fastest first; all where no speed is planned."""
-    if any(candidate.forecast is None for candidate in found):
-        return found
-    found.sort(key=lambda c: -c.forecast.estimate if c.forecast else 0.0)
-    sure = max((c.forecast.low for c in found if c.forecast and c.card_share <= 1), default=0.0)
-    kept = [c for c in found if c.forecast and c.forecast.high >= sure]
+    found.sort(key=lambda c: c.price_log - c.counted_log)
+    sure = max(
+        (_worth(c, c.forecast.low) for c in found if c.forecast and c.card_share <= 1), default=-math.inf
+    )
+    kept = [c for c in found if c.forecast is None or _worth(c, c.forecast.high) >= sure]
     dropped["planned slower than another beyond both intervals"] += len(found) - len(kept)
-    dropped[f"not among the {MOST} best planned"] += max(0, len(kept) - MOST)
+    by_what = "planned" if all(c.forecast for c in kept) else "by counted work"
+    dropped[f"not among the {MOST} best {by_what}"] += max(0, len(kept) - MOST)
     for why in [why for why, count in dropped.items() if not count]:
         del dropped[why]
     return kept[:MOST]
+
+
+def _worth(candidate: TunedSetting, tgs: float) -> float:
+    """Logarithm of what settings are ranked by."""
+    return math.log(tgs) - candidate.price_log

@@ -1,13 +1,15 @@
-"""Which setting to measure next, and which to drop: successive halving with intervals. Pure: no clock, no IO.
+"""Which setting to try next, and which to drop: successive halving with intervals. Pure: no clock, no IO.
 
-The same outcomes in the same order ask the same trials, so a journal of outcomes is all that a resumed tune
-needs.
+A setting climbs a ladder of rungs, each dearer and surer than the one below, and only while it may still be
+the fastest. The same outcomes in the same order ask the same trials, so a journal of outcomes is all that a
+resumed tune needs.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from msgspec import Struct, field
@@ -16,7 +18,10 @@ from tgsbench.planner.interval import TIGHT_SHARE
 from tgsbench.tune.belief import Belief, MeasuredSpeed, beliefs
 from tgsbench.tune.candidates import TunedSetting
 
-Rung = Literal["short", "long"]
+Rung = Literal["virtual", "emulated", "short", "long"]
+"""A rank on a GPU that is not there: does it build and hold. A rank of the mesh alone. Real runs."""
+Evidence = Literal["measured", "emulated", "virtual", "planned"]
+"""What a figure rests on, the surest first."""
 Status = Literal["ok", "oom", "failed", "disturbed"]
 
 SCREEN_SHARE = 0.6
@@ -27,8 +32,18 @@ MAX_REPEATS = 6
 """Long runs of one finalist."""
 SURE_WITHIN = math.log(1.01)
 """Half width of the interval of the last two settings' ratio that ends a tune."""
-_RUN_SPREAD = {"short": 0.02, "long": 0.01}
-"""Between runs of one setting, beside the spread of a run's own steps."""
+RUNS: tuple[Rung, ...] = ("short", "long")
+"""What is tried where all ranks can be started."""
+_EVIDENCE: dict[Rung, Evidence] = {
+    "virtual": "virtual",
+    "emulated": "emulated",
+    "short": "measured",
+    "long": "measured",
+}
+_SUREST: tuple[Evidence, ...] = ("measured", "emulated", "virtual", "planned")
+_RUN_SPREAD: dict[Rung, float] = {"virtual": 0.0, "emulated": 0.05, "short": 0.02, "long": 0.01}
+"""Between runs of one setting, beside the spread of a run's own steps; of an emulated rank what its planned
+communication may be off."""
 _DISTURBED_SPREAD = 0.1
 """What a run says that something else disturbed: little."""
 _NUM_FINALISTS = 4
@@ -58,6 +73,8 @@ class TrialOutcome(Struct, frozen=True, kw_only=True):
     seconds: float = 0.0
     """What the trial cost, start and end included."""
     mem_gib: float | None = None
+    host_s: float | None = None
+    """Processor time of the host in a step, where a virtual GPU told it."""
     run_id: str = ""
     reason: str = ""
 
@@ -67,144 +84,173 @@ class Standing(Struct, frozen=True, kw_only=True):
 
     candidate: TunedSetting
     belief: Belief
-    rests_on: Literal["measured", "planned"]
+    rests_on: Evidence
     runs: int = 0
     failed: str = ""
     """Why it cannot be recommended."""
+
+
+class Seen(Struct, frozen=True, kw_only=True):
+    """What all outcomes say together."""
+
+    measured: dict[str, MeasuredSpeed]
+    """By candidate, those that failed left out."""
+    failures: dict[str, str]
+    """Why candidates cannot be recommended: they failed, or need more memory than one that ran out of it."""
+    made: Counter[tuple[str, Rung]]
+    """Trials by candidate and rung, however they ended."""
+    evidence: dict[str, Evidence]
+    """The surest that there is of each candidate that was tried and did not fail."""
+
+    def num_runs(self, key: str) -> int:
+        """Runs and stand-ins of a candidate that said something."""
+        return sum(count for (name, _), count in self.made.items() if name == key)
 
 
 class Tuner(Struct, kw_only=True):
     """Asks for trials and is told how they ended."""
 
     candidates: list[TunedSetting]
+    stages: tuple[Rung, ...] = RUNS
+    """Rungs of the ladder that can be climbed here, the cheapest first."""
     outcomes: list[TrialOutcome] = field(default_factory=list)
-    has_ended: bool = False
-    """Screening is over: nothing that was not measured is likely to be faster."""
 
     def tell(self, outcome: TrialOutcome) -> None:
         """Take the end of a trial."""
         self.outcomes.append(outcome)
 
+    def seen(self) -> Seen:
+        """Fold all outcomes."""
+        failures = _failures(self.candidates, self.outcomes)
+        held = [o for o in self.outcomes if o.status in ("ok", "disturbed") and o.key not in failures]
+        evidence: dict[str, Evidence] = {}
+        for outcome in held:
+            found = (_EVIDENCE[outcome.rung], evidence.get(outcome.key, "planned"))
+            evidence[outcome.key] = min(found, key=_SUREST.index)
+        return Seen(
+            measured=_speeds(held),
+            failures=failures,
+            made=Counter((outcome.key, outcome.rung) for outcome in self.outcomes),
+            evidence=evidence,
+        )
+
     def ask(self, spent: float = 0.0) -> Trial | None:
         """The next trial when this share of the budget is spent; None when enough is known."""
-        if (again := self._disturbed()) is not None:
+        seen = self.seen()
+        if (again := self._disturbed(seen)) is not None:
             return again
-        believed = beliefs(self._running(), self.measured())
-        if not self.has_ended and spent < SCREEN_SHARE:
-            if (found := self._screen(believed)) is not None:
-                return found
-            self.has_ended = True
-        return self._final(believed)
-
-    def measured(self) -> dict[str, MeasuredSpeed]:
-        """What runs said of each candidate: the mean of their logarithms, weighted by how well each knows."""
-        sums: dict[str, tuple[float, float]] = {}
-        for outcome in self.outcomes:
-            if outcome.status not in ("ok", "disturbed") or not outcome.tgs:
-                continue
-            between = _RUN_SPREAD[outcome.rung] if outcome.status == "ok" else _DISTURBED_SPREAD
-            weight = 1.0 / (between**2 + (outcome.spread / 2) ** 2)
-            total, weights = sums.get(outcome.key, (0.0, 0.0))
-            sums[outcome.key] = total + weight * math.log(outcome.tgs), weights + weight
-        failed = self.failures()
-        return {
-            key: MeasuredSpeed(total / weights, weights**-0.5)
-            for key, (total, weights) in sums.items()
-            if key not in failed
-        }
-
-    def failures(self) -> dict[str, str]:
-        """Candidates that failed, and those that need more memory than one that ran out of it: why."""
-        failed = {o.key: o.reason or o.status for o in self.outcomes if o.status in ("oom", "failed")}
-        by_key = {candidate.key: candidate for candidate in self.candidates}
-        out = [by_key[o.key] for o in self.outcomes if o.status == "oom" and o.key in by_key]
-        ran = [by_key[o.key].memory_gib for o in self.outcomes if o.status == "ok" and o.key in by_key]
-        for candidate in self.candidates:
-            leaner = next((other for other in out if _needs_more(candidate, other)), None)
-            if (
-                leaner is not None
-                and candidate.key not in failed
-                and candidate.memory_gib > max(ran, default=0)
-            ):
-                failed[candidate.key] = f"planned to need more memory than {leaner.key}, which ran out of it"
-        return failed
+        running = [candidate for candidate in self.candidates if candidate.key not in seen.failures]
+        believed = _worth(running, beliefs(running, seen.measured))
+        if spent < SCREEN_SHARE and (found := self._screen(seen, believed)) is not None:
+            return found
+        return self._final(seen, believed) if "long" in self.stages else None
 
     def standings(self) -> list[Standing]:
         """All candidates: what was measured first, the fastest first; what failed last."""
-        failed, measured = self.failures(), self.measured()
-        believed = beliefs(self.candidates, measured)
-        runs = [outcome.key for outcome in self.outcomes if outcome.status in ("ok", "disturbed")]
+        seen = self.seen()
+        believed = beliefs(self.candidates, seen.measured)
         found = [
             Standing(
                 candidate=candidate,
                 belief=believed[candidate.key],
-                rests_on="measured" if candidate.key in measured else "planned",
-                runs=runs.count(candidate.key),
-                failed=failed.get(candidate.key, ""),
+                rests_on=seen.evidence.get(candidate.key, "planned"),
+                runs=seen.num_runs(candidate.key),
+                failed=seen.failures.get(candidate.key, ""),
             )
             for candidate in self.candidates
         ]
-        return sorted(found, key=lambda s: (bool(s.failed), s.rests_on == "planned", -_sure_log(s)))
+        return sorted(found, key=lambda s: (bool(s.failed), _SUREST.index(s.rests_on), -_sure_log(s)))
 
     @property
     def best(self) -> Standing | None:
-        """The fastest setting that was measured and never failed."""
+        """The fastest by the surest evidence that there is; None before anything was tried and held."""
         found = self.standings()
-        return found[0] if found and found[0].rests_on == "measured" and not found[0].failed else None
+        return found[0] if found and found[0].rests_on != "planned" and not found[0].failed else None
 
-    def _running(self) -> list[TunedSetting]:
-        failed = self.failures()
-        return [candidate for candidate in self.candidates if candidate.key not in failed]
-
-    def _disturbed(self) -> Trial | None:
+    def _disturbed(self, seen: Seen) -> Trial | None:
         """A trial that something else disturbed is made again, so often."""
         last = self.outcomes[-1] if self.outcomes else None
         if last is None or last.status != "disturbed":
             return None
         disturbed = [outcome.key for outcome in self.outcomes if outcome.status == "disturbed"]
         is_busy = len(disturbed) > _MAX_DISTURBED and 2 * len(disturbed) > len(self.outcomes)
-        return (
-            None
-            if is_busy or disturbed.count(last.key) > _MAX_DISTURBED
-            else self._trial(last.key, last.rung)
-        )
+        if is_busy or disturbed.count(last.key) > _MAX_DISTURBED:
+            return None
+        return _trial(seen, last.key, last.rung)
 
-    def _screen(self, believed: dict[str, Belief]) -> Trial | None:
-        """The untried candidate with the most to win; None when none will be faster beyond its interval."""
-        tried = {outcome.key for outcome in self.outcomes}
-        known = [belief.mean for key, belief in believed.items() if key in tried]
-        open_ = [(belief.high, key) for key, belief in believed.items() if key not in tried]
+    def _screen(self, seen: Seen, believed: Mapping[str, Belief]) -> Trial | None:
+        """The next rung of the candidate with the most to win; None when none will be faster beyond doubt."""
+        ladder = [rung for rung in self.stages if rung != "long"]
+        rungs = {key: next((r for r in ladder if not seen.made[key, r]), None) for key in believed}
+        known = [belief.mean for key, belief in believed.items() if rungs[key] is None]
+        open_ = {key: rung for key, rung in rungs.items() if rung is not None}
         if not open_:
             return None
-        high, key = max(open_)
-        return None if known and high < max(known) + MIN_GAIN else self._trial(key, "short")
+        if ladder == [
+            "virtual"
+        ]:  # which says of no setting that it is faster: the best planned ones that hold
+            key = max(open_, key=lambda key: believed[key].mean)
+            return None if len(known) >= _NUM_FINALISTS else _trial(seen, key, "virtual")
+        key = max(open_, key=lambda key: (believed[key].high, key))
+        is_hopeless = known and believed[key].high < max(known) + MIN_GAIN
+        return None if is_hopeless else _trial(seen, key, open_[key])
 
-    def _final(self, believed: dict[str, Belief]) -> Trial | None:
+    def _final(self, seen: Seen, believed: Mapping[str, Belief]) -> Trial | None:
         """Finalists in turns: each round drops what is slower than the best beyond both intervals."""
-        measured = self.measured()
-        ranked = sorted((key for key in believed if key in measured), key=lambda key: -believed[key].mean)
+        measured = [key for key in believed if seen.evidence.get(key) == "measured" and key in seen.measured]
+        ranked = sorted(measured, key=lambda key: -believed[key].mean)
         if not ranked:
             return None
         best = believed[ranked[0]]
         finalists = [key for key in ranked[:_NUM_FINALISTS] if believed[key].high >= best.low]
-        counts = {key: self._long_runs(key) for key in finalists}
-        key = min(finalists, key=lambda key: (counts[key], ranked.index(key)))
-        if counts[key] >= MAX_REPEATS or (counts[key] and _is_decided(measured, finalists)):
+        key = min(finalists, key=lambda key: (seen.made[key, "long"], ranked.index(key)))
+        count = seen.made[key, "long"]
+        if count >= MAX_REPEATS or (count and _is_decided(seen.measured, finalists)):
             return None
-        return self._trial(key, "long")
+        return _trial(seen, key, "long")
 
-    def _long_runs(self, key: str) -> int:
-        return sum(o.key == key and o.rung == "long" for o in self.outcomes)
 
-    def _trial(self, key: str, rung: Rung) -> Trial:
-        repeat = sum(outcome.key == key and outcome.rung == rung for outcome in self.outcomes)
-        return Trial(key=key, rung=rung, repeat=repeat)
+def _trial(seen: Seen, key: str, rung: Rung) -> Trial:
+    return Trial(key=key, rung=rung, repeat=seen.made[key, rung])
+
+
+def _speeds(outcomes: Sequence[TrialOutcome]) -> dict[str, MeasuredSpeed]:
+    """Of each candidate the mean of its runs' logarithms, weighted by how well each knows."""
+    sums: dict[str, tuple[float, float]] = {}
+    for outcome in outcomes:
+        if not outcome.tgs:
+            continue
+        between = _RUN_SPREAD[outcome.rung] if outcome.status == "ok" else _DISTURBED_SPREAD
+        weight = 1.0 / (between**2 + (outcome.spread / 2) ** 2)
+        total, weights = sums.get(outcome.key, (0.0, 0.0))
+        sums[outcome.key] = total + weight * math.log(outcome.tgs), weights + weight
+    return {key: MeasuredSpeed(total / weights, weights**-0.5) for key, (total, weights) in sums.items()}
+
+
+def _failures(candidates: Sequence[TunedSetting], outcomes: Sequence[TrialOutcome]) -> dict[str, str]:
+    failed = {o.key: o.reason or o.status for o in outcomes if o.status in ("oom", "failed")}
+    by_key = {candidate.key: candidate for candidate in candidates}
+    out = [by_key[o.key] for o in outcomes if o.status == "oom" and o.key in by_key]
+    held = max(
+        (by_key[o.key].memory_gib for o in outcomes if o.status == "ok" and o.key in by_key), default=0
+    )
+    for candidate in candidates if out else ():
+        leaner = next((other for other in out if _needs_more(candidate, other)), None)
+        if leaner is not None and candidate.key not in failed and candidate.memory_gib > held:
+            failed[candidate.key] = f"planned to need more memory than {leaner.key}, which ran out of it"
+    return failed
+
+
+def _worth(candidates: Sequence[TunedSetting], believed: Mapping[str, Belief]) -> dict[str, Belief]:
+    """Beliefs of what settings are ranked by: TGS, or tokens for a price."""
+    return {c.key: Belief(believed[c.key].mean - c.price_log, believed[c.key].sd) for c in candidates}
 
 
 def _sure_log(standing: Standing) -> float:
     """What it is ranked by: a tight plan that nobody measured by what it has for certain, as in a search."""
     at_risk = standing.candidate.is_tight and standing.rests_on == "planned"
-    return standing.belief.mean + (math.log1p(-TIGHT_SHARE) if at_risk else 0.0)
+    risk = math.log1p(-TIGHT_SHARE) if at_risk else 0.0
+    return standing.belief.mean - standing.candidate.price_log + risk
 
 
 def _needs_more(candidate: TunedSetting, other: TunedSetting) -> bool:
@@ -213,7 +259,7 @@ def _needs_more(candidate: TunedSetting, other: TunedSetting) -> bool:
     return same and candidate.key != other.key and candidate.memory_gib >= other.memory_gib > 0
 
 
-def _is_decided(measured: dict[str, MeasuredSpeed], finalists: Sequence[str]) -> bool:
+def _is_decided(measured: Mapping[str, MeasuredSpeed], finalists: Sequence[str]) -> bool:
     """Is there one finalist left, or are the best two's ratios known to within 1 %?"""
     if len(finalists) < 2:
         return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -18,13 +18,22 @@ _MAX_BYTES = 16 << 20
 T = TypeVar("T", bound=Struct)
 
 
+Objective = Literal["tgs", "tokens-per-dollar", "longest"]
+"""Tokens per GPU per second; tokens for the price of a GPU; the longest sequence, then TGS at that length."""
+
+
 class Asked(Struct, frozen=True, kw_only=True):
     """What a tune is about: another question has another journal."""
 
     schema_version: int = 1
     base: str
     assignments: list[str]
+    """Laid over it before anything is tuned; their keys are held fast."""
     engines: list[str] = []
+    """Those that are tried; all where none is named."""
+    tried: dict[str, list[str]] = {}
+    """Values that are tried of keys which no search varies of itself."""
+    objective: Objective = "tgs"
 
 
 class Journal:

@@ -23,12 +23,12 @@ def verdict_lines(found: Verdict) -> list[str]:
     lines += [line for row in shown for line in _row_lines(row)]
     lines += [f"  failed: {' '.join(row.change)}: {row.failed}" for row in found.rows if row.failed][:_SHOWN]
     lines += (
-        ["  * no other measured setting is both faster and leaner"]
+        ["  * no other setting that was tried is faster, leaner and cheaper by the hour"]
         if any(r.is_efficient for r in shown)
         else []
     )
     if found.best is None:
-        return [*lines, "", "nothing was measured: the first row is the planner's choice"]
+        return [*lines, "", f"nothing was tried: the first row is {_first_of(found)}"]
     if found.ratio is not None:
         lines += ["", f"best over runner-up: {ratio_text(found.ratio)}"]
     if found.best.cost is not None:
@@ -41,12 +41,27 @@ def _row_lines(row: SettingRow) -> list[str]:
     tgs = units.rate(row.tgs) if row.tgs else "-"
     planned = units.rate(row.planned_tgs) if row.planned_tgs else "-"
     memory = f"{row.memory_gib:.1f} GiB" if row.memory_gib else "-"
-    rests = f"{units.counted(row.runs, 'run')}" if row.rests_on == "measured" else "the plan"
+    rests = _rests_on(row)
     rests += f", {row.disturbed} disturbed" if row.disturbed else ""
-    rests += ", tight" if row.is_tight and row.rests_on == "planned" else ""
     mark = "*" if row.is_efficient else " "
     sets = " ".join(f"--set {change}" for change in row.change)
     return [f"{mark} {tgs:>9} {interval:>19}  {planned:>8} {memory:>10}  {rests}", f"      {sets}"]
+
+
+def _first_of(found: Verdict) -> str:
+    planned = not found.rows or found.rows[0].planned_tgs
+    return "the planner's choice" if planned else "the way with least counted work (FLOPs, bytes, launches)"
+
+
+def _rests_on(row: SettingRow) -> str:
+    if row.rests_on == "planned":
+        counted = "counted work" if row.planned_tgs is None else "the plan"
+        counted += " and runs of others" if row.planned_tgs is None and row.tgs else ""
+        return counted + (", tight" if row.is_tight else "")
+    if row.rests_on == "measured":
+        return units.counted(row.runs, "run")
+    host = f", host {units.duration(row.host_s)} a step" if row.host_s is not None else ""
+    return f"a rank {'emulated' if row.rests_on == 'emulated' else 'on a virtual GPU'}{host}"
 
 
 def _effect_lines(effects: list[Effect]) -> list[str]:

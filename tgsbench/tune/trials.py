@@ -4,42 +4,85 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 from msgspec.structs import replace
 
 from tgsbench import units
 from tgsbench.errors import TgsError
 from tgsbench.launch import preflight, sweep
+from tgsbench.launch.preflight import LocalMachine
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Result
+from tgsbench.systems import support
 from tgsbench.tune.candidates import Space, TunedSetting
-from tgsbench.tune.halving import Rung, Status, Trial, TrialOutcome, Tuner
+from tgsbench.tune.halving import RUNS, Rung, Status, Trial, TrialOutcome, Tuner
 from tgsbench.tune.journal import Journal
+from tgsbench.virtual_gpu import installation, settings
 
 Say = Callable[[str], None]
-Run = Callable[[Preset, Path, str, str, Say], Result]
+Run = Callable[..., Result]
+"""Does one run: takes what `sweep.run_named` does."""
 
-_STEPS: dict[Rung, tuple[int, int]] = {"short": (1, 3), "long": (2, 8)}
+Stage = Literal["virtual", "emulated", "runs"]
+STAGES: dict[Stage, tuple[Rung, ...]] = {"virtual": ("virtual",), "emulated": ("emulated",), "runs": RUNS}
+"""What can be asked for, in the order in which a setting climbs it."""
+_ALONE: tuple[Stage, ...] = ("runs", "emulated", "virtual")
+"""What is done where nobody asks: the surest of these that this machine can."""
+
+_STEPS: dict[Rung, tuple[int, int]] = {"virtual": (1, 2), "emulated": (1, 3), "short": (1, 3), "long": (2, 8)}
 """Steps of warm-up and measured ones."""
 _UNFINISHED = ("running", "cancelled", "preempted")
+_GOOD = ("ok", "emulated", "virtual")
 
 
 class Interrupted(Exception):
     """Ctrl-C, or a scheduler's signal, during a trial: the best so far counts."""
 
 
-def runnable(space: Space) -> Space:
-    """Candidates that this machine can start; why the others cannot is counted."""
-    machine, kept, dropped = preflight.this_machine(), [], Counter(space.dropped)
-    for candidate in space.candidates:
+def startable(space: Space, wanted: Collection[Stage] = ()) -> tuple[Space, tuple[Rung, ...]]:
+    """Candidates that this machine can try, and the rungs; why it cannot try the others is counted.
+
+    Nothing `wanted`: real runs, else a rank emulated, else a rank on a virtual GPU. No rungs where there is
+    nothing that can be tried; the space then says why there are no runs.
+    """
+    here = preflight.this_machine()
+    choices = [[stage for stage in STAGES if stage in wanted]] if wanted else [[stage] for stage in _ALONE]
+    found = [_startable(space, stages, here) for stages in choices[:1]]
+    while not found[-1].candidates and len(found) < len(choices):
+        found.append(_startable(space, choices[len(found)], here))
+    if not found[-1].candidates:
+        return found[0], ()
+    return found[-1], tuple(rung for stage in choices[len(found) - 1] for rung in STAGES[stage])
+
+
+def _startable(space: Space, stages: Sequence[Stage], here: LocalMachine) -> Space:
+    kept, dropped = [], Counter(space.dropped)
+    missing = installation.look().missing if "virtual" in stages else []
+    if missing:
+        dropped[f"no virtual GPU here: {missing[0]}"] += len(space.candidates)
+    for candidate in space.candidates if not missing else ():
         try:
-            preflight.check(candidate.preset, machine, candidate.preset.world_size)
+            for stage in stages:
+                _check(stage, candidate.preset, here)
             kept.append(candidate)
         except TgsError as error:
             dropped[f"cannot start here: {error.msg.splitlines()[0]}"] += 1
     return replace(space, candidates=kept, dropped=dict(dropped))
+
+
+def _check(stage: Stage, preset: Preset, here: LocalMachine) -> None:
+    """Raise TgsError when this machine cannot try a preset in this way."""
+    if stage == "virtual":
+        support.check(preset)
+        settings.virtual_gpu(preset, settings.find_virtual_gpu(preset.hardware.gpu), "0")
+    elif stage == "emulated":
+        preflight.check_emulation(preset, on_several=False)
+        preflight.check(preset, here, 1, emulated=True)
+    else:
+        preflight.check(preset, here, preset.world_size)
 
 
 def make_trials(
@@ -78,14 +121,14 @@ def _expected_s(trial: Trial, outcomes: Sequence[TrialOutcome]) -> float:
 
 
 def _made(trial: Trial, candidate: TunedSetting, root: Path, name: str, say: Say, run: Run) -> TrialOutcome:
-    warmup, steps = _STEPS[trial.rung]
-    measure = replace(candidate.preset.measure, warmup=warmup, steps=steps)
-    preset = replace(candidate.preset, measure=measure)
+    preset = _shortened(candidate.preset, trial.rung)
     group = f"tune-{name}-{trial.rung}{trial.repeat + 1}"
     result, run_name = sweep.stored(root, group, sweep.digest_of(preset))
     begin_s = time.monotonic()
     if result is None:
-        result = run(preset, root, run_name, f"tune:{name}", lambda text: say(f"      {text}"))
+        result = run(
+            preset, root, run_name, f"tune:{name}", lambda text: say(f"      {text}"), **_how(trial, preset)
+        )
         seconds = time.monotonic() - begin_s
     else:  # a tune that was killed before it wrote its journal
         seconds = sum(result.step_s.samples)
@@ -94,28 +137,58 @@ def _made(trial: Trial, candidate: TunedSetting, root: Path, name: str, say: Say
     return _outcome(trial, result, seconds)
 
 
+def _shortened(preset: Preset, rung: Rung) -> Preset:
+    """With as few steps as this rung takes; on a virtual GPU all micro-steps beyond the second are alike."""
+    warmup, steps = _STEPS[rung]
+    shorter = replace(preset, measure=replace(preset.measure, warmup=warmup, steps=steps))
+    if rung != "virtual" or preset.accumulation <= 2:
+        return shorter
+    return replace(shorter, training=replace(preset.training, accumulation=2))
+
+
+def _how(trial: Trial, preset: Preset) -> dict[str, Any]:
+    """What `sweep.run_named` is told beside the preset."""
+    if trial.rung == "virtual":
+        return {"virtual": settings.virtual_gpu(preset, settings.find_virtual_gpu(preset.hardware.gpu), "0")}
+    return {"emulated": True} if trial.rung == "emulated" else {}
+
+
 def _outcome(trial: Trial, result: Result, seconds: float) -> TrialOutcome:
-    tgs = result.tgs
-    spread = (max(tgs.samples) - min(tgs.samples)) / 2 / tgs.median if tgs.samples and tgs.median else 0.0
     status: Status = "oom" if result.status == "oom" else "failed"
-    if result.status == "ok" and tgs.median:
-        status = "disturbed" if result.disturbances else "ok"
+    tgs, spread, mem_gib = _figures(result)
+    if result.status in _GOOD and (tgs or trial.rung == "virtual"):
+        status = "disturbed" if result.disturbances and trial.rung != "virtual" else "ok"
     return TrialOutcome(
         key=trial.key,
         rung=trial.rung,
         repeat=trial.repeat,
         status=status,
-        tgs=tgs.median,
+        tgs=tgs,
         spread=spread,
         seconds=seconds,
-        mem_gib=result.mem.peak_gib,
+        mem_gib=mem_gib,
+        host_s=result.virtual.host_s if result.virtual else None,
         run_id=result.run_id,
-        reason=result.failure.reason if result.failure else "" if result.status == "ok" else result.status,
+        reason=result.failure.reason
+        if result.failure
+        else ""
+        if status in ("ok", "disturbed")
+        else result.status,
     )
 
 
+def _figures(result: Result) -> tuple[float | None, float, float | None]:
+    """TGS, half the width of its interval as a share of it, and memory: measured, or projected."""
+    if (alone := result.emulated) is not None:
+        return alone.tgs, (alone.tgs_high - alone.tgs_low) / 2 / alone.tgs, alone.mem_projected_gib
+    tgs = result.tgs
+    spread = (max(tgs.samples) - min(tgs.samples)) / 2 / tgs.median if tgs.samples and tgs.median else 0.0
+    return tgs.median, spread, result.mem.peak_gib
+
+
 def _told(outcome: TrialOutcome) -> str:
-    if outcome.status in ("ok", "disturbed") and outcome.tgs:
-        mark = "" if outcome.status == "ok" else ", disturbed"
-        return f"TGS {units.rate(outcome.tgs)}{mark}"
+    if outcome.status in ("ok", "disturbed"):
+        memory = f"holds, {outcome.mem_gib:.1f} GiB" if outcome.mem_gib else "holds"
+        mark = ", disturbed" if outcome.status == "disturbed" else ""
+        return (f"TGS {units.rate(outcome.tgs)}" if outcome.tgs else memory) + mark
     return f"{outcome.status}: {outcome.reason}"

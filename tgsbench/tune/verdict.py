@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 from msgspec import Struct
 
@@ -13,7 +12,7 @@ from tgsbench.metrics import ratio as ratios
 from tgsbench.metrics.ratio import Ratio
 from tgsbench.schema.forecast import Cost
 from tgsbench.tune.candidates import Space
-from tgsbench.tune.halving import Standing, TrialOutcome, Tuner
+from tgsbench.tune.halving import Evidence, Seen, Standing, TrialOutcome, Tuner
 
 ROWS = 20
 """Rows of the table; failures and measured ones beyond it are kept in the journal."""
@@ -27,20 +26,22 @@ class SettingRow(Struct, frozen=True, kw_only=True):
     low: float
     high: float
     """80 % interval."""
-    rests_on: Literal["measured", "planned"]
+    rests_on: Evidence
     runs: int
     disturbed: int
     """Of the runs, those that something else disturbed: they count little."""
     planned_tgs: float | None
     """The planner's figure before anything was measured."""
     memory_gib: float | None
-    """Measured where it ran, else planned."""
+    """Measured or emulated where it was tried, else planned."""
+    host_s: float | None = None
+    """Processor seconds of the host in a step, where a virtual GPU told them."""
     cost: Cost | None = None
     failed: str = ""
     is_tight: bool = False
     """Planned so near the card's memory that it may cost speed, or not fit."""
     is_efficient: bool = False
-    """No other measured setting is both faster and leaner."""
+    """No other setting that was tried is faster, leaner and cheaper by the hour."""
 
 
 class Effect(Struct, frozen=True, kw_only=True):
@@ -52,14 +53,14 @@ class Effect(Struct, frozen=True, kw_only=True):
     ratio: float
     low: float
     high: float
-    rests_on: Literal["measured", "planned"]
+    rests_on: Evidence
 
 
 class Verdict(Struct, frozen=True, kw_only=True):
     """The end of a tune."""
 
     best: SettingRow | None
-    """None: nothing was measured."""
+    """By the surest evidence that there is; None: nothing was tried."""
     runner_up: SettingRow | None
     ratio: Ratio | None
     """The best over the runner-up, from runs that took turns."""
@@ -74,20 +75,21 @@ class Verdict(Struct, frozen=True, kw_only=True):
     """Why no further trial was made."""
 
 
-def verdict_of(space: Space, tuner: Tuner, ended: str, usd_per_gpu_hour: float = 0.0) -> Verdict:
-    """Put the end of a tune together; `usd_per_gpu_hour` 0 is no price."""
-    standings = tuner.standings()
+def verdict_of(space: Space, tuner: Tuner, ended: str) -> Verdict:
+    """Put the state of a tune together, whether it has ended or goes on."""
+    standings, seen = tuner.standings(), tuner.seen()
     lean = _efficient(standings, tuner.outcomes)
-    rows = [_row(s, tuner.outcomes, usd_per_gpu_hour, s.candidate.key in lean) for s in standings]
-    measured = [row for row in rows if row.rests_on == "measured" and not row.failed]
-    best, runner_up = (measured[index] if len(measured) > index else None for index in (0, 1))
-    pair = [standings[index].candidate.key for index in (0, 1)] if runner_up else []
+    rows = [_row(s, tuner.outcomes, s.candidate.key in lean) for s in standings]
+    surest = rows[0].rests_on if rows else "planned"
+    tried = [row for row in rows if row.rests_on == surest != "planned" and not row.failed]
+    best, runner_up = (tried[index] if len(tried) > index else None for index in (0, 1))
+    pair = [s.candidate.key for s in standings[: 2 if runner_up else 0] if s.candidate.key in seen.measured]
     failed = [row for row in rows if row.failed and row.rests_on == "planned"]
     shown = [row for row in rows if row not in failed][:ROWS] + failed[:ROWS]
     return Verdict(
         best=best,
         runner_up=runner_up,
-        ratio=_ratio(pair, tuner) if pair else None,
+        ratio=_ratio(pair, tuner.outcomes, seen) if len(pair) == 2 else None,
         rows=shown,
         effects=_effects(standings) if best else [],
         num_planned=space.num_planned,
@@ -99,14 +101,13 @@ def verdict_of(space: Space, tuner: Tuner, ended: str, usd_per_gpu_hour: float =
     )
 
 
-def _row(
-    standing: Standing, outcomes: Sequence[TrialOutcome], price: float, is_efficient: bool
-) -> SettingRow:
+def _row(standing: Standing, outcomes: Sequence[TrialOutcome], is_efficient: bool) -> SettingRow:
     candidate, belief = standing.candidate, standing.belief
-    is_measured = standing.rests_on == "measured"
-    knows_speed = is_measured or candidate.forecast is not None
+    own = [outcome for outcome in outcomes if outcome.key == candidate.key]
+    # Counted work alone says which way is faster, and no figure until something was measured beside it.
+    knows_speed = candidate.forecast is not None or any(outcome.tgs for outcome in outcomes)
     tgs, low, high = (math.exp(x) if knows_speed else 0.0 for x in (belief.mean, belief.low, belief.high))
-    if candidate.forecast is not None and not outcomes:
+    if candidate.forecast is not None and not any(outcome.tgs for outcome in outcomes):
         low, high = candidate.forecast.low, candidate.forecast.high
     return SettingRow(
         change=candidate.change,
@@ -115,10 +116,11 @@ def _row(
         high=high,
         rests_on=standing.rests_on,
         runs=standing.runs,
-        disturbed=sum(o.key == candidate.key and o.status == "disturbed" for o in outcomes),
+        disturbed=sum(outcome.status == "disturbed" for outcome in own),
         planned_tgs=candidate.forecast.estimate if candidate.forecast else None,
         memory_gib=_memory(standing, outcomes),
-        cost=figures.cost_of(tgs, price) if price and tgs else None,
+        host_s=next((outcome.host_s for outcome in own if outcome.host_s is not None), None),
+        cost=figures.cost_of(tgs, candidate.usd_per_hour) if candidate.usd_per_hour and tgs else None,
         failed=standing.failed,
         is_tight=candidate.is_tight,
         is_efficient=is_efficient,
@@ -132,24 +134,30 @@ def _memory(standing: Standing, outcomes: Sequence[TrialOutcome]) -> float | Non
 
 
 def _efficient(standings: Sequence[Standing], outcomes: Sequence[TrialOutcome]) -> set[str]:
-    """Pareto front of measured TGS against memory; a price by the hour orders settings as TGS does."""
-    least, front = math.inf, set()
-    for standing in standings:  # the fastest first
-        memory = _memory(standing, outcomes)
-        if standing.rests_on == "measured" and not standing.failed and memory is not None and memory < least:
-            least = memory
-            front.add(standing.candidate.key)
-    return front
+    """Pareto front of what was tried: TGS against memory and the price of an hour."""
+    points = {
+        s.candidate.key: (-s.belief.mean, memory, s.candidate.usd_per_hour)
+        for s in standings
+        if s.rests_on in ("measured", "emulated")
+        and not s.failed
+        and (memory := _memory(s, outcomes)) is not None
+    }
+    return {key for key, mine in points.items() if not any(_beats(other, mine) for other in points.values())}
 
 
-def _ratio(keys: Sequence[str], tuner: Tuner) -> Ratio:
+def _beats(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    """Is it nowhere worse and somewhere better?"""
+    return a != b and all(x <= y for x, y in zip(a, b, strict=True))
+
+
+def _ratio(keys: Sequence[str], outcomes: Sequence[TrialOutcome], seen: Seen) -> Ratio:
     runs = [
-        [o.tgs for o in tuner.outcomes if o.key == key and o.rung == "long" and o.status == "ok" and o.tgs]
+        [o.tgs for o in outcomes if o.key == key and o.rung == "long" and o.status == "ok" and o.tgs]
         for key in keys
     ]
     if all(len(found) > 1 for found in runs):
         return ratios.of_runs(runs[0], runs[1])
-    first, second = (tuner.measured()[key] for key in keys)
+    first, second = (seen.measured[key] for key in keys)
     arm, value = 1.96 * math.hypot(first.sd, second.sd), math.exp(first.log_tgs - second.log_tgs)
     return Ratio(
         value=value,
@@ -166,7 +174,7 @@ def _effects(standings: Sequence[Standing]) -> list[Effect]:
         differing = [k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k)]
         if other.failed or len(differing) != 1 or differing[0] in found:
             continue
-        if other.rests_on == "planned" and other.candidate.forecast is None:
+        if other.rests_on not in ("measured", "emulated") and other.candidate.forecast is None:
             continue
         log, arm = best.belief.mean - other.belief.mean, math.hypot(best.belief.sd, other.belief.sd) * 1.2816
         knob = differing[0]
