@@ -34,6 +34,14 @@ def head_chunks(num_query_heads: int, num_kv_heads: int, sp: int) -> int:
     return 2 if query % 2 == 0 and (kv == 1 or kv % 2 == 0) else 1
 
 
+def attention_calls(preset: Preset) -> int:
+    """Times that a rank's attention kernel runs in a layer's forward, each for some of its heads."""
+    shape = preset.model
+    if not runs_whole_layers(preset):
+        return 1
+    return head_chunks(shape.num_query_heads, shape.num_kv_heads, preset.parallel.sp)
+
+
 def exchanges_of_a_pass(shape: ModelShape, sp: int) -> int:
     """All-to-alls of a whole layer's forward: k and v together, and for each chunk one of q and one out."""
     return 1 + 2 * head_chunks(shape.num_query_heads, shape.num_kv_heads, sp)
