@@ -45,6 +45,8 @@ class Candidate(Struct, frozen=True, kw_only=True):
     """Members of the ring in sp."""
     shard: int = 0
     """GPUs that share one copy; 0: all."""
+    ep: int = 1
+    """GPUs that share out the experts."""
     micro_batch: int
     checkpointing: str
     tgs: float
@@ -115,6 +117,8 @@ def variants(preset: Preset) -> Iterator[Preset]:
     for engine, parallel in itertools.product(engines, meshes):
         if (parallel.ring and not engine.has_ring) or (parallel.shard and not engine.has_copies):
             continue
+        if parallel.ep > 1 and not engine.has_expert_parallel:
+            continue
         # What a mode or a micro-batch breaks no rule can see, so the rules are asked once a mesh.
         first = replace(preset, engine=engine, parallel=parallel)
         if mesh_problems(first):
@@ -132,7 +136,17 @@ def _meshes(preset: Preset) -> list[Parallel]:
     for sp in valid_sp(replace(preset, parallel=replace(preset.parallel, ring=0))):
         rings = (0, sp // node) if sp > node and not sp % node else (0,)
         found += [Parallel(sp=sp, ring=ring, shard=shard) for ring in rings for shard in shards]
+        found += [Parallel(sp=sp, ep=ep) for ep in _expert_ranks(preset)]
     return found
+
+
+def _expert_ranks(preset: Preset) -> list[int]:
+    """Where there are experts: over how many GPUs of a node to share them out, and over those asked for."""
+    if preset.model.experts is None:
+        return []
+    both = math.gcd(preset.model.experts.num, preset.world_size)
+    asked, node = preset.parallel.ep, preset.hardware.gpus_per_node
+    return [ep for ep in range(2, both + 1) if not both % ep and (ep == asked or not node % ep)]
 
 
 def _sensible(engine: EngineOptions, training: Training) -> bool:
@@ -215,6 +229,7 @@ def _candidate(preset: Preset, numbers: Estimate) -> Candidate:
         dp=preset.dp,
         ring=preset.ring,
         shard=preset.parallel.shard,
+        ep=preset.parallel.ep,
         micro_batch=preset.training.micro_batch,
         checkpointing=preset.training.checkpointing,
         tgs=numbers.tgs,
@@ -236,6 +251,7 @@ def assignments_of(preset: Preset) -> list[str]:
         f"parallel.sp={preset.parallel.sp}",
         *([f"parallel.ring={preset.ring}"] if preset.ring > 1 else []),
         *([f"parallel.shard={preset.parallel.shard}"] if preset.parallel.shard else []),
+        *([f"parallel.ep={preset.parallel.ep}"] if preset.parallel.ep > 1 else []),
         f"training.micro_batch={preset.training.micro_batch}",
         f"training.checkpointing={preset.training.checkpointing}",
     ]

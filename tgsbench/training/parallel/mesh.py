@@ -94,7 +94,9 @@ def build_mesh(device_type: str, sp: int, ring: int = 1, shard: int = 0, ep: int
 
 def _expert_mesh(device_type: str, world: int, ep: int) -> ExpertMesh:
     mesh = init_device_mesh(device_type, (world // ep, ep), mesh_dim_names=("expert_shard", "ep"))
-    return ExpertMesh(mesh["ep"].get_group(), mesh["expert_shard"])
+    # A mesh has no group of its own for all ranks: sp's may be the same, and traffic is told apart by groups.
+    group = dist.new_group(group_desc="ep") if ep == world else mesh["ep"].get_group()
+    return ExpertMesh(group, mesh["expert_shard"])
 
 
 def mesh_of(preset: Preset, device_type: str) -> SequenceMesh:
