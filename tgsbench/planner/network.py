@@ -134,12 +134,13 @@ class Exchange(Struct, frozen=True):
     network_s: float
 
 
-def exchange_s(num_bytes: float, ranks: int, work: StepWorkload, machine: Machine) -> Exchange:
-    """Seconds of an all-to-all of `num_bytes` in a group of `ranks` neighbours.
+def exchange_s(num_bytes: float, work: StepWorkload, machine: Machine, ranks: int = 0) -> Exchange:
+    """Seconds of an all-to-all of `num_bytes` in a group of `ranks` neighbours; 0: those of Ulysses.
 
     Each rank sends 1/ranks of its buffer to every peer; both kinds of peers are served at once, so the
     slower kind is what is waited for.
     """
+    ranks = ranks or work.ulysses
     inside_ranks = min(ranks, joined_ranks(work, machine))
     nvlink = machine.gpu.nvlink_gb_per_s * machine.fitted.nvlink_share * GIGA
     inside = num_bytes * (inside_ranks - 1) / ranks / nvlink

@@ -153,7 +153,7 @@ def _experts(work: StepWorkload, machine: Machine) -> dict[str, float]:
     if work.ep == 1:
         return {}
     share = 2 * work.dims.routed_layers / work.dims.num_layers
-    taken = exchange_s(work.routed_bytes, work.ep, work, machine)
+    taken = exchange_s(work.routed_bytes, work, machine, work.ep)
     return {"experts_node": share * taken.node_s, "experts_network": share * taken.network_s}
 
 
@@ -215,9 +215,9 @@ def _exchange(work: StepWorkload, machine: Machine, counts: LayerCounts) -> tupl
     """Seconds of a layer's all-to-alls in one pass; three separate ones cost two latencies more."""
     if work.ulysses == 1:
         return 0.0, 0.0
-    before = exchange_s(counts.exchange_in, work.ulysses, work, machine)
-    after = exchange_s(counts.exchange_out, work.ulysses, work, machine)
-    empty = exchange_s(0.0, work.ulysses, work, machine)
+    before = exchange_s(counts.exchange_in, work, machine)
+    after = exchange_s(counts.exchange_out, work, machine)
+    empty = exchange_s(0.0, work, machine)
     extra = counts.exchanges_forward - 2
     node = before.node_s + after.node_s + extra * empty.node_s
     return node, before.network_s + after.network_s + extra * empty.network_s

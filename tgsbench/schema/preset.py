@@ -12,6 +12,7 @@ from tgsbench.schema.model import ModelShape as ModelShape  # re-exported: a pre
 Attention = Literal["native", "alst"]
 """Sequence-parallel attention: our fused all-to-all, or DeepSpeed's UlyssesSPAttentionHF."""
 Checkpointing = Literal["none", "selective", "full"]
+Routing = Literal["learned", "uniform"]
 Device = Literal["cuda", "cpu"]
 DataFormat = Literal["auto", "alpaca", "messages", "sharegpt", "text", "lines", "paragraphs"]
 """Rows of instruction and output, of role and content, of from and value, or of text; plain text in which a
@@ -144,7 +145,7 @@ class Training(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     clip_norm: float = 1.0
     lr_warmup_ratio: float = 0.03
     seed: int = 42
-    routing: Literal["learned", "uniform"] = "learned"
+    routing: Routing = "learned"
     """Who sends tokens to experts: the router, whose random weights load them unevenly, or turn by turn."""
 
 

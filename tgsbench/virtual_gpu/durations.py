@@ -71,7 +71,7 @@ class Durations:
         if ranks == 1:
             return LEAST_S
         if record.name == "all_to_all":
-            taken = exchange_s(float(size), ranks, self._work, self._machine)
+            taken = exchange_s(float(size), self._work, self._machine, ranks)
             return taken.node_s + taken.network_s
         if record.name in ("send", "receive") and ranks == self._work.ring:
             return hop_s(float(size), self._work, self._machine) if record.name == "send" else LEAST_S
