@@ -17,7 +17,7 @@ from tgsbench.metrics.integrity import (
 )
 from tgsbench.planner.machine import find_constants
 from tgsbench.planner.memory import CONTEXT_BYTES
-from tgsbench.planner.network import gathered_bytes, shard_bytes
+from tgsbench.planner.network import expert_shard_bytes, gathered_bytes, shard_bytes
 from tgsbench.planner.plan import machine_of, pick_kernel
 from tgsbench.planner.workload import StepWorkload, work_of
 from tgsbench.schema.events import Event, Phase, Step
@@ -188,7 +188,9 @@ def _expect(collectives: Sequence[CallCount], preset: Preset) -> None:
     for kind in ("all_gather", "reduce_scatter"):
         of_kind = [count for count in collectives if count.name == kind and count.group != "1 ranks"]
         if of_kind and kind in planned:
-            of_kind[0].gib_expected = planned[kind] / GIB
+            of_kind[-1].gib_expected = planned[kind] / GIB
+        if len(of_kind) > 1 and f"expert {kind}" in planned:  # fewer ranks hold the same experts
+            of_kind[0].gib_expected = planned[f"expert {kind}"] / GIB
     demanded = _demanded_exchanges(preset)
     for count in collectives:
         if count.name == "all_to_all" and count.group in demanded:
@@ -220,6 +222,9 @@ def _planned_bytes(preset: Preset) -> dict[str, float]:
         return {}
     times = preset.accumulation
     moved = {"all_gather": gathered_bytes(work), "reduce_scatter": shard_bytes(work).scatter}
+    of_experts = expert_shard_bytes(work)
+    moved["expert all_gather"] = of_experts.gather_forward + of_experts.gather_backward
+    moved["expert reduce_scatter"] = of_experts.scatter
     planned = {name: times * size for name, size in moved.items() if size}
     return planned | (_once_a_step(work) if work.system.shards_masters and work.zero_stage < 3 else {})
 
