@@ -13,7 +13,7 @@ from tgsbench.metrics import verification
 from tgsbench.metrics.integrity import expected_expert_exchanges
 from tgsbench.presets.validate import mesh_problems
 from tgsbench.schema.verify import Evidence, MaskProbe, ShardRecord
-from tgsbench.systems.whole_layers import attention_calls
+from tgsbench.systems.whole_layers import most_attention_calls
 
 
 def cut(tokens: str, **values) -> ShardRecord:
@@ -129,7 +129,9 @@ def test_every_preset_is_shrunken_with_what_could_go_wrong_kept(name):
 def test_each_attention_call_of_a_verification_has_two_kv_heads(name):
     small = small_preset(presets.resolve(name).preset)
     per_rank = small.model.num_kv_heads // small.parallel.sp
-    assert per_rank // attention_calls(small) == 2
+    assert per_rank // most_attention_calls(small) == 2
+    other = small_preset(presets.resolve(name, ["engine.name=deepspeed"]).preset)
+    assert other.model == small.model, "engines are compared on one model"
 
 
 def test_the_other_engine_is_left_out_where_it_cannot_do_what_the_preset_asks(capsys):

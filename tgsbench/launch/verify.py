@@ -26,7 +26,7 @@ from tgsbench.schema.preset import Measure, Parallel, Preset
 from tgsbench.schema.verify import Check, CheckName, Verification
 from tgsbench.system.scratch import scratch_folder
 from tgsbench.systems import availability, registry, support
-from tgsbench.systems.whole_layers import attention_calls
+from tgsbench.systems.whole_layers import most_attention_calls
 
 NUM_STEPS = 20
 _SEQ_LEN = 512
@@ -61,7 +61,7 @@ def small_preset(preset: Preset) -> Preset:
     sp = min(preset.parallel.sp, 4 if has_fewer else 2)
     world = sp * min(2, preset.dp)
     small = shrunken(preset, sp, world, "cpu", _SEQ_LEN // sp, _HEAD_DIM, _KV_HEADS_PER_CALL)
-    if (calls := attention_calls(small)) > 1:
+    if (calls := most_attention_calls(small)) > 1:
         small = shrunken(preset, sp, world, "cpu", _SEQ_LEN // sp, _HEAD_DIM, _KV_HEADS_PER_CALL * calls)
     training = small.training
     return replace(
