@@ -16,34 +16,45 @@ from tgsbench.training.model import fused_layers
 
 FAMILIES = ("mistral", "qwen2", "gemma3_text", "gpt_oss", "mixtral", "qwen3_moe", "deepseek_v3")
 ROUTER = "qwen3_moe, its router another one on rank 1"
+MIXTURES = ("gpt_oss", "mixtral", "qwen3_moe", "deepseek_v3")
+MODES = ("selective", "full", "none")
 
 
-def family_preset(family: str, world: int) -> Preset:
+def family_preset(family: str, world: int, ep: int = 1, mode: str = "selective") -> Preset:
     """The same small shape whatever sp = world is, 256 tokens, documents masked."""
     preset = small(TRAINED[family], sp=2)
     return replace(
         preset,
         hardware=replace(preset.hardware, num_gpus=world),
-        parallel=replace(preset.parallel, sp=world),
+        parallel=replace(preset.parallel, sp=world, ep=ep),
         workload=replace(preset.workload, seq_len=256, document_mask=True),
-        training=replace(preset.training, checkpointing="selective", micro_batch=1),
+        training=replace(preset.training, checkpointing=mode, micro_batch=1),
     )
 
 
 def main(out: Path) -> None:
     dist.init_process_group("gloo")
-    results = {family: run_family(family) for family in FAMILIES}
+    world = dist.get_world_size()
+    results = {family: run_family(family_preset(family, world)) for family in FAMILIES}
+    for family, ep, mode in shared_out(world):
+        results[f"{family}, ep {ep}, {mode}"] = run_family(family_preset(family, world, ep, mode), 2)
     if dist.get_rank() == 1:
         differ_in_routing()
-    if dist.get_world_size() > 1:
-        results[ROUTER] = run_family("qwen3_moe")
+    if world > 1:
+        results[ROUTER] = run_family(family_preset("qwen3_moe", world))
     if dist.get_rank() == 0:
         torch.save(results, out)
     dist.destroy_process_group()
 
 
-def run_family(family: str) -> dict[str, object]:
-    found = one_step(family_preset(family, dist.get_world_size()))
+def shared_out(world: int) -> list[tuple[str, int, str]]:
+    """Mixtures whose experts lie on several ranks: their family, on how many, and how they are checkpointed."""
+    found = [(family, ep, "selective") for family in MIXTURES for ep in (2, 4) if ep <= world]
+    return found + [("qwen3_moe", 2, mode) for mode in MODES[1:] if world > 1]
+
+
+def run_family(preset: Preset, times: int = 1) -> dict[str, object]:
+    found = one_step(preset, times)
     fused_layers.unfuse()
     return found
 

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 from tests.dist.cases import CASES, case_preset
+from tgsbench.training.clipping import gradient_norm
 from tgsbench.training.engines.base import Batch
 from tgsbench.training.engines.fsdp2 import Fsdp2Engine
 from tgsbench.training.attention.documents import documents
@@ -34,19 +35,27 @@ def one_step(preset, times: int = 1) -> dict[str, object]:
     """Mean loss, whole gradients by parameter, and this rank's all-to-all calls and bytes."""
     mesh = mesh_of(preset, "cpu")
     engine = Fsdp2Engine(preset, mesh, torch.device("cpu"))
-    ALL_TO_ALL_COUNTER.take()
+    for of_experts in (False, True):
+        ALL_TO_ALL_COUNTER.take(of_experts)
     batch, num_labels = make_batch(preset, mesh)
     SEND_COUNTER.take()
     loss = sum(engine.forward_backward(batch, num_labels * times) for _ in range(times)) / times
     calls, num_bytes = (count // times for count in ALL_TO_ALL_COUNTER.take())
+    exchanges, exchanged = (count // times for count in ALL_TO_ALL_COUNTER.take(of_experts=True))
     sends, sent_bytes = (count // times for count in SEND_COUNTER.take())
     grads = {name: grad.clone() for name, grad in engine.gradients()}
     dist.all_reduce(loss)
+    of_all = torch.tensor([exchanges, exchanged])
+    dist.all_reduce(of_all)
+    norm = gradient_norm((p.grad for p in engine.model.parameters() if p.grad is not None), mesh.experts)
+    stepped = float(engine.optimizer_step(1e-3))
     return {
         "loss": loss / num_labels,
         "grads": grads,
         "a2a": torch.tensor([calls, num_bytes]),
         "ring": torch.tensor([sends, sent_bytes]),
+        "experts": of_all,
+        "norm": torch.tensor([float(norm), stepped]),
     }
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.dist.family_worker import FAMILIES, ROUTER, family_preset
+from tests.dist.family_worker import FAMILIES, ROUTER, family_preset, shared_out
 from tests.dist.launch import torchrun
-from tgsbench.metrics.integrity import expected_all_to_alls
+from tgsbench.metrics.integrity import expected_all_to_alls, expected_expert_exchanges
 
 pytestmark = pytest.mark.dist
 WORKER = Path(__file__).with_name("family_worker.py")
@@ -49,3 +49,22 @@ def test_all_to_alls_are_those_of_the_shapes(outcomes, family, sp):
 
 def test_a_router_that_differs_between_ranks_is_seen(outcomes):
     assert worst(outcomes[1]["qwen3_moe"], outcomes[2][ROUTER]) > 1e-3
+
+
+@pytest.mark.parametrize(("sp", "run"), [(sp, run) for sp in SP for run in shared_out(sp)])
+def test_experts_on_several_ranks_train_as_on_one(outcomes, sp, run):
+    family, ep, mode = run
+    one, many = outcomes[1][family], outcomes[sp][f"{family}, ep {ep}, {mode}"]
+    torch.testing.assert_close(many["loss"], one["loss"], rtol=1e-6, atol=1e-6)
+    assert worst(one, many) < 2e-6
+    torch.testing.assert_close(many["norm"], one["norm"], rtol=2e-6, atol=0)
+
+
+@pytest.mark.parametrize(("sp", "run"), [(sp, run) for sp in SP for run in shared_out(sp)])
+def test_tokens_go_to_their_experts_in_the_calls_and_bytes_of_the_shapes(outcomes, sp, run):
+    family, ep, mode = run
+    preset = family_preset(family, sp, ep, mode)
+    of_step = [sp * count for count in expected_expert_exchanges(preset)]
+    found = outcomes[sp][f"{family}, ep {ep}, {mode}"]
+    assert found["experts"].tolist() == [count // preset.accumulation for count in of_step]
+    assert found["a2a"].tolist() == [count // preset.accumulation for count in expected_all_to_alls(preset)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.traces.made import COMM_STREAM, Made, nccl_step
+from tests.traces.made import AUTOGRAD, COMM_STREAM, Made, nccl_step
 from tgsbench import presets
 from tgsbench.traces.hotspots import analyse_rank
 
@@ -90,3 +90,24 @@ def test_named_collectives_that_are_none_of_ours_are_counted(tmp_path):
     made.kernel("ncclDevKernel_Odd(x)", 10, 20, launch=1, **{"Collective name": "gather_permute"})
     found = analyse_rank(made.write(tmp_path / "t.json")).profile
     assert found.parts_ms["comm_other"] == pytest.approx(0.02)
+
+
+def test_experts_have_their_own_shares_forward_and_backward(tmp_path):
+    made = Made()
+    made.mark("ProfilerStep#1", 0, 1000)
+    for span, node, number, at in (
+        ("tgsbench::router", "MmBackward0", 50, 10),
+        ("tgsbench::experts", "GroupedMmBackward0", 60, 30),
+        ("tgsbench::shared_expert", "MmBackward0", 70, 50),
+    ):
+        sequence = {"Sequence number": number}
+        made.mark(span, at, 10)
+        made.op("aten::mm", at + 1, 8, **sequence)
+        made.kernel("ampere_bf16_gemm", 100 + at, 10, launch=at + 2)
+        made.op(f"autograd::engine::evaluate_function: {node}", 300 + at, 10, AUTOGRAD, **sequence)
+        made.kernel("ampere_bf16_gemm", 400 + at, 20 - number // 10, launch=302 + at, tid=AUTOGRAD)
+    made.mark("tgsbench::experts.dispatch", 70, 10)
+    made.kernel("ncclDevKernel_SendRecv", 600, 50, launch=72, stream=COMM_STREAM)
+    rank = analyse_rank(made.write(tmp_path / "a.pt.trace.json")).profile
+    found = {part: round(1000 * value) for part, value in rank.parts_ms.items() if value}
+    assert found == {"router": 25, "experts": 24, "shared_expert": 23, "expert_all_to_all": 50, "idle": 878}

@@ -15,15 +15,22 @@ from msgspec.structs import replace
 
 from tgsbench import presets
 from tgsbench.errors import ExitCode, TgsError
-from tgsbench.metrics.integrity import expected_ring_sends
+from tgsbench.metrics.integrity import expected_expert_exchanges, expected_ring_sends
 from tgsbench.models.family import Dims, Weight, attention_weights, mlp_weights
 from tgsbench.models.registry import find_family
 from tgsbench.planner import forecast_preset
 from tgsbench.planner.counts import attention_flops, layer_counts, products
 from tgsbench.planner.machine import Machine, attention_speed, find_constants, find_link, find_machine
 from tgsbench.planner.memory import COMMUNICATOR_BYTES, attention_workspace, memory_plan, resident_bytes
-from tgsbench.planner.network import exchange_s, exchanged_bytes, gathered_bytes, shard_bytes
+from tgsbench.planner.network import (
+    exchange_s,
+    exchanged_bytes,
+    expert_shard_bytes,
+    gathered_bytes,
+    shard_bytes,
+)
 from tgsbench.planner.plan import estimate, machine_of
+from tgsbench.planner.search import variants
 from tgsbench.planner.time import step_time
 from tgsbench.planner.workload import StepWorkload
 from tgsbench.presets import catalog
@@ -503,6 +510,42 @@ def test_a_ring_across_nodes_sends_less_over_the_network_and_hides_most_of_it():
     assert ring.time.items["all_to_all_network"] == 0 < ulysses.time.items["all_to_all_network"]
     assert ring.time.items["ring_exposed"] < 0.2 * ulysses.time.items["all_to_all_network"]
     assert sum(ring.time.items.values()) < sum(ulysses.time.items.values())
+
+
+@pytest.mark.parametrize("mode", ["full", "selective", "none"])
+def test_experts_over_ranks_are_planned_with_the_bytes_that_integrity_demands(mode):
+    sets = ["parallel.ep=8", "training.routing=uniform", f"training.checkpointing={mode}"]
+    preset = presets.resolve("qwen3_30b_a3b_8k", sets).preset
+    work = estimate(preset, machine_of(preset)).work
+    passes = 2 if mode == "none" else 3
+    ways = 2 * passes * work.accumulation * work.dims.routed_layers
+    assert (ways, ways * work.routed_bytes) == expected_expert_exchanges(preset)
+
+
+def test_experts_over_ranks_gather_less_and_send_tokens_instead():
+    def planned(ep):
+        preset = presets.resolve("qwen3_30b_a3b_8k", [f"parallel.ep={ep}"]).preset
+        return estimate(preset, machine_of(preset))
+
+    whole, shared, all_over = planned(1), planned(8), planned(16)
+    gathered = [shard_bytes(n.work).gather_forward for n in (whole, shared)]
+    of_experts = expert_shard_bytes(shared.work).gather_forward
+    assert gathered[1] + 8 * of_experts == pytest.approx(gathered[0])
+    assert shared.memory.peak.items["gathered_layers"] < 0.2 * whole.memory.peak.items["gathered_layers"]
+    assert resident_bytes(shared.work) == resident_bytes(whole.work)
+    assert "experts_node" not in whole.time.items
+    assert shared.time.items["experts_node"] > 0 == shared.time.items["experts_network"]
+    assert all_over.time.items["experts_network"] > 0  # 16 GPUs are two nodes
+    assert expert_shard_bytes(all_over.work).gather_forward == 0  # each has its own, whole
+
+
+def test_a_search_shares_out_experts_where_there_are_some():
+    preset = presets.resolve("qwen3_30b_a3b_8k", []).preset
+    ways = {variant.parallel.ep for variant in variants(preset)}
+    assert ways == {1, 2, 4, 8}
+    asked = presets.resolve("qwen3_30b_a3b_8k", ["parallel.ep=16"]).preset
+    assert 16 in {variant.parallel.ep for variant in variants(asked)}
+    assert {variant.parallel.ep for variant in variants(presets.resolve("llama3_8b_8k", []).preset)} == {1}
 
 
 def test_copies_and_stages_trade_memory_for_traffic():

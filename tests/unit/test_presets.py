@@ -341,6 +341,24 @@ def test_rings_and_copies_that_cannot_be_are_refused_with_what_can(sets, words):
         assert word in caught.value.msg + caught.value.hint
 
 
+@pytest.mark.parametrize(
+    ("name", "sets", "words"),
+    [
+        ("llama3_8b_8k", ["parallel.ep=2"], ["has no experts", "nearest: 1"]),
+        ("qwen3_30b_a3b_8k", ["parallel.ep=3"], ["128 experts are not divisible by 3", "nearest: 2, 4"]),
+        ("qwen3_30b_a3b_8k", ["parallel.ep=64"], ["16 GPUs are not divisible by 64", "nearest: 8, 16"]),
+        ("qwen3_30b_a3b_8k", ["parallel.ep=2", "parallel.shard=8"], ["without copies", "parallel.shard=0"]),
+        ("qwen3_30b_a3b_8k", ["parallel.ep=2", "engine.compile=true"], ["engine.compile=false"]),
+        ("qwen3_30b_a3b_8k", ["parallel.ep=0"], ["parallel.ep=0: must be at least 1"]),
+    ],
+)
+def test_experts_that_cannot_be_shared_out_are_refused_with_what_can(name, sets, words):
+    with pytest.raises(TgsError) as caught:
+        presets.resolve(name, sets)
+    for word in words:
+        assert word in caught.value.msg + caught.value.hint
+
+
 def test_how_ranks_share_is_said_in_words_and_only_where_it_is_unusual():
     assert ring_preset().sharing == ""
     sets = ["parallel.ring=8", "parallel.shard=8", "engine.zero_stage=2", "training.reduce_dtype=bfloat16"]

@@ -10,6 +10,7 @@ from tgsbench import presets
 from tgsbench.cli.verify import peer
 from tgsbench.launch.verify import one_rank, small_preset
 from tgsbench.metrics import verification
+from tgsbench.metrics.integrity import expected_expert_exchanges
 from tgsbench.presets.validate import mesh_problems
 from tgsbench.schema.verify import Evidence, MaskProbe, ShardRecord
 from tgsbench.systems.whole_layers import most_attention_calls
@@ -164,6 +165,21 @@ def test_a_ring_message_that_is_missing_is_named_by_rank_and_step():
     assert calls > 0
     assert verification.ring_sends(small, [right]).status == "passed"
     assert verification.ring_sends(small, [right, wrong]).worst == "rank 1, step 0"
+
+
+def test_tokens_that_go_to_no_expert_are_named_by_their_bytes_and_a_missing_call_by_its_rank():
+    small = small_preset(presets.resolve("qwen3_30b_a3b_8k", ["parallel.ep=8"]).preset)
+    assert small.parallel.ep == 2 and mesh_problems(small) == mesh_problems(one_rank(small)) == []
+    calls, sent = expected_expert_exchanges(small)
+
+    def judged(*seen):
+        ranks = [Evidence(rank=rank, expert_exchanges=[one]) for rank, one in enumerate(seen)]
+        return verification.expert_exchanges(small, ranks)
+
+    assert calls > 0
+    assert judged((calls, sent + 8), (calls, sent - 8)).status == "passed"  # a router loads ranks unevenly
+    assert judged((calls, sent), (calls, sent - 8)).status == "failed"
+    assert judged((calls, sent), (calls - 1, sent)).worst == "rank 1, step 0"
 
 
 def test_sums_of_gradients_are_in_what_the_preset_names():

@@ -52,7 +52,7 @@ def shrunken(
         ),
         # Not the tokenizer: its vocabulary is the real model's.
         workload=replace(preset.workload, seq_len=seq_len, corpus=_corpus(preset), concat=1, tokenizer=""),
-        parallel=Parallel(sp=sp, ring=ring, shard=_shard(preset, world)),
+        parallel=Parallel(sp=sp, ring=ring, shard=_shard(preset, world), ep=_ep(preset, model, world)),
         engine=replace(preset.engine, kernel="auto", compile=False, liger=False),
         training=replace(preset.training, accumulation=min(preset.training.accumulation, 4)),
         measure=replace(
@@ -89,6 +89,12 @@ def _ring(preset: Preset, sp: int) -> int:
 def _shard(preset: Preset, world: int) -> int:
     """Two copies where there were several."""
     return world // 2 if world > 1 and preset.shard != preset.world_size else 0
+
+
+def _ep(preset: Preset, model: ModelShape, world: int) -> int:
+    """At most two ranks share out the experts, so that others hold the same ones where there are more."""
+    experts = model.experts
+    return 1 if experts is None or experts.num % 2 or world % 2 else min(2, preset.parallel.ep)
 
 
 def _small_model(

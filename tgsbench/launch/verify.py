@@ -241,7 +241,9 @@ def _engine_checks(preset: Preset, seen: dict[str, EvidenceRun]) -> list[Check]:
     mesh = seen[_name(name, MESH)]
     if mesh.problem:
         rings: tuple[CheckName, ...] = ("ring",) if preset.ring > 1 else ()
-        return [verification.not_run(check, name, mesh.problem) for check in (*_OF_ONE_ENGINE, *rings)]
+        experts: tuple[CheckName, ...] = ("experts",) if preset.parallel.ep > 1 else ()
+        wanted = (*_OF_ONE_ENGINE, *rings, *experts)
+        return [verification.not_run(check, name, mesh.problem) for check in wanted]
     return [
         *_against(preset, seen, ORACLE, ("oracle", "update"), _oracle),
         *_against(preset, seen, ALONE, ("parity",), _parity),
@@ -249,6 +251,7 @@ def _engine_checks(preset: Preset, seen: dict[str, EvidenceRun]) -> list[Check]:
         verification.tokens(preset, mesh.ranks),
         verification.all_to_alls(preset, mesh.ranks),
         *([verification.ring_sends(preset, mesh.ranks)] if preset.ring > 1 else []),
+        *([verification.expert_exchanges(preset, mesh.ranks)] if preset.parallel.ep > 1 else []),
         *_against(preset, seen, IN_BF16, ("reduction",), _reduction),
         verification.mask(preset, mesh.ranks),
         verification.causality(preset, mesh.ranks),

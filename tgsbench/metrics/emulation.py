@@ -20,6 +20,8 @@ COMMUNICATION = (
     "all_to_all_node",
     "all_to_all_network",
     "ring_exposed",
+    "experts_node",
+    "experts_network",
     "gather_exposed",
     "gather_step",
     "stragglers",

@@ -60,6 +60,29 @@ def expected_ring_sends(preset: Preset) -> tuple[int, int]:
     return preset.accumulation * len(widths) * (hops + ring), preset.accumulation * num_bytes
 
 
+_COUNT_BYTES = 8
+"""A rank tells another how many rows of each of its experts come."""
+
+
+def expected_expert_exchanges(preset: Preset) -> tuple[int, int]:
+    """All-to-alls of experts of one rank in one optimizer step, and their bytes in the mean of all ranks.
+
+    In a layer's forward each token goes to its experts' ranks and comes back, once for each expert; the
+    backward mirrors that, and a checkpoint of either kind runs the forward's again: what they bring is too
+    large to keep. Before it ranks tell each other how many come, unless tokens are dealt in turn.
+    """
+    experts, shape = preset.model.experts, preset.model
+    if preset.parallel.ep == 1 or experts is None:
+        return 0, 0
+    forwards = 1 if preset.training.checkpointing == "none" else 2
+    rows = preset.training.micro_batch * preset.local_seq_len * experts.used
+    sent = rows * shape.hidden_size * _ELEMENT_BYTES[preset.training.compute_dtype]
+    told = forwards if preset.training.routing == "learned" else 0
+    times = preset.accumulation * (shape.num_layers - experts.dense_first)
+    exchanges = 2 * (forwards + 1)
+    return times * (exchanges + told), times * (exchanges * sent + told * experts.num * _COUNT_BYTES)
+
+
 class _Odd(Struct):
     """Steps of which something is not as it must be."""
 
@@ -102,6 +125,7 @@ def check(preset: Preset, steps: Sequence[StepTotal], tokens_padded: int) -> Int
     result.tokens_ok = not result.problems if steps else None
     _judge_all_to_alls(result, preset, steps, preset.world_size)
     _judge_ring(result, preset, steps, preset.world_size)
+    _judge_experts(result, preset, steps, preset.world_size)
     return result
 
 
@@ -110,6 +134,8 @@ def check_exchanges(preset: Preset, steps: Sequence[StepTotal], num_ranks: int) 
     result = Integrity()
     _judge_all_to_alls(result, preset, steps, num_ranks)
     _judge_ring(result, preset, steps, num_ranks)
+    if preset.training.routing == "uniform":  # else bytes are known of all ranks together alone
+        _judge_experts(result, preset, steps, num_ranks)
     return result
 
 
@@ -151,6 +177,26 @@ def _judge_ring(result: Integrity, preset: Preset, steps: Sequence[StepTotal], n
         )
     if steps and (calls or wrong.num):
         result.ring_ok = not wrong.num
+
+
+def _judge_experts(result: Integrity, preset: Preset, steps: Sequence[StepTotal], num_ranks: int) -> None:
+    """Calls and bytes of each step, over all ranks: what one sends more another sends less."""
+    calls, num_bytes = (num_ranks * of_one for of_one in expected_expert_exchanges(preset))
+    wrong = _Odd()
+    for s in steps:
+        result.expert_calls += s.expert_calls
+        result.expert_bytes += s.expert_bytes
+        wrong.count(s.step, (s.expert_calls, s.expert_bytes) != (calls, num_bytes))
+    result.expert_calls_expected = len(steps) * calls
+    result.expert_bytes_expected = len(steps) * num_bytes
+    if wrong.num:
+        result.problems.append(
+            f"experts: {result.expert_calls:,} all-to-alls of {result.expert_bytes:,} bytes took tokens to "
+            f"their experts and back where {result.expert_calls_expected:,} of "
+            f"{result.expert_bytes_expected:,} follow from the shapes{wrong}"
+        )
+    if steps and (calls or wrong.num):
+        result.experts_ok = not wrong.num
 
 
 def integrity_text(integrity: Integrity) -> str:

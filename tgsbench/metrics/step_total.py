@@ -39,6 +39,8 @@ class StepTotal(Struct, array_like=True, gc=False):
     a2a_bytes: int = 0
     ring_calls: int = 0
     ring_bytes: int = 0
+    expert_calls: int = 0
+    expert_bytes: int = 0
     update: float | None = None
     """Largest that a rank saw of its weights' median change."""
     reported: int = 0
@@ -99,6 +101,8 @@ class StepTotal(Struct, array_like=True, gc=False):
         self.a2a_bytes += event.a2a_bytes
         self.ring_calls += event.ring_calls or 0
         self.ring_bytes += event.ring_bytes or 0
+        self.expert_calls += event.expert_calls or 0
+        self.expert_bytes += event.expert_bytes or 0
         if event.update is not None:
             self.update = max(self.update or 0.0, event.update)
         return True

@@ -6,7 +6,11 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from tgsbench.metrics.integrity import expected_all_to_alls, expected_ring_sends
+from tgsbench.metrics.integrity import (
+    expected_all_to_alls,
+    expected_expert_exchanges,
+    expected_ring_sends,
+)
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.verify import Check, CheckName, Evidence, MaskProbe, ShardRecord
 from tgsbench.units import size
@@ -164,6 +168,22 @@ def ring_sends(preset: Preset, ranks: Ranks) -> Check:
     """Messages that went round the ring in each step, from each rank, against the shapes."""
     ran = {rank.rank: rank.ring_sends for rank in ranks}
     return _as_demanded("ring", preset, ran, expected_ring_sends(preset))
+
+
+def expert_exchanges(preset: Preset, ranks: Ranks) -> Check:
+    """All-to-alls of tokens to their experts and back: calls of each rank and step, bytes of all ranks.
+
+    How many rows a rank sends back is the router's choice; what all send together is not.
+    """
+    calls, num_bytes = expected_expert_exchanges(preset)
+    ran: dict[int, list[tuple[int, int]]] = {rank.rank: [] for rank in ranks}
+    for of_step in zip(*(rank.expert_exchanges for rank in ranks), strict=True):
+        mean = sum(sent for _, sent in of_step) / len(ranks)
+        for rank, (called, _) in zip(ranks, of_step, strict=True):
+            ran[rank.rank].append((called, round(mean)))
+    check = _as_demanded("experts", preset, ran, (calls, num_bytes))
+    check.note = f"{check.note}; bytes in the mean of all ranks"
+    return check
 
 
 def _as_demanded(

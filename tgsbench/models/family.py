@@ -91,6 +91,11 @@ class LayerGroup(Struct, frozen=True, kw_only=True):
         return sum(weight.size for weight in self.attention + self.mlp)
 
     @property
+    def expert_weights(self) -> float:
+        """Of these, those of the experts that tokens are sent to."""
+        return sum(weight.size for weight in self.mlp if weight.num > 1)
+
+    @property
     def last_product(self) -> float:
         """Forward FLOPs per token of the product that a checkpoint does not run again."""
         return 0.0 if self.runs_last_again else 2.0 * self.mlp[-1].active
@@ -166,6 +171,25 @@ class Dims(Struct, frozen=True, kw_only=True, dict=True):
     def largest_layer_weights(self) -> float:
         """Weights of the largest layer's matrices: what is gathered and reduced at once."""
         return max((group.weights for group in self.groups), default=self.layer_weights)
+
+    @cached_property
+    def expert_weights(self) -> float:
+        """Weights of the experts that tokens are sent to, of all layers."""
+        return sum(group.num * group.expert_weights for group in self.groups)
+
+    @cached_property
+    def routed_layers(self) -> int:
+        """Layers with such experts."""
+        return sum(group.num for group in self.groups if group.expert_weights)
+
+    def held_weights(self, ep: int) -> float:
+        """Of the largest layer's weights those that a rank runs whose part of the experts is 1/ep."""
+        held = (group.weights - group.expert_weights * (1 - 1 / ep) for group in self.groups)
+        return self.largest_layer_weights if ep == 1 else max(held)
+
+    def held_parameters(self, ep: int) -> float:
+        """The same of all parameters."""
+        return self.num_parameters - self.expert_weights * (1 - 1 / ep)
 
     @cached_property
     def mlp_weights(self) -> float:

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from tgsbench.errors import TgsError
 from tgsbench.planner.plan import Estimate, estimate
 from tgsbench.planner.verdict import host_fits
-from tgsbench.presets.validate import mesh_problems, valid_sp
+from tgsbench.presets.validate import mesh_problems, valid_ep, valid_sp
 from tgsbench.schema.forecast import Advice, Verdict
 from tgsbench.schema.preset import Preset
 from tgsbench.systems import registry
@@ -93,6 +93,9 @@ def _candidates(preset: Preset) -> Iterator[tuple[dict[str, Any], int, str]]:
     for sp in valid_sp(preset):
         distance = abs(sp.bit_length() - preset.parallel.sp.bit_length())
         yield {"parallel.sp": sp}, 2 + distance, f"sequences over {sp} GPUs"
+    for ep in valid_ep(preset):
+        distance = abs(ep.bit_length() - preset.parallel.ep.bit_length())
+        yield {"parallel.ep": ep}, 2 + distance, f"experts over {ep} GPUs"
     for kernel in ("flash3", "cudnn"):
         yield {"engine.kernel": kernel}, 3, f"attention kernel {kernel}"
     yield {"engine.tiled_mlp": True}, 4, "the MLP in tiles of the sequence"

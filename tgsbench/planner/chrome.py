@@ -95,6 +95,7 @@ def _layer(
 ) -> tuple[list[Event], float]:
     """Spans of one layer in the order they run, and when it ends."""
     exchange = 1e6 * (time.exchange_node + time.exchange_network)
+    experts = 1e6 * (time.experts_node + time.experts_network)
     linear = 1e6 * (time.gemm + time.elementwise)
     parts = [
         ("projections", 0.25 * linear),
@@ -102,6 +103,8 @@ def _layer(
         (names.ATTENTION, 1e6 * time.attention),
         (names.A2A_POST, 0.25 * exchange),
         ("projection and MLP", 0.75 * linear),
+        (names.DISPATCH, 0.5 * experts),
+        (names.COMBINE, 0.5 * experts),
     ]
     total = sum(duration for _, duration in parts)
     spans = [_span(f"{name} layer {index}", clock, total, _COMPUTE)]

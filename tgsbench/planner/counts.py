@@ -54,11 +54,11 @@ def layer_counts(work: StepWorkload) -> LayerCounts:
     """Count one layer."""
     traffic = FUSED if work.fused_ops else work.system.traffic
     forward = _elementwise(work, traffic, 0)
-    weights = work.dims.attention + work.dims.mlp
+    weights = run_here(work, work.dims.attention + work.dims.mlp)
     gemm = products(work, weights)
     again = gemm
     if work.system.early_stop and not work.tiled_mlp:
-        again = products(work, work.dims.run_again)
+        again = products(work, run_here(work, work.dims.run_again))
     if work.whole_layers:
         again = products(work, _whole_layer_again(work))
     recompute = forward - (6.0 * work.local_tokens * work.dims.hidden if work.system.early_stop else 0.0)
@@ -80,6 +80,13 @@ def layer_counts(work: StepWorkload) -> LayerCounts:
         ring_merged=merged,
         ring_summed=summed,
     )
+
+
+def run_here(work: StepWorkload, weights: tuple[Weight, ...]) -> tuple[Weight, ...]:
+    """The weights that a rank reads: its part of the experts, which as many tokens meet as all of them."""
+    if work.ep == 1:
+        return weights
+    return tuple(w._replace(num=w.num // work.ep) if w.num > 1 else w for w in weights)
 
 
 def _exchanges_forward(work: StepWorkload) -> int:

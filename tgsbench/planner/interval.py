@@ -27,7 +27,7 @@ _SAID: dict[Known, str] = {
     "GPU": "GPU measured, this stack not",
     "neither": "neither this stack nor this GPU measured",
 }
-_NETWORK_ITEMS = ("gather_exposed", "all_to_all_network", "gather_step", "ring_exposed")
+_NETWORK_ITEMS = ("gather_exposed", "all_to_all_network", "gather_step", "ring_exposed", "experts_network")
 
 
 def known_of(work: StepWorkload, constants: Constants) -> Known:

@@ -10,7 +10,7 @@ import math
 
 from msgspec import Struct
 
-from tgsbench.planner.counts import exchange_bytes, tile_tokens
+from tgsbench.planner.counts import exchange_bytes, run_here, tile_tokens
 from tgsbench.planner.workload import StepWorkload
 from tgsbench.units import GIB
 
@@ -82,7 +82,7 @@ def _moments(work: StepWorkload) -> list[tuple[str, dict[str, float]]]:
     layers = work.dims.num_layers
     saved, second, two, first = (_saved(work, n) for n in (layers, layers - 1, 2, 1))
     head_scatter = 0.0 if work.dims.tied else _scatter(work, work.dims.embedding_weights)
-    layer_scatter = _scatter(work, work.dims.largest_layer_weights)
+    layer_scatter = _scatter(work, work.dims.held_weights(work.ep))
     working = _layer_working_set(work)
 
     def grown(behind: int) -> float:
@@ -110,7 +110,7 @@ def _moments(work: StepWorkload) -> list[tuple[str, dict[str, float]]]:
         ("optimizer step", states | {"gradients": after} | _optimizer_extra(work)),
     ]
     if work.dims.routed and layers > 1:
-        reduced = {"weight_gradients": work.compute_bytes * work.dims.largest_layer_weights}
+        reduced = {"weight_gradients": work.compute_bytes * work.dims.held_weights(work.ep)}
         reduced |= {"gathered_layers": working["gathered_layers"], "gradient_buffers": layer_scatter}
         # A layer with experts is over: activations are gone, and its gradients are whole in both types.
         moments.append(("reduction of the first layer", states | {"gradients": grown(layers - 1)} | reduced))
@@ -131,7 +131,8 @@ def _states(work: StepWorkload) -> dict[str, float]:
     n, ranks = float(work.dims.num_parameters), work.sharing_ranks
     parameters = n * work.system.parameter_bytes / (ranks if work.zero_stage == 3 else 1)
     if work.zero_stage < 3 and work.system.shards_masters:
-        parameters = n * (work.system.parameter_bytes / ranks + work.compute_bytes)
+        held = work.dims.held_parameters(work.ep)
+        parameters = n * work.system.parameter_bytes / ranks + held * work.compute_bytes
     optimizer = n * work.system.optimizer_bytes / ranks
     return {
         "parameters": 0.0 if work.offload == "all" else parameters,
@@ -141,8 +142,9 @@ def _states(work: StepWorkload) -> dict[str, float]:
 
 def _gradients(work: StepWorkload) -> tuple[float, float]:
     """Gradient bytes held when a backward begins and when it ends."""
-    sharded = work.sharing_ranks if work.zero_stage >= 2 else 1
-    whole = float(work.dims.num_parameters) * work.system.gradient_bytes / sharded
+    held, ranks = work.dims.held_parameters(work.ep), work.sharing_ranks
+    whole = work.dims.num_parameters / ranks if work.zero_stage >= 2 else held
+    whole *= work.system.gradient_bytes
     if work.offload != "none":
         return 0.0, 0.0
     kept = work.accumulation > 1 or work.system.gradients_resident
@@ -307,6 +309,10 @@ def _attention_saved(work: StepWorkload) -> tuple[float, float]:
     return unit(work, heads) + _lse(work), sum(exchange_bytes(work))
 
 
+_EXPERT_ROWS = 4.0
+"""Rows sent and come, results, gradients: 0.6 GiB for rows of 0.25 on a virtual H100."""
+
+
 def _layer_working_set(work: StepWorkload) -> dict[str, float]:
     """The layer in the backward: recomputed activations, gradients on the way, gathered weights."""
     d = work.dims
@@ -332,7 +338,9 @@ def _layer_working_set(work: StepWorkload) -> dict[str, float]:
     if work.ring > 1:
         made["ring_buffers"] = ring_buffers(work)
     # A whole layer has one gradient for all its weights, others have that of the down projection first.
-    weights = d.layer_weights if work.whole_layers else d.mlp[-1].size
+    weights = d.layer_weights if work.whole_layers else run_here(work, d.mlp)[-1].size
+    if work.ep > 1:
+        made["expert_buffers"] = _EXPERT_ROWS * work.routed_bytes
     return made | {
         "gathered_layers": _gathered(work),
         "weight_gradients": float(work.compute_bytes * weights),
@@ -357,10 +365,10 @@ def _gathered(work: StepWorkload) -> float:
     """Gathered weights: the layer in use and the one that is being gathered."""
     if work.world == 1 and not work.system.live_parameters:
         # FSDP keeps the low-precision copies of one layer at a time even when there is nothing to gather.
-        return float(work.compute_bytes * work.dims.largest_layer_weights)
+        return float(work.compute_bytes * work.dims.held_weights(work.ep))
     if work.zero_stage < 3:
         return 0.0
-    two_layers = 2 * work.dims.largest_layer_weights
+    two_layers = 2 * work.dims.held_weights(work.ep)
     live = max(two_layers, min(work.system.live_parameters, work.dims.num_parameters))
     return float(work.compute_bytes * live)
 
@@ -398,7 +406,8 @@ def _held(work: StepWorkload) -> tuple[float, float]:
     """Bytes of context and communicators, and of blocks that only the collectives' streams may use."""
     if work.on_cpu:
         return float(PROCESS_BYTES), 0.0
-    communicators = 0 if work.world == 1 else 1 + (work.ulysses > 1) + (work.ring > 1)
+    shards = work.ep > 1 and work.ep < work.world
+    communicators = 0 if work.world == 1 else 1 + sum((work.ulysses > 1, work.ring > 1, work.ep > 1, shards))
     pools = _pools(work) if work.world > 1 else 0.0
     return float(CONTEXT_BYTES + communicators * COMMUNICATOR_BYTES), pools
 
@@ -410,7 +419,7 @@ two mixtures of experts on a virtual GPU, whose layers are few large tensors (do
 
 def _pools(work: StepWorkload) -> float:
     """Blocks that stay reserved beside the tensors of the peak: of collectives, and of the loss."""
-    largest = work.dims.largest_layer_weights
+    largest = work.dims.held_weights(work.ep)
     if not (work.dims.routed and work.system.pool_bytes):
         return work.system.pool_bytes * largest
     return _EXPERT_COPIES * largest + _LOSS_SHARE * _loss(work)["loss"]

@@ -41,7 +41,7 @@ def shard_bytes(work: StepWorkload) -> ShardBytes:
     if work.world == 1:
         return ShardBytes()
     d = work.dims
-    everything = float(d.num_parameters)
+    everything = float(d.num_parameters - (d.expert_weights if work.ep > 1 else 0.0))
     # Parameters travel in the compute precision, gradients never in a lower one.
     gather_bytes, reduce_bytes = work.compute_bytes, max(work.system.reduce_bytes, work.compute_bytes)
     copies = work.world // work.sharing_ranks
@@ -64,6 +64,35 @@ def shard_bytes(work: StepWorkload) -> ShardBytes:
         scatter=reduce_bytes * everything,
         everywhere=summed,
     )
+
+
+def expert_shard_bytes(work: StepWorkload) -> ShardBytes:
+    """The same of experts that are shared out: those of one rank, over the ranks that hold the same ones."""
+    if work.ep in (1, work.world):
+        return ShardBytes()
+    held = work.dims.expert_weights / work.ep
+    gather, reduce = work.compute_bytes * held, max(work.system.reduce_bytes, work.compute_bytes) * held
+    if work.zero_stage < 3:
+        scatter = reduce if work.zero_stage == 2 else 0.0
+        return ShardBytes(scatter=scatter, shared=gather + reduce - scatter)
+    return ShardBytes(gather_forward=gather, gather_backward=gather, scatter=reduce)
+
+
+def expert_ring_s(num_bytes: float, num_calls: float, work: StepWorkload, machine: Machine) -> float:
+    """Seconds of all-gathers or reduce-scatters over the ranks that hold the same experts, `ep` apart.
+
+    As many of these rings go at once as ranks of a node hold different experts, and share its cards.
+    """
+    ranks = work.world // work.ep
+    if num_bytes == 0 or ranks == 1:
+        return 0.0
+    joined = joined_ranks(work, machine)
+    rate = ring_rate(work.world, work, machine)
+    if work.world > joined:
+        rate /= min(work.ep, work.gpus_per_node)
+    nodes = min(ranks, -(-work.world // joined))
+    latency = NODE_LATENCY_S + RING_NODE_S * (nodes - 1) + RING_HOP_S * (ranks - nodes)
+    return num_bytes * (ranks - 1) / ranks / rate + num_calls * latency
 
 
 def ring_s(num_bytes: float, num_calls: float, ranks: int, work: StepWorkload, machine: Machine) -> float:
@@ -105,20 +134,20 @@ class Exchange(Struct, frozen=True):
     network_s: float
 
 
-def exchange_s(num_bytes: float, work: StepWorkload, machine: Machine) -> Exchange:
-    """Seconds of an all-to-all of `num_bytes` in the sp group, whose ranks are neighbours.
+def exchange_s(num_bytes: float, work: StepWorkload, machine: Machine, ranks: int = 0) -> Exchange:
+    """Seconds of an all-to-all of `num_bytes` in a group of `ranks` neighbours; 0: those of Ulysses.
 
-    Each rank sends 1/sp of its buffer to every peer; both kinds of peers are served at once, so the
+    Each rank sends 1/ranks of its buffer to every peer; both kinds of peers are served at once, so the
     slower kind is what is waited for.
     """
-    sp = work.ulysses
-    inside_ranks = min(sp, joined_ranks(work, machine))
+    ranks = ranks or work.ulysses
+    inside_ranks = min(ranks, joined_ranks(work, machine))
     nvlink = machine.gpu.nvlink_gb_per_s * machine.fitted.nvlink_share * GIGA
-    inside = num_bytes * (inside_ranks - 1) / sp / nvlink
-    if sp == inside_ranks:
+    inside = num_bytes * (inside_ranks - 1) / ranks / nvlink
+    if ranks == inside_ranks:
         return Exchange(inside + NODE_LATENCY_S, 0.0)
-    outside = num_bytes * (sp - inside_ranks) / sp / all_to_all_rate(machine)
-    latency = NODE_LATENCY_S + HOP_LATENCY_S * (sp // inside_ranks - 1)
+    outside = num_bytes * (ranks - inside_ranks) / ranks / all_to_all_rate(machine)
+    latency = NODE_LATENCY_S + HOP_LATENCY_S * (ranks // inside_ranks - 1)
     if outside >= inside:
         return Exchange(0.0, outside + latency)
     return Exchange(inside - outside, outside + latency)

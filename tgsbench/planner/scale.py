@@ -73,7 +73,7 @@ def _rank(point: tuple[Preset, Estimate]) -> tuple[bool, float]:
     return False, -numbers.tgs
 
 
-_NETWORK_ITEMS = ("gather_exposed", "all_to_all_network", "ring_exposed")
+_NETWORK_ITEMS = ("gather_exposed", "all_to_all_network", "ring_exposed", "experts_network")
 
 
 def _point(preset: Preset, numbers: Estimate, first: float | None) -> ScalePoint:

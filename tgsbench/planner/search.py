@@ -45,6 +45,8 @@ class Candidate(Struct, frozen=True, kw_only=True):
     """Members of the ring in sp."""
     shard: int = 0
     """GPUs that share one copy; 0: all."""
+    ep: int = 1
+    """GPUs that share out the experts."""
     micro_batch: int
     checkpointing: str
     tgs: float
@@ -115,6 +117,8 @@ def variants(preset: Preset, *, every_ring: bool = False) -> Iterator[Preset]:
     for engine, parallel in itertools.product(engines, meshes):
         if (parallel.ring and not engine.has_ring) or (parallel.shard and not engine.has_copies):
             continue
+        if parallel.ep > 1 and not engine.has_expert_parallel:
+            continue
         # What a mode or a micro-batch breaks no rule can see, so the rules are asked once a mesh.
         first = replace(preset, engine=engine, parallel=parallel)
         if mesh_problems(first):
@@ -134,6 +138,7 @@ def _meshes(preset: Preset, every_ring: bool) -> list[Parallel]:
         if every_ring:
             rings |= _rings(preset, sp)
         found += [Parallel(sp=sp, ring=ring, shard=shard) for ring in sorted(rings) for shard in shards]
+        found += [Parallel(sp=sp, ep=ep) for ep in _expert_ranks(preset)]
     return found
 
 
@@ -143,6 +148,15 @@ def _rings(preset: Preset, sp: int) -> set[int]:
     chosen = replace(preset, engine=engine, parallel=Parallel(sp=sp))
     node = preset.hardware.gpus_per_node
     return {ring for ring in valid_rings(chosen) if ring not in (1, chosen.ring) and sp // ring <= node}
+
+
+def _expert_ranks(preset: Preset) -> list[int]:
+    """Where there are experts: over how many GPUs of a node to share them out, and over those asked for."""
+    if preset.model.experts is None:
+        return []
+    both = math.gcd(preset.model.experts.num, preset.world_size)
+    asked, node = preset.parallel.ep, preset.hardware.gpus_per_node
+    return [ep for ep in range(2, both + 1) if not both % ep and (ep == asked or not node % ep)]
 
 
 def _sensible(engine: EngineOptions, training: Training) -> bool:
@@ -240,6 +254,7 @@ def _candidate(preset: Preset, numbers: Estimate) -> Candidate:
         dp=preset.dp,
         ring=preset.ring,
         shard=preset.parallel.shard,
+        ep=preset.parallel.ep,
         micro_batch=preset.training.micro_batch,
         checkpointing=preset.training.checkpointing,
         tgs=numbers.tgs,
@@ -261,6 +276,7 @@ def assignments_of(preset: Preset) -> list[str]:
         f"parallel.sp={preset.parallel.sp}",
         *([f"parallel.ring={preset.ring}"] if preset.ring > 1 else []),
         *([f"parallel.shard={preset.parallel.shard}"] if preset.parallel.shard else []),
+        *([f"parallel.ep={preset.parallel.ep}"] if preset.parallel.ep > 1 else []),
         f"training.micro_batch={preset.training.micro_batch}",
         f"training.checkpointing={preset.training.checkpointing}",
     ]

@@ -32,6 +32,14 @@ _TIME = {
         "the attention of a step",
         "all_to_all",
     ),
+    "experts_node": (
+        "tokens · experts of each · h to ranks of the node and back / (NVLink·nvlink_share) + latency",
+        "nvlink_share",
+    ),
+    "experts_network": (
+        "tokens · experts of each · h to other nodes and back / network rate of one GPU + latency",
+        "all_to_all",
+    ),
     "gather_exposed": ("parameter and gradient traffic that compute does not hide", "gather"),
     "gather_copies": (
         "bytes per parameter · gather_contention / (bandwidth·stream_share)",
@@ -60,6 +68,7 @@ _MEMORY = {
     "layer_activations": "what autograd saves of one recomputed layer, and the gradients on their way",
     "all_to_all_buffers": "received q, k and v, and the output that came back",
     "ring_buffers": "keys and values of a ring at hand and coming, their fp32 gradients, fp32 gradient of q",
+    "expert_buffers": "tokens sent to and come for experts, their results, and gradients of these",
     "loss": "logits, final norm, the head's weight and its gradient",
     "context_and_nccl": "0.5 GiB of CUDA context, 0.4 GiB per NCCL communicator; on a CPU 0.7 GiB of code",
     "allocator": "{allocator_share} of what comes and goes, and {pool_bytes} bytes per weight of a layer for "

@@ -14,7 +14,14 @@ from msgspec import Struct
 from tgsbench.metrics import figures
 from tgsbench.planner.counts import LayerCounts, Product, head_products, layer_counts, products
 from tgsbench.planner.machine import Machine, attention_speed
-from tgsbench.planner.network import exchange_s, hop_s, ring_s, shard_bytes
+from tgsbench.planner.network import (
+    exchange_s,
+    expert_ring_s,
+    expert_shard_bytes,
+    hop_s,
+    ring_s,
+    shard_bytes,
+)
 from tgsbench.planner.overlap import Pieces, exposed_backward, exposed_forward
 from tgsbench.planner.workload import StepWorkload
 from tgsbench.systems.whole_layers import head_chunks
@@ -38,11 +45,15 @@ class LayerTime(Struct, frozen=True, kw_only=True):
     """All-to-alls under way beside work."""
     ring: float = 0.0
     """Of a ring's messages, what the steps of attention do not hide."""
+    experts_node: float = 0.0
+    """All-to-alls of tokens to their experts and back, as the two of attention."""
+    experts_network: float = 0.0
 
     @property
     def total(self) -> float:
-        """Time on the compute stream, all-to-alls included: attention waits for them."""
-        return self.compute + self.exchange_node + self.exchange_network + self.ring
+        """Time on the compute stream, all-to-alls included: attention and experts wait for them."""
+        exchanged = self.exchange_node + self.exchange_network + self.experts_node + self.experts_network
+        return self.compute + exchanged + self.ring
 
     @property
     def compute(self) -> float:
@@ -150,7 +161,17 @@ def _forward(work: StepWorkload, machine: Machine, counts: LayerCounts) -> Layer
         exchange_network=network,
         exchange_hidden=hidden,
         ring=_hops_s(work, machine, counts.ring_message, attention),
+        **_experts(work, machine),
     )
+
+
+def _experts(work: StepWorkload, machine: Machine) -> dict[str, float]:
+    """Seconds of the average layer's way to the experts and back in one pass."""
+    if work.ep == 1:
+        return {}
+    share = 2 * work.dims.routed_layers / work.dims.num_layers
+    taken = exchange_s(work.routed_bytes, work, machine, work.ep)
+    return {"experts_node": share * taken.node_s, "experts_network": share * taken.network_s}
 
 
 def _hops_s(
@@ -180,6 +201,8 @@ def _recompute(work: StepWorkload, machine: Machine, counts: LayerCounts, forwar
         exchange_network=kept * forward.exchange_network,
         exchange_hidden=kept * forward.exchange_hidden,
         ring=kept * forward.ring,
+        experts_node=layers * forward.experts_node,
+        experts_network=layers * forward.experts_network,
     )
 
 
@@ -198,6 +221,7 @@ def _backward(work: StepWorkload, machine: Machine, counts: LayerCounts) -> Laye
         exchange_node=node,
         exchange_network=network,
         exchange_hidden=hidden,
+        **_experts(work, machine),
     )
 
 
@@ -254,7 +278,7 @@ def _micro_items(work: StepWorkload, machine: Machine, passes: Passes) -> dict[s
     fwd, again, bwd = passes.forward, passes.recompute, passes.backward
     logits = work.system.traffic.logits * work.local_tokens * work.dims.vocab
     gather_s, exposed = _gathers(work, machine, passes)
-    copies = work.system.copy_bytes * work.dims.num_parameters if gather_s else 0.0
+    copies = work.system.copy_bytes * work.dims.held_parameters(work.ep) if gather_s else 0.0
     items = {
         "gemm": num_layers * (fwd.gemm + again.gemm + bwd.gemm),
         "attention_forward": num_layers * fwd.attention,
@@ -265,6 +289,7 @@ def _micro_items(work: StepWorkload, machine: Machine, passes: Passes) -> dict[s
         "all_to_all_network": num_layers
         * (fwd.exchange_network + again.exchange_network + bwd.exchange_network),
         **({"ring_exposed": num_layers * (fwd.ring + again.ring + bwd.ring)} if work.ring > 1 else {}),
+        **(_expert_items(num_layers, passes) if work.ep > 1 else {}),
         "gather_exposed": exposed,
         "gather_copies": stream_s(copies * machine.fitted.gather_contention, machine),
         "head": _head_s(work, machine),
@@ -274,6 +299,14 @@ def _micro_items(work: StepWorkload, machine: Machine, passes: Passes) -> dict[s
     items["all_to_all_network"] += _shared_cards_s(items, gather_s)
     items["host"] = _host_s(work, machine, sum(items.values()))
     return items | {"gather_s": gather_s}
+
+
+def _expert_items(num_layers: int, passes: Passes) -> dict[str, float]:
+    three = (passes.forward, passes.recompute, passes.backward)
+    return {
+        "experts_node": num_layers * sum(one.experts_node for one in three),
+        "experts_network": num_layers * sum(one.experts_network for one in three),
+    }
 
 
 def _shared_cards_s(items: dict[str, float], gather_s: float) -> float:
@@ -311,6 +344,11 @@ def _gathers(work: StepWorkload, machine: Machine, passes: Passes) -> tuple[floa
     forward = ring_s(moved.gather_forward, num_layers, ranks, work, machine)
     backward = ring_s(moved.gather_backward, num_layers, ranks, work, machine)
     scatter = ring_s(moved.scatter, num_layers, ranks, work, machine)
+    if work.ep > 1:
+        of_experts, calls = expert_shard_bytes(work), work.dims.routed_layers
+        forward += expert_ring_s(of_experts.gather_forward, calls, work, machine)
+        backward += expert_ring_s(of_experts.gather_backward, calls, work, machine)
+        scatter += expert_ring_s(of_experts.scatter, calls, work, machine)
     if work.offload == "all":  # each GPU's shard comes from the host before it is gathered
         fetch = work.compute_bytes * work.dims.num_parameters / ranks / (machine.gpu.host_gb_per_s * 1e9)
         forward, backward = forward + fetch, backward + fetch
@@ -338,6 +376,7 @@ def _step_items(work: StepWorkload, machine: Machine) -> dict[str, float]:
     moved = shard_bytes(work)
     per_step = ring_s(moved.shared, 1, work.sharing_ranks, work, machine)
     per_step += ring_s(moved.everywhere, 1, work.world, work, machine)
+    per_step += expert_ring_s(expert_shard_bytes(work).shared, 1, work, machine)
     if work.offload == "none":
         return {
             "optimizer": stream_s(work.system.optimizer_traffic * shard, machine),

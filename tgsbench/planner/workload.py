@@ -27,6 +27,8 @@ class StepWorkload(Struct, frozen=True, kw_only=True):
     sp: int = 1
     ring: int = 1
     """Members of the ring that the other sp / ring ranks, those of Ulysses, are repeated over."""
+    ep: int = 1
+    """GPUs, neighbours, that share out the experts of each layer."""
     world: int = 1
     gpus_per_node: int = 8
     micro_batch: int = 1
@@ -64,6 +66,11 @@ class StepWorkload(Struct, frozen=True, kw_only=True):
     def sharing_ranks(self) -> int:
         """GPUs that share one copy of what is sharded."""
         return self.shard_ranks or self.world
+
+    @property
+    def routed_bytes(self) -> float:
+        """Bytes of the rows that go to experts from one layer in a micro-step, a row for each expert."""
+        return float(self.local_tokens) * self.dims.routed * self.compute_bytes
 
     @property
     def tokens_per_gpu(self) -> int:
@@ -111,6 +118,7 @@ def work_of(
         sp=preset.parallel.sp,
         ring=preset.ring,
         shard_ranks=preset.parallel.shard,
+        ep=preset.parallel.ep,
         world=preset.world_size,
         gpus_per_node=preset.hardware.gpus_per_node,
         micro_batch=preset.training.micro_batch,

@@ -19,7 +19,8 @@ def mesh_problems(preset: Preset) -> list[str]:
     problems += _training_problems(preset.training)
     if problems:
         return problems
-    return [*_sp_problems(preset), *_shard_problems(preset), *_engine_problems(preset)]
+    meshes = [*_sp_problems(preset), *_shard_problems(preset), *_expert_problems(preset)]
+    return [*meshes, *_engine_problems(preset)]
 
 
 def valid_sp(preset: Preset) -> list[int]:
@@ -59,6 +60,7 @@ def _positive(preset: Preset) -> list[str]:
         "workload.map_batch_size": preset.workload.map_batch_size,
         "workload.map_num_proc": preset.workload.map_num_proc,
         "parallel.sp": preset.parallel.sp,
+        "parallel.ep": preset.parallel.ep,
         "training.micro_batch": preset.training.micro_batch,
         "measure.steps": preset.measure.steps,
         "measure.heartbeat_s": preset.measure.heartbeat_s,
@@ -109,6 +111,7 @@ _LARGEST = {
     "parallel.sp": 1_000_000,
     "parallel.ring": 1_000_000,
     "parallel.shard": 1_000_000,
+    "parallel.ep": 1_000_000,
 }
 """A hundred times what anybody trains with: loops over heads, ranks and layers end, figures stay finite."""
 _LARGEST_OTHER = 2**50
@@ -219,6 +222,45 @@ def _shard_problems(preset: Preset) -> list[str]:
         problems.append(
             f'training.reduce_dtype="{preset.training.reduce_dtype}": engine {preset.engine.name} takes no '
             f'such option; nearest: "float32", or --engine {_engines_with("has_copies")}'
+        )
+    return problems
+
+
+def valid_ep(preset: Preset) -> list[int]:
+    """Over how many ranks this preset's experts can be shared out, ascending."""
+    experts = preset.model.experts
+    if experts is None or not preset.engine.has_expert_parallel or preset.shard != preset.world_size:
+        return [1]
+    return _divisors(math.gcd(experts.num, preset.world_size))
+
+
+def _expert_problems(preset: Preset) -> list[str]:
+    """What sharing out experts over ranks does not go with."""
+    ep, experts = preset.parallel.ep, preset.model.experts
+    named = f"parallel.ep={ep}"
+    if ep == 1:
+        return []
+    if experts is None:
+        return [f"{named}: {preset.model.name} has no experts; nearest: 1"]
+    if not preset.engine.has_expert_parallel:
+        nearest = f"nearest: 1, or --engine {_engines_with('has_expert_parallel')}"
+        return [f"{named}: engine {preset.engine.name} runs all experts on every rank; {nearest}"]
+    both = _divisors(math.gcd(experts.num, preset.world_size))
+    nearest = ", ".join(map(str, sorted(sorted(both, key=lambda v: abs(math.log2(v / ep)))[:2])))
+    problems = []
+    if experts.num % ep:
+        problems.append(f"{named}: {experts.num} experts are not divisible by {ep}; nearest: {nearest}")
+    if preset.world_size % ep:
+        problems.append(f"{named}: {preset.world_size} GPUs are not divisible by {ep}; nearest: {nearest}")
+    if preset.shard != preset.world_size:
+        problems.append(
+            f"{named}: experts that are shared out are sharded over all GPUs, without copies; "
+            "nearest: parallel.shard=0, or parallel.ep=1"
+        )
+    if preset.engine.compile:
+        problems.append(
+            f"{named}: how many tokens come is known on the host alone, which no compiled layer waits for; "
+            "nearest: engine.compile=false, or parallel.ep=1"
         )
     return problems
 

@@ -295,7 +295,7 @@ def _integrity(result: Result) -> str:
     unknown = f"; not checked: {'; '.join(integrity.not_checked)}" if integrity.not_checked else ""
     return (
         f"ok: {integrity.tokens_seen:,} distinct tokens, {integrity.a2a_calls:,} all-to-alls, "
-        f"{units.size(integrity.a2a_bytes)}{_ring(result)}, as predicted{unknown}{damaged}"
+        f"{units.size(integrity.a2a_bytes)}{_ring(result)}{_experts(result)}, as predicted{unknown}{damaged}"
     )
 
 
@@ -304,6 +304,13 @@ def _ring(result: Result) -> str:
     if not integrity.ring_calls:
         return ""
     return f", {integrity.ring_calls:,} messages of a ring, {units.size(integrity.ring_bytes)}"
+
+
+def _experts(result: Result) -> str:
+    integrity = result.integrity
+    if not integrity.expert_calls:
+        return ""
+    return f", {integrity.expert_calls:,} of experts, {units.size(integrity.expert_bytes)}"
 
 
 def _profile(result: Result) -> str:

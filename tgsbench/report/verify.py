@@ -19,6 +19,7 @@ TITLES: dict[CheckName, str] = {
     "tokens": "distinct tokens",
     "all_to_all": "all-to-alls",
     "ring": "messages of the ring",
+    "experts": "tokens to experts",
     "reduction": "gradient reduction",
     "mask": "document mask",
     "causality": "causal mask",

@@ -112,6 +112,10 @@ class Step(_Event, tag="step", gc=False):
     ring_bytes: Int64 | UnsetType = UNSET
     """Messages that this rank sent round its ring, keys, values and their gradients; counted there too. Not
     written without a ring: 33 bytes of each line."""
+    expert_calls: Int64 | UnsetType = UNSET
+    expert_bytes: Int64 | UnsetType = UNSET
+    """All-to-alls of tokens to the ranks of their experts and back, counted there too; not written where
+    experts are not shared out."""
     pack_tokens: Int64 = 0
     """Real tokens of the packs this step must train, from their lengths; as the next two, reported by the
     first rank of each sp group only."""

@@ -21,6 +21,9 @@ COMPUTE: Final = (
     "attention_fwd",
     "attention_bwd",
     "recompute",
+    "router",
+    "experts",
+    "shared_expert",
     "gemm",
     "norm_elementwise",
     "loss",
@@ -29,7 +32,8 @@ COMPUTE: Final = (
     "data",
     "other",
 )
-"""Kinds of work; `recompute` is everything an activation checkpoint runs again but its collectives."""
+"""Kinds of work; `recompute` is everything an activation checkpoint runs again but its collectives. Those of
+experts hold their products and what stands around them, forward and backward."""
 
 PARTS: Final = (*COMPUTE, *COLLECTIVES, "idle")
 """What a step window is split into, each instant counted once: work first, then exposed communication,
@@ -48,6 +52,9 @@ TITLES: Final = _Titles(
         "attention_fwd": "attention forward",
         "attention_bwd": "attention backward",
         "recompute": "recompute",
+        "router": "router",
+        "experts": "experts",
+        "shared_expert": "shared expert",
         "gemm": "GEMM",
         "norm_elementwise": "norms and elementwise",
         "loss": "loss",

@@ -12,6 +12,7 @@ from tgsbench.schema.model import ModelShape as ModelShape  # re-exported: a pre
 Attention = Literal["native", "alst"]
 """Sequence-parallel attention: our fused all-to-all, or DeepSpeed's UlyssesSPAttentionHF."""
 Checkpointing = Literal["none", "selective", "full"]
+Routing = Literal["learned", "uniform"]
 Device = Literal["cuda", "cpu"]
 DataFormat = Literal["auto", "alpaca", "messages", "sharegpt", "text", "lines", "paragraphs"]
 """Rows of instruction and output, of role and content, of from and value, or of text; plain text in which a
@@ -75,6 +76,9 @@ class Parallel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     shard: int = 0
     """Ranks that share one copy of parameters, gradients and optimizer states, neighbours; other such groups
     hold copies (HSDP). 0: all ranks share one copy."""
+    ep: int = 1
+    """Neighbours that share out a layer's experts: tokens go to them and their results come back in
+    all-to-alls. Ranks that hold the same experts shard them. 1: every rank runs all experts."""
 
 
 class EngineOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -89,6 +93,8 @@ class EngineOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Can keys and values go round a ring of its ranks?"""
     has_copies: ClassVar[bool] = False
     """Can groups of ranks hold copies, and gradients be reduced in another type?"""
+    has_expert_parallel: ClassVar[bool] = False
+    """Can experts be shared out over ranks?"""
 
     name: str = ""
     attention: Literal["auto", "native", "alst"] = "auto"
@@ -139,7 +145,7 @@ class Training(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     clip_norm: float = 1.0
     lr_warmup_ratio: float = 0.03
     seed: int = 42
-    routing: Literal["learned", "uniform"] = "learned"
+    routing: Routing = "learned"
     """Who sends tokens to experts: the router, whose random weights load them unevenly, or turn by turn."""
 
 
@@ -214,6 +220,7 @@ class Preset(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         words = [
             f"ring of {self.ring} x {self.ulysses} Ulysses" if self.ring > 1 else "",
             f"copies on {shard} of {self.world_size} GPUs" if shard != self.world_size else "",
+            f"experts over {self.parallel.ep} GPUs" if self.parallel.ep > 1 else "",
             f"ZeRO-{stage}" if stage != 3 else "",
             "gradients summed in bfloat16" if self.reduce_dtype != "float32" else "",
         ]

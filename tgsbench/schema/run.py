@@ -218,6 +218,12 @@ class Integrity(Struct, kw_only=True):
     ring_calls_expected: int = 0
     ring_bytes: int = 0
     ring_bytes_expected: int = 0
+    experts_ok: bool | None = None
+    """Did every token go to its experts and come back? None where experts are not shared out."""
+    expert_calls: int = 0
+    expert_calls_expected: int = 0
+    expert_bytes: int = 0
+    expert_bytes_expected: int = 0
     physical_ok: bool | None = None
     """Loss, gradients, rates, times and memory are what physics allows; see metrics/physical.py."""
     files_ok: bool | None = None

@@ -18,6 +18,9 @@ from tgsbench.schema import collective_kinds, spans
 
 SPAN_KINDS: Final = {
     spans.ATTENTION: "attention_fwd",
+    spans.ROUTER: "router",
+    spans.EXPERTS: "experts",
+    spans.SHARED_EXPERT: "shared_expert",
     spans.LOSS: "loss",
     spans.OPTIMIZER: "optimizer",
     spans.RECOMPUTE: "recompute",

@@ -11,13 +11,21 @@ from tgsbench.traces import categories, chunks, collectives, shapes, time_split
 from tgsbench.traces import intervals as iv
 from tgsbench.traces.collectives import Calls, Flights
 from tgsbench.traces.row_store import FAR, DiskTable, Flags, Ints, Rows, cuts
-from tgsbench.traces.scopes import CODE, IS_COLLECTIVE, NONE, OTHER, RECOMPUTE, HostContext, NameCodes, Scopes
+from tgsbench.traces.scopes import (
+    CODE,
+    IS_COLLECTIVE,
+    NONE,
+    OTHER,
+    RECOMPUTE,
+    STRONG,
+    HostContext,
+    Made,
+    NameCodes,
+    Scopes,
+)
 from tgsbench.traces.step_window import DeviceWindow, StepWindow, device_window
 from tgsbench.traces.tables import Host, Table
 
-_STRONG = np.array(
-    [part in ("attention_fwd", "attention_bwd", "loss", "optimizer", "data") for part in PARTS]
-)
 _MEMCPY = CODE["memcpy"]
 _SHARD_COPY = CODE["shard_copy"]
 _IS_COPY = np.array([part in ("memcpy", "norm_elementwise", "other") for part in PARTS])
@@ -86,10 +94,10 @@ def _resolved(
     calls, waits = collectives.CollectiveFinder(table), [iv.EMPTY]
     by_name = np.array([CODE[categories.device_kind(*pair)] for pair in table.device_names], np.int64)
     on_streams = _communication_streams(launched, by_name, len(table.streams))
-    codes, attention = NameCodes(table.host_names), np.empty(0, np.int64)
+    codes, made = NameCodes(table.host_names), Made()
     for host in chunks.chunks_of(table, launched.sample()):
-        scopes = Scopes(host, codes, attention)
-        attention = scopes.attention
+        scopes = Scopes(host, codes, made)
+        made = scopes.made
         rows = launched.between("instant", "instant", host.since, host.until)
         own = placed.holds(rows)
         rows = {name: column[own] for name, column in rows.items()}
@@ -188,7 +196,7 @@ def _kinds(by_name: np.ndarray, place: HostContext) -> np.ndarray:
     code = np.where((code == OTHER) & (place.row >= 0), place.kind, code)
     code = np.where((code == OTHER) & (place.module >= 0), place.module, code)
     named = (by_name == _ATTENTION_FWD) | (by_name == _ATTENTION_BWD)
-    strong = (place.region >= 0) & _STRONG[region] & (by_name != _MEMCPY)
+    strong = (place.region >= 0) & STRONG[region] & (by_name != _MEMCPY)
     code = np.where(strong & ~named, region, code)
     return np.where(IS_COLLECTIVE[code], OTHER, code)
 

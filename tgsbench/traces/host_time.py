@@ -17,7 +17,7 @@ from tgsbench.traces import intervals as iv
 from tgsbench.traces.collectives import Calls, Flights
 from tgsbench.traces.intervals import Intervals
 from tgsbench.traces.row_store import FAR, DiskTable, Ints, Rows
-from tgsbench.traces.scopes import IS_COLLECTIVE, NONE, RECOMPUTE, NameCodes, Scopes, Thread
+from tgsbench.traces.scopes import IS_COLLECTIVE, NONE, RECOMPUTE, Made, NameCodes, Scopes, Thread
 from tgsbench.traces.step_window import StepWindow
 from tgsbench.traces.tables import Host, Table
 
@@ -41,11 +41,11 @@ def analyse(table: Table, window: StepWindow) -> HostTime:
         table.scratch, ("own_ns",), name=np.int32, code=np.int8, own_ns=np.int64, flops=np.float64
     )
     calls = gloo.calls(table).inside(window.start, window.end)
-    codes, attention = NameCodes(table.host_names), np.empty(0, np.int64)
+    codes, made = NameCodes(table.host_names), Made()
     parts, flights, carried = time_split.nothing(), Flights(), dict[int, int]()
     for host in chunks.chunks_of(table):
-        scopes = Scopes(host, codes, attention)
-        attention = scopes.attention
+        scopes = Scopes(host, codes, made)
+        made = scopes.made
         since, until = max(window.start, host.since), min(window.end, host.until)
         if since < until:
             thread = scopes.thread(window.thread if window.thread is not None else 0)

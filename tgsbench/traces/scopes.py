@@ -28,9 +28,23 @@ OTHER: Final = CODE["other"]
 RECOMPUTE: Final = CODE["recompute"]
 IS_COLLECTIVE: Final = np.array([part in COLLECTIVES for part in PARTS])
 """By code."""
-_STRONG: Final = np.array(
-    [part in ("attention_fwd", "attention_bwd", "loss", "optimizer", "data") for part in PARTS]
+_OF_A_SPAN: Final = {
+    spans.ATTENTION: CODE["attention_bwd"],
+    spans.ROUTER: CODE["router"],
+    spans.EXPERTS: CODE["experts"],
+    spans.SHARED_EXPERT: CODE["shared_expert"],
+}
+"""Span -> the part of the backward of what ran in it."""
+STRONG: Final = np.array(
+    [
+        part in ("attention_fwd", "attention_bwd", "loss", "optimizer", "data")
+        or part in ("router", "experts", "shared_expert")
+        for part in PARTS
+    ]
 )
+"""What runs in such a region is of it, whatever its name says."""
+Made = dict[int, Ints]
+"""Part of a backward -> sequence numbers of its autograd nodes."""
 _OPENED_BY_NAME: Final = ("attention_fwd", "attention_bwd", "loss", "optimizer", "gemm")
 
 
@@ -76,13 +90,17 @@ class HostContext:
 class Scopes:
     """The host side of one stretch of a trace."""
 
-    def __init__(self, host: Host, codes: NameCodes, attention: Ints) -> None:
-        """`attention`: that of the stretch before."""
+    def __init__(self, host: Host, codes: NameCodes, made: Made) -> None:
+        """`made`: that of the stretch before."""
         self._host = host
         self._names = codes
         self._threads: dict[int, Thread] = {}
-        self._attention_nodes, self.attention = self._made_in_attention(attention)
-        """Sequence numbers of the autograd nodes made in attention spans, up to the stretch's end."""
+        self.made: Made = {}
+        """Of the autograd nodes made in spans, up to the stretch's end."""
+        self._nodes: dict[int, Flags] = {}
+        for span, part in _OF_A_SPAN.items():
+            before = made.get(part, np.empty(0, np.int64))
+            self._nodes[part], self.made[part] = self._made_in(span, before)
 
     def thread(self, number: int) -> Thread:
         """One thread's forest; built on first use."""
@@ -128,15 +146,15 @@ class Scopes:
                 position = int(forest.parent[position])
         return found
 
-    def _made_in_attention(self, earlier: Ints) -> tuple[Flags, Ints]:
-        """Which rows are backward nodes made in attention spans; all such numbers at the stretch's end.
+    def _made_in(self, name: str, earlier: Ints) -> tuple[Flags, Ints]:
+        """Which rows are backward nodes made in spans of that name; all such numbers at the stretch's end.
 
         All ops up to the one that makes a node carry its number: the last of them before the node made it.
         Threads count for themselves, so that numbers may come again.
         """
         host, codes = self._host, self._names
         found = np.zeros(len(host.start), bool)
-        span = host.names.index(spans.ATTENTION) if spans.ATTENTION in host.names else -1
+        span = host.names.index(name) if name in host.names else -1
         if span < 0:
             return found, earlier
         makes = (host.sequence >= 0) & ~codes.backward[host.name] & (host.start >= host.since)
@@ -150,8 +168,8 @@ class Scopes:
         maker = np.maximum.accumulate(np.where(makes[rows], at, -1))
         inside = np.where(maker >= first, self._in_spans(rows, span)[maker], np.isin(numbers, earlier))
         found[rows] = inside & node[rows]
-        attention = np.union1d(np.setdiff1d(earlier, numbers[closes]), numbers[closes & inside])
-        return found, np.asarray(attention, np.int64)
+        made = np.union1d(np.setdiff1d(earlier, numbers[closes]), numbers[closes & inside])
+        return found, np.asarray(made, np.int64)
 
     def _in_spans(self, rows: Ints, span: int) -> Flags:
         """Which rows lie in an annotation of that name on their thread."""
@@ -171,7 +189,8 @@ class Scopes:
         name, sequence = host.name[forest.rows], host.sequence[forest.rows]
         node = codes.node[name]
         opens = codes.region[name].copy()
-        opens[self._attention_nodes[forest.rows]] = CODE["attention_bwd"]
+        for part, nodes in self._nodes.items():
+            opens[nodes[forest.rows]] = part
         again = (opens == RECOMPUTE) | codes.reentrant[name]
         forward = (sequence >= 0) & ~codes.backward[name]
         forward &= sequence != np.where(forest.parent >= 0, sequence[forest.parent], -1)  # a node itself
@@ -209,7 +228,7 @@ def _inherit(
         inner, above = level[above >= 0], above[above >= 0]
         outer, own = region[above], region[inner]
         collective = (own >= 0) & IS_COLLECTIVE[own]
-        keep = ~collective & (outer >= 0) & (_STRONG[outer] | (own == NONE))
+        keep = ~collective & (outer >= 0) & (STRONG[outer] | (own == NONE))
         region[inner] = np.where(keep, outer, own)
         begins = in_backward[above] & forward[inner]
         recompute[inner] = (recompute[inner] | recompute[above] | begins) & ~node[inner]

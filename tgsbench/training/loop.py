@@ -92,6 +92,8 @@ class Stepper:
             a2a_bytes=seen.a2a_bytes,
             ring_calls=seen.ring_calls or UNSET,
             ring_bytes=seen.ring_bytes or UNSET,
+            expert_calls=seen.expert_calls or UNSET,
+            expert_bytes=seen.expert_bytes or UNSET,
             pack_tokens=seen.pack_tokens,
             seen_checksum=seen.checksum,
             pack_checksum=seen.pack_checksum,

@@ -153,7 +153,9 @@ class _Rank:
             **_loopback_store(),
         )
         mesh = mesh_of(self.preset, self.device.type)
-        COLLECTIVE_CLOCK.install(self.device, {"sp": mesh.sp_group, "fsdp": mesh.shard_group})
+        experts = mesh.experts.group if mesh.experts else None
+        groups = {"sp": mesh.sp_group, "fsdp": mesh.shard_group, "ep": experts}
+        COLLECTIVE_CLOCK.install(self.device, groups)
         return mesh
 
     def _data(self) -> PackedDataset:

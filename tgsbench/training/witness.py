@@ -40,6 +40,8 @@ class Seen(NamedTuple):
     a2a_bytes: int
     ring_calls: int
     ring_bytes: int
+    expert_calls: int
+    expert_bytes: int
     update: float | None
     """Median absolute change of a sample of this rank's master weights; None where it owns none of them.
 
@@ -63,12 +65,14 @@ class Witness:
     def begin_step(self) -> None:
         """What comes now belongs to the next step."""
         ALL_TO_ALL_COUNTER.take()
+        ALL_TO_ALL_COUNTER.take(of_experts=True)
         SEND_COUNTER.take()
         self._sums, self._weights = None, self._sample()
 
     def end_step(self, step: int) -> Seen:
         """What step number `step` did, and what its packs demanded; waits for the device."""
-        sent = (*ALL_TO_ALL_COUNTER.take(), *SEND_COUNTER.take())
+        of_experts = ALL_TO_ALL_COUNTER.take(of_experts=True)
+        sent = (*ALL_TO_ALL_COUNTER.take(), *SEND_COUNTER.take(), *of_experts)
         demanded = _demanded(self._preset, self._mesh, self._data, step) if not self._mesh.sp_rank else _NONE
         return Seen(self._checksum(), *sent, self._update(), *demanded)
 

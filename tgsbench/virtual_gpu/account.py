@@ -10,10 +10,14 @@ from pathlib import Path
 from msgspec import Struct
 
 from tgsbench.errors import TgsError
-from tgsbench.metrics.integrity import expected_all_to_alls, expected_ring_sends
+from tgsbench.metrics.integrity import (
+    expected_all_to_alls,
+    expected_expert_exchanges,
+    expected_ring_sends,
+)
 from tgsbench.planner.machine import find_constants
 from tgsbench.planner.memory import CONTEXT_BYTES
-from tgsbench.planner.network import gathered_bytes, shard_bytes
+from tgsbench.planner.network import expert_shard_bytes, gathered_bytes, shard_bytes
 from tgsbench.planner.plan import machine_of, pick_kernel
 from tgsbench.planner.workload import StepWorkload, work_of
 from tgsbench.schema.events import Event, Phase, Step
@@ -180,19 +184,34 @@ def _collectives(records: Sequence[Record], ranks: dict[int, int]) -> list[CallC
 
 def _expect(collectives: Sequence[CallCount], preset: Preset) -> None:
     """Write beside each kind what the shapes and the planner demand of it in an optimizer step."""
-    calls, num_bytes = expected_all_to_alls(preset)
     planned = _planned_bytes(preset)
     for kind in ("all_gather", "reduce_scatter"):
         of_kind = [count for count in collectives if count.name == kind and count.group != "1 ranks"]
         if of_kind and kind in planned:
-            of_kind[0].gib_expected = planned[kind] / GIB
-    exchanges = [count for count in collectives if count.name == "all_to_all"]
-    if exchanges and calls:
-        exchanges[0].calls_expected, exchanges[0].gib_expected = calls, num_bytes / GIB
+            of_kind[-1].gib_expected = planned[kind] / GIB
+        if len(of_kind) > 1 and f"expert {kind}" in planned:  # fewer ranks hold the same experts
+            of_kind[0].gib_expected = planned[f"expert {kind}"] / GIB
+    demanded = _demanded_exchanges(preset)
+    for count in collectives:
+        if count.name == "all_to_all" and count.group in demanded:
+            calls, num_bytes = demanded[count.group]
+            count.calls_expected, count.gib_expected = calls, num_bytes / GIB
     messages = [count for count in collectives if count.name == "ring"]
     sends, sent_bytes = expected_ring_sends(preset)
     if messages and sends:
         messages[0].calls_expected, messages[0].gib_expected = sends, sent_bytes / GIB
+
+
+def _demanded_exchanges(preset: Preset) -> dict[str, tuple[int, int]]:
+    """Calls and bytes of all-to-alls by the size of their group: those of Ulysses, and those of experts."""
+    found: dict[str, tuple[int, int]] = {}
+    of_both = (preset.ulysses, expected_all_to_alls), (preset.parallel.ep, expected_expert_exchanges)
+    for ranks, expected in of_both:
+        calls, num_bytes = expected(preset)
+        if calls:
+            before = found.get(f"{ranks} ranks", (0, 0))
+            found[f"{ranks} ranks"] = before[0] + calls, before[1] + num_bytes
+    return found
 
 
 def _planned_bytes(preset: Preset) -> dict[str, float]:
@@ -203,6 +222,9 @@ def _planned_bytes(preset: Preset) -> dict[str, float]:
         return {}
     times = preset.accumulation
     moved = {"all_gather": gathered_bytes(work), "reduce_scatter": shard_bytes(work).scatter}
+    of_experts = expert_shard_bytes(work)
+    moved["expert all_gather"] = of_experts.gather_forward + of_experts.gather_backward
+    moved["expert reduce_scatter"] = of_experts.scatter
     planned = {name: times * size for name, size in moved.items() if size}
     return planned | (_once_a_step(work) if work.system.shards_masters and work.zero_stage < 3 else {})
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from msgspec.structs import replace
-
 from tgsbench.metrics import figures
 from tgsbench.planner.machine import Machine, attention_speed
 from tgsbench.planner.network import exchange_s, hop_s, ring_s
@@ -73,7 +71,7 @@ class Durations:
         if ranks == 1:
             return LEAST_S
         if record.name == "all_to_all":
-            taken = exchange_s(float(size), replace(self._work, sp=ranks, ring=1), self._machine)
+            taken = exchange_s(float(size), self._work, self._machine, ranks)
             return taken.node_s + taken.network_s
         if record.name in ("send", "receive") and ranks == self._work.ring:
             return hop_s(float(size), self._work, self._machine) if record.name == "send" else LEAST_S

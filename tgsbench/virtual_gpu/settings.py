@@ -73,6 +73,12 @@ def virtual_gpu(preset: Preset, gpu: GpuSpec, rank: str) -> VirtualGpu:
             hint=f"--rank 0, or --engine {fsdp2.ENGINE.name}",
             exit_code=ExitCode.UNSUPPORTED,
         )
+    if preset.parallel.ep > 1 and preset.training.routing != "uniform":
+        raise TgsError(
+            "a virtual GPU computes no scores, and a router's choice says how many tokens go to each rank",
+            hint="--set training.routing=uniform deals tokens in turn, or --set parallel.ep=1",
+            exit_code=ExitCode.UNSUPPORTED,
+        )
     if rank == ALL:
         _require_few(world)
         return VirtualGpu(gpu=gpu.name)
@@ -121,10 +127,12 @@ def device_environment(
 
 def _dimensions(preset: Preset) -> list[tuple[int, int]]:
     """Sizes and strides of the meshes' dimensions, in the order in which groups are made of them."""
-    sp, ring, shard = preset.parallel.sp, preset.ring, preset.shard
+    sp, ring, shard, ep = preset.parallel.sp, preset.ring, preset.shard, preset.parallel.ep
     found = [(preset.dp, sp), *([(ring, sp // ring)] if ring > 1 else []), (sp // ring, 1)]
     if shard != preset.world_size:
         found += [(preset.world_size // shard, shard), (shard, 1)]
+    if ep > 1:
+        found += [(preset.world_size // ep, ep), (ep, 1)]
     return found
 
 

@@ -765,3 +765,54 @@ def a_message_of_the_ring_sent_twice():
         return pass_on(self, sent, tag)
 
     ring.Ring.pass_on = broken
+
+
+# Faults of experts that are shared out over ranks
+
+
+def experts_of_a_rank_shifted_by_one():
+    """Rows that come for an expert go through the one beside it."""
+    from tgsbench.training.parallel.expert_exchange import ExpertExchange
+
+    of = ExpertExchange.of.__func__
+
+    def shifted(cls, chosen, num_local, *rest):
+        exchange = of(cls, chosen, num_local, *rest)
+        return exchange._replace(experts=(exchange.experts + 1) % num_local)
+
+    ExpertExchange.of = classmethod(shifted)
+
+
+def dispatch_drops_tokens():
+    """The last eight tokens of each rank go to no expert, as where experts have a capacity."""
+    import torch
+
+    from tgsbench.training.model import experts
+
+    whole = experts._on_their_ranks
+
+    def dropping(module, hidden, chosen, shares, group):
+        kept = whole(module, hidden[:-8], chosen[:-8], shares[:-8], group)
+        return torch.cat([kept, torch.zeros_like(hidden[-8:])])
+
+    experts._on_their_ranks = dropping
+
+
+def results_come_back_in_another_order():
+    """What two tokens got from their experts is exchanged."""
+    from tgsbench.training.model import experts
+
+    whole = experts._on_their_ranks
+    experts._on_their_ranks = lambda module, hidden, *rest: whole(module, hidden, *rest).roll(1, 0)
+
+
+def gradients_of_experts_summed_over_their_shards_alone():
+    """They are averaged over the ranks that hold the same experts, and not over all."""
+    from tgsbench.training.engines import fsdp2
+
+    shard = fsdp2._shard_experts
+
+    def broken(decoder, world, mesh, *rest):
+        shard(decoder, mesh.shard.size(), mesh, *rest)
+
+    fsdp2._shard_experts = broken

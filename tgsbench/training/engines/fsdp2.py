@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Shard
 
 from tgsbench.schema import spans
 from tgsbench.schema.preset import Preset
@@ -18,15 +18,16 @@ from tgsbench.systems.whole_layers import runs_whole_layers
 from tgsbench.training.attention import attention, kernels
 from tgsbench.training.attention.kernel_timing import kernel_shape_of
 from tgsbench.training.attention.ring import Ring
-from tgsbench.training.clipping import clip_gradients
+from tgsbench.training.clipping import by_mesh, clip_gradients
 from tgsbench.training.engines.base import Batch, Engine, Note
-from tgsbench.training.model.build import CausalLM, build_meta, materialise, plain_parts
-from tgsbench.training.model.experts import EXPERT_LOAD
+from tgsbench.training.model.build import CausalLM, build_meta, materialise, part_of, plain_parts
+from tgsbench.training.model.experts import EXPERT_LOAD, expert_modules, share_out
 from tgsbench.training.model.whole_layer import WholeLayer
 from tgsbench.training.parallel.checkpointing import wrap_layer
-from tgsbench.training.parallel.mesh import SequenceMesh
+from tgsbench.training.parallel.mesh import ExpertMesh, SequenceMesh
 from tgsbench.training.parallel.offload import HostOffload
 from tgsbench.training.parallel.tracing import Mark, mlp_marks, span
+from tgsbench.training.parallel.traffic import ALL_TO_ALL_COUNTER
 from tgsbench.training.progress import PROGRESS, follow_layers
 
 
@@ -48,7 +49,10 @@ class Fsdp2Engine:
         reason = f"{self.kernel.reason}; {self.model.fused}"
         if preset.model.experts is not None:
             EXPERT_LOAD.is_uniform = preset.training.routing == "uniform"
-            reason += f"; experts by grouped products, {preset.training.routing} routing"
+            over = f" over {preset.parallel.ep} ranks" if mesh.experts else ""
+            reason += f"; experts by grouped products{over}, {preset.training.routing} routing"
+        if mesh.experts is not None:
+            ALL_TO_ALL_COUNTER.expert_group = mesh.experts.group.group_name
         self.kernel = dataclasses.replace(self.kernel, reason=reason)
         materialise(self.model, device, preset.training.seed)
         self.optimizer = _optimizer(self.model, preset)
@@ -69,12 +73,22 @@ class Fsdp2Engine:
         """Whole gradients by plain parameter name."""
         for name, parameter in self.model.named_parameters():
             if parameter.grad is not None:
-                yield from plain_parts(self.model, name, _whole(parameter.grad))
+                yield from plain_parts(self.model, name, self._whole(name, parameter.grad))
 
     def parameters(self) -> Iterator[tuple[str, Tensor]]:
         """Whole fp32 master weights by plain parameter name."""
         for name, parameter in self.model.named_parameters():
-            yield from plain_parts(self.model, name, _whole(parameter.detach()))
+            yield from plain_parts(self.model, name, self._whole(name, parameter.detach()))
+
+    def _whole(self, name: str, tensor: Tensor) -> Tensor:
+        """A sharded tensor; parts of those that are shared out one after the other."""
+        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        _, num_parts = part_of(self.model, name)
+        if num_parts == 1 or self.mesh.experts is None:
+            return whole
+        parts = [torch.empty_like(whole) for _ in range(num_parts)]
+        dist.all_gather(parts, whole.contiguous(), group=self.mesh.experts.group)
+        return torch.cat(parts)
 
     def embedding(self) -> nn.Module:
         """The module that takes token ids in."""
@@ -94,7 +108,7 @@ class Fsdp2Engine:
         with span(spans.OPTIMIZER):
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
-            norm = clip_gradients(self.model.parameters(), self.clip_norm)
+            norm = clip_gradients(self.model.parameters(), self.clip_norm, self.mesh.experts)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
         return norm
@@ -144,10 +158,6 @@ def _kernel(preset: Preset, mesh: SequenceMesh, device: torch.device) -> kernels
     return kernels.choose(preset.engine.kernel, device, masked, kernel_shape_of(preset))
 
 
-def _whole(tensor: Tensor) -> Tensor:
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
 def _sharded_model(
     preset: Preset, mesh: SequenceMesh, device: torch.device, own: attention.UlyssesAttention
 ) -> CausalLM:
@@ -159,8 +169,12 @@ def _sharded_model(
         param_dtype=getattr(torch, preset.training.compute_dtype),
         reduce_dtype=getattr(torch, preset.reduce_dtype),
     )
-    shard = functools.partial(fully_shard, mesh=mesh.fsdp, mp_policy=policy)
     decoder = model.model
+    if mesh.experts is not None:
+        share_out(decoder, mesh.experts.group)
+        _shard_experts(decoder, mesh.world, mesh.experts, policy, engine.zero_stage == 3)
+    cut = _cut_of(decoder, mesh.shard_group.size())
+    shard = functools.partial(fully_shard, mesh=mesh.fsdp, mp_policy=policy, shard_placement_fn=cut)
     stash = HostOffload(preset.model.hidden_size, device) if engine.activation_offload else None
     for index, layer in enumerate(decoder.layers):
         if engine.compile:
@@ -178,10 +192,41 @@ def _sharded_model(
     return model
 
 
+def _shard_experts(
+    decoder: nn.Module, world: int, mesh: ExpertMesh, policy: MixedPrecisionPolicy, reshard: bool
+) -> None:
+    """Shard experts over the ranks that hold the same ones; their gradients are of all ranks' tokens."""
+    # Nothing is cast on the way in: the router's shares stay in fp32, as where all experts are on one rank.
+    policy = dataclasses.replace(policy, cast_forward_inputs=False)
+    ranks = mesh.shard.size()
+    for module in expert_modules(decoder):
+        cut = _cut_of(module, ranks)
+        fully_shard(
+            module, mesh=mesh.shard, mp_policy=policy, reshard_after_forward=reshard, shard_placement_fn=cut
+        )
+        module.set_gradient_divide_factor(float(world))
+        if ranks > 1:  # gloo has no sum with a factor; alone nothing is summed, and the factor is applied
+            module.set_force_sum_reduction_for_comms(True)
+
+
+def _cut_of(owner: nn.Module, ranks: int) -> Callable[[nn.Parameter], Shard | None]:
+    """Where FSDP cuts: experts that are fewer than the ranks along their second dimension.
+
+    Along the first it would pad them to one for each rank, and gather that.
+    """
+    of_experts = {id(p) for module in expert_modules(owner) for p in module.parameters(recurse=False)}
+
+    def cut(parameter: nn.Parameter) -> Shard | None:
+        is_few = id(parameter) in of_experts and parameter.shape[0] < ranks
+        return Shard(1) if is_few and parameter.shape[1] % ranks == 0 else None
+
+    return cut
+
+
 def _optimizer(model: nn.Module, preset: Preset) -> torch.optim.AdamW:
     training = preset.training
     return torch.optim.AdamW(
-        model.parameters(),
+        [{"params": same_mesh} for same_mesh in by_mesh(model.parameters())],
         lr=training.lr,
         betas=(training.beta1, training.beta2),
         weight_decay=training.weight_decay,

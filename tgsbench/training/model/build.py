@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Shard
 from transformers.initialization import no_init_weights
 
 from tgsbench.models.registry import find_family
 from tgsbench.schema.preset import EngineOptions, ModelShape
 from tgsbench.training.model import experts
 from tgsbench.training.model.builder import ModelBuilder, find_builder
+from tgsbench.training.model.experts import expert_group_of
 from tgsbench.training.model.loss import LossHead
 from tgsbench.training.model.whole_layer import WholeLayer
 
@@ -100,7 +101,14 @@ def materialise(model: CausalLM, device: torch.device, seed: int) -> None:
             if layer := whole_layer_of(model, name):
                 _fill_flat(parameter, layer, plain_name(name), seed, model.builder.norm_value)
             else:
-                fill(parameter, plain_name(name), seed, model.builder.norm_value)
+                part = part_of(model, name)
+                fill(parameter, plain_name(name), seed, model.builder.norm_value, *part)
+
+
+def part_of(model: nn.Module, name: str) -> tuple[int, int]:
+    """Which part of how many this rank has of a parameter: those of experts are shared out."""
+    group = expert_group_of(model.get_submodule(name.rpartition(".")[0]))
+    return (0, 1) if group is None else (group.rank(), group.size())
 
 
 def whole_layer_of(model: nn.Module, name: str) -> WholeLayer | None:
@@ -142,16 +150,24 @@ def plain_name(name: str) -> str:
     return name.replace("_checkpoint_wrapped_module.", "")
 
 
-def fill(parameter: Tensor, name: str, seed: int, norm_value: float = 1.0) -> None:
-    """Overwrite one parameter (or its DTensor shard) with its seeded initial value."""
+def fill(
+    parameter: Tensor, name: str, seed: int, norm_value: float = 1.0, part: int = 0, num_parts: int = 1
+) -> None:
+    """Overwrite one parameter (or its DTensor shard) with its seeded initial value.
+
+    It is part number `part` of `num_parts` along the first dimension.
+    """
     target = parameter._local_tensor if isinstance(parameter, DTensor) else parameter
     if is_norm(name):
         target.fill_(norm_value)
         return
-    whole = draw(name, parameter.shape, seed, target.device)
+    rows, *rest = parameter.shape
+    whole = draw(name, torch.Size([rows * num_parts, *rest]), seed, target.device).narrow(
+        0, part * rows, rows
+    )
     if isinstance(parameter, DTensor):
-        start = _shard_start(parameter)
-        whole = whole[start : start + target.shape[0]]
+        dim = shard_dim(parameter)
+        whole = whole.narrow(dim, _shard_start(parameter), target.shape[dim])
     target.copy_(whole)
 
 
@@ -170,9 +186,15 @@ def draw(name: str, shape: torch.Size, seed: int, device: torch.device) -> Tenso
     return torch.empty(shape, device=device).normal_(0.0, _INIT_STD, generator=generator)
 
 
+def shard_dim(parameter: DTensor) -> int:
+    """The dimension that FSDP2 cuts, over the last dimension of its mesh."""
+    placement = parameter.placements[-1]
+    return placement.dim if isinstance(placement, Shard) else 0
+
+
 def _shard_start(parameter: DTensor) -> int:
-    """First row of this rank's shard; FSDP2 cuts dim 0 as torch.chunk does, over the last dim of its mesh."""
-    mesh = parameter.device_mesh
+    """Where this rank's shard begins; FSDP2 cuts as torch.chunk does."""
+    mesh, size = parameter.device_mesh, parameter.shape[shard_dim(parameter)]
     last = mesh.ndim - 1
-    rows = -(-parameter.shape[0] // mesh.size(last))
-    return min(rows * mesh.get_local_rank(last), parameter.shape[0])
+    rows = -(-size // mesh.size(last))
+    return min(rows * mesh.get_local_rank(last), size)

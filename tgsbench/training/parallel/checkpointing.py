@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
-from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
+from torch.utils.checkpoint import SAC_IGNORED_OPS, CheckpointPolicy, create_selective_checkpoint_contexts
 
 from tgsbench.schema import spans
 from tgsbench.schema.preset import Checkpointing
@@ -35,6 +35,14 @@ _ATTENTION_OPS = (
 )
 """Forward ops whose results a selective checkpoint keeps: attention's output and LSE.
 Those that this build lacks are skipped."""
+
+# FSDP marks what it does for experts inside a layer, and does other things there when the layer runs again:
+# torch 2.13 takes a mark that was not in the forward for a fault.
+SAC_IGNORED_OPS.update(
+    getattr(packet, overload)
+    for packet in (torch.ops.profiler._record_function_enter_new, torch.ops.profiler._record_function_exit)
+    for overload in packet.overloads()
+)
 
 Contexts = tuple[AbstractContextManager[Any], AbstractContextManager[Any]]
 

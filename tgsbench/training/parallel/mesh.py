@@ -12,6 +12,16 @@ from tgsbench.schema.preset import Preset
 
 
 @dataclass(frozen=True)
+class ExpertMesh:
+    """This rank's place among those that share out experts."""
+
+    group: dist.ProcessGroup
+    """Neighbours that hold a part of the experts each."""
+    shard: DeviceMesh
+    """Ranks that hold the same experts: these are sharded over it."""
+
+
+@dataclass(frozen=True)
 class SequenceMesh:
     """This rank's place: sp neighbours share one sequence, all ranks share the parameters."""
 
@@ -25,6 +35,8 @@ class SequenceMesh:
     """Ranks that trade sequence for heads: without a ring all that share a sequence."""
     ring_group: dist.ProcessGroup | None = None
     """Members of this rank's ring."""
+    experts: ExpertMesh | None = None
+    """Without: every rank runs all experts."""
 
     @property
     def dp(self) -> int:
@@ -57,11 +69,11 @@ class SequenceMesh:
         return self.rank // self.sp
 
 
-def build_mesh(device_type: str, sp: int, ring: int = 1, shard: int = 0) -> SequenceMesh:
+def build_mesh(device_type: str, sp: int, ring: int = 1, shard: int = 0, ep: int = 1) -> SequenceMesh:
     """Build the mesh on an initialised process group; TgsError when sp does not divide the world.
 
     `ring` divides sp: neighbours trade heads, and members of a ring are sp / ring ranks apart. `shard` ranks
-    hold one copy; 0: all.
+    hold one copy; 0: all. `ep` neighbours share out the experts.
     """
     world = dist.get_world_size()
     if world % sp:
@@ -76,9 +88,18 @@ def build_mesh(device_type: str, sp: int, ring: int = 1, shard: int = 0) -> Sequ
     fsdp = mesh._flatten("fsdp")
     if shard not in (0, world):
         fsdp = init_device_mesh(device_type, (world // shard, shard), mesh_dim_names=("copies", "shard"))
-    return SequenceMesh(world, dist.get_rank(), sp, fsdp, mesh["sp"].get_group(), ring_group)
+    experts = _expert_mesh(device_type, world, ep) if ep > 1 else None
+    return SequenceMesh(world, dist.get_rank(), sp, fsdp, mesh["sp"].get_group(), ring_group, experts)
+
+
+def _expert_mesh(device_type: str, world: int, ep: int) -> ExpertMesh:
+    mesh = init_device_mesh(device_type, (world // ep, ep), mesh_dim_names=("expert_shard", "ep"))
+    # A mesh has no group of its own for all ranks: sp's may be the same, and traffic is told apart by groups.
+    group = dist.new_group(group_desc="ep") if ep == world else mesh["ep"].get_group()
+    return ExpertMesh(group, mesh["expert_shard"])
 
 
 def mesh_of(preset: Preset, device_type: str) -> SequenceMesh:
     """The mesh that a preset asks for."""
-    return build_mesh(device_type, preset.parallel.sp, preset.ring, preset.parallel.shard)
+    parallel = preset.parallel
+    return build_mesh(device_type, parallel.sp, preset.ring, parallel.shard, parallel.ep)

@@ -64,7 +64,20 @@ def _spanned(call: Callable[..., Any], name: str) -> Callable[..., Any]:
 
 
 def mlp_marks(model: Any) -> list[Mark]:
-    """The MLP of each layer."""
-    return [
-        Mark(module, "forward", spans.MLP) for name, module in model.named_modules() if name.endswith(".mlp")
-    ]
+    """The MLP of each layer; of a mixture of experts its router and the expert that all tokens share."""
+    found = []
+    for name, module in model.named_modules():
+        end = ".".join(name.split(".")[-2:])
+        if name.endswith(".mlp"):
+            found.append(Mark(module, "forward", spans.MLP))
+        elif end in _SPANS_OF_MODULES:
+            found.append(Mark(module, "forward", _SPANS_OF_MODULES[end]))
+    return found
+
+
+_SPANS_OF_MODULES = {
+    "mlp.gate": spans.ROUTER,
+    "mlp.router": spans.ROUTER,
+    "mlp.shared_experts": spans.SHARED_EXPERT,
+}
+"""Names that transformers gives the parts of its mixtures."""

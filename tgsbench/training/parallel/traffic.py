@@ -15,23 +15,26 @@ class AllToAllCounter:
     """All-to-alls that this process asked its groups for: recomputed ones included, saved ones not."""
 
     def __init__(self) -> None:
-        self._calls = self._num_bytes = 0
+        self.expert_group = ""
+        """Name of the group over which experts are shared out: its all-to-alls are counted apart."""
+        self._sums: dict[bool, list[int]] = {False: [0, 0], True: [0, 0]}
         for name in _ALL_TO_ALLS:
             if method := getattr(ProcessGroup, name, None):
                 setattr(ProcessGroup, name, self._counted(method))
 
-    def take(self) -> tuple[int, int]:
+    def take(self, of_experts: bool = False) -> tuple[int, int]:
         """Calls since the last take, and the bytes handed to them, this rank's own share included."""
-        taken = self._calls, self._num_bytes
-        self._calls = self._num_bytes = 0
-        return taken
+        calls, num_bytes = self._sums[of_experts]
+        self._sums[of_experts] = [0, 0]
+        return calls, num_bytes
 
     def _counted(self, method: Any) -> Any:
         @functools.wraps(method)
         def counted(group: ProcessGroup, received: Any, sent: Any, *rest: Any) -> Any:
-            self._calls += 1
+            sums = self._sums[group.group_name == self.expert_group]
+            sums[0] += 1
             for tensor in sent if isinstance(sent, list) else [sent]:
-                self._num_bytes += tensor.numel() * tensor.element_size()
+                sums[1] += tensor.numel() * tensor.element_size()
             return method(group, received, sent, *rest)
 
         return counted

@@ -24,8 +24,8 @@ from tgsbench.presets import catalog
 from tgsbench.presets.data_names import CORPORA
 from tgsbench.presets.recipes import load_recipe
 from tgsbench.presets.save import save_user_preset
-from tgsbench.presets.validate import valid_sp
-from tgsbench.schema.preset import Checkpointing, Preset
+from tgsbench.presets.validate import valid_ep, valid_sp
+from tgsbench.schema.preset import Checkpointing, Preset, Routing
 from tgsbench.systems import registry, support
 from tgsbench.tui.actions import Scope, app_bindings, bindings
 from tgsbench.tui.preset_rows import command_line
@@ -56,6 +56,7 @@ def entries(preset: Preset) -> list[FormField]:
         FormField("engine.name", "engine", preset.engine.name, tuple(registry.names())),
         FormField("hardware.num_gpus", "GPUs", str(preset.hardware.num_gpus), hint="ranks, one per GPU"),
         FormField("parallel.sp", "sp", str(preset.parallel.sp), hint=f"one of {sps}"),
+        *_experts(preset),
         FormField("workload.seq_len", "length", units.length(preset.workload.seq_len), hint="8192, 8k, 1M"),
         FormField(
             "workload.corpus",
@@ -71,6 +72,17 @@ def entries(preset: Preset) -> list[FormField]:
             "training.checkpointing", "checkpointing", preset.training.checkpointing, get_args(Checkpointing)
         ),
         FormField("profile", "capture", preset.profile, recipes, hint="steps profiled at the end"),
+    ]
+
+
+def _experts(preset: Preset) -> list[FormField]:
+    """Over how many ranks a mixture's experts are shared out, and who deals tokens to them."""
+    if preset.model.experts is None:
+        return []
+    eps, training = ", ".join(map(str, valid_ep(preset))), preset.training
+    return [
+        FormField("parallel.ep", "expert ranks", str(preset.parallel.ep), hint=f"one of {eps}"),
+        FormField("training.routing", "routing", training.routing, get_args(Routing)),
     ]
 
 
