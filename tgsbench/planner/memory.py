@@ -333,10 +333,18 @@ def _layer_working_set(work: StepWorkload) -> dict[str, float]:
         made["ring_buffers"] = ring_buffers(work)
     # A whole layer has one gradient for all its weights, others have that of the down projection first.
     weights = d.layer_weights if work.whole_layers else d.mlp[-1].size
+    if work.fp8:
+        made["fp8_operands"] = fp8_operands(work)
     return made | {
         "gathered_layers": _gathered(work),
         "weight_gradients": float(work.compute_bytes * weights),
     }
+
+
+def fp8_operands(work: StepWorkload) -> float:
+    """Both FP8 operands of a product in the MLP's backward, and its result before it is copied."""
+    d, tokens = work.dims, tile_tokens(work)
+    return float(tokens * (d.intermediate + d.hidden) + work.compute_bytes * d.mlp[-1].size)
 
 
 def ring_buffers(work: StepWorkload) -> float:

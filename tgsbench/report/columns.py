@@ -12,10 +12,12 @@ from tgsbench.report.comparison import (
     interval_text,
     kwh_text,
     no_figure,
+    system_text,
     tflops_text,
     usd_text,
 )
 from tgsbench.report.document import ReportEntry, ReportTable, brand
+from tgsbench.report.forecast import mfu_text
 from tgsbench.results.rows import Row, model_mfu
 
 
@@ -63,7 +65,7 @@ def _verdicts(entry: ReportEntry) -> str:
 
 
 _MEASURED = [
-    Column("engine", lambda e: e.measured.system if e.measured else ""),
+    Column("engine", lambda e: system_text(e.measured) if e.measured else ""),
     Column("measured TGS", lambda e: _tgs(e.measured)),
     Column("95 % interval", lambda e: _interval(e.measured)),
     Column("TFLOPs", lambda e: _tflops(e.measured)),
@@ -113,8 +115,7 @@ def _tflops(row: Row | None) -> str:
 
 
 def _mfu(row: Row | None, entry: ReportEntry) -> str:
-    mfu = model_mfu(row, entry.model) if row is not None else None
-    return units.percent(mfu, 1) if mfu is not None else ""
+    return "" if row is None else mfu_text(model_mfu(row, entry.model), row.mfu_bf16, 1)
 
 
 def _memory(row: Row | None) -> str:
