@@ -80,6 +80,8 @@ for _mode in ("none", "selective", "full"):
         "training.linear": "fp8",
         "training.accumulation": 2,
     }
+CASES["unrounded"] = {**CASES["fp8-full"], "training.linear": "plain"}
+"""What they are near to."""
 CASES["fp8-tiled"] = {**CASES["fp8-full"], "engine.tiled_mlp": True}
 CASES["fp8-modules"] = {**CASES["fp8-full"], "parallel.ring": "world"}
 """Of modules in place of whole layers, which no ring has."""
