@@ -10,6 +10,7 @@ from msgspec import Struct
 from tgsbench.models.family import Weight
 from tgsbench.planner.workload import StepWorkload
 from tgsbench.systems.costs import FUSED, ElementwiseTraffic
+from tgsbench.systems.whole_layers import head_chunks
 
 
 class Product(Struct, frozen=True):
@@ -74,11 +75,19 @@ def layer_counts(work: StepWorkload) -> LayerCounts:
         elementwise_recompute=recompute,
         exchange_in=send_in,
         exchange_out=send_out,
-        exchanges_forward=0 if work.ulysses == 1 else 2 if work.system.fused_exchange else 4,
+        exchanges_forward=_exchanges_forward(work),
         ring_message=message,
         ring_merged=merged,
         ring_summed=summed,
     )
+
+
+def _exchanges_forward(work: StepWorkload) -> int:
+    if work.ulysses == 1:
+        return 0
+    if work.whole_layers:
+        return 1 + 2 * head_chunks(work.dims.query_heads, work.dims.kv_heads, work.ulysses)
+    return 2 if work.system.fused_exchange else 4
 
 
 def _whole_layer_again(work: StepWorkload) -> tuple[Weight, ...]:

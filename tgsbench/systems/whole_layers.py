@@ -14,13 +14,13 @@ def runs_whole_layers(preset: Preset) -> bool:
     A compiler and Liger bring their own kernels, DeepSpeed its own layers.
     """
     engine = preset.engine
-    return (
-        engine.name == "fsdp2"
-        and preset.model.family in FAMILIES
-        and not (preset.model.window or preset.model.attention_bias)
-        and not (engine.compile or engine.liger)
-        and preset.ring == 1  # a ring stands where the kernel does, on shards that no chunk of heads cuts
-    )
+    return engine.name == "fsdp2" and not (engine.compile or engine.liger) and _can_be_whole(preset)
+
+
+def _can_be_whole(preset: Preset) -> bool:
+    """A ring stands where the kernel does, on shards that no chunk of heads cuts."""
+    model = preset.model
+    return model.family in FAMILIES and not (model.window or model.attention_bias) and preset.ring == 1
 
 
 def head_chunks(num_query_heads: int, num_kv_heads: int, sp: int) -> int:
@@ -32,6 +32,14 @@ def head_chunks(num_query_heads: int, num_kv_heads: int, sp: int) -> int:
         return 1
     query, kv = num_query_heads // sp, max(num_kv_heads, sp) // sp
     return 2 if query % 2 == 0 and (kv == 1 or kv % 2 == 0) else 1
+
+
+def most_attention_calls(preset: Preset) -> int:
+    """Times that attention runs in a layer's forward, each for some heads of a rank, whatever the engine."""
+    shape = preset.model
+    if not _can_be_whole(preset):
+        return 1
+    return head_chunks(shape.num_query_heads, shape.num_kv_heads, preset.parallel.sp)
 
 
 def exchanges_of_a_pass(shape: ModelShape, sp: int) -> int:

@@ -199,7 +199,12 @@ class _Rotate(torch.autograd.Function):
 
 
 def rotated(x: Tensor, cos: Tensor, sin: Tensor, sign: float, into: Tensor | None = None) -> Tensor:
-    """RoPE of x [..., d], by cos and sin [..., d], or for sign -1 back; written to `into` if given."""
+    """RoPE of x [..., d], or for sign -1 back; written to `into` if given.
+
+    cos and sin: [..., d], where both halves are alike, or one half alone.
+    """
+    if cos.shape[-1] < x.shape[-1]:
+        cos = torch.cat([cos, cos], dim=-1)
     out = torch.mul(x, cos, out=torch.empty_like(x) if into is None else into)
     # transformers repeats the angles in both halves, so either half of sin is enough.
     half = x.shape[-1] // 2

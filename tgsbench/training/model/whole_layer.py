@@ -366,8 +366,9 @@ class _Layer(torch.autograd.Function):
         normed, inverse = fused_layers.norm_forward(run.rows, run.w.norm, layer.eps)
         arrivals = run.attended(run.received(normed), attend)
         with_attention = run.projected(run.flattened(arrivals), returned)
-        mlp = run.mlp(with_attention)
-        out = run.output(mlp, in_place=mode != "none")
+        with span(spans.MLP):
+            mlp = run.mlp(with_attention)
+            out = run.output(mlp, in_place=mode != "none")
         saved: list[Tensor | None] = [] if mode == "full" else [*returned]
         if mode == "selective" and run.group is not None:
             saved += itertools.chain.from_iterable(inputs)
