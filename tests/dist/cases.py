@@ -72,6 +72,19 @@ for _stage in (1, 2, 3):
             "engine.zero_stage": _stage,
             "parallel.shard": _shard,
         }
+for _mode in ("none", "selective", "full"):
+    CASES[f"fp8-{_mode}"] = {
+        "model": _GQA,
+        "workload.document_mask": True,
+        "training.checkpointing": _mode,
+        "training.linear": "fp8",
+        "training.accumulation": 2,
+    }
+CASES["unrounded"] = {**CASES["fp8-full"], "training.linear": "plain"}
+"""What they are near to."""
+CASES["fp8-tiled"] = {**CASES["fp8-full"], "engine.tiled_mlp": True}
+CASES["fp8-modules"] = {**CASES["fp8-full"], "parallel.ring": "world"}
+"""Of modules in place of whole layers, which no ring has."""
 CASES["copies-ring-documents"] = {
     "model": _GQA,
     "workload.document_mask": True,

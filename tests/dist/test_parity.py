@@ -31,7 +31,18 @@ def test_loss_and_every_gradient_agree_with_one_rank(outcomes, case, sp):
     assert many["grads"].keys() == one["grads"].keys()
     for name, grad in one["grads"].items():
         error = (many["grads"][name] - grad).norm() / grad.norm()
-        assert error < 2e-6, f"{name}: relative error {error:.1e}"
+        # A sum in another order tips the rounding to FP8 of one value in 10^5 or so.
+        bound = 1e-3 if case.startswith("fp8") else 2e-6
+        assert error < bound, f"{name}: relative error {error:.1e}"
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.startswith("fp8")])
+def test_fp8_is_at_work_and_near_to_the_plain_training(outcomes, case):
+    plain, fp8 = outcomes[2]["unrounded"], outcomes[2][case]
+    torch.testing.assert_close(fp8["loss"], plain["loss"], rtol=5e-3, atol=0)
+    errors = {name: float((fp8["grads"][name] - g).norm() / g.norm()) for name, g in plain["grads"].items()}
+    matrices = [error for name, error in errors.items() if "_proj" in name]
+    assert all(1e-3 < error < 0.25 for error in matrices), errors
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -101,6 +101,18 @@ def test_a_little_padding_is_told_but_does_not_block():
     assert found.verdict == "same"
 
 
+def test_fp8_is_never_compared_with_bf16_as_equal_but_with_fp8():
+    fp8, tensorwise = row(linear="FP8 rowwise"), row(linear="FP8 tensorwise")
+    for other in (row(), published()):
+        found = compare(fp8, other)
+        assert found.verdict == "not comparable"
+        assert found.ratio is None
+        assert any("FP8 rowwise against bfloat16" in reason for reason in found.reasons)
+    found = compare(fp8, tensorwise)
+    assert found.ratio is not None
+    assert [d.what for d in found.differences] == ["products"]
+
+
 def test_choices_of_a_system_are_listed_and_do_not_block():
     other = row(
         engine="deepspeed",

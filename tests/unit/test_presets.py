@@ -359,6 +359,40 @@ def test_experts_that_cannot_be_shared_out_are_refused_with_what_can(name, sets,
         assert word in caught.value.msg + caught.value.hint
 
 
+@pytest.mark.parametrize(
+    ("sets", "words"),
+    [
+        (["hardware.gpu=A100-SXM4-80GB"], ["A100-SXM4-80GB has no FP8", 'nearest: "plain"', "L40S-48GB"]),
+        (["training.fp8_recipe=mxfp8"], ["H100-SXM5-80GB has none", "rowwise, tensorwise", "B"]),
+        (["engine.name=deepspeed"], ["deepspeed has no FP8", "--engine fsdp2"]),
+        (["training.compute_dtype=float32"], ['nearest: training.compute_dtype="bfloat16"']),
+        (["engine.compile=true"], ["not compiled here", "engine.compile=false"]),
+        (["workload.seq_len=65600"], ["tokens of a rank", "=4100", "nearest: 4096, 4112"]),
+        (["hardware.gpu=MI300X-192GB"], ["MI300X-192GB has no FP8"]),
+    ],
+)
+def test_fp8_that_cannot_be_is_refused_with_what_can(sets, words):
+    with pytest.raises(TgsError) as caught:
+        presets.resolve("llama2_7b_1M", ["training.linear=fp8", "hardware.gpu=H100-SXM5-80GB", *sets])
+    for word in words:
+        assert word in caught.value.msg + caught.value.hint
+
+
+def test_fp8_of_experts_is_refused_and_a_recipe_without_it_has_no_effect():
+    for name, sets, word in (
+        ("qwen3_30b_a3b_8k", ["training.linear=fp8"], "experts are grouped"),
+        ("tiny_cpu", ["training.fp8_recipe=tensorwise"], "training.linear=fp8"),
+    ):
+        with pytest.raises(TgsError, match=word):
+            presets.resolve(name, sets)
+
+
+def test_fp8_is_said_in_words_and_only_where_it_is():
+    assert presets.resolve("tiny_cpu", []).preset.linear == ""
+    sets = ["training.linear=fp8", "training.fp8_recipe=mxfp8", "hardware.gpu=B200-SXM-180GB"]
+    assert presets.resolve("llama2_7b_1M", sets).preset.linear == "FP8 mxfp8"
+
+
 def test_how_ranks_share_is_said_in_words_and_only_where_it_is_unusual():
     assert ring_preset().sharing == ""
     sets = ["parallel.ring=8", "parallel.shard=8", "engine.zero_stage=2", "training.reduce_dtype=bfloat16"]

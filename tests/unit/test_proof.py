@@ -187,3 +187,29 @@ def test_sums_of_gradients_are_in_what_the_preset_names():
     seen = Evidence(rank=0, reduced=["bfloat16"])
     assert verification.reduction(small, [seen]).status == "passed"
     assert verification.reduction(PRESET, [seen]).status == "failed"
+
+
+def test_fp8_has_bounds_of_its_own_and_gradients_too_near_to_fp64_are_no_fp8():
+    small = small_preset(presets.resolve("tiny_cpu", ["training.linear=fp8"]).preset)
+    truth = Evidence(rank=0, loss_sums=[2.0], num_labels=[1], grad_norms=[1.0])
+    seen = Evidence(rank=0, loss_sums=[2.004], num_labels=[1], grad_norms=[1.02])
+    found = {gap: verification.oracle(small, {"q_proj": gap}, truth, [seen]) for gap in (0.5, 0.09, 1e-7)}
+    assert [check.status for check in found.values()] == ["failed", "passed", "failed"]
+    assert "no product ran in FP8 rowwise" in found[1e-7].worst
+    assert verification.oracle(PRESET, {"q_proj": 0.09}, truth, [seen]).status == "failed"
+    assert verification.parity(small, {"q_proj": 1e-4}, [seen], [seen]).status == "passed"
+    assert verification.parity(PRESET, {"q_proj": 1e-4}, [seen], [seen]).status == "failed"
+
+
+@pytest.mark.parametrize(("recipe", "may_move"), [("rowwise", 0), ("mxfp8", 0), ("tensorwise", 1e-3)])
+def test_only_a_scale_of_the_whole_tensor_lets_later_tokens_move_earlier_ones(recipe, may_move):
+    sets = ["training.linear=fp8", f"training.fp8_recipe={recipe}", "hardware.gpu=B200-SXM-180GB"]
+    small = small_preset(presets.resolve("llama3_8b_8k", sets).preset)
+    assert verification.bounds(small).causality == may_move
+
+
+def test_a_verification_in_blocks_has_heads_of_whole_blocks():
+    sets = ["training.linear=fp8", "training.fp8_recipe=mxfp8", "hardware.gpu=B200-SXM-180GB"]
+    small = small_preset(presets.resolve("llama3_8b_8k", sets).preset)
+    assert small.model.head_dim == 32
+    assert mesh_problems(small) == []

@@ -126,6 +126,16 @@ def test_products_take_what_the_planner_says_of_their_shape():
     assert seconds(_record(Kind.GEMM, "gemm bf16", 1, 1, 1, 1)) == LEAST_S
 
 
+def test_a_product_in_fp8_runs_at_the_same_share_of_the_fp8_peak():
+    seconds, machine, _ = _durations()
+    rate = machine.gpu.fp8_tflops * 1e12 * machine.constants.gemm_share
+    stream = machine.gpu.memory_gb_per_s * 1e9 * machine.constants.stream_share
+    m, n, k = 8192, 4096, 4096
+    expected = 2 * m * n * k / rate + (m * k + k * n + 2 * m * n) / stream
+    assert machine.gpu.fp8_tflops == pytest.approx(2 * machine.gpu.bf16_tflops, rel=1e-3)
+    assert seconds(_record(Kind.GEMM, "gemm fp8", m, n, k, 1)) == pytest.approx(expected)
+
+
 def test_attention_takes_what_the_planner_says_of_its_grids_shape():
     seconds, machine, _ = _durations()
     speed = next(s for s in machine.constants.attention if (s.kernel, s.head_dim) == ("flash2", 128))

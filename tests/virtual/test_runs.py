@@ -54,6 +54,24 @@ def test_one_rank_of_a_world_runs_under_both_engines(installed, tmp_path, engine
     assert rows.from_result(result).tgs is None
 
 
+@pytest.mark.parametrize(
+    ("gpu", "recipe"),
+    [("H100-SXM5-80GB", "rowwise"), ("H100-SXM5-80GB", "tensorwise"), ("B200-SXM-180GB", "mxfp8")],
+)
+def test_fp8_products_pass_torchs_own_checks_and_are_all_there(installed, tmp_path, gpu, recipe):
+    sets = [*SMALL, f"hardware.gpu={gpu}"]
+    plain = _run(tmp_path / "plain", "llama3_8b_128k", *sets, gpu=gpu)
+    fp8 = [*sets, "training.linear=fp8", f"training.fp8_recipe={recipe}"]
+    result = _run(tmp_path / "fp8", "llama3_8b_128k", *fp8, gpu=gpu)
+    assert result.status == "virtual", result.failure
+    assert result.linear == f"FP8 {recipe}"
+    assert result.virtual.gemms == plain.virtual.gemms
+    assert result.virtual.gemm_tflop == pytest.approx(plain.virtual.gemm_tflop)
+    assert result.virtual.clock.by_kind["products"] < plain.virtual.clock.by_kind["products"]
+    peak = max(peak.allocated_gib or 0.0 for peak in result.virtual.peaks)
+    assert peak == pytest.approx(result.virtual.mem_planned_gib, rel=0.03)
+
+
 def test_one_rank_of_512_starts(installed, tmp_path):
     result = _run(tmp_path, "llama3_1b_8k", *SMALL, "hardware.num_gpus=512", rank=300)
     assert result.status == "virtual", result.failure

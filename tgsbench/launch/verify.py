@@ -22,6 +22,7 @@ from tgsbench.launch.evidence_runs import EvidenceRun, Runs, Say, WantedRun, gat
 from tgsbench.launch.rehearse import shrunken
 from tgsbench.launch.watch import StopSignals
 from tgsbench.metrics import verification
+from tgsbench.presets.fp8 import MULTIPLE
 from tgsbench.schema.preset import Measure, Parallel, Preset
 from tgsbench.schema.verify import Check, CheckName, Verification
 from tgsbench.system.scratch import scratch_folder
@@ -60,9 +61,10 @@ def small_preset(preset: Preset) -> Preset:
     has_fewer = preset.ring > 1 or preset.model.num_kv_heads < preset.parallel.sp
     sp = min(preset.parallel.sp, 4 if has_fewer else 2)
     world = sp * min(2, preset.dp)
-    small = shrunken(preset, sp, world, "cpu", _SEQ_LEN // sp, _HEAD_DIM, _KV_HEADS_PER_CALL)
+    head_dim = max(_HEAD_DIM, MULTIPLE[preset.training.fp8_recipe]) if preset.linear else _HEAD_DIM
+    small = shrunken(preset, sp, world, "cpu", _SEQ_LEN // sp, head_dim, _KV_HEADS_PER_CALL)
     if (calls := most_attention_calls(small)) > 1:
-        small = shrunken(preset, sp, world, "cpu", _SEQ_LEN // sp, _HEAD_DIM, _KV_HEADS_PER_CALL * calls)
+        small = shrunken(preset, sp, world, "cpu", _SEQ_LEN // sp, head_dim, _KV_HEADS_PER_CALL * calls)
     training = small.training
     return replace(
         small,
@@ -133,7 +135,9 @@ def require(small: Preset) -> None:
 def peer_of(preset: Preset) -> str:
     """The other native engine if it is installed and trains such models, else nothing."""
     other = _other(preset.engine.name)
-    families = registry.find_engine(other).families
+    families, options = registry.find_engine(other).families, registry.find_engine(other).options
+    if preset.linear and not options.has_fp8:
+        return ""
     if families and preset.model.family not in families:
         return ""
     return "" if availability.missing_packages(other) else other
@@ -184,10 +188,11 @@ def describe(small: Preset) -> str:
     """The shrunken model and mesh in one line."""
     model = small.model
     mask = "document mask" if small.workload.document_mask else "no document mask"
+    products = f" with {small.linear} products emulated" if small.linear else ""
     return (
         f"{model.num_layers} layers, {model.num_query_heads}:{model.num_kv_heads} heads, "
         f"length {small.workload.seq_len}, sp {small.parallel.sp}{_sharing(small)} x dp {small.dp} "
-        f"on CPU ranks, fp32, checkpointing {small.training.checkpointing}, {mask}"
+        f"on CPU ranks, fp32{products}, checkpointing {small.training.checkpointing}, {mask}"
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from tgsbench import units
 from tgsbench.live.headline import Headline, RunView
 from tgsbench.live.stragglers import SLOW_RATIO, SLOW_STEPS
+from tgsbench.metrics import figures
 from tgsbench.models.flops import FORMULAS, flops_per_token
 from tgsbench.presets.catalog import find_gpu
 from tgsbench.schema.collective_kinds import KINDS
@@ -63,8 +64,9 @@ TEXTS: dict[str, Explanation] = {
     "mfu": Explanation(
         "MFU — model FLOPs utilisation",
         "Share of the GPU's dense bf16 peak that the model's own FLOPs use; recomputation does not count. "
+        "Where the layers' products run in FP8 it is the FP8 peak, although attention and head do not. "
         "A device without a known peak has none.",
-        "MFU = TFLOPs in the model convention / dense bf16 peak",
+        "MFU = TFLOPs in the model convention / dense bf16 peak, or FP8 peak",
         "PaLM paper, appendix B; causal attention counted once, as Megatron-LM does",
     ),
     "step_s": Explanation(
@@ -258,9 +260,14 @@ def _verdict_inputs(view: RunView, headline: Headline) -> list[tuple[str, str]]:
 
 def _mfu_inputs(view: RunView, headline: Headline) -> list[tuple[str, str]]:
     gpu = find_gpu(headline.device)
-    peak = f"{gpu.bf16_tflops:g} TFLOPs ({gpu.source})" if gpu else "unknown, and none is guessed"
-    model = headline.tflops.get("model")
-    return [("model TFLOPs", _rate(model)), ("device", headline.device), ("peak", peak)]
+    linear, model = view.plan.preset.linear, headline.tflops.get("model")
+    peak = "unknown, and none is guessed"
+    if gpu and figures.peak_tflops(gpu, linear):
+        peak = f"{figures.peak_tflops(gpu, linear):g} TFLOPs of {linear or 'bf16'} ({gpu.source})"
+    inputs = [("model TFLOPs", _rate(model)), ("device", headline.device), ("peak", peak)]
+    if linear and (of_bf16 := figures.mfu(model, gpu)) is not None:
+        inputs.append(("of the bf16 peak", units.percent(of_bf16)))
+    return inputs
 
 
 def _step_inputs(view: RunView, headline: Headline) -> list[tuple[str, str]]:

@@ -130,7 +130,7 @@ class RunView:
                 reference.compare_with_published(preset, self.device, tgs, row) for row in self.references
             ),
             tflops=tflops,
-            mfu=figures.mfu(tflops.get("model"), find_gpu(self.device)),
+            mfu=figures.mfu(tflops.get("model"), find_gpu(self.device), preset.linear),
             device=self.device,
             attended_len=attended,
             phase=live.phase,

@@ -80,7 +80,7 @@ def emulation(
         tgs_low=figures.tgs_of_gpu(tokens_per_gpu, high_s + comm_s * (1 + _COMMUNICATION_ERROR)),
         tgs_high=figures.tgs_of_gpu(tokens_per_gpu, low_s + comm_s * (1 - _COMMUNICATION_ERROR)),
         tflops=tflops,
-        mfu=figures.mfu(tflops["model"], find_gpu(device)),
+        mfu=figures.mfu(tflops["model"], find_gpu(device), preset.linear),
         problems=_problems(preset, by_depth, forecast),
         mem_measured_gib=_peaks_gib(preset, by_depth),
         mem_projected_gib=_projected_gib(preset, by_depth),

@@ -75,12 +75,18 @@ def kernel_tflops(flops: float, duration_ns: float) -> float | None:
     return flops / duration_ns / 1e3 if flops and duration_ns else None
 
 
-def mfu(tflops_model: float | None, gpu: GpuSpec | None) -> float | None:
-    """TFLOPs in the `model` convention / dense bf16 peak of the GPU.
+def mfu(tflops_model: float | None, gpu: GpuSpec | None, linear: str = "") -> float | None:
+    """TFLOPs in the `model` convention / dense peak of the GPU: of bf16, or of FP8 where `linear` is in it.
 
     None without a speed, and for an unknown GPU: no peak is guessed. Source: PaLM paper, appendix B.
     """
-    return None if tflops_model is None or gpu is None else tflops_model / gpu.bf16_tflops
+    peak = None if gpu is None else peak_tflops(gpu, linear)
+    return tflops_model / peak if tflops_model is not None and peak else None
+
+
+def peak_tflops(gpu: GpuSpec, linear: str) -> float:
+    """Dense peak of what the layers' products run in; 0 where that of FP8 is not known."""
+    return gpu.fp8_tflops if linear else gpu.bf16_tflops
 
 
 def tflops_at_mfu(utilisation: float, gpu: GpuSpec) -> float:

@@ -13,7 +13,7 @@ from typing import Final
 from msgspec import Struct, field
 
 from tgsbench import units
-from tgsbench.metrics import clock
+from tgsbench.metrics import clock, figures
 from tgsbench.metrics.packs import PackLedger
 from tgsbench.metrics.step_total import StepTotal
 from tgsbench.models.spec import num_parameters
@@ -119,7 +119,8 @@ def _mfu(m: Measured) -> str:
         return ""
     if m.gpu is None or m.mfu is None:
         raise NotChecked(f"no peak is known for {m.device!r}")
-    return f"{m.mfu:.0%} of the {m.gpu.bf16_tflops:g} TFLOPs that the GPU can do" if m.mfu > 1 else ""
+    peak = figures.peak_tflops(m.gpu, m.preset.linear)
+    return f"{m.mfu:.0%} of the {peak:g} TFLOPs that the GPU can do" if m.mfu > 1 else ""
 
 
 def _link_rate(m: Measured) -> str:

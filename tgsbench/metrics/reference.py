@@ -35,6 +35,7 @@ def differences(preset: Preset, device: str, row: ReferenceRow) -> list[str]:
         ("GPU", gpu.name if gpu else device, row.gpu),
         ("GPUs", preset.world_size, row.num_gpus),
         ("sequence length", preset.workload.seq_len, row.seq_len),
+        ("products", preset.linear or "bf16", "bf16"),
         ("document mask", preset.workload.document_mask, row.document_mask),
     )
     return [f"{what} {ours}, published {theirs}" for what, ours, theirs in pairs if ours != theirs]

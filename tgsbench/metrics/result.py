@@ -175,6 +175,7 @@ def _described(manifest: Manifest, preset: Preset, observed: RunTotals, environm
         accumulation=preset.accumulation,
         micro_batch=preset.training.micro_batch,
         compute_dtype=preset.training.compute_dtype,
+        linear=preset.linear,
         model=preset.model,
         rehearsal_of=preset.rehearsal_of,
         work=work_digest(preset),
@@ -247,7 +248,9 @@ def _measure(result: Result, preset: Preset, steps: Sequence[StepTotal], observe
             preset.training.checkpointing,
             result.tgs.median,
         )
-        result.mfu = figures.mfu(result.tflops["model"], find_gpu(result.device))
+        gpu = find_gpu(result.device)
+        result.mfu = figures.mfu(result.tflops["model"], gpu, preset.linear)
+        result.mfu_bf16 = figures.mfu(result.tflops["model"], gpu) if preset.linear else None
     if not preset.is_external and steps:
         _check_physics(result, preset, observed)
     rows = load_references().get(preset.rehearsal_of or preset.name, [])

@@ -341,10 +341,18 @@ def _layer_working_set(work: StepWorkload) -> dict[str, float]:
     weights = d.layer_weights if work.whole_layers else run_here(work, d.mlp)[-1].size
     if work.ep > 1:
         made["expert_buffers"] = _EXPERT_ROWS * work.routed_bytes
+    if work.fp8:
+        made["fp8_operands"] = fp8_operands(work)
     return made | {
         "gathered_layers": _gathered(work),
         "weight_gradients": float(work.compute_bytes * weights),
     }
+
+
+def fp8_operands(work: StepWorkload) -> float:
+    """Both FP8 operands of a product in the MLP's backward, and its result before it is copied."""
+    d, tokens = work.dims, tile_tokens(work)
+    return float(tokens * (d.intermediate + d.hidden) + work.compute_bytes * d.mlp[-1].size)
 
 
 def ring_buffers(work: StepWorkload) -> float:

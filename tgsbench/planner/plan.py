@@ -17,7 +17,7 @@ from tgsbench.planner.verdict import HOST_GIB_PER_GPU, breaking_item, host_fits,
 from tgsbench.planner.workload import StepWorkload, work_of
 from tgsbench.presets import catalog
 from tgsbench.schema.forecast import Forecast, PlannedMemory, TgsRange, Verdict
-from tgsbench.schema.hardware import Constants
+from tgsbench.schema.hardware import Constants, GpuSpec
 from tgsbench.schema.preset import Preset
 from tgsbench.systems.costs import System
 from tgsbench.systems.registry import costs_of, find_system
@@ -152,7 +152,9 @@ def assemble(preset: Preset, numbers: Estimate) -> Forecast:
         time=times,
         hidden={} if time is None else {name: s for name, s in time.hidden.items() if s > 0},
         tflops=tflops,
-        mfu=figures.mfu(tflops.get("model"), None if on_cpu else machine.gpu),
+        mfu=figures.mfu(tflops.get("model"), None if on_cpu else machine.gpu, preset.linear),
+        mfu_bf16=_of_bf16(preset, tflops, None if on_cpu else machine.gpu),
+        linear=preset.linear,
         memory=_planned(numbers, items),
         verdict=numbers.verdict,
         reason=_reason(numbers),
@@ -160,6 +162,11 @@ def assemble(preset: Preset, numbers: Estimate) -> Forecast:
         terms=term_sources(work, machine, times, items),
         notes=_notes(preset, numbers) + _host_note(numbers),
     )
+
+
+def _of_bf16(preset: Preset, tflops: dict[str, float], gpu: GpuSpec | None) -> float | None:
+    """MFU over the bf16 peak beside that over the peak of FP8."""
+    return figures.mfu(tflops.get("model"), gpu) if preset.linear else None
 
 
 def tgs_range(numbers: Estimate) -> tuple[TgsRange | None, str]:
@@ -262,6 +269,11 @@ def _notes(preset: Preset, numbers: Estimate) -> list[str]:
         notes.append(f"{system.name} has no sequence parallelism: sp={preset.parallel.sp} cannot run on it")
     if preset.workload.document_mask:
         notes.append("attention length under the document mask: that of Alpaca samples, 140 tokens")
+    if preset.linear:
+        notes.append(
+            f"{preset.linear} products at {constants.fp8_gain if constants else 1.0:.2f}x the bf16 rate: of "
+            "published rows, whose casts are compiled; here casts are kernels of their own"
+        )
     if preset.engine.compile or preset.engine.liger:
         notes.append("fused kernels: traffic by formula, no row to check it on")
     return notes

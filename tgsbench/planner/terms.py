@@ -67,6 +67,7 @@ _MEMORY = {
     "activations": "L · what autograd saves of a layer, no checkpointing",
     "layer_activations": "what autograd saves of one recomputed layer, and the gradients on their way",
     "all_to_all_buffers": "received q, k and v, and the output that came back",
+    "fp8_operands": "s·(i+h)·1 + h·i·2 bytes: operands of one product in FP8, its result before it is copied",
     "ring_buffers": "keys and values of a ring at hand and coming, their fp32 gradients, fp32 gradient of q",
     "expert_buffers": "tokens sent to and come for experts, their results, and gradients of these",
     "loss": "logits, final norm, the head's weight and its gradient",
@@ -102,6 +103,9 @@ def _memory(name: str, work: StepWorkload) -> TermSource:
 def _time(name: str, work: StepWorkload, machine: Machine) -> TermSource:
     formula, constant = _TIME[name]
     value, source = _constant(constant, work, machine)
+    if name == "gemm" and work.fp8:
+        gain, of_gain = _constant("fp8_gain", work, machine)
+        formula, value, source = f"{formula}; peak·fp8_gain", f"{value}, {gain}", f"{source}; {of_gain}"
     return TermSource(formula=formula, constant=value, source=source)
 
 

@@ -132,6 +132,7 @@ def work_of(
         whole_layers=runs_whole_layers(preset) and system in (None, find_system(engine.name)),
         loss_chunk_tokens=engine.loss_chunk_tokens,
         compute_bytes=2 if preset.training.compute_dtype == "bfloat16" else 4,
+        fp8=bool(preset.linear),
         kernel=kernel,
         on_cpu=on_cpu,
     )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 from tgsbench.presets.data_names import corpus_kind
-from tgsbench.schema.preset import EngineOptions, Preset, Workload
+from tgsbench.schema.preset import EngineOptions, Preset, Training, Workload
 
 SET: Final = "--set"
 """Origin of a value that was given on the command line."""
@@ -71,6 +71,13 @@ CONDITIONS: Final = (
             _workload(key),
         )
         for key in ("map_batch_size", "map_num_proc")
+    ),
+    Condition(
+        "training.fp8_recipe",
+        "training.linear",
+        lambda p: p.training.linear == "fp8",
+        "--set training.linear=fp8",
+        lambda p: p.training.fp8_recipe == Training().fp8_recipe,
     ),
     Condition(
         "engine.loss_chunk_tokens",

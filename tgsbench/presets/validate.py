@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from tgsbench.errors import nearest
 from tgsbench.models.registry import family_names, find_family, is_family
 from tgsbench.presets.data_names import CORPORA, corpus_kind
+from tgsbench.presets.fp8 import fp8_problems
 from tgsbench.schema.preset import Preset, Training, Workload
 from tgsbench.systems import registry
 
@@ -19,8 +20,13 @@ def mesh_problems(preset: Preset) -> list[str]:
     problems += _training_problems(preset.training)
     if problems:
         return problems
-    meshes = [*_sp_problems(preset), *_shard_problems(preset), *_expert_problems(preset)]
-    return [*meshes, *_engine_problems(preset)]
+    found = [
+        *_sp_problems(preset),
+        *_shard_problems(preset),
+        *_expert_problems(preset),
+        *_engine_problems(preset),
+    ]
+    return found or fp8_problems(preset)
 
 
 def valid_sp(preset: Preset) -> list[int]:

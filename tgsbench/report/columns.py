@@ -14,10 +14,12 @@ from tgsbench.report.comparison import (
     no_figure,
     own_text,
     start_up_text,
+    system_text,
     tflops_text,
     usd_text,
 )
 from tgsbench.report.document import ReportEntry, ReportTable, brand
+from tgsbench.report.forecast import mfu_text
 from tgsbench.results.rows import Row, model_mfu
 
 
@@ -65,7 +67,7 @@ def _verdicts(entry: ReportEntry) -> str:
 
 
 _MEASURED = [
-    Column("engine", lambda e: e.measured.system if e.measured else ""),
+    Column("engine", lambda e: system_text(e.measured) if e.measured else ""),
     Column("measured TGS", lambda e: _tgs(e.measured)),
     Column("95 % interval", lambda e: _interval(e.measured)),
     Column("TFLOPs", lambda e: _tflops(e.measured)),
@@ -118,8 +120,7 @@ def _tflops(row: Row | None) -> str:
 
 
 def _mfu(row: Row | None, entry: ReportEntry) -> str:
-    mfu = model_mfu(row, entry.model) if row is not None else None
-    return units.percent(mfu, 1) if mfu is not None else ""
+    return "" if row is None else mfu_text(model_mfu(row, entry.model), row.mfu_bf16, 1)
 
 
 def _memory(row: Row | None) -> str:

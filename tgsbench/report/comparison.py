@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from tgsbench import units
 from tgsbench.metrics.ratio import Interval, Ratio
 from tgsbench.models.flops import XTUNER
-from tgsbench.report.forecast import forecast_text
+from tgsbench.report.forecast import forecast_text, mfu_text
 from tgsbench.results.compare import Comparison, Difference
 from tgsbench.results.rows import Row
 
@@ -57,6 +57,11 @@ def tflops_text(row: Row) -> str:
     return f"{figure_text(row.tflops[name], row)} {name}" if name else ""
 
 
+def system_text(row: Row) -> str:
+    """Engine or system, and FP8 where products run in it."""
+    return f"{row.system}, {row.linear}" if row.linear else row.system
+
+
 class _Column(NamedTuple):
     title: str
     cell: Callable[[Row], str]
@@ -65,14 +70,14 @@ class _Column(NamedTuple):
 
 _COLUMNS: Final = (
     _Column("", lambda row: row.label, right=False),
-    _Column("system", lambda row: row.system, right=False),
+    _Column("system", system_text, right=False),
     _Column("GPUs", lambda row: f"{row.num_gpus} x {row.gpu}" if row.num_gpus else row.gpu, right=False),
     _Column("length", lambda row: units.length(row.seq_len) if row.seq_len else ""),
     _Column("sp", lambda row: str(row.sp or "")),
     _Column("TGS", _tgs),
     _Column("95 % interval", lambda row: interval_text(row.ci95)),
     _Column("TFLOPs", tflops_text),
-    _Column("MFU", lambda row: units.percent(row.mfu) if row.mfu is not None else ""),
+    _Column("MFU", lambda row: mfu_text(row.mfu, row.mfu_bf16)),
     _Column("memory", lambda row: f"{row.mem_peak_gib:.1f} GiB" if row.mem_peak_gib else ""),
 )
 """Columns of `tgsbench compare`, from the left."""

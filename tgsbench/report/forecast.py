@@ -23,6 +23,14 @@ def forecast_text(forecast: Forecast | None, measured_tgs: float | None = None) 
     return "; ".join(parts)
 
 
+def mfu_text(mfu: float | None, of_bf16: float | None = None, decimals: int | None = None) -> str:
+    """An MFU; over the FP8 peak, that over the bf16 peak stands beside it. Empty without any."""
+    parts = [] if mfu is None else [units.percent(mfu, decimals)]
+    if of_bf16 is None:
+        return "".join(parts)
+    return ", ".join([*(f"{part} of FP8" for part in parts), f"{units.percent(of_bf16, decimals)} of bf16"])
+
+
 def cost_text(cost: Cost | None) -> str:
     """GPU-hours of a billion tokens, USD where a price is said, energy where power was measured."""
     if cost is None:

@@ -78,7 +78,7 @@ _FIELDS = (
     "config", "model", "gpu", "num_gpus", "seq_len", "sp", "kind", "system", "label", "status", "tgs",
     "tgs_low", "tgs_high", "n", "tflops_xtuner", "tflops_model", "mfu", "mem_gib", "document_mask",
     "checkpointing", "source", "versions", "integrity", "disturbed", "gpu_hours_per_1b_tokens",
-    "usd_per_1b_tokens", "kwh_per_1b_tokens",
+    "usd_per_1b_tokens", "kwh_per_1b_tokens", "linear", "mfu_bf16",
 )  # fmt: skip
 
 
@@ -102,6 +102,7 @@ def _csv_row(entry: ReportEntry, row: Row) -> list[object]:
         row.tflops.get("model"), model_mfu(row, entry.model), row.mem_peak_gib, row.document_mask,
         row.checkpointing, row.source, _versions(row), row.integrity, "; ".join(row.disturbances[-1:]),
         *((row.cost.gpu_hours, row.cost.usd, row.cost.kwh) if row.cost else (None, None, None)),
+        row.linear, row.mfu_bf16,
     ]  # fmt: skip
     return [_csv_cell(cell) for cell in cells]
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tgsbench import units
-from tgsbench.report.forecast import cost_text
+from tgsbench.report.forecast import cost_text, mfu_text
 from tgsbench.schema.forecast import Advice, Forecast, TgsRange
 from tgsbench.systems.registry import find_engine
 from tgsbench.systems.zero import ZeroOptions
@@ -26,11 +26,13 @@ _WIDTH = 110
 def plan_lines(plan: Forecast) -> list[str]:
     """Verdict first, then TGS, memory and time by item with where each comes from."""
     sharing = f" ({plan.sharing})" if plan.sharing else ""
+    products = f", {plan.linear} products" if plan.linear else ""
+    ways = f"{plan.engine}, attention {plan.kernel}, checkpointing {plan.checkpointing}{products}"
     mesh = f"{plan.num_gpus} x {plan.gpu}: dp {plan.dp} x sp {plan.sp}{sharing}, network: {plan.link}"
     lines = [
         f"{'preset':<11} {plan.preset}, {units.length(plan.seq_len)} tokens",
         f"{'machine':<11} {mesh}",
-        f"{'engine':<11} {plan.engine}, attention {plan.kernel}, checkpointing {plan.checkpointing}",
+        f"{'engine':<11} {ways}",
         f"{'verdict':<11} {plan.verdict}: {plan.reason}",
         *_speed(plan),
         *(f"{'note':<11} {note}" for note in plan.notes),
@@ -54,7 +56,8 @@ def _speed(plan: Forecast) -> list[str]:
         why = "none: it does not fit" if plan.verdict == "out of memory" else "not predicted"
         return [f"{'TGS':<11} {why}"]
     tflops = ", ".join(f"{units.rate(value)} {name}" for name, value in plan.tflops.items())
-    mfu = f" (MFU {units.percent(plan.mfu)})" if plan.mfu is not None else ""
+    text = mfu_text(plan.mfu, plan.mfu_bf16)
+    mfu = f" (MFU {text})" if text else ""
     return [
         f"{'TGS':<11} {range_text(plan.tgs)} tokens/GPU/s; error bar: {plan.error_bar}",
         f"{'TFLOPs':<11} {tflops}{mfu}",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from tgsbench import units
 from tgsbench.models.spec import num_parameters
-from tgsbench.report.forecast import cost_text, forecast_text
+from tgsbench.report.forecast import cost_text, forecast_text, mfu_text
 from tgsbench.results.rows import Row, from_result, priced
 from tgsbench.schema.run import CallCount, Packing, PhasePeak, ReferenceVerdict, Result, Virtual
 
@@ -23,7 +23,7 @@ def summary_lines(result: Result, price: float | None = None) -> list[str]:
         ("preset", _preset(result)),
         ("changed", " ".join(f"--set {shlex.quote(change)}" for change in result.changed)),
         ("model", _model(result)),
-        ("engine", f"{result.engine}, attention {result.attention}, checkpointing {result.checkpointing}"),
+        ("engine", _engine(result)),
         ("mesh", _mesh(result)),
         ("TGS", tgs_text(result) if result.emulated is None and result.virtual is None else ""),
         *_emulated(result),
@@ -226,12 +226,8 @@ def _tflops(result: Result) -> str:
     figures = ", ".join(f"{units.rate(value)} {name}" for name, value in result.tflops.items())
     if not figures:
         return ""
-    mfu = (
-        f"MFU {units.percent(result.mfu)}"
-        if result.mfu is not None
-        else "no MFU: no peak known for this device"
-    )
-    return f"{figures} ({mfu})"
+    mfu = mfu_text(result.mfu, result.mfu_bf16)
+    return f"{figures} ({f'MFU {mfu}' if mfu else 'no MFU: no peak known for this device'})"
 
 
 def _claimed(result: Result) -> str:
@@ -278,6 +274,12 @@ def _long_documents(packing: Packing) -> str:
         return ""
     done = f"{packing.tokens_left_out:,} tokens left out" if packing.tokens_left_out else "in pieces"
     return f"; {units.counted(packing.num_long, 'document')} longer than a pack, {done}"
+
+
+def _engine(result: Result) -> str:
+    text = f"{result.engine}, attention {result.attention}, checkpointing {result.checkpointing}"
+    emulated = ", emulated" if result.device == "cpu" else ""
+    return f"{text}, {result.linear} products of projections{emulated}" if result.linear else text
 
 
 def _mesh(result: Result) -> str:

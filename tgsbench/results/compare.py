@@ -200,6 +200,16 @@ def _sharing(a: Row, b: Row) -> Difference | None:
     return Difference(what="sharing", a=a.sharing or "as usual", b=b.sharing or "as usual", blocks=False)
 
 
+def _linear(a: Row, b: Row) -> Difference | None:
+    """FP8 against bf16 is no ratio of speed alone; two recipes of FP8 are compared, and named."""
+    if a.linear == b.linear or None in (a.linear, b.linear):
+        return None
+    names = [row.linear or row.dtype or "compute dtype" for row in (a, b)]
+    one_is_not = not (a.linear and b.linear)
+    why = "FP8 gives up digits for speed" if one_is_not else ""
+    return Difference(what="products", a=names[0], b=names[1], blocks=one_is_not, why=why)
+
+
 def _field(
     what: str, of: Callable[[Row], Any], blocks: bool, show: Callable[[Any], str] = str, why: str = ""
 ) -> _Rule:
@@ -286,6 +296,7 @@ _RULES: tuple[_Rule, ...] = (
     _field("tokens per step", lambda r: r.tokens_per_step, True, lambda n: f"{n:,}"),
     _padding,
     _field("compute dtype", lambda r: r.dtype, True),
+    _linear,
     _corpus,
     _field("engine", lambda r: r.system, False),
     _field("sequence parallel", lambda r: r.sp, False),

@@ -15,7 +15,7 @@ from tgsbench.safe_files import harmless_json, read_regular
 from tgsbench.schema.run import Result
 from tgsbench.store.run_dir import RunDir, created_unix, write_atomic
 
-VERSION = 5
+VERSION = 6
 _NAME = ".index.json"
 _MAX_BYTES = 1 << 30
 Stamp = tuple[int, int, int, int]
@@ -29,6 +29,8 @@ class Summary(Struct, frozen=True, kw_only=True, gc=False):
     status: str
     preset: str = ""
     engine: str = ""
+    linear: str = ""
+    """What products of projections run in, where that is FP8."""
     tgs: float | None = None
     n: int = 0
     seq_len: int = 0
@@ -156,6 +158,7 @@ def summarize(run: RunDir) -> Summary:
         status=item.status,
         preset=item.preset,
         engine=item.engine,
+        linear=item.linear,
         tgs=item.tgs.median,
         n=item.tgs.n,
         seq_len=item.seq_len,

@@ -81,6 +81,7 @@ def row_of(group: str, found: Sequence[Result]) -> Row:
         repeats=len(figures),
         tflops=scaled(used[-1], mean),
         mfu=row.mfu * mean / figures[-1] if row.mfu is not None else None,
+        mfu_bf16=row.mfu_bf16 * mean / figures[-1] if row.mfu_bf16 is not None else None,
         mem_peak_gib=max((r.mem.peak_gib for r in used if r.mem.peak_gib), default=None),
         disturbances=[f"{r.run_id}: {r.disturbances[-1]}" for r in used if r.disturbances],
         remarks=_remarks(found, good, used),

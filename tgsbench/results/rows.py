@@ -50,6 +50,8 @@ class Row(Struct, frozen=True, kw_only=True):
     checkpointing: str = ""
     kernel: str = ""
     dtype: str = ""
+    linear: str | None = None
+    """Of a run or a plan, what products of projections run in, such as "FP8 rowwise"; empty: in `dtype`."""
     corpus: str = ""
     versions: dict[str, str] = {}
     tgs: float | None = None
@@ -58,6 +60,9 @@ class Row(Struct, frozen=True, kw_only=True):
     tflops: dict[str, float] = {}
     """By convention."""
     mfu: float | None = None
+    """Over the peak of what `linear` runs in."""
+    mfu_bf16: float | None = None
+    """Beside it, over the bf16 peak, where `linear` is in FP8."""
     mem_peak_gib: float | None = None
     mem_kind: str = ""
     cost: Cost | None = None
@@ -115,6 +120,7 @@ def from_result(result: Result, preset: Preset | None = None, label: str = "") -
         checkpointing=result.checkpointing,
         kernel=result.attention,
         dtype=result.compute_dtype or (preset.training.compute_dtype if preset else UNKNOWN),
+        linear=result.linear,
         corpus=result.corpus,
         versions=dict(result.environment.software),
         tgs=result.tgs.median,
@@ -122,6 +128,7 @@ def from_result(result: Result, preset: Preset | None = None, label: str = "") -
         samples=list(result.tgs.samples),
         tflops=dict(result.tflops),
         mfu=result.mfu,
+        mfu_bf16=result.mfu_bf16,
         mem_peak_gib=result.mem.peak_gib,
         mem_kind=result.mem.kind,
         power_w=result.power_w,
@@ -154,6 +161,7 @@ def from_reference(row: ReferenceRow, preset: Preset, label: str = "") -> Row:
         document_mask=row.document_mask,
         checkpointing=row.checkpointing,
         dtype=preset.training.compute_dtype,
+        linear="",
         tgs=row.tgs,
         tflops={row.tflops_convention: row.tflops} if row.tflops and row.tflops_convention else {},
         source=row.source,
@@ -182,10 +190,12 @@ def from_forecast(preset: Preset, forecast: Forecast, label: str = "") -> Row:
         share_padded=0.0,
         checkpointing=preset.training.checkpointing,
         dtype=preset.training.compute_dtype,
+        linear=preset.linear,
         tgs=tgs.estimate if tgs else None,
         ci95=(tgs.low, tgs.high) if tgs and tgs.low and tgs.high else None,
         tflops=dict(forecast.tflops),
         mfu=forecast.mfu,
+        mfu_bf16=forecast.mfu_bf16,
         mem_peak_gib=forecast.memory.total_gib,
         mem_kind="cuda",
         source="tgsbench plan",
@@ -222,4 +232,6 @@ def model_mfu(row: Row, model: ModelShape) -> float | None:
     gpu = find_gpu(row.gpu) if row.gpu else None
     if row.tgs is None or gpu is None or row.document_mask:
         return None
-    return figures.mfu(figures.tflops_in("model", model, float(row.seq_len), "none", row.tgs), gpu)
+    return figures.mfu(
+        figures.tflops_in("model", model, float(row.seq_len), "none", row.tgs), gpu, row.linear or ""
+    )

@@ -58,6 +58,10 @@ def _preset(summary: Summary) -> str:
     return preset or summary.run_id
 
 
+def _engine(summary: Summary) -> str:
+    return f"{summary.engine} FP8" if summary.linear else summary.engine
+
+
 def _why(summary: Summary) -> str:
     """One short line; a rehearsal says that it is one, `show` has the whole reason."""
     why = " ".join(summary.reason.split())
@@ -75,7 +79,7 @@ COLUMNS: Final[dict[str, RunColumn]] = {
     "run": RunColumn("run", lambda s: one_line(s.run_id), width=40),
     "status": RunColumn("status", lambda s: s.status, width=11, figure="status"),
     "preset": RunColumn("preset", _preset, width=20),
-    "engine": RunColumn("engine", lambda s: s.engine, width=9),
+    "engine": RunColumn("engine", _engine, width=9),
     "n": RunColumn("n", lambda s: s.n, width=5, right=True),
     "length": RunColumn("length", lambda s: s.seq_len, _length, width=6, right=True),
     "when": RunColumn("when", lambda s: s.created_unix, _when, width=11),

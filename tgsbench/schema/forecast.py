@@ -91,6 +91,10 @@ class Forecast(Struct, frozen=True, kw_only=True):
     """Seconds of communication that goes on beside work, by kind; no part of step_s."""
     tflops: dict[str, float] = {}
     mfu: float | None = None
+    mfu_bf16: float | None = None
+    """Over the bf16 peak, where products run in FP8."""
+    linear: str = ""
+    """What products of the layers' projections run in; empty: in the compute dtype."""
     memory: PlannedMemory
     verdict: Verdict
     reason: str = ""

@@ -6,6 +6,9 @@ from typing import Literal
 
 from msgspec import Struct, field
 
+Fp8Recipe = Literal["rowwise", "tensorwise", "mxfp8"]
+"""What shares a scale: a row along the sum, a whole tensor, or 32 values along the sum."""
+
 
 class GpuSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One GPU model's datasheet figures."""
@@ -18,6 +21,10 @@ class GpuSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     multiprocessors: int = 0
     bf16_tflops: float
     """Dense bf16 tensor-core peak."""
+    fp8_tflops: float = 0.0
+    """Dense FP8 tensor-core peak, sums in fp32; 0: it has none, or none is known."""
+    fp8_recipes: list[Fp8Recipe] = []
+    """Kinds of scaling whose products torch has for it."""
     gemm_ceiling_tflops: float = 0.0
     """Best bf16 product that a public sweep of shapes reached (mamf-finder); 0: none known."""
     memory_gib: float

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal, Self
 
 from msgspec import Struct, field
 
+from tgsbench.schema.hardware import Fp8Recipe
 from tgsbench.schema.model import ModelShape as ModelShape  # re-exported: a preset holds one
 
 Attention = Literal["native", "alst"]
@@ -95,6 +96,8 @@ class EngineOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Can groups of ranks hold copies, and gradients be reduced in another type?"""
     has_expert_parallel: ClassVar[bool] = False
     """Can experts be shared out over ranks?"""
+    has_fp8: ClassVar[bool] = False
+    """Can products of its layers run in FP8?"""
 
     name: str = ""
     attention: Literal["auto", "native", "alst"] = "auto"
@@ -138,6 +141,11 @@ class Training(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     compute_dtype: Literal["bfloat16", "float32"] = "bfloat16"
     reduce_dtype: Literal["bfloat16", "float32"] = "float32"
     """What gradients are in while they are summed over ranks; never less than what they are computed in."""
+    linear: Literal["plain", "fp8"] = "plain"
+    """Products of the decoder layers' projections, forward and backward: in compute_dtype, or of operands in
+    FP8. Attention, norms, router, embedding, head, sums and weights stay what they are."""
+    fp8_recipe: Fp8Recipe = "rowwise"
+    """What shares a power-of-two scale: a row along the sum, a whole tensor, or 32 values along the sum."""
     lr: float = 2e-5
     beta1: float = 0.9
     beta2: float = 0.999
@@ -225,6 +233,11 @@ class Preset(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             "gradients summed in bfloat16" if self.reduce_dtype != "float32" else "",
         ]
         return ", ".join(filter(None, words))
+
+    @property
+    def linear(self) -> str:
+        """What products of the layers run in beside the compute dtype, in words; empty: in that."""
+        return f"FP8 {self.training.fp8_recipe}" if self.training.linear == "fp8" else ""
 
     @property
     def may_ring(self) -> bool:

@@ -413,6 +413,8 @@ class Result(Struct, kw_only=True):
     accumulation: int = 1
     micro_batch: int = 1
     compute_dtype: str = ""
+    linear: str = ""
+    """What products of the layers' projections run in, such as "FP8 rowwise"; empty: in the compute dtype."""
     model: ModelShape | None = None
     rehearsal_of: str = ""
     work: str = ""
@@ -425,7 +427,10 @@ class Result(Struct, kw_only=True):
     tflops: dict[str, float] = {}
     """TFLOPs per GPU by convention: xtuner, model, palm, hardware."""
     mfu: float | None = None
-    """`model` TFLOPs over the dense bf16 peak; None for a device without a known peak."""
+    """`model` TFLOPs over the dense peak, of FP8 where `linear` is in it, else of bf16; None for a device
+    without a known peak."""
+    mfu_bf16: float | None = None
+    """Beside it, over the bf16 peak, where `linear` is in FP8."""
     step_s: StepTime = field(default_factory=StepTime)
     mem: Memory = field(default_factory=Memory)
     power_w: float | None = None

@@ -8,6 +8,7 @@ import msgspec
 
 from tgsbench import units
 from tgsbench.models.flops import XTUNER
+from tgsbench.report.forecast import mfu_text
 from tgsbench.results import results
 from tgsbench.schema.run import Result
 from tgsbench.store.run_dir import RunDir
@@ -46,7 +47,7 @@ def markdown_row(result: Result) -> str:
         "95 % interval": interval,
         "n": str(tgs.n),
         f"TFLOPs ({XTUNER})": "-" if tflops is None else units.rate(tflops),
-        "MFU (model)": "-" if result.mfu is None else units.percent(result.mfu),
+        "MFU (model)": mfu_text(result.mfu, result.mfu_bf16) or "-",
     }
     rows = [list(cells), ["---"] * len(cells), [value.replace("|", "\\|") for value in cells.values()]]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"

@@ -10,6 +10,7 @@ from rich.text import Text
 from tgsbench import units
 from tgsbench.planner.search import Candidate, Found
 from tgsbench.presets import catalog
+from tgsbench.report.forecast import mfu_text
 from tgsbench.report.plan import range_text
 from tgsbench.schema.forecast import Forecast
 from tgsbench.tui.widgets.table import Row
@@ -40,7 +41,7 @@ def summary(plan: Forecast) -> Table:
 
 
 def _speed(plan: Forecast) -> str:
-    mfu = f", MFU {units.percent(plan.mfu)}" if plan.mfu is not None else ""
+    mfu = f", MFU {mfu_text(plan.mfu, plan.mfu_bf16)}" if plan.mfu is not None else ""
     return range_text(plan.tgs) + (" tokens/GPU/s" + mfu if plan.tgs else "")
 
 

@@ -197,6 +197,7 @@ def _facts(preset: Preset) -> list[tuple[str, str]]:
     heads = f"{m.num_query_heads} query and {m.num_kv_heads} KV heads"
     packs = units.counted(preset.packs_per_step, "pack")
     packs += f" in {units.counted(preset.accumulation, 'micro-step')}"
+    products = f", {preset.linear} products" if preset.linear else ""
     facts = [
         ("model", f"{m.name}: {m.num_layers} layers, h {m.hidden_size}, {heads}"),
         ("mesh", f"dp {preset.dp} · sp {preset.parallel.sp} = {where}"),
@@ -204,7 +205,7 @@ def _facts(preset: Preset) -> list[tuple[str, str]]:
         ("step", f"{packs}, {preset.tokens_per_step:,} tokens"),
         ("corpus", w.corpus + (f" × {w.concat}" if w.concat > 1 else "")),
         ("engine", f"{e.name}, attention {preset.attention}, kernel {e.kernel}"),
-        ("memory", f"checkpointing {t.checkpointing}, offload {e.offload}, {t.compute_dtype}"),
+        ("memory", f"checkpointing {t.checkpointing}, offload {e.offload}, {t.compute_dtype}{products}"),
         ("measures", f"{preset.measure.steps} steps after {preset.measure.warmup} of warm-up"),
         ("profile", preset.profile or "none"),
     ]

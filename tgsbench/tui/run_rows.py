@@ -13,6 +13,7 @@ from tgsbench import units
 from tgsbench.errors import TgsError
 from tgsbench.models.flops import XTUNER
 from tgsbench.report.comparison import figure_text
+from tgsbench.report.forecast import mfu_text
 from tgsbench.results import results, run_columns
 from tgsbench.results.compare import Comparison, compare, from_result
 from tgsbench.results.index import Summary
@@ -240,11 +241,11 @@ _FIELDS = (
     ("padding", lambda r: "-" if r.share_padded is None else units.percent(r.share_padded)),
     ("checkpointing", lambda r: _or_dash(r.checkpointing)),
     ("attention", lambda r: _or_dash(r.kernel)),
-    ("dtype", lambda r: _or_dash(r.dtype)),
+    ("dtype", lambda r: _or_dash(f"{r.dtype}, {r.linear} products" if r.linear else r.dtype)),
     ("corpus", lambda r: _or_dash(r.corpus)),
     (f"TFLOPs {XTUNER}", lambda r: figure_text(r.tflops[XTUNER], r) if XTUNER in r.tflops else "-"),
     ("TFLOPs model", lambda r: figure_text(r.tflops["model"], r) if "model" in r.tflops else "-"),
-    ("MFU", lambda r: "-" if r.mfu is None else units.percent(r.mfu)),
+    ("MFU", lambda r: mfu_text(r.mfu, r.mfu_bf16) or "-"),
     ("peak memory", lambda r: "-" if r.mem_peak_gib is None else f"{r.mem_peak_gib:.2f} GiB {r.mem_kind}"),
     ("steps", lambda r: _or_dash(len(r.samples))),
 )

@@ -136,6 +136,7 @@ def _settings(result: Result, preset: Preset) -> dict[str, bool | int | float | 
         "attention": result.attention,
         "document_mask": result.document_mask,
         "compute_dtype": result.compute_dtype,
+        "linear": result.linear,
         "corpus": result.corpus,
         "rehearsal_of": result.rehearsal_of,
     }

@@ -16,6 +16,7 @@ class Fsdp2Options(EngineOptions, frozen=True, kw_only=True, forbid_unknown_fiel
     has_ring: ClassVar[bool] = True
     has_copies: ClassVar[bool] = True
     has_expert_parallel: ClassVar[bool] = True
+    has_fp8: ClassVar[bool] = True
 
     name: str = "fsdp2"
     zero_stage: Literal[1, 2, 3] = 3

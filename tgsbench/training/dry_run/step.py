@@ -80,6 +80,12 @@ def _refuse(preset: Preset) -> None:
             hint="leave --trace out: the plan itself counts them, and --virtual-gpu runs them",
             exit_code=ExitCode.UNSUPPORTED,
         )
+    if preset.linear:
+        raise TgsError(
+            f"--trace runs products in the compute dtype, not {preset.linear}",
+            hint="leave --trace out: the plan itself counts them, and --virtual-gpu runs them",
+            exit_code=ExitCode.UNSUPPORTED,
+        )
     if preset.workload.document_mask:
         raise TgsError(
             "--trace has no documents to mask by: it runs no data",

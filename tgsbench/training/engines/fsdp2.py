@@ -22,6 +22,9 @@ from tgsbench.training.clipping import by_mesh, clip_gradients
 from tgsbench.training.engines.base import Batch, Engine, Note
 from tgsbench.training.model.build import CausalLM, build_meta, materialise, part_of, plain_parts
 from tgsbench.training.model.experts import EXPERT_LOAD, expert_modules, share_out
+from tgsbench.training.model.fp8 import require_fp8
+from tgsbench.training.model.fp8_linear import use_products
+from tgsbench.training.model.products import LayerProducts, fp8_products
 from tgsbench.training.model.whole_layer import WholeLayer
 from tgsbench.training.parallel.checkpointing import wrap_layer
 from tgsbench.training.parallel.mesh import ExpertMesh, SequenceMesh
@@ -53,6 +56,8 @@ class Fsdp2Engine:
             reason += f"; experts by grouped products{over}, {preset.training.routing} routing"
         if mesh.experts is not None:
             ALL_TO_ALL_COUNTER.expert_group = mesh.experts.group.group_name
+        if preset.linear:
+            reason += f"; {preset.linear} products of projections" + " emulated" * (device.type == "cpu")
         self.kernel = dataclasses.replace(self.kernel, reason=reason)
         materialise(self.model, device, preset.training.seed)
         self.optimizer = _optimizer(self.model, preset)
@@ -176,11 +181,14 @@ def _sharded_model(
     cut = _cut_of(decoder, mesh.shard_group.size())
     shard = functools.partial(fully_shard, mesh=mesh.fsdp, mp_policy=policy, shard_placement_fn=cut)
     stash = HostOffload(preset.model.hidden_size, device) if engine.activation_offload else None
+    products = _products(preset, device)
     for index, layer in enumerate(decoder.layers):
         if engine.compile:
             layer.compile()
         elif runs_whole_layers(preset):
-            layer = WholeLayer(layer, decoder.config, own, engine.tiled_mlp)
+            layer = WholeLayer(layer, decoder.config, own, engine.tiled_mlp, products)
+        elif preset.linear:
+            use_products(layer, products)
         wrapped = wrap_layer(layer, preset.training.checkpointing, stash)
         decoder.layers[index] = wrapped
         shard(wrapped, reshard_after_forward=engine.zero_stage == 3)
@@ -221,6 +229,14 @@ def _cut_of(owner: nn.Module, ranks: int) -> Callable[[nn.Parameter], Shard | No
         return Shard(1) if is_few and parameter.shape[1] % ranks == 0 else None
 
     return cut
+
+
+def _products(preset: Preset, device: torch.device) -> LayerProducts:
+    """How the layers multiply; raises TgsError on a GPU without FP8 where that is asked for."""
+    if not preset.linear:
+        return LayerProducts()
+    require_fp8(device, preset.training.fp8_recipe)
+    return fp8_products(preset.training.fp8_recipe)
 
 
 def _optimizer(model: nn.Module, preset: Preset) -> torch.optim.AdamW:

@@ -21,6 +21,7 @@ from tgsbench.errors import ExitCode, TgsError
 from tgsbench.install import pip_install
 from tgsbench.schema.preset import EngineOptions
 from tgsbench.training.model.cpu_bf16 import Fp32Linear
+from tgsbench.training.model.products import LayerProducts
 from tgsbench.training.model.tiled_mlp import TILE_TOKENS, tiled_mlp
 
 _plain_ropes: dict[ModuleType, Any] = {}
@@ -134,11 +135,12 @@ class TiledMLP(nn.Module):
     gate_proj: nn.Linear
     up_proj: nn.Linear
     down_proj: nn.Linear
+    products: LayerProducts | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., h] -> [..., h]."""
         weights = self.gate_proj.weight, self.up_proj.weight, self.down_proj.weight
-        return tiled_mlp(x, *weights, self.tile_tokens)
+        return tiled_mlp(x, *weights, self.tile_tokens, self.products)
 
 
 class LigerNorm(nn.Module):

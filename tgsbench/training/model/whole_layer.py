@@ -24,7 +24,8 @@ from tgsbench.systems.whole_layers import head_chunks
 from tgsbench.training.attention.attention import UlyssesAttention
 from tgsbench.training.attention.kept import AttentionGraph, KeptResults, attend_again, attend_keeping
 from tgsbench.training.model import fused_layers
-from tgsbench.training.model.cpu_bf16 import add_product, product
+from tgsbench.training.model.fp8 import Operand
+from tgsbench.training.model.products import LayerProducts
 from tgsbench.training.model.tiled_mlp import TILE_TOKENS, tiles_backward, tiles_forward
 from tgsbench.training.parallel.offload import HostOffload
 from tgsbench.training.parallel.tracing import span
@@ -62,7 +63,14 @@ class _Weights(NamedTuple):
 class WholeLayer(nn.Module):
     """Takes the place of a transformers layer that was built on the meta device."""
 
-    def __init__(self, layer: nn.Module, config: Any, attention: UlyssesAttention, tiled: bool) -> None:
+    def __init__(
+        self,
+        layer: nn.Module,
+        config: Any,
+        attention: UlyssesAttention,
+        tiled: bool,
+        products: LayerProducts | None = None,
+    ) -> None:
         super().__init__()
         sizes = {name: parameter.shape for name, parameter in layer.named_parameters()}
         assert sizes.keys() == set(PARTS), sizes.keys()
@@ -76,6 +84,7 @@ class WholeLayer(nn.Module):
         self.tile_tokens = TILE_TOKENS if tiled else 0
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_dim: int = self.shapes[0][0] // self.heads
+        self.products = products or LayerProducts()
         self.attention = attention
         self.sp = attention.group.size() if attention.group is not None else 1
         self.chunks = head_chunks(self.heads, self.kv_heads, self.sp)
@@ -128,6 +137,7 @@ class _Pass:
 
     def __init__(self, layer: WholeLayer, x: Tensor, flat: Tensor, cos: Tensor, sin: Tensor) -> None:
         self.layer, self.w = layer, layer.weights(flat)
+        self.of_inputs, self.of_gradients = layer.products.of_inputs, layer.products.of_gradients
         self.group = layer.attention.group
         self.shape = x.shape[:2]
         self.rows = x.flatten(0, 1)
@@ -169,21 +179,22 @@ class _Pass:
 
     def received(self, normed: Tensor) -> Iterator[Inputs]:
         """q, k and v of each chunk of heads, as they arrive."""
-        layer, w = self.layer, self.w
+        layer, w, given = self.layer, self.w, self.of_inputs.left(normed)
+        product = self.of_inputs.product
         if self.group is None:
-            q_and_k = self.split_heads(product(normed, w.rows(w.q, w.k).t()))
+            q_and_k = self.split_heads(product(given, w.rows(w.q, w.k).t()))
             q, k = self.rotated(q_and_k).split([layer.heads, layer.kv_heads], dim=2)
-            yield q, k, self.split_heads(product(normed, w.v.t()))
+            yield q, k, self.split_heads(product(given, w.v.t()))
             return
-        k, v = self.split_heads(product(normed, w.rows(w.k, w.v).t())).chunk(2, dim=2)
+        k, v = self.split_heads(product(given, w.rows(w.k, w.v).t())).chunk(2, dim=2)
         both = start_scatter([self.rotated(k), v], self.group, spans.A2A_PRE)
-        under_way = [self._send_q(normed, index) for index in range(layer.chunks)]
+        under_way = [self._send_q(given, index) for index in range(layer.chunks)]
         k, v = both()
         for index, arrive in enumerate(under_way):
             yield arrive()[0], self.chunk_of_kv(index, k), self.chunk_of_kv(index, v)
 
-    def _send_q(self, normed: Tensor, index: int) -> Arrival:
-        q = self.split_heads(product(normed, self.q_weight(index).t()))
+    def _send_q(self, given: Tensor | Operand, index: int) -> Arrival:
+        q = self.split_heads(self.of_inputs.product(given, self.q_weight(index).t()))
         return start_scatter([self.rotated(q)], self.group, spans.A2A_PRE)
 
     def attended(self, received: Iterable[Inputs], attend: Callable[[Inputs], Tensor]) -> list[Arrival]:
@@ -205,7 +216,10 @@ class _Pass:
         for index, out in enumerate(returned):
             keep.append(out)
             weight = self.o_weight(index).t()
-            hidden = product(out, weight) if hidden is None else add_product(hidden, out, weight)
+            if hidden is None:
+                hidden = self.of_inputs.product(out, weight)
+            else:
+                self.of_inputs.add_product(hidden, out, weight)
         assert hidden is not None
         return hidden.add_(self.rows)
 
@@ -215,16 +229,19 @@ class _Pass:
         normed, inverse = fused_layers.norm_forward(hidden, w.mlp_norm, self.layer.eps)
         if self.layer.tile_tokens:
             return _Mlp(hidden, normed, inverse)
-        gate, up = product(normed, w.gate.t()), product(normed, w.up.t())
+        given = self.of_inputs.left(normed)
+        gate, up = (self.of_inputs.product(given, weight.t()) for weight in (w.gate, w.up))
         return _Mlp(hidden, normed, inverse, gate, up)
 
     def output(self, mlp: _Mlp, in_place: bool) -> Tensor:
         """The layer's output [B, s, h]; `in_place`: nobody needs `hidden` any more."""
         w, hidden = self.w, mlp.hidden if in_place else mlp.hidden.clone()
         if mlp.gate is None or mlp.up is None:
-            hidden.add_(tiles_forward(mlp.normed, (w.gate, w.up, w.down), self.layer.tile_tokens))
+            hidden.add_(
+                tiles_forward(mlp.normed, (w.gate, w.up, w.down), self.layer.tile_tokens, self.of_inputs)
+            )
         else:
-            add_product(hidden, fused_layers.swiglu(mlp.gate, mlp.up), w.down.t())
+            self.of_inputs.add_product(hidden, fused_layers.swiglu(mlp.gate, mlp.up), w.down.t())
         return hidden.view(*self.shape, -1)
 
     # Backward
@@ -240,6 +257,7 @@ class _Pass:
     def _gated(self, grad: Tensor, mlp: _Mlp, to: _Weights) -> Tensor:
         assert mlp.gate is not None and mlp.up is not None
         # Made again and not kept: one [T, i] less beside the two gradients.
+        product, add_product = self.of_gradients.product, self.of_gradients.add_product
         product(grad.t(), fused_layers.swiglu(mlp.gate, mlp.up), to.down)
         grad_gate, grad_up = fused_layers.swiglu_backward(product(grad, self.w.down), mlp.gate, mlp.up)
         product(grad_gate.t(), mlp.normed, to.gate)
@@ -248,14 +266,17 @@ class _Pass:
 
     def _tiled_backward(self, grad: Tensor, mlp: _Mlp, to: _Weights) -> Tensor:
         weights = self.w.gate, self.w.up, self.w.down
-        grad_normed, sums = tiles_backward(mlp.normed, grad, weights, self.layer.tile_tokens)
+        grad_normed, sums = tiles_backward(
+            mlp.normed, grad, weights, self.layer.tile_tokens, self.layer.products
+        )
         for target, total in zip((to.gate, to.up, to.down), sums, strict=True):
             target.copy_(total)
         return grad_normed
 
     def send_output_gradients(self, grad: Tensor) -> list[Arrival]:
         """Gradients of attention's output, chunk by chunk on their way to the head-sharded side."""
-        gradients = (product(grad, self.o_weight(index)) for index in range(self.layer.chunks))
+        given, product = self.of_gradients.left(grad), self.of_gradients.product
+        gradients = (product(given, self.o_weight(index)) for index in range(self.layer.chunks))
         return [start_scatter([self.split_heads(each)], self.group, spans.A2A_POST) for each in gradients]
 
     def attention_backward(
@@ -278,17 +299,19 @@ class _Pass:
 
     def o_backward(self, grad: Tensor, returned: list[Tensor], to: _Weights) -> None:
         """Gradient of the output projection."""
+        given = self.of_gradients.left(grad.t())
         for index, out in enumerate(returned):
-            _write(self.chunk_of_o(index, to.o), grad.t(), out)
+            self._write(self.chunk_of_o(index, to.o), given, out)
 
     def qkv_backward(self, normed: Tensor, under_way: list[Arrival], both: Arrival, to: _Weights) -> Tensor:
         """Gradient [T, h] of the normed input, and of the three projections."""
         if self.group is None:
             return self._joint_backward(normed, [*under_way[0](), *both()], to)
+        product, add_product = self.of_gradients.product, self.of_gradients.add_product
         grad_normed: Tensor | None = None
         for index, arrive in enumerate(under_way):
             grad_q = self.rotated(arrive()[0], -1.0).flatten(0, 1).flatten(1)
-            _write(self.chunk_of_q(index, to.q), grad_q.t(), normed)
+            self._write(self.chunk_of_q(index, to.q), grad_q.t(), normed)
             weight = self.q_weight(index)
             if grad_normed is None:
                 grad_normed = product(grad_q, weight)
@@ -301,8 +324,15 @@ class _Pass:
 
     def _joint_backward(self, normed: Tensor, grads: list[Tensor], to: _Weights) -> Tensor:
         joint = self._joint_gradient(grads)
-        product(joint.t(), normed, to.rows(to.q, to.v))
-        return product(joint, self.w.rows(self.w.q, self.w.v))
+        self.of_gradients.product(joint.t(), normed, to.rows(to.q, to.v))
+        return self.of_gradients.product(joint, self.w.rows(self.w.q, self.w.v))
+
+    def _write(self, into: Tensor, a: Tensor | Operand, b: Tensor) -> None:
+        """a · b to a chunk of a weight's gradient, which may be strided."""
+        if into.is_contiguous():
+            self.of_gradients.product(a, b, into)
+        else:
+            into.copy_(self.of_gradients.product(a, b).view(into.shape))
 
     def _joint_gradient(self, parts: list[Tensor]) -> Tensor:
         """Gradients of projections side by side, the last of v, the others before RoPE: [T, (…)·d]."""
@@ -313,14 +343,6 @@ class _Pass:
             self.rotated(x, -1.0, into)
         last.copy_(parts[-1])
         return joint.view(len(self.rows), -1)
-
-
-def _write(into: Tensor, a: Tensor, b: Tensor) -> None:
-    """a · b to a chunk of a weight's gradient, which may be strided."""
-    if into.is_contiguous():
-        product(a, b, into)
-    else:
-        into.copy_(product(a, b).view(into.shape))
 
 
 class _Layer(torch.autograd.Function):
