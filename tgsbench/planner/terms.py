@@ -59,7 +59,7 @@ _MEMORY = {
     "activations": "L · what autograd saves of a layer, no checkpointing",
     "layer_activations": "what autograd saves of one recomputed layer, and the gradients on their way",
     "all_to_all_buffers": "received q, k and v, and the output that came back",
-    "fp8_operands": "s·i + h·i + s·h·2 bytes, or s·(i+h) + h·i·2: FP8 operands of a product, its result before it is added",
+    "fp8_operands": "s·i + h·i + 2·s·h bytes, or s·(i+h) + 2·h·i: FP8 operands of a product, and its result",
     "ring_buffers": "keys and values of a ring at hand and coming, their fp32 gradients, fp32 gradient of q",
     "loss": "logits, final norm, the head's weight and its gradient",
     "context_and_nccl": "0.5 GiB of CUDA context, 0.4 GiB per NCCL communicator; on a CPU 0.7 GiB of code",
