@@ -6,8 +6,6 @@ tensor of one micro-step's local tokens and width x in the compute precision.
 
 from __future__ import annotations
 
-import math
-
 from msgspec import Struct
 
 from tgsbench.planner.counts import exchange_bytes, run_here, tile_tokens
@@ -350,9 +348,15 @@ def _layer_working_set(work: StepWorkload) -> dict[str, float]:
 
 
 def fp8_operands(work: StepWorkload) -> float:
-    """Both FP8 operands of a product in the MLP's backward, and its result before it is copied."""
+    """Both FP8 operands of a product in the MLP's backward, and its result before it is added or copied.
+
+    The product is that of a weight's gradient, or that of the input's gradient by the second projection.
+    """
     d, tokens = work.dims, tile_tokens(work)
-    return float(tokens * (d.intermediate + d.hidden) + work.compute_bytes * d.mlp[-1].size)
+    weight, hidden = d.mlp[-1].size, tokens * d.hidden
+    of_weight = tokens * d.intermediate + hidden + work.compute_bytes * weight
+    of_input = tokens * d.intermediate + weight + work.compute_bytes * hidden
+    return float(max(of_weight, of_input))
 
 
 def ring_buffers(work: StepWorkload) -> float:
@@ -450,6 +454,5 @@ def _host_bytes(work: StepWorkload) -> float:
     if work.offload == "all":
         size += work.system.parameter_bytes * shard
     if work.activation_offload and work.checkpointing != "none":
-        # torch's pinned allocator rounds each block up to a power of two.
-        size += 2.0 ** math.ceil(math.log2(unit(work, work.dims.hidden))) * work.dims.num_layers
+        size += unit(work, work.dims.hidden) * work.dims.num_layers
     return size * ranks

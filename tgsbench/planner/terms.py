@@ -67,7 +67,7 @@ _MEMORY = {
     "activations": "L · what autograd saves of a layer, no checkpointing",
     "layer_activations": "what autograd saves of one recomputed layer, and the gradients on their way",
     "all_to_all_buffers": "received q, k and v, and the output that came back",
-    "fp8_operands": "s·(i+h)·1 + h·i·2 bytes: operands of one product in FP8, its result before it is copied",
+    "fp8_operands": "s·i + h·i + 2·s·h bytes, or s·(i+h) + 2·h·i: FP8 operands of a product, and its result",
     "ring_buffers": "keys and values of a ring at hand and coming, their fp32 gradients, fp32 gradient of q",
     "expert_buffers": "tokens sent to and come for experts, their results, and gradients of these",
     "loss": "logits, final norm, the head's weight and its gradient",
