@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tgsbench.schema.preset import ModelShape, Preset
+from tgsbench.systems.engines import fsdp2
 
 FAMILIES = frozenset({"llama"})
 """Families whose layers are norm, attention with RoPE, norm, SwiGLU, and nothing else."""
@@ -14,7 +15,7 @@ def runs_whole_layers(preset: Preset) -> bool:
     A compiler and Liger bring their own kernels, DeepSpeed its own layers.
     """
     engine = preset.engine
-    return engine.name == "fsdp2" and not (engine.compile or engine.liger) and _can_be_whole(preset)
+    return engine.name == fsdp2.ENGINE.name and not (engine.compile or engine.liger) and _can_be_whole(preset)
 
 
 def _can_be_whole(preset: Preset) -> bool:
