@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.fuzz.__main__ import inputs_of, one
-from tests.fuzz.readers import READERS
+from tests.fuzz.readers import DATA, READERS
 
 FEW = 25
 
@@ -42,6 +44,16 @@ FOUND = {
         b'{"_data_files": [{"filename": "' + b"x" * 5000 + b'"}]}',
     ),
 }
+for _family, _key in (
+    ("gemma3_1b", "sliding_window_pattern"),
+    ("qwen3_next_80b_a3b", "full_attention_interval"),
+    ("qwen3_8b", "max_window_layers"),
+    ("deepseek_v3", "n_shared_experts"),
+    ("llama2_7b", "num_hidden_layers"),
+):
+    for _value in (10**12, 1e300, "x", []):
+        _config = {**json.loads((DATA / "configs" / f"{_family}.json").read_bytes()), _key: _value}
+        FOUND[f"{_key} of {_value!r}"] = ("config_json", json.dumps(_config).encode())
 """What long searches found, each with the reader that fell over it."""
 
 

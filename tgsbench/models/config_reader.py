@@ -38,6 +38,8 @@ _NOTED = {
     "audio_config": "the language model alone is counted and trained",
 }
 _LARGEST = 2**40
+_MOST_OF = {"num_layers": 65_536}
+"""Of each a shape holds as many things."""
 
 
 class ConfigReader:
@@ -53,10 +55,18 @@ class ConfigReader:
 
     def count(self, field: str, key: str, default: int | None = None, least: int = 1) -> int:
         """A whole number of at least `least`, put into a field of the shape (`experts.num` is one inside)."""
-        value = self._take(field, key, default)
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= _LARGEST:
-            raise self.refused(key, f"expected a whole number of at least {least}")
+        value = self._whole(key, self._take(field, key, default), least, _MOST_OF.get(field, _LARGEST))
         return int(self._put(field, value))
+
+    def layers(self, key: str, default: int, least: int = 1) -> int:
+        """A number of layers, or experts, that a field is worked out from."""
+        return self._whole(key, self.value(key, default), least, _MOST_OF["num_layers"])
+
+    def _whole(self, key: str, value: Any, least: int, most: int) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            upper = "" if most == _LARGEST else f", at most {most:,}"
+            raise self.refused(key, f"expected a whole number of at least {least}{upper}")
+        return value
 
     def real(self, field: str, key: str, default: float) -> float:
         """A finite number of at least 0."""

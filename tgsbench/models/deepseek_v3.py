@@ -158,7 +158,7 @@ def _read_latent(config: ConfigReader) -> None:
 def _read_routing(config: ConfigReader) -> None:
     read_experts(config, "n_routed_experts", "moe_intermediate_size")
     width = config.fields["experts"]["intermediate_size"]
-    shared = config.value("n_shared_experts", 1)
+    shared = config.layers("n_shared_experts", 1, least=0)
     config.put("experts.shared_intermediate_size", shared * width, "n_shared_experts")
     config.count("experts.dense_first", "first_k_dense_replace", 0, least=0)
     config.flag("experts.normalised", "norm_topk_prob", True)

@@ -52,9 +52,9 @@ class Gemma3(Decoder):
         config.expect("use_bidirectional_attention", False)
         config.count("window", "sliding_window", 4096)
         config.window()
-        every = config.value("sliding_window_pattern", 6)
+        every = config.layers("sliding_window_pattern", 6)
         if config.value("layer_types") is None:
-            config.put("layer_pattern", ("window",) * (int(every) - 1) + ("full",), "sliding_window_pattern")
+            config.put("layer_pattern", ("window",) * (every - 1) + ("full",), "sliding_window_pattern")
         for cap in ("attn_logit_softcapping", "final_logit_softcapping"):
             config.ignore(cap, "soft caps are off in training kernels, and here")
 

@@ -100,9 +100,9 @@ class Qwen3Next(MixtureDecoder):
         config.count("linear.value_dim", "linear_value_head_dim")
         config.count("linear.conv_width", "linear_conv_kernel_dim", 4)
         config.window(on=False)
-        every = config.value("full_attention_interval", 4)
+        every = config.layers("full_attention_interval", 4)
         if config.value("layer_types") is None:
-            config.put("layer_pattern", ("linear",) * (int(every) - 1) + ("full",), "full_attention_interval")
+            config.put("layer_pattern", ("linear",) * (every - 1) + ("full",), "full_attention_interval")
 
 
 def linear_of(shape: ModelShape) -> LinearAttention:

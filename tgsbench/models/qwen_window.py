@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def read_window(config: ConfigReader) -> None:
     """Window and layer_pattern of a Qwen2 or Qwen3."""
     on = config.value("use_sliding_window", False)
-    first = config.value("max_window_layers", 28)
+    first = config.layers("max_window_layers", 28, least=0)
     named = config.value("layer_types")
     config.window(on=bool(on))
     if on and named is None:
