@@ -14,7 +14,7 @@ from msgspec import Struct
 from tgsbench.metrics import figures
 from tgsbench.planner.counts import LayerCounts, Product, head_products, layer_counts
 from tgsbench.planner.machine import Machine, attention_speed
-from tgsbench.planner.network import exchange_s, hop_s, ring_s, shard_bytes
+from tgsbench.planner.network import broadcasts_s, exchange_s, hop_s, ring_s, shard_bytes
 from tgsbench.planner.workload import StepWorkload
 
 CPU_ADAM_BYTES_PER_S = 96e9
@@ -74,7 +74,7 @@ def step_time(work: StepWorkload, machine: Machine) -> StepEstimate:
     gather_s = micro.pop("gather_s")
     items = {name: seconds * work.accumulation for name, seconds in micro.items()}
     items |= _step_items(work, machine)
-    items["step_overhead"] = work.system.step_overhead_s
+    items["step_overhead"] = work.system.step_overhead_s * machine.fitted.step_overhead_factor
     items["stragglers"] = sum(items.values()) * _straggling(work, machine)
     return StepEstimate(items=items, passes=passes, gather_s=gather_s)
 
@@ -287,7 +287,7 @@ def _step_items(work: StepWorkload, machine: Machine) -> dict[str, float]:
     shard = work.dims.num_parameters / work.sharing_ranks
     moved = shard_bytes(work)
     per_step = ring_s(moved.shared, 1, work.sharing_ranks, work, machine)
-    per_step += ring_s(moved.everywhere, 1, work.world, work, machine)
+    per_step += ring_s(moved.everywhere, 1, work.world, work, machine) + broadcasts_s(work)
     if work.offload == "none":
         return {
             "optimizer": stream_s(work.system.optimizer_traffic * shard, machine),
