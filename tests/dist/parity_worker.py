@@ -7,12 +7,10 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch.distributed.tensor import DTensor
 
 from tests.dist.cases import CASES, case_preset
 from tgsbench.training.engines.base import Batch
 from tgsbench.training.engines.fsdp2 import Fsdp2Engine
-from tgsbench.training.model.build import plain_name
 from tgsbench.training.attention.documents import documents
 from tgsbench.training.parallel.mesh import mesh_of
 from tgsbench.training.parallel.traffic import ALL_TO_ALL_COUNTER, SEND_COUNTER
@@ -42,7 +40,7 @@ def one_step(preset, times: int = 1) -> dict[str, object]:
     loss = sum(engine.forward_backward(batch, num_labels * times) for _ in range(times)) / times
     calls, num_bytes = (count // times for count in ALL_TO_ALL_COUNTER.take())
     sends, sent_bytes = (count // times for count in SEND_COUNTER.take())
-    grads = {plain_name(n): whole(p.grad) for n, p in engine.model.named_parameters() if p.grad is not None}
+    grads = {name: grad.clone() for name, grad in engine.gradients()}
     dist.all_reduce(loss)
     return {
         "loss": loss / num_labels,
@@ -50,10 +48,6 @@ def one_step(preset, times: int = 1) -> dict[str, object]:
         "a2a": torch.tensor([calls, num_bytes]),
         "ring": torch.tensor([sends, sent_bytes]),
     }
-
-
-def whole(grad: torch.Tensor) -> torch.Tensor:
-    return grad.full_tensor() if isinstance(grad, DTensor) else grad
 
 
 def make_batch(preset, mesh) -> tuple[Batch, int]:

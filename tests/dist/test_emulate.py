@@ -59,8 +59,10 @@ import dataclasses
 rank.engine.attention.kernel = dataclasses.replace(rank.engine.kernel, run=attend)
 loss = rank.engine.forward_backward(batch, labels)
 assert torch.isfinite(loss), loss
-weight = rank.engine.model.model.layers[0].mlp.gate_proj.weight
-print(seen["q"], seen["k"], tuple(batch.input_ids.shape), tuple(weight.to_local().shape), tuple(weight.shape))
+layer = rank.engine.model.model.layers[0]
+gate = dict(layer.parts(layer.flat.full_tensor()))["mlp.gate_proj.weight"]
+print(seen["q"], layer.chunks, seen["k"], tuple(batch.input_ids.shape), tuple(gate.shape))
+print(layer.flat.to_local().numel(), layer.flat.numel())
 """
 
 
@@ -69,6 +71,8 @@ def test_heads_tokens_and_shards_are_those_of_a_rank_of_eight():
     assert done.returncode == 0, done.stderr[-2000:]
     preset = presets.resolve("tiny_cpu", SIZES).preset
     rows = preset.model.intermediate_size
-    assert done.stdout.split("\n")[0] == (
-        f"(1, 512, 2, 16) (1, 512, 1, 16) (1, 64) ({rows // 8}, 256) ({rows}, 256)"
-    )
+    shapes, shards = done.stdout.splitlines()[:2]
+    # Two query heads of the rank, one at a time, attend to one KV head.
+    assert shapes == f"(1, 512, 1, 16) 2 (1, 512, 1, 16) (1, 64) ({rows}, 256)"
+    shard, whole = map(int, shards.split())
+    assert shard * 8 == whole

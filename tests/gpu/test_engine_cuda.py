@@ -7,7 +7,6 @@ import gc
 
 import pytest
 import torch
-from torch.distributed.tensor import DTensor
 from transformers import LlamaConfig
 from transformers.models.llama import modeling_llama
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
@@ -15,7 +14,6 @@ from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 from benchmarks.gpu_rank import single_rank_group
 from tgsbench import presets
 from tgsbench.training.model import fused_layers
-from tgsbench.training.model.build import plain_name
 from tgsbench.training.model.loss import liger_linear_cross_entropy, linear_cross_entropy
 
 pytestmark = [
@@ -39,10 +37,7 @@ def _gradients(*sets: str, dtype: str = "float32") -> tuple[float, dict[str, tor
     with single_rank_group(preset):
         rank = Rank(preset)
         loss = float(rank.engine.forward_backward(rank.batch, rank.num_labels)) / rank.num_labels
-        grads = {
-            plain_name(name): (p.grad.full_tensor() if isinstance(p.grad, DTensor) else p.grad).clone()
-            for name, p in rank.engine.model.named_parameters()
-        }
+        grads = {name: grad.clone() for name, grad in rank.engine.gradients()}
         del rank
         gc.collect()
     fused_layers.unfuse()

@@ -107,7 +107,7 @@ OPERATORS = {
         "FlashAttnVarlenFuncBackward", "ScaledDotProductCudnnAttentionBackward0",
         "aten::_scaled_dot_product_flash_attention_for_cpu_backward",
     ],
-    "gemm": ["aten::mm", "MmBackward0", "autograd::engine::evaluate_function: MmBackward0"],
+    "gemm": ["aten::mm", "aten::addmm_", "MmBackward0", "autograd::engine::evaluate_function: MmBackward0"],
     "loss": [
         "aten::_log_softmax", "LigerFusedLinearCrossEntropyFunction", "_ChunkedLossBackward",
         "NllLossBackward0",

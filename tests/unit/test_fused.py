@@ -63,6 +63,14 @@ def test_rope_matches_transformers():
     _same(_gradients(join(fused_layers.fused_rope), q, k), _gradients(join(plain), q, k))
 
 
+def test_rope_takes_angles_of_one_half_as_of_both():
+    x = torch.randn(2, 4, 12, 16)
+    cos, sin = torch.randn(2, 12, 8), torch.randn(2, 12, 8)
+    narrow = fused_layers.fused_rope(x, x, cos, sin)
+    wide = fused_layers.fused_rope(x, x, cos.repeat(1, 1, 2), sin.repeat(1, 1, 2))
+    assert all(torch.equal(a, b) for a, b in zip(narrow, wide, strict=True))
+
+
 def test_swiglu_matches_transformers():
     mlp = LlamaMLP(_CONFIG)
     twin = copy.deepcopy(mlp)

@@ -210,7 +210,7 @@ def test_a_trace_takes_as_long_as_the_plan(name, mode):
 def test_spans_of_a_track_do_not_overlap_but_nest():
     asked = preset("llama2_70b_256k")
     document = chrome_trace(planned(asked), asked.name)
-    for track in (1, 2):
+    for track in (1, 2, 3):
         open_until: list[float] = []
         found = [e for e in document["traceEvents"] if e["ph"] == "X" and e["tid"] == track]
         for event in sorted(found, key=lambda e: (e["ts"], -e["dur"])):

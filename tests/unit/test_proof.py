@@ -12,6 +12,7 @@ from tgsbench.launch.verify import one_rank, small_preset
 from tgsbench.metrics import verification
 from tgsbench.presets.validate import mesh_problems
 from tgsbench.schema.verify import Evidence, MaskProbe, ShardRecord
+from tgsbench.systems.whole_layers import most_attention_calls
 
 
 def cut(tokens: str, **values) -> ShardRecord:
@@ -121,6 +122,15 @@ def test_every_preset_is_shrunken_with_what_could_go_wrong_kept(name):
         assert 1 < small.model.num_kv_heads < small.parallel.sp
     ratio = full.model.num_query_heads // full.model.num_kv_heads
     assert (small.model.num_query_heads // small.model.num_kv_heads) % ratio == 0
+
+
+@pytest.mark.parametrize("name", ["tiny_cpu", "llama2_7b_8k", "llama3_8b_32k", "qwen3_8b_32k"])
+def test_each_attention_call_of_a_verification_has_two_kv_heads(name):
+    small = small_preset(presets.resolve(name).preset)
+    per_rank = small.model.num_kv_heads // small.parallel.sp
+    assert per_rank // most_attention_calls(small) == 2
+    other = small_preset(presets.resolve(name, ["engine.name=deepspeed"]).preset)
+    assert other.model == small.model, "engines are compared on one model"
 
 
 def test_the_other_engine_is_left_out_where_it_cannot_do_what_the_preset_asks(capsys):

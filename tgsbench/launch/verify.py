@@ -26,6 +26,7 @@ from tgsbench.schema.preset import Measure, Parallel, Preset
 from tgsbench.schema.verify import Check, CheckName, Verification
 from tgsbench.system.scratch import scratch_folder
 from tgsbench.systems import availability, registry, support
+from tgsbench.systems.whole_layers import most_attention_calls
 
 NUM_STEPS = 20
 _SEQ_LEN = 512
@@ -36,8 +37,8 @@ _LR = 1e-3
 _CLIP_NORM = 0.1
 """Gradients of a fresh model have a norm of about 1: at the usual 1.0 clipping might never take part."""
 _WEIGHT_DECAY = 0.1
-_KV_HEADS_PER_RANK = 2
-"""With one KV head a rank, heads that are dealt in a wrong order could not be told."""
+_KV_HEADS_PER_CALL = 2
+"""With one KV head in an attention call, heads that are dealt in a wrong order could not be told."""
 _VOCAB_SIZE = 512
 """At 2,048, which a rehearsal keeps, the loss would take most of a step."""
 _CHUNK_TOKENS = 96
@@ -59,7 +60,9 @@ def small_preset(preset: Preset) -> Preset:
     has_fewer = preset.ring > 1 or preset.model.num_kv_heads < preset.parallel.sp
     sp = min(preset.parallel.sp, 4 if has_fewer else 2)
     world = sp * min(2, preset.dp)
-    small = shrunken(preset, sp, world, "cpu", _SEQ_LEN // sp, _HEAD_DIM, _KV_HEADS_PER_RANK)
+    small = shrunken(preset, sp, world, "cpu", _SEQ_LEN // sp, _HEAD_DIM, _KV_HEADS_PER_CALL)
+    if (calls := most_attention_calls(small)) > 1:
+        small = shrunken(preset, sp, world, "cpu", _SEQ_LEN // sp, _HEAD_DIM, _KV_HEADS_PER_CALL * calls)
     training = small.training
     return replace(
         small,

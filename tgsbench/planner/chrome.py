@@ -14,7 +14,7 @@ from tgsbench.planner.plan import Estimate
 from tgsbench.planner.time import LayerTime, StepEstimate
 from tgsbench.schema import spans as names
 
-_COMPUTE, _NETWORK = 1, 2
+_COMPUTE, _NETWORK, _BESIDE = 1, 2, 3
 Event = dict[str, Any]
 
 
@@ -30,6 +30,7 @@ def chrome_trace(numbers: Estimate, name: str, max_micro_steps: int = 1) -> dict
     events = [
         _named(_COMPUTE, "predicted: compute and all-to-all"),
         _named(_NETWORK, "predicted: FSDP traffic"),
+        _named(_BESIDE, "predicted: all-to-alls beside work"),
     ]
     shown = min(max_micro_steps, numbers.work.accumulation)
     clock = 0.0
@@ -108,7 +109,16 @@ def _layer(
         if duration:
             spans.append(_span(part, clock, duration, _COMPUTE))
         clock += duration
-    return spans, clock
+    return spans + _beside(1e6 * time.exchange_hidden, clock - total, backward), clock
+
+
+def _beside(hidden: float, begin: float, backward: bool) -> list[Event]:
+    """A layer's all-to-alls that go on beside its work, one after the other from the layer's begin."""
+    if not hidden:
+        return []
+    parts = [(names.A2A_PRE, 0.75 * hidden), (names.A2A_POST, 0.25 * hidden)]
+    (first, lasting), (second, rest) = reversed(parts) if backward else parts
+    return [_span(first, begin, lasting, _BESIDE), _span(second, begin + lasting, rest, _BESIDE)]
 
 
 def _span(name: str, start: float, duration: float, thread: int) -> Event:

@@ -10,6 +10,7 @@ from msgspec import Struct
 from tgsbench.models.family import Weight
 from tgsbench.planner.workload import StepWorkload
 from tgsbench.systems.costs import FUSED, ElementwiseTraffic
+from tgsbench.systems.whole_layers import head_chunks
 
 
 class Product(Struct, frozen=True):
@@ -58,6 +59,8 @@ def layer_counts(work: StepWorkload) -> LayerCounts:
     again = gemm
     if work.system.early_stop and not work.tiled_mlp:
         again = products(work, work.dims.run_again)
+    if work.whole_layers:
+        again = products(work, _whole_layer_again(work))
     recompute = forward - (6.0 * work.local_tokens * work.dims.hidden if work.system.early_stop else 0.0)
     send_in, send_out = exchange_bytes(work)
     message, merged, summed = _ring(work)
@@ -72,11 +75,27 @@ def layer_counts(work: StepWorkload) -> LayerCounts:
         elementwise_recompute=recompute,
         exchange_in=send_in,
         exchange_out=send_out,
-        exchanges_forward=0 if work.ulysses == 1 else 2 if work.system.fused_exchange else 4,
+        exchanges_forward=_exchanges_forward(work),
         ring_message=message,
         ring_merged=merged,
         ring_summed=summed,
     )
+
+
+def _exchanges_forward(work: StepWorkload) -> int:
+    if work.ulysses == 1:
+        return 0
+    if work.whole_layers:
+        return 1 + 2 * head_chunks(work.dims.query_heads, work.dims.kv_heads, work.ulysses)
+    return 2 if work.system.fused_exchange else 4
+
+
+def _whole_layer_again(work: StepWorkload) -> tuple[Weight, ...]:
+    """What a whole layer computes again: no projection whose exchange is saved, no MLP that runs in tiles."""
+    attention, mlp = work.dims.attention, work.dims.mlp
+    if work.checkpointing == "selective" and work.sp > 1:
+        attention = attention[-1:]
+    return attention + (() if work.tiled_mlp else mlp[:-1])
 
 
 def products(work: StepWorkload, weights: tuple[Weight, ...]) -> Product:

@@ -223,9 +223,14 @@ def _mlp_kept(work: StepWorkload) -> float:
     routed = 2.0 * unit(work, work.dims.routed)  # copies of a token for its experts, and what they gave
     if work.tiled_mlp:
         return routed
-    units = 2.0 if work.dims.mlp_matrices == 2 else work.system.mlp_units
+    units = 2.0 if work.dims.mlp_matrices == 2 or _makes_product_again(work) else work.system.mlp_units
     # One kernel for the gated activation keeps gate and up, and its product for the down projection.
     return routed + unit(work, work.dims.intermediate) * (min(3.0, units) if work.fused_ops else units)
+
+
+def _makes_product_again(work: StepWorkload) -> bool:
+    """A whole layer that is not checkpointed keeps gate and up alone, and makes their product again."""
+    return work.whole_layers and work.checkpointing == "none"
 
 
 def attention_workspace(work: StepWorkload) -> float:
@@ -270,7 +275,8 @@ def _mlp_gradients(work: StepWorkload) -> float:
     """
     d = work.dims
     if not work.tiled_mlp:
-        return work.system.mlp_gradients * unit(work, d.intermediate)
+        again = 1.0 if _makes_product_again(work) else 0.0
+        return (work.system.mlp_gradients + again) * unit(work, d.intermediate)
     tile = float(tile_tokens(work) * d.intermediate * work.compute_bytes)
     sums = 4.0 * d.mlp_weights
     return 6.0 * tile + sums + unit(work, d.hidden)
@@ -311,6 +317,8 @@ def _layer_working_set(work: StepWorkload) -> dict[str, float]:
     if work.checkpointing == "selective":
         attention, received = _attention_saved(work)
         activations -= attention
+        if work.whole_layers and work.sp == 1:  # q, k and v are made again when the MLP is through
+            activations -= unit(work, (d.query_heads + 2 * d.kv_heads) * d.head_dim)
         # What came back from attention is copied once into the layout that the projection takes.
         exchanged -= received - (unit(work, d.query_heads * d.head_dim) if work.ulysses > 1 else 0.0)
     gradients = _mlp_gradients(work) + unit(work, d.hidden)
@@ -323,9 +331,11 @@ def _layer_working_set(work: StepWorkload) -> dict[str, float]:
     }
     if work.ring > 1:
         made["ring_buffers"] = ring_buffers(work)
+    # A whole layer has one gradient for all its weights, others have that of the down projection first.
+    weights = d.layer_weights if work.whole_layers else d.mlp[-1].size
     return made | {
         "gathered_layers": _gathered(work),
-        "weight_gradients": float(work.compute_bytes * d.mlp[-1].size),
+        "weight_gradients": float(work.compute_bytes * weights),
     }
 
 

@@ -157,6 +157,7 @@ def assemble(preset: Preset, numbers: Estimate) -> Forecast:
         step_s=None if time is None else time.step_s,
         cost=None if bar is None else figures.cost_of(bar.estimate, machine.gpu.price_usd_per_hour),
         time=times,
+        hidden={} if time is None else {name: s for name, s in time.hidden.items() if s > 0},
         tflops=tflops,
         mfu=figures.mfu(tflops.get("model"), None if on_cpu else machine.gpu),
         memory=_planned(numbers, items),

@@ -17,9 +17,14 @@ _TIME = {
     "attention_recompute": (f"{_ATTENTION}, forward speed; full checkpointing only", "attention"),
     "attention_backward": (f"{_ATTENTION}, 2.5 times the FLOPs at backward speed", "attention"),
     "elementwise": ("bytes counted on the operator stream / (bandwidth·stream_share)", "stream_share"),
-    "all_to_all_node": ("bytes to ranks of the node / (NVLink·nvlink_share) + latency", "nvlink_share"),
+    "all_to_all_node": (
+        "bytes to ranks of the node / (NVLink·nvlink_share) + latency, less what computes meanwhile where "
+        "layers hide them",
+        "nvlink_share",
+    ),
     "all_to_all_network": (
-        "bytes to other nodes / network rate of one GPU + latency, times 1 + share of hidden gathers",
+        "bytes to other nodes / network rate of one GPU + latency, less what computes meanwhile where layers "
+        "hide them, times 1 + share of hidden gathers",
         "all_to_all",
     ),
     "ring_exposed": (

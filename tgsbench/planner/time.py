@@ -2,7 +2,7 @@
 
 Rooflines are additive: a product of F FLOPs that moves B bytes takes F / gemm + B / stream. Forward,
 recomputation and backward of L layers run one after another; parameter gathers hide behind them as far as
-they fit, all-to-alls do not.
+they fit, all-to-alls where a layer is one function (planner/overlap.py).
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import math
 from msgspec import Struct
 
 from tgsbench.metrics import figures
-from tgsbench.planner.counts import LayerCounts, Product, head_products, layer_counts
+from tgsbench.planner.counts import LayerCounts, Product, head_products, layer_counts, products
 from tgsbench.planner.machine import Machine, attention_speed
 from tgsbench.planner.network import broadcasts_s, exchange_s, hop_s, ring_s, shard_bytes
+from tgsbench.planner.overlap import Pieces, exposed_backward, exposed_forward
 from tgsbench.planner.workload import StepWorkload
+from tgsbench.systems.whole_layers import head_chunks
 
 CPU_ADAM_BYTES_PER_S = 96e9
 """Optimizer traffic that the cores and memory of a node's two sockets sustain; its ranks share it."""
@@ -30,7 +32,10 @@ class LayerTime(Struct, frozen=True, kw_only=True):
     attention: float
     elementwise: float
     exchange_node: float
+    """Of all-to-alls what nothing hides, and so below."""
     exchange_network: float
+    exchange_hidden: float = 0.0
+    """All-to-alls under way beside work."""
     ring: float = 0.0
     """Of a ring's messages, what the steps of attention do not hide."""
 
@@ -60,6 +65,8 @@ class StepEstimate(Struct, frozen=True, kw_only=True):
     passes: Passes
     gather_s: float
     """Parameter and gradient traffic of one micro-step before anything hides it."""
+    hidden: dict[str, float] = {}
+    """Seconds of communication under way beside work, by kind; no part of `step_s`."""
 
     @property
     def step_s(self) -> float:
@@ -76,7 +83,16 @@ def step_time(work: StepWorkload, machine: Machine) -> StepEstimate:
     items |= _step_items(work, machine)
     items["step_overhead"] = work.system.step_overhead_s * machine.fitted.step_overhead_factor
     items["stragglers"] = sum(items.values()) * _straggling(work, machine)
-    return StepEstimate(items=items, passes=passes, gather_s=gather_s)
+    hidden = {
+        "all_to_all": _hidden_exchange_s(passes) * work.dims.num_layers * work.accumulation,
+        "gather": (gather_s - micro["gather_exposed"]) * work.accumulation,
+    }
+    return StepEstimate(items=items, passes=passes, gather_s=gather_s, hidden=hidden)
+
+
+def _hidden_exchange_s(passes: Passes) -> float:
+    each = passes.forward, passes.recompute, passes.backward
+    return sum(layer.exchange_hidden for layer in each)
 
 
 def layer_passes(work: StepWorkload, machine: Machine) -> Passes:
@@ -86,7 +102,7 @@ def layer_passes(work: StepWorkload, machine: Machine) -> Passes:
     return Passes(
         forward=forward,
         recompute=_recompute(work, machine, counts, forward),
-        backward=_backward(work, machine, counts, forward),
+        backward=_backward(work, machine, counts),
     )
 
 
@@ -121,17 +137,18 @@ def attention_s(work: StepWorkload, machine: Machine, flops: float) -> tuple[flo
 
 
 def _forward(work: StepWorkload, machine: Machine, counts: LayerCounts) -> LayerTime:
-    node, network = _exchange(work, machine, counts)
     attention, merged = (
         attention_s(work, machine, counts.attention_flops)[0],
         (work.ring - 1) * counts.ring_merged,
     )
+    node, network, hidden = _exchange(work, machine, counts, attention)
     return LayerTime(
         gemm=product_s(counts.gemm, work, machine),
         attention=attention,
         elementwise=stream_s(counts.elementwise_forward + merged, machine),
         exchange_node=node,
         exchange_network=network,
+        exchange_hidden=hidden,
         ring=_hops_s(work, machine, counts.ring_message, attention),
     )
 
@@ -161,32 +178,65 @@ def _recompute(work: StepWorkload, machine: Machine, counts: LayerCounts, forwar
         elementwise=layers * stream_s(counts.elementwise_recompute, machine),
         exchange_node=kept * forward.exchange_node,
         exchange_network=kept * forward.exchange_network,
+        exchange_hidden=kept * forward.exchange_hidden,
         ring=kept * forward.ring,
     )
 
 
-def _backward(
-    work: StepWorkload,
-    machine: Machine,
-    counts: LayerCounts,
-    forward: LayerTime,
-) -> LayerTime:
+def _backward(work: StepWorkload, machine: Machine, counts: LayerCounts) -> LayerTime:
     attention, summed = (
         attention_s(work, machine, counts.attention_flops)[1],
         (work.ring - 1) * counts.ring_summed,
     )
     gradients = counts.ring_message * 4 / work.compute_bytes
+    node, network, hidden = _exchange(work, machine, counts, attention, backward=True)
     return LayerTime(
         gemm=product_s(counts.gemm_backward, work, machine) + product_s(counts.gemm_tiled, work, machine),
         attention=attention,
         elementwise=stream_s(counts.elementwise_backward + summed, machine),
         ring=_hops_s(work, machine, counts.ring_message + gradients, attention, gradients),
-        exchange_node=forward.exchange_node,
-        exchange_network=forward.exchange_network,
+        exchange_node=node,
+        exchange_network=network,
+        exchange_hidden=hidden,
     )
 
 
-def _exchange(work: StepWorkload, machine: Machine, counts: LayerCounts) -> tuple[float, float]:
+def _exchange(
+    work: StepWorkload, machine: Machine, counts: LayerCounts, attention: float, *, backward: bool = False
+) -> tuple[float, float, float]:
+    """Seconds of a layer's all-to-alls in one pass: exposed in the node and across, and hidden.
+
+    `attention`: what that takes in this pass. Ranks on a CPU exchange with the cores that compute.
+    """
+    node, network = _in_flight(work, machine, counts)
+    if not work.whole_layers or work.on_cpu or work.ulysses == 1:
+        return node, network, 0.0
+    pieces = _pieces(work, machine, counts, attention, node + network)
+    exposed = (exposed_backward if backward else exposed_forward)(pieces)
+    share = exposed / pieces.in_flight
+    return node * share, network * share, (node + network) * (1.0 - share)
+
+
+def _pieces(
+    work: StepWorkload, machine: Machine, counts: LayerCounts, attention: float, in_flight: float
+) -> Pieces:
+    """One pass in the pieces that hide its exchanges, which share `in_flight` seconds by their bytes."""
+    query, key, value, output = work.dims.attention
+    per_byte = in_flight / (counts.exchange_in + counts.exchange_out)
+    of_query = counts.exchange_out  # as wide as the output
+    return Pieces(
+        query=product_s(products(work, (query,)), work, machine),
+        key_value=product_s(products(work, (key, value)), work, machine),
+        output=product_s(products(work, (output,)), work, machine),
+        attention=attention,
+        send_query=per_byte * of_query,
+        send_key_value=per_byte * (counts.exchange_in - of_query),
+        send_output=per_byte * counts.exchange_out,
+        chunks=head_chunks(work.dims.query_heads, work.dims.kv_heads, work.ulysses),
+    )
+
+
+def _in_flight(work: StepWorkload, machine: Machine, counts: LayerCounts) -> tuple[float, float]:
     """Seconds of a layer's all-to-alls in one pass; three separate ones cost two latencies more."""
     if work.ulysses == 1:
         return 0.0, 0.0

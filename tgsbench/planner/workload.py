@@ -13,6 +13,7 @@ from tgsbench.planner.lengths import attended_length
 from tgsbench.schema.preset import Checkpointing, ModelShape, Preset
 from tgsbench.systems.costs import System
 from tgsbench.systems.registry import find_system
+from tgsbench.systems.whole_layers import runs_whole_layers
 
 
 class StepWorkload(Struct, frozen=True, kw_only=True):
@@ -44,6 +45,8 @@ class StepWorkload(Struct, frozen=True, kw_only=True):
     tiled_mlp: bool = False
     fused_ops: bool = False
     """Norms, rotary embedding and gated activation run as one kernel each (Liger, torch.compile)."""
+    whole_layers: bool = False
+    """Each decoder layer is one function with one flat parameter."""
     loss_chunk_tokens: int = 0
     compute_bytes: int = 2
     fp8: bool = False
@@ -119,6 +122,7 @@ def work_of(
         activation_offload=engine.activation_offload,
         tiled_mlp=engine.tiled_mlp,
         fused_ops=engine.liger or engine.compile,
+        whole_layers=runs_whole_layers(preset) and system in (None, find_system(engine.name)),
         loss_chunk_tokens=engine.loss_chunk_tokens,
         compute_bytes=2 if preset.training.compute_dtype == "bfloat16" else 4,
         kernel=kernel,

@@ -86,6 +86,20 @@ def _time(plan: Forecast) -> list[str]:
             f"{term.constant if term else ''}"
         )
     lines.append(f"  {'total':<20} {units.duration(plan.step_s):>9}")
+    return lines + _hidden(plan)
+
+
+_EXPOSED = {"all_to_all": ("all_to_all_node", "all_to_all_network"), "gather": ("gather_exposed",)}
+"""Hidden kind of communication -> the items of a step that are what of it nothing hides."""
+
+
+def _hidden(plan: Forecast) -> list[str]:
+    """Communication that costs no time, and what of its kind does."""
+    lines = []
+    for kind, seconds in plan.hidden.items():
+        exposed = sum(plan.time.get(name, 0.0) for name in _EXPOSED[kind])
+        text = f"beside work, {units.duration(exposed)} exposed"
+        lines.append(f"  {kind + ' hidden':<20} {units.duration(seconds):>9}           {text}")
     return lines
 
 

@@ -87,6 +87,8 @@ class Forecast(Struct, frozen=True, kw_only=True):
     cost: Cost | None = None
     time: dict[str, float] = {}
     """Seconds of an optimizer step by item; they add up to step_s."""
+    hidden: dict[str, float] = {}
+    """Seconds of communication that goes on beside work, by kind; no part of step_s."""
     tflops: dict[str, float] = {}
     mfu: float | None = None
     memory: PlannedMemory

@@ -102,7 +102,7 @@ _OPERATORS: Final = (
         "gemm",
         _any(
             r"(?<!fb)gemm",
-            r"aten::(mm|addmm|bmm|baddbmm|addbmm|addmv|mv|dot|matmul|linear|einsum)\b",
+            r"aten::(mm|addmm|bmm|baddbmm|addbmm|addmv|mv|dot|matmul|linear|einsum)_?\b",
             r"aten::(_scaled_(grouped_)?mm|_grouped_mm|convolution\w*|_convolution|mkldnn_\w+|_mkldnn_linear\w*)",
             r"aten::cudnn_convolution\w*",
             r"(^|[^a-z])(mm|addmm|bmm|baddbmm|linear|mkldnnlinear|matmul|convolution)backward",

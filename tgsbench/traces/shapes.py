@@ -25,6 +25,7 @@ _MAX_DIM: Final = 2**48
 _PRODUCTS: Final = {
     "aten::mm": 0,
     "aten::addmm": 1,
+    "aten::addmm_": 1,
     "aten::bmm": 0,
     "aten::baddbmm": 1,
     "aten::_scaled_mm": 0,

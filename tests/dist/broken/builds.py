@@ -3,6 +3,8 @@
 A rank of a run whose folder is called `fault-NAME` calls NAME before anything of it is built.
 """
 
+import types
+
 import torch
 from torch.nn import functional
 
@@ -63,45 +65,69 @@ def query_groups_dealt_round_robin():
 def kv_heads_swapped_within_a_rank():
     """After the exchange a rank's KV heads stand in the wrong order; one rank alone has no exchange."""
     from tgsbench.training.attention import attention
+    from tgsbench.training.model import whole_layer
 
-    scatter = attention.scatter_heads
+    scatter, start = attention.scatter_heads, whole_layer.start_scatter
 
     def broken(q, k, v, group):
         q, k, v = scatter(q, k, v, group)
         return (q, k, v) if group is None else (q, k.flip(2), v.flip(2))
 
-    attention.scatter_heads = broken
+    def broken_start(parts, group, name):
+        arrive = start(parts, group, name)
+        swapped = group is not None and len(parts) == 2
+        return (lambda: tuple(x.flip(2) for x in arrive())) if swapped else arrive
+
+    attention.scatter_heads, whole_layer.start_scatter = broken, broken_start
 
 
 def a_layer_skipped():
     from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-    forward = LlamaDecoderLayer.forward
+    from tgsbench.training.model.whole_layer import WholeLayer
+
+    forward, whole, init = LlamaDecoderLayer.forward, WholeLayer.forward, WholeLayer.__init__
 
     def broken(self, hidden_states, *args, **kwargs):
         out = forward(self, hidden_states, *args, **kwargs)
         return hidden_states + 0 * out if self.self_attn.layer_idx == 1 else out
 
+    def numbered(self, layer, *args):
+        init(self, layer, *args)
+        self.number = layer.self_attn.layer_idx
+
+    def broken_whole(self, hidden_states, **kwargs):
+        out = whole(self, hidden_states, **kwargs)
+        return hidden_states + 0 * out if self.number == 1 else out
+
     LlamaDecoderLayer.forward = broken
+    WholeLayer.__init__, WholeLayer.forward = numbered, broken_whole
 
 
 def mlps_skipped():
-    from tgsbench.training.model.fused_layers import FusedMLP
+    from tgsbench.training.model import fused_layers
 
-    forward = FusedMLP.forward
-    FusedMLP.forward = lambda self, x: 0 * forward(self, x)
+    backward = fused_layers.swiglu_backward
+    fused_layers.swiglu = lambda gate, up: 0 * gate
+    fused_layers.swiglu_backward = lambda *args: tuple(0 * x for x in backward(*args))
 
 
 def gelu_in_place_of_silu():
-    from tgsbench.training.model.fused_layers import FusedMLP
+    from tgsbench.training.model import fused_layers
 
-    FusedMLP.forward = lambda self, x: self.down_proj(functional.gelu(self.gate_proj(x)) * self.up_proj(x))
+    def backward(grad, gate, up):
+        with torch.enable_grad():
+            inputs = gate.detach().requires_grad_(), up.detach().requires_grad_()
+            return torch.autograd.grad(functional.gelu(inputs[0]) * inputs[1], inputs, grad)
+
+    fused_layers.swiglu = lambda gate, up: functional.gelu(gate) * up
+    fused_layers.swiglu_backward = backward
 
 
 def no_rope():
     from tgsbench.training.model import fused_layers
 
-    fused_layers.fused_rope = lambda q, k, cos, sin, *_, **__: (q, k)
+    fused_layers.rotated = lambda x, cos, sin, sign, into=None: x.clone() if into is None else into.copy_(x)
 
 
 def rope_theta_of_another_model():
@@ -130,15 +156,10 @@ def positions_begin_anew_on_each_rank():
 
 
 def norm_epsilon_of_another_model():
-    from tgsbench.training.model.fused_layers import FusedNorm
+    from tgsbench.training.model import fused_layers
 
-    forward = FusedNorm.forward
-
-    def broken(self, x):
-        self.variance_epsilon = 1e-2
-        return forward(self, x)
-
-    FusedNorm.forward = broken
+    forward = fused_layers.norm_forward
+    fused_layers.norm_forward = lambda x, weight, eps: forward(x, weight, 1e-2)
 
 
 class _Scaled(torch.autograd.Function):
@@ -153,10 +174,15 @@ class _Scaled(torch.autograd.Function):
 
 
 def norm_gradient_wrong():
-    from tgsbench.training.model.fused_layers import FusedNorm
+    from tgsbench.training.model import fused_layers
 
-    forward = FusedNorm.forward
-    FusedNorm.forward = lambda self, x: forward(self, _Scaled.apply(x, 1.001))
+    backward = fused_layers.norm_backward
+
+    def broken(*args):
+        grad_x, grad_weight = backward(*args)
+        return 1.001 * grad_x, grad_weight
+
+    fused_layers.norm_backward = broken
 
 
 def loss_gradient_wrong():
@@ -181,15 +207,16 @@ def a_chunk_of_the_loss_missing():
 
 def recomputation_that_differs():
     """What a checkpoint computes again in the backward is not what the forward computed."""
-    from tgsbench.training.model.fused_layers import FusedNorm
+    from tgsbench.training.model import fused_layers
 
-    forward = FusedNorm.forward
+    forward = fused_layers.norm_forward
 
-    def broken(self, x):
+    def broken(*args):
         again = torch._C._current_graph_task_id() != -1
-        return forward(self, x) * (1.01 if again else 1.0)
+        out, inverse = forward(*args)
+        return out * (1.01 if again else 1.0), inverse
 
-    FusedNorm.forward = broken
+    fused_layers.norm_forward = broken
 
 
 def embedding_frozen():
@@ -448,7 +475,11 @@ def sequence_parallel_off():
 def all_to_alls_kept_local():
     from tgsbench.training.parallel import ulysses
 
-    ulysses.dist.all_to_all_single = lambda received, sent, **_: received.copy_(sent)
+    def broken(received, sent, **_):
+        received.copy_(sent)
+        return types.SimpleNamespace(wait=lambda: None)
+
+    ulysses.dist.all_to_all_single = broken
 
 
 def all_to_alls_of_half_the_bytes():
@@ -458,8 +489,11 @@ def all_to_alls_of_half_the_bytes():
 
     def broken(received, sent, **kwargs):
         half = received.to(torch.bfloat16)
-        right(half, sent.to(torch.bfloat16), **kwargs)
+        work = right(half, sent.to(torch.bfloat16), **kwargs)
+        if work is not None:
+            work.wait()
         received.copy_(half)
+        return work
 
     ulysses.dist.all_to_all_single = broken
 

@@ -13,7 +13,7 @@ from transformers import AttentionInterface
 from tgsbench.schema import spans
 from tgsbench.training.attention.documents import PackDocuments
 from tgsbench.training.attention.kernels import AttentionKernel
-from tgsbench.training.attention.windowed import Own
+from tgsbench.training.attention.windowed import PLAIN, Own
 from tgsbench.training.parallel.tracing import span
 from tgsbench.training.parallel.ulysses import gather_heads, own_heads, scatter_heads
 
@@ -58,10 +58,11 @@ class UlyssesAttention:
         q, k, v = scatter_heads(q, k, v, self.group)
         own = Own(sliding_window or 0, None if s_aux is None else own_heads(s_aux, self.group))
         with span(spans.ATTENTION):
-            out = self._attend(q, k, v, scaling, own)
+            out = self.attend(q, k, v, scaling, own)
         return gather_heads(out, self.group), None
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, scaling: float, own: Own) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, scaling: float, own: Own = PLAIN) -> Tensor:
+        """One kernel over the whole sequence: q [B, S, a, d], k and v [B, S, n, d or e] -> [B, S, a, e]."""
         if self.documents is None or q.shape[0] == 1:
             return self._run(q, k, v, scaling, own)
         # Document boundaries run through all rows of a micro-batch laid end to end.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -25,7 +26,9 @@ from tgsbench.training.attention.kernels import AttentionKernel
 from tgsbench.training.dry_run.stream import Block, OperatorStream, StreamPhase, watch_resizes
 from tgsbench.training.engines.base import Batch
 from tgsbench.training.engines.fsdp2 import Fsdp2Engine
+from tgsbench.training.model import fused_layers
 from tgsbench.training.model.fused_layers import FusedNorm
+from tgsbench.training.model.whole_layer import WholeLayer
 from tgsbench.training.parallel.mesh import build_mesh
 from tgsbench.training.parallel.offload import OffloadedCheckpoint
 
@@ -46,7 +49,7 @@ def dry_run(preset: Preset) -> DryRun:
         # After the mesh: its construction reads real tensors.
         fake = FakeTensorMode(allow_non_fake_inputs=True)
         stream = OperatorStream(fake)
-        with fake, watch_resizes(stream), stream:
+        with fake, watch_resizes(stream), stream, _norms_of_cuda():
             engine = Fsdp2Engine(_with_cpu_kernel(preset), mesh, torch.device("cpu"))
             engine.attention.kernel = AttentionKernel("flash", str(torch.__version__), _flash)
             _stand_for_cuda(engine, stream)
@@ -110,8 +113,26 @@ def _stand_for_cuda(engine: Fsdp2Engine, stream: OperatorStream) -> None:
     for module in engine.model.modules():
         if isinstance(module, FusedNorm):
             module.forward = functools.partial(_cuda_norm, module)  # type: ignore[method-assign]
-        elif isinstance(module, OffloadedCheckpoint):
+        elif isinstance(module, (OffloadedCheckpoint, WholeLayer)) and module.stash is not None:
             module.stash.on_host = stream.on_host
+
+
+@contextlib.contextmanager
+def _norms_of_cuda() -> Iterator[None]:
+    """Norms of whole layers as one kernel a pass."""
+    own = fused_layers.norm_forward, fused_layers.norm_backward
+
+    def forward(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        return x.clone(), x.new_empty(x.shape[:-1], dtype=torch.float32)
+
+    def backward(grad: Tensor, x: Tensor, inverse: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        return grad.clone(), torch.empty_like(weight)
+
+    fused_layers.norm_forward, fused_layers.norm_backward = forward, backward
+    try:
+        yield
+    finally:
+        fused_layers.norm_forward, fused_layers.norm_backward = own
 
 
 def _cuda_norm(norm: FusedNorm, hidden_states: Tensor) -> Tensor:

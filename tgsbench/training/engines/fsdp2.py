@@ -14,13 +14,15 @@ from torch.distributed.tensor import DTensor
 
 from tgsbench.schema import spans
 from tgsbench.schema.preset import Preset
+from tgsbench.systems.whole_layers import runs_whole_layers
 from tgsbench.training.attention import attention, kernels
 from tgsbench.training.attention.kernel_timing import kernel_shape_of
 from tgsbench.training.attention.ring import Ring
 from tgsbench.training.clipping import clip_gradients
 from tgsbench.training.engines.base import Batch, Engine, Note
-from tgsbench.training.model.build import CausalLM, build_meta, materialise, plain_name
+from tgsbench.training.model.build import CausalLM, build_meta, materialise, plain_parts
 from tgsbench.training.model.experts import EXPERT_LOAD
+from tgsbench.training.model.whole_layer import WholeLayer
 from tgsbench.training.parallel.checkpointing import wrap_layer
 from tgsbench.training.parallel.mesh import SequenceMesh
 from tgsbench.training.parallel.offload import HostOffload
@@ -40,7 +42,8 @@ class Fsdp2Engine:
         self.kernel = _kernel(preset, mesh, device)
         self.attention = attention.UlyssesAttention(self.kernel, mesh.sp_group if mesh.sp > 1 else None)
         self.attention.register()
-        self.model = _sharded_model(preset, mesh, device)
+        self.whole_layers = runs_whole_layers(preset)
+        self.model = _sharded_model(preset, mesh, device, self.attention)
         follow_layers(self.model.model.layers)
         reason = f"{self.kernel.reason}; {self.model.fused}"
         if preset.model.experts is not None:
@@ -66,12 +69,12 @@ class Fsdp2Engine:
         """Whole gradients by plain parameter name."""
         for name, parameter in self.model.named_parameters():
             if parameter.grad is not None:
-                yield plain_name(name), _whole(parameter.grad)
+                yield from plain_parts(self.model, name, _whole(parameter.grad))
 
     def parameters(self) -> Iterator[tuple[str, Tensor]]:
         """Whole fp32 master weights by plain parameter name."""
         for name, parameter in self.model.named_parameters():
-            yield plain_name(name), _whole(parameter.detach())
+            yield from plain_parts(self.model, name, _whole(parameter.detach()))
 
     def embedding(self) -> nn.Module:
         """The module that takes token ids in."""
@@ -81,7 +84,7 @@ class Fsdp2Engine:
     def own_masters(self) -> Iterator[Tensor]:
         """This rank's shards of the first layer's matrices."""
         for parameter in self.model.model.layers[0].parameters():
-            if parameter.dim() > 1:
+            if parameter.dim() > 1 or self.whole_layers:
                 yield parameter.to_local() if isinstance(parameter, DTensor) else parameter
 
     def optimizer_step(self, lr: float) -> Tensor:
@@ -94,7 +97,7 @@ class Fsdp2Engine:
             norm = clip_gradients(self.model.parameters(), self.clip_norm)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
-        return _whole(norm)
+        return norm
 
     def marks(self) -> list[Mark]:
         """FSDP's collectives by their names before and after torch 2.13; a compiled layer stays whole."""
@@ -145,7 +148,9 @@ def _whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def _sharded_model(preset: Preset, mesh: SequenceMesh, device: torch.device) -> CausalLM:
+def _sharded_model(
+    preset: Preset, mesh: SequenceMesh, device: torch.device, own: attention.UlyssesAttention
+) -> CausalLM:
     engine = preset.engine
     model = build_meta(
         preset.model, preset.workload.seq_len, attention.NAME, engine.loss_chunk_tokens, engine
@@ -160,6 +165,8 @@ def _sharded_model(preset: Preset, mesh: SequenceMesh, device: torch.device) -> 
     for index, layer in enumerate(decoder.layers):
         if engine.compile:
             layer.compile()
+        elif runs_whole_layers(preset):
+            layer = WholeLayer(layer, decoder.config, own, engine.tiled_mlp)
         wrapped = wrap_layer(layer, preset.training.checkpointing, stash)
         decoder.layers[index] = wrapped
         shard(wrapped, reshard_after_forward=engine.zero_stage == 3)

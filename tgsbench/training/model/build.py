@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from tgsbench.schema.preset import EngineOptions, ModelShape
 from tgsbench.training.model import experts
 from tgsbench.training.model.builder import ModelBuilder, find_builder
 from tgsbench.training.model.loss import LossHead
+from tgsbench.training.model.whole_layer import WholeLayer
 
 _INIT_STD = 0.02
 _TORCH_CODE = EngineOptions()
@@ -95,7 +97,44 @@ def materialise(model: CausalLM, device: torch.device, seed: int) -> None:
     model.restore_buffers(device)  # they are computed, not stored, so to_empty loses them
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            fill(parameter, plain_name(name), seed, model.builder.norm_value)
+            if layer := whole_layer_of(model, name):
+                _fill_flat(parameter, layer, plain_name(name), seed, model.builder.norm_value)
+            else:
+                fill(parameter, plain_name(name), seed, model.builder.norm_value)
+
+
+def whole_layer_of(model: nn.Module, name: str) -> WholeLayer | None:
+    """The layer whose flat parameter has this name in the model; None for any other parameter."""
+    owner, _, leaf = name.rpartition(".")
+    module = model.get_submodule(owner) if leaf == "flat" else None
+    return module if isinstance(module, WholeLayer) else None
+
+
+def plain_parts(model: nn.Module, name: str, whole: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """A whole parameter, or its gradient, under its plain name; a flat one in its parts under theirs."""
+    layer = whole_layer_of(model, name)
+    if layer is None:
+        yield plain_name(name), whole
+        return
+    owner = plain_name(name).removesuffix("flat")
+    yield from ((owner + part, view) for part, view in layer.parts(whole))
+
+
+def _fill_flat(flat: Tensor, layer: WholeLayer, name: str, seed: int, norm_value: float) -> None:
+    """Overwrite a flat parameter, or its shard, with the initial values of its parts."""
+    target = flat._local_tensor if isinstance(flat, DTensor) else flat
+    first = _shard_start(flat) if isinstance(flat, DTensor) else 0
+    begin, owner = 0, name.removesuffix("flat")
+    for part, shape in layer.part_shapes():
+        end = begin + shape.numel()
+        own = slice(max(begin, first), min(end, first + len(target)))
+        if own.start < own.stop:
+            value = torch.full(shape, norm_value) if is_norm(part) else None
+            whole = draw(owner + part, shape, seed, target.device) if value is None else value
+            target[own.start - first : own.stop - first].copy_(
+                whole.flatten()[own.start - begin : own.stop - begin]
+            )
+        begin = end
 
 
 def plain_name(name: str) -> str:

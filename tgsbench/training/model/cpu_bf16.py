@@ -63,3 +63,16 @@ class _WideLinear(torch.autograd.Function):
         grad = grads[0].float()
         grad_weight = grad.flatten(0, -2).t() @ x.flatten(0, -2).float()
         return (grad @ weight.float()).to(x.dtype), grad_weight.to(weight.dtype)
+
+
+def product(a: Tensor, b: Tensor, into: Tensor | None = None) -> Tensor:
+    """a · b outside autograd, in the dtype of a; a [m, k], b [k, n] -> [m, n], written to `into` if given."""
+    if lacks_bf16(a):
+        wide = a.float() @ b.float()
+        return wide.to(a.dtype) if into is None else into.copy_(wide)
+    return torch.mm(a, b) if into is None else torch.mm(a, b, out=into)
+
+
+def add_product(total: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """total += a · b in place; the product is not rounded before the sum."""
+    return total.add_(a.float() @ b.float()) if lacks_bf16(a) else total.addmm_(a, b)

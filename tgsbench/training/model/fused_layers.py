@@ -188,61 +188,92 @@ class _Rotate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return _rotated(x, cos, sin, 1.0)
+        return rotated(x, cos, sin, 1.0)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         cos, sin = ctx.saved_tensors
-        return _rotated(grads[0], cos, sin, -1.0), None, None
+        return rotated(grads[0], cos, sin, -1.0), None, None
 
 
-def _rotated(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
-    # transformers repeats the angles in both halves, so the first half of cos and sin is enough.
+def rotated(x: Tensor, cos: Tensor, sin: Tensor, sign: float, into: Tensor | None = None) -> Tensor:
+    """RoPE of x [..., d], or for sign -1 back; written to `into` if given.
+
+    cos and sin: [..., d], where both halves are alike, or one half alone.
+    """
+    if cos.shape[-1] < x.shape[-1]:
+        cos = torch.cat([cos, cos], dim=-1)
+    out = torch.mul(x, cos, out=torch.empty_like(x) if into is None else into)
+    # transformers repeats the angles in both halves, so either half of sin is enough.
     half = x.shape[-1] // 2
-    cos, sin = cos[..., :half], sin[..., :half]
-    out = torch.empty_like(x)
-    first, second = x[..., :half], x[..., half:]
-    torch.mul(first, cos, out=out[..., :half]).addcmul_(second, sin, value=-sign)
-    torch.mul(second, cos, out=out[..., half:]).addcmul_(first, sin, value=sign)
+    sin = sin[..., :half]
+    out[..., :half].addcmul_(x[..., half:], sin, value=-sign)
+    out[..., half:].addcmul_(x[..., :half], sin, value=sign)
     return out
 
 
-class _RmsNorm(torch.autograd.Function):
-    """x / rms(x) · w in fp32, rounded once."""
+def norm_forward(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """x / rms(x) · w in fp32, rounded once, and 1 / rms(x) [..., 1] in fp32; one kernel on CUDA."""
+    if x.is_cuda:
+        return torch.ops.aten._fused_rms_norm(x, weight.shape, weight, eps)  # type: ignore[no-any-return]
+    wide = x.float()
+    inverse = wide.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
+    return (wide * inverse).mul_(weight).to(x.dtype), inverse
 
+
+def norm_backward(grad: Tensor, x: Tensor, inverse: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of a norm's input and weight; `inverse` as `norm_forward` gave it."""
+    if x.is_cuda:
+        return torch.ops.aten._fused_rms_norm_backward(  # type: ignore[no-any-return]
+            grad, x, weight.shape, inverse, weight, [True, True]
+        )
+    unit, wide = x.float() * inverse, grad.float()
+    grad_weight = (wide * unit).flatten(0, -2).sum(0)
+    grad_unit = wide * weight
+    along = (grad_unit * unit).mean(-1, keepdim=True)
+    grad_x = grad_unit.sub_(unit.mul_(along)).mul_(inverse)
+    return grad_x.to(x.dtype), grad_weight.to(weight.dtype)
+
+
+class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        wide = x.float()
-        inverse = wide.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
+        out, inverse = norm_forward(x, weight, eps)
         ctx.save_for_backward(x, weight, inverse)
-        return (wide * inverse).mul_(weight).to(x.dtype)
+        return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         x, weight, inverse = ctx.saved_tensors
-        unit, grad = x.float() * inverse, grads[0].float()
-        grad_weight = (grad * unit).flatten(0, -2).sum(0)
-        grad_unit = grad * weight
-        along = (grad_unit * unit).mean(-1, keepdim=True)
-        grad_x = grad_unit.sub_(unit.mul_(along)).mul_(inverse)
-        return grad_x.to(x.dtype), grad_weight.to(weight.dtype), None
+        return *norm_backward(grads[0], x, inverse, weight), None
 
 
 class _SiluMul(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
         ctx.save_for_backward(gate, up)
-        return functional.silu(gate).mul_(up)
+        return swiglu(gate, up)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        gate, up = ctx.saved_tensors
-        grad_up = functional.silu(gate).mul_(grads[0])
-        # In place of the incoming gradient, which down_proj made for this function alone: two [s, i]
-        # tensors less at the peak of a layer's backward, 5.4 GiB of 7B shapes at 128k tokens.
-        grad_gate = grads[0].mul_(up)
-        torch.ops.aten.silu_backward.grad_input(grad_gate, gate, grad_input=grad_gate)
-        return grad_gate, grad_up
+        # The incoming gradient was made by down_proj for this function alone.
+        return swiglu_backward(grads[0], *ctx.saved_tensors)
+
+
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) · up outside autograd."""
+    return functional.silu(gate).mul_(up)
+
+
+def swiglu_backward(grad: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of gate and up from that of silu(gate) · up, whose place the gate's takes.
+
+    Two [s, i] tensors less at the peak of a layer's backward: 5.4 GiB of 7B shapes at 128k tokens.
+    """
+    grad_up = functional.silu(gate).mul_(grad)
+    grad_gate = grad.mul_(up)
+    torch.ops.aten.silu_backward.grad_input(grad_gate, gate, grad_input=grad_gate)
+    return grad_gate, grad_up
 
 
 def _liger_rope() -> Any:

@@ -67,9 +67,12 @@ class _ChunkedLoss(torch.autograd.Function):
         grad_hidden = torch.zeros_like(hidden) if needs_grad else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if needs_grad else None
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        labelled = (labels != IGNORE_INDEX).unsqueeze(1)
+        target = labels.unsqueeze(1) * labelled
         for start in range(0, len(labels), chunk_tokens):
             piece = slice(start, start + chunk_tokens)
-            total += _chunk(hidden[piece], weight, labels[piece], _row(grad_hidden, piece), grad_weight)
+            rows = hidden[piece], target[piece], labelled[piece]
+            total += _chunk(*rows, weight, _row(grad_hidden, piece), grad_weight)
         ctx.save_for_backward(*(None if g is None else g.to(dtype) for g in (grad_hidden, grad_weight)))
         return total
 
@@ -85,19 +88,25 @@ def _row(tensor: Tensor | None, piece: slice) -> Tensor | None:
 
 
 def _chunk(
-    hidden: Tensor, weight: Tensor, labels: Tensor, grad_hidden: Tensor | None, grad_weight: Tensor | None
+    hidden: Tensor,
+    target: Tensor,
+    labelled: Tensor,
+    weight: Tensor,
+    grad_hidden: Tensor | None,
+    grad_weight: Tensor | None,
 ) -> Tensor:
-    """Loss of one chunk; its gradients are written to grad_hidden and added to grad_weight."""
-    labelled = labels != IGNORE_INDEX
-    target = labels.masked_fill(~labelled, 0).unsqueeze(1)
+    """Loss of one chunk of rows [t, h], targets and whether they count [t, 1].
+
+    Its gradients are written to grad_hidden and added to grad_weight.
+    """
     logits = functional.linear(hidden, weight).float()
     log_z = torch.logsumexp(logits, dim=1, keepdim=True)
-    loss = ((log_z - logits.gather(1, target)).squeeze(1) * labelled).sum()
+    loss = ((log_z - logits.gather(1, target)) * labelled).sum()
     if grad_hidden is not None and grad_weight is not None:
         # d loss / d logits = softmax − one-hot, in place of the logits.
         grad_logits = logits.sub_(log_z).exp_()
         grad_logits.scatter_add_(1, target, grad_logits.new_full(target.shape, -1.0))
-        grad_logits.mul_(labelled.unsqueeze(1))
+        grad_logits.mul_(labelled)
         low = grad_logits.to(weight.dtype)
         torch.mm(low, weight, out=grad_hidden)
         grad_weight.add_(low.t() @ hidden)

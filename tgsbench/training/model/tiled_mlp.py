@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -30,28 +31,41 @@ class _TiledMLP(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x, w_gate, w_up, w_down)
         ctx.tile_tokens = tile_tokens
-        rows = x.flatten(0, -2)
-        out = torch.empty_like(rows)
-        for tile, into in zip(rows.split(tile_tokens), out.split(tile_tokens), strict=True):
-            product = functional.silu(tile @ w_gate.t()).mul_(tile @ w_up.t())
-            torch.mm(product, w_down.t(), out=into)
-        return out.view_as(x)
+        return tiles_forward(x.flatten(0, -2), (w_gate, w_up, w_down), tile_tokens).view_as(x)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         x, *weights = ctx.saved_tensors
         rows, grad_out = x.flatten(0, -2), grads[0].flatten(0, -2)
-        grad_x = torch.empty_like(rows)
-        sums = [torch.zeros_like(weight, dtype=torch.float32) for weight in weights]
-        tiles = (tensor.split(ctx.tile_tokens) for tensor in (rows, grad_out, grad_x))
-        for tile, grad, into in zip(*tiles, strict=True):
-            _tile_backward(tile, grad, into, weights, sums)
+        grad_x, sums = tiles_backward(rows, grad_out, weights, ctx.tile_tokens)
         cast = (total.to(weight.dtype) for total, weight in zip(sums, weights, strict=True))
         return grad_x.view_as(x), *cast, None
 
 
+def tiles_forward(rows: Tensor, weights: Sequence[Tensor], tile_tokens: int) -> Tensor:
+    """The MLP of rows [T, h] outside autograd."""
+    w_gate, w_up, w_down = weights
+    out = torch.empty_like(rows)
+    for tile, into in zip(rows.split(tile_tokens), out.split(tile_tokens), strict=True):
+        product = functional.silu(tile @ w_gate.t()).mul_(tile @ w_up.t())
+        torch.mm(product, w_down.t(), out=into)
+    return out
+
+
+def tiles_backward(
+    rows: Tensor, grad_out: Tensor, weights: Sequence[Tensor], tile_tokens: int
+) -> tuple[Tensor, list[Tensor]]:
+    """Gradient of the rows [T, h], and the fp32 sums of those of the three weights."""
+    grad_x = torch.empty_like(rows)
+    sums = [torch.zeros_like(weight, dtype=torch.float32) for weight in weights]
+    tiles = (tensor.split(tile_tokens) for tensor in (rows, grad_out, grad_x))
+    for tile, grad, into in zip(*tiles, strict=True):
+        _tile_backward(tile, grad, into, weights, sums)
+    return grad_x, sums
+
+
 def _tile_backward(
-    x: Tensor, grad: Tensor, grad_x: Tensor, weights: list[Tensor], sums: list[Tensor]
+    x: Tensor, grad: Tensor, grad_x: Tensor, weights: Sequence[Tensor], sums: list[Tensor]
 ) -> None:
     """Gradients of one tile: written to grad_x, added to the fp32 sums of the three weights."""
     w_gate, w_up, w_down = weights

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint
 
 from tgsbench.schema import spans
 from tgsbench.schema.preset import Checkpointing
+from tgsbench.training.model.whole_layer import WholeLayer
 from tgsbench.training.parallel.offload import HostOffload, offload
 from tgsbench.training.parallel.tracing import span
 from tgsbench.training.parallel.ulysses import ALL_TO_ALL
@@ -46,6 +47,10 @@ def wrap_layer(
     Its input, which every mode but `none` keeps, goes into `stash` if there is one. `kept_ops` are ops of the
     engine, as `namespace::name`, whose results `selective` keeps too.
     """
+    if isinstance(layer, WholeLayer):
+        layer.checkpointing, layer.kept_ops = mode, saved_ops(*kept_ops)
+        layer.stash = stash if mode != "none" else None
+        return layer
     if mode == "none":
         return layer
     contexts: Callable[[], Contexts] = _full_contexts

@@ -9,7 +9,8 @@ sends 2.25h.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -49,6 +50,61 @@ ALL_TO_ALL = torch.ops.tgsbench.all_to_all.default
 def all_to_all(x: Tensor, group: dist.ProcessGroup) -> Tensor:
     """Exchange equal slices of dim 0 (contiguous) with every rank of the group."""
     return ALL_TO_ALL(x.contiguous(), group.group_name)  # type: ignore[no-any-return]
+
+
+Arrival = Callable[[], tuple[Tensor, ...]]
+"""Waits for an exchange that is under way, and gives what it brought."""
+
+
+def start_scatter(parts: Sequence[Tensor], group: dist.ProcessGroup | None, name: str) -> Arrival:
+    """Send sequence shards [B, s, n, d] off; they arrive as head shards [B, S, max(n, p)/p, d].
+
+    `name`: the span of a trace that the exchange belongs to.
+    """
+    if group is None or group.size() == 1:
+        return functools.partial(tuple, parts)
+    p = group.size()
+    sizes = [(max(x.shape[2], p) // p, x.shape[3]) for x in parts]
+    with span(name):
+        flight = _Flight(_joined(_by_rank(x, p) for x in parts), group)
+    return lambda: tuple(_parted(_join_sequence(flight.arrive(name)), sizes))
+
+
+def start_gather(
+    parts: Sequence[Tensor], heads: Sequence[int], group: dist.ProcessGroup | None, name: str
+) -> Arrival:
+    """Send head shards [B, S, m, d] off; they arrive as sequence shards [B, s, heads, d].
+
+    Copies of a KV head are summed. `name`: the span of a trace that it belongs to.
+    """
+    if group is None or group.size() == 1:
+        return functools.partial(tuple, parts)
+    sizes = [(x.shape[2], x.shape[3]) for x in parts]
+    with span(name):
+        flight = _Flight(_joined(_split_sequence(x.contiguous(), group.size()) for x in parts), group)
+    return lambda: tuple(
+        _from_ranks(x, n) for x, n in zip(_parted(flight.arrive(name), sizes), heads, strict=True)
+    )
+
+
+class _Flight:
+    """An all-to-all that goes on beside the computation."""
+
+    def __init__(self, sent: Tensor, group: dist.ProcessGroup) -> None:
+        self._sent: Tensor | None = sent.contiguous()
+        self._received = torch.empty_like(self._sent)
+        PROGRESS.ticks += 1
+        self._work: Any = dist.all_to_all_single(self._received, self._sent, group=group, async_op=True)
+
+    def arrive(self, name: str) -> Tensor:
+        """What came; on a GPU the stream waits for it and not the host."""
+        PROGRESS.collective = "all-to-all"
+        with span(name):
+            self._work.wait()
+        PROGRESS.collective = ""
+        PROGRESS.ticks += 1
+        self._sent = None
+        return self._received
 
 
 def scatter_heads(

@@ -2,7 +2,8 @@
 
 On gloo a collective blocks the thread that calls it, or the one that waits for its handle: the clock around
 that is the wait for the slowest rank and the transfer. On NCCL the call only queues: two events around it on
-the stream that it is called on are apart by the same. They are recorded in sampled steps alone.
+the stream that it is called on are apart by the same, or, where it goes on beside other work, two events
+around the wait for its handle. They are recorded in sampled steps alone.
 """
 
 from __future__ import annotations
@@ -91,7 +92,10 @@ class CollectiveClock:
             self._inside = True
             try:
                 if self._on_gpu:
-                    return self._on_stream(fixed or self._label(kwargs), call, args, kwargs)
+                    label = fixed or self._label(kwargs)
+                    if not kwargs.get("async_op"):
+                        return self._on_stream(label, call, args, kwargs)
+                    return self._watched(call(*args, **kwargs), label)
                 begin = clock()
                 work = call(*args, **kwargs)
                 seconds = clock() - begin
@@ -99,7 +103,7 @@ class CollectiveClock:
                 self._inside = False
             label = fixed or labels.get(kwargs.get("group")) or self._label(kwargs)
             wait_s[label] = wait_s.get(label, 0.0) + seconds
-            return _TimedWork(work, label, self) if kwargs.get("async_op") and work is not None else work
+            return self._watched(work, label) if kwargs.get("async_op") else work
 
         timed.__name__ = call.__name__
         timed.__doc__ = call.__doc__
@@ -112,8 +116,12 @@ class CollectiveClock:
         self._labels[group] = label
         return label
 
+    def _watched(self, work: Any, label: str) -> Any:
+        """The handle of a call; torch gives none where this process is not of the group."""
+        return None if work is None else _TimedWork(work, label, self)
+
     def _on_stream(self, label: str, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        if len(self._pairs) >= MAX_EVENTS or kwargs.get("async_op"):
+        if len(self._pairs) >= MAX_EVENTS:
             return call(*args, **kwargs)
         if len(self._events) == len(self._pairs):
             timing = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
@@ -126,9 +134,15 @@ class CollectiveClock:
         self._pairs.append((label, begin, end))
         return work
 
-    def waited(self, label: str, seconds: float) -> None:
-        """A handle was waited for."""
-        self._wait_s[label] = self._wait_s.get(label, 0.0) + seconds
+    def wait_for(self, label: str, wait: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Wait for a handle, and time it: on a GPU the stream waits, and this thread does not."""
+        if self._on_gpu:
+            return self._on_stream(label, wait, args, kwargs) if self._recording else wait(*args, **kwargs)
+        begin = time.perf_counter()
+        try:
+            return wait(*args, **kwargs)
+        finally:
+            self._wait_s[label] = self._wait_s.get(label, 0.0) + time.perf_counter() - begin
 
 
 class _TimedWork:
@@ -138,11 +152,7 @@ class _TimedWork:
         self._work, self._label, self._clock = work, label, clock
 
     def wait(self, *args: Any, **kwargs: Any) -> Any:
-        begin = time.perf_counter()
-        try:
-            return self._work.wait(*args, **kwargs)
-        finally:
-            self._clock.waited(self._label, time.perf_counter() - begin)
+        return self._clock.wait_for(self._label, self._work.wait, args, kwargs)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._work, name)

@@ -1,0 +1,47 @@
+"""All-to-alls of a sequence-parallel layer go on beside its products and attention, on the device's clock."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+import tgsbench
+from tgsbench.traces.hotspots import analyse_rank
+
+pytestmark = pytest.mark.virtual
+SETS = ["model.num_layers=2", "workload.corpus=lengths", "workload.concat=1"]
+MOST_EXPOSED = 0.25
+
+
+@pytest.fixture(scope="module")
+def trace(installed, tmp_path_factory) -> Path:
+    """One rank of sp 8 in a node at 128k tokens."""
+    root = tmp_path_factory.mktemp("runs")
+    result = tgsbench.run("llama2_7b_128k", SETS, virtual_gpu="H100-SXM5-80GB", root=root)
+    assert result.status == "virtual", result.failure
+    return root / result.run_id / result.virtual.clock.trace
+
+
+def test_most_of_their_time_is_hidden_and_a_profile_says_so(trace):
+    profile = analyse_rank(trace).profile
+    in_flight, exposed = profile.comm_ms["all_to_all"], profile.exposed_ms["all_to_all"]
+    assert in_flight > 0
+    assert exposed <= MOST_EXPOSED * in_flight
+
+
+def test_keys_travel_while_q_is_projected_and_outputs_while_other_heads_attend(trace):
+    events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
+    kernels = sorted((e for e in events if e.get("cat") == "kernel"), key=lambda e: e["ts"])
+    exchanges = [event for event in kernels if "SendRecv" in event["name"]]
+    keys, _first_q, _second_q, first_out, _second_out = exchanges[:5]
+    assert any(name.startswith("gemm") for name in _beside(keys, kernels))
+    assert any("flash_fwd" in name for name in _beside(first_out, kernels))
+
+
+def _beside(exchange: dict, kernels: list[dict]) -> list[str]:
+    """Names of the kernels that run while an exchange is under way."""
+    begin, end = exchange["ts"], exchange["ts"] + exchange["dur"]
+    return [k["name"] for k in kernels if k["ts"] < end and k["ts"] + k["dur"] > begin and k is not exchange]

@@ -1,0 +1,409 @@
+"""A Llama decoder layer as one autograd function over one flat parameter.
+
+Autograd of torch and a checkpoint that watches every op cost more host time than a layer's kernels: 7 ms a
+layer. Here the layer knows what its backward needs: it launches what that takes and nothing else, adds
+products to what they are summed with, and has one parameter for FSDP to cast, gather and reduce. Its
+all-to-alls are under way while the next product or the attention of other heads runs.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from tgsbench.schema import spans
+from tgsbench.schema.preset import Checkpointing
+from tgsbench.systems.whole_layers import head_chunks
+from tgsbench.training.attention.attention import UlyssesAttention
+from tgsbench.training.attention.kept import AttentionGraph, KeptResults, attend_again, attend_keeping
+from tgsbench.training.model import fused_layers
+from tgsbench.training.model.cpu_bf16 import add_product, product
+from tgsbench.training.model.tiled_mlp import TILE_TOKENS, tiles_backward, tiles_forward
+from tgsbench.training.parallel.offload import HostOffload
+from tgsbench.training.parallel.tracing import span
+from tgsbench.training.parallel.ulysses import Arrival, start_gather, start_scatter
+
+PARTS = (
+    "self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight",
+    "self_attn.o_proj.weight", "mlp.gate_proj.weight", "mlp.up_proj.weight", "mlp.down_proj.weight",
+    "input_layernorm.weight", "post_attention_layernorm.weight",
+)  # fmt: skip
+"""Parameters of a layer in the order in which the flat one holds them."""
+
+
+class _Weights(NamedTuple):
+    """Views of a flat parameter, or of its gradient."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    o: Tensor
+    gate: Tensor
+    up: Tensor
+    down: Tensor
+    norm: Tensor
+    mlp_norm: Tensor
+    flat: Tensor
+
+    def rows(self, first: Tensor, last: Tensor) -> Tensor:
+        """The weights from one to another, which have as many columns, as one matrix."""
+        begin = first.storage_offset() - self.flat.storage_offset()
+        end = last.storage_offset() - self.flat.storage_offset() + last.numel()
+        return self.flat[begin:end].view(-1, first.shape[1])
+
+
+class WholeLayer(nn.Module):
+    """Takes the place of a transformers layer that was built on the meta device."""
+
+    def __init__(self, layer: nn.Module, config: Any, attention: UlyssesAttention, tiled: bool) -> None:
+        super().__init__()
+        sizes = {name: parameter.shape for name, parameter in layer.named_parameters()}
+        assert sizes.keys() == set(PARTS), sizes.keys()
+        self.shapes = [sizes[name] for name in PARTS]
+        numel = sum(map(math.prod, self.shapes))
+        self.flat = nn.Parameter(torch.empty(numel, device="meta"))
+        self.checkpointing: Checkpointing = "none"
+        self.kept_ops: frozenset[Any] = frozenset()
+        self.stash: HostOffload | None = None
+        self.eps: float = config.rms_norm_eps
+        self.tile_tokens = TILE_TOKENS if tiled else 0
+        self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self.head_dim: int = self.shapes[0][0] // self.heads
+        self.attention = attention
+        self.sp = attention.group.size() if attention.group is not None else 1
+        self.chunks = head_chunks(self.heads, self.kv_heads, self.sp)
+        self.shares_kv = self.kv_heads <= self.sp
+        """Do all chunks of a rank's query heads attend to one KV head?"""
+
+    def forward(self, hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor], **_: Any) -> Tensor:
+        """hidden_states [B, s, h] -> the same."""
+        hooks: AbstractContextManager[Any] = self.stash.hooks() if self.stash else nullcontext()
+        with hooks:
+            out: Tensor = _Layer.apply(hidden_states, self.flat, *position_embeddings, self)  # type: ignore[no-untyped-call]
+        return out
+
+    def parts(self, flat: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Names within the layer, and views of a whole flat tensor."""
+        numels = [math.prod(shape) for shape in self.shapes]
+        pieces = zip(PARTS, flat.split(numels), self.shapes, strict=True)
+        yield from ((name, piece.view(shape)) for name, piece, shape in pieces)
+
+    def part_shapes(self) -> Iterator[tuple[str, torch.Size]]:
+        """Names within the layer and shapes, in the order of the flat parameter."""
+        yield from zip(PARTS, self.shapes, strict=True)
+
+    def weights(self, flat: Tensor) -> _Weights:
+        """Views of the parameter or of its gradient."""
+        q, k, v, o, gate, up, down, norm, mlp_norm = (view for _, view in self.parts(flat))
+        return _Weights(q, k, v, o, gate, up, down, norm, mlp_norm, flat)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """One chunk's attention; its inputs as they are after the all-to-alls."""
+        return self.attention.attend(q, k, v, self.head_dim**-0.5)
+
+
+Inputs = tuple[Tensor, Tensor, Tensor]
+"""q, k and v of one chunk of heads over the whole sequence."""
+
+
+class _Mlp(NamedTuple):
+    """What the MLP's backward needs, each [T, …]; nothing of the MLP itself where it runs in tiles."""
+
+    hidden: Tensor
+    normed: Tensor
+    inverse: Tensor
+    gate: Tensor | None = None
+    up: Tensor | None = None
+
+
+class _Pass:
+    """One layer's weights and positions in one pass; T = B·s rows."""
+
+    def __init__(self, layer: WholeLayer, x: Tensor, flat: Tensor, cos: Tensor, sin: Tensor) -> None:
+        self.layer, self.w = layer, layer.weights(flat)
+        self.group = layer.attention.group
+        self.shape = x.shape[:2]
+        self.rows = x.flatten(0, 1)
+        self.cos, self.sin = cos.unsqueeze(2), sin.unsqueeze(2)
+
+    def split_heads(self, x: Tensor) -> Tensor:
+        """[T, n·d] -> [B, s, n, d]."""
+        return x.view(*self.shape, -1, self.layer.head_dim)
+
+    def rotated(self, x: Tensor, sign: float = 1.0, into: Tensor | None = None) -> Tensor:
+        """RoPE of [B, s, n, d], or its transpose for sign -1."""
+        return fused_layers.rotated(x, self.cos, self.sin, sign, into)
+
+    def chunk_of_q(self, index: int, q: Tensor) -> Tensor:
+        """Rows of q's weight [a·d, h] that give one chunk of every rank's heads."""
+        layer = self.layer
+        if layer.chunks == 1:
+            return q
+        return q.view(layer.sp, layer.chunks, -1, q.shape[1])[:, index]
+
+    def chunk_of_o(self, index: int, o: Tensor) -> Tensor:
+        """Columns of the output projection [h, a·d] that take one chunk of every rank's heads."""
+        layer = self.layer
+        if layer.chunks == 1:
+            return o
+        return o.view(o.shape[0], layer.sp, layer.chunks, -1)[:, :, index]
+
+    def q_weight(self, index: int) -> Tensor:
+        return self.chunk_of_q(index, self.w.q).reshape(-1, self.w.q.shape[1])
+
+    def o_weight(self, index: int) -> Tensor:
+        return self.chunk_of_o(index, self.w.o).reshape(self.w.o.shape[0], -1)
+
+    def chunk_of_kv(self, index: int, x: Tensor) -> Tensor:
+        """KV heads [B, S, m, d] that one chunk of query heads attends to."""
+        return x if self.layer.shares_kv else x.chunk(self.layer.chunks, dim=2)[index]
+
+    # Forward
+
+    def received(self, normed: Tensor) -> Iterator[Inputs]:
+        """q, k and v of each chunk of heads, as they arrive."""
+        layer, w = self.layer, self.w
+        if self.group is None:
+            q_and_k = self.split_heads(product(normed, w.rows(w.q, w.k).t()))
+            q, k = self.rotated(q_and_k).split([layer.heads, layer.kv_heads], dim=2)
+            yield q, k, self.split_heads(product(normed, w.v.t()))
+            return
+        k, v = self.split_heads(product(normed, w.rows(w.k, w.v).t())).chunk(2, dim=2)
+        both = start_scatter([self.rotated(k), v], self.group, spans.A2A_PRE)
+        under_way = [self._send_q(normed, index) for index in range(layer.chunks)]
+        k, v = both()
+        for index, arrive in enumerate(under_way):
+            yield arrive()[0], self.chunk_of_kv(index, k), self.chunk_of_kv(index, v)
+
+    def _send_q(self, normed: Tensor, index: int) -> Arrival:
+        q = self.split_heads(product(normed, self.q_weight(index).t()))
+        return start_scatter([self.rotated(q)], self.group, spans.A2A_PRE)
+
+    def attended(self, received: Iterable[Inputs], attend: Callable[[Inputs], Tensor]) -> list[Arrival]:
+        """Run attention chunk by chunk and send its outputs back."""
+        heads, arrivals = self.layer.heads // self.layer.chunks, []
+        for inputs in received:
+            with span(spans.ATTENTION):
+                out = attend(inputs)
+            arrivals.append(start_gather([out], [heads], self.group, spans.A2A_POST))
+        return arrivals
+
+    def flattened(self, arrivals: Iterable[Arrival]) -> Iterator[Tensor]:
+        """Attention's outputs [T, a·d/chunks] as they arrive."""
+        yield from (arrive()[0].reshape(len(self.rows), -1) for arrive in arrivals)
+
+    def projected(self, returned: Iterable[Tensor], keep: list[Tensor]) -> Tensor:
+        """The residual stream [T, h] after attention, from its outputs, which are put into `keep`."""
+        hidden: Tensor | None = None
+        for index, out in enumerate(returned):
+            keep.append(out)
+            weight = self.o_weight(index).t()
+            hidden = product(out, weight) if hidden is None else add_product(hidden, out, weight)
+        assert hidden is not None
+        return hidden.add_(self.rows)
+
+    def mlp(self, hidden: Tensor) -> _Mlp:
+        """Norm, gate and up."""
+        w = self.w
+        normed, inverse = fused_layers.norm_forward(hidden, w.mlp_norm, self.layer.eps)
+        if self.layer.tile_tokens:
+            return _Mlp(hidden, normed, inverse)
+        gate, up = product(normed, w.gate.t()), product(normed, w.up.t())
+        return _Mlp(hidden, normed, inverse, gate, up)
+
+    def output(self, mlp: _Mlp, in_place: bool) -> Tensor:
+        """The layer's output [B, s, h]; `in_place`: nobody needs `hidden` any more."""
+        w, hidden = self.w, mlp.hidden if in_place else mlp.hidden.clone()
+        if mlp.gate is None or mlp.up is None:
+            hidden.add_(tiles_forward(mlp.normed, (w.gate, w.up, w.down), self.layer.tile_tokens))
+        else:
+            add_product(hidden, fused_layers.swiglu(mlp.gate, mlp.up), w.down.t())
+        return hidden.view(*self.shape, -1)
+
+    # Backward
+
+    def mlp_backward(self, grad: Tensor, mlp: _Mlp, to: _Weights) -> tuple[Tensor, Tensor]:
+        """Gradients of the residual stream [T, h] before the MLP, and of the norm's weight."""
+        grad_normed = self._tiled_backward(grad, mlp, to) if mlp.gate is None else self._gated(grad, mlp, to)
+        grad_hidden, weight = fused_layers.norm_backward(
+            grad_normed, mlp.hidden, mlp.inverse, self.w.mlp_norm
+        )
+        return grad_hidden.add_(grad), weight
+
+    def _gated(self, grad: Tensor, mlp: _Mlp, to: _Weights) -> Tensor:
+        assert mlp.gate is not None and mlp.up is not None
+        # Made again and not kept: one [T, i] less beside the two gradients.
+        product(grad.t(), fused_layers.swiglu(mlp.gate, mlp.up), to.down)
+        grad_gate, grad_up = fused_layers.swiglu_backward(product(grad, self.w.down), mlp.gate, mlp.up)
+        product(grad_gate.t(), mlp.normed, to.gate)
+        product(grad_up.t(), mlp.normed, to.up)
+        return add_product(product(grad_gate, self.w.gate), grad_up, self.w.up)
+
+    def _tiled_backward(self, grad: Tensor, mlp: _Mlp, to: _Weights) -> Tensor:
+        weights = self.w.gate, self.w.up, self.w.down
+        grad_normed, sums = tiles_backward(mlp.normed, grad, weights, self.layer.tile_tokens)
+        for target, total in zip((to.gate, to.up, to.down), sums, strict=True):
+            target.copy_(total)
+        return grad_normed
+
+    def send_output_gradients(self, grad: Tensor) -> list[Arrival]:
+        """Gradients of attention's output, chunk by chunk on their way to the head-sharded side."""
+        gradients = (product(grad, self.o_weight(index)) for index in range(self.layer.chunks))
+        return [start_scatter([self.split_heads(each)], self.group, spans.A2A_POST) for each in gradients]
+
+    def attention_backward(
+        self, arrivals: list[Arrival], graphs: Iterable[AttentionGraph]
+    ) -> tuple[list[Arrival], Arrival]:
+        """Gradients of each chunk's q, and of all k and v, on their way back."""
+        heads, of_kv, under_way = self.layer.heads // self.layer.chunks, [], []
+        for arrive, graph in zip(arrivals, graphs, strict=True):
+            grad_q, *rest = graph.backward(*arrive())
+            under_way.append(start_gather([grad_q], [heads], self.group, spans.A2A_PRE))
+            of_kv.append(rest)
+        both = [self._joined_kv(list(each)) for each in zip(*of_kv, strict=True)]
+        return under_way, start_gather(both, [self.layer.kv_heads] * 2, self.group, spans.A2A_PRE)
+
+    def _joined_kv(self, parts: list[Tensor]) -> Tensor:
+        """Gradients of the KV heads from those of each chunk, which share a head or have their own."""
+        if len(parts) == 1:
+            return parts[0]
+        return parts[0].add_(parts[1]) if self.layer.shares_kv else torch.cat(parts, dim=2)
+
+    def o_backward(self, grad: Tensor, returned: list[Tensor], to: _Weights) -> None:
+        """Gradient of the output projection."""
+        for index, out in enumerate(returned):
+            _write(self.chunk_of_o(index, to.o), grad.t(), out)
+
+    def qkv_backward(self, normed: Tensor, under_way: list[Arrival], both: Arrival, to: _Weights) -> Tensor:
+        """Gradient [T, h] of the normed input, and of the three projections."""
+        if self.group is None:
+            return self._joint_backward(normed, [*under_way[0](), *both()], to)
+        grad_normed: Tensor | None = None
+        for index, arrive in enumerate(under_way):
+            grad_q = self.rotated(arrive()[0], -1.0).flatten(0, 1).flatten(1)
+            _write(self.chunk_of_q(index, to.q), grad_q.t(), normed)
+            weight = self.q_weight(index)
+            if grad_normed is None:
+                grad_normed = product(grad_q, weight)
+            else:
+                add_product(grad_normed, grad_q, weight)
+        assert grad_normed is not None
+        joint = self._joint_gradient([*both()])
+        product(joint.t(), normed, to.rows(to.k, to.v))
+        return add_product(grad_normed, joint, self.w.rows(self.w.k, self.w.v))
+
+    def _joint_backward(self, normed: Tensor, grads: list[Tensor], to: _Weights) -> Tensor:
+        joint = self._joint_gradient(grads)
+        product(joint.t(), normed, to.rows(to.q, to.v))
+        return product(joint, self.w.rows(self.w.q, self.w.v))
+
+    def _joint_gradient(self, parts: list[Tensor]) -> Tensor:
+        """Gradients of projections side by side, the last of v, the others before RoPE: [T, (…)·d]."""
+        sizes = [x.shape[2] for x in parts]
+        joint = parts[0].new_empty(*self.shape, sum(sizes), self.layer.head_dim)
+        *rotary, last = joint.split(sizes, dim=2)
+        for x, into in zip(parts, rotary, strict=False):
+            self.rotated(x, -1.0, into)
+        last.copy_(parts[-1])
+        return joint.view(len(self.rows), -1)
+
+
+def _write(into: Tensor, a: Tensor, b: Tensor) -> None:
+    """a · b to a chunk of a weight's gradient, which may be strided."""
+    if into.is_contiguous():
+        product(a, b, into)
+    else:
+        into.copy_(product(a, b).view(into.shape))
+
+
+class _Layer(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, flat: Tensor, cos: Tensor, sin: Tensor, layer: WholeLayer) -> Tensor:
+        run, mode = _Pass(layer, x, flat, cos, sin), layer.checkpointing
+        results: list[KeptResults] = []
+        graphs: list[AttentionGraph] = []
+        inputs: list[Inputs] = []
+        returned: list[Tensor] = []
+
+        def attend(own: Inputs) -> Tensor:
+            if mode == "full":
+                return layer.attend(*own)
+            if mode == "none":
+                return _graphed(layer, own, graphs)
+            inputs.append(own)
+            results.append(KeptResults(layer.kept_ops))
+            return attend_keeping(layer.attend, *own, results[-1])
+
+        normed, inverse = fused_layers.norm_forward(run.rows, run.w.norm, layer.eps)
+        arrivals = run.attended(run.received(normed), attend)
+        with_attention = run.projected(run.flattened(arrivals), returned)
+        with span(spans.MLP):
+            mlp = run.mlp(with_attention)
+            out = run.output(mlp, in_place=mode != "none")
+        saved: list[Tensor | None] = [] if mode == "full" else [*returned]
+        if mode == "selective" and run.group is not None:
+            saved += itertools.chain.from_iterable(inputs)
+        if mode == "none":
+            saved += [normed, inverse, *mlp]
+        ctx.layer, ctx.results, ctx.graphs = layer, results, graphs
+        ctx.save_for_backward(x, flat, cos, sin, *saved)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        layer: WholeLayer = ctx.layer
+        x, flat, cos, sin, *saved = ctx.saved_tensors
+        run, mode = _Pass(layer, x, flat, cos, sin), layer.checkpointing
+        to = layer.weights(torch.empty_like(flat))
+        returned, rest = saved[: layer.chunks], saved[layer.chunks :]
+        graphs: Iterable[AttentionGraph] = ctx.graphs
+        if mode == "none":
+            normed, inverse, *of_mlp = rest
+            mlp = _Mlp(*of_mlp)
+        elif mode == "full":
+            with span(spans.RECOMPUTE):
+                normed, inverse, mlp, returned = _again(run, ctx.graphs)
+        else:
+            with span(spans.RECOMPUTE):
+                mlp = run.mlp(run.projected(returned, []))
+        grad, of_mlp_norm = run.mlp_backward(grads[0].flatten(0, 1), mlp, to)
+        del mlp
+        arrivals = run.send_output_gradients(grad)
+        if mode == "selective":
+            with span(spans.RECOMPUTE):
+                normed, inverse = fused_layers.norm_forward(run.rows, run.w.norm, layer.eps)
+                inputs = zip(*[iter(rest)] * 3, strict=True) if rest else run.received(normed)
+                graphs = map(functools.partial(_replayed, layer), inputs, ctx.results)
+        under_way, both = run.attention_backward(arrivals, graphs)
+        run.o_backward(grad, returned, to)
+        grad_normed = run.qkv_backward(normed, under_way, both, to)
+        grad_x, of_norm = fused_layers.norm_backward(grad_normed, run.rows, inverse, run.w.norm)
+        torch._foreach_copy_([to.norm, to.mlp_norm], [of_norm, of_mlp_norm])
+        ctx.graphs = ctx.results = None
+        return grad_x.add_(grad).view_as(x), to.flat, None, None, None
+
+
+def _graphed(layer: WholeLayer, inputs: Inputs, graphs: list[AttentionGraph]) -> Tensor:
+    """Attention whose graph is kept."""
+    graphs.append(attend_again(layer.attend, *inputs))
+    return graphs[-1].out.detach()
+
+
+def _replayed(layer: WholeLayer, inputs: Inputs, kept: KeptResults) -> AttentionGraph:
+    return attend_again(layer.attend, *inputs, kept)
+
+
+def _again(run: _Pass, graphs: list[AttentionGraph]) -> tuple[Tensor, Tensor, _Mlp, list[Tensor]]:
+    """The forward once more, up to the last product: normed input, its 1/rms, MLP, attention's outputs."""
+    layer, returned = run.layer, list[Tensor]()
+    normed, inverse = fused_layers.norm_forward(run.rows, run.w.norm, layer.eps)
+    arrivals = run.attended(run.received(normed), lambda inputs: _graphed(layer, inputs, graphs))
+    mlp = run.mlp(run.projected(run.flattened(arrivals), returned))
+    return normed, inverse, mlp, returned
