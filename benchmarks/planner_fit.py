@@ -79,12 +79,16 @@ class Parameters(Struct, frozen=True, kw_only=True):
     foundry_logits: float = 18.0
     foundry_attention: float = 0.5
     """Its kernel computes the masked half too."""
+    broadcast_hop_us: float = 4.0
+    """Of each further rank in InternEvo's broadcasts; starts at NCCL's own figure for LL128 between nodes."""
     shares: dict[str, float] = {}
     """Source -> speed of its stack's products beside the average one's; 1 for a source never seen."""
     overheads: dict[str, float] = {}
     """Source -> seconds between two steps of its stack."""
 
 
+_LOOSE = {"broadcast_hop_us": 1.0}
+"""Constants whose start is right to a factor only, and how far in e-folds it may be off."""
 NAMES = tuple(name for name in Parameters.__struct_fields__ if name not in ("shares", "overheads"))
 
 
@@ -115,6 +119,8 @@ def stack(row: Row, parameters: Parameters) -> System:
     share = parameters.shares.get(row.source, 1.0)
     overhead = parameters.overheads.get(row.source, UNSEEN.step_overhead_s)
     system = replace(row.work.system, product_share=share, step_overhead_s=overhead)
+    if system.name == "internevo":
+        return replace(system, broadcast_hop_s=parameters.broadcast_hop_us * 1e-6)
     if system.name != "llm_foundry":
         return system
     traffic = replace(system.traffic, logits=parameters.foundry_logits)
@@ -151,14 +157,26 @@ def with_stack(row: Row, parameters: Parameters, found: Constants) -> Row:
     return replace(row, work=replace(row.work, system=stack(row, parameters), kernel=kernel))
 
 
-def errors(rows: Sequence[Row], parameters: Parameters, kernels: Kernels) -> list[float]:
-    """Predicted over published TGS, less one."""
+Seen = dict[tuple[object, ...], float]
+"""Errors that are known, by row and the parameters that it feels: a fit moves one stack at a time."""
+
+
+def errors(
+    rows: Sequence[Row], parameters: Parameters, kernels: Kernels, seen: Seen | None = None
+) -> list[float]:
+    """Predicted over published TGS, less one; `seen` keeps them from call to call over the same rows."""
     by_family = {name: constants(name, parameters, kernels[name]) for name in FAMILIES}
+    shared = tuple(getattr(parameters, name) for name in NAMES)
+    known = {} if seen is None else seen
     out = []
-    for row in rows:
-        found = by_family[family(row.gpu)]
-        assert row.tgs is not None
-        out.append(predicted_tgs(with_stack(row, parameters, found), found) / row.tgs - 1)
+    for index, row in enumerate(rows):
+        own = parameters.shares.get(row.source), parameters.overheads.get(row.source)
+        key = (index, *own, *shared)
+        if key not in known:
+            found = by_family[family(row.gpu)]
+            assert row.tgs is not None
+            known[key] = predicted_tgs(with_stack(row, parameters, found), found) / row.tgs - 1
+        out.append(known[key])
     return out
 
 
@@ -190,6 +208,8 @@ def fit_parameters(rows: Sequence[Row], kernels: Kernels) -> Parameters:
         free.remove("fp8_gain")
     if not any(row.work.system.name == "llm_foundry" for row in rows):
         free = [name for name in free if not name.startswith("foundry_")]
+    if not any(row.work.system.name == "internevo" for row in rows):
+        free.remove("broadcast_hop_us")
     sources = sorted({row.source for row in rows})
 
     def made(values: list[float]) -> Parameters:
@@ -200,13 +220,16 @@ def fit_parameters(rows: Sequence[Row], kernels: Kernels) -> Parameters:
 
     weights = [row_weight(row, kernels) for row in rows]
 
+    seen: Seen = {}
+
     def residuals(values: list[float]) -> list[float]:
-        found = errors(rows, made(values), kernels)
+        found = errors(rows, made(values), kernels, seen)
         return [w * math.log1p(e) for w, e in zip(weights, found, strict=True)]
 
     start = [getattr(Parameters(), n) for n in free] + [1.0] * len(sources)
     start += [UNSEEN.step_overhead_s] * len(sources)
-    sigma = [0.3] * len(free) + [STACKS_DIFFER] * len(sources) + [OVERHEADS_DIFFER] * len(sources)
+    sigma = [_LOOSE.get(name, 0.3) for name in free] + [STACKS_DIFFER] * len(sources)
+    sigma += [OVERHEADS_DIFFER] * len(sources)
     found = made(fit(residuals, start, sigma, rounds=15).values)
     for name in FAMILIES.keys() - present:
         other = next(iter(present))
@@ -314,6 +337,14 @@ CARRIED = {
     "cdna4_mi355x": Carried(("MI355X-288GB",), "hopper", "H100's, by GEMM ceiling", 0.35),
 }
 _ONLY_ON_HOPPER = ("flash3",)
+_MORE_PROCESSORS = 148 / 132
+"""B200's multiprocessors over H100's, at about one clock."""
+
+
+def _attention_scale(kernel: str, found: Constants, name: str, scale: float) -> float:
+    """FlashAttention 2 runs Ampere's instructions, so Blackwell's own tensor cores do not speed it up."""
+    from_hopper = found.name == "hopper" and name.startswith("blackwell")
+    return min(scale, _MORE_PROCESSORS) if from_hopper and kernel == "flash2" else scale
 
 
 def carried_over(found: Constants, name: str, carried: Carried) -> Constants:
@@ -326,11 +357,12 @@ def carried_over(found: Constants, name: str, carried: Carried) -> Constants:
     attention = [
         replace(
             speed,
-            forward_tflops=round(speed.forward_tflops * scale, 1),
-            backward_tflops=round(speed.backward_tflops * scale, 1),
-            source=f"{speed.source}; carried over from {source.name} times {scale:.3f}",
+            forward_tflops=round(speed.forward_tflops * share, 1),
+            backward_tflops=round(speed.backward_tflops * share, 1),
+            source=f"{speed.source}; carried over from {source.name} times {share:.3f}",
         )
         for speed in found.attention
+        for share in (_attention_scale(speed.kernel, found, name, scale),)
         if speed.kernel not in _ONLY_ON_HOPPER or name.startswith("hopper")
     ]
     return replace(

@@ -18,7 +18,7 @@ from benchmarks import row_notation
 from tgsbench import presets, units
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.models.family import Dims, attention_weights, mlp_weights
-from tgsbench.planner.workload import StepWorkload, work_of
+from tgsbench.planner.workload import StepWorkload, dims_of, work_of
 from tgsbench.presets import catalog
 from tgsbench.schema.hardware import GpuSpec, Link
 from tgsbench.schema.preset import Checkpointing, Preset
@@ -139,18 +139,22 @@ def _shape_row(raw: dict[str, str], label: str, system: str, link: str) -> Row:
     """A row of the calibration layout."""
     note, gpu = raw.get("note", ""), find_row_gpu(raw["gpu"])
     how = raw.get("parallelism", "")
-    row_notation.refuse_other_training(f"{raw.get('model', '')}; {how}; {note}")
+    known = _known_dims(raw)
+    words = f"{raw.get('model', '')}; {how}; {note}"
+    row_notation.refuse_other_training(words, experts_known=known is not None)
     num_gpus, seq_len = _count(raw, "gpus"), units.parse_length(raw["seq_len"])
     sharding = row_notation.read_parallelism(how, num_gpus)
     batch = _batch(raw, num_gpus, sharding.sp, seq_len)
     mode, away = _checkpointing(raw)
+    stack = find_system(system) if system else _row_system(raw, sharding.ring)
     work = StepWorkload(
-        dims=shape_dims(raw),
-        system=find_system(system) if system else _row_system(raw),
+        dims=known or shape_dims(raw),
+        system=stack,
         seq_len=seq_len,
         attended_len=float(seq_len),
-        kernel=_named_kernel(note),
+        kernel=_named_kernel(note) or (sharding.ring > 1 and stack.ring_kernel) or "flash2",
         sp=sharding.sp,
+        ring=sharding.ring,
         world=num_gpus,
         micro_batch=batch.micro_batch,
         accumulation=batch.accumulation,
@@ -162,6 +166,7 @@ def _shape_row(raw: dict[str, str], label: str, system: str, link: str) -> Row:
         activation_offload=away or row_notation.says_yes("act-ckpt cpu offload", note),
         tiled_mlp=row_notation.says_yes("tiled_mlp", note),
         fused_ops=sharding.compiled or "compile" in note.lower() or row_notation.says_yes("liger", note),
+        loss_chunk_tokens=LOSS_CHUNK if row_notation.chunks_loss(note) else 0,
         fp8=sharding.fp8 or row_notation.is_fp8(note),
     )
     return Row(
@@ -180,8 +185,24 @@ def _batch(raw: dict[str, str], num_gpus: int, sp: int, seq_len: int) -> row_not
     text = raw.get("global_batch_tokens_or_microbatch")
     if text is None:
         return row_notation.Batch(1, 1)
+    if row_notation.is_one_micro_step(text):
+        return row_notation.Batch(_sequences_of_step(raw, sp, seq_len), 1)
     whole = "batch size is global" in raw.get("note", "")
     return row_notation.read_batch(text, num_gpus, sp, seq_len, is_global=whole)
+
+
+def _sequences_of_step(raw: dict[str, str], sp: int, seq_len: int) -> int:
+    """Sequences of a step whose seconds the note gives: of TGS · seconds · sp tokens.
+
+    Raises ValueError where these are no whole number of sequences.
+    """
+    seconds, tgs = row_notation.seconds_of_micro_step(raw.get("note", "")), _tgs(raw)
+    if seconds is None or tgs is None:
+        raise ValueError("batch 'micro batch step': the micro-batch is not said")
+    sequences = tgs * seconds * sp / seq_len
+    if round(sequences) < 1 or abs(sequences / round(sequences) - 1) > _ROUNDED:
+        raise ValueError(f"batch: {tgs:g} tokens/GPU/s for {seconds:g} s are {sequences:.2f} sequences")
+    return round(sequences)
 
 
 def _checkpointing(raw: dict[str, str]) -> tuple[Checkpointing, bool]:
@@ -190,12 +211,16 @@ def _checkpointing(raw: dict[str, str]) -> tuple[Checkpointing, bool]:
     return ("none", False) if text is None else row_notation.read_checkpointing(text)
 
 
-_KERNELS = {"flash3": r"flash-?\s?att\w*-?\s?3|\bFA-?3\b", "cudnn": r"cudnn|transformer.?engine|\bTE\b"}
+_KERNELS = {
+    "flash2": r"\bFA-?2\b",
+    "flash3": r"flash-?\s?att\w*-?\s?3|\bFA-?3\b",
+    "cudnn": r"cudnn|transformer.?engine|\bTE\b",
+}
 
 
 def _named_kernel(note: str) -> str:
-    """The attention kernel that a note names, or FlashAttention 2."""
-    return next((name for name, words in _KERNELS.items() if re.search(words, note, re.IGNORECASE)), "flash2")
+    """The attention kernel that a note names, or nothing."""
+    return next((name for name, words in _KERNELS.items() if re.search(words, note, re.IGNORECASE)), "")
 
 
 def _tgs(raw: dict[str, str]) -> float | None:
@@ -209,33 +234,69 @@ def _tgs(raw: dict[str, str]) -> float | None:
     return value
 
 
-def _row_system(raw: dict[str, str]) -> System:
+def _row_system(raw: dict[str, str], ring: int) -> System:
     """The stack of a row's repository where it is described, else this project's engine."""
     repo = re.sub(r"[^a-z0-9]+", "_", raw.get("source_repo", "").lower())
-    return next((s for name, s in systems().items() if name in repo), find_system("fsdp2"))
+    known = systems()
+    found = next((s for name, s in known.items() if name in repo), find_system("fsdp2"))
+    return known.get(f"{found.name}_ring", found) if ring > 1 else found
 
 
+LOSS_CHUNK = 2048
+"""Tokens of a chunk of the logits, where a row says that there are chunks and not their size."""
+_ROUNDED = 0.03
+"""How far rounded figures of a row may put a whole number of sequences off."""
+
+
+def _known_dims(raw: dict[str, str]) -> Dims | None:
+    """Widths of a model of presets/models by its name, where the row's layers and width are that model's."""
+    for name in catalog.files("presets", "models"):
+        shape = catalog.load_model(name)
+        if (shape.name, str(shape.num_layers), str(shape.hidden_size)) == _told(raw):
+            dims = dims_of(shape)
+            return dims if dims.routed else None
+    return None
+
+
+def _told(raw: dict[str, str]) -> tuple[str, str, str]:
+    return raw.get("model", ""), raw.get("layers", ""), raw.get("hidden", "")
+
+
+_USUAL_HEAD_DIM = 128
+"""Width of a head in models whose heads together are wider than the hidden size."""
+_THAT, _NEARER = 0.015, 4.0
+"""Heads of 128 are taken where they give the parameter count this well, and so many times as near."""
 _OTHER_SHAPE = 0.2
 """A parameter count further off than this is of another model: experts, an encoder, latent attention."""
 
 
 def shape_dims(raw: dict[str, str]) -> Dims:
-    """A row's dimensions; the parameter count tells a gated MLP from a plain one, a tied head too."""
+    """A row's dimensions; the parameter count tells a gated from a plain MLP, a tied head, wider heads."""
     layers, hidden, inter = (_count(raw, name) for name in ("layers", "hidden", "intermediate"))
     heads, vocab = _count(raw, "heads"), _count(raw, "vocab")
     kv_heads = _count(raw, "kv_heads") if raw.get("kv_heads") else heads
-    head_dim = _count(raw, "head_dim") if raw.get("head_dim") else hidden // heads
     billions = _number(raw.get("params_b", ""))
-    attention = hidden * head_dim * (2 * heads + 2 * kv_heads)
+    said_width = _count(raw, "head_dim") if raw.get("head_dim") else hidden // heads
 
-    def count(matrices: int, tied: bool) -> int:
+    def count(matrices: int, tied: bool, head_dim: int) -> int:
+        attention = hidden * head_dim * (2 * heads + 2 * kv_heads)
         return layers * (attention + matrices * hidden * inter) + (1 if tied else 2) * vocab * hidden
 
-    choices = itertools.product((2, 3), (True, False))
-    target = billions * 1e9 if billions else count(3, False)
-    matrices, tied = min(choices, key=lambda choice: abs(count(*choice) - target))
-    if abs(count(matrices, tied) / target - 1) > _OTHER_SHAPE:
-        said = f"{count(matrices, tied) / 1e9:.3g} B parameters follow from its widths"
+    target = billions * 1e9 if billions else count(3, False, said_width)
+
+    def off(choice: tuple[int, bool, int]) -> float:
+        return abs(count(*choice) / target - 1)
+
+    def nearest(width: int) -> tuple[int, bool, int]:
+        return min(itertools.product((2, 3), (True, False), (width,)), key=off)
+
+    best, wider = nearest(said_width), nearest(_USUAL_HEAD_DIM)
+    if not raw.get("head_dim") and off(wider) < min(_THAT, off(best) / _NEARER):
+        best = wider
+    matrices, tied, head_dim = best
+    counted = count(*best)
+    if off(best) > _OTHER_SHAPE:
+        said = f"{counted / 1e9:.3g} B parameters follow from its widths"
         raise ValueError(f"params_b {billions:g}: {said}, so it is no dense decoder of these")
     return Dims(
         num_layers=layers,
@@ -250,7 +311,7 @@ def shape_dims(raw: dict[str, str]) -> Dims:
         attention=attention_weights(hidden, heads, kv_heads, head_dim),
         mlp=mlp_weights(hidden, inter, matrices),
         tied=tied,
-        num_parameters=int(target) if billions else count(matrices, tied),
+        num_parameters=int(target) if billions else counted,
     )
 
 

@@ -22,6 +22,8 @@ OUTSIDE = 0.1
 """Of the rows, below an 80 % interval, and as many above it."""
 
 
+FEW_ROWS = 4
+"""Rows from which on a source counts as much as any: one row must not be the tenth that lies outside."""
 FOLDS = 4
 """Parts of the rows that are left out in turn to see how a known stack's other rows come out."""
 
@@ -71,7 +73,7 @@ def spread(
     skip: str = "",
     between: bool = True,
 ) -> Spread:
-    """Quantiles of rows left out, each source counting alike; `skip` is a source that is not looked at.
+    """Quantiles of rows left out, each source of `FEW_ROWS` counting alike; `skip` is a source not looked at.
 
     `between`: the interval is for a source that is not among them, of which there are few.
     """
@@ -82,7 +84,7 @@ def spread(
             off = -math.log1p(error)
             low = math.sqrt(max(0.0, off * off - slower * slower)) if off < 0 else 0.0
             high = math.sqrt(max(0.0, off * off - faster * faster)) if off > 0 else 0.0
-            missed.append(Missed(low, high, 1.0 / counts[row.source]))
+            missed.append(Missed(low, high, 1.0 / max(counts[row.source], FEW_ROWS)))
     wider_by = few_groups(len(counts) - (skip in counts)) if between else 1.0
     below = wider_by * _quantile([(m.below, m.weight) for m in missed])
     above = wider_by * _quantile([(m.above, m.weight) for m in missed])

@@ -19,6 +19,8 @@ class Sharding(Struct, frozen=True, kw_only=True):
     """How a row's ranks share the model and the sequence."""
 
     sp: int = 1
+    ring: int = 1
+    """Members of the ring that context parallelism sends keys and values round; part of sp."""
     zero_stage: int = 3
     shard_ranks: int = 0
     """Ranks that share one copy of what is sharded; 0: all of them."""
@@ -37,6 +39,7 @@ class Batch(Struct, frozen=True):
 
 _N = r"[\s=:]*(-?\d+|true|false)?"
 _WORDS = (
+    ("ring", r"(?:torch )?ring(?:[ _-]?(?:attention|attn|cp))?()"),
     ("tp", rf"(?:tp|tensor(?:[ _-]?parallel\w*)?){_N}"),
     ("pp", rf"(?:pp|pipeline(?:[ _-]?parallel\w*)?){_N}"),
     ("cp", rf"(?:cp|context(?:[ _-]?parallel\w*)?){_N}"),
@@ -61,7 +64,7 @@ _WORDS = (
 """Kind of word and how it is written; the group is its number."""
 _SHARDS = {"zero1", "zero", "fsdp", "hsdp", "kept"}
 _BETWEEN = re.compile(r"[\s,;/+&()]+")
-_KNOWN = "the planner knows sharded data and Ulysses parallelism"
+_KNOWN = "the planner knows sharded data, Ulysses ranks and rings"
 
 
 def read_parallelism(text: str, num_gpus: int) -> Sharding:
@@ -69,15 +72,31 @@ def read_parallelism(text: str, num_gpus: int) -> Sharding:
     found, words = Sharding(), list(_words(text))
     for kind, number in words:
         found = _applied(found, kind, number, text, num_gpus)
-    kinds = {kind for kind, _ in words}
-    if num_gpus > 1 and "dp" in kinds and not kinds & _SHARDS:
-        raise ValueError(f"parallelism {text!r}: what data parallelism shards is not said")
-    if num_gpus % found.sp:
-        raise ValueError(f"parallelism {text!r}: {num_gpus} GPUs are no multiple of sp={found.sp}")
+    _check_sizes(found, words, text, num_gpus)
+    if found.ring > 1 and found.shard_ranks:  # FSDP shards over the ranks of a ring too
+        found = replace(found, shard_ranks=found.shard_ranks * found.ring)
     if found.shard_ranks and num_gpus % found.shard_ranks:
         raise ValueError(f"parallelism {text!r}: {num_gpus} GPUs in groups of {found.shard_ranks}")
     whole = found.shard_ranks in (0, num_gpus)
     return replace(found, shard_ranks=0) if whole else found
+
+
+def _check_sizes(found: Sharding, words: list[tuple[str, str]], text: str, num_gpus: int) -> None:
+    """Raise ValueError for sizes that do not make the GPUs, or that are not said."""
+    kinds = {kind for kind, _ in words}
+    if found.ring > 1 and "ring" not in kinds:
+        raise ValueError(f"parallelism {text!r}: cp {found.ring}, and not that it is a ring; {_KNOWN}")
+    if "ring" in kinds and found.ring == 1:
+        raise ValueError(f"parallelism {text!r}: a ring of unknown size; {_KNOWN}")
+    if num_gpus % found.sp:
+        raise ValueError(f"parallelism {text!r}: {num_gpus} GPUs are no multiple of sp={found.sp}")
+    across = {"dp": found.sp} | ({"fsdp": found.ring} if found.ring > 1 else {})
+    for kind, number in words:
+        if kind in across and number.isdecimal() and int(number) * across[kind] != num_gpus:
+            and_cp = f" and cp {across[kind]}" if across[kind] > 1 else ""
+            raise ValueError(f"parallelism {text!r}: {kind} {number}{and_cp} does not make {num_gpus} GPUs")
+    if num_gpus > 1 and ("dp" in kinds or found.ring > 1) and not kinds & _SHARDS:
+        raise ValueError(f"parallelism {text!r}: what data parallelism shards is not said")
 
 
 def _words(text: str) -> Iterator[tuple[str, str]]:
@@ -95,14 +114,14 @@ def _words(text: str) -> Iterator[tuple[str, str]]:
 def _applied(found: Sharding, kind: str, number: str, text: str, num_gpus: int) -> Sharding:
     if number.startswith("-") and number != "-1":
         raise ValueError(f"parallelism {text!r}: {kind} {number} is not understood; {_KNOWN}")
-    if kind in ("tp", "pp", "cp", "ep") and number != "1":
+    if (kind in ("tp", "pp", "ep") and number != "1") or (kind == "cp" and not number.isdecimal()):
         raise ValueError(f"parallelism {text!r}: {kind} {number or 'of unknown size'}; {_KNOWN}")
     if kind == "single" and num_gpus != 1:
         raise ValueError(f"parallelism {text!r} on {num_gpus} GPUs")
-    if kind == "dp" and number and int(number) * found.sp != num_gpus:
-        raise ValueError(f"parallelism {text!r}: dp {number} does not make {num_gpus} GPUs")
     if kind == "sp":
-        return replace(found, sp=int(number) if number else found.sp)
+        return replace(found, sp=found.ring * (int(number) if number else 1))
+    if kind == "cp":
+        return replace(found, sp=found.sp // found.ring * int(number), ring=int(number))
     if kind == "zero1":
         return replace(found, zero_stage=1, shard_ranks=max(0, int(number)))
     if kind == "zero":
@@ -126,11 +145,11 @@ _BATCHES = (
     r"micro_bsz[ =:]*(?P<micro>\d+)",
     r"micro[ =:]*(?P<micro>\d+)(?:\s*x\s*(?:accum\w*\s*)?(?P<accumulation>\d+))?",
     r"accum\w*[ =:]*(?P<accumulation>\d+)",
+    r"(?P<sequences>\d+) sequences? a step",
     r"(?:gbs|global(?:[ _-]batch)?(?:[ _-]size)?)[ =:]*(?P<sequences>\d+)",
     r"(?:mbs|local (?:bs|batch)(?:[ _-]size)?)[ =:]*(?P<micro>\d+)",
     r"(?:bs|batch(?:[ _-]size)?)[ =:]*(?P<micro>\d+)\s*/\s*gpu",
     r"(?:bs|batch(?:[ _-]size)?)[ =:]*(?P<bare>\d+)",
-    r"(?P<sequences>\d+) sequences? a step",
     r"^(?P<bare>\d+)$",
 )
 
@@ -194,10 +213,11 @@ def read_checkpointing(text: str) -> tuple[Checkpointing, bool]:
     raise ValueError(f"activation checkpointing {text!r} is not understood")
 
 
+_EXPERTS = r"\bmoe\b|mixture of experts|-a\d+(?:\.\d+)?b\b"
 _REFUSED = {
     r"\bq?lora\b|\bpeft\b|\bdora\b": "trains adapters, not all parameters",
     r"\brl\b|\bgrpo\b|\bppo\b|\bdpo\b": "reinforcement learning runs more than a training step",
-    r"\bmoe\b|mixture of experts|-a\d+(?:\.\d+)?b\b": "a mixture of experts",
+    _EXPERTS: "a mixture of experts, whose experts the row does not describe",
     r"counts? padding": "its tokens count padding",
     r"\bnvfp4\b|\bmxfp4\b|\bfp4\b": "trained in 4 bits",
     r"\blinear attention\b|\bmamba\b|\bwindow(?:ed)?\b": "not every token attends to all before it",
@@ -205,12 +225,32 @@ _REFUSED = {
 }
 
 
-def refuse_other_training(words: str) -> None:
-    """Raise ValueError for a row whose words name a training that is not planned."""
+def refuse_other_training(words: str, *, experts_known: bool = False) -> None:
+    """Raise ValueError for a row whose words name a training that is not planned.
+
+    `experts_known`: its model is described elsewhere.
+    """
     for pattern, why in _REFUSED.items():
-        match = re.search(pattern, words.lower())
+        known = experts_known and pattern == _EXPERTS
+        match = None if known else re.search(pattern, words.lower())
         if match:
             raise ValueError(f"{match[0]!r}: {why}")
+
+
+def is_one_micro_step(text: str) -> bool:
+    """Is the batch of one step of one micro-batch, whose size its time says?"""
+    return bool(re.fullmatch(r"(?:one )?micro[ -]?batch step", text.strip().lower()))
+
+
+def seconds_of_micro_step(note: str) -> float | None:
+    """Seconds that a note gives for one micro-batch."""
+    match = re.search(r"(\d+(?:\.\d+)?) s (?:per|a) micro[ -]?batch", note.lower())
+    return float(match[1]) if match else None
+
+
+def chunks_loss(note: str) -> bool:
+    """Does a note say that logits exist a chunk at a time?"""
+    return bool(re.search(r"chunked (?:nll|ce|cross|loss)|linear cross[ -]entropy", note.lower()))
 
 
 def is_fp8(words: str) -> bool:

@@ -23,6 +23,7 @@ from tgsbench.planner.counts import attention_flops, layer_counts, products
 from tgsbench.planner.machine import Machine, attention_speed, find_constants, find_link, find_machine
 from tgsbench.planner.memory import COMMUNICATOR_BYTES, attention_workspace, memory_plan, resident_bytes
 from tgsbench.planner.network import (
+    broadcasts_s,
     exchange_s,
     exchanged_bytes,
     expert_shard_bytes,
@@ -563,6 +564,22 @@ def test_copies_and_stages_trade_memory_for_traffic():
     assert copies[2].everywhere > alone[2].everywhere == 0
     assert stage2[2].gather_forward == stage2[2].gather_backward == 0 < stage2[2].shared
     assert (stage1[2].scatter, stage1[2].shared) == (0, 6 * alone[1].dims.num_parameters)
+
+
+def test_owners_that_broadcast_in_turn_wait_for_every_rank_of_each():
+    preset = presets.resolve("llama2_7b_8k", ["engine.zero_stage=1"]).preset
+    work = estimate(preset, machine_of(preset)).work
+    assert broadcasts_s(work) == 0
+    owned = replace(work, system=replace(work.system, broadcast_hop_s=1e-5))
+    assert broadcasts_s(owned) == pytest.approx(8 * 7 * 1e-5)
+    many = replace(owned, world=1024)
+    tensors = 32 * (len(work.dims.attention) + len(work.dims.mlp) + 2) + 2
+    assert broadcasts_s(many) == pytest.approx(tensors * 1023 * 1e-5)
+    slower = step_time(many, find_machine("A100-SXM4-80GB")).items["gather_step"]
+    plain = step_time(replace(many, system=work.system), find_machine("A100-SXM4-80GB")).items["gather_step"]
+    assert slower - plain == pytest.approx(broadcasts_s(many))
+    assert broadcasts_s(replace(many, zero_stage=3)) == 0
+    assert broadcasts_s(replace(many, shard_ranks=8)) == broadcasts_s(owned)
 
 
 def test_sums_in_bf16_are_planned_with_half_the_bytes():

@@ -1,9 +1,9 @@
-"""Single changes to a preset, tried one after another: what makes it fit, what makes it faster."""
+"""Changes to a preset, tried one after another: what makes it fit, what makes it faster."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -23,6 +23,8 @@ from tgsbench.units import GIB, percent
 _GPUS = "hardware.num_gpus"
 _MIN_GAIN = 0.02
 _MAX_FASTER = 3
+Candidate = tuple[dict[str, Any], int, str]
+"""Assignments, the effort they are, and what they do."""
 
 
 class PresetChange(Struct, frozen=True):
@@ -34,22 +36,30 @@ class PresetChange(Struct, frozen=True):
     what: str
 
 
+Known = list[tuple[PresetChange, Estimate]]
+"""Changes with what they would give."""
+
+
 def advise(preset: Preset, base: Estimate) -> list[Advice]:
     """The smallest change that fits when the preset does not, then what would be at least 2 % faster."""
+    if base.verdict not in ("out of memory", "tight"):
+        return _faster(base, _estimated(_quicker(preset), preset, base), set())
     known = changed_estimates(preset, base)
-    advice = []
-    if base.verdict in ("out of memory", "tight"):
-        advice += _remedies(preset, base, known)
+    advice = _remedies(preset, base, known)
     return advice + _faster(base, known, {tuple(a.change) for a in advice})
 
 
-def changed_estimates(preset: Preset, base: Estimate) -> list[tuple[PresetChange, Estimate]]:
+def changed_estimates(preset: Preset, base: Estimate) -> Known:
     """Every single change with its numbers, where they are known and a usual host holds what it offloads."""
-    tried = [(change, _try(change, base)) for change in changes(preset)]
+    return _estimated(_candidates(preset), preset, base)
+
+
+def _estimated(candidates: Iterable[Candidate], preset: Preset, base: Estimate) -> Known:
+    tried = [(change, _try(change, base)) for change in _valid(candidates, preset)]
     return [(change, numbers) for change, numbers in tried if numbers is not None]
 
 
-def smallest(fitting: list[tuple[PresetChange, Estimate]]) -> tuple[PresetChange, Estimate]:
+def smallest(fitting: Known) -> tuple[PresetChange, Estimate]:
     """The change of least effort; ties go to the faster one."""
     return min(fitting, key=lambda pair: (pair[0].effort, -(pair[1].tgs or 0.0)))
 
@@ -59,9 +69,9 @@ def assignments(change: PresetChange) -> list[str]:
     return [f"{key}={_text(value)}" for key, value in change.sets.items()]
 
 
-def changes(preset: Preset) -> Iterator[PresetChange]:
-    """Every single change worth a try, each a preset that breaks no rule."""
-    for sets, effort, what in _candidates(preset):
+def _valid(candidates: Iterable[Candidate], preset: Preset) -> Iterator[PresetChange]:
+    """Those that change something and break no rule."""
+    for sets, effort, what in candidates:
         changed = assign(preset, sets)
         if changed != preset and not mesh_problems(changed):
             yield PresetChange(sets, changed, effort, what)
@@ -81,10 +91,21 @@ def assign(preset: Preset, sets: dict[str, Any]) -> Preset:
     return replace(preset, **{t: replace(getattr(preset, t), **values) for t, values in tables.items()})
 
 
-def _candidates(preset: Preset) -> Iterator[tuple[dict[str, Any], int, str]]:
-    """(assignments, effort, what it does), from the smallest change to the largest."""
+def _candidates(preset: Preset) -> Iterator[Candidate]:
+    """Every change worth a try: what may be quicker, and what only saves memory."""
+    yield from _quicker(preset)
     if preset.engine.loss_chunk_tokens == 0:
         yield {"engine.loss_chunk_tokens": 2048}, 0, "the logits exist a chunk at a time"
+    yield {"engine.tiled_mlp": True}, 4, "the MLP in tiles of the sequence"
+    yield {"engine.activation_offload": True}, 20, "checkpointed inputs in host memory"
+    yield from _engine_advice(preset.engine.name)
+    for factor in (2, 4, 8):
+        more = preset.hardware.num_gpus * factor
+        yield {_GPUS: more}, 30 + factor, f"{more} GPUs"
+
+
+def _quicker(preset: Preset) -> Iterator[Candidate]:
+    """Changes that may raise TGS on the same GPUs."""
     for mode in ("full", "selective", "none"):
         yield {"training.checkpointing": mode}, 1, f"{mode} activation checkpointing"
     if preset.training.micro_batch > 1:
@@ -98,15 +119,9 @@ def _candidates(preset: Preset) -> Iterator[tuple[dict[str, Any], int, str]]:
         yield {"parallel.ep": ep}, 2 + distance, f"experts over {ep} GPUs"
     for kernel in ("flash3", "cudnn"):
         yield {"engine.kernel": kernel}, 3, f"attention kernel {kernel}"
-    yield {"engine.tiled_mlp": True}, 4, "the MLP in tiles of the sequence"
-    yield {"engine.activation_offload": True}, 20, "checkpointed inputs in host memory"
-    yield from _engine_advice(preset.engine.name)
-    for factor in (2, 4, 8):
-        more = preset.hardware.num_gpus * factor
-        yield {"hardware.num_gpus": more}, 30 + factor, f"{more} GPUs"
 
 
-def _engine_advice(engine: str) -> Iterator[tuple[dict[str, Any], int, str]]:
+def _engine_advice(engine: str) -> Iterator[Candidate]:
     """What the engine's own spec advises; of engines that advise nothing, what others offer."""
     own = [change for change in registry.find_engine(engine).advice if not change.from_others]
     for change in own:
@@ -129,9 +144,6 @@ def _try(change: PresetChange, base: Estimate) -> Estimate | None:
         return None
     ranks = min(numbers.work.world, numbers.work.gpus_per_node)
     return numbers if host_fits(numbers.memory, ranks) else None
-
-
-Known = list[tuple[PresetChange, Estimate]]
 
 
 def _remedies(preset: Preset, base: Estimate, known: Known) -> list[Advice]:
@@ -158,7 +170,7 @@ def _of(known: Known, verdict: Verdict) -> Known:
 
 def changed_pairs(preset: Preset, base: Estimate) -> Known:
     """Every two changes on the same GPUs that do not touch one value, with their numbers."""
-    single = [change for change in changes(preset) if _GPUS not in change.sets]
+    single = [change for change in _valid(_candidates(preset), preset) if _GPUS not in change.sets]
     found = []
     for one, other in itertools.combinations(single, 2):
         if one.sets.keys() & other.sets.keys():
@@ -174,9 +186,7 @@ def changed_pairs(preset: Preset, base: Estimate) -> Known:
     return found
 
 
-def _faster(
-    base: Estimate, known: list[tuple[PresetChange, Estimate]], said: set[tuple[str, ...]]
-) -> list[Advice]:
+def _faster(base: Estimate, known: Known, said: set[tuple[str, ...]]) -> list[Advice]:
     """Changes that fit and raise TGS, most first; more GPUs are no advice on speed."""
     if base.tgs is None or base.verdict == "out of memory":
         return []

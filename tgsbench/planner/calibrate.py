@@ -77,6 +77,7 @@ _SIGMA_GPU = {
     "inside": 0.4,
     "across": 0.6,
     "launch": 0.3,
+    "step": 2.0,
 }
 _SIGMA_CPU = {
     "gemm": 3.0,
@@ -85,12 +86,13 @@ _SIGMA_CPU = {
     "inside": 2.0,
     "across": 0.5,
     "launch": 1.0,
+    "step": 1.0,
 }
 """How far, in e-folds, runs may pull each constant from where it starts."""
 
 
 def calibrate(samples: Sequence[Sample], start: Constants | None, name: str) -> Calibration:
-    """Fit six constants on runs of one GPU model; few runs move only what they determine.
+    """Fit seven constants on runs of one GPU model; few runs move only what they determine.
 
     The start (shipped constants) is the prior, so one run scales what dominates it and leaves the rest.
     Raises TgsError without samples, or when they come from different GPU models.
@@ -176,7 +178,7 @@ def _known_kernel(constants: Constants, kernel: str) -> str:
 
 
 def _scaled(base: Constants, values: list[float]) -> Constants:
-    gemm, attention, stream, inside, across, launch = values
+    gemm, attention, stream, inside, across, launch, step = values
     return replace(
         base,
         gemm_share=base.gemm_share * gemm,
@@ -184,6 +186,7 @@ def _scaled(base: Constants, values: list[float]) -> Constants:
         nvlink_share=base.nvlink_share * inside,
         network_share=base.network_share * across,
         launch_us=base.launch_us * launch,
+        step_overhead_factor=base.step_overhead_factor * step,
         attention=[
             replace(
                 speed,
@@ -233,6 +236,7 @@ def _stored(found: Constants, name: str, samples: Sequence[Sample], errors: dict
                 "nvlink_share",
                 "network_share",
                 "launch_us",
+                "step_overhead",
             ),
             f"fitted on {runs}",
         ),

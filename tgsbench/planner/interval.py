@@ -49,20 +49,28 @@ def error_bar(
 ) -> tuple[TgsRange, str]:
     """Low, estimated and high TGS, and what the interval is made of.
 
-    The stack's and the GPU's share, what the network may take more or less, and what a tight memory costs
-    are independent, so they add as squares of logarithms.
+    The stack's and the GPU's share, what the network may take more or less, what a tight memory costs and
+    what longer documents would are independent, so they add as squares of logarithms.
     """
     known = known_of(work, machine.fitted)
     spread = spread_of(known, machine.fitted)
     share = network_share(work, machine, time)
     slower, faster = math.log1p(NETWORK_SLOWER * share), -math.log1p(-NETWORK_FASTER * share)
     tight = TIGHT_SHARE if verdict in ("tight", "out of memory") else 0.0
-    below = math.hypot(-math.log1p(-spread.below), slower, -math.log1p(-tight))
+    longer = (work.maybe_longer - 1) * attention_share(time)
+    below = math.hypot(-math.log1p(-spread.below), slower, -math.log1p(-tight), math.log1p(longer))
     above = math.hypot(math.log1p(spread.above), faster)
     parts = [f"{_SAID[known]} -{percent(spread.below)} +{percent(spread.above)}"]
     parts += [f"network {percent(share)} of the step"] if share > 0.005 else []
     parts += [f"tight memory -{percent(tight)}"] if tight else []
+    parts += [f"documents of unknown length -{percent(longer / (1 + longer))}"] if longer > 0.005 else []
     return TgsRange(estimate=tgs, low=tgs * math.exp(-below), high=tgs * math.exp(above)), ", ".join(parts)
+
+
+def attention_share(time: StepEstimate) -> float:
+    """Share of the step that the attention kernels take."""
+    seconds = sum(seconds for name, seconds in time.items.items() if name.startswith("attention_"))
+    return seconds / time.step_s
 
 
 def network_share(work: StepWorkload, machine: Machine, time: StepEstimate) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -83,8 +84,12 @@ def find_constants(gpu: str) -> Constants | None:
 
 def unknown_gpu(name: str) -> TgsError:
     """The error for a GPU without datasheet figures: they are not guessed."""
+    known = sorted(catalog.load_gpus())
+    chip = re.split(r"[\W_]+", name.upper().removeprefix("NVIDIA ").removeprefix("AMD "))[0]
+    others = [gpu for gpu in known if chip and chip in gpu.upper().split("-")]
+    near = f"others of that chip: {', '.join(others)}" if others else nearest(name, known)
     return TgsError(
-        f"unknown GPU {name!r}: no peak is known and none is guessed; {nearest(name, catalog.load_gpus())}",
+        f"unknown GPU {name!r}: no peak is known and none is guessed; {near}; known: {', '.join(known)}",
         hint="describe it in ./presets/hardware/NAME.toml (copy a shipped one: `tgsbench plan --list-gpus`)",
         exit_code=ExitCode.UNKNOWN_HARDWARE,
     )

@@ -104,6 +104,19 @@ def ring_s(num_bytes: float, num_calls: float, ranks: int, work: StepWorkload, m
     return num_bytes * (ranks - 1) / ranks / ring_rate(ranks, work, machine) + num_calls * latency
 
 
+def broadcasts_s(work: StepWorkload) -> float:
+    """Seconds that broadcasts of ZeRO-1's owners take beyond their bytes, one after another."""
+    ranks, dims = work.sharing_ranks, work.dims
+    if work.zero_stage != 1 or not work.system.broadcast_hop_s:
+        return 0.0
+    tensors = dims.num_layers * (len(dims.attention) + len(dims.mlp) + _NORMS) + _NORMS
+    return min(ranks, tensors) * (ranks - 1) * work.system.broadcast_hop_s
+
+
+_NORMS = 2
+"""Norms of a layer; the embedding and the head are as many tensors."""
+
+
 def joined_ranks(work: StepWorkload, machine: Machine) -> int:
     """Neighbouring ranks that NVLink joins: those of a node, or of a rack where it joins more."""
     return max(work.gpus_per_node, machine.gpu.nvlink_gpus)

@@ -9,6 +9,7 @@ from tgsbench import units
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.metrics import figures
 from tgsbench.planner.interval import error_bar
+from tgsbench.planner.lengths import attended_length
 from tgsbench.planner.machine import CPU, Machine, attention_speed, find_machine
 from tgsbench.planner.memory import MemoryPlan, memory_plan, resident_bytes
 from tgsbench.planner.terms import term_sources
@@ -19,6 +20,7 @@ from tgsbench.presets import catalog
 from tgsbench.schema.forecast import Forecast, PlannedMemory, TgsRange, Verdict
 from tgsbench.schema.hardware import Constants, GpuSpec
 from tgsbench.schema.preset import Preset
+from tgsbench.schema.reference import ReferenceRow
 from tgsbench.systems.costs import System
 from tgsbench.systems.registry import costs_of, find_system
 from tgsbench.units import GIB, gib, percent
@@ -72,7 +74,9 @@ def _in_float32(preset: Preset) -> bool:
 
 def estimate(preset: Preset, machine: Machine, system: System | None = None) -> Estimate:
     """Memory, verdict and time of one preset; `system` replaces the preset's engine."""
-    kernel, on_cpu = pick_kernel(preset, machine.constants), machine.gpu.name == CPU.name
+    ring_kernel = (system.ring_kernel if system else "") or RING_KERNEL
+    kernel = pick_kernel(preset, machine.constants, ring_kernel)
+    on_cpu = machine.gpu.name == CPU.name
     work = work_of(preset, kernel, system=system, on_cpu=on_cpu)
     return timed(work, machine, memory_plan(work))
 
@@ -90,14 +94,17 @@ def states_bytes(preset: Preset) -> float:
     return resident_bytes(work)
 
 
-def pick_kernel(preset: Preset, constants: Constants | None) -> str:
-    """The attention kernel to plan with: the named one, or for `auto` the fastest in stock PyTorch."""
+def pick_kernel(preset: Preset, constants: Constants | None, ring_kernel: str = RING_KERNEL) -> str:
+    """The attention kernel to plan with: the named one, or for `auto` the fastest in stock PyTorch.
+
+    `ring_kernel` is what a ring's blocks run on, whatever is named.
+    """
     name = preset.engine.kernel
     if constants is None:
         return name
     known = {speed.kernel for speed in constants.attention}
-    if preset.ring > 1 and RING_KERNEL in known:
-        return RING_KERNEL
+    if preset.ring > 1 and ring_kernel in known:
+        return ring_kernel
     if name != "auto":
         return name if name in known else _ALIASES.get(name, name)
     allowed = [kernel for kernel in _IN_STOCK_TORCH if kernel in known] or sorted(known)
@@ -237,8 +244,12 @@ def published_notes(preset: Preset, numbers: Estimate) -> list[str]:
         if row.tgs is None or (row.gpu, row.num_gpus, row.seq_len) != here:
             continue
         note = f"published for {row.system}: {units.as_published(row.tgs)}"
-        as_run = replace(preset, parallel=replace(preset.parallel, sp=row.sp, ring=0))
-        system = costs_of(row.system)
+        as_run = replace(
+            preset,
+            parallel=replace(preset.parallel, sp=row.sp, ring=row.ring),
+            workload=replace(preset.workload, document_mask=row.document_mask),
+        )
+        system = _costs_of_row(row)
         bar, _ = tgs_range(estimate(as_run, machine, system)) if system else (None, "")
         if bar is not None:
             planned = f"{units.rate(bar.estimate)} ({units.rate(bar.low)} to {units.rate(bar.high)})"
@@ -248,6 +259,11 @@ def published_notes(preset: Preset, numbers: Estimate) -> list[str]:
                 f"{note}; {'' if system else 'what it costs is not known, so it is '}not planned here"
             )
     return notes
+
+
+def _costs_of_row(row: ReferenceRow) -> System | None:
+    """Costs of the stack that made a row: with rings, of its own way where its engine here has another."""
+    return (costs_of(f"{row.system}_ring") if row.ring > 1 else None) or costs_of(row.system)
 
 
 def _crosses_nodes(numbers: Estimate) -> bool:
@@ -267,8 +283,8 @@ def _notes(preset: Preset, numbers: Estimate) -> list[str]:
         notes.append(f"network: {machine.link.description}; plan for yours with --link NAME (--list-links)")
     if preset.parallel.sp > 1 and not system.sequence_parallel:
         notes.append(f"{system.name} has no sequence parallelism: sp={preset.parallel.sp} cannot run on it")
-    if preset.workload.document_mask:
-        notes.append("attention length under the document mask: that of Alpaca samples, 140 tokens")
+    if note := attended_length(preset.workload).note:
+        notes.append(note)
     if preset.linear:
         notes.append(
             f"{preset.linear} products at {constants.fp8_gain if constants else 1.0:.2f}x the bf16 rate: of "

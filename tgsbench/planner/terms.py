@@ -127,7 +127,9 @@ def _constant(name: str, work: StepWorkload, machine: Machine) -> tuple[str, str
         return f"{shares}; inside a node NVLink · {constants.nvlink_share:g}", link.source
     if name == "step_overhead":
         source = f"fitted on rows of {work.system.name}" if work.system.measured else "assumed"
-        return f"{work.system.step_overhead_s:g} s", source
+        if constants.step_overhead_factor != 1.0:
+            source = f"{constants.sources.get(name, constants.fitted_on)}, from {source}"
+        return f"{work.system.step_overhead_s * constants.step_overhead_factor:.3g} s", source
     if name == "host":
         return f"{machine.gpu.host_gb_per_s:g} GB/s", machine.gpu.source
     value = f"{name} = {getattr(constants, name):.4g}"

@@ -15,6 +15,7 @@ from tgsbench.metrics import figures
 from tgsbench.planner.counts import LayerCounts, Product, head_products, layer_counts, products
 from tgsbench.planner.machine import Machine, attention_speed
 from tgsbench.planner.network import (
+    broadcasts_s,
     exchange_s,
     expert_ring_s,
     expert_shard_bytes,
@@ -92,7 +93,7 @@ def step_time(work: StepWorkload, machine: Machine) -> StepEstimate:
     gather_s = micro.pop("gather_s")
     items = {name: seconds * work.accumulation for name, seconds in micro.items()}
     items |= _step_items(work, machine)
-    items["step_overhead"] = work.system.step_overhead_s
+    items["step_overhead"] = work.system.step_overhead_s * machine.fitted.step_overhead_factor
     items["stragglers"] = sum(items.values()) * _straggling(work, machine)
     hidden = {
         "all_to_all": _hidden_exchange_s(passes) * work.dims.num_layers * work.accumulation,
@@ -375,7 +376,7 @@ def _step_items(work: StepWorkload, machine: Machine) -> dict[str, float]:
     shard = work.dims.num_parameters / work.sharing_ranks
     moved = shard_bytes(work)
     per_step = ring_s(moved.shared, 1, work.sharing_ranks, work, machine)
-    per_step += ring_s(moved.everywhere, 1, work.world, work, machine)
+    per_step += ring_s(moved.everywhere, 1, work.world, work, machine) + broadcasts_s(work)
     per_step += expert_ring_s(expert_shard_bytes(work).shared, 1, work, machine)
     if work.offload == "none":
         return {

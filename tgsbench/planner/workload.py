@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from tgsbench.models.family import Dims, ModelFamily
 from tgsbench.models.registry import find_family
+from tgsbench.planner.lengths import attended_length
 from tgsbench.schema.preset import Checkpointing, ModelShape, Preset
 from tgsbench.systems.costs import System
 from tgsbench.systems.registry import find_system
@@ -24,6 +25,8 @@ class StepWorkload(Struct, frozen=True, kw_only=True):
     seq_len: int
     attended_len: float
     """Length that attention sees per token: seq_len, or Σ len² / Σ len under a document mask."""
+    maybe_longer: float = 1.0
+    """How many times as long that may be, where nobody measured the documents."""
     sp: int = 1
     ring: int = 1
     """Members of the ring that the other sp / ring ranks, those of Ulysses, are repeated over."""
@@ -94,19 +97,16 @@ def _dims_of(family: ModelFamily, shape: ModelShape) -> Dims:
     return family.dims(shape)
 
 
-ALPACA_ATTENDED_LEN = 140.0
-"""Σ len² / Σ len over 5,000 Alpaca samples in the llama2_chat format under the Llama-2 vocabulary."""
-
-
 def work_of(
     preset: Preset, kernel: str, *, system: System | None = None, on_cpu: bool = False
 ) -> StepWorkload:
     """What a preset asks of each rank; `kernel` names the attention speed to plan with.
 
-    `system` replaces the preset's engine. Raises TgsError when nobody knows that engine's costs.
+    `system` replaces the preset's engine. Raises TgsError when nobody knows that engine's costs, and for a
+    file of lengths that cannot be read.
     """
     seq_len, engine = preset.workload.seq_len, preset.engine
-    masked = preset.workload.document_mask
+    attended = attended_length(preset.workload)
     system = system or find_system(preset.engine.name)
     if preset.training.reduce_dtype == "bfloat16":
         system = replace(system, reduce_bytes=2)
@@ -114,7 +114,8 @@ def work_of(
         dims=dims_of(preset.model),
         system=system,
         seq_len=seq_len,
-        attended_len=min(float(seq_len), ALPACA_ATTENDED_LEN) if masked else float(seq_len),
+        attended_len=attended.tokens,
+        maybe_longer=attended.longer,
         sp=preset.parallel.sp,
         ring=preset.ring,
         shard_ranks=preset.parallel.shard,

@@ -113,6 +113,8 @@ class Constants(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a step takes longer for each e-fold of GPUs beyond one node of 8."""
     launch_us: float = 5.0
     """One kernel launch from Python: a GPU waits for the launches only when it is done before them."""
+    step_overhead_factor: float = 1.0
+    """Times a stack's own figure that the host works between two steps; other than 1 where runs showed it."""
     fp8_gain: float = 1.0
     """How much faster than bf16 products run in FP8, casts included; published FP8 rows need it."""
     attention: list[AttentionSpeed]

@@ -23,6 +23,8 @@ class ReferenceRow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     num_gpus: int
     seq_len: int
     sp: int = 1
+    ring: int = 1
+    """Members of the ring in sp."""
     document_mask: bool = False
     checkpointing: str = "full"
     source: str

@@ -69,6 +69,8 @@ class System(Struct, frozen=True, kw_only=True):
     mlp_gradients: float = 2.0
     """Gradients of width i that are alive at once in its backward, in U(i)."""
     sequence_parallel: bool = True
+    ring_kernel: str = ""
+    """Attention kernel of its rings, where they are all the sequence parallelism it has."""
     mlp_tile_tokens: int = 0
     """Tokens of one tile of a tiled MLP; 0: as many as the hidden size (ALST's rule)."""
     mlp_tile_again: float = 1.0
@@ -92,6 +94,9 @@ class System(Struct, frozen=True, kw_only=True):
     """Speed of its matrix products beside that of an average stack on the same GPU."""
     step_overhead_s: float = 0.02
     """Of every optimizer step, on the host, between the last kernel and the first of the next step."""
+    broadcast_hop_s: float = 0.0
+    """Where ZeRO-1 gives each rank whole tensors, and one rank after another broadcasts its own: of each
+    further rank of such a broadcast, beyond its bytes. 0: parameters come by one all-gather."""
     recompute_share: float = 1.0
     """Of a layer's products, those that selective checkpointing computes again."""
     checkpointed_share: float = 1.0
