@@ -23,7 +23,7 @@ OUTSIDE = 0.1
 
 
 FEW_ROWS = 4
-"""Rows from which on a source counts as much as any: one row must not be the tenth that lies outside."""
+"""Rows that make a source count as much as any: one row alone must not be the tenth outside."""
 FOLDS = 4
 """Parts of the rows that are left out in turn to see how a known stack's other rows come out."""
 
@@ -73,7 +73,7 @@ def spread(
     skip: str = "",
     between: bool = True,
 ) -> Spread:
-    """Quantiles of rows left out, each source of `FEW_ROWS` counting alike; `skip` is a source not looked at.
+    """Quantiles of rows left out, sources counting alike; `skip` is one that is not looked at.
 
     `between`: the interval is for a source that is not among them, of which there are few.
     """
