@@ -211,9 +211,7 @@ class _Step:
 
     noise: random.Random
     host_us: float = 0.0
-    free_us: dict[int, float] = field(
-        default_factory=lambda: dict.fromkeys((COMPUTE, GATHER, EXCHANGE), 0.0)
-    )
+    free_us: dict[int, float] = field(default_factory=lambda: dict.fromkeys((COMPUTE, GATHER, EXCHANGE), 0.0))
     next_id: int = 1
     next_sequence: int = 1
     thread: int = MAIN

@@ -44,9 +44,10 @@ def _gemm(found: Json) -> Iterator[str]:
 
 def _attention(found: Json) -> Iterator[str]:
     yield "TFLOPs; in brackets: published on an H100 (hd 128, causal) at the same length or the longest, 16k"
-    yield "  length heads kernel      forward    backward        both"
+    yield "  length  heads kernel      forward    backward        both"
     for row in found["rows"]:
-        head = f"{row['seq_len']:>8} {row['heads']:>5} {row['kernel']:7}"
+        heads = f"{row['heads']}/{row['kv_heads']}"
+        head = f"{row['seq_len']:>8} {heads:>6} {row['kernel']:7}"
         if "error" in row:
             yield f"{head} {row['error'][:90]}"
             continue
@@ -80,18 +81,34 @@ def _published_rows(impl: str, which: str) -> Iterator[tuple[int, float]]:
 _MFU_TARGETS = {"llama2_7b_4l_32k": 0.50, "llama2_7b_4l_128k": 0.45}
 
 
+def _mfu(found: Json) -> Iterator[str]:
+    """Every variant, and of each preset the best beside what is to be reached."""
+    for name in dict.fromkeys(row["preset"] for row in found["rows"]):
+        rows = [row for row in found["rows"] if row["preset"] == name]
+        for row in rows:
+            yield f"{row['variant']:9} " + (_failed(row) if "error" in row else _speed(row))
+        reached = [row["mfu"] for row in rows if row.get("mfu") is not None]
+        if reached:
+            best = max(reached)
+            yield f"{name}: best model MFU {100 * best:.1f} %" + _target(
+                best, _MFU_TARGETS[name], percent=True
+            )
+
+
 def _train(found: Json) -> Iterator[str]:
     for row in found["rows"]:
         if "error" in row:
             yield _failed(row)
             continue
-        mfu = row["mfu"]
-        text = f"{row['preset']:18} {row['checkpointing']:9} TGS {row['tgs']:9.1f}"
-        if mfu is not None:
-            text += f"  MFU {100 * mfu:5.1f} %" + _target(mfu, _MFU_TARGETS.get(row["preset"]), percent=True)
-        yield text + f"  peak {row['peak_gib']:.2f} GiB" + _planned(row)
+        yield _speed(row) + _planned(row)
         yield f"  {row['kernel']}: {row['kernel_reason']}"
         yield "  " + _shares(row["shares"])
+
+
+def _speed(row: Json) -> str:
+    mfu = "" if row["mfu"] is None else f"  MFU {100 * row['mfu']:5.1f} %"
+    head = f"{row['preset']:18} {row['checkpointing']:9} TGS {row['tgs']:9.1f}{mfu}"
+    return f"{head}  peak {row['peak_gib']:.2f} GiB"
 
 
 def _failed(row: Json) -> str:
@@ -110,12 +127,6 @@ def _planned(row: Json) -> str:
         return ""
     off = row["peak_gib"] / planned - 1
     return f" (planned {planned:.2f}, {100 * off:+.1f} %; to reach: within 5 %)"
-
-
-def _selective(found: Json) -> Iterator[str]:
-    yield f"attention saved / everything recomputed at 128k: {found['ratio']:.3f}" + _target(
-        found["ratio"], 1.15
-    )
 
 
 def _emulate(found: Json) -> Iterator[str]:
@@ -155,18 +166,6 @@ def _ratio(item: Json) -> str:
     return f"{item['ratio']:.4f} of a plain step ({item['low']:.4f} to {item['high']:.4f}, n = {item['n']})"
 
 
-def _long(found: Json) -> Iterator[str]:
-    for row in found["rows"]:
-        if "error" in row:
-            yield _failed(row)
-            continue
-        yield (
-            f"{row['preset']:18} peak {row['peak_gib']:.2f} GiB"
-            + _planned(row)
-            + f", {row['step_s'][0]:.1f} s"
-        )
-
-
 def _peers(found: Json) -> Iterator[str]:
     for name, tgs in found["tgs"].items():
         if tgs:
@@ -191,11 +190,10 @@ def _target(value: float, target: float | None, percent: bool = False) -> str:
 _WRITERS = {
     "gemm": _gemm,
     "attention": _attention,
+    "mfu": _mfu,
     "train": _train,
-    "selective": _selective,
     "emulate": _emulate,
     "overhead": _overhead,
-    "long": _long,
     "peers": _peers,
     "tests": _tests,
 }

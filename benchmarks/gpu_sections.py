@@ -23,7 +23,6 @@ from benchmarks.gpu_rank import (
     attempt,
     device_of,
     emulated_row,
-    ratio_of_pairs,
     release,
     seconds_of,
     single_rank_group,
@@ -53,11 +52,12 @@ def attention(tiny: bool) -> Iterator[Json]:
     """TFLOPs forward and backward by kernel, head dim 128, causal; backward counts 2.5 forwards (FA2)."""
     device = device_of(tiny)
     rows: list[Json] = []
-    for seq_len, heads in ((128, 2),) if tiny else ((8192, 32), (32768, 16), (131072, 4)):
-        probe = KernelShape(seq_len, heads, heads, 128)
+    shapes = ((128, 2, 2),) if tiny else ((8192, 32, 32), (32768, 16, 16), (131072, 4, 4), (131072, 8, 1))
+    for seq_len, heads, kv_heads in shapes:
+        probe = KernelShape(seq_len, heads, kv_heads, 128)
         for name in ("sdpa",) if tiny else ("cudnn", "sdpa", "varlen", "flash3", "flash2", "flash4"):
             found = attempt(lambda name=name, probe=probe: _kernel_row(name, probe, device))
-            rows.append({"seq_len": seq_len, "heads": heads, "kernel": name} | found)
+            rows.append({"seq_len": seq_len, "heads": heads, "kv_heads": kv_heads, "kernel": name} | found)
             yield {"rows": rows}
 
 
@@ -84,43 +84,36 @@ def _kernel_row(name: str, probe: KernelShape, device: torch.device) -> Json:
     }
 
 
+def mfu(tiny: bool) -> Iterator[Json]:
+    """The two presets that have an MFU to reach, with one choice changed at a time, in one process."""
+    rows: list[Json] = []
+    for name in ("llama2_7b_4l_32k", "llama2_7b_4l_128k"):
+        for variant, sets in VARIANTS.items():
+            found = attempt(lambda name=name, sets=sets: measure(preset_of(name, tiny, **sets)).as_json())
+            rows.append({"preset": name, "variant": variant} | found)
+            yield {"rows": rows}
+
+
+VARIANTS: dict[str, dict[str, object]] = {
+    "selective": {"training.checkpointing": "selective"},
+    "compile": {"training.checkpointing": "selective", "engine.compile": True},
+    "flash3": {"training.checkpointing": "selective", "engine.kernel": "flash3"},
+    "cudnn": {"training.checkpointing": "selective", "engine.kernel": "cudnn"},
+    "liger": {"training.checkpointing": "selective", "engine.liger": True},
+    "full": {"training.checkpointing": "full"},
+}
+
+
 def train(tiny: bool) -> Iterator[Json]:
     """TGS, model MFU, peak memory and where the time goes, of presets that fit one GPU."""
     rows: list[Json] = []
-    for name in ("llama2_7b_4l_32k", "llama2_7b_4l_128k", "llama3_1b_8k", "llama3_1b_32k", "llama3_1b_128k"):
+    for name in ("llama2_7b_4l_32k", "llama3_1b_8k", "llama3_1b_32k", "llama3_1b_128k"):
         rows.append({"preset": name} | attempt(lambda name=name: _train_row(name, tiny)))
         yield {"rows": rows}
 
 
 def _train_row(name: str, tiny: bool) -> Json:
     return measure(preset_of(name, tiny), profile=True).as_json()
-
-
-def selective(tiny: bool) -> Iterator[Json]:
-    """The same step with attention saved and with everything recomputed, A B A B."""
-    samples: dict[str, list[float]] = {"selective": [], "full": []}
-    for _ in range(2):
-        for mode, found in samples.items():
-            preset = preset_of("llama2_7b_4l_128k", tiny, **{"training.checkpointing": mode})
-            found.append(measure(preset, steps=1, warmup=1).tgs)
-        yield {"tgs": samples, "ratio": ratio_of_pairs(samples["selective"], samples["full"])}
-
-
-def long(tiny: bool) -> Iterator[Json]:
-    """Peak memory at 1M and 512k tokens on one GPU.
-
-    Attention is masked by document here, which leaves every tensor its size and takes seconds instead of
-    the minutes that a causal step needs (19 at 1M tokens, by the planner). Its one step is the first: the
-    optimizer's states are made before it, since the peak is that of any later step.
-    """
-    rows: list[Json] = []
-    for name in ("llama3_1b_1M", "llama3_8b_4l_512k"):
-        rows.append({"preset": name} | attempt(lambda name=name: _long_row(name, tiny)))
-        yield {"rows": rows}
-
-
-def _long_row(name: str, tiny: bool) -> Json:
-    return measure(preset_of(name, tiny, **{"workload.document_mask": True}), steps=1, warmup=0).as_json()
 
 
 def emulate(tiny: bool) -> Iterator[Json]:
@@ -152,13 +145,12 @@ def peers(tiny: bool) -> Iterator[Json]:
 
 
 SECTIONS: dict[str, Callable[[bool], Iterator[Json]]] = {
-    "gemm": gemm,
     "attention": attention,
-    "train": train,
-    "selective": selective,
+    "mfu": mfu,
+    "gemm": gemm,
     "emulate": emulate,
+    "train": train,
     "overhead": overhead,
-    "long": long,
     "peers": peers,
 }
 

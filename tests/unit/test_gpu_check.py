@@ -18,48 +18,49 @@ H100 = "NVIDIA H100 80GB HBM3"
 HERE = {"gpu": H100, "torch": "2.11.0", "transformers": "5.4.0", "problem": ""}
 
 
-def _report(mfu: float, ratio: float) -> dict:
+def _report(mfu: float) -> dict:
     row = {
         "preset": "llama2_7b_4l_32k", "checkpointing": "none", "kernel": "cudnn 9", "tgs": 5e4, "mfu": mfu,
         "kernel_reason": "measured", "step_s": [0.6], "peak_gib": 31.0, "planned_gib": 30.0,
         "shares": {"gemm": 0.6},
     }  # fmt: skip
     failed = {"preset": "llama3_1b_128k", "error": "OutOfMemoryError: tried to allocate"}
+    slower = row | {"variant": "full", "mfu": mfu / 2, "checkpointing": "full"}
     both = {"forward_tflops": 500.0, "backward_tflops": 400.0, "both_tflops": 430.0}
     return {
         "machine": HERE,
         "tiny": False,
         "sections": {
             "train": {"rows": [row, failed], "total_s": 60.0},
+            "mfu": {"rows": [row | {"variant": "cudnn"}, slower, failed | {"variant": "liger"}]},
             "attention": {
-                "rows": [{"seq_len": 131072, "heads": 4, "kernel": "flash3", **both}],
+                "rows": [{"seq_len": 131072, "heads": 4, "kv_heads": 4, "kernel": "flash3", **both}],
                 "error": "cut off after 60 s",
             },
-            "selective": {"ratio": ratio, "total_s": 50.0},
             "gemm": {"error": "CUDA error", "total_s": 1.0},
-            "long": {"skipped": "3 s left, it takes about 80 s"},
+            "peers": {"skipped": "3 s left, it takes about 80 s"},
             "tests": {"counts": {"passed": 43, "failed": 1}, "failed": ["tests/gpu/x"], "total_s": 30.0},
         },
     }
 
 
 def test_targets_are_said_to_be_reached_or_not():
-    good, bad = ("\n".join(lines(_report(mfu, ratio))) for mfu, ratio in ((0.51, 1.2), (0.49, 1.1)))
-    assert "50 %: reached" in good and "1.15: reached" in good
-    assert "50 %: NOT reached" in bad and "1.15: NOT reached" in bad
+    good, bad = ("\n".join(lines(_report(mfu))) for mfu in (0.51, 0.49))
+    assert "best model MFU 51.0 % (to reach: 50 %: reached" in good
+    assert "best model MFU 49.0 % (to reach: 50 %: NOT reached" in bad
     assert "+3.3 %" in good, "peak memory beside the plan"
 
 
 def test_what_failed_or_was_not_run_is_said():
-    text = "\n".join(lines(_report(0.5, 1.2)))
+    text = "\n".join(lines(_report(0.5)))
     assert "gemm: FAILED\n  CUDA error" in text
     assert "llama3_1b_128k     FAILED: OutOfMemoryError" in text, "beside the row that ran"
-    assert "long: not run: 3 s left" in text
+    assert "peers: not run: 3 s left" in text
     assert "43 passed, 1 failed" in text and "failed: tests/gpu/x" in text
 
 
 def test_what_a_section_found_before_it_was_cut_off_is_shown():
-    text = "\n".join(lines(_report(0.5, 1.2)))
+    text = "\n".join(lines(_report(0.5)))
     assert "attention: FAILED" in text and "cut off after 60 s" in text
     assert "flash3     500 (616)" in text
 
@@ -87,15 +88,15 @@ def ran(monkeypatch):
 def test_a_section_that_would_overrun_the_budget_is_skipped_and_what_was_merged_is_kept(ran, tmp_path):
     report = {"tiny": False, "sections": {"gemm": {"old": 1}, "emulate": {"old": 1}}}
     left_s = gpu_check.TYPICAL_S["emulate"] / 2 - 1
-    gpu_check.run_all(["gemm", "train", "emulate"], report, time.monotonic() + left_s, tmp_path / "x.json")
+    gpu_check.run_all(["gemm", "mfu", "emulate"], report, time.monotonic() + left_s, tmp_path / "x.json")
     assert report["sections"]["gemm"]["ran"] == "gemm"
-    assert "takes about" in report["sections"]["train"]["skipped"]
+    assert "takes about" in report["sections"]["mfu"]["skipped"]
     assert report["sections"]["emulate"] == {"old": 1}
 
 
 def test_one_section_cannot_spend_the_others_time(ran, tmp_path):
     gpu_check.run_all(["gemm"], {"tiny": False, "sections": {}}, time.monotonic() + 400, tmp_path / "x.json")
-    assert ran["gemm"] == 2 * gpu_check.TYPICAL_S["gemm"]
+    assert ran["gemm"] == 2 * gpu_check.TYPICAL_S["gemm"] + gpu_check.COLD_S
 
 
 def test_the_report_is_on_disk_after_every_section(ran, monkeypatch, tmp_path):
@@ -149,7 +150,7 @@ def test_tests_are_counted_also_when_they_were_cut_off():
 def test_the_result_is_named_after_gpu_and_date_and_replaces_none(tmp_path):
     first = gpu_check.new_file(H100, tmp_path)
     assert first.name.startswith("nvidia-h100-80gb-hbm3-20")
-    gpu_check.store(_report(0.5, 1.2), first)
+    gpu_check.store(_report(0.5), first)
     assert json.loads(first.read_text())["machine"]["torch"] == "2.11.0"
     assert gpu_check.new_file(H100, tmp_path).name == first.name.replace(".json", "-2.json")
 
@@ -174,7 +175,7 @@ def test_an_unknown_section_is_named(capsys):
     with pytest.raises(SystemExit) as ended:
         gpu_check.main(["--sections", "gemm,atention"])
     assert ended.value.code == 2
-    assert "no section atention; there are gemm, attention" in capsys.readouterr().err
+    assert "no section atention; there are tests, attention" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -201,12 +202,30 @@ def test_merging_adds_to_the_file_itself(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(gpu_check, "machine", lambda: HERE)
     monkeypatch.setattr(gpu_check, "section", lambda *_: {"tflops": {"8192^3": 700.0}})
     path = tmp_path / "before.json"
-    path.write_text(json.dumps(_report(0.5, 1.2)))
+    path.write_text(json.dumps(_report(0.5)))
     assert gpu_check.main(["--merge", str(path), "--sections", "gemm"]) == 0
     found = json.loads(path.read_text())["sections"]
     assert found["gemm"]["tflops"] == {"8192^3": 700.0}
-    assert found["selective"]["ratio"] == 1.2
+    assert found["train"]["total_s"] == 60.0
     assert f"stored {path}" in capsys.readouterr().out
+
+
+def test_the_files_of_several_commands_become_one(tmp_path, capsys):
+    first, second, other = (tmp_path / f"{name}.json" for name in "abc")
+    report = _report(0.5)
+    first.write_text(
+        json.dumps(report | {"sections": {"gemm": {"error": "CUDA error"}, "peers": {"skipped": ""}}})
+    )
+    gemm = {"tflops": {"8192^3": 700.0}, "total_s": 9.0}
+    second.write_text(json.dumps(report | {"sections": {"gemm": gemm, "tests": report["sections"]["tests"]}}))
+    assert gpu_check.main(["--collect", str(second), str(first), "--out", str(tmp_path / "out")]) == 0
+    (stored,) = (tmp_path / "out").iterdir()
+    found = json.loads(stored.read_text())["sections"]
+    assert found["gemm"] == gemm, "what ran whole, though the other came later"
+    assert list(found) == ["tests", "gemm", "peers"], "in the order of the sections"
+    other.write_text(json.dumps(report | {"machine": HERE | {"gpu": "NVIDIA B200"}}))
+    assert gpu_check.main(["--collect", str(first), str(other)]) == 2
+    assert "this machine has 'NVIDIA B200'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

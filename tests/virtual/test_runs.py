@@ -54,6 +54,18 @@ def test_one_rank_of_a_world_runs_under_both_engines(installed, tmp_path, engine
     assert rows.from_result(result).tgs is None
 
 
+def test_one_rank_of_512_starts(installed, tmp_path):
+    result = _run(tmp_path, "llama3_1b_8k", *SMALL, "hardware.num_gpus=512", rank=300)
+    assert result.status == "virtual", result.failure
+
+
+def test_compiled_blocks_are_compiled_for_the_card_and_launched(installed, tmp_path):
+    result = _run(tmp_path, "llama3_1b_8k", *SMALL, "engine.compile=true")
+    assert result.status == "virtual", result.failure
+    names = [kernel.name for kernel in result.virtual.kernels]
+    assert any(name.startswith("triton_") for name in names), names
+
+
 @pytest.mark.parametrize(("ring", "mask"), [(4, False), (8, True)])
 def test_a_ring_sends_what_it_must_beside_its_attention(installed, tmp_path, ring, mask):
     sets = [*SMALL, f"parallel.ring={ring}", f"workload.document_mask={str(mask).lower()}"]

@@ -29,6 +29,7 @@ _HEADERS = (
     "nvidia/nccl/include",
     "triton/backends/nvidia/include",
 )
+_CALL = re.compile(r"\b(cu[A-Z]\w+)\(")
 _COMPILE_S = 600
 
 
@@ -110,6 +111,9 @@ def _unanswered(site: Path, objects: list[Path]) -> list[str]:
     answered |= {name.partition("_v")[0] for name in answered if _DRIVER.match(name)}
     torch_lib = site / "torch/lib"
     asked = {name for path in torch_lib.glob("*.so") for name in symbols(path, defined=False)}
+    launcher = site / "triton/backends/nvidia/driver.c"  # compiled with the first kernel
+    if launcher.exists():
+        asked |= set(_CALL.findall(launcher.read_text("utf-8")))
     allocator = torch_lib / "libc10_cuda.so"
     if allocator.exists():
         asked |= {match.decode() for match in _ENTRY_POINT.findall(allocator.read_bytes())}

@@ -105,6 +105,8 @@ def device_environment(
         "TRITON_LIBCUDA_PATH": str(folder),
         # No peer answers the watchdog's questions.
         "TORCH_NCCL_ENABLE_MONITORING": "0",
+        # From 256 ranks on (two roots of 128) each root waits for the others' ids: one stands for all.
+        "TORCH_NCCL_RANKS_PER_ROOT": str(preset.world_size),
         "TGSBENCH_VGPU_NAME": f"NVIDIA {gpu.matches[0]}",
         "TGSBENCH_VGPU_MEMORY": str(int(gpu.memory_gib * GIB)),
         "TGSBENCH_VGPU_CONTEXT": str(CONTEXT_BYTES),
