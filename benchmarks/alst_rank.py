@@ -108,11 +108,24 @@ class Recipe:
         return [self._micro_step() for _ in range(self._accumulation)][-1]
 
     def _micro_step(self) -> float:
-        batch = move_to_device(next(self._batches), self._model.device)
+        loss = self.forward_backward(self.batch())
+        self.optimizer_step()
+        return float(loss)
+
+    def batch(self) -> dict[str, Any]:
+        """The next micro-batch, on the device."""
+        moved: dict[str, Any] = move_to_device(next(self._batches), self._model.device)
+        return moved
+
+    def forward_backward(self, batch: dict[str, Any]) -> Tensor:
+        """Loss and gradients of a micro-batch."""
         loss = self._loss(batch)
         self._model.backward(loss)
+        return loss
+
+    def optimizer_step(self) -> None:
+        """DeepSpeed's own step, which does nothing before the last micro-step."""
         self._model.step()
-        return float(loss)
 
     def _loss(self, batch: dict[str, Any]) -> Tensor:
         outputs = self._model(**batch)

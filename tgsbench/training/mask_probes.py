@@ -62,7 +62,8 @@ class MaskProber:
         packs = [(index, data.pack(index)) for index in dealt.indices(step, 0)]
         inside = self._shard([change(pack)[0] for _, pack in packs])
         labels = self._shard([next_tokens(pack) for _, pack in packs])
-        changed = torch.where(inside, (batch.input_ids + 1) % preset.model.vocab_size, batch.input_ids)
+        vocab = preset.model.vocab_size
+        changed = torch.where(inside, (batch.input_ids + vocab // 2) % vocab, batch.input_ids)
         losses = [
             self._loss(dataclasses.replace(batch, input_ids=ids, labels=kept))
             for kept in (_kept(labels, ~inside), _kept(labels, inside))
