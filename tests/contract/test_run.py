@@ -65,8 +65,10 @@ def test_integrity_counts_distinct_tokens_and_all_to_alls(finished):
     assert integrity["tokens_ok"]
     assert integrity["a2a_ok"]
     assert integrity["tokens_seen"] == 8 * 512
-    # 1 layer x 2 passes (selective: nothing again) x 2 calls x 2 micro-steps x 2 ranks x 8 steps
-    assert integrity["a2a_calls"] == 1 * 2 * 2 * 2 * 2 * 8
+    # k and v together, q and the output each in two parts of the heads
+    calls = 1 + 2 + 2
+    # 1 layer x 2 passes (selective: nothing again) x calls x 2 micro-steps x 2 ranks x 8 steps
+    assert integrity["a2a_calls"] == 1 * 2 * calls * 2 * 2 * 8
 
 
 def test_tgs_follows_from_the_events(finished):
