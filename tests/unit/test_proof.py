@@ -208,6 +208,21 @@ def test_only_a_scale_of_the_whole_tensor_lets_later_tokens_move_earlier_ones(re
     assert verification.bounds(small).causality == may_move
 
 
+@pytest.mark.parametrize(
+    ("name", "after", "status"),
+    [
+        ("gpt_oss_20b_8k", 1 + 8e-8, "passed"),
+        ("gpt_oss_20b_8k", 1 + 2e-6, "failed"),
+        ("qwen3_8b_8k", 1 + 8e-8, "failed"),
+    ],
+    ids=["rounding of experts", "a later token seen", "no experts"],
+)
+def test_only_experts_let_later_tokens_move_the_rounding_of_earlier_ones(name, after, status):
+    probe = MaskProbe(changed="later", others=1.0, others_after=after, own=3.0, own_after=3.3)
+    seen = Evidence(rank=0, causality=probe)
+    assert verification.causality(presets.resolve(name).preset, [seen]).status == status
+
+
 def test_a_verification_in_blocks_has_heads_of_whole_blocks():
     sets = ["training.linear=fp8", "training.fp8_recipe=mxfp8", "hardware.gpu=B200-SXM-180GB"]
     small = small_preset(presets.resolve("llama3_8b_8k", sets).preset)
