@@ -53,9 +53,7 @@ def _of_a_few_families(*kind):
         return found
     ours = catalog.shipped("presets").resolve()
     return {
-        name: path
-        for name, path in found.items()
-        if path.parent != ours or name.startswith((*FAMILIES, "_"))
+        name: path for name, path in found.items() if path.parent != ours or name.startswith((*FAMILIES, "_"))
     }
 
 

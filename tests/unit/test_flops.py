@@ -20,9 +20,7 @@ from tgsbench.training.model.build import build_meta, materialise
 from tgsbench.training.parallel.checkpointing import wrap_layer
 
 INCONSISTENT_IN_THE_SOURCE = {"llama2_7b_32k": 0.0066, "yi_34b_8k": -0.0011}
-ROWS = {
-    name: rows[0] for name, rows in presets.load_references().items() if rows[0].system == "xtuner"
-}
+ROWS = {name: rows[0] for name, rows in presets.load_references().items() if rows[0].system == "xtuner"}
 
 
 @pytest.fixture(autouse=True)

@@ -239,7 +239,9 @@ def test_totals_of_unknown_gpus_are_refused_by_the_command():
 
 
 def test_units_behind_figures_and_in_names_count():
-    lines = "step: 10 loss: 5.1 memory: 40.00GiB(50%) tps: 3,600 mfu: 20%\nstep: 20 loss: 5.0 tps: 3.6k mfu: 20%"
+    lines = (
+        "step: 10 loss: 5.1 memory: 40.00GiB(50%) tps: 3,600 mfu: 20%\nstep: 20 loss: 5.0 tps: 3.6k mfu: 20%"
+    )
     assert [step.tgs for step in log_formats.torchtitan_steps(lines, 8, 8192)] == [3600, 3600]
     rows = "step,step_time_ms,global_batch_size,loss\n1,4000,64,2.5\n2,4000,64,2.4\n"
     assert [step.step_s for step in log_formats.metric_steps(rows, 8, 8192)] == [4.0, 4.0]

@@ -12,7 +12,7 @@ from tgsbench import presets
 from tgsbench.errors import ExitCode
 from tgsbench.launch import schedulers
 
-TOY = '''
+TOY = """
 from pathlib import Path
 from typing import Annotated
 
@@ -66,15 +66,15 @@ class Toy:
 
 
 SCHEDULER = Toy()
-'''
-PROGRAM = '''
+"""
+PROGRAM = """
 import sys
 from tgsbench.launch.schedulers import SCHEDULERS, Registered
 SCHEDULERS["toy"] = Registered("toy_scheduler", "A preset's pods.")
 from tgsbench.cli.main import main
 sys.argv = ["tgsbench", *sys.argv[1:]]
 main()
-'''
+"""
 
 
 @pytest.fixture

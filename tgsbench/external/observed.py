@@ -20,7 +20,7 @@ ASK = "TGSBENCH_OBSERVE"
 """Environment variable that asks for an observer where a system can do without."""
 
 
-class Seen(Struct, frozen=True, kw_only=True):
+class ObservedStep(Struct, frozen=True, kw_only=True):
     """One optimizer step as all ranks together did it."""
 
     tokens: int
@@ -58,7 +58,7 @@ def program(folder: Path, of_system: Sequence[str]) -> list[str]:
     return [str(PEER / "observe.py"), str(folder), *of_system]
 
 
-def read(folder: Path, num_ranks: int, ended: bool) -> list[Seen]:
+def read(folder: Path, num_ranks: int, ended: bool) -> list[ObservedStep]:
     """The steps that every rank has done; the last one only once the ranks have `ended`.
 
     An optimizer may step in parts: what a rank wrote of a step is whole when it has begun the next.
@@ -66,7 +66,7 @@ def read(folder: Path, num_ranks: int, ended: bool) -> list[Seen]:
     return steps([log_text(folder / f"observed.{rank}.jsonl") for rank in range(num_ranks)], ended)
 
 
-def steps(logs: Sequence[str], ended: bool) -> list[Seen]:
+def steps(logs: Sequence[str], ended: bool) -> list[ObservedStep]:
     """The same from the text of each rank's file."""
     ranks = [list({row.step: row for row in typed_lines(log, _Row)}.values()) for log in logs]
     whole = min(map(len, ranks), default=0)
@@ -75,10 +75,10 @@ def steps(logs: Sequence[str], ended: bool) -> list[Seen]:
     return [_joined(ranks, index) for index in range(max(0, whole))]
 
 
-def _joined(ranks: Sequence[Sequence[_Row]], index: int) -> Seen:
+def _joined(ranks: Sequence[Sequence[_Row]], index: int) -> ObservedStep:
     rows = [rows[index] for rows in ranks]
     begins = [rows[index - 1].end_s if index else rows[0].begin_s for rows in ranks]
-    return Seen(
+    return ObservedStep(
         tokens=sum(row.tokens for row in rows),
         labels=sum(row.labels for row in rows),
         step_s=max(row.end_s - begin_s for row, begin_s in zip(rows, begins, strict=True)),
@@ -88,12 +88,12 @@ def _joined(ranks: Sequence[Sequence[_Row]], index: int) -> Seen:
     )
 
 
-def told_by(seen: Sequence[Seen], logged: Sequence[StepReport]) -> list[StepReport]:
+def told_by(seen: Sequence[ObservedStep], logged: Sequence[StepReport]) -> list[StepReport]:
     """Steps that observer and log both have: clock and counts of the one, losses of the other."""
     return [_told(own, report) for own, report in zip(seen, logged, strict=False)]
 
 
-def _told(seen: Seen, report: StepReport) -> StepReport:
+def _told(seen: ObservedStep, report: StepReport) -> StepReport:
     return msgspec.structs.replace(
         report,
         tokens=seen.tokens,
@@ -104,7 +104,7 @@ def _told(seen: Seen, report: StepReport) -> StepReport:
     )
 
 
-def figures(seen: Sequence[Seen]) -> dict[str, float]:
+def figures(seen: Sequence[ObservedStep]) -> dict[str, float]:
     """The last step's counts, to stand beside the system's own figures."""
     if not seen:
         return {}

@@ -94,9 +94,9 @@ def tflops_at_mfu(utilisation: float, gpu: GpuSpec) -> float:
     return utilisation * gpu.bf16_tflops
 
 
-def peak_flops_per_s(gpu: GpuSpec) -> float:
-    """Dense bf16 FLOPs per second that the GPU can do at most."""
-    return gpu.bf16_tflops * _TERA
+def peak_flops_per_s(gpu: GpuSpec, linear: str = "") -> float:
+    """Dense FLOPs per second that the GPU can do at most; at bf16's peak where that of FP8 is not known."""
+    return (peak_tflops(gpu, linear) or gpu.bf16_tflops) * _TERA
 
 
 def memory_fraction(num_bytes: float, gpu: GpuSpec) -> float | None:

@@ -35,7 +35,7 @@ REACHES = 1e-5
 """Least relative change of the changed document's own loss: without it nothing was tested."""
 
 
-class Bounds(NamedTuple):
+class CheckBounds(NamedTuple):
     """What may differ, by what the products run in."""
 
     parity: float = PARITY
@@ -50,21 +50,21 @@ class Bounds(NamedTuple):
     """Where gradients come nearer to fp64 than this, nothing was rounded to FP8."""
 
 
-_PLAIN = Bounds()
-_MIXTURE = Bounds(causality=LEAK)
+_PLAIN = CheckBounds()
+_MIXTURE = CheckBounds(causality=LEAK)
 """Later tokens change how many rows an expert's product has, and a CPU's product of one to three rows sums in
 another order than one of more (fp32, 64 columns: 6e-6 in a value; gpt-oss: 7.6e-8 in the loss)."""
-_FP8 = Bounds(parity=1e-3, gradients=0.2, losses=1e-2, norms=0.1, update=0.3, least=1e-3)
+_FP8 = CheckBounds(parity=1e-3, gradients=0.2, losses=1e-2, norms=0.1, update=0.3, least=1e-3)
 """To fp64 (measured on tiny_cpu: gradients 9.5e-2, updates 1.5e-1); parity stays near that of fp32 (1.3e-6),
 since scales are powers of two: a value rounds alike on every mesh, but where sums in another order tip it."""
-_OF_A_TENSOR = Bounds(
+_OF_A_TENSOR = CheckBounds(
     parity=5e-3, gradients=0.25, losses=1e-2, norms=0.1, update=0.4, leak=1e-3, causality=1e-3, least=1e-3
 )
 """One scale for all tokens: what one token holds moves the smallest values of others, and shards differ in
 theirs; gradients keep two bits (e5m2). Measured: parity 3.7e-4, gradients 0.12, updates 0.18."""
 
 
-def bounds(preset: Preset) -> Bounds:
+def bounds(preset: Preset) -> CheckBounds:
     """The bounds of a preset's checks."""
     if not preset.linear:
         return _PLAIN if preset.model.experts is None else _MIXTURE
@@ -267,7 +267,7 @@ def mask(preset: Preset, ranks: Ranks) -> Check:
 
 
 def causality(preset: Preset, ranks: Ranks) -> Check:
-    """Does a change of later tokens move an earlier position's loss? Bit for bit, but for shared scales and experts."""
+    """Do later tokens move an earlier position's loss? Bit for bit, but for shared scales and experts."""
     probes = {rank.rank: rank.causality for rank in ranks if rank.causality is not None}
     return _unmoved("causality", preset, probes, bounds(preset).causality)
 

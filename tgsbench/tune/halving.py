@@ -90,7 +90,7 @@ class Standing(Struct, frozen=True, kw_only=True):
     """Why it cannot be recommended."""
 
 
-class Seen(Struct, frozen=True, kw_only=True):
+class OutcomesSeen(Struct, frozen=True, kw_only=True):
     """What all outcomes say together."""
 
     measured: dict[str, MeasuredSpeed]
@@ -119,7 +119,7 @@ class Tuner(Struct, kw_only=True):
         """Take the end of a trial."""
         self.outcomes.append(outcome)
 
-    def seen(self) -> Seen:
+    def seen(self) -> OutcomesSeen:
         """Fold all outcomes."""
         failures = _failures(self.candidates, self.outcomes)
         held = [o for o in self.outcomes if o.status in ("ok", "disturbed") and o.key not in failures]
@@ -127,7 +127,7 @@ class Tuner(Struct, kw_only=True):
         for outcome in held:
             found = (_EVIDENCE[outcome.rung], evidence.get(outcome.key, "planned"))
             evidence[outcome.key] = min(found, key=_SUREST.index)
-        return Seen(
+        return OutcomesSeen(
             measured=_speeds(held),
             failures=failures,
             made=Counter((outcome.key, outcome.rung) for outcome in self.outcomes),
@@ -167,7 +167,7 @@ class Tuner(Struct, kw_only=True):
         found = self.standings()
         return found[0] if found and found[0].rests_on != "planned" and not found[0].failed else None
 
-    def _disturbed(self, seen: Seen) -> Trial | None:
+    def _disturbed(self, seen: OutcomesSeen) -> Trial | None:
         """A trial that something else disturbed is made again, so often."""
         last = self.outcomes[-1] if self.outcomes else None
         if last is None or last.status != "disturbed":
@@ -178,7 +178,7 @@ class Tuner(Struct, kw_only=True):
             return None
         return _trial(seen, last.key, last.rung)
 
-    def _screen(self, seen: Seen, believed: Mapping[str, Belief]) -> Trial | None:
+    def _screen(self, seen: OutcomesSeen, believed: Mapping[str, Belief]) -> Trial | None:
         """The next rung of the candidate with the most to win; None when none will be faster beyond doubt."""
         ladder = [rung for rung in self.stages if rung != "long"]
         rungs = {key: next((r for r in ladder if not seen.made[key, r]), None) for key in believed}
@@ -195,7 +195,7 @@ class Tuner(Struct, kw_only=True):
         is_hopeless = known and believed[key].high < max(known) + MIN_GAIN
         return None if is_hopeless else _trial(seen, key, open_[key])
 
-    def _final(self, seen: Seen, believed: Mapping[str, Belief]) -> Trial | None:
+    def _final(self, seen: OutcomesSeen, believed: Mapping[str, Belief]) -> Trial | None:
         """Finalists in turns: each round drops what is slower than the best beyond both intervals."""
         measured = [key for key in believed if seen.evidence.get(key) == "measured" and key in seen.measured]
         ranked = sorted(measured, key=lambda key: -believed[key].mean)
@@ -210,7 +210,7 @@ class Tuner(Struct, kw_only=True):
         return _trial(seen, key, "long")
 
 
-def _trial(seen: Seen, key: str, rung: Rung) -> Trial:
+def _trial(seen: OutcomesSeen, key: str, rung: Rung) -> Trial:
     return Trial(key=key, rung=rung, repeat=seen.made[key, rung])
 
 

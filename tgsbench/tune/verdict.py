@@ -12,7 +12,7 @@ from tgsbench.metrics import ratio as ratios
 from tgsbench.metrics.ratio import Ratio
 from tgsbench.schema.forecast import Cost
 from tgsbench.tune.candidates import Space
-from tgsbench.tune.halving import Evidence, Seen, Standing, TrialOutcome, Tuner
+from tgsbench.tune.halving import Evidence, OutcomesSeen, Standing, TrialOutcome, Tuner
 
 ROWS = 20
 """Rows of the table; failures and measured ones beyond it are kept in the journal."""
@@ -150,7 +150,7 @@ def _beats(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
     return a != b and all(x <= y for x, y in zip(a, b, strict=True))
 
 
-def _ratio(keys: Sequence[str], outcomes: Sequence[TrialOutcome], seen: Seen) -> Ratio:
+def _ratio(keys: Sequence[str], outcomes: Sequence[TrialOutcome], seen: OutcomesSeen) -> Ratio:
     runs = [
         [o.tgs for o in outcomes if o.key == key and o.rung == "long" and o.status == "ok" and o.tgs]
         for key in keys

@@ -61,10 +61,10 @@ class Durations:
         m, n, k, batch = record.args
         dtype = record.name.removeprefix("gemm ")
         share = self._machine.fitted.gemm_share * (_FP32_SHARE if dtype in ("fp32", "fp64") else 1.0)
-        is_fp8, gpu = dtype == "fp8", self._machine.gpu
+        is_fp8 = dtype == "fp8"
         # At the same share of its own peak: casts are kernels of their own, which this clock counts.
-        gain = figures.peak_tflops(gpu, dtype) / gpu.bf16_tflops if is_fp8 and gpu.fp8_tflops else 1.0
-        flops_s = 2.0 * m * n * k * batch / (figures.peak_flops_per_s(gpu) * share * gain)
+        peak = figures.peak_flops_per_s(self._machine.gpu, dtype if is_fp8 else "")
+        flops_s = 2.0 * m * n * k * batch / (peak * share)
         operand = _ELEMENT_BYTES.get(dtype, 2)
         num_bytes = batch * ((m * k + k * n) * operand + m * n * (2 if is_fp8 else operand))
         return max(LEAST_S, flops_s + stream_s(num_bytes, self._machine))
