@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 from msgspec.structs import replace
 
+from tests.dist.evidence import break_builds, checks_of_one
 from tests.dist.family_worker import MIXTURES
-from tests.dist.test_family_verify import BROKEN, NUM_STEPS
+from tests.dist.test_family_verify import NUM_STEPS
 from tests.dist.test_family_verify import family_preset as whole_preset
 from tgsbench.launch import verify
 from tgsbench.launch.evidence_runs import EvidenceRun, WantedRun, gather
 from tgsbench.launch.watch import StopSignals
-from tgsbench.metrics import verification
 from tgsbench.schema.preset import Parallel, Preset
 from tgsbench.schema.verify import Check
 
@@ -46,8 +44,7 @@ def seen(tmp_path_factory) -> dict[str, EvidenceRun]:
     faulty = {f"fault-{fault}": WantedRun(PRESETS["qwen3_moe"], "evidence") for fault in FAULTS}
     folder = tmp_path_factory.mktemp("experts")
     with pytest.MonkeyPatch.context() as patch, StopSignals() as stop:
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(BROKEN), os.environ.get("PYTHONPATH", "")]))
-        patch.setenv("TGSBENCH_TEST_BUILDS", "1")
+        break_builds(patch)
         return gather(folder, [sound, faulty], stop, lambda _: None)
 
 
@@ -57,12 +54,7 @@ def checks_of(family: str, run: EvidenceRun, seen: dict[str, EvidenceRun]) -> li
     return [
         *verify._oracle(preset, run, truth),
         *verify._parity(preset, run, alone),
-        verification.labels(preset, run.ranks),
-        verification.tokens(preset, run.ranks),
-        verification.all_to_alls(preset, run.ranks),
-        verification.expert_exchanges(preset, run.ranks),
-        verification.mask(preset, run.ranks),
-        verification.causality(preset, run.ranks),
+        *checks_of_one(preset, run),
     ]
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import pytest
 from msgspec.structs import replace
 
+from tests.dist.evidence import break_builds
 from tests.unit.family_shapes import TRAINED, read
 from tests.unit.stored import a_preset
 from tgsbench.launch import verify
@@ -19,7 +17,6 @@ from tgsbench.schema.preset import Preset
 from tgsbench.schema.verify import Check
 
 pytestmark = [pytest.mark.dist, pytest.mark.timeout(1500)]  # 27 runs take 5.5 minutes of one core
-BROKEN = Path(__file__).parent / "broken"
 NUM_STEPS = 3
 FAULTS = {
     "experts_shifted_by_one": "mixtral",
@@ -57,8 +54,7 @@ def seen(tmp_path_factory) -> dict[str, EvidenceRun]:
     faulty = {f"fault-{fault}": WantedRun(PRESETS[family], "evidence") for fault, family in FAULTS.items()}
     folder = tmp_path_factory.mktemp("families")
     with pytest.MonkeyPatch.context() as patch, StopSignals() as stop:
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(BROKEN), os.environ.get("PYTHONPATH", "")]))
-        patch.setenv("TGSBENCH_TEST_BUILDS", "1")
+        break_builds(patch)
         return gather(folder, [sound, faulty], stop, lambda _: None)
 
 

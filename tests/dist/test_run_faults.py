@@ -6,12 +6,11 @@ fp64 oracle of `tgsbench verify`, whose faults are in test_verify_faults.py.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
-from tests.dist.test_verify_faults import BROKEN
+from tests.dist.evidence import break_builds
 from tgsbench import presets
 from tgsbench.launch.evidence_runs import WantedRun, run_side_by_side
 from tgsbench.launch.watch import StopSignals
@@ -92,8 +91,7 @@ SETS = {
 @pytest.mark.parametrize("which", SETS)
 def test_each_fault_of_an_ordinary_run_is_named_and_a_sound_run_has_none(tmp_path, monkeypatch, which):
     words, faults = SETS[which]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(BROKEN), os.environ.get("PYTHONPATH", "")]))
-    monkeypatch.setenv("TGSBENCH_TEST_BUILDS", "1")
+    break_builds(monkeypatch)
     found = results(tmp_path, words, list(faults))
     assert told(found.pop("sound")) == set()
     names = {fault: told(result) for fault, result in found.items()}

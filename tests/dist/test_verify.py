@@ -13,11 +13,11 @@ import psutil
 import pytest
 
 from tests.contract.cli import ROOT, environment, tgsbench
+from tests.dist.evidence import BROKEN
 from tests.dist.faulty import gone, wait_for
 from tgsbench.schema.verify import Verification
 
 pytestmark = pytest.mark.dist
-BROKEN = ROOT / "tests" / "dist" / "broken"
 ALL = {
     "oracle", "update", "parity", "labels", "tokens", "all_to_all", "reduction", "mask", "causality",
     "determinism", "engines",

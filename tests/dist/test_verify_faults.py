@@ -5,12 +5,12 @@ What a mesh and one rank have in common, parity cannot see: the fp64 oracle must
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
+from tests.dist.evidence import break_builds, checks_of_one
 from tgsbench import presets
 from tgsbench.launch import verify
 from tgsbench.launch.evidence_runs import EvidenceRun, WantedRun, gather
@@ -19,7 +19,6 @@ from tgsbench.metrics import verification
 from tgsbench.schema.preset import Preset
 
 pytestmark = [pytest.mark.dist, pytest.mark.timeout(1500)]  # thirty runs take 3 minutes of two quiet cores
-BROKEN = Path(__file__).parent / "broken"
 NUM_STEPS = 3
 
 FAULTS = {
@@ -99,12 +98,7 @@ def failed(preset: Preset, seen: dict[str, EvidenceRun], name: str) -> set[str]:
     checks = [
         *verify._oracle(preset, run, truth),
         verification.parity(preset, differences, alone.ranks, run.ranks),
-        verification.labels(preset, run.ranks),
-        verification.tokens(preset, run.ranks),
-        verification.all_to_alls(preset, run.ranks),
-        verification.ring_sends(preset, run.ranks),
-        verification.mask(preset, run.ranks),
-        verification.causality(preset, run.ranks),
+        *checks_of_one(preset, run),
     ]
     assert all(check.worst for check in checks if check.status == "failed"), "the worst place is named"
     return {check.name for check in checks if check.status == "failed"}
@@ -122,8 +116,7 @@ SETS = {
 @pytest.mark.parametrize("which", SETS)
 def test_each_fault_is_caught_by_name_and_a_sound_build_by_none(tmp_path, monkeypatch, which):
     words, faults = SETS[which]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(BROKEN), os.environ.get("PYTHONPATH", "")]))
-    monkeypatch.setenv("TGSBENCH_TEST_BUILDS", "1")
+    break_builds(monkeypatch)
     preset = small(*words)
     seen = run_all(tmp_path, preset, list(faults))
     assert failed(preset, seen, "sound") == set()
@@ -134,8 +127,7 @@ def test_each_fault_is_caught_by_name_and_a_sound_build_by_none(tmp_path, monkey
 
 
 def test_gradients_reduced_in_bf16_are_told(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(BROKEN), os.environ.get("PYTHONPATH", "")]))
-    monkeypatch.setenv("TGSBENCH_TEST_BUILDS", "1")
+    break_builds(monkeypatch)
     preset = verify.in_bf16(small("tiny_cpu"))
     runs = {name: WantedRun(preset, "steps") for name in ("sound", "fault-reduced_in_the_compute_type")}
     with StopSignals() as stop:

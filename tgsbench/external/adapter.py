@@ -113,8 +113,30 @@ def model_config(preset: Preset) -> dict[str, Any]:
     return settings | tokens | {"torch_dtype": preset.training.compute_dtype}
 
 
+def trainer_arguments(preset: Preset) -> dict[str, Any]:
+    """What every system on transformers' Trainer is told alike, by the names of its TrainingArguments."""
+    training = preset.training
+    return {
+        "per_device_train_batch_size": training.micro_batch,
+        "gradient_accumulation_steps": preset.accumulation,
+        "max_steps": num_steps(preset),
+        "learning_rate": training.lr,
+        "adam_beta1": training.beta1,
+        "adam_beta2": training.beta2,
+        "weight_decay": training.weight_decay,
+        "max_grad_norm": training.clip_norm,
+        "lr_scheduler_type": "cosine",
+        "optim": "adamw_torch",
+        "bf16": training.compute_dtype == "bfloat16",
+        "dataloader_num_workers": 0 if preset.hardware.device == "cpu" else 4,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+    }
+
+
 def deepspeed_config(preset: Preset) -> str:
-    """DeepSpeed's JSON as both systems ship it, with the preset's stage, offload and dtype."""
+    """DeepSpeed's JSON as these systems ship it, with the preset's stage, offload and dtype."""
     engine, on_cpu = preset.engine, preset.hardware.device == "cpu"
     zero: dict[str, Any] = {"stage": engine.zero_stage, "overlap_comm": not on_cpu}
     if engine.zero_stage == 3:

@@ -10,7 +10,14 @@ from typing import Any
 import msgspec
 
 from tgsbench.external import training_data
-from tgsbench.external.adapter import OwnTgs, Say, StepReport, deepspeed_config, log_text, num_steps
+from tgsbench.external.adapter import (
+    OwnTgs,
+    Say,
+    StepReport,
+    deepspeed_config,
+    log_text,
+    trainer_arguments,
+)
 from tgsbench.external.process import PEER, ExternalProcess
 from tgsbench.schema.events import Data, Warn
 from tgsbench.schema.preset import Preset
@@ -44,6 +51,7 @@ class LlamaFactory:
         training, workload = preset.training, preset.workload
         stock = workload.packing == "xtuner_stock"
         return {
+            **trainer_arguments(preset),
             "model_name_or_path": str(folder / "model"),
             "train_from_scratch": True,
             "trust_remote_code": False,
@@ -62,24 +70,9 @@ class LlamaFactory:
             "neat_packing": workload.document_mask,
             "preprocessing_batch_size": _STOCK_BATCH if stock else FULL_PACK_BATCH,
             "preprocessing_num_workers": 1,
-            "dataloader_num_workers": 0 if preset.hardware.device == "cpu" else 4,
             "output_dir": str(folder / "out"),
             "overwrite_output_dir": True,
-            "logging_steps": 1,
-            "save_strategy": "no",
-            "report_to": "none",
-            "per_device_train_batch_size": training.micro_batch,
-            "gradient_accumulation_steps": preset.accumulation,
-            "max_steps": num_steps(preset),
-            "learning_rate": training.lr,
-            "adam_beta1": training.beta1,
-            "adam_beta2": training.beta2,
-            "weight_decay": training.weight_decay,
-            "max_grad_norm": training.clip_norm,
-            "lr_scheduler_type": "cosine",
             "warmup_ratio": training.lr_warmup_ratio,
-            "optim": "adamw_torch",
-            "bf16": training.compute_dtype == "bfloat16",
             "deepspeed": str(folder / "deepspeed.json"),
             "ddp_timeout": 180_000_000,
             "include_num_input_tokens_seen": True,

@@ -10,7 +10,14 @@ from typing import Any
 import msgspec
 
 from tgsbench.external import training_data
-from tgsbench.external.adapter import OwnTgs, Say, StepReport, deepspeed_config, log_text, num_steps
+from tgsbench.external.adapter import (
+    OwnTgs,
+    Say,
+    StepReport,
+    deepspeed_config,
+    log_text,
+    trainer_arguments,
+)
 from tgsbench.external.process import PEER, ExternalProcess
 from tgsbench.schema.events import Data, Warn
 from tgsbench.schema.preset import Preset
@@ -26,20 +33,15 @@ class Swift:
 
     def files(self, preset: Preset, folder: Path) -> dict[str, str]:
         """DeepSpeed's JSON, and one row a pack, in the order of training, for the template of ours."""
-        num_packs = preset.packs_per_step * num_steps(preset)
-        rows = (json.dumps(_row(folder, index)) for index in range(num_packs))
+        rows = (json.dumps(_row(folder, index)) for index in range(training_data.num_packs_of(preset)))
         return {"packs.jsonl": "\n".join(rows) + "\n", "deepspeed.json": deepspeed_config(preset)}
 
     def prepare(
         self, preset: Preset, folder: Path, peer: ExternalProcess, say: Say
     ) -> tuple[Data, list[Warn]]:
         """The very packs that our own engines train on, and random weights of the preset's shape."""
-        num_packs = preset.packs_per_step * num_steps(preset)
-        data, warnings = training_data.write_packs(preset, folder, num_packs, say)
-        training_data.write_model_settings(preset, folder)
-        say("writing random weights for ms-swift")
-        peer.script("swift_prepare.py", str(folder))
-        return data, warnings
+        saying = "writing random weights for ms-swift"
+        return training_data.write_packs_and_weights(preset, folder, peer, "swift_prepare.py", say, saying)
 
     def program(self, preset: Preset) -> list[str]:
         """The module behind `swift sft`, which would choose the number of ranks itself."""
@@ -64,6 +66,7 @@ class Swift:
         training, on_cpu = preset.training, preset.hardware.device == "cpu"
         stage = options_of(preset, SwiftOptions).zero_stage
         found = {
+            **trainer_arguments(preset),
             "model": str(training_data.weights_dir(preset)),
             "model_type": "llama",
             "template": "tgsbench_packs",
@@ -78,32 +81,17 @@ class Swift:
             "split_dataset_ratio": 0,
             "load_from_cache_file": False,
             "torch_dtype": training.compute_dtype,
-            "bf16": training.compute_dtype == "bfloat16",
             # Left unsaid, it answers float32 weights with fp16 mixed precision.
             "fp16": False,
             "attn_impl": KERNELS[preset.engine.kernel],
             "use_liger_kernel": preset.engine.liger,
             "max_length": preset.workload.seq_len,
             "sequence_parallel_size": preset.parallel.sp,
-            "per_device_train_batch_size": training.micro_batch,
-            "gradient_accumulation_steps": preset.accumulation,
             "gradient_checkpointing": training.checkpointing != "none",
-            "max_steps": num_steps(preset),
-            "learning_rate": training.lr,
-            "adam_beta1": training.beta1,
-            "adam_beta2": training.beta2,
-            "weight_decay": training.weight_decay,
-            "max_grad_norm": training.clip_norm,
-            "lr_scheduler_type": "cosine",
             "warmup_ratio": training.lr_warmup_ratio,
-            "optim": "adamw_torch",
-            "dataloader_num_workers": 0 if on_cpu else 4,
             "dataset_num_proc": 1,
             "ddp_backend": "gloo" if on_cpu else "nccl",
-            "logging_steps": 1,
-            "save_strategy": "no",
             "eval_strategy": "no",
-            "report_to": "none",
             "add_version": False,
             "output_dir": str(folder / "out"),
             "seed": training.seed % 2**32,

@@ -77,7 +77,7 @@ class Torchtitan:
         self, preset: Preset, folder: Path, peer: ExternalProcess, say: Say
     ) -> tuple[Data, list[Warn]]:
         """The very packs that our own engines train on."""
-        return training_data.write_packs(preset, folder, preset.packs_per_step * num_steps(preset), say)
+        return training_data.write_packs(preset, folder, say)
 
     def program(self, preset: Preset) -> list[str]:
         """Our script: its command takes configurations that are Python."""

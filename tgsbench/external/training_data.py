@@ -11,7 +11,8 @@ import msgspec
 import numpy as np
 
 from tgsbench.errors import ExitCode, TgsError
-from tgsbench.external.adapter import model_config
+from tgsbench.external.adapter import model_config, num_steps
+from tgsbench.external.process import ExternalProcess
 from tgsbench.presets.data_names import corpus_kind
 from tgsbench.schema import events
 from tgsbench.schema.preset import Preset
@@ -44,10 +45,14 @@ def write_documents(preset: Preset, folder: Path, say: Say) -> int:
     return len(repeated)
 
 
-def write_packs(
-    preset: Preset, folder: Path, num_packs: int, say: Say
-) -> tuple[events.Data, list[events.Warn]]:
+def num_packs_of(preset: Preset) -> int:
+    """Packs of a whole run, warm-up included."""
+    return preset.packs_per_step * num_steps(preset)
+
+
+def write_packs(preset: Preset, folder: Path, say: Say) -> tuple[events.Data, list[events.Warn]]:
     """Our own packs as arrays, labels not shifted (the other system shifts them); see peer/xtuner_prepare."""
+    num_packs = num_packs_of(preset)
     data = prepare(preset, num_packs, say)
     kept = min(num_packs, data.num_packs)
     shape = (kept, preset.workload.seq_len)
@@ -71,10 +76,20 @@ def remove_packs(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def write_model_settings(preset: Preset, folder: Path) -> None:
-    """model.json, with the folder that the weights go to."""
+def write_packs_and_weights(
+    preset: Preset, folder: Path, peer: ExternalProcess, script: str, say: Say, saying: str
+) -> tuple[events.Data, list[events.Warn]]:
+    """Our own packs, and random weights of the preset's shape.
+
+    The weights are written by `script` of peer/, which reads model.json; `saying` is told before it starts.
+    Raises TgsError with what the script raised.
+    """
+    written = write_packs(preset, folder, say)
     settings = {**model_config(preset), "_path": str(weights_dir(preset))}
     (folder / "model.json").write_text(json.dumps(settings), "utf-8")
+    say(saying)
+    peer.script(script, str(folder))
+    return written
 
 
 def weights_dir(preset: Preset) -> Path:

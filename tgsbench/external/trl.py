@@ -17,6 +17,7 @@ from tgsbench.external.adapter import (
     log_text,
     model_config,
     num_steps,
+    trainer_arguments,
 )
 from tgsbench.external.process import PEER, ExternalProcess
 from tgsbench.schema.events import Data, Warn
@@ -48,26 +49,12 @@ class Trl:
         """Every value of its SFTConfig that is not its default."""
         training, on_cpu = preset.training, preset.hardware.device == "cpu"
         return {
+            **trainer_arguments(preset),
             "output_dir": str(folder / "out"),
-            "max_steps": num_steps(preset),
-            "per_device_train_batch_size": training.micro_batch,
-            "gradient_accumulation_steps": preset.accumulation,
             "gradient_checkpointing": training.checkpointing != "none",
-            "learning_rate": training.lr,
-            "adam_beta1": training.beta1,
-            "adam_beta2": training.beta2,
-            "weight_decay": training.weight_decay,
-            "max_grad_norm": training.clip_norm,
-            "lr_scheduler_type": "cosine",
             "warmup_steps": round(training.lr_warmup_ratio * num_steps(preset)),
-            "optim": "adamw_torch",
-            "bf16": training.compute_dtype == "bfloat16",
             "use_cpu": on_cpu,
             "use_liger_kernel": preset.engine.liger,
-            "dataloader_num_workers": 0 if on_cpu else 4,
-            "logging_steps": 1,
-            "save_strategy": "no",
-            "report_to": "none",
             "disable_tqdm": True,
             "include_num_input_tokens_seen": "all",
             "max_length": preset.workload.seq_len,
@@ -82,7 +69,7 @@ class Trl:
         self, preset: Preset, folder: Path, peer: ExternalProcess, say: Say
     ) -> tuple[Data, list[Warn]]:
         """The very packs that our own engines train on."""
-        return training_data.write_packs(preset, folder, preset.packs_per_step * num_steps(preset), say)
+        return training_data.write_packs(preset, folder, say)
 
     def program(self, preset: Preset) -> list[str]:
         """Our script: TRL has no command that takes packs."""

@@ -55,12 +55,8 @@ class XTuner:
         self, preset: Preset, folder: Path, peer: ExternalProcess, say: Say
     ) -> tuple[Data, list[Warn]]:
         """Write the packs that tgsbench's own engines train on, and random weights of the preset's shape."""
-        num_packs = preset.packs_per_step * num_steps(preset)
-        data, warnings = training_data.write_packs(preset, folder, num_packs, say)
-        training_data.write_model_settings(preset, folder)
-        say("writing packs and random weights for XTuner")
-        peer.script("xtuner_prepare.py", str(folder))
-        return data, warnings
+        saying = "writing packs and random weights for XTuner"
+        return training_data.write_packs_and_weights(preset, folder, peer, "xtuner_prepare.py", say, saying)
 
     def program(self, preset: Preset) -> list[str]:
         """Its training script; the `xtuner` command ends with exit code 0 even when it fails."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
@@ -161,42 +161,67 @@ def _judge_all_to_alls(result: Integrity, preset: Preset, steps: Sequence[StepTo
     result.a2a_ok = not (miscalled.num or missent.num) if steps else None
 
 
+class _Sent(Struct):
+    """Calls and bytes of all steps, those that must have been, and the steps that differ."""
+
+    calls: int
+    num_bytes: int
+    calls_expected: int
+    bytes_expected: int
+    wrong: _Odd
+
+    @property
+    def is_right(self) -> bool | None:
+        """None where nothing was sent and nothing had to be."""
+        return not self.wrong.num if self.calls_expected or self.wrong.num else None
+
+
+def _sent(
+    steps: Sequence[StepTotal],
+    of_step: Callable[[StepTotal], tuple[int, int]],
+    of_rank: tuple[int, int],
+    num_ranks: int,
+) -> _Sent:
+    """Compare calls and bytes of each step, over all ranks, with those that a rank must make in the mean."""
+    demanded = (num_ranks * of_rank[0], num_ranks * of_rank[1])
+    seen, wrong = [of_step(s) for s in steps], _Odd()
+    for s, pair in zip(steps, seen, strict=True):
+        wrong.count(s.step, pair != demanded)
+    return _Sent(
+        calls=sum(calls for calls, _ in seen),
+        num_bytes=sum(num_bytes for _, num_bytes in seen),
+        calls_expected=len(steps) * demanded[0],
+        bytes_expected=len(steps) * demanded[1],
+        wrong=wrong,
+    )
+
+
 def _judge_ring(result: Integrity, preset: Preset, steps: Sequence[StepTotal], num_ranks: int) -> None:
     """Messages and bytes of each step; without a ring there must be none."""
-    calls, num_bytes = (num_ranks * of_one for of_one in expected_ring_sends(preset))
-    wrong = _Odd()
-    for s in steps:
-        result.ring_calls += s.ring_calls
-        result.ring_bytes += s.ring_bytes
-        wrong.count(s.step, (s.ring_calls, s.ring_bytes) != (calls, num_bytes))
-    result.ring_calls_expected, result.ring_bytes_expected = len(steps) * calls, len(steps) * num_bytes
-    if wrong.num:
+    sent = _sent(steps, lambda s: (s.ring_calls, s.ring_bytes), expected_ring_sends(preset), num_ranks)
+    result.ring_calls, result.ring_bytes = sent.calls, sent.num_bytes
+    result.ring_calls_expected, result.ring_bytes_expected = sent.calls_expected, sent.bytes_expected
+    result.ring_ok = sent.is_right
+    if sent.wrong.num:
         result.problems.append(
-            f"ring: {result.ring_calls:,} messages of {result.ring_bytes:,} bytes were sent where "
-            f"{result.ring_calls_expected:,} of {result.ring_bytes_expected:,} follow from the shapes{wrong}"
+            f"ring: {sent.calls:,} messages of {sent.num_bytes:,} bytes were sent where "
+            f"{sent.calls_expected:,} of {sent.bytes_expected:,} follow from the shapes{sent.wrong}"
         )
-    if steps and (calls or wrong.num):
-        result.ring_ok = not wrong.num
 
 
 def _judge_experts(result: Integrity, preset: Preset, steps: Sequence[StepTotal], num_ranks: int) -> None:
     """Calls and bytes of each step, over all ranks: what one sends more another sends less."""
-    calls, num_bytes = (num_ranks * of_one for of_one in expected_expert_exchanges(preset))
-    wrong = _Odd()
-    for s in steps:
-        result.expert_calls += s.expert_calls
-        result.expert_bytes += s.expert_bytes
-        wrong.count(s.step, (s.expert_calls, s.expert_bytes) != (calls, num_bytes))
-    result.expert_calls_expected = len(steps) * calls
-    result.expert_bytes_expected = len(steps) * num_bytes
-    if wrong.num:
+    demanded = expected_expert_exchanges(preset)
+    sent = _sent(steps, lambda s: (s.expert_calls, s.expert_bytes), demanded, num_ranks)
+    result.expert_calls, result.expert_bytes = sent.calls, sent.num_bytes
+    result.expert_calls_expected, result.expert_bytes_expected = sent.calls_expected, sent.bytes_expected
+    result.experts_ok = sent.is_right
+    if sent.wrong.num:
         result.problems.append(
-            f"experts: {result.expert_calls:,} all-to-alls of {result.expert_bytes:,} bytes took tokens to "
-            f"their experts and back where {result.expert_calls_expected:,} of "
-            f"{result.expert_bytes_expected:,} follow from the shapes{wrong}"
+            f"experts: {sent.calls:,} all-to-alls of {sent.num_bytes:,} bytes took tokens to their experts "
+            f"and back where {sent.calls_expected:,} of {sent.bytes_expected:,} follow from the shapes"
+            f"{sent.wrong}"
         )
-    if steps and (calls or wrong.num):
-        result.experts_ok = not wrong.num
 
 
 def integrity_text(integrity: Integrity) -> str:

@@ -71,6 +71,16 @@ class Limit(Struct, frozen=True, kw_only=True):
         return release >= release_of(self.since) and not ended
 
 
+NO_BF16_ON_CPU = Limit(
+    what="no bf16 training on a CPU",
+    remedy="--set training.compute_dtype=float32",
+    asked=lambda preset: preset.hardware.device == "cpu" and preset.training.compute_dtype == "bfloat16",
+)
+NO_LIGER = Limit(
+    what="no Liger kernels", remedy="--set engine.liger=false", asked=lambda preset: preset.engine.liger
+)
+
+
 class AdvisedChange(Struct, frozen=True, kw_only=True):
     """Switches of this engine that the planner may advise."""
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from msgspec.structs import replace
 
 from tgsbench.systems.log_lines import LoggedStep, finite, json_lines
-from tgsbench.systems.spec import EngineSpec, EnvironmentRecipe, External, Limit
+from tgsbench.systems.spec import NO_BF16_ON_CPU, EngineSpec, EnvironmentRecipe, External, Limit
 from tgsbench.systems.zero import ZERO3, ZeroOptions
 
 
@@ -84,13 +84,7 @@ ENGINE = EngineSpec(
             asked=lambda preset: preset.parallel.sp > 1,
             listed="no sequence parallelism",
         ),
-        Limit(
-            what="no bf16 training on a CPU",
-            remedy="--set training.compute_dtype=float32",
-            asked=lambda preset: (
-                preset.hardware.device == "cpu" and preset.training.compute_dtype == "bfloat16"
-            ),
-        ),
+        NO_BF16_ON_CPU,
         Limit(
             what="no kernel {preset.engine.kernel}",
             remedy="--set engine.kernel=sdpa (or flash2)",

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from tgsbench.schema.preset import EngineOptions, Preset
 from tgsbench.systems.costs import EAGER
-from tgsbench.systems.spec import EngineSpec, EnvironmentRecipe, External, Limit
+from tgsbench.systems.spec import NO_BF16_ON_CPU, EngineSpec, EnvironmentRecipe, External, Limit
 from tgsbench.systems.zero import ZERO3
 
 KERNELS = {"auto": "sdpa", "sdpa": "sdpa", "flash2": "flash_attn"}
@@ -72,13 +72,7 @@ ENGINE = EngineSpec(
             asked=_heads_do_not_divide,
             listed="sp must divide the KV heads (beyond it has a ring, which was not tried)",
         ),
-        Limit(
-            what="no bf16 training on a CPU",
-            remedy="--set training.compute_dtype=float32",
-            asked=lambda preset: (
-                preset.hardware.device == "cpu" and preset.training.compute_dtype == "bfloat16"
-            ),
-        ),
+        NO_BF16_ON_CPU,
     ),
     unequal=("logits of a whole sequence at the loss, where ours come in chunks",),
     costs=replace(

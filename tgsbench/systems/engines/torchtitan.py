@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from tgsbench.schema.preset import EngineOptions, Preset
-from tgsbench.systems.spec import EngineSpec, EnvironmentRecipe, External, Limit
+from tgsbench.systems.spec import NO_BF16_ON_CPU, NO_LIGER, EngineSpec, EnvironmentRecipe, External, Limit
 from tgsbench.systems.stacks import TORCHTITAN
 
 
@@ -61,18 +61,8 @@ ENGINE = EngineSpec(
             remedy="--set workload.packing=carry",
             asked=lambda preset: preset.workload.packing != "carry",
         ),
-        Limit(
-            what="no Liger kernels",
-            remedy="--set engine.liger=false",
-            asked=lambda preset: preset.engine.liger,
-        ),
-        Limit(
-            what="no bf16 training on a CPU",
-            remedy="--set training.compute_dtype=float32",
-            asked=lambda preset: (
-                preset.hardware.device == "cpu" and preset.training.compute_dtype == "bfloat16"
-            ),
-        ),
+        NO_LIGER,
+        NO_BF16_ON_CPU,
     ),
     unequal=(
         "its own draw of initial weights; q, k and v in one product",

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from tgsbench.schema.preset import Preset
 from tgsbench.systems.costs import EAGER
-from tgsbench.systems.spec import EngineSpec, EnvironmentRecipe, External, Limit
+from tgsbench.systems.spec import NO_BF16_ON_CPU, EngineSpec, EnvironmentRecipe, External, Limit
 from tgsbench.systems.zero import ZERO3, ZeroOptions
 
 KERNELS = {"auto": "sdpa", "sdpa": "sdpa", "flash2": "flash_attention_2", "flash3": "flash_attention_3"}
@@ -62,13 +62,7 @@ ENGINE = EngineSpec(
             remedy="--set engine.kernel=sdpa (or flash2, flash3)",
             asked=lambda preset: preset.engine.kernel not in KERNELS,
         ),
-        Limit(
-            what="no bf16 training on a CPU",
-            remedy="--set training.compute_dtype=float32",
-            asked=lambda preset: (
-                preset.hardware.device == "cpu" and preset.training.compute_dtype == "bfloat16"
-            ),
-        ),
+        NO_BF16_ON_CPU,
     ),
     unequal=("logits of a whole sequence at the loss, where ours come in chunks",),
     costs=replace(ZERO3, name="trl", fused_exchange=False, repeats_kv=True, whole_logits=True, traffic=EAGER),

@@ -19,7 +19,15 @@ from tgsbench.systems.log_lines import (
     text_lines,
     to_float,
 )
-from tgsbench.systems.spec import EngineSpec, EnvironmentRecipe, External, Limit, options_of
+from tgsbench.systems.spec import (
+    NO_BF16_ON_CPU,
+    NO_LIGER,
+    EngineSpec,
+    EnvironmentRecipe,
+    External,
+    Limit,
+    options_of,
+)
 from tgsbench.systems.zero import ZERO3, ZeroOptions
 
 
@@ -106,21 +114,13 @@ ENGINE = EngineSpec(
             asked=lambda preset: _on_cpu(preset) and not options_of(preset, XTunerOptions).cpu_shim,
             listed="on a CPU only through tgsbench's shim",
         ),
-        Limit(
-            what="no bf16 training on a CPU",
-            remedy="--set training.compute_dtype=float32",
-            asked=lambda preset: _on_cpu(preset) and preset.training.compute_dtype == "bfloat16",
-        ),
+        NO_BF16_ON_CPU,
         Limit(
             what="no document mask without flash-attn",
             remedy="--set workload.document_mask=false",
             asked=lambda preset: _on_cpu(preset) and preset.workload.document_mask,
         ),
-        Limit(
-            what="no Liger kernels",
-            remedy="--set engine.liger=false",
-            asked=lambda preset: preset.engine.liger,
-        ),
+        NO_LIGER,
         Limit(
             what="no choice of an attention kernel (engine.kernel={preset.engine.kernel})",
             remedy="--set engine.kernel=auto",
