@@ -25,6 +25,7 @@ from tgsbench.external import exit_report
 from tgsbench.external.adapter import StepReport, num_steps
 from tgsbench.external.bridge import load_adapter, other_work, shared_out
 from tgsbench.external.process import PEER, ExternalProcess, peer_environment
+from tgsbench.external.training_data import weights_dir
 from tgsbench.launch.command import agent_argv
 from tgsbench.metrics.observe import fold_events
 from tgsbench.metrics.result import build_result
@@ -476,6 +477,52 @@ def test_swifts_template_gives_the_packs_token_for_token(tmp_path, monkeypatch):
     encoded = packs._encode(SimpleNamespace(messages=[{"content": content}]))
     assert encoded["input_ids"] == [6, 7, 8, 9]
     assert encoded["labels"] == [-94, -93, -92, -91]
+
+
+@pytest.mark.parametrize("script", ["swift_prepare.py", "xtuner_prepare.py"])
+def test_half_written_weights_have_no_configuration_and_whole_ones_have(tmp_path, monkeypatch, script):
+    pytest.importorskip("transformers")
+    pytest.importorskip("datasets")
+    write_model = runpy.run_path(str(PEER / script))["write_model"]
+    path = tmp_path / "weights" / "a"
+    killed = [True]
+
+    def save_pretrained(folder: str) -> None:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        (Path(folder) / "config.json").write_text("{}")
+        if killed:
+            raise KeyboardInterrupt
+        (Path(folder) / "model.safetensors").write_text("")
+
+    model = SimpleNamespace(save_pretrained=save_pretrained)
+    monkeypatch.setitem(
+        write_model.__globals__, "AutoModelForCausalLM", SimpleNamespace(from_config=lambda _: model)
+    )
+    monkeypatch.setitem(write_model.__globals__, "torch", MagicMock())
+    with pytest.raises(KeyboardInterrupt):
+        write_model(path, {"model_type": "llama", "torch_dtype": "float32"})
+    assert not (path / "config.json").exists()
+    killed.clear()
+    write_model(path, {"model_type": "llama", "torch_dtype": "float32"})
+    assert sorted(file.name for file in path.iterdir()) == ["config.json", "model.safetensors"]
+    assert [entry.name for entry in path.parent.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("engine", ["swift", "xtuner"])
+def test_packs_and_the_models_settings_lie_ready_when_weights_are_written(tmp_path, engine):
+    preset = a_tiny(engine, "workload.corpus=lengths")
+    seen, said = [], []
+
+    def script(name: str, folder: str) -> str:
+        seen.append((name, json.loads((Path(folder) / "model.json").read_text())["_path"]))
+        assert np.load(Path(folder) / "tokens.npy", mmap_mode="r").shape[1] == preset.workload.seq_len
+        return ""
+
+    peer = SimpleNamespace(script=script)
+    data, _ = load_adapter(engine).prepare(preset, tmp_path, peer, said.append)
+    assert data.num_tokens > 0
+    assert seen == [(f"{engine}_prepare.py", str(weights_dir(preset)))]
+    assert "random weights for" in said[-1]
 
 
 TITAN_LOG = """\

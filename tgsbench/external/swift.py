@@ -52,13 +52,13 @@ class Swift:
         return "sdpa" if preset.engine.kernel == "auto" else preset.engine.kernel
 
     def clean(self, folder: Path) -> None:
-        """Packs and the trained model."""
+        """Remove the packs and the trained model."""
         training_data.remove_packs(folder)
         for path in (folder / "out").glob("checkpoint-*"):
             shutil.rmtree(path, ignore_errors=True)
 
     def arguments(self, preset: Preset, folder: Path) -> list[str]:
-        """Its command line."""
+        """Its options, each as --NAME VALUE."""
         return [word for name, value in self.options(preset, folder).items() for word in _words(name, value)]
 
     def options(self, preset: Preset, folder: Path) -> dict[str, Any]:
@@ -81,7 +81,7 @@ class Swift:
             "split_dataset_ratio": 0,
             "load_from_cache_file": False,
             "torch_dtype": training.compute_dtype,
-            # Left unsaid, it answers float32 weights with fp16 mixed precision.
+            # Without this it trains float32 weights in fp16 mixed precision.
             "fp16": False,
             "attn_impl": KERNELS[preset.engine.kernel],
             "use_liger_kernel": preset.engine.liger,
@@ -101,7 +101,7 @@ class Swift:
         return found | ({"deepspeed": str(folder / "deepspeed.json")} if stage else {})
 
     def environment(self, preset: Preset) -> dict[str, str]:
-        """No hub of theirs is asked either."""
+        """Keeps it from asking ModelScope's hub."""
         return {"USE_HF": "1", "MODELSCOPE_OFFLINE": "1"}
 
     def read_log(self, folder: Path) -> str:

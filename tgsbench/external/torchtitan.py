@@ -88,15 +88,15 @@ class Torchtitan:
         return "sdpa" if preset.hardware.device == "cpu" else "flex"
 
     def clean(self, folder: Path) -> None:
-        """Packs."""
+        """Remove the packs."""
         training_data.remove_packs(folder)
 
     def arguments(self, preset: Preset, folder: Path) -> list[str]:
-        """Its settings."""
+        """The path of its settings."""
         return [str(folder / "titan.json")]
 
     def environment(self, preset: Preset) -> dict[str, str]:
-        """Lines without colours."""
+        """Log lines of rank 0 alone, without colours."""
         return {"NO_COLOR": "1", "LOG_RANK": "0"}
 
     def read_log(self, folder: Path) -> str:

@@ -80,11 +80,11 @@ class Trl:
         return "sdpa" if preset.engine.kernel == "auto" else preset.engine.kernel
 
     def clean(self, folder: Path) -> None:
-        """Packs."""
+        """Remove the packs."""
         training_data.remove_packs(folder)
 
     def arguments(self, preset: Preset, folder: Path) -> list[str]:
-        """Its settings."""
+        """The path of its settings."""
         return [str(folder / "trl.json")]
 
     def environment(self, preset: Preset) -> dict[str, str]:

@@ -19,7 +19,8 @@ from tgsbench.tune.belief import Belief, MeasuredSpeed, beliefs
 from tgsbench.tune.candidates import TunedSetting
 
 Rung = Literal["virtual", "emulated", "short", "long"]
-"""A rank on a GPU that is not there: does it build and hold. A rank of the mesh alone. Real runs."""
+"""What is run: one rank on a virtual GPU (it tells whether a setting builds and fits in memory), one rank of
+the mesh emulated alone (it tells a TGS), or all ranks, for few steps or for more."""
 Evidence = Literal["measured", "emulated", "virtual", "planned"]
 """What a figure rests on, the surest first."""
 Status = Literal["ok", "oom", "failed", "disturbed"]
@@ -134,14 +135,14 @@ class Tuner(Struct, kw_only=True):
             evidence=evidence,
         )
 
-    def ask(self, spent: float = 0.0) -> Trial | None:
+    def ask(self, spent_share: float = 0.0) -> Trial | None:
         """The next trial when this share of the budget is spent; None when enough is known."""
         seen = self.seen()
         if (again := self._disturbed(seen)) is not None:
             return again
         running = [candidate for candidate in self.candidates if candidate.key not in seen.failures]
         believed = _worth(running, beliefs(running, seen.measured))
-        if spent < SCREEN_SHARE and (found := self._screen(seen, believed)) is not None:
+        if spent_share < SCREEN_SHARE and (found := self._screen(seen, believed)) is not None:
             return found
         return self._final(seen, believed) if "long" in self.stages else None
 
@@ -186,9 +187,7 @@ class Tuner(Struct, kw_only=True):
         open_ = {key: rung for key, rung in rungs.items() if rung is not None}
         if not open_:
             return None
-        if ladder == [
-            "virtual"
-        ]:  # which says of no setting that it is faster: the best planned ones that hold
+        if ladder == ["virtual"]:  # it measures no speed: the best planned ones are tried until enough fit
             key = max(open_, key=lambda key: believed[key].mean)
             return None if len(known) >= _NUM_FINALISTS else _trial(seen, key, "virtual")
         key = max(open_, key=lambda key: (believed[key].high, key))
@@ -231,12 +230,12 @@ def _failures(candidates: Sequence[TunedSetting], outcomes: Sequence[TrialOutcom
     failed = {o.key: o.reason or o.status for o in outcomes if o.status in ("oom", "failed")}
     by_key = {candidate.key: candidate for candidate in candidates}
     out = [by_key[o.key] for o in outcomes if o.status == "oom" and o.key in by_key]
-    held = max(
-        (by_key[o.key].memory_gib for o in outcomes if o.status == "ok" and o.key in by_key), default=0
+    held_gib = max(
+        (by_key[o.key].memory_gib for o in outcomes if o.status == "ok" and o.key in by_key), default=0.0
     )
     for candidate in candidates if out else ():
         leaner = next((other for other in out if _needs_more(candidate, other)), None)
-        if leaner is not None and candidate.key not in failed and candidate.memory_gib > held:
+        if leaner is not None and candidate.key not in failed and candidate.memory_gib > held_gib:
             failed[candidate.key] = f"planned to need more memory than {leaner.key}, which ran out of it"
     return failed
 

@@ -13,7 +13,7 @@ from tgsbench.tune.trials import Interrupted
 
 
 def longest_measured(preset: Preset, root: Path, name: str, say: sweep.Say) -> int | None:
-    """Double and halve the preset's length until runs hold no more; None where this machine cannot start it.
+    """Tokens of the longest sequence that trains, by runs; None where this machine cannot start the preset.
 
     Runs that lie stored are not made again. Raises Interrupted when a run was ended from outside, TgsError
     when one ends for another reason than memory, or no length trains.

@@ -11,6 +11,7 @@ from tgsbench.metrics import figures
 from tgsbench.metrics import ratio as ratios
 from tgsbench.metrics.ratio import Ratio
 from tgsbench.schema.forecast import Cost
+from tgsbench.tune.belief import Z80
 from tgsbench.tune.candidates import Space
 from tgsbench.tune.halving import Evidence, OutcomesSeen, Standing, TrialOutcome, Tuner
 
@@ -22,10 +23,12 @@ class SettingRow(Struct, frozen=True, kw_only=True):
     """One setting."""
 
     change: list[str]
+    """Assignments for --set."""
     tgs: float
+    """Tokens per GPU per second; 0 where no speed is known."""
     low: float
     high: float
-    """80 % interval."""
+    """80 % interval of `tgs`."""
     rests_on: Evidence
     runs: int
     disturbed: int
@@ -53,6 +56,7 @@ class Effect(Struct, frozen=True, kw_only=True):
     ratio: float
     low: float
     high: float
+    """80 % interval of `ratio`."""
     rests_on: Evidence
 
 
@@ -176,7 +180,7 @@ def _effects(standings: Sequence[Standing]) -> list[Effect]:
             continue
         if other.rests_on not in ("measured", "emulated") and other.candidate.forecast is None:
             continue
-        log, arm = best.belief.mean - other.belief.mean, math.hypot(best.belief.sd, other.belief.sd) * 1.2816
+        log, arm = best.belief.mean - other.belief.mean, math.hypot(best.belief.sd, other.belief.sd) * Z80
         knob = differing[0]
         found[knob] = Effect(
             knob=knob,

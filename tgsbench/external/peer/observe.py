@@ -110,7 +110,7 @@ def _before(function: Any, look: Any) -> Any:
 
 
 def memory_bytes() -> int:
-    """Most that CUDA's allocator gave out; on a CPU the resident set."""
+    """Peak of CUDA's allocator since the rank began; on a CPU the resident set as it is now."""
     if torch.cuda.is_initialized():
         return int(torch.cuda.max_memory_allocated())
     return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * _PAGE

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -27,10 +28,18 @@ def main() -> None:
 
 
 def write_model(path: Path, settings: dict[str, Any]) -> None:
-    """A model of this shape with random weights; the configuration goes last, its presence means done."""
+    """A model of this shape with random weights; the configuration goes last, its presence means done.
+
+    transformers writes it first, so that a run killed meanwhile would leave half a model that looks whole.
+    """
     torch.manual_seed(0)
     torch.set_default_dtype(getattr(torch, settings["torch_dtype"]))
-    AutoModelForCausalLM.from_config(AutoConfig.for_model(**settings)).save_pretrained(str(path))
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**settings))
+    path.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=path.parent) as begun:
+        model.save_pretrained(begun)
+        for file in sorted(Path(begun).iterdir(), key=lambda file: file.name == "config.json"):
+            file.replace(path / file.name)
 
 
 def write_tokenizer(path: Path) -> None:

@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -44,12 +45,19 @@ def rows(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def write_model(path: Path, config: dict[str, Any]) -> None:
-    """A model of this shape with random weights; the configuration goes last, its presence means done."""
+    """A model of this shape with random weights; the configuration goes last, its presence means done.
+
+    transformers writes it first, so that a run killed meanwhile would leave half a model that looks whole.
+    """
     dtype = getattr(torch, config["torch_dtype"])
     torch.manual_seed(0)
     torch.set_default_dtype(dtype)
-    settings = AutoConfig.for_model(**config)
-    AutoModelForCausalLM.from_config(settings).save_pretrained(str(path))
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
+    path.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=path.parent) as begun:
+        model.save_pretrained(begun)
+        for file in sorted(Path(begun).iterdir(), key=lambda file: file.name == "config.json"):
+            file.replace(path / file.name)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from tgsbench.systems.spec import NO_BF16_ON_CPU, EngineSpec, EnvironmentRecipe,
 from tgsbench.systems.zero import ZERO3
 
 KERNELS = {"auto": "sdpa", "sdpa": "sdpa", "flash2": "flash_attn"}
-"""Ours -> what its --attn_impl calls an attention."""
+"""engine.kernel -> the value of its --attn_impl."""
 
 
 class SwiftOptions(EngineOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -21,7 +21,7 @@ class SwiftOptions(EngineOptions, frozen=True, kw_only=True, forbid_unknown_fiel
     is_external: ClassVar[bool] = True
     name: str = "swift"
     zero_stage: Literal[0, 1, 2, 3] = 3
-    """Its --deepspeed; 0: none, which is DDP."""
+    """ZeRO stage of its DeepSpeed; 0: plain DDP without DeepSpeed."""
     offload: Literal["none", "optimizer", "all"] = "none"
     """Optimizer states, or optimizer states and parameters, in host memory."""
 
