@@ -50,5 +50,4 @@ def test_a_gpu_without_rows_is_planned_with_a_wide_interval(gpu):
 @pytest.mark.parametrize(("word", "near"), [("H10O", "H100-SXM5-80GB"), ("B2OO", "B200-SXM-180GB")])
 def test_a_short_name_with_a_slip_is_near_names_that_begin_so(word, near):
     message = unknown_gpu(word).msg
-    assert near in message
-    assert "known:" not in message
+    assert near in message.partition("known:")[0]

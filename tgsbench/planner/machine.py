@@ -89,7 +89,7 @@ def unknown_gpu(name: str) -> TgsError:
     others = [gpu for gpu in known if chip and chip in gpu.upper().split("-")]
     near = f"others of that chip: {', '.join(others)}" if others else nearest(name, known)
     return TgsError(
-        f"unknown GPU {name!r}: no peak is known and none is guessed; {near}",
+        f"unknown GPU {name!r}: no peak is known and none is guessed; {near}; known: {', '.join(known)}",
         hint="describe it in ./presets/hardware/NAME.toml (copy a shipped one: `tgsbench plan --list-gpus`)",
         exit_code=ExitCode.UNKNOWN_HARDWARE,
     )
