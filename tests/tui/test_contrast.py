@@ -18,7 +18,7 @@ LEADS = {
     "forecast": ("escape f", "none fits|fit, fastest first|no search"),
     "runs": ("escape 2 x", "1 marked"),
     "delete": ("d", "Keep it"),
-    "details": ("escape i", "folder"),
+    "details": ("escape i", "peak memory"),
     "live": ("escape 3", "n = 24"),
     "ranks": ("w", "over the median rank"),
     "gpus": ("u", "1095 MHz"),

@@ -263,7 +263,7 @@ def clipping_per_parameter():
 
     clip = fsdp2.clip_gradients
 
-    def broken(parameters, norm):
+    def broken(parameters, norm, experts=None):
         parameters = list(parameters)
         total = clip(parameters, 1e9)
         for parameter in parameters:
@@ -277,7 +277,7 @@ def no_clipping():
     from tgsbench.training.engines import fsdp2
 
     clip = fsdp2.clip_gradients
-    fsdp2.clip_gradients = lambda parameters, norm: clip(parameters, 1e9)
+    fsdp2.clip_gradients = lambda parameters, norm, experts=None: clip(parameters, 1e9, experts)
 
 
 def _optimizer(**changes):
