@@ -44,7 +44,7 @@ def _install(path):
     from tgsbench.training.attention import attention
     from tgsbench.training.parallel import ulysses
 
-    attend = _timed("attention_fwd", attention.UlyssesAttention._attend)
+    attend = _timed("attention_fwd", attention.UlyssesAttention.attend)
 
     def with_backward(*args, **kwargs):
         out = attend(*args, **kwargs)
@@ -52,7 +52,7 @@ def _install(path):
             _time_backward(_attention_node(out))
         return out
 
-    attention.UlyssesAttention._attend = with_backward
+    attention.UlyssesAttention.attend = with_backward
     ulysses.all_to_all = _timed("all_to_all", ulysses.all_to_all)
     step = loop.Stepper.step
 
