@@ -33,7 +33,7 @@ from tgsbench.planner.network import (
 from tgsbench.planner.plan import estimate, machine_of
 from tgsbench.planner.search import variants
 from tgsbench.planner.time import step_time
-from tgsbench.planner.workload import StepWorkload
+from tgsbench.planner.workload import StepWorkload, work_of
 from tgsbench.presets import catalog
 from tgsbench.systems import registry
 from tgsbench.systems.registry import find_system
@@ -608,3 +608,10 @@ def test_fp8_holds_the_operands_of_one_product_and_speeds_up_products_alone():
     assert fp8.mfu_bf16 == pytest.approx(2 * fp8.mfu, rel=1e-3)
     assert plain.mfu_bf16 is None
     assert "fp8_gain" in fp8.terms["time.gemm"].constant
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16"])
+def test_layers_are_whole_in_whatever_type_gradients_are_summed(kind):
+    preset = presets.resolve("llama2_7b_1M", [f"training.reduce_dtype={kind}"]).preset
+    assert work_of(preset, "flash2").whole_layers
+    assert not work_of(preset, "flash2", system=find_system("deepspeed")).whole_layers

@@ -107,7 +107,8 @@ def work_of(
     """
     seq_len, engine = preset.workload.seq_len, preset.engine
     attended = attended_length(preset.workload)
-    system = system or find_system(preset.engine.name)
+    whole_layers = runs_whole_layers(preset) and system in (None, find_system(engine.name))
+    system = system or find_system(engine.name)
     if preset.training.reduce_dtype == "bfloat16":
         system = replace(system, reduce_bytes=2)
     return StepWorkload(
@@ -130,7 +131,7 @@ def work_of(
         activation_offload=engine.activation_offload,
         tiled_mlp=engine.tiled_mlp,
         fused_ops=engine.liger or engine.compile,
-        whole_layers=runs_whole_layers(preset) and system in (None, find_system(engine.name)),
+        whole_layers=whole_layers,
         loss_chunk_tokens=engine.loss_chunk_tokens,
         compute_bytes=2 if preset.training.compute_dtype == "bfloat16" else 4,
         fp8=bool(preset.linear),
