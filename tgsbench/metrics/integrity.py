@@ -34,7 +34,7 @@ def expected_all_to_alls(preset: Preset) -> tuple[int, int]:
     num_bytes = values * _ELEMENT_BYTES[preset.training.compute_dtype]
     calls = (4 if preset.attention == "alst" else 2) * len(widths)
     if runs_whole_layers(preset):
-        calls = exchanges_of_a_pass(shape, sp) * len(widths)
+        calls = exchanges_of_a_pass(shape.num_query_heads, shape.num_kv_heads, sp) * len(widths)
     times = passes * preset.accumulation
     return times * calls, times * num_bytes
 

@@ -10,7 +10,7 @@ from msgspec import Struct
 from tgsbench.models.family import Weight
 from tgsbench.planner.workload import StepWorkload
 from tgsbench.systems.costs import FUSED, ElementwiseTraffic
-from tgsbench.systems.whole_layers import head_chunks
+from tgsbench.systems.whole_layers import exchanges_of_a_pass
 
 
 class Product(Struct, frozen=True):
@@ -93,7 +93,7 @@ def _exchanges_forward(work: StepWorkload) -> int:
     if work.ulysses == 1:
         return 0
     if work.whole_layers:
-        return 1 + 2 * head_chunks(work.dims.query_heads, work.dims.kv_heads, work.ulysses)
+        return exchanges_of_a_pass(work.dims.query_heads, work.dims.kv_heads, work.ulysses)
     return 2 if work.system.fused_exchange else 4
 
 

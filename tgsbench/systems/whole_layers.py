@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tgsbench.schema.preset import ModelShape, Preset
+from tgsbench.schema.preset import Preset
 from tgsbench.systems.engines import fsdp2
 
 FAMILIES = frozenset({"llama"})
@@ -43,6 +43,6 @@ def most_attention_calls(preset: Preset) -> int:
     return head_chunks(shape.num_query_heads, shape.num_kv_heads, preset.parallel.sp)
 
 
-def exchanges_of_a_pass(shape: ModelShape, sp: int) -> int:
+def exchanges_of_a_pass(num_query_heads: int, num_kv_heads: int, sp: int) -> int:
     """All-to-alls of a whole layer's forward: k and v together, and for each chunk one of q and one out."""
-    return 1 + 2 * head_chunks(shape.num_query_heads, shape.num_kv_heads, sp)
+    return 1 + 2 * head_chunks(num_query_heads, num_kv_heads, sp)
