@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -50,6 +50,14 @@ class Progress:
         """A part of a micro-step or the optimizer begins."""
         self.doing, self.layer = doing, layer
         self.ticks += 1
+
+    def during(self, collective: str, call: Callable[[], Any]) -> Any:
+        """Make an exchange; a rank that dies or hangs in it goes on saying so."""
+        self.collective = collective
+        done = call()
+        self.collective = ""
+        self.ticks += 1
+        return done
 
     def heartbeat(self) -> Heartbeat:
         """The place now."""

@@ -49,11 +49,7 @@ class Transfer(NamedTuple):
 
     def wait(self) -> Tensor:
         """What came; on a GPU the compute stream waits, not the host."""
-        PROGRESS.collective = "ring send/recv"
-        for work in self.works:
-            work.wait()
-        PROGRESS.collective = ""
-        PROGRESS.ticks += 1
+        PROGRESS.during("ring send/recv", lambda: [work.wait() for work in self.works])
         return self.received
 
 

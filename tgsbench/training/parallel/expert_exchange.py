@@ -23,11 +23,8 @@ _library.define("expert_all_to_all(Tensor x, int[] sent, int[] received, str gro
 
 def _run(x: Tensor, sent: list[int], received: list[int], group_name: str) -> Tensor:
     arrived = _fake(x, sent, received, group_name)
-    PROGRESS.collective = "all-to-all"
     group = _resolve_process_group(group_name)  # type: ignore[arg-type]
-    dist.all_to_all_single(arrived, x, received, sent, group=group)
-    PROGRESS.collective = ""
-    PROGRESS.ticks += 1
+    PROGRESS.during("all-to-all", lambda: dist.all_to_all_single(arrived, x, received, sent, group=group))
     return arrived
 
 

@@ -27,11 +27,8 @@ _library.define("all_to_all(Tensor x, str group_name) -> Tensor")
 
 
 def _all_to_all_run(x: Tensor, group_name: str) -> Tensor:
-    received = torch.empty_like(x)
-    PROGRESS.collective = "all-to-all"
-    dist.all_to_all_single(received, x, group=_resolve_process_group(group_name))  # type: ignore[arg-type]
-    PROGRESS.collective = ""
-    PROGRESS.ticks += 1
+    received, group = torch.empty_like(x), _resolve_process_group(group_name)  # type: ignore[arg-type]
+    PROGRESS.during("all-to-all", lambda: dist.all_to_all_single(received, x, group=group))
     return received
 
 
@@ -98,11 +95,8 @@ class _Flight:
 
     def arrive(self, name: str) -> Tensor:
         """What came; on a GPU the stream waits for it and not the host."""
-        PROGRESS.collective = "all-to-all"
         with span(name):
-            self._work.wait()
-        PROGRESS.collective = ""
-        PROGRESS.ticks += 1
+            PROGRESS.during("all-to-all", self._work.wait)
         self._sent = None
         return self._received
 
