@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -27,7 +26,6 @@ from tgsbench.training.dry_run.stream import Block, OperatorStream, StreamPhase,
 from tgsbench.training.engines.base import Batch
 from tgsbench.training.engines.fsdp2 import Fsdp2Engine
 from tgsbench.training.model import fused_layers
-from tgsbench.training.model.fused_layers import FusedNorm
 from tgsbench.training.model.whole_layer import WholeLayer
 from tgsbench.training.parallel.mesh import build_mesh
 from tgsbench.training.parallel.offload import OffloadedCheckpoint
@@ -115,17 +113,15 @@ def _flash(q: Tensor, k: Tensor, v: Tensor, scale: float, _docs: PackDocuments |
 
 
 def _stand_for_cuda(engine: Fsdp2Engine, stream: OperatorStream) -> None:
-    """Norms as the one kernel that CUDA has, and host buffers that are not counted as the GPU's."""
+    """Host buffers that are not counted as the GPU's."""
     for module in engine.model.modules():
-        if isinstance(module, FusedNorm):
-            module.forward = functools.partial(_cuda_norm, module)  # type: ignore[method-assign]
-        elif isinstance(module, (OffloadedCheckpoint, WholeLayer)) and module.stash is not None:
+        if isinstance(module, (OffloadedCheckpoint, WholeLayer)) and module.stash is not None:
             module.stash.on_host = stream.on_host
 
 
 @contextlib.contextmanager
 def _norms_of_cuda() -> Iterator[None]:
-    """Norms of whole layers as one kernel a pass."""
+    """Norms as CUDA runs them: one kernel a pass, no fp32 copy of the input, 1/rms kept in fp32."""
     own = fused_layers.norm_forward, fused_layers.norm_backward
 
     def forward(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -139,25 +135,6 @@ def _norms_of_cuda() -> Iterator[None]:
         yield
     finally:
         fused_layers.norm_forward, fused_layers.norm_backward = own
-
-
-def _cuda_norm(norm: FusedNorm, hidden_states: Tensor) -> Tensor:
-    normed: Tensor = _OneKernelNorm.apply(hidden_states, norm.weight.to(hidden_states.dtype))  # type: ignore[no-untyped-call]
-    return normed
-
-
-class _OneKernelNorm(torch.autograd.Function):
-    """RMSNorm as CUDA runs it: one kernel a pass, no fp32 copy of the input, 1/rms kept in fp32."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight, x.new_empty(x.shape[:-1], dtype=torch.float32))
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
-        _, weight, _ = ctx.saved_tensors
-        return grads[0].clone(), torch.empty_like(weight)
 
 
 def _steady(engine: Fsdp2Engine, preset: Preset, stream: OperatorStream) -> tuple[StreamPhase, StreamPhase]:

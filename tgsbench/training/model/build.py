@@ -137,11 +137,12 @@ def _fill_flat(flat: Tensor, layer: WholeLayer, name: str, seed: int, norm_value
         end = begin + shape.numel()
         own = slice(max(begin, first), min(end, first + len(target)))
         if own.start < own.stop:
-            value = torch.full(shape, norm_value) if is_norm(part) else None
-            whole = draw(owner + part, shape, seed, target.device) if value is None else value
-            target[own.start - first : own.stop - first].copy_(
-                whole.flatten()[own.start - begin : own.stop - begin]
-            )
+            into = target[own.start - first : own.stop - first]
+            if is_norm(part):
+                into.fill_(norm_value)
+            else:
+                whole = draw(owner + part, shape, seed, target.device).flatten()
+                into.copy_(whole[own.start - begin : own.stop - begin])
         begin = end
 
 
