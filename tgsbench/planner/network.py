@@ -90,9 +90,7 @@ def expert_ring_s(num_bytes: float, num_calls: float, work: StepWorkload, machin
     rate = ring_rate(work.world, work, machine)
     if work.world > joined:
         rate /= min(work.ep, work.gpus_per_node)
-    nodes = min(ranks, -(-work.world // joined))
-    latency = NODE_LATENCY_S + RING_NODE_S * (nodes - 1) + RING_HOP_S * (ranks - nodes)
-    return num_bytes * (ranks - 1) / ranks / rate + num_calls * latency
+    return _round_s(num_bytes, num_calls, ranks, min(ranks, -(-work.world // joined)), rate)
 
 
 def ring_s(num_bytes: float, num_calls: float, ranks: int, work: StepWorkload, machine: Machine) -> float:
@@ -100,8 +98,13 @@ def ring_s(num_bytes: float, num_calls: float, ranks: int, work: StepWorkload, m
     if num_bytes == 0 or ranks == 1:
         return 0.0
     nodes = -(-ranks // joined_ranks(work, machine))
+    return _round_s(num_bytes, num_calls, ranks, nodes, ring_rate(ranks, work, machine))
+
+
+def _round_s(num_bytes: float, num_calls: float, ranks: int, nodes: int, rate: float) -> float:
+    """Seconds of calls round `ranks` on as many nodes: bytes at a rate, and the way round for each call."""
     latency = NODE_LATENCY_S + RING_NODE_S * (nodes - 1) + RING_HOP_S * (ranks - nodes)
-    return num_bytes * (ranks - 1) / ranks / ring_rate(ranks, work, machine) + num_calls * latency
+    return num_bytes * (ranks - 1) / ranks / rate + num_calls * latency
 
 
 def broadcasts_s(work: StepWorkload) -> float:

@@ -35,13 +35,10 @@ _OF_A_SPAN: Final = {
     spans.SHARED_EXPERT: CODE["shared_expert"],
 }
 """Span -> the part of the backward of what ran in it."""
-STRONG: Final = np.array(
-    [
-        part in ("attention_fwd", "attention_bwd", "loss", "optimizer", "data")
-        or part in ("router", "experts", "shared_expert")
-        for part in PARTS
-    ]
-)
+_STRONG_PARTS: Final = (
+    "attention_fwd", "attention_bwd", "loss", "optimizer", "data", "router", "experts", "shared_expert",
+)  # fmt: skip
+STRONG: Final = np.array([part in _STRONG_PARTS for part in PARTS])
 """What runs in such a region is of it, whatever its name says."""
 Made = dict[int, Ints]
 """Part of a backward -> sequence numbers of its autograd nodes."""

@@ -113,7 +113,8 @@ def space_over(bases: Sequence[Base], engines: Sequence[str] = (), fixed: Collec
         held = {key: own.get(key) for key in (*fixed, *base.tried)}
         rates, on_cpu = nominal_machine(base.machine, base.preset), base.machine.gpu.name == CPU.name
         for variant in _crossed(base.preset, engines, on_cpu):
-            if any(knobs.get(key) != value for knobs in [_knobs(variant)] for key, value in held.items()):
+            knobs = _knobs(variant)
+            if any(knobs.get(key) != value for key, value in held.items()):
                 continue
             num_planned += 1
             setting = _planned(base, variant, rates)

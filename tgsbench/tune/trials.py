@@ -50,12 +50,13 @@ def startable(space: Space, wanted: Collection[Stage] = ()) -> tuple[Space, tupl
     """
     here = preflight.this_machine()
     choices = [[stage for stage in STAGES if stage in wanted]] if wanted else [[stage] for stage in _ALONE]
-    found = [_startable(space, stages, here) for stages in choices[:1]]
-    while not found[-1].candidates and len(found) < len(choices):
-        found.append(_startable(space, choices[len(found)], here))
-    if not found[-1].candidates:
-        return found[0], ()
-    return found[-1], tuple(rung for stage in choices[len(found) - 1] for rung in STAGES[stage])
+    first: Space | None = None
+    for stages in choices:
+        found = _startable(space, stages, here)
+        if found.candidates:
+            return found, tuple(rung for stage in stages for rung in STAGES[stage])
+        first = first or found
+    return first or space, ()
 
 
 def _startable(space: Space, stages: Sequence[Stage], here: LocalMachine) -> Space:
@@ -169,12 +170,15 @@ def _outcome(trial: Trial, result: Result, seconds: float) -> TrialOutcome:
         mem_gib=mem_gib,
         host_s=result.virtual.host_s if result.virtual else None,
         run_id=result.run_id,
-        reason=result.failure.reason
-        if result.failure
-        else ""
-        if status in ("ok", "disturbed")
-        else result.status,
+        reason=_reason(result, status),
     )
+
+
+def _reason(result: Result, status: Status) -> str:
+    """Why a trial is no good; empty for one that is, unless its run says something."""
+    if result.failure:
+        return result.failure.reason
+    return "" if status in ("ok", "disturbed") else result.status
 
 
 def _figures(result: Result) -> tuple[float | None, float, float | None]:
