@@ -51,7 +51,7 @@ def a_tiny(engine: str, *sets: str):
     return a_preset("tiny_cpu", *base, *sets)
 
 
-@pytest.mark.parametrize("engine", ["llamafactory", "xtuner", "trl", "swift", "torchtitan"])
+@pytest.mark.parametrize("engine", ["llamafactory", "xtuner", "xtuner_v1", "trl", "swift", "torchtitan"])
 def test_a_preset_that_the_system_can_do_has_no_gap(engine):
     assert support.gaps(a_tiny(engine)) == []
 
@@ -70,6 +70,8 @@ def test_a_preset_that_the_system_can_do_has_no_gap(engine):
         ("torchtitan", "parallel.sp=2", "ring attention needs CUDA"),
         ("torchtitan", "workload.document_mask=true", "flex attention has no backward"),
         ("torchtitan", "engine.liger=true", "no Liger"),
+        ("xtuner_v1", "engine.kernel=flash2", "no attention kernel flash2"),
+        ("xtuner_v1", "training.micro_batch=2", "one by one"),
     ],
 )
 def test_what_a_system_cannot_do_is_unsupported_with_a_remedy(engine, assignment, said):
@@ -566,3 +568,45 @@ def test_torchtitans_ranks_are_dealt_packs_in_turn_with_labels_beside_their_toke
     assert dealt[0][0][1].tolist() == [[1, 2, 3, -100]]
     assert dealt[0][0][0]["positions"].tolist() == [[0, 1, 2, 0]]
     assert dealt[1][1][0]["positions"].tolist() == [[0, 0, 1, 2]]
+
+
+def test_xtuner_v1_gets_the_presets_values():
+    preset = a_tiny("xtuner_v1", "training.accumulation=3", "training.lr=1e-4")
+    settings = json.loads(load_adapter("xtuner_v1").files(preset, Path("/x"))["xtuner_v1.json"])
+    assert settings["trainer"]["global_batch_size"] == 3 and settings["trainer"]["sp_size"] == 2
+    assert settings["trainer"]["total_step"] == num_steps(preset)
+    assert settings["trainer"]["dist_backend"] == "gloo"
+    assert settings["optim_cfg"]["lr"] == 1e-4
+    assert settings["loss_cfg"] == {"mode": "chunk", "chunk_size": 2048}
+    assert settings["fsdp_cfg"]["recompute_ratio"] == 1.0
+    assert settings["model"]["attention"]["attn_impl"] == "eager_attention"
+    on_gpus = a_preset("llama2_7b_128k", "engine.name=xtuner_v1", "training.checkpointing=none")
+    assert support.gaps(on_gpus) == []
+    settings = json.loads(load_adapter("xtuner_v1").files(on_gpus, Path("/x"))["xtuner_v1.json"])
+    assert settings["fsdp_cfg"]["recompute_ratio"] == 0.0 and "dist_backend" not in settings["trainer"]
+    assert settings["model"]["attention"]["attn_impl"] == "flash_attention"
+
+
+def test_xtuner_v1_ranks_each_count_their_piece_of_a_sequence(tmp_path):
+    (tmp_path / "logs").mkdir()
+    for rank, tgs in enumerate((566.3, 448.2)):
+        line = f"[XTuner] Epoch 1 Step 1/6 data_time: 0.1 lr: 0 time: 2.0 tgs: {tgs} seqlen_tgs: 1"
+        (tmp_path / "logs" / f"rank{rank}.log").write_text(f"Training begins\n{line}\n")
+    preset, adapter = a_tiny("xtuner_v1", "measure.warmup=0"), load_adapter("xtuner_v1")
+    log = adapter.read_log(tmp_path)
+    (step,) = adapter.steps(log, preset)
+    assert step.tokens == pytest.approx((566.3 + 448.2) * 2.0) and step.step_s == 2.0
+    assert adapter.own_tgs(log, preset).tgs == pytest.approx((566.3 + 448.2) / 2)
+
+
+def test_xtuner_v1_is_dealt_whole_packs_with_labels_beside_their_tokens(tmp_path):
+    tokens = np.arange(16, dtype=np.int32).reshape(4, 4)
+    np.save(tmp_path / "tokens.npy", tokens)
+    np.save(tmp_path / "labels.npy", tokens)
+    (tmp_path / "starts.json").write_text("[[0, 3], [0], [0], [0, 1]]")
+    batches = runpy.run_path(str(PEER / "xtuner_v1_train.py"))["batches"]
+    first, second = [list(batches(tmp_path, rank, 2, 2)) for rank in (0, 1)]
+    assert [[pack[0].tolist()[0] for pack in step] for step in first] == [[0, 4]]
+    assert [[pack[0].tolist()[0] for pack in step] for step in second] == [[8, 12]]
+    assert first[0][0][1].tolist() == [1, 2, 3, -100] and first[0][0][2] == [0, 3, 4]
+    assert second[0][1][2] == [0, 1, 4]
