@@ -610,3 +610,66 @@ def test_xtuner_v1_is_dealt_whole_packs_with_labels_beside_their_tokens(tmp_path
     assert [[pack[0].tolist()[0] for pack in step] for step in second] == [[8, 12]]
     assert first[0][0][1].tolist() == [1, 2, 3, -100] and first[0][0][2] == [0, 3, 4]
     assert second[0][1][2] == [0, 1, 4]
+
+
+BRIDGE_LOG = """\
+Step Time : 12.50s GPU utilization: 211.0MODEL_TFLOP/s/GPU
+ [2026-11-29 10:00:00] iteration        1/       6 | consumed samples:            2 | elapsed time per iteration (ms): 12500.0 | learning rate: 1.000000E-05 | global batch size:     2 | lm loss: 1.052345E+01 | loss scale: 1.0 | grad norm: 3.4 |
+Step Time : 2.00s GPU utilization: 420.5MODEL_TFLOP/s/GPU
+ [2026-11-29 10:00:02] iteration        2/       6 | consumed samples:            4 | elapsed time per iteration (ms): 2000.0 | learning rate: 2.000000E-05 | global batch size:     2 | lm loss: 1.050000E+01 | loss scale: 1.0 | grad norm: 3.1 |
+"""  # noqa: E501
+
+
+def a_bridge(*sets: str):
+    return a_preset("llama3_8b_32k", "engine.name=megatron_bridge", "training.checkpointing=full", *sets)
+
+
+def test_megatron_bridge_is_given_names_that_its_classes_have():
+    known = json.loads((LOGS.parent / "megatron_bridge_0.3.1_fields.json").read_text())
+    for sets in (["parallel.sp=4"], ["parallel.sp=1", "training.checkpointing=none"]):
+        preset = a_bridge(*sets)
+        assert support.gaps(preset) == []
+        settings = json.loads(load_adapter("megatron_bridge").files(preset, Path("/x"))["bridge.json"])
+        tables = {name: table for name, table in settings.items() if isinstance(table, dict)}
+        ours = {"dataset": {"seq_length"}}  # of the data set that our script declares
+        strange = {n: set(t) - set(known[n]) - ours.get(n, set()) for n, t in tables.items()}
+        assert {name: names for name, names in strange.items() if names} == {}
+        assert set(tables) | {"mixed_precision"} <= set(known["container"])
+        assert settings["model"]["context_parallel_size"] == preset.parallel.sp
+        assert ("recompute_method" in settings["model"]) == (preset.training.checkpointing == "full")
+        assert settings["train"]["global_batch_size"] == preset.packs_per_step
+
+
+def test_megatron_bridges_lines_are_steps_by_its_own_clock():
+    preset, adapter = a_bridge("parallel.sp=4", "measure.warmup=1"), load_adapter("megatron_bridge")
+    steps = adapter.steps(BRIDGE_LOG, preset)
+    assert [(s.step_s, s.loss, s.tokens) for s in steps] == [
+        (12.5, 10.52345, 2 * 32768),
+        (2.0, 10.5, 2 * 32768),
+    ]
+    assert adapter.claims(BRIDGE_LOG, preset) == {"MODEL_TFLOP/s/GPU, mean over steps": 420.5}
+    assert adapter.own_tgs(BRIDGE_LOG, preset) is None
+
+
+@pytest.mark.parametrize(
+    ("preset", "said"),
+    [
+        (("tiny_cpu", "engine.name=megatron_bridge", "training.checkpointing=full"), "Transformer Engine"),
+        (("llama3_8b_32k", "engine.name=megatron_bridge", "parallel.sp=4", "engine.kernel=flash3"), "flash3"),
+        (("llama3_8b_32k", "engine.name=megatron_bridge", "engine.liger=true"), "Liger"),
+    ],
+)
+def test_megatron_bridge_is_refused_with_the_reason(preset, said):
+    with pytest.raises(TgsError, match=said) as raised:
+        support.check(a_preset(*preset))
+    assert raised.value.exit_code == ExitCode.UNSUPPORTED and raised.value.hint
+
+
+def test_megatron_bridge_is_dealt_packs_with_labels_beside_their_tokens(tmp_path):
+    np.save(tmp_path / "tokens.npy", np.arange(8, dtype=np.int32).reshape(2, 4))
+    np.save(tmp_path / "labels.npy", np.array([[-100, 1, -100, 3], [-100, 5, 6, 7]], np.int32))
+    packs = runpy.run_path(str(PEER / "bridge_train.py"))["Packs"](tmp_path)
+    sample = packs[0]
+    assert len(packs) == 2 and sample["tokens"].tolist() == [0, 1, 2, 3]
+    assert sample["labels"].tolist() == [1, 0, 3, 0] and sample["loss_mask"].tolist() == [1, 0, 1, 0]
+    assert sample["position_ids"].tolist() == [0, 1, 2, 3]
