@@ -19,7 +19,7 @@ from tgsbench.safe_files import read_toml
 from tgsbench.system.child import safe_environment
 from tgsbench.system.config import config_dir
 from tgsbench.systems import registry
-from tgsbench.systems.spec import EnvironmentRecipe, External
+from tgsbench.systems.spec import EnvironmentRecipe, External, release_of
 
 _ASK_S = 60.0
 """A cold disk takes seconds to start an interpreter; none takes a minute."""
@@ -85,6 +85,16 @@ def require(system: str) -> EngineEnvironment:
             exit_code=ExitCode.MISSING_DEPENDENCY,
         )
     return environment
+
+
+def untested(environment: EngineEnvironment) -> str:
+    """What to know of a release that is not the tested one; empty where both have one minor version."""
+    recipe = find_recipe(environment.system)
+    distribution = recipe.needs[0]
+    found = environment.versions.get(distribution, "")
+    if not found or release_of(found)[:2] == release_of(recipe.version)[:2]:
+        return ""
+    return f"{distribution} {found} is installed, and {recipe.version} was tested"
 
 
 def named_python(system: str) -> str:

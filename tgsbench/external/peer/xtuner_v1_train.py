@@ -23,6 +23,7 @@ def main() -> None:
     settings = json.loads(Path(sys.argv[1]).read_text("utf-8"))
     if settings["on_cpu"]:
         answer_for_a_cpu()
+    norm_tensors_one_by_one()
     from xtuner.v1.train import Trainer
 
     Trainer.from_config(configuration(settings)).fit()
@@ -129,6 +130,18 @@ def answer_for_a_cpu() -> None:
     for name in ("memory_allocated", "memory_reserved", "max_memory_allocated", "max_memory_reserved"):
         setattr(device, name, lambda *_: 0)
     device.device_count = lambda: int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def norm_tensors_one_by_one() -> None:
+    """torch 2.13's distributed tensors refuse a norm of many at once with a dtype, which XTuner asks for."""
+    import xtuner.v1.utils.grad_norm as norms
+
+    at_once = norms.cal_total_norm
+
+    def one_by_one(grads: Any, **named: Any) -> Any:
+        return at_once(grads, **{**named, "foreach": False})
+
+    norms.cal_total_norm = one_by_one
 
 
 if __name__ == "__main__":
