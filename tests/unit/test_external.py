@@ -668,7 +668,7 @@ def test_megatron_bridge_is_refused_with_the_reason(preset, said):
 def test_megatron_bridge_is_dealt_packs_with_labels_beside_their_tokens(tmp_path):
     np.save(tmp_path / "tokens.npy", np.arange(8, dtype=np.int32).reshape(2, 4))
     np.save(tmp_path / "labels.npy", np.array([[-100, 1, -100, 3], [-100, 5, 6, 7]], np.int32))
-    packs = runpy.run_path(str(PEER / "bridge_train.py"))["Packs"](tmp_path)
+    packs = runpy.run_path(str(PEER / "bridge_train.py"))["PackSamples"](tmp_path)
     sample = packs[0]
     assert len(packs) == 2 and sample["tokens"].tolist() == [0, 1, 2, 3]
     assert sample["labels"].tolist() == [1, 0, 3, 0] and sample["loss_mask"].tolist() == [1, 0, 1, 0]

@@ -60,12 +60,12 @@ def packs_of(folder: Path, settings: dict[str, Any]) -> Any:
         seq_length: int = 0
 
         def build_datasets(self, context: Any) -> tuple[Any, None, None]:
-            return Packs(folder), None, None
+            return PackSamples(folder), None, None
 
     return PacksProvider(**settings)
 
 
-class Packs(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
+class PackSamples(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
     """One pack as one sample; labels stand beside the token that they follow."""
 
     def __init__(self, folder: Path) -> None:
