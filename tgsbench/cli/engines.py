@@ -65,9 +65,9 @@ def setup(system: str, python: Path | None, source: Path | None, dry_run: bool) 
 
 def _lines(state: EngineState) -> list[str]:
     verdict = f"can run here ({', '.join(state.devices)})" if state.available else "cannot run here"
-    lines = [f"{state.name:<13} {verdict}: {state.what}"]
+    lines = [f"{state.name:<15} {verdict}: {state.what}"]
     details = [", ".join(f"{name} {version}" for name, version in state.versions.items())]
     details += [f"missing: {what}" for what in state.missing]
     details += [f"install: {state.install}" if state.install else ""]
     details += [f"limit: {limit}" for limit in state.limits]
-    return lines + [f"{'':<13}   {detail}" for detail in details if detail]
+    return lines + [f"{'':<15}   {detail}" for detail in details if detail]
