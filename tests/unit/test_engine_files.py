@@ -61,6 +61,10 @@ def test_an_engines_file_is_called_as_the_engine(name):
     assert (PACKAGE / "systems" / "engines" / f"{name}.py").is_file()
 
 
+def test_the_planner_knows_what_every_engine_costs():
+    assert [name for name, spec in registry.built_in().items() if spec.costs is None] == []
+
+
 @pytest.mark.parametrize(
     ("sets", "owner"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from tgsbench.schema.preset import EngineOptions, Preset
+from tgsbench.systems.costs import FUSED, System
 from tgsbench.systems.spec import EngineSpec, EnvironmentRecipe, External, Limit
 
 KERNELS = {"auto": "auto", "cudnn": "fused", "flash2": "flash"}
@@ -87,5 +88,16 @@ ENGINE = EngineSpec(
     unequal=(
         "its own draw of initial weights; ZeRO-1: every rank holds whole weights and gradients",
         "Transformer Engine's fused layers and its own fused cross entropy over whole logits",
+    ),
+    # bf16 weights, fp32 gradients in buffers for good; the distributed optimizer shards masters and moments.
+    costs=System(
+        name="megatron_bridge",
+        parameter_bytes=2,
+        gradient_bytes=4,
+        optimizer_bytes=12,
+        gradients_resident=True,
+        whole_logits=True,
+        fused_exchange=False,
+        traffic=FUSED,
     ),
 )
