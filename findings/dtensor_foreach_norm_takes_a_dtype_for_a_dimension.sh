@@ -6,7 +6,7 @@
 # Happens:  the sharding rule is shared with linalg.vector_norm, whose third argument is a dimension: the dtype is
 #           read as one, and the first optimizer step ends in "'>=' not supported between instances of
 #           'torch.dtype' and 'int'". torch.linalg.vector_norm(tensor, 2.0, dtype=...) of each tensor works.
-# Versions: torch 2.13.0 (CPU), Python 3.11. Seen 2026-11-29.
+# Versions: torch 2.14.1 (its CUDA build, on a CPU; 2.13.0 takes the dtype), Python 3.11. Seen 2026-11-29.
 # Output:
 #   plain tensors, dtype: [2.0, 3.0]
 #   DTensors, dtype: RuntimeError, '>=' not supported between instances of 'torch.dtype' and 'int'
@@ -17,7 +17,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 python3 -m venv env
-env/bin/python -m pip install --quiet torch==2.13.0 numpy
+env/bin/python -m pip install --quiet torch==2.14.1 numpy
 OMP_NUM_THREADS=1 env/bin/python -W ignore - 2> log <<'PY'
 import torch
 import torch.distributed as dist

@@ -133,7 +133,7 @@ def answer_for_a_cpu() -> None:
 
 
 def norm_tensors_one_by_one() -> None:
-    """torch 2.13's distributed tensors refuse a norm of many at once with a dtype, which XTuner asks for."""
+    """torch 2.14's distributed tensors refuse a norm of many at once with a dtype, which XTuner asks for."""
     import xtuner.v1.utils.grad_norm as norms
 
     at_once = norms.cal_total_norm
