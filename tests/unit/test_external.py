@@ -380,6 +380,7 @@ def test_llamafactory_trains_beside_a_torchvision_of_another_build(tmp_path, mon
     [
         ("swift", "swift_2ranks.jsonl", 5, [7.67489147, 7.66762829]),
         ("torchtitan", "torchtitan_2ranks.log", 5, [8.17392, 8.04079]),
+        ("xtuner_v1", "xtuner_v1_2ranks.log", 7, [7.69531345, 7.63690567]),
         ("trl", "trl_2ranks.jsonl", 7, [7.651538848876953, 7.622126579284668]),
     ],
 )
