@@ -94,8 +94,7 @@ def search(preset: Preset, machine: Machine) -> Found:
     for variant in variants(preset):
         num_tried += 1
         # Memory only grows with the micro-batch, and variants come with the smallest first.
-        mode, keeps_gradients = variant.training.checkpointing, variant.accumulation > 1
-        way = (variant.engine, variant.parallel, mode, keeps_gradients)
+        way = (variant.engine, variant.parallel, variant.training.checkpointing)
         if way in too_large:
             continue
         work = work_of(variant, in_ring if variant.ring > 1 else kernel)
