@@ -45,6 +45,8 @@ class Observer:
         self._labels: Any = 0
         self._stepped = True
         """The optimizer has stepped and no micro-step has begun since."""
+        self._is_inside = False
+        """A functional all-to-all is being called."""
 
     def watch(self) -> None:
         """Put the counters around torch's own functions, before the program imports them."""
@@ -53,7 +55,7 @@ class Observer:
         dist.all_to_all_single = _before(dist.all_to_all_single, self._exchanged)
         dist.all_to_all = _before(dist.all_to_all, self._exchanged_lists)
         for name in ("all_to_all_single", "all_to_all_single_autograd"):
-            setattr(functional, name, _after(getattr(functional, name), self._received))
+            setattr(functional, name, self._functional(getattr(functional, name)))
         register_optimizer_step_post_hook(self._optimized)
 
     def _embedded(self, ids: torch.Tensor, weight: torch.Tensor, *_: Any, **__: Any) -> None:
@@ -83,6 +85,21 @@ class Observer:
     def _exchanged_lists(self, outputs: list[torch.Tensor], *_: Any, **__: Any) -> None:
         self._calls += 1
         self._bytes += sum(output.nbytes for output in outputs)
+
+    def _functional(self, function: Any) -> Any:
+        """`function`, with what it returns shown to `_received`; in some releases one calls the other."""
+
+        def shown(*args: Any, **named: Any) -> Any:
+            was_inside, self._is_inside = self._is_inside, True
+            try:
+                returned = function(*args, **named)
+            finally:
+                self._is_inside = was_inside
+            if not was_inside:
+                self._received(returned)
+            return returned
+
+        return shown
 
     def _received(self, output: torch.Tensor) -> None:
         """A functional all-to-all; the gradient of one goes back by another, which no Python sees."""
@@ -114,17 +131,6 @@ def _before(function: Any, look: Any) -> Any:
     def shown(*args: Any, **named: Any) -> Any:
         look(*args, **named)
         return function(*args, **named)
-
-    return shown
-
-
-def _after(function: Any, look: Any) -> Any:
-    """`function`, with what it returns shown to `look`."""
-
-    def shown(*args: Any, **named: Any) -> Any:
-        returned = function(*args, **named)
-        look(returned)
-        return returned
 
     return shown
 
