@@ -16,11 +16,12 @@ from msgspec.structs import replace
 from benchmarks.tune_replay import LONG_S, judge, measured_families, replay, truth_of
 from tests.unit.stored import store_run
 from tgsbench import api, presets
-from tgsbench.cli.tune import budget_seconds, tune
+from tgsbench.cli.tune import tune
 from tgsbench.errors import TgsError
 from tgsbench.planner.machine import Machine
 from tgsbench.planner.plan import machine_of
 from tgsbench.results.results import load_result
+from tgsbench.tune.asking import budget_seconds
 from tgsbench.tune.belief import MeasuredSpeed, beliefs
 from tgsbench.tune.candidates import Space, TunedSetting, space_of
 from tgsbench.tune.halving import RUNS, TrialOutcome, Tuner

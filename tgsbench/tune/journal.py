@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -42,6 +46,23 @@ class Journal:
     def __init__(self, root: Path, name: str) -> None:
         self.path = root / "tune" / f"{name}.jsonl"
 
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the journal while a tune is made; the kernel lets go when its process ends in any way.
+
+        Raises TgsError when another process holds it, or it cannot be written.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        except OSError as error:
+            raise unwritable(self.path, error) from error
+        try:
+            self._lock(fd)
+            yield
+        finally:
+            os.close(fd)
+
     def open(self, asked: Asked) -> list[TrialOutcome]:
         """Outcomes so far; a new journal is begun where there is none.
 
@@ -63,6 +84,18 @@ class Journal:
                 exit_code=ExitCode.STORE,
             )
         return outcomes
+
+    def _lock(self, fd: int) -> None:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise TgsError(
+                f"a tune called {self.path.stem} is going on in this folder of runs",
+                hint="choose another --name, or wait for its end",
+                exit_code=ExitCode.STORE,
+            ) from error
+        except OSError:
+            pass  # a file system without locks is used without
 
     def add(self, outcome: TrialOutcome) -> None:
         """Write the end of a trial. Raises TgsError when it cannot be written."""

@@ -23,6 +23,8 @@ from tgsbench.tune.journal import Journal
 from tgsbench.virtual_gpu import installation, settings
 
 Say = Callable[[str], None]
+Watch = Callable[[Trial], None]
+"""Hears of a trial before it is made."""
 Run = Callable[..., Result]
 """Does one run: takes what `sweep.run_named` does."""
 
@@ -94,6 +96,7 @@ def make_trials(
     budget_s: float,
     say: Say,
     run: Run = sweep.run_named,
+    watch: Watch = lambda _: None,
 ) -> str:
     """Ask and measure until enough is known or the budget is spent; returns why it ended.
 
@@ -109,6 +112,7 @@ def make_trials(
             return f"another trial does not fit into the budget of {units.duration(budget_s)}"
         left = f"{units.duration(max(0.0, budget_s - spent_s))} left"
         say(f"{len(tuner.outcomes) + 1}  {trial.rung:<5}  {trial.key}  ({left})")
+        watch(trial)
         outcome = _made(trial, by_key[trial.key], root, name, say, run)
         journal.add(outcome)
         tuner.tell(outcome)
