@@ -64,13 +64,21 @@ class Journal:
             os.close(fd)
 
     def open(self, asked: Asked) -> list[TrialOutcome]:
-        """Outcomes so far; a new journal is begun where there is none.
-
-        Raises TgsError when a tune of this name was asked something else, or the file cannot be used.
-        """
+        """Outcomes so far; a new journal is begun where there is none. Raises TgsError as `known`."""
         lines = self._lines()
         if not lines:
             self._append(asked)
+        return self._outcomes(lines, asked)
+
+    def known(self, asked: Asked) -> list[TrialOutcome]:
+        """Outcomes so far; nothing is written.
+
+        Raises TgsError when a tune of this name was asked something else, or the file cannot be used.
+        """
+        return self._outcomes(self._whole()[0], asked)
+
+    def _outcomes(self, lines: list[bytes], asked: Asked) -> list[TrialOutcome]:
+        if not lines:
             return []
         try:
             before = _read(lines[0], Asked)
@@ -110,17 +118,22 @@ class Journal:
             raise unwritable(self.path, error) from error
 
     def _lines(self) -> list[bytes]:
-        """Whole lines: what a killed tune had begun to write is made again from the run that it was about."""
+        """Whole lines; what a killed tune had begun to write goes, for its run makes it again."""
+        lines, begun = self._whole()
+        if begun:
+            self.path.write_bytes(b"".join(line + b"\n" for line in lines))
+        return lines
+
+    def _whole(self) -> tuple[list[bytes], bytes]:
+        """Whole lines, and the beginning of one that a killed tune did not end."""
         try:
             data = read_regular(self.path, _MAX_BYTES)
         except OSError as error:
             if error.errno == errno.ENOENT:
-                return []
+                return [], b""
             raise TgsError(f"{self.path}: {error.strerror}", exit_code=ExitCode.STORE) from error
         whole, _, begun = data.rpartition(b"\n")
-        if begun:
-            self.path.write_bytes(whole + b"\n" if whole else b"")
-        return whole.split(b"\n") if whole else []
+        return whole.split(b"\n") if whole else [], begun
 
 
 def _read(line: bytes, kind: type[T]) -> T:

@@ -52,7 +52,7 @@ def figure_text(row: SettingRow) -> str:
     """A setting's TGS, its interval, and what they rest on."""
     interval = f"{units.rate(row.low)} to {units.rate(row.high)}, 80 %"
     speed = f"{units.rate(row.tgs)} TGS ({interval})" if row.tgs else "no TGS"
-    return f"{speed}; from {rests_on(row)}"
+    return f"{speed} from {rests_on(row)}"
 
 
 def _first_of(found: Verdict) -> str:
