@@ -25,7 +25,7 @@ from tgsbench.tune.journal import Asked
 from tgsbench.tune.longest import longest_measured
 from tgsbench.tune.saving import save_tuned
 from tgsbench.tune.state import StateFile
-from tgsbench.tune.trials import Interrupted, startable
+from tgsbench.tune.trials import Interrupted, startable, why_none
 from tgsbench.tune.verdict import Verdict, verdict_of
 
 
@@ -63,7 +63,13 @@ class TuneOptions(Struct, frozen=True, kw_only=True):
     metavar="KEY=A,B,…",
     help="Try these values too: engine.kernel=sdpa,flash2, training.reduce_dtype=float32,bfloat16 …",
 )
-@click.option("--engines", default="", metavar="A,B,…", help="Engines to try (those that can run here).")
+@click.option(
+    "--engines",
+    default="",
+    metavar="A,B,…",
+    shell_complete=complete.engines,
+    help="Engines to try (those that can run here).",
+)
 @click.option(
     "--objective",
     type=click.Choice(OBJECTIVES),
@@ -118,7 +124,7 @@ def _answered(typed: TuneWords, options: TuneOptions) -> tuple[Asked, Verdict, b
         left_s = max(1.0, budget_s - (time.monotonic() - began_s))
         tuner = Tuner(candidates=here.candidates, stages=rungs)
         return asked, *measure(here, tuner, asked, root, name, left_s, diagnostics.note)
-    why = "--dry-run" if options.dry_run else next(reversed(here.dropped), "no way fits")
+    why = "--dry-run" if options.dry_run else why_none(space, here)
     tuner, ended = Tuner(candidates=space.candidates), ended or f"nothing was run: {why}"
     if not options.dry_run:
         StateFile(root, name, asked, 0.0, space).write(tuner, None, ended)

@@ -61,6 +61,12 @@ def startable(space: Space, wanted: Collection[Stage] = ()) -> tuple[Space, tupl
     return first or space, ()
 
 
+def why_none(space: Space, here: Space) -> str:
+    """Why most candidates of a space cannot be tried here, where none can."""
+    why = {reason: count for reason, count in here.dropped.items() if reason not in space.dropped}
+    return max(why, key=why.__getitem__, default="no way fits")
+
+
 def _startable(space: Space, stages: Sequence[Stage], here: LocalMachine) -> Space:
     kept, dropped = [], Counter(space.dropped)
     missing = installation.look().missing if "virtual" in stages else []
