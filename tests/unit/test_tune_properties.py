@@ -23,6 +23,7 @@ from tgsbench.tune import campaign, state
 from tgsbench.tune.asking import TuneWords, budget_seconds
 from tgsbench.tune.halving import TrialOutcome, Tuner
 from tgsbench.tune.journal import Asked, Journal
+from tgsbench.tune.longest import at_length, begun
 from tgsbench.tune.saving import save_tuned
 from tgsbench.tune.text import verdict_lines
 from tgsbench.tune.trials import make_trials
@@ -223,6 +224,16 @@ def test_a_question_of_other_words_is_refused(words, says):
         typed.tune_name()
         budget_seconds(typed.budget, 2)
     assert says in refused.value.msg + refused.value.hint
+
+
+def test_a_tune_of_the_longest_sequence_goes_on_at_the_length_that_it_began_with(tmp_path):
+    """The search would go further in what a second call has left, and be another question."""
+    asked = Asked(base="tiny_cpu", assignments=["training.micro_batch=1"], objective="longest")
+    assert begun(tmp_path, "t", asked) is None
+    Journal(tmp_path, "t").open(at_length(asked, "workload.seq_len=8192"))
+    assert begun(tmp_path, "t", asked) == at_length(asked, "workload.seq_len=8192")
+    assert begun(tmp_path, "t", at_length(asked, "workload.seq_len=512")).assignments[-1].endswith("8192")
+    assert begun(tmp_path, "t", Asked(base="tiny_cpu", assignments=[], objective="longest")) is None
 
 
 def test_the_options_of_a_question_ask_the_same_again():

@@ -10,7 +10,6 @@ from pathlib import Path
 import click
 import msgspec
 from msgspec import Struct
-from msgspec.structs import replace
 
 from tgsbench import api, units
 from tgsbench.cli import complete, diagnostics, output
@@ -22,7 +21,7 @@ from tgsbench.tune.asking import OBJECTIVES, TuneWords, budget_seconds
 from tgsbench.tune.campaign import measure
 from tgsbench.tune.halving import Tuner
 from tgsbench.tune.journal import Asked
-from tgsbench.tune.longest import longest_measured
+from tgsbench.tune.longest import at_length, begun, longest_measured
 from tgsbench.tune.saving import save_tuned
 from tgsbench.tune.state import StateFile
 from tgsbench.tune.trials import Interrupted, startable, why_none
@@ -116,7 +115,7 @@ def _answered(typed: TuneWords, options: TuneOptions) -> tuple[Asked, Verdict, b
     if options.save:
         check_free(options.save)
     if asked.objective == "longest":
-        asked, ended = _at_longest(asked, root, name, options.dry_run)
+        asked, ended = _at_longest(typed, asked, root, options.dry_run)
     space = api.tune_space(asked, prices)
     here, rungs = (space, ()) if options.dry_run or ended else startable(space, stages)
     if rungs:
@@ -131,23 +130,27 @@ def _answered(typed: TuneWords, options: TuneOptions) -> tuple[Asked, Verdict, b
     return asked, verdict_of(space, tuner, ended), ended.startswith("interrupted")
 
 
-def _at_longest(asked: Asked, root: Path, name: str, dry_run: bool) -> tuple[Asked, str]:
+def _at_longest(typed: TuneWords, asked: Asked, root: Path, dry_run: bool) -> tuple[Asked, str]:
     """The same question at the longest sequence: as planned, or by runs where they can be made here.
 
     The second is why nothing further should be tried, or empty.
     """
-    planned = api.longest_planned(asked)
-    length, ended = planned[0], ""
+    if not dry_run and (before := begun(root, typed.tune_name(), asked)) is not None:
+        return before, ""
+    length, *way = api.longest_planned(asked)
+    ended = ""
     if not dry_run:
-        preset = api.load_preset(asked.base, [*asked.assignments, *planned])
+        # Memory bounds a GPU's runs, so they begin where it is planned to end; a CPU's are bounded by time.
+        start = [] if api.load_preset(asked.base, asked.assignments).hardware.device == "cpu" else [length]
+        preset = api.load_preset(asked.base, [*asked.assignments, *way, *start])
+        budget_s = budget_seconds(typed.budget, preset.world_size)
         try:
-            measured = longest_measured(preset, root, name, diagnostics.note)
+            measured = longest_measured(preset, root, typed.tune_name(), budget_s, diagnostics.note)
         except Interrupted:
             measured, ended = None, f"interrupted; the same command goes on ({root})"
         length = f"workload.seq_len={measured}" if measured else length
     diagnostics.note(f"longest sequence: {units.length(int(length.partition('=')[2]))}")
-    kept = [text for text in asked.assignments if not text.startswith("workload.seq_len=")]
-    return replace(asked, assignments=[*kept, length]), ended
+    return at_length(asked, length), ended
 
 
 def _show(options: TuneOptions, asked: Asked, found: Verdict) -> None:

@@ -152,7 +152,8 @@ def _no_room(work: StepWorkload, memory: MemoryPlan, machine: Machine) -> str:
     """Why a plan cannot hold, beyond its interval; empty where it may."""
     share = figures.memory_fraction(memory.peak.total, machine.gpu)
     if share is not None and share > 1 + MEMORY_INTERVAL:
-        return f"out of GPU memory: {item_in_words(breaking_item(memory))}"
+        whose = "a rank's" if machine.gpu.name == CPU.name else "GPU"
+        return f"out of {whose} memory: {item_in_words(breaking_item(memory))}"
     return "" if host_fits(memory, min(work.world, work.gpus_per_node)) else "out of host memory"
 
 

@@ -77,14 +77,19 @@ class Journal:
         """
         return self._outcomes(self._whole()[0], asked)
 
+    def begun(self) -> Asked | None:
+        """What a tune of this name was asked; None without one.
+
+        Raises TgsError for a file that is no journal.
+        """
+        lines = self._whole()[0]
+        return self._read(lines[0], Asked) if lines else None
+
     def _outcomes(self, lines: list[bytes], asked: Asked) -> list[TrialOutcome]:
         if not lines:
             return []
-        try:
-            before = _read(lines[0], Asked)
-            outcomes = [_read(line, TrialOutcome) for line in lines[1:]]
-        except (ValueError, RecursionError) as error:
-            raise TgsError(f"{self.path}: no journal: {error}", exit_code=ExitCode.STORE) from error
+        before = self._read(lines[0], Asked)
+        outcomes = [self._read(line, TrialOutcome) for line in lines[1:]]
         if before != asked:
             raise TgsError(
                 f"{self.path} is the journal of another tune: {before.base} {' '.join(before.assignments)}",
@@ -92,6 +97,12 @@ class Journal:
                 exit_code=ExitCode.STORE,
             )
         return outcomes
+
+    def _read(self, line: bytes, kind: type[T]) -> T:
+        try:
+            return _read(line, kind)
+        except (ValueError, RecursionError) as error:
+            raise TgsError(f"{self.path}: no journal: {error}", exit_code=ExitCode.STORE) from error
 
     def _lock(self, fd: int) -> None:
         try:
