@@ -254,6 +254,28 @@ async def test_a_tune_is_started_in_a_process_of_its_own_and_shown(app, runs_roo
         assert (runs_root / "tune" / "llama2_7b_32k.log").exists()
 
 
+async def test_before_its_first_trial_a_tune_shows_what_it_says_and_why_it_ended(app, runs_root, monkeypatch):
+    class Saying:
+        def __init__(self, words, root):
+            self.name, self.began_s, self.is_alive, self.text = words.tune_name(), time.time(), True, ""
+
+        def said(self):
+            return self.text
+
+    monkeypatch.setattr("tgsbench.tui.tuning.TuneProcess", Saying)
+    write_state(runs_root, "tiny_cpu")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await ask(pilot, "tiny_cpu")
+        await pilot.press("ctrl+r")
+        await shows(pilot, "planning every way")
+        assert "2 runs" not in text_of(app), "an earlier tune of this name says nothing of this one"
+        process = app._tunes["tiny_cpu"]
+        process.text = "  8k: ok, TGS 512.1"
+        await shows(pilot, "8k: ok, TGS 512.1")
+        process.text, process.is_alive = "error: no length trains\n  try: fewer layers", False
+        await shows(pilot, "✗ error: no length trains", "try: fewer layers")
+
+
 async def test_a_second_tune_is_not_asked_for_while_one_goes_on(app, runs_root):
     write_state(runs_root, ended="", pid=os.getpid(), process=process_identity(os.getpid()))
     async with app.run_test(size=(120, 40), notifications=True) as pilot:

@@ -46,7 +46,8 @@ class TuneProcess:
         """Its error and remedy, as it told them; else its last line."""
         try:
             with self._log.open("rb") as log:
-                lines = log.read(_MAX_LOG).decode(errors="replace").splitlines()
+                log.seek(max(0, self._log.stat().st_size - _MAX_LOG))
+                lines = log.read().decode(errors="replace").splitlines()
         except OSError:
             return ""
         at = next((i for i, line in enumerate(lines) if line.startswith("error: ")), len(lines) - 1)

@@ -115,7 +115,8 @@ class TuneScreen(ModeScreen):
             return self._unreadable
         if self._process is None:
             return f"no tune called {self._tune} in {self.tgs.runs_root}"
-        return "planning every way …" if self._process.is_alive else f"✗ {self._process.said()}"
+        said = self._process.said()
+        return (said or "planning every way …") if self._process.is_alive else f"✗ {said}"
 
     def _lost(self, found: TuneState) -> str:
         """What to say of a tune whose process is gone without a word, or whose state cannot be read now."""
