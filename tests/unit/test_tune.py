@@ -160,12 +160,13 @@ class Fakes:
 
     def __init__(self, root: Path, statuses=None) -> None:
         self.root, self.started, self.statuses = root, [], statuses or {}
+        self.tgs_of = {(1, "full"): 900, (1, "none"): 1000, (2, "full"): 700, (2, "none"): 800}.__getitem__
 
     def __call__(self, preset, root, name, tag, say, **how):
         assert tag.startswith("tune:")
         self.started.append(name)
         way = (preset.parallel.sp, preset.training.checkpointing)
-        tgs = {(1, "full"): 900, (1, "none"): 1000, (2, "full"): 700, (2, "none"): 800}[way]
+        tgs = self.tgs_of(way)
         samples = [tgs + i % 3 for i in range(preset.measure.steps)]
         status = self.statuses.get(way, "ok")
         run = store_run(

@@ -5,9 +5,10 @@ import os
 import random
 import subprocess
 import sys
-from functools import cache
+from functools import cache, partial
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +16,7 @@ from benchmarks.tune_replay import LONG_S, measured_families, replay
 from tests.unit.test_tune import Fakes, tiny_space
 from tgsbench.cli.tune import tune
 from tgsbench.errors import ExitCode, TgsError
+from tgsbench.launch.preflight import LocalMachine
 from tgsbench.planner import verdict as plan_verdict
 from tgsbench.planner.terms import _MEMORY
 from tgsbench.presets import resolve
@@ -24,7 +26,7 @@ from tgsbench.tune.asking import TuneWords, budget_seconds
 from tgsbench.tune.halving import TrialOutcome, Tuner
 from tgsbench.tune.journal import Asked, Journal
 from tgsbench.tune.longest import at_length, begun
-from tgsbench.tune.saving import save_tuned
+from tgsbench.tune.saving import check_save, save_tuned
 from tgsbench.tune.text import verdict_lines
 from tgsbench.tune.trials import make_trials
 from tgsbench.tune.verdict import verdict_of
@@ -136,6 +138,53 @@ def test_a_saved_preset_is_the_setting_and_says_what_its_figure_rests_on(tmp_pat
         assert getattr(saved, part) == getattr(measured, part)
     result = fakes(saved, tmp_path, "again", "tune:t", str)
     assert found.best.low <= result.tgs.median <= found.best.high
+
+
+def test_a_tune_that_goes_on_may_save_again_what_it_saved_and_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    space, journal = tiny_space(), Journal(tmp_path, "t")
+    tuner = Tuner(candidates=space.candidates)
+    found, _ = campaign.measure(space, tuner, ASKED, tmp_path, "t", 1e9, str, Fakes(tmp_path))
+    path = save_tuned("mine", ASKED, found.best)
+    text = path.read_bytes()
+    check_save("mine", journal)
+    assert save_tuned("mine", ASKED, found.best) == path and path.read_bytes() == text
+    with pytest.raises(TgsError, match="exists already"):
+        save_tuned("mine", ASKED, found.runner_up)
+    with pytest.raises(TgsError, match="exists already"):
+        check_save("mine", Journal(tmp_path, "other"))
+    with pytest.raises(TgsError, match="may hold letters"):
+        check_save("../mine", journal)
+
+
+def test_an_interrupted_tune_saves_nothing_so_that_its_command_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setattr("tgsbench.launch.preflight.this_machine", lambda: LocalMachine([], 2, 16 << 30))
+    fakes, speeds = Fakes(tmp_path), iter(range(1000, 1, -1))
+    fakes.tgs_of = lambda way: next(speeds)
+
+    def run(*args, **options):
+        if len(fakes.started) == 1:
+            raise KeyboardInterrupt
+        return fakes(*args, **options)
+
+    monkeypatch.setattr("tgsbench.cli.tune.measure", partial(campaign.measure, run=run))
+    held = [
+        "training.micro_batch=1",
+        "parallel.sp=1",
+        "training.checkpointing=none",
+        "engine.tiled_mlp=false",
+    ]
+    words = ["--preset=tiny_cpu", "--engines=fsdp2", *(f"--set={text}" for text in held), "--budget=10m"]
+    words += ["--save=mine", f"--output={tmp_path}"]
+    done = CliRunner().invoke(tune, words)
+    assert done.exit_code == ExitCode.CANCELLED and "interrupted; the same command goes on" in done.output
+    assert not (tmp_path / "config" / "tgsbench" / "presets" / "mine.toml").exists()
+    monkeypatch.setattr("tgsbench.cli.tune.measure", partial(campaign.measure, run=fakes))
+    done = CliRunner().invoke(tune, words)
+    assert done.exit_code == 0, done.output
+    assert "goes on after 1 trial of" in done.output and len(fakes.started) == len(set(fakes.started))
+    assert resolve("mine").preset.training.micro_batch == 1
 
 
 def test_the_state_tells_what_goes_on_and_how_it_ended(tmp_path):

@@ -10,19 +10,19 @@ from pathlib import Path
 import click
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from tgsbench import api, units
 from tgsbench.cli import complete, diagnostics, output
 from tgsbench.errors import ExitCode, TgsError
-from tgsbench.presets.save import check_free
 from tgsbench.store import run_dir
 from tgsbench.tune import text
 from tgsbench.tune.asking import OBJECTIVES, TuneWords, budget_seconds
 from tgsbench.tune.campaign import measure
 from tgsbench.tune.halving import Tuner
-from tgsbench.tune.journal import Asked
+from tgsbench.tune.journal import Asked, Journal
 from tgsbench.tune.longest import at_length, begun, longest_measured
-from tgsbench.tune.saving import save_tuned
+from tgsbench.tune.saving import check_save, save_tuned
 from tgsbench.tune.state import StateFile
 from tgsbench.tune.trials import Interrupted, startable, why_none
 from tgsbench.tune.verdict import Verdict, verdict_of
@@ -97,6 +97,8 @@ def tune(save: str, dry_run: bool, folder: Path | None, as_json: bool, **words: 
     typed = TuneWords(**words)  # type: ignore[arg-type]
     options = TuneOptions(save=save, dry_run=dry_run, folder=folder, as_json=as_json)
     asked, found, interrupted = _answered(typed, options)
+    if interrupted:  # the same command goes on, and saves at its end
+        options = replace(options, save="")
     _show(options, asked, found)
     if interrupted:
         sys.exit(ExitCode.CANCELLED)
@@ -113,7 +115,7 @@ def _answered(typed: TuneWords, options: TuneOptions) -> tuple[Asked, Verdict, b
     root = run_dir.runs_root(options.folder)
     budget_seconds(typed.budget, 1)
     if options.save:
-        check_free(options.save)
+        check_save(options.save, Journal(root, name))
     if asked.objective == "longest":
         asked, ended = _at_longest(typed, asked, root, options.dry_run)
     space = api.tune_space(asked, prices)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tgsbench import units
 from tgsbench.launch import sweep
 from tgsbench.tune.candidates import Space
 from tgsbench.tune.halving import Tuner
@@ -35,7 +36,7 @@ def measure(
             if outcome.key in known:
                 tuner.tell(outcome)
         if tuner.outcomes:
-            say(f"goes on after {len(tuner.outcomes)} trials of {journal.path}")
+            say(f"goes on after {units.counted(len(tuner.outcomes), 'trial')} of {journal.path}")
         state = StateFile(root, name, asked, budget_s, space)
         try:
             watch = lambda trial: state.write(tuner, trial)  # noqa: E731
