@@ -283,6 +283,7 @@ def _run_events() -> list[bytes]:
     rank: list[object] = [ev.Hello(world=2, host="a", device="cpu", pid=1, unix_t=1.0, rank=0, seq=0, t=1.0)]
     rank += [ev.Phase(phase="measure", rank=0, seq=1, t=2.0)]
     rank += [_step(n) for n in range(6)]
+    rank += [ev.FirstStep(num_labels=900, updates=[1e-5], added=[1.0], moments_squared=0.01, rank=0, seq=11)]
     rank += [ev.Trace(path="profile/x.json.gz", steps=[1], rank=0, seq=8, t=7.0)]
     rank += [ev.Warn(code="c", msg="m", rank=0, seq=9, t=7.0), ev.Bye(status="ok", rank=0, seq=10, t=7.0)]
     return [b"\n".join(map(msgspec.json.encode, rank)) + b"\n"]
