@@ -11,7 +11,7 @@ from tgsbench.metrics.step_total import StepTotal
 from tgsbench.models.registry import find_family
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Integrity
-from tgsbench.systems.whole_layers import exchanges_of_a_pass, runs_whole_layers
+from tgsbench.systems.whole_layers import exchanges_of_a_pass, head_parts, runs_whole_layers
 
 _ELEMENT_BYTES = {"bfloat16": 2, "float32": 4}
 
@@ -20,7 +20,7 @@ def expected_all_to_alls(preset: Preset) -> tuple[int, int]:
     """All-to-all calls and bytes of one rank in one optimizer step.
 
     A layer's forward makes one call with q, k, v (KV repeated only up to sp) and one with the output
-    (ALST: one each for q, k, v; a whole layer: one for k and v, and for each chunk of heads one with q and
+    (ALST: one each for q, k, v; a whole layer: one for k and v, and for each part of the heads one with q and
     one with the output); the backward mirrors them; full checkpointing runs the forward's again,
     selective checkpointing saves their results. Bytes include the share a rank keeps.
     """
@@ -34,7 +34,7 @@ def expected_all_to_alls(preset: Preset) -> tuple[int, int]:
     num_bytes = values * _ELEMENT_BYTES[preset.training.compute_dtype]
     calls = (4 if preset.attention == "alst" else 2) * len(widths)
     if runs_whole_layers(preset):
-        calls = exchanges_of_a_pass(shape.num_query_heads, shape.num_kv_heads, sp) * len(widths)
+        calls = exchanges_of_a_pass(head_parts(preset)) * len(widths)
     times = passes * preset.accumulation
     return times * calls, times * num_bytes
 

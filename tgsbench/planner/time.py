@@ -25,7 +25,6 @@ from tgsbench.planner.network import (
 )
 from tgsbench.planner.overlap import Pieces, exposed_backward, exposed_forward
 from tgsbench.planner.workload import StepWorkload
-from tgsbench.systems.whole_layers import head_chunks
 
 CPU_ADAM_BYTES_PER_S = 96e9
 """Optimizer traffic that the cores and memory of a node's two sockets sustain; its ranks share it."""
@@ -257,7 +256,7 @@ def _pieces(
         send_query=per_byte * of_query,
         send_key_value=per_byte * (counts.exchange_in - of_query),
         send_output=per_byte * counts.exchange_out,
-        chunks=head_chunks(work.dims.query_heads, work.dims.kv_heads, work.ulysses),
+        chunks=work.head_parts,
     )
 
 

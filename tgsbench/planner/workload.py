@@ -13,7 +13,7 @@ from tgsbench.planner.lengths import attended_length
 from tgsbench.schema.preset import Checkpointing, ModelShape, Preset
 from tgsbench.systems.costs import System
 from tgsbench.systems.registry import find_system
-from tgsbench.systems.whole_layers import runs_whole_layers
+from tgsbench.systems.whole_layers import head_parts, runs_whole_layers
 
 
 class StepWorkload(Struct, frozen=True, kw_only=True):
@@ -49,6 +49,8 @@ class StepWorkload(Struct, frozen=True, kw_only=True):
     """Norms, rotary embedding and gated activation run as one kernel each (Liger, torch.compile)."""
     whole_layers: bool = False
     """Each decoder layer is one function with one flat parameter."""
+    head_parts: int = 1
+    """Parts of a rank's heads in a whole layer; attention of one hides the exchanges of the other."""
     loss_chunk_tokens: int = 0
     compute_bytes: int = 2
     fp8: bool = False
@@ -132,6 +134,7 @@ def work_of(
         tiled_mlp=engine.tiled_mlp,
         fused_ops=engine.liger or engine.compile,
         whole_layers=whole_layers,
+        head_parts=head_parts(preset) if whole_layers else 1,
         loss_chunk_tokens=engine.loss_chunk_tokens,
         compute_bytes=2 if preset.training.compute_dtype == "bfloat16" else 4,
         fp8=bool(preset.linear),

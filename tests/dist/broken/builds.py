@@ -67,18 +67,18 @@ def kv_heads_swapped_within_a_rank():
     from tgsbench.training.attention import attention
     from tgsbench.training.model import whole_layer
 
-    scatter, start = attention.scatter_heads, whole_layer.start_scatter
+    scatter, start = attention.scatter_heads, whole_layer.start_filled
 
     def broken(q, k, v, group):
         q, k, v = scatter(q, k, v, group)
         return (q, k, v) if group is None else (q, k.flip(2), v.flip(2))
 
-    def broken_start(parts, group, name):
-        arrive = start(parts, group, name)
-        swapped = group is not None and len(parts) == 2
+    def broken_start(filled, sizes, group, name):
+        arrive = start(filled, sizes, group, name)
+        swapped = len(sizes) == 2
         return (lambda: tuple(x.flip(2) for x in arrive())) if swapped else arrive
 
-    attention.scatter_heads, whole_layer.start_scatter = broken, broken_start
+    attention.scatter_heads, whole_layer.start_filled = broken, broken_start
 
 
 def a_layer_skipped():
