@@ -11,6 +11,7 @@ from tgsbench.metrics.step_total import StepTotal
 from tgsbench.models.registry import find_family
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Integrity
+from tgsbench.systems.ring_steps import messages
 from tgsbench.systems.whole_layers import exchanges_of_a_pass, head_parts, runs_whole_layers
 
 _ELEMENT_BYTES = {"bfloat16": 2, "float32": 4}
@@ -47,17 +48,22 @@ def expected_ring_sends(preset: Preset) -> tuple[int, int]:
     """Messages and bytes that one rank sends round its ring in one optimizer step.
 
     In a layer's forward keys and values make r - 1 hops in a ring of r; in its backward as many again, and
-    their gradients in fp32 make r. Full checkpointing runs the forward's again.
+    their gradients in fp32 make r. In a layer with a window they go straight to the members that need them,
+    as `messages` counts, and gradients straight back. Full checkpointing runs the forward's again.
     """
     ring = preset.ring
     if ring == 1:
         return 0, 0
-    widths = find_family(preset.model.family).ring_widths(preset.model, preset.ulysses)
-    values = preset.training.micro_batch * preset.workload.seq_len // ring * sum(widths)
-    passes = 3 if preset.training.checkpointing == "full" else 2
-    hops = passes * (ring - 1)
-    num_bytes = values * (hops * _ELEMENT_BYTES[preset.training.compute_dtype] + ring * _GRADIENT_BYTES)
-    return preset.accumulation * len(widths) * (hops + ring), preset.accumulation * num_bytes
+    family, passes = find_family(preset.model.family), 3 if preset.training.checkpointing == "full" else 2
+    windows = family.ring_windows(preset.model)
+    rows, of_value = preset.training.micro_batch * preset.workload.seq_len // ring, _ELEMENT_BYTES
+    calls = num_bytes = 0
+    for width, window in zip(family.ring_widths(preset.model, preset.ulysses), windows, strict=True):
+        keys, gradients = messages(preset.workload.seq_len, ring, window)
+        calls += passes * keys + gradients
+        in_layer = passes * keys * of_value[preset.training.compute_dtype] + gradients * _GRADIENT_BYTES
+        num_bytes += rows * width * in_layer
+    return preset.accumulation * calls, preset.accumulation * num_bytes
 
 
 _COUNT_BYTES = 8

@@ -203,6 +203,10 @@ class Decoder:
             for width in [2 * max(g.kv_heads, ulysses) // ulysses * g.key_dim] * g.num
         ]
 
+    def ring_windows(self, shape: ModelShape) -> list[int]:
+        """The window of each layer, 0 where there is none."""
+        return [window for g in self.layers(shape) for window in [g.window] * g.num]
+
     def problems(self, shape: ModelShape) -> list[str]:
         """Says where a window has no length, and which tables of the shape this family does not read."""
         found = []
