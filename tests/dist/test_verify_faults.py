@@ -77,7 +77,7 @@ WINDOWED_RING = {
     "keys_of_the_ring_from_the_wrong_side": {"parity"},
     "a_message_of_the_ring_sent_twice": {"ring"},
 }
-"""The same, every other layer with a window of 48 tokens."""
+"""The same, layers with a window of 48 tokens."""
 
 
 def small(name: str, *sets: str) -> Preset:
@@ -118,7 +118,7 @@ SETS = {
     "windowed_ring": (
         (
             "tiny_cpu", "hardware.num_gpus=4", "parallel.sp=4", "parallel.ring=4", "model.family=mistral",
-            "model.window=48", 'model.layer_pattern=["window", "full"]',
+            "model.window=48", 'model.layer_pattern=["window"]',
         ),
         WINDOWED_RING,
     ),

@@ -344,8 +344,11 @@ def test_rings_and_copies_that_cannot_be_are_refused_with_what_can(sets, words):
 
 
 def test_a_ring_takes_layers_with_windows_and_none_with_linear_attention():
-    windowed = ring_preset("parallel.sp=4", "parallel.ring=2", "model.family=mistral", "model.window=4096")
+    windows = ("model.family=mistral", "model.window=4096")
+    windowed = ring_preset("parallel.sp=4", "parallel.ring=2", *windows, 'model.layer_pattern=["window"]')
     assert windowed.ring == 2
+    with pytest.raises(TgsError, match="all layers of family mistral have it or none; nearest"):
+        ring_preset("parallel.sp=4", "parallel.ring=2", *windows)
     linear = replace(windowed, model=small("qwen3_next_80b_a3b").model)
     assert "linear attention, which no ring splits; nearest: 1" in " ".join(mesh_problems(linear))
 

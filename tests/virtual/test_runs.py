@@ -84,7 +84,7 @@ def test_compiled_blocks_are_compiled_for_the_card_and_launched(installed, tmp_p
     assert any(name.startswith("triton_") for name in names), names
 
 
-WINDOWS = ("model.family=mistral", "model.window=4096", 'model.layer_pattern=["window", "full"]')
+WINDOWS = ("model.family=mistral", "model.window=4096", 'model.layer_pattern=["window"]')
 
 
 @pytest.mark.parametrize(("ring", "mask", "windows"), [(4, False, ()), (8, True, ()), (4, True, WINDOWS)])
