@@ -3,6 +3,7 @@
 import inspect
 
 import pytest
+from textual.widgets._footer import FooterKey
 
 from tests.tui.conftest import NUM_PRESETS, shows, text_of, until
 from tgsbench.tui.actions import ACTIONS, RESERVED_KEYS, bindings, check_keymap, of_scope
@@ -106,6 +107,17 @@ def test_public_actions_of_screens_are_all_in_the_table():
                if n.startswith("action_") and n in screen.__dict__}  # fmt: skip
         scopes = {scope, "replay"} if scope == "live" else {scope}
         assert own <= {method for s, method in listed if s in scopes}
+
+
+@pytest.mark.asyncio
+async def test_every_screens_footer_fits_80_columns(app):
+    async with app.run_test(size=(80, 24)) as pilot:
+        for key in "12345":
+            await pilot.press(key)
+            await until(pilot, lambda: len(app.screen.query(FooterKey)) > 2 and app.screen.is_active)
+            await pilot.pause()
+            ends = {entry.description: entry.region.right for entry in app.screen.query(FooterKey)}
+            assert ends["Quit"] == max(ends.values()) <= 80, ends
 
 
 @pytest.mark.asyncio

@@ -170,7 +170,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("runs.details", "i", "Details", "Everything that is known of it, on one page.", True),
     Action("runs.sort", "O", "Order", "Sort by age, speed, preset or status in turn.", True),
     Action("runs.tag", "T", "Tag", "Add or remove tags."),
-    Action("runs.delete", "d", "Delete", "Delete it; asks first.", True),
+    Action("runs.delete", "d", "Delete", "Delete it; asks first."),
     Action("runs.replay", "P", "Replay", "Play the run again."),
     Action("runs.profile", "p", "Profile", "Look at its profile."),
     Action("runs.again", "r", "Run", "Edit and run its preset again."),
