@@ -18,7 +18,7 @@ LEADS = {
     "form": ("escape e tab tab tab 7", "nearest"),
     "forecast": ("escape f", "none fits|fit, fastest first|no search"),
     "tune form": ("escape U", "real runs"),
-    "tunes": ("escape ctrl+p T u n e colon", "how it stands"),
+    "tunes": ("escape ctrl+p o p e n space t u n e", "how it stands"),
     "tune": ("enter", "2 runs"),
     "trials": ("X", "rank 1 crashed"),
     "knobs": ("W", "the other is measured"),

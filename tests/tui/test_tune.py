@@ -177,7 +177,7 @@ async def test_a_trial_opens_its_run_and_the_palette_its_tune(app, runs_root, ad
     write_state(runs_root)
     async with app.run_test(size=(120, 40)) as pilot:
         await shows(pilot, f"{NUM_PRESETS} of {NUM_PRESETS}")
-        await pilot.press("ctrl+p", *"tune: tiny")
+        await pilot.press("ctrl+p", *"open tune")
         await shows(pilot, "how it stands")
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(app.screen, TuneScreen))

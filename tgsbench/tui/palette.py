@@ -17,8 +17,7 @@ from tgsbench.tui.shell import Shell, shell
 from tgsbench.tune import state
 
 MODE_OF: dict[Scope, Scope] = {
-    "presets": "presets", "form": "presets", "forecast": "presets", "tuneform": "presets",
-    "tune": "presets", "live": "live", "replay": "live",
+    "presets": "presets", "form": "presets", "forecast": "presets", "live": "live", "replay": "live",
     "profile": "profile", "runs": "runs", "compare": "runs", "doctor": "doctor",
 }  # fmt: skip
 """Main screen from which an action's own one is reached."""
@@ -91,7 +90,7 @@ class TgsCommands(Provider):
     def _tunes(self) -> Iterator[Command]:
         for name in state.names(self.tgs.runs_root):
             yield (
-                f"Tune: {name}",
+                f"Open tune: {name}",
                 partial(self.tgs.open_tune, name),
                 "Open it: how it stands, or how it ended.",
             )
