@@ -24,6 +24,7 @@ from tgsbench.schema.events import (
     Hello,
     Kernel,
     Phase,
+    Routing,
     Step,
     Trace,
     Waits,
@@ -62,6 +63,8 @@ class RunTotals:
     """Last heartbeat of each rank."""
     waits: WaitLog = field(default_factory=WaitLog)
     """How long ranks stood in collectives, step by step."""
+    routing: dict[int, Routing] = field(default_factory=dict)
+    """How each rank's tokens went to experts; empty without any."""
     data: Data | None = None
     kernel: Kernel | None = None
     claimed: Claimed | None = None
@@ -114,6 +117,8 @@ class RunTotals:
                 self.phases[event.rank] = event
             case Waits():
                 self.waits.add(event)
+            case Routing():
+                self.routing[event.rank] = event
             case Heartbeat():
                 self.beats[event.rank] = event
             case Data():

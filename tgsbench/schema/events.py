@@ -138,6 +138,15 @@ class Waits(_Event, tag="waits", gc=False):
     """By process group: sp, fsdp, world."""
 
 
+class Routing(_Event, tag="routing"):
+    """How unevenly this rank's tokens went to experts in all measured steps."""
+
+    busiest: Annotated[float, Meta(ge=0)]
+    """Tokens of a layer's busiest expert over the mean of its experts, over layers and steps."""
+    received: Int64 = 0
+    """Rows that came to the experts of this rank; 0 where experts are not shared out."""
+
+
 class StepGlance(_Event, tag="step", gc=False):
     """What the live view reads of a `Step` line, at four fifths of the cost; counts are floats.
 
@@ -261,6 +270,21 @@ class Bye(_Event, tag="bye"):
     status: str = "ok"
 
 
-_Rare = Hello | Phase | Data | Kernel | Depth | Gpu | Heartbeat | Waits | Claimed | Trace | Warn | Error | Bye
+_Rare = (
+    Hello
+    | Phase
+    | Data
+    | Kernel
+    | Depth
+    | Gpu
+    | Heartbeat
+    | Waits
+    | Routing
+    | Claimed
+    | Trace
+    | Warn
+    | Error
+    | Bye
+)
 Event = Step | _Rare
 Glance = StepGlance | _Rare
