@@ -8,11 +8,11 @@ from tgsbench.live.fold import LiveRun
 from tgsbench.metrics.expert_tokens import expert_tokens
 from tgsbench.metrics.observe import fold_events
 from tgsbench.report.summary import experts_text
-from tgsbench.schema.events import Routing
+from tgsbench.schema.events import RoutedTokens
 
 
-def events(*received: int) -> list[Routing]:
-    return [Routing(rank=rank, busiest=1.5 + rank, received=num) for rank, num in enumerate(received)]
+def events(*received: int) -> list[RoutedTokens]:
+    return [RoutedTokens(rank=rank, busiest=1.5 + rank, received=num) for rank, num in enumerate(received)]
 
 
 def test_the_busiest_expert_is_of_the_rank_where_it_is_busiest():

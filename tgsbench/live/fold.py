@@ -110,7 +110,7 @@ class LiveRun:
     """Events of ranks outside the world."""
     notes: deque[Note] = field(default_factory=lambda: deque(maxlen=MAX_NOTES))
     num_notes: int = 0
-    routing: dict[int, ev.Routing] = field(default_factory=dict)
+    routing: dict[int, ev.RoutedTokens] = field(default_factory=dict)
     """By rank, once its steps are measured."""
     data: ev.Data | None = None
     kernel: ev.Kernel | None = None
@@ -131,7 +131,7 @@ class LiveRun:
             ev.Warn: self._warn,
             ev.Error: self._error,
             ev.Waits: self._waits,
-            ev.Routing: self._routing,
+            ev.RoutedTokens: self._routing,
             ev.Bye: self._bye,
         }
         self.waits = WaitTable(self.world)
@@ -286,7 +286,7 @@ class LiveRun:
             own = [step_s - wait_s for step_s, wait_s in zip(row.step_s, row.wait_s, strict=True)]
             self.own_grid.add(own_row(row.step, own))
 
-    def _routing(self, state: RankState, event: ev.Routing) -> None:
+    def _routing(self, state: RankState, event: ev.RoutedTokens) -> None:
         self.routing[state.rank] = event
 
     def _bye(self, state: RankState, event: ev.Bye) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tgsbench.schema.events import Routing
+from tgsbench.schema.events import RoutedTokens
 from tgsbench.schema.run import ExpertTokens
 
 
-def expert_tokens(seen: Mapping[int, Routing], routing: str) -> ExpertTokens | None:
+def expert_tokens(seen: Mapping[int, RoutedTokens], routing: str) -> ExpertTokens | None:
     """The busiest expert and the busiest rank of what each rank saw; None where nobody has experts.
 
     Experts of all ranks are not added up: each rank's grouped products run over its own tokens alone.

@@ -24,7 +24,7 @@ from tgsbench.schema.events import (
     Hello,
     Kernel,
     Phase,
-    Routing,
+    RoutedTokens,
     Step,
     Trace,
     Waits,
@@ -63,7 +63,7 @@ class RunTotals:
     """Last heartbeat of each rank."""
     waits: WaitLog = field(default_factory=WaitLog)
     """How long ranks stood in collectives, step by step."""
-    routing: dict[int, Routing] = field(default_factory=dict)
+    routing: dict[int, RoutedTokens] = field(default_factory=dict)
     """How each rank's tokens went to experts; empty without any."""
     data: Data | None = None
     kernel: Kernel | None = None
@@ -117,7 +117,7 @@ class RunTotals:
                 self.phases[event.rank] = event
             case Waits():
                 self.waits.add(event)
-            case Routing():
+            case RoutedTokens():
                 self.routing[event.rank] = event
             case Heartbeat():
                 self.beats[event.rank] = event

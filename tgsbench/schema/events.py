@@ -138,7 +138,7 @@ class Waits(_Event, tag="waits", gc=False):
     """By process group: sp, fsdp, world."""
 
 
-class Routing(_Event, tag="routing"):
+class RoutedTokens(_Event, tag="routed_tokens"):
     """How unevenly this rank's tokens went to experts in all measured steps."""
 
     busiest: Annotated[float, Meta(ge=0)]
@@ -279,7 +279,7 @@ _Rare = (
     | Gpu
     | Heartbeat
     | Waits
-    | Routing
+    | RoutedTokens
     | Claimed
     | Trace
     | Warn

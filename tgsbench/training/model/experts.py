@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, grouped_mm_experts_forward
 
 from tgsbench.schema import spans
-from tgsbench.schema.events import Routing
+from tgsbench.schema.events import RoutedTokens
 from tgsbench.training.parallel.expert_exchange import ExpertExchange, expert_all_to_all
 from tgsbench.training.parallel.tracing import span
 
@@ -47,14 +47,14 @@ class ExpertLoad:
         """Begin anew, without waiting for the device."""
         self._layers, self.received = [], 0
 
-    def take(self) -> Routing | None:
+    def take(self) -> RoutedTokens | None:
         """What was seen since the last take; None without experts."""
         layers, received = self._layers, self.received
         self.forget()
         if not layers:
             return None
         busiest, mean = (torch.stack(values).sum() for values in zip(*layers, strict=True))
-        return Routing(busiest=float(busiest / mean), received=received)
+        return RoutedTokens(busiest=float(busiest / mean), received=received)
 
 
 EXPERT_LOAD = ExpertLoad()
