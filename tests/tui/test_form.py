@@ -49,11 +49,11 @@ async def test_a_config_json_and_a_tokenizer_of_ones_own_are_typed_into_the_form
         form = app.screen
         form.query_one("#set-config-json").value = "./config.json"
         form.query_one("#set-workload-tokenizer").value = "some/tokenizer"
-        await shows(pilot, "--set workload.tokenizer=some/tokenizer")
+        await until(pilot, lambda: "workload.tokenizer=some/tokenizer" in form.assignments)
         preset = form._resolved()
         assert f"model={tmp_path / 'config.json'}" in form.assignments
         form.query_one("#set-config-json").value = "./nothing.json"
-        await shows(pilot, "there is no such configuration")
+        await until(pilot, lambda: "there is no such configuration" in form._problem)
     assert (preset.model.family, preset.model.num_layers) == ("qwen3", 28)
     assert preset.workload.tokenizer == "some/tokenizer"
 
