@@ -78,7 +78,8 @@ def _moments(work: StepWorkload) -> list[tuple[str, dict[str, float]]]:
     before, after = _gradients(work)
     states = _states(work)
     layers = work.dims.num_layers
-    saved, second, two, first = (_saved(work, n) for n in (layers, layers - 1, 2, 1))
+    of_a_layer = _saved_of_a_layer(work)
+    saved, second, two, first = (_saved(work, of_a_layer, n) for n in (layers, layers - 1, 2, 1))
     head_scatter = 0.0 if work.dims.tied else _scatter(work, work.dims.embedding_weights)
     layer_scatter = _scatter(work, work.dims.held_weights(work.ep))
     working = _layer_working_set(work)
@@ -282,17 +283,21 @@ def _mlp_gradients(work: StepWorkload) -> float:
     return 6.0 * tile + sums + unit(work, d.hidden)
 
 
-def _saved(work: StepWorkload, layers: int) -> dict[str, float]:
-    """What this many layers keep from the forward to the backward."""
+def _saved_of_a_layer(work: StepWorkload) -> dict[str, float]:
+    """What one layer keeps from the forward to the backward."""
     if work.checkpointing == "none":
-        return {name: size * layers for name, size in layer_activations(work).items()}
-    inputs = unit(work, work.dims.hidden) * layers
-    if work.activation_offload:
-        inputs = unit(work, work.dims.hidden) * min(2, layers)
-    saved = {"checkpoints": inputs}
+        return layer_activations(work)
+    saved = {"checkpoints": unit(work, work.dims.hidden)}
     if work.checkpointing == "selective":
-        attention, exchanged = _attention_saved(work)
-        saved |= {"attention_saved": attention * layers, "all_to_all_saved": exchanged * layers}
+        saved["attention_saved"], saved["all_to_all_saved"] = _attention_saved(work)
+    return saved
+
+
+def _saved(work: StepWorkload, of_a_layer: dict[str, float], layers: int) -> dict[str, float]:
+    """What this many layers keep on the GPU; of inputs that are offloaded, two at most."""
+    saved = {name: size * layers for name, size in of_a_layer.items()}
+    if work.activation_offload and "checkpoints" in saved:
+        saved["checkpoints"] = of_a_layer["checkpoints"] * min(2, layers)
     return saved
 
 
