@@ -25,7 +25,12 @@ NUM_MICRO_STEPS = 2
 """That experts on several ranks accumulate over."""
 
 
-def family_preset(family: str, world: int, ep: int = 1, mode: str = "selective") -> Preset:
+WINDOWED = ("mistral", "gemma3_text", "gpt_oss")
+
+
+def family_preset(
+    family: str, world: int, ep: int = 1, mode: str = "selective", ring: int = 0, masked: bool = True
+) -> Preset:
     """The same small shape whatever sp = world is, 256 tokens, documents masked."""
     preset = small(TRAINED[family], sp=2)
     checkpointing = mode if mode in MODES else "selective"
@@ -33,8 +38,8 @@ def family_preset(family: str, world: int, ep: int = 1, mode: str = "selective")
     return replace(
         preset,
         hardware=replace(preset.hardware, num_gpus=world),
-        parallel=replace(preset.parallel, sp=world, ep=ep, ring=2 if "ring" in mode else 1),
-        workload=replace(preset.workload, seq_len=256, document_mask=True),
+        parallel=replace(preset.parallel, sp=world, ep=ep, ring=ring or (2 if "ring" in mode else 0)),
+        workload=replace(preset.workload, seq_len=256, document_mask=masked),
         training=replace(preset.training, checkpointing=checkpointing, micro_batch=1, accumulation=times),
         engine=replace(preset.engine, zero_stage=int(mode[-1]) if "zero" in mode else 3),
     )
@@ -44,6 +49,8 @@ def main(out: Path) -> None:
     dist.init_process_group("gloo")
     world = dist.get_world_size()
     results = {family: run_family(family_preset(family, world)) for family in FAMILIES}
+    for name, ring_preset in ring_presets(world).items():
+        results[name] = run_family(ring_preset)
     for family, ep, mode in shared_out(world):
         results[f"{family}, ep {ep}, {mode}"] = run_family(
             family_preset(family, world, ep, mode), NUM_MICRO_STEPS
@@ -55,6 +62,15 @@ def main(out: Path) -> None:
     if dist.get_rank() == 0:
         torch.save(results, out)
     dist.destroy_process_group()
+
+
+def ring_presets(world: int) -> dict[str, Preset]:
+    """Families with windows round a ring of all ranks, each way of checkpointing and masking once."""
+    ways = (("selective", True), ("full", False), ("none", True))
+    return {
+        f"{family}, ring": family_preset(family, world, mode=mode, ring=world, masked=masked)
+        for family, (mode, masked) in zip(WINDOWED, ways, strict=True)
+    }
 
 
 def shared_out(world: int) -> list[tuple[str, int, str]]:

@@ -43,6 +43,8 @@ class Decoder:
     norms_all_heads = False
     """Is that one norm over all heads, not one over each?"""
     runs_last_again = False
+    has_one_window = False
+    """Have all layers the window, or none, in transformers' own class?"""
 
     # What a family is made of
 
@@ -214,8 +216,12 @@ class Decoder:
             for width in [2 * max(g.kv_heads, ulysses) // ulysses * g.key_dim] * g.num
         ]
 
+    def ring_windows(self, shape: ModelShape) -> list[int]:
+        """The window of each layer, 0 where there is none."""
+        return [window for g in self.layers(shape) for window in [g.window] * g.num]
+
     def problems(self, shape: ModelShape) -> list[str]:
-        """Heads that contradict each other, windows without a length, tables that nobody reads."""
+        """Heads and windows that contradict each other or their family, and tables that nobody reads."""
         heads, kv_heads = shape.num_query_heads, shape.num_kv_heads
         if heads % kv_heads:
             return [f"model.num_kv_heads={kv_heads}: {heads} query heads are not divisible by it"]
@@ -226,6 +232,11 @@ class Decoder:
             found.append(f"model.window={shape.window}: layers of kind window need a length of at least 1")
         if shape.qk_norm is not UNSET and self.qk_norm is not None:
             found.append(f"model.qk_norm: family {self.name} leaves no choice of it")
+        if self.has_one_window and shape.window and set(self.pattern(shape)) != {"window"}:
+            found.append(
+                f"model.window={shape.window}: all layers of family {self.name} have it or none; nearest: "
+                'model.layer_pattern=["window"], or model.window=0'
+            )
         for table in ("experts", "latent", "linear"):
             given, wanted = getattr(shape, table) is not None, table in self.tables
             if given != wanted:

@@ -30,6 +30,13 @@ def is_name(text: str) -> bool:
     return _NAME.match(text) is not None
 
 
+def free_name(name: str) -> str:
+    """The name, or the first of name_2, name_3 … that no preset has."""
+    taken = files("presets")
+    numbered = (f"{name}_{number}" for number in range(2, len(taken) + 3))
+    return name if name not in taken else next(each for each in numbered if each not in taken)
+
+
 def shipped(kind: str) -> Path:
     """Folder of shipped data, `presets` or `profiles`: in the wheel, else in the source tree."""
     packed = _PACKAGE / "_data" / kind
