@@ -14,10 +14,15 @@ from tests.unit.family_shapes import TRAINED, small
 from tgsbench.schema.preset import Preset
 from tgsbench.training.model import fused_layers
 
-FAMILIES = ("mistral", "qwen2", "gemma3_text", "gpt_oss", "mixtral", "qwen3_moe", "deepseek_v3")
+FAMILIES = ("mistral", "qwen2", "gemma3_text", "gpt_oss", "mixtral", "qwen3_moe", "deepseek_v3", "glm4_moe")
 ROUTER = "qwen3_moe, its router another one on rank 1"
-MIXTURES = ("gpt_oss", "mixtral", "qwen3_moe", "deepseek_v3")
+MIXTURES = ("gpt_oss", "mixtral", "qwen3_moe", "deepseek_v3", "glm4_moe")
 MODES = ("selective", "full", "none")
+"""Of checkpointing."""
+SHARED_BY = ("zero 1", "zero 2", "ring", "ring, zero 1")
+"""What else experts on several ranks go with."""
+NUM_MICRO_STEPS = 2
+"""That experts on several ranks accumulate over."""
 
 
 WINDOWED = ("mistral", "gemma3_text", "gpt_oss")
@@ -28,12 +33,15 @@ def family_preset(
 ) -> Preset:
     """The same small shape whatever sp = world is, 256 tokens, documents masked."""
     preset = small(TRAINED[family], sp=2)
+    checkpointing = mode if mode in MODES else "selective"
+    times = NUM_MICRO_STEPS if ep > 1 else 1
     return replace(
         preset,
         hardware=replace(preset.hardware, num_gpus=world),
-        parallel=replace(preset.parallel, sp=world, ep=ep, ring=ring),
+        parallel=replace(preset.parallel, sp=world, ep=ep, ring=ring or (2 if "ring" in mode else 0)),
         workload=replace(preset.workload, seq_len=256, document_mask=masked),
-        training=replace(preset.training, checkpointing=mode, micro_batch=1),
+        training=replace(preset.training, checkpointing=checkpointing, micro_batch=1, accumulation=times),
+        engine=replace(preset.engine, zero_stage=int(mode[-1]) if "zero" in mode else 3),
     )
 
 
@@ -44,7 +52,9 @@ def main(out: Path) -> None:
     for name, ring_preset in ring_presets(world).items():
         results[name] = run_family(ring_preset)
     for family, ep, mode in shared_out(world):
-        results[f"{family}, ep {ep}, {mode}"] = run_family(family_preset(family, world, ep, mode), 2)
+        results[f"{family}, ep {ep}, {mode}"] = run_family(
+            family_preset(family, world, ep, mode), NUM_MICRO_STEPS
+        )
     if dist.get_rank() == 1:
         differ_in_routing()
     if world > 1:
@@ -64,9 +74,11 @@ def ring_presets(world: int) -> dict[str, Preset]:
 
 
 def shared_out(world: int) -> list[tuple[str, int, str]]:
-    """Mixtures whose experts lie on several ranks: their family, on how many, and how they are checkpointed."""
+    """Mixtures whose experts lie on several ranks: their family, on how many, and what else is done."""
     found = [(family, ep, "selective") for family in MIXTURES for ep in (2, 4) if ep <= world]
-    return found + [("qwen3_moe", 2, mode) for mode in MODES[1:] if world > 1]
+    beside = [("qwen3_moe", ep, mode) for ep in (2, 4) for mode in SHARED_BY if ep <= world]
+    latent = [("deepseek_v3", 2, "ring, zero 1")] if world > 1 else []
+    return found + beside + latent + [("qwen3_moe", 2, mode) for mode in MODES[1:] if world > 1]
 
 
 def run_family(preset: Preset, times: int = 1) -> dict[str, object]:

@@ -8,9 +8,12 @@ import sys
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from tests.contract.cli import tgsbench
+from tests.dist.family_worker import family_preset
 from tgsbench import presets
+from tgsbench.metrics.integrity import expected_expert_exchanges
 from tgsbench.schema.run import Result
 
 pytestmark = pytest.mark.dist
@@ -76,3 +79,36 @@ def test_heads_tokens_and_shards_are_those_of_a_rank_of_eight():
     assert shapes == f"(1, 512, 1, 16) 2 (1, 512, 1, 16) (1, 64) ({rows}, 256)"
     shard, whole = map(int, shards.split())
     assert shard * 8 == whole
+
+
+_EXPERTS = """
+import torch
+from msgspec.structs import replace
+from tests.dist.family_worker import family_preset
+from tgsbench.training import emulate
+from tgsbench.training.parallel.traffic import ALL_TO_ALL_COUNTER
+preset = family_preset("qwen3_moe", 4, ep=2)
+preset = replace(
+    preset,
+    workload=replace(preset.workload, corpus="lengths"),
+    training=replace(preset.training, routing="uniform"),
+)
+mesh = emulate.fake_mesh(preset, torch.device("cpu"))
+batch, labels = emulate.make_batch(preset, mesh, torch.device("cpu"), lambda note: None)
+rank = emulate.EmulatedRank(preset, mesh, batch, labels, emulate.choose_depths(2))
+loss = rank.engine.forward_backward(batch, labels)
+assert torch.isfinite(loss), loss
+experts = rank.engine.model.model.layers[0].mlp.experts
+print(experts.num_experts, preset.model.experts.num, *ALL_TO_ALL_COUNTER.take(of_experts=True))
+"""
+
+
+def test_a_rank_with_its_part_of_the_experts_sends_what_each_of_them_sends():
+    done = subprocess.run([sys.executable, "-c", _EXPERTS], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    held, num, calls, num_bytes = map(int, done.stdout.split())
+    assert (held, num) == (4, 8)
+    preset = family_preset("qwen3_moe", 4, ep=2)
+    preset = replace(preset, training=replace(preset.training, routing="uniform"))
+    expected = expected_expert_exchanges(preset)
+    assert (calls, num_bytes) == tuple(count // preset.accumulation for count in expected)

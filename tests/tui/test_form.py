@@ -6,6 +6,7 @@ import re
 import pytest
 
 from tests.tui.conftest import NUM_PRESETS, shows, text_of, until
+from tests.unit.family_shapes import CONFIGS
 from tgsbench.errors import TgsError
 from tgsbench.presets import catalog, list_presets, resolve
 from tgsbench.tui.contrast import contrast
@@ -38,6 +39,23 @@ async def test_another_model_and_a_file_of_ones_own_are_chosen_in_the_form(app, 
         preset = form._resolved()
     assert preset.model == catalog.load_model("llama3_1b")
     assert (preset.workload.corpus, preset.workload.file) == ("file", str(data))
+
+
+async def test_a_config_json_and_a_tokenizer_of_ones_own_are_typed_into_the_form(app, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.json").write_text((CONFIGS / "qwen3_0_6b.json").read_text())
+    async with app.run_test(size=(120, 45)) as pilot:
+        await opened(pilot, "llama2_7b_8k")
+        form = app.screen
+        form.query_one("#set-config-json").value = "./config.json"
+        form.query_one("#set-workload-tokenizer").value = "some/tokenizer"
+        await until(pilot, lambda: "workload.tokenizer=some/tokenizer" in form.assignments)
+        preset = form._resolved()
+        assert f"model={tmp_path / 'config.json'}" in form.assignments
+        form.query_one("#set-config-json").value = "./nothing.json"
+        await until(pilot, lambda: "there is no such configuration" in form._problem)
+    assert (preset.model.family, preset.model.num_layers) == ("qwen3", 28)
+    assert preset.workload.tokenizer == "some/tokenizer"
 
 
 async def test_every_preset_opens_with_its_own_values_and_nothing_changed():

@@ -178,3 +178,12 @@ def test_projected_memory_grows_by_what_one_moment_holds_and_not_by_peaks_of_two
     ]
     states = 76 / 8 + 80 / 8 / 3  # parameters and moments of layers not built; gradients of all
     assert _projected(events).mem_projected_gib == pytest.approx(34.0 + 76 * 0.5 + states)
+
+
+def test_experts_of_several_ranks_are_emulated_with_tokens_dealt_in_turn_alone():
+    preset = presets.resolve("qwen3_30b_a3b_8k", ["parallel.ep=8"]).preset
+    with pytest.raises(TgsError, match="other routers' choice") as caught:
+        preflight.check_emulation(preset, on_several=False)
+    assert "training.routing=uniform" in caught.value.hint
+    uniform = presets.resolve("qwen3_30b_a3b_8k", ["parallel.ep=8", "training.routing=uniform"]).preset
+    preflight.check_emulation(uniform, on_several=False)

@@ -23,6 +23,16 @@ from tgsbench.training.parallel.checkpointing import wrap_layer
 
 LENGTHS = (1024, 3072)
 NAME = "exact_pairs"
+COUNTED_ALONE = (
+    "qwen3_next_80b_a3b",
+    "qwen3_5_9b",
+    "olmo2_32b",
+    "seed_oss_36b",
+    "smollm3_3b",
+    "granite33_8b",
+    "ernie45_0_3b",
+    "hunyuan_7b",
+)
 
 _library = torch.library.Library("tgsbench_test", "DEF")
 _library.define("attend(Tensor q, Tensor k, Tensor v, int window) -> Tensor")
@@ -143,9 +153,10 @@ def test_hardware_flops_are_the_operators_of_a_checkpointed_step(family, checkpo
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-def test_a_hybrid_s_forward_is_the_operators_of_transformers(length):
+@pytest.mark.parametrize("name", COUNTED_ALONE)
+def test_a_forward_that_is_counted_alone_is_the_operators_of_transformers(name, length):
     """Only the forward: a triangular solve has three products' work in its backward, where 2 are counted."""
-    shape = shallow("qwen3_next_80b_a3b")
+    shape = shallow(name)
     family = find_family(shape.family)
     AttentionInterface.register(NAME, attend)
     config = AutoConfig.for_model(**family.config(shape, length), attn_implementation=NAME)

@@ -7,13 +7,14 @@ import tomllib
 
 import pytest
 import torch
+from msgspec import UNSET
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests.unit.family_shapes import CONFIGS, NAMES, document, read
 from tgsbench import presets
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.models.config_json import shape_of
-from tgsbench.models.registry import find_family
+from tgsbench.models.registry import family_names, find_family
 from tgsbench.planner import forecast_preset
 from tgsbench.presets.config_file import read_model
 
@@ -25,7 +26,16 @@ PUBLISHED = {
     "mixtral_8x7b": 46_702_792_704,
     "deepseek_v3": 671_026_404_352,
     "gpt_oss_120b": 116_829_156_672,
+    "gemma3_27b": 27_009_346_304,
+    "qwen3_coder_480b": 480_154_875_392,
+    "glm_4_5_air": 106_852_245_504,
+    "minimax_m2": 228_689_748_992,
+    "olmo2_32b": 32_234_279_936,
+    "seed_oss_36b": 36_151_104_512,
 }
+
+
+BUILT = ("qwen3_8b", "gemma3_1b", "gpt_oss_20b", "deepseek_v3", "mistral_7b_v01", "glm_4_5", "glm_4_5_air")
 
 
 def theirs(name: str):
@@ -55,13 +65,13 @@ def test_parameters_in_total_and_active_are_those_of_transformers(name):
 
 def test_there_are_enough_of_them_and_they_are_the_published_ones():
     assert len(NAMES) >= 25
-    assert len({read(name).shape.family for name in NAMES}) == 11
+    assert {read(name).shape.family for name in NAMES} == set(family_names())
     for name, count in PUBLISHED.items():
         shape = read(name).shape
         assert find_family(shape.family).parameters(shape).total == count
 
 
-@pytest.mark.parametrize("name", ["qwen3_8b", "gemma3_1b", "gpt_oss_20b", "deepseek_v3", "mistral_7b_v01"])
+@pytest.mark.parametrize("name", BUILT)
 def test_what_ranks_build_from_has_the_layers_of_the_file(name):
     shape = read(name).shape
     ours = AutoConfig.for_model(**find_family(shape.family).config(shape, 4096))
@@ -93,6 +103,29 @@ def test_layers_with_a_window_are_found():
     assert find_family("qwen2").pattern(shape).count("window") == 7
 
 
+def test_what_public_files_leave_out_is_the_family_s_own():
+    inner = {"model_type": "gemma3_text", "hidden_size": 2560, "intermediate_size": 10240}
+    settings = {"model_type": "gemma3", "text_config": inner | {"num_hidden_layers": 34}}
+    found = shape_of(settings, "gemma3_4b", "config.json")
+    assert (found.shape.num_query_heads, found.shape.num_kv_heads) == (8, 4)
+    assert find_family("gemma3_text").parameters(found.shape).total == 3_880_263_168
+    assert "default of the family" in found.origins["vocab_size"]
+
+
+def test_norms_of_queries_and_keys_are_as_the_file_says():
+    assert read("glm_4_5").shape.qk_norm is True
+    assert read("glm_4_5_air").shape.qk_norm is False
+    assert read("qwen3_8b").shape.qk_norm is UNSET
+    with pytest.raises(TgsError, match=r"model\.qk_norm: family qwen3 leaves no choice"):
+        presets.resolve("qwen3_8b_8k", ["model.qk_norm=true"])
+
+
+def test_the_language_model_of_one_that_sees_is_that_family():
+    text = document("qwen3_8b") | {"model_type": "qwen3_vl_text"}
+    settings = {"model_type": "qwen3_vl", "text_config": text, "image_token_id": 151655}
+    assert shape_of(settings, "vl", "config.json").shape.family == "qwen3"
+
+
 @pytest.mark.parametrize(
     ("name", "change", "why"),
     [
@@ -109,6 +142,19 @@ def test_layers_with_a_window_are_found():
         ("gpt_oss_20b", {"layer_types": ["sliding_attention"]}, "expected one type for each"),
         ("gpt_oss_20b", {"layer_types": ["mamba"] * 24}, "'mamba' is not understood"),
         ("deepseek_v3", {"scoring_func": "softmax"}, 'scoring_func="softmax": only'),
+        ("qwen3_8b", {"num_key_value_heads": 3}, "model.num_kv_heads=3: 32 query heads are not divisible"),
+        ("qwen3_8b", {"num_key_value_heads": 64}, "model.num_kv_heads=64: 32 query heads are not divisible"),
+        ("qwen3_8b", {"head_dim": 127}, "model.head_dim=127: must be even"),
+        ("qwen3_8b", {"use_sliding_window": "yes"}, 'use_sliding_window="yes": expected true or false'),
+        ("llama2_7b", {"num_attention_heads": 33}, "num_attention_heads=33: they do not divide"),
+        ("llama2_7b", {"num_attention_heads": 10**9}, "num_attention_heads=1000000000: they do not divide"),
+        ("qwen3_next_80b_a3b", {"linear_num_value_heads": 33}, "num_value_heads=33: must be a multiple"),
+        ("minimax_m2", {"attn_type_list": [1] * 31 + [0] * 31}, "attn_type_list=.*counted here"),
+        ("glm_4_5", {"topk_method": "greedy"}, 'topk_method="greedy": only'),
+        ("qwen3_coder_480b", {"use_qk_norm": False}, "use_qk_norm=false: only True"),
+        ("phi4_mini", {"full_attn_mod": 2}, "full_attn_mod=2: only 1"),
+        ("hunyuan_7b", {"use_cla": True}, "use_cla=true: only False"),
+        ("olmo2_32b", {"clip_qkv": 8.0}, "clip_qkv=8.0: not understood"),
         ("deepseek_v3", {"first_k_dense_replace": 61}, "one of 61 layers has experts|dense_first=61"),
     ],
 )
@@ -164,6 +210,7 @@ def test_every_public_configuration_is_planned():
         forecast = forecast_preset(preset)
         fits = forecast.memory.total_gib <= forecast.memory.card_gib
         assert (forecast.tgs.estimate > 0) if fits else (forecast.tgs is None), name
-        fitting.append(fits)
-    # Three have layers that are too large to be gathered whole, however many GPUs there are.
-    assert sum(fitting) == len(NAMES) - 3
+        fitting += [name] * fits
+    # Their layers are too large to be gathered whole, however many GPUs there are.
+    too_large = {"deepseek_v3", "glm_4_5", "kimi_k2", "llama31_405b", "qwen3_coder_480b"}
+    assert set(NAMES) - set(fitting) == too_large

@@ -36,6 +36,31 @@ def test_flops_and_traffic_within_2_percent_and_peak_within_5(name, sets):
     assert sum(group for group in run.at_peak.values()) == run.peak_bytes
 
 
+@pytest.mark.parametrize("checkpointing", ["full", "none"])
+def test_experts_on_several_ranks_are_traced_with_their_exchanges_and_shards(checkpointing):
+    """Peak: kernels of experts have buffers of their own on a GPU, for which the plan has room."""
+    sets = [
+        "parallel.ep=8",
+        "parallel.sp=2",
+        f"training.checkpointing={checkpointing}",
+        "workload.seq_len=4k",
+    ]
+    preset = presets.resolve("qwen3_30b_a3b_8k", [*SMALL, *sets]).preset
+    run = dry_run(preset)
+    planned = planned_stream(estimate(preset, machine_of(preset)).work)
+    measured = dry_run_totals(run)
+    assert planned.pop("peak GiB") == pytest.approx(measured.pop("peak GiB"), rel=0.1)
+    assert planned == pytest.approx(measured, rel=0.02)
+    assert run.collectives["expert_all_to_all"].calls == 4 * (4 if checkpointing == "none" else 6)
+
+
+def test_a_ring_beside_experts_is_still_refused():
+    with pytest.raises(TgsError, match="not ring of 2 x 2 Ulysses"):
+        dry_run(
+            presets.resolve("qwen3_30b_a3b_8k", ["parallel.ep=8", "parallel.sp=4", "parallel.ring=2"]).preset
+        )
+
+
 @pytest.mark.parametrize("sets", [["engine.name=deepspeed"], ["workload.document_mask=true"]])
 def test_what_cannot_be_traced_is_refused_with_the_remedy(sets):
     with pytest.raises(TgsError, match="--trace") as caught:

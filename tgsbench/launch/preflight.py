@@ -85,6 +85,12 @@ def check_emulation(preset: Preset, on_several: bool) -> None:
             hint=f"--engine {fsdp2.ENGINE.name}",
             exit_code=ExitCode.UNSUPPORTED,
         )
+    if preset.parallel.ep > 1 and preset.training.routing != "uniform":
+        raise TgsError(
+            "an emulated rank is alone, and how many tokens come to its experts is the other routers' choice",
+            hint="--set training.routing=uniform deals tokens in turn, or --set parallel.ep=1",
+            exit_code=ExitCode.UNSUPPORTED,
+        )
     if preset.model.num_layers < 2:
         raise TgsError(
             "a rank is emulated at two depths, so that a layer's cost separates from the rest; "

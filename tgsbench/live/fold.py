@@ -110,6 +110,8 @@ class LiveRun:
     """Events of ranks outside the world."""
     notes: deque[Note] = field(default_factory=lambda: deque(maxlen=MAX_NOTES))
     num_notes: int = 0
+    routing: dict[int, ev.RoutedTokens] = field(default_factory=dict)
+    """By rank, once its steps are measured."""
     data: ev.Data | None = None
     kernel: ev.Kernel | None = None
     traces: list[ev.Trace] = field(default_factory=list)
@@ -130,6 +132,7 @@ class LiveRun:
             ev.Warn: self._warn,
             ev.Error: self._error,
             ev.Waits: self._waits,
+            ev.RoutedTokens: self._routing,
             ev.Bye: self._bye,
         }
         self.waits = WaitTable(self.world)
@@ -283,6 +286,9 @@ class LiveRun:
         for row in self.waits.add(event):
             own = [step_s - wait_s for step_s, wait_s in zip(row.step_s, row.wait_s, strict=True)]
             self.own_grid.add(own_row(row.step, own))
+
+    def _routing(self, state: RankState, event: ev.RoutedTokens) -> None:
+        self.routing[state.rank] = event
 
     def _bye(self, state: RankState, event: ev.Bye) -> None:
         state.bye = event.status

@@ -25,6 +25,7 @@ from tgsbench.schema.events import (
     Hello,
     Kernel,
     Phase,
+    RoutedTokens,
     Step,
     Trace,
     Waits,
@@ -63,6 +64,8 @@ class RunTotals:
     """Last heartbeat of each rank."""
     waits: WaitTable = field(init=False)
     """How long ranks stood in collectives, step by step."""
+    routing: dict[int, RoutedTokens] = field(default_factory=dict)
+    """How each rank's tokens went to experts; empty without any."""
     data: Data | None = None
     kernel: Kernel | None = None
     claimed: Claimed | None = None
@@ -120,6 +123,8 @@ class RunTotals:
                 self.phases[event.rank] = event
             case Waits():
                 self.waits.add(event)
+            case RoutedTokens():
+                self.routing[event.rank] = event
             case Heartbeat():
                 self.beats[event.rank] = event
             case Data():

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from tgsbench import units
 from tgsbench.metrics import figures, integrity, physical, reference, stats, written_twice
 from tgsbench.metrics.emulation import emulation
+from tgsbench.metrics.expert_tokens import expert_tokens
 from tgsbench.metrics.failure import root_cause
 from tgsbench.metrics.observe import RunTotals
 from tgsbench.metrics.spread import oddities
@@ -187,6 +188,7 @@ def _described(manifest: Manifest, preset: Preset, observed: RunTotals, environm
         claimed_tgs=(observed.claimed.tgs or None) if observed.claimed else None,
         claimed_basis=observed.claimed.basis if observed.claimed else "",
         packing=_packing(observed),
+        experts=expert_tokens(observed.routing, preset.training.routing),
         warnings=[w.msg for w in observed.warnings] + [text for _, text in _throttles(observed)],
         disturbances=_disturbances(observed),
         hosts=observed.hosts(),

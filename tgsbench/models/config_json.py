@@ -9,7 +9,7 @@ import msgspec
 from tgsbench.errors import ExitCode, TgsError, nearest
 from tgsbench.models.config_reader import ConfigReader
 from tgsbench.models.family import ModelFamily
-from tgsbench.models.registry import families
+from tgsbench.models.registry import families, find_family, is_family
 from tgsbench.schema.model import ModelShape
 
 _OF_ARCHITECTURE = {"kimi_k2": "deepseek_v3", "gemma3": "gemma3_text", "kimi_k25": "deepseek_v3"}
@@ -38,6 +38,7 @@ def shape_of(settings: dict[str, Any], name: str, where: str) -> ConfigShape:
     reader.notes += notes
     family.read_config(reader)
     reader.check_rest()
+    reader.check_width()
     reader.fields |= {"name": name, "family": family.name, "source": where}
     try:
         shape = msgspec.convert(reader.fields, ModelShape)
@@ -63,10 +64,13 @@ def _language_part(settings: dict[str, Any]) -> tuple[dict[str, Any], list[str]]
 
 def _family_of(settings: dict[str, Any], where: str) -> ModelFamily:
     name = settings.get("model_type")
-    known = {model_type: family for family in families() for model_type in family.model_types}
     if not isinstance(name, str):
         raise TgsError(f"{where}: model_type is missing", exit_code=ExitCode.BAD_PRESET)
-    family = known.get(_OF_ARCHITECTURE.get(name, name))
+    meant = _OF_ARCHITECTURE.get(name, name)
+    if is_family(meant):  # most are called as their model_type: the others need not be imported
+        return find_family(meant)
+    known = {model_type: family for family in families() for model_type in family.model_types}
+    family = known.get(meant)
     if family is None:
         raise TgsError(
             f"{where}: model_type={name[:60]!r} is not known; {nearest(name, known)}",

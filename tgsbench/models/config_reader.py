@@ -19,20 +19,23 @@ _COSTLESS = frozenset((
     "auto_map", "aux_loss_alpha", "boi_token_index", "bos_token_id", "cache_implementation",
     "chunk_size_feed_forward", "classifier_dropout", "default_theta", "dtype", "embd_pdrop",
     "embedding_dropout", "eoi_token_index", "eos_token_id", "ep_size", "experts_implementation",
-    "gradient_checkpointing", "hidden_dropout", "id2label", "image_token_index", "initial_context_length",
-    "initializer_factor", "initializer_range", "is_decoder", "is_encoder_decoder", "label2id",
-    "mm_tokens_per_image", "model_type", "num_labels", "original_max_position_embeddings",
+    "gradient_checkpointing", "hidden_dropout", "id2label", "image_token_id", "image_token_index",
+    "initial_context_length", "initializer_factor", "initializer_range", "is_decoder", "is_encoder_decoder",
+    "label2id", "mm_tokens_per_image", "model_type", "num_labels", "original_max_position_embeddings",
     "output_attentions", "output_hidden_states", "output_router_logits", "pad_token_id",
     "partial_rotary_factor", "pretraining_tp", "problem_type", "query_pre_attn_scalar",
     "remove_invalid_values", "resid_pdrop", "return_dict", "rope_interleave", "rope_local_base_freq",
     "rope_parameters", "rope_scaling", "rope_theta", "router_aux_loss_coef", "router_jitter_noise",
     "sep_token_id", "seq_aux", "tokenizer_class", "torch_dtype", "transformers_version", "unk_token_id",
-    "use_cache", "vocab_size",
+    "use_cache", "video_token_id", "vision_end_token_id", "vision_start_token_id", "vision_token_id",
+    "vocab_size",
 ))  # fmt: skip
 """Options that change neither parameters nor FLOPs of a training step without dropout."""
 _NOTED = {
     "quantization_config": "the weights are stored so; here they are trained in bf16",
     "auto_map": "code in the model's repository is never executed",
+    "dual_chunk_attention_config": "servers alone attend so; training sees the whole sequence",
+    "partial_rotary_factor": "RoPE over a part of a head costs the same products; the whole head is turned",
     "rope_scaling": "frequencies of RoPE cost nothing: the plain ones are used",
     "vision_config": "the language model alone is counted and trained",
     "audio_config": "the language model alone is counted and trained",
@@ -52,6 +55,11 @@ class ConfigReader:
         self._settings = settings
         self._where = where
         self._seen: set[str] = set()
+        self._defaults: dict[str, int] = {}
+
+    def use_defaults(self, defaults: dict[str, int]) -> None:
+        """What the family takes for numbers that the file leaves out."""
+        self._defaults = defaults
 
     def count(self, field: str, key: str, default: int | None = None, least: int = 1) -> int:
         """A whole number of at least `least`, put into a field of the shape (`experts.num` is one inside)."""
@@ -81,6 +89,13 @@ class ConfigReader:
         if not isinstance(value, bool):
             raise self.refused(key, "expected true or false")
         return bool(self._put(field, value))
+
+    def switch(self, key: str) -> bool:
+        """An option that is true, false or left out, which is false."""
+        value = self.value(key, False)
+        if not isinstance(value, bool):
+            raise self.refused(key, "expected true or false")
+        return value
 
     def expect(self, key: str, *allowed: object) -> None:
         """An option that may be left out, or have one of the values that this family is built with."""
@@ -154,15 +169,26 @@ class ConfigReader:
         """Refuse what nobody has read and what may cost something."""
         known = self._seen | _COSTLESS
         for key, value in self._settings.items():
-            if key in _NOTED and value:
+            if key in _NOTED and value and value != 1:
                 self.notes.append(f"{key}: {_NOTED[key]}")
             elif key not in known and not _is_off(value):
                 raise self.refused(key, f"not understood, and it may change the cost; {nearest(key, known)}")
+
+    def check_width(self) -> None:
+        """Refuse heads that do not divide the hidden size where their width is not said."""
+        hidden, heads = self.fields["hidden_size"], self.fields["num_query_heads"]
+        is_said = not self.origins["head_dim"].startswith("default")
+        is_quotient = not is_said and self.fields["head_dim"] == max(1, hidden // heads)
+        if is_quotient and hidden % heads:
+            raise self.refused(
+                "num_attention_heads", f"they do not divide hidden_size={hidden}, and no head_dim is said"
+            )
 
     def _take(self, field: str, key: str, default: Any) -> Any:
         self._seen.add(key)
         value = self._settings.get(key)
         if value is None:
+            default = self._defaults.get(key, default)
             if default is None:
                 raise TgsError(f"{self._where}: {key} is missing", exit_code=ExitCode.BAD_PRESET)
             self.origins[field] = f"default of the family: {self._where} has no {key}"

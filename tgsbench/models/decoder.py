@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, Any
 
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from tgsbench.models.family import (
@@ -37,8 +38,10 @@ class Decoder:
     default_pattern: tuple[LayerKind, ...] = ("full",)
     norms_per_layer = 2
     """Norms of the hidden size."""
-    qk_norm = False
-    """Are a head's query and key normalised?"""
+    qk_norm: bool | None = False
+    """Are queries and keys normalised? None: the shape says it."""
+    norms_all_heads = False
+    """Is that one norm over all heads, not one over each?"""
     runs_last_again = False
     has_one_window = False
     """Have all layers the window, or none, in transformers' own class?"""
@@ -60,8 +63,16 @@ class Decoder:
 
     def vectors(self, shape: ModelShape) -> int:
         """A layer's parameters in no product: norms, biases, sinks."""
-        norms = self.norms_per_layer * shape.hidden_size + (2 * shape.head_dim if self.qk_norm else 0)
+        widths = 2 * shape.head_dim if not self.norms_all_heads else self._normed_heads(shape)
+        norms = self.norms_per_layer * shape.hidden_size + widths * self.has_qk_norm(shape)
         return norms + self.biases(shape)
+
+    def has_qk_norm(self, shape: ModelShape) -> bool:
+        """Does this shape normalise queries and keys?"""
+        return shape.qk_norm is True if self.qk_norm is None else self.qk_norm
+
+    def _normed_heads(self, shape: ModelShape) -> int:
+        return (shape.num_query_heads + shape.num_kv_heads) * shape.head_dim
 
     def biases(self, shape: ModelShape) -> int:
         """Biases of a layer: those of q, k, v and o where the shape has them."""
@@ -140,7 +151,7 @@ class Decoder:
 
     def norm_width(self, shape: ModelShape) -> int:
         """Values that a layer normalises for each token."""
-        heads = (shape.num_query_heads + shape.num_kv_heads) * shape.head_dim if self.qk_norm else 0
+        heads = self._normed_heads(shape) * self.has_qk_norm(shape)
         return self.norms_per_layer * shape.hidden_size + heads
 
     def forward_flops(self, shape: ModelShape, attended_len: float, causal: bool = True) -> float:
@@ -210,10 +221,17 @@ class Decoder:
         return [window for g in self.layers(shape) for window in [g.window] * g.num]
 
     def problems(self, shape: ModelShape) -> list[str]:
-        """Says where a window has no length or is not in all layers, and which tables are not read."""
+        """Heads and windows that contradict each other or their family, and tables that nobody reads."""
+        heads, kv_heads = shape.num_query_heads, shape.num_kv_heads
+        if heads % kv_heads:
+            return [f"model.num_kv_heads={kv_heads}: {heads} query heads are not divisible by it"]
         found = []
+        if shape.head_dim % 2:
+            found.append(f"model.head_dim={shape.head_dim}: must be even, since RoPE turns pairs of values")
         if "window" in self.pattern(shape) and shape.window <= 0:
             found.append(f"model.window={shape.window}: layers of kind window need a length of at least 1")
+        if shape.qk_norm is not UNSET and self.qk_norm is not None:
+            found.append(f"model.qk_norm: family {self.name} leaves no choice of it")
         if self.has_one_window and shape.window and set(self.pattern(shape)) != {"window"}:
             found.append(
                 f"model.window={shape.window}: all layers of family {self.name} have it or none; nearest: "
@@ -303,7 +321,7 @@ def read_sizes(config: ConfigReader, rms_norm_eps: float = 1e-6) -> None:
     config.count("intermediate_size", "intermediate_size")
     heads = config.count("num_query_heads", "num_attention_heads")
     config.count("num_kv_heads", "num_key_value_heads", heads)
-    width = int(config.fields["hidden_size"]) // heads
+    width = max(1, int(config.fields["hidden_size"]) // heads)
     config.count("head_dim", "head_dim", width)
     config.count("vocab_size", "vocab_size")
     config.flag("tie_word_embeddings", "tie_word_embeddings", False)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from tgsbench.models.experts import MixtureDecoder, experts_of, read_experts
+from tgsbench.models.experts import MixtureDecoder, experts_of, read_groups
 from tgsbench.models.family import LayerGroup, Weight
 from tgsbench.schema.model import LatentAttention
 
@@ -20,7 +20,7 @@ class DeepseekV3(MixtureDecoder):
 
     name = "deepseek_v3"
     torch_module = "tgsbench.training.model.deepseek_v3"
-    model_types = ("deepseek_v3",)
+    model_types = ("deepseek_v3", "glm4_moe_lite")
     architecture = "DeepseekV3ForCausalLM"
     tables = ("experts", "latent")
     runs_last_again = False
@@ -131,9 +131,7 @@ class DeepseekV3(MixtureDecoder):
         super().read_config(config)
         config.flag("attention_bias", "attention_bias", False)
         _read_latent(config)
-        _read_routing(config)
-        config.ignore("num_nextn_predict_layers", "MTP is not trained; --set model.mtp_layers=1 counts it")
-        config.ignore("num_mtp_layers", "MTP is not trained; --set model.mtp_layers=1 counts it")
+        read_groups(config, "n_routed_experts")
 
 
 def latent_of(shape: ModelShape) -> LatentAttention:
@@ -153,21 +151,6 @@ def _read_latent(config: ConfigReader) -> None:
     config.count("latent.value_dim", "v_head_dim")
     config.put("head_dim", nope + rope, "qk_nope_head_dim + qk_rope_head_dim")
     config.put("num_kv_heads", config.fields["num_query_heads"], "num_attention_heads")
-
-
-def _read_routing(config: ConfigReader) -> None:
-    read_experts(config, "n_routed_experts", "moe_intermediate_size")
-    width = config.fields["experts"]["intermediate_size"]
-    shared = config.layers("n_shared_experts", 1, least=0)
-    config.put("experts.shared_intermediate_size", shared * width, "n_shared_experts")
-    config.count("experts.dense_first", "first_k_dense_replace", 0, least=0)
-    config.flag("experts.normalised", "norm_topk_prob", True)
-    config.count("experts.groups", "n_group", 1)
-    config.count("experts.used_groups", "topk_group", 1)
-    config.real("experts.scale", "routed_scaling_factor", 1.0)
-    config.expect("moe_layer_freq", 1)
-    config.expect("topk_method", "noaux_tc")
-    config.expect("scoring_func", "sigmoid")
 
 
 FAMILY = DeepseekV3()

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from tgsbench.schema.preset import Checkpointing
 
 
+NO_ORACLE = "no decoder in fp64 is written yet that its training could be held against"
+"""Why a family is counted and planned alone whose layers need nothing that the others do not have."""
+
+
 class Weight(NamedTuple):
     """Weight matrices of one size: each makes `out_width` values of a token's `in_width`."""
 

@@ -44,6 +44,7 @@ class Gemma3(Decoder):
         """Soft caps of Gemma 2 are off in training kernels, and said to be where a file turns them on."""
         config.expect("hidden_activation", "gelu_pytorch_tanh")
         config.expect("hidden_act", "gelu_pytorch_tanh")
+        config.use_defaults(_DEFAULTS)
         read_sizes(config)
         config.count("head_dim", "head_dim", 256)
         config.rope(1_000_000.0)
@@ -59,4 +60,11 @@ class Gemma3(Decoder):
             config.ignore(cap, "soft caps are off in training kernels, and here")
 
 
+_DEFAULTS = {
+    "vocab_size": 262_208,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 131_072,
+}
+"""Those of transformers: the public files of 4B to 27B rely on them."""
 FAMILY = Gemma3()

@@ -16,7 +16,7 @@ class Mistral(Decoder):
 
     name = "mistral"
     torch_module = "tgsbench.training.model.mistral"
-    model_types = ("mistral",)
+    model_types = ("mistral", "ministral3")
     architecture = "MistralForCausalLM"
     has_one_window = True
 
@@ -25,9 +25,13 @@ class Mistral(Decoder):
         return super().config(shape, seq_len) | {"sliding_window": shape.window or None}
 
     def read_config(self, config: ConfigReader) -> None:
-        """Without a word about sliding_window transformers takes 4,096; null is none."""
+        """Without a word about sliding_window transformers takes 4,096; null is none.
+
+        Ministral 3 has none then, and scales its queries by their position, which costs nothing.
+        """
         super().read_config(config)
-        if not config.has("sliding_window") or config.value("sliding_window") is not None:
+        unsaid = not config.has("sliding_window") and config.value("model_type") == "mistral"
+        if unsaid or config.value("sliding_window") is not None:
             config.count("window", "sliding_window", 4096)
             config.put("layer_pattern", ("window",), "sliding_window")
 

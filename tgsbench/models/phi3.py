@@ -48,6 +48,8 @@ class Phi3(Decoder):
         """A window of every layer, where there is one."""
         super().read_config(config)
         config.expect("attention_bias", False)
+        config.expect("full_attn_mod", 1)
+        config.value("interpolate_factor")
         if config.value("sliding_window") is not None:
             config.count("window", "sliding_window")
             config.put("layer_pattern", ("window",), "sliding_window")

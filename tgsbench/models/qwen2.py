@@ -17,7 +17,7 @@ class Qwen2(Decoder):
 
     name = "qwen2"
     torch_module = "tgsbench.training.model.qwen2"
-    model_types = ("qwen2",)
+    model_types = ("qwen2", "qwen2_5_vl", "qwen2_5_vl_text")
     architecture = "Qwen2ForCausalLM"
 
     def biases(self, shape: ModelShape) -> int:

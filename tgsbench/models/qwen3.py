@@ -17,7 +17,7 @@ class Qwen3(Decoder):
 
     name = "qwen3"
     torch_module = "tgsbench.training.model.qwen3"
-    model_types = ("qwen3",)
+    model_types = ("qwen3", "qwen3_vl_text")
     architecture = "Qwen3ForCausalLM"
     qk_norm = True
 

@@ -16,7 +16,7 @@ class Qwen3Moe(MixtureDecoder):
 
     name = "qwen3_moe"
     torch_module = "tgsbench.training.model.qwen3_moe"
-    model_types = ("qwen3_moe",)
+    model_types = ("qwen3_moe", "qwen3_vl_moe_text")
     architecture = "Qwen3MoeForCausalLM"
     qk_norm = True
 
@@ -42,6 +42,7 @@ class Qwen3Moe(MixtureDecoder):
         config.expect("decoder_sparse_step", 1)
         config.expect("mlp_only_layers", [])
         config.expect("use_sliding_window", False)
+        config.expect("use_qk_norm", True)
         for unused in ("sliding_window", "max_window_layers"):
             config.value(unused)
 

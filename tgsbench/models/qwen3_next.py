@@ -1,4 +1,6 @@
-"""Qwen3-Next: three gated linear-attention layers to a full one with a gated output, experts in all.
+"""Qwen3-Next and Qwen3.5: three gated linear-attention layers to a full one with a gated output.
+
+Experts in all layers of the one, in those of Qwen3.5's mixtures too; its dense models have a plain MLP.
 
 Counted and planned, not trained: the linear layers would need a sequence-parallel scan.
 """
@@ -9,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
+from tgsbench.models.decoder import Decoder
 from tgsbench.models.experts import MixtureDecoder, experts_of, read_experts
 from tgsbench.models.family import LayerGroup, Weight
 from tgsbench.schema.model import LinearAttention
@@ -21,26 +24,18 @@ CHUNK = 64
 """Tokens that the delta rule takes at once, in transformers and in flash-linear-attention."""
 
 
-class Qwen3Next(MixtureDecoder):
-    """See `family.ModelFamily`."""
+class GatedDeltaDecoder(Decoder):
+    """What hybrids with experts and without have in common."""
 
-    name = "qwen3_next"
-    torch_module = "tgsbench.training.model.qwen3_next"
-    model_types = ("qwen3_next",)
     untrained = "its linear-attention layers need a sequence-parallel scan, which no engine has yet"
-    architecture = "Qwen3NextForCausalLM"
     default_pattern = ("linear", "linear", "linear", "full")
-    tables = ("experts", "linear")
+    tables: tuple[str, ...] = ("linear",)
     qk_norm = True
 
     def attention(self, shape: ModelShape) -> tuple[Weight, ...]:
         """q with its gate, k, v, o."""
         queries, *rest = super().attention(shape)
         return queries._replace(out_width=2 * queries.out_width), *rest
-
-    def mlp(self, shape: ModelShape) -> tuple[Weight, ...]:
-        """The shared expert has a gate of one value."""
-        return *super().mlp(shape), Weight(1, shape.hidden_size)
 
     def layer(self, shape: ModelShape, kind: LayerKind) -> LayerGroup:
         """A layer of kind `linear` leaves a state behind, which does not grow with the tokens."""
@@ -66,17 +61,20 @@ class Qwen3Next(MixtureDecoder):
         linear = LinearAttention(num_key_heads=2, num_value_heads=4, key_dim=16, value_dim=16)
         return super().shrink(shape, replace(small, linear=linear))
 
+    def problems(self, shape: ModelShape) -> list[str]:
+        """Value heads that do not share out the key heads evenly."""
+        found, linear = super().problems(shape), shape.linear
+        if linear is not None and linear.num_value_heads % linear.num_key_heads:
+            heads = f"model.linear.num_value_heads={linear.num_value_heads}"
+            found.append(f"{heads}: must be a multiple of linear.num_key_heads={linear.num_key_heads}")
+        return found
+
     def config(self, shape: ModelShape, seq_len: int) -> dict[str, Any]:
-        """Qwen3NextForCausalLM's config.json."""
-        experts, linear = experts_of(shape), linear_of(shape)
+        """What their config.json have in common."""
+        linear = linear_of(shape)
         names = {"full": "full_attention", "linear": "linear_attention"}
         return super().config(shape, seq_len) | {
             "layer_types": [names[kind] for kind in self.pattern(shape)],
-            "num_experts": experts.num,
-            "num_experts_per_tok": experts.used,
-            "moe_intermediate_size": experts.intermediate_size,
-            "shared_expert_intermediate_size": experts.shared_intermediate_size,
-            "norm_topk_prob": experts.normalised,
             "linear_num_key_heads": linear.num_key_heads,
             "linear_num_value_heads": linear.num_value_heads,
             "linear_key_head_dim": linear.key_dim,
@@ -89,11 +87,10 @@ class Qwen3Next(MixtureDecoder):
         super().read_config(config)
         config.count("head_dim", "head_dim", 256)
         config.expect("attention_bias", False)
-        read_experts(config, "num_experts", "moe_intermediate_size")
-        config.count("experts.shared_intermediate_size", "shared_expert_intermediate_size")
-        config.flag("experts.normalised", "norm_topk_prob", True)
-        config.expect("decoder_sparse_step", 1)
-        config.expect("mlp_only_layers", [])
+        config.expect("attn_output_gate", True)
+        config.value("mamba_ssm_dtype")
+        config.value("mtp_use_dedicated_embeddings")
+        config.ignore("mtp_num_hidden_layers", "MTP is not trained; --set model.mtp_layers=1 counts it")
         config.count("linear.num_key_heads", "linear_num_key_heads")
         config.count("linear.num_value_heads", "linear_num_value_heads")
         config.count("linear.key_dim", "linear_key_head_dim")
@@ -103,6 +100,41 @@ class Qwen3Next(MixtureDecoder):
         every = config.layers("full_attention_interval", 4)
         if config.value("layer_types") is None:
             config.put("layer_pattern", ("linear",) * (every - 1) + ("full",), "full_attention_interval")
+
+
+class Qwen3Next(GatedDeltaDecoder, MixtureDecoder):
+    """See `family.ModelFamily`."""
+
+    name = "qwen3_next"
+    torch_module = "tgsbench.training.model.qwen3_next"
+    model_types = ("qwen3_next", "qwen3_5_moe_text")
+    architecture = "Qwen3NextForCausalLM"
+    tables = ("experts", "linear")
+
+    def mlp(self, shape: ModelShape) -> tuple[Weight, ...]:
+        """The shared expert has a gate of one value."""
+        return *super().mlp(shape), Weight(1, shape.hidden_size)
+
+    def config(self, shape: ModelShape, seq_len: int) -> dict[str, Any]:
+        """Qwen3NextForCausalLM's config.json."""
+        experts = experts_of(shape)
+        return super().config(shape, seq_len) | {
+            "num_experts": experts.num,
+            "num_experts_per_tok": experts.used,
+            "moe_intermediate_size": experts.intermediate_size,
+            "shared_expert_intermediate_size": experts.shared_intermediate_size,
+            "norm_topk_prob": experts.normalised,
+        }
+
+    def read_config(self, config: ConfigReader) -> None:
+        """Experts in some layers only are refused; Qwen3.5 names no width for an MLP that it has not."""
+        config.use_defaults({"intermediate_size": config.value("moe_intermediate_size", 1)})
+        super().read_config(config)
+        read_experts(config, "num_experts", "moe_intermediate_size")
+        config.count("experts.shared_intermediate_size", "shared_expert_intermediate_size")
+        config.flag("experts.normalised", "norm_topk_prob", True)
+        config.expect("decoder_sparse_step", 1)
+        config.expect("mlp_only_layers", [])
 
 
 def linear_of(shape: ModelShape) -> LinearAttention:

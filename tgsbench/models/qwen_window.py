@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 def read_window(config: ConfigReader) -> None:
     """Window and layer_pattern of a Qwen2 or Qwen3."""
-    on = config.value("use_sliding_window", False)
+    on = config.switch("use_sliding_window")
     first = config.layers("max_window_layers", 28, least=0)
     named = config.value("layer_types")
-    config.window(on=bool(on))
+    config.window(on=on)
     if on and named is None:
         num = config.fields["num_layers"]
         kinds: list[LayerKind] = ["window" if index >= first else "full" for index in range(num)]

@@ -87,9 +87,6 @@ def _positive(preset: Preset) -> list[str]:
     problems = [f"{key}={value}: must be at least 1" for key, value in counts.items() if value <= 0]
     problems += [f"{key}={value}: must not be negative" for key, value in may_be_zero.items() if value < 0]
     problems += _corpus_problems(preset.workload)
-    heads, kv_heads = preset.model.num_query_heads, preset.model.num_kv_heads
-    if not problems and heads % kv_heads:
-        problems.append(f"model.num_kv_heads={kv_heads}: {heads} query heads are not divisible by it")
     if not problems and is_family(preset.model.family):
         problems += find_family(preset.model.family).problems(preset.model)
     return problems

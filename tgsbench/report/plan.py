@@ -270,6 +270,7 @@ def dry_run_totals(run: DryRun) -> dict[str, float]:
         "product FLOPs": float(sum(run.flops.values()) - attention),
         "attention FLOPs": float(attention),
         "all-to-all bytes": traffic.get("all_to_all", 0.0),
+        "expert all-to-all bytes": traffic.get("expert_all_to_all", 0.0),
         "all-gather bytes": traffic.get("all_gather", 0.0),
         "reduce-scatter bytes": traffic.get("reduce_scatter", 0.0),
         "peak GiB": run.peak_bytes / GIB,

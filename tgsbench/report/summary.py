@@ -9,7 +9,7 @@ from tgsbench import units
 from tgsbench.models.spec import num_parameters
 from tgsbench.report.forecast import cost_text, forecast_text, mfu_text
 from tgsbench.results.rows import Row, from_result, priced
-from tgsbench.schema.run import CallCount, Packing, PhasePeak, ReferenceVerdict, Result, Virtual
+from tgsbench.schema.run import CallCount, ExpertTokens, Packing, PhasePeak, ReferenceVerdict, Result, Virtual
 
 
 def summary_lines(result: Result, price: float | None = None) -> list[str]:
@@ -37,6 +37,7 @@ def summary_lines(result: Result, price: float | None = None) -> list[str]:
         ("loss", _loss(result)),
         ("packing", _packing(result)),
         ("data", result.packing.note),
+        ("experts", experts_text(result.experts)),
         ("integrity", _integrity(result)),
         ("profile", _profile(result)),
         *((f"vs {ref.source.partition(':')[0]}", _reference(ref)) for ref in result.references),
@@ -254,6 +255,15 @@ def _loss(result: Result) -> str:
     if result.loss.first is None or result.loss.last is None:
         return ""
     return f"{result.loss.first:.4f} -> {result.loss.last:.4f}"
+
+
+def experts_text(experts: ExpertTokens | None) -> str:
+    """How unevenly tokens went to experts, and what decided it; empty without experts."""
+    if experts is None:
+        return ""
+    rank = f", the busiest rank {experts.busiest_rank:.2f}" if experts.busiest_rank is not None else ""
+    how = "uniform: tokens are dealt in turn" if experts.routing == "uniform" else "by the router's weights"
+    return f"a layer's busiest was sent {experts.busiest_expert:.2f} times the mean{rank} ({how})"
 
 
 def _packing(result: Result) -> str:

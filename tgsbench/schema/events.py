@@ -152,6 +152,15 @@ class Waits(_Event, tag="waits", gc=False):
     """By process group: sp, fsdp, world."""
 
 
+class RoutedTokens(_Event, tag="routed_tokens"):
+    """How unevenly this rank's tokens went to experts in all measured steps."""
+
+    busiest: Annotated[float, Meta(ge=0)]
+    """Tokens of a layer's busiest expert over the mean of its experts, over layers and steps."""
+    received: Int64 = 0
+    """Rows that came to the experts of this rank; 0 where experts are not shared out."""
+
+
 class StepGlance(_Event, tag="step", gc=False):
     """What the live view reads of a `Step` line, at four fifths of the cost; counts are floats.
 
@@ -276,6 +285,6 @@ class Bye(_Event, tag="bye"):
 
 
 _OfStart = Hello | Phase | Data | Kernel | Claimed | FirstStep
-_Rare = _OfStart | Depth | Gpu | Heartbeat | Waits | Trace | Warn | Error | Bye
+_Rare = _OfStart | Depth | Gpu | Heartbeat | Waits | RoutedTokens | Trace | Warn | Error | Bye
 Event = Step | _Rare
 Glance = StepGlance | _Rare

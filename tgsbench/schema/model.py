@@ -74,6 +74,8 @@ class ModelShape(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     rms_norm_eps: float = 1e-5
     attention_bias: bool = False
     """Have the projections around attention a bias (where the family leaves it open)?"""
+    qk_norm: bool | UnsetType = UNSET
+    """Are queries and keys normalised (where the family leaves it open)? Unset: not there."""
     window: int = 0
     """Tokens that a layer of kind `window` sees, itself included."""
     layer_pattern: tuple[LayerKind, ...] = ()

@@ -235,6 +235,17 @@ class Integrity(Struct, kw_only=True):
     """Checks of physical sense that lacked a figure, each with what was missing."""
 
 
+class ExpertTokens(Struct, kw_only=True):
+    """How unevenly tokens went to experts in the measured steps."""
+
+    routing: str
+    """learned: by the router's weights; uniform: dealt in turn, whatever the router says."""
+    busiest_expert: float
+    """Tokens of a layer's busiest expert over the mean of its experts, on the rank where that is largest."""
+    busiest_rank: float | None = None
+    """Tokens that came to the busiest rank's experts over the mean of the ranks; None: not shared out."""
+
+
 class ReferenceVerdict(Struct, kw_only=True):
     """The result beside the published row."""
 
@@ -440,6 +451,8 @@ class Result(Struct, kw_only=True):
     tokens_per_step: int = 0
     loss: Loss = field(default_factory=Loss)
     packing: Packing = field(default_factory=Packing)
+    experts: ExpertTokens | None = None
+    """None: the model has no experts, or no step was measured."""
     integrity: Integrity = field(default_factory=Integrity)
     reference: ReferenceVerdict = field(default_factory=ReferenceVerdict)
     references: list[ReferenceVerdict] = []

@@ -42,6 +42,8 @@ class Traits(NamedTuple):
 
     biased: tuple[str, ...] = ()
     """Projections that have a bias whatever the shape says."""
+    biased_if_said: tuple[str, ...] = ()
+    """Those that have one where the shape says so; empty: all of them."""
     qk_norm: bool = False
     gemma: bool = False
     """1 + weight in norms, norms behind attention and MLP, a scaled embedding, GELU, slow RoPE in windows."""
@@ -49,6 +51,8 @@ class Traits(NamedTuple):
     joined: bool = False
     """q, k and v are one product, and so are gate and up."""
     router: str = "mlp.gate"
+    sigmoid: bool = False
+    """A router's scores are chances of their own, not shares of one."""
     windows: str = ""
     """Kinds of layers where the shape names none: w sees a window, f everything; repeated."""
 
@@ -57,6 +61,8 @@ _TRAITS = {
     "qwen2": Traits(biased=("q_proj", "k_proj", "v_proj")),
     "qwen3": Traits(qk_norm=True),
     "qwen3_moe": Traits(qk_norm=True),
+    "deepseek_v3": Traits(sigmoid=True),
+    "glm4_moe": Traits(biased_if_said=("q_proj", "k_proj", "v_proj"), sigmoid=True),
     "phi3": Traits(joined=True),
     "gemma3_text": Traits(qk_norm=True, gemma=True, windows="wwwwwf"),
     "gpt_oss": Traits(sinks=True, router="mlp.router", windows="wf"),
@@ -101,7 +107,7 @@ def _attention_sizes(shape: ModelShape, traits: Traits) -> Sizes:
         sizes = {"q_proj": (q, h), "k_proj": (kv, h), "v_proj": (kv, h), "o_proj": (h, q)}
         if traits.joined:
             sizes = {"qkv_proj": (q + 2 * kv, h), "o_proj": (h, q)}
-    biased = tuple(sizes) if shape.attention_bias else traits.biased
+    biased = (traits.biased_if_said or tuple(sizes)) if shape.attention_bias else traits.biased
     found: Sizes = {f"self_attn.{name}.weight": size for name, size in sizes.items()}
     found |= {f"self_attn.{name}.bias": (sizes[name][0],) for name in biased}
     return found | ({"self_attn.sinks": (heads,)} if traits.sinks else {})
@@ -141,7 +147,7 @@ def _norm_sizes(shape: ModelShape, traits: Traits) -> Sizes:
     if traits.gemma:
         names += ["pre_feedforward_layernorm", "post_feedforward_layernorm"]
     sizes: Sizes = {f"{name}.weight": (shape.hidden_size,) for name in names}
-    if traits.qk_norm:
+    if traits.qk_norm or shape.qk_norm is True:
         sizes |= {f"self_attn.{name}.weight": (shape.head_dim,) for name in ("q_norm", "k_norm")}
     if (mla := shape.latent) is not None:
         ranks = {"q_a_layernorm": mla.query_rank, "kv_a_layernorm": mla.kv_rank}
@@ -233,7 +239,7 @@ def _grouped_heads(
     else:
         q, k, v = (_projected(w, f"{name}_proj", x) for name in "qkv")
     q, k, v = q.view(-1, a, d), k.view(-1, n, d), v.view(-1, n, d)
-    if traits.qk_norm:
+    if traits.qk_norm or shape.qk_norm is True:
         q = _normed(shape, traits, q, w["self_attn.q_norm.weight"])
         k = _normed(shape, traits, k, w["self_attn.k_norm.weight"])
     theta = _LOCAL_THETA if traits.gemma and windowed else shape.rope_theta
@@ -326,8 +332,8 @@ def _routed(
     experts = shape.experts
     assert experts is not None
     scores = x @ w[f"{traits.router}.weight"].T + w.get(f"{traits.router}.bias", 0.0)
-    chances = torch.sigmoid(scores) if shape.latent is not None else torch.softmax(scores, -1)
-    ranked = chances.detach() if shape.latent is not None else scores.detach()
+    chances = torch.sigmoid(scores) if traits.sigmoid else torch.softmax(scores, -1)
+    ranked = chances.detach() if traits.sigmoid else scores.detach()
     own = _in_best_groups(ranked, experts).topk(experts.used, -1)[1]
     chosen = ties.settle(ranked, own, experts.groups, experts.used_groups)
     if traits.sinks:

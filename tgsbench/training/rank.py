@@ -20,7 +20,7 @@ from tgsbench import presets
 from tgsbench.events.emitter import Emitter
 from tgsbench.metrics.progress import patience_s
 from tgsbench.presets.recipes import load_recipe, num_profile_steps
-from tgsbench.schema.events import Hello, Kernel, Phase, PhaseName, Step, Warn
+from tgsbench.schema.events import Hello, Kernel, Phase, PhaseName, Step
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.recipe import Recipe
 from tgsbench.store.run_dir import RunDir, digest_of_bytes
@@ -232,16 +232,8 @@ class _Rank:
     def _tell_expert_load(self) -> None:
         """How uneven the measured steps were for experts: the busiest decides how long a layer takes."""
         load = EXPERT_LOAD.take()
-        if load is None or self.rank:
-            return
-        routing = self.preset.training.routing
-        self.emitter.emit(
-            Warn(
-                code="expert_load",
-                msg=f"tokens per expert: a layer's busiest has {load:.2f} times the mean ({routing} routing)",
-                hint="training.routing=uniform deals tokens in turn" if routing == "learned" else "",
-            )
-        )
+        if load is not None:
+            self.emitter.emit(load)
 
     def _profile(self, stepper: Stepper, recipe: Recipe) -> None:
         """Capture in steps of their own: no measured step is a profiled one."""

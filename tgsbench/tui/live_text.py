@@ -14,10 +14,12 @@ from tgsbench.live.headline import Headline, RunView
 from tgsbench.live.history import DownsampledSeries, RankRow
 from tgsbench.live.session import Session
 from tgsbench.live.stragglers import held_up_text
+from tgsbench.metrics.expert_tokens import expert_tokens
 from tgsbench.metrics.figures import cost_of
 from tgsbench.metrics.ratio import SAME_WITHIN
 from tgsbench.presets.catalog import find_gpu
 from tgsbench.report.chart import Band, Chart, ChartLine
+from tgsbench.report.summary import experts_text
 from tgsbench.schema.events import PHASES
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import ReferenceVerdict
@@ -308,7 +310,10 @@ def note_lines(session: Session) -> list[str]:
 
     Tracebacks and remedies stand below what they belong to.
     """
-    return [*_outcome_lines(session), *_rank_alerts(session), *_event_lines(session.view.live)]
+    live = session.view.live
+    experts = experts_text(expert_tokens(live.routing, session.view.plan.preset.training.routing))
+    of_experts = [f"experts: {experts}"] if experts else []
+    return [*_outcome_lines(session), *_rank_alerts(session), *_event_lines(live), *of_experts]
 
 
 @lru_cache(maxsize=1)

@@ -14,6 +14,7 @@ from tgsbench.errors import TgsError
 from tgsbench.models.flops import XTUNER
 from tgsbench.report.comparison import figure_text, interval_of
 from tgsbench.report.forecast import mfu_text
+from tgsbench.report.summary import experts_text
 from tgsbench.results import results, run_columns
 from tgsbench.results.compare import Comparison, compare, from_result
 from tgsbench.results.index import Summary
@@ -133,9 +134,16 @@ def _measured(folder: RunDir) -> list[tuple[str, str]]:
         return [("result", error.msg)]
     shown = [(what, show(row)) for what, show in _FIELDS if what not in ("status", "preset")]
     changed = [("changed", change) for change in result.changed]
+    experts = [("experts", text)] if (text := experts_text(result.experts)) else []
     problems = [("integrity", problem) for problem in result.integrity.problems]
     warnings = [("warning", warning) for warning in result.warnings]
-    return [*changed, *((what, value) for what, value in shown if value != "-"), *problems, *warnings]
+    return [
+        *changed,
+        *((what, value) for what, value in shown if value != "-"),
+        *experts,
+        *problems,
+        *warnings,
+    ]
 
 
 # --- comparing ------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from msgspec.structs import replace
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.tensor import DTensor
@@ -37,13 +38,16 @@ def dry_run(preset: Preset) -> DryRun:
     """Run a steady-state micro-step and optimizer step of rank 0; nothing is computed or sent.
 
     One micro-step and one optimizer step come first, so that gradients (where accumulation keeps them)
-    and optimizer states are there. Raises TgsError for an engine other than fsdp2.
+    and optimizer states are there. Experts that are shared out get their tokens in turn: where a router
+    sends them is known to no fake tensor. Raises TgsError for an engine other than fsdp2.
     """
     _refuse(preset)
+    if preset.parallel.ep > 1:
+        preset = replace(preset, training=replace(preset.training, routing="uniform"))
     begin_s = time.perf_counter()
     dist.init_process_group("fake", rank=0, world_size=preset.world_size, store=FakeStore())
     try:
-        mesh = build_mesh("cpu", preset.parallel.sp)
+        mesh = build_mesh("cpu", preset.parallel.sp, ep=preset.parallel.ep)
         # After the mesh: its construction reads real tensors.
         fake = FakeTensorMode(allow_non_fake_inputs=True)
         stream = OperatorStream(fake)
@@ -72,9 +76,9 @@ def _refuse(preset: Preset) -> None:
             hint="leave --trace out: the plan itself counts them",
             exit_code=ExitCode.UNSUPPORTED,
         )
-    if preset.sharing:
+    if sharing := replace(preset, parallel=replace(preset.parallel, ep=1)).sharing:
         raise TgsError(
-            f"--trace runs all-to-alls and one copy under ZeRO-3, not {preset.sharing}",
+            f"--trace runs all-to-alls and one copy under ZeRO-3, not {sharing}",
             hint="leave --trace out: the plan itself counts them, and --virtual-gpu runs them",
             exit_code=ExitCode.UNSUPPORTED,
         )
@@ -99,8 +103,6 @@ def _untrained(preset: Preset) -> bool:
 
 def _with_cpu_kernel(preset: Preset) -> Preset:
     """The same preset with the one kernel that a CPU build can construct; it is replaced before use."""
-    from msgspec.structs import replace
-
     return replace(preset, engine=replace(preset.engine, kernel="sdpa"))
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, grouped_mm_experts_forward
 
 from tgsbench.schema import spans
+from tgsbench.schema.events import RoutedTokens
 from tgsbench.training.parallel.expert_exchange import ExpertExchange, expert_all_to_all
 from tgsbench.training.parallel.tracing import span
 
@@ -27,6 +28,8 @@ class ExpertLoad:
     """Are tokens dealt to experts in turn, whatever the router says?"""
     on_choice: Callable[[Tensor], None] | None = None
     """Is shown the experts [T, k] of each layer that runs; for `tgsbench verify` alone."""
+    received: int = 0
+    """Rows that came to this rank's experts since the last take."""
     _layers: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     """Busiest and mean of each layer that ran. Nothing is summed up here: a selective checkpoint that runs a
     layer again must meet the operators of its forward."""
@@ -42,15 +45,16 @@ class ExpertLoad:
 
     def forget(self) -> None:
         """Begin anew, without waiting for the device."""
-        self._layers = []
+        self._layers, self.received = [], 0
 
-    def take(self) -> float | None:
-        """Tokens of a layer's busiest expert over the mean, since the last take; None without experts."""
-        layers, self._layers = self._layers, []
+    def take(self) -> RoutedTokens | None:
+        """What was seen since the last take; None without experts."""
+        layers, received = self._layers, self.received
+        self.forget()
         if not layers:
             return None
         busiest, mean = (torch.stack(values).sum() for values in zip(*layers, strict=True))
-        return float(busiest / mean)
+        return RoutedTokens(busiest=float(busiest / mean), received=received)
 
 
 EXPERT_LOAD = ExpertLoad()
@@ -86,6 +90,7 @@ def _on_their_ranks(
         order = chosen.flatten().argsort(stable=True)
         place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
         exchange = ExpertExchange.of(chosen, module.num_experts, group, EXPERT_LOAD.is_uniform)
+    EXPERT_LOAD.received += sum(exchange.received)
     arrived = expert_all_to_all(
         hidden[order // used], exchange.sent, exchange.received, group, spans.DISPATCH
     )

@@ -6,6 +6,7 @@ import contextlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, get_args
 
 from textual import on, work
@@ -51,6 +52,7 @@ def entries(preset: Preset) -> list[FormField]:
     w = preset.workload
     return [
         FormField("model", "model", model_of(preset), models(preset), hint="its shape, from presets/models"),
+        FormField(CONFIG, "or config.json", "", hint="its path, folder or hub name: that model instead"),
         FormField("engine.name", "engine", preset.engine.name, tuple(registry.names())),
         FormField("hardware.num_gpus", "GPUs", str(preset.hardware.num_gpus), hint="ranks, one per GPU"),
         FormField("parallel.sp", "sp", str(preset.parallel.sp), hint=f"one of {sps}"),
@@ -64,6 +66,12 @@ def entries(preset: Preset) -> list[FormField]:
             hint="what is trained on",
         ),
         FormField("workload.file", "data file", w.file, hint="any data, for data: file"),
+        FormField(
+            "workload.tokenizer",
+            "tokenizer",
+            w.tokenizer,
+            hint="folder, file, hub name",
+        ),
         FormField("measure.steps", "steps", str(preset.measure.steps), hint="measured optimizer steps"),
         FormField("measure.warmup", "warm-up", str(preset.measure.warmup), hint="steps dropped before"),
         FormField(
@@ -71,6 +79,10 @@ def entries(preset: Preset) -> list[FormField]:
         ),
         FormField("profile", "capture", preset.profile, recipes, hint="steps profiled at the end"),
     ]
+
+
+CONFIG = "config_json"
+"""The line for a model that no file of ours holds; what is typed there goes before the list above it."""
 
 
 def _experts(preset: Preset) -> list[FormField]:
@@ -179,8 +191,13 @@ class PresetForm(ModalScreen[None]):
     @property
     def assignments(self) -> list[str]:
         """What differs from the preset, as `--set` takes it."""
-        changed = [f"{e.key}={value}" for e in self._entries if (value := self._value(e)) != e.value]
-        return changed + self.query_one("#others", Input).value.split()
+        changed = {e.key: value for e in self._entries if (value := self._value(e)) != e.value}
+        if config := changed.pop(CONFIG, ""):
+            path = Path(config).expanduser()
+            # A preset that is saved lies elsewhere, and looks for its files from there.
+            changed["model"] = str(path.resolve()) if path.exists() else config
+        others = self.query_one("#others", Input).value.split()
+        return [f"{key}={value}" for key, value in changed.items()] + others
 
     def _value(self, entry: FormField) -> str:
         widget = self.query_one(f"#{widget_id(entry.key)}")

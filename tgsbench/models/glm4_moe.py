@@ -1,0 +1,57 @@
+"""GLM-4.5 to 4.7: grouped-query attention with a bias, dense layers first, then routed and shared experts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tgsbench.models.experts import MixtureDecoder, experts_of, read_groups
+
+if TYPE_CHECKING:
+    from tgsbench.models.config_reader import ConfigReader
+    from tgsbench.schema.model import ModelShape
+
+
+class Glm4Moe(MixtureDecoder):
+    """See `family.ModelFamily`. The large ones normalise queries and keys, the Air ones do not."""
+
+    name = "glm4_moe"
+    torch_module = "tgsbench.training.model.glm4_moe"
+    model_types = ("glm4_moe",)
+    architecture = "Glm4MoeForCausalLM"
+    qk_norm = None
+    runs_last_again = False
+    """The shared expert's last product ends the layer."""
+
+    def biases(self, shape: ModelShape) -> int:
+        """Of q, k and v, where the shape has them."""
+        return sum(weight.out_width for weight in self.attention(shape)[:3]) * shape.attention_bias
+
+    def config(self, shape: ModelShape, seq_len: int) -> dict[str, Any]:
+        """Glm4MoeForCausalLM's config.json; all of a head is turned, not a half of it."""
+        experts = experts_of(shape)
+        rope = {"rope_type": "default", "rope_theta": shape.rope_theta, "partial_rotary_factor": 1.0}
+        return super().config(shape, seq_len) | {
+            "attention_bias": shape.attention_bias,
+            "use_qk_norm": self.has_qk_norm(shape),
+            "rope_parameters": rope,
+            "n_routed_experts": experts.num,
+            "num_experts_per_tok": experts.used,
+            "moe_intermediate_size": experts.intermediate_size,
+            "n_shared_experts": experts.shared_intermediate_size // experts.intermediate_size,
+            "first_k_dense_replace": experts.dense_first,
+            "norm_topk_prob": experts.normalised,
+            "n_group": experts.groups,
+            "topk_group": experts.used_groups,
+            "routed_scaling_factor": experts.scale,
+            "num_mtp_layers": 0,
+        }
+
+    def read_config(self, config: ConfigReader) -> None:
+        """MTP modules are an option of the shape, off: transformers trains none."""
+        super().read_config(config)
+        config.flag("attention_bias", "attention_bias", False)
+        config.flag("qk_norm", "use_qk_norm", False)
+        read_groups(config, "n_routed_experts")
+
+
+FAMILY = Glm4Moe()

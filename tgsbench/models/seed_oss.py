@@ -1,0 +1,37 @@
+"""Seed-OSS: Llama with biases on q, k and v."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tgsbench.models.decoder import Decoder
+from tgsbench.models.family import NO_ORACLE
+
+if TYPE_CHECKING:
+    from tgsbench.models.config_reader import ConfigReader
+    from tgsbench.schema.model import ModelShape
+
+
+class SeedOss(Decoder):
+    """See `family.ModelFamily`."""
+
+    name = "seed_oss"
+    model_types = ("seed_oss",)
+    untrained = NO_ORACLE
+    architecture = "SeedOssForCausalLM"
+
+    def biases(self, shape: ModelShape) -> int:
+        """Of q, k and v, where the shape has them."""
+        return sum(weight.out_width for weight in self.attention(shape)[:3]) * shape.attention_bias
+
+    def read_config(self, config: ConfigReader) -> None:
+        """A bias of the output or of the MLP is refused: no public model has one; dropout is off."""
+        super().read_config(config)
+        config.count("head_dim", "head_dim", 128)
+        config.flag("attention_bias", "attention_bias", True)
+        config.expect("attention_out_bias", False)
+        config.expect("mlp_bias", False)
+        config.ignore("residual_dropout", "dropout is off")
+
+
+FAMILY = SeedOss()
