@@ -144,7 +144,7 @@ def _count_step(
     )
     ranks = {record.args[0]: record.args[1] for record in records if record.kind == Kind.COMMUNICATOR}
     found.collectives = _collectives(last, ranks)
-    _expect(found.collectives, preset)
+    expect(found.collectives, preset)
 
 
 def _by_name(records: Sequence[Record], *, moved: bool = False) -> list[CallCount]:
@@ -182,7 +182,7 @@ def _collectives(records: Sequence[Record], ranks: dict[int, int]) -> list[CallC
     ]
 
 
-def _expect(collectives: Sequence[CallCount], preset: Preset) -> None:
+def expect(collectives: Sequence[CallCount], preset: Preset) -> None:
     """Write beside each kind what the shapes and the planner demand of it in an optimizer step."""
     planned = _planned_bytes(preset)
     for kind in ("all_gather", "reduce_scatter"):
