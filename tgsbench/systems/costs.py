@@ -79,6 +79,8 @@ class System(Struct, frozen=True, kw_only=True):
     """Recomputation of a layer stops at the last tensor that the backward needs: no down projection."""
     live_parameters: int = 0
     """Gathered parameters that are kept at most; 0: the layer in use and the next."""
+    keeps_live: bool = False
+    """Those that are live when the forward ends are not gathered again for the backward."""
     gradients_resident: bool = False
     """The gradient shard is allocated for good, not per step."""
     allocator_share: float = 0.02

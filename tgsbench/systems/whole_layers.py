@@ -24,13 +24,15 @@ def _can_be_whole(preset: Preset) -> bool:
     return model.family in FAMILIES and not (model.window or model.attention_bias) and preset.ring == 1
 
 
-def head_chunks(num_query_heads: int, num_kv_heads: int, sp: int) -> int:
+def head_chunks(num_query_heads: int, num_kv_heads: int, sp: int, tiled: bool = False) -> int:
     """Parts of a rank's heads whose attention runs one after the other, so that exchanges hide behind it.
 
-    Two where the query heads of a rank, and its KV heads unless it has one, are even in number.
+    Two where the query heads of a rank, and its KV heads unless it has one, are even in number. A rank with
+    all heads has nothing to hide; with a `tiled` MLP it takes two KV heads at a time, for the workspace of
+    attention's backward: four times the queries' bytes where they share KV heads.
     """
     if sp == 1:
-        return 1
+        return max(1, num_kv_heads // 2) if tiled and num_kv_heads % 2 == 0 else 1
     query, kv = num_query_heads // sp, max(num_kv_heads, sp) // sp
     return 2 if query % 2 == 0 and (kv == 1 or kv % 2 == 0) else 1
 
@@ -40,7 +42,8 @@ def most_attention_calls(preset: Preset) -> int:
     shape = preset.model
     if not _can_be_whole(preset):
         return 1
-    return head_chunks(shape.num_query_heads, shape.num_kv_heads, preset.parallel.sp)
+    tiled = preset.engine.tiled_mlp
+    return head_chunks(shape.num_query_heads, shape.num_kv_heads, preset.parallel.sp, tiled)
 
 
 def exchanges_of_a_pass(num_query_heads: int, num_kv_heads: int, sp: int) -> int:
