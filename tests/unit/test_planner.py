@@ -409,7 +409,7 @@ def test_no_model_or_preset_is_named_in_the_code():
     assert found == []
 
 
-# The allocator: peaks of torch's caching allocator on a virtual GPU (torch 2.11, transformers 5.17)
+# The allocator: peaks of torch's caching allocator on a virtual GPU (torch 2.13; the first rows 2.11)
 
 
 ALLOCATED_GIB = {
@@ -419,11 +419,13 @@ ALLOCATED_GIB = {
     "llama3_8b_128k": 39.83,
     "llama3_8b_512k": 44.69,
     "yi_34b_256k": 54.60,
-    "llama2_70b_8k": 43.51,
-    "yi_34b_8k": 24.97,
-    "llama3_1b_1M": 60.89,  # torch 2.13
+    "llama2_70b_8k": 44.74,
+    "llama2_70b_32k": 52.77,
+    "llama3_8b_8k": 20.89,
+    "yi_34b_8k": 25.85,
+    "llama3_1b_1M": 60.89,
 }
-RESERVED_GIB = {"llama2_70b_8k": 54.30, "yi_34b_8k": 32.40}
+RESERVED_GIB = {"llama2_70b_8k": 45.61, "llama2_70b_32k": 53.27, "yi_34b_8k": 26.78, "llama2_7b_128k": 21.53}
 
 
 EXPERTS = (
@@ -489,6 +491,14 @@ def test_deepspeed_gathers_again_what_is_not_live_and_scatters_in_fp32():
     counted_gather, counted_scatter = 24.98e9, 26.95e9  # of a micro-step, by the virtual device
     assert gathered_bytes(work) == pytest.approx(counted_gather, rel=0.005)
     assert shard_bytes(work).scatter == pytest.approx(counted_scatter, rel=0.005)
+
+
+def test_buffers_of_collectives_have_pools_of_their_own_where_copies_or_experts_do():
+    def pools(*sets):
+        memory = forecast_preset(presets.resolve("llama2_70b_8k", list(sets)).preset).memory
+        return memory.items["allocator"]
+
+    assert pools("parallel.shard=8") > 10 * pools()
 
 
 def test_the_workspace_of_attentions_backward_by_hand():

@@ -445,8 +445,9 @@ def _loss(work: StepWorkload) -> dict[str, float]:
     else:
         chunk = min(work.loss_chunk_tokens, work.local_tokens)
         logits = float(4 + work.compute_bytes) * chunk * d.vocab
-        # The head gathered, its gradient's fp32 sum and the chunk's; an embedding of its own is there too.
-        weights = ((2 if d.tied else 3) * work.compute_bytes + 4) * head
+        # The head gathered, its gradient's fp32 sum and the chunk's; in a pool of its own what it was
+        # gathered into stays until the next gather.
+        weights = ((2 if d.tied or work.one_pool else 3) * work.compute_bytes + 4) * head
     gathered = min(work.system.live_parameters, d.num_parameters) * work.compute_bytes
     return {
         "loss": logits + weights + around,
@@ -480,11 +481,12 @@ two mixtures of experts on a virtual GPU, whose layers are few large tensors (do
 def _pools(work: StepWorkload) -> float:
     """Blocks that stay reserved beside the tensors of the peak: of collectives, and of the loss.
 
-    DeepSpeed's stream for reductions keeps the room of a bucket's copy.
+    DeepSpeed's stream for reductions keeps the room of a bucket's copy. What mixtures of experts reserve was
+    measured with more pools than one.
     """
     if work.system.live_parameters:
         return _bucket(work)
-    if work.world == 1:
+    if work.world == 1 or (work.one_pool and not work.dims.routed):
         return 0.0
     largest = work.dims.held_weights(work.ep)
     if not (work.dims.routed and work.system.pool_bytes):

@@ -113,17 +113,16 @@ def _gradients(
 def _attended(
     inputs: tuple[Tensor, Tensor, Tensor], sinks: Tensor | None, scale: float, window: int, block: _Block
 ) -> Tensor:
-    """One block's output, in fp32: [B, a, queries, d]."""
-    q, k, v = (to_fp32(x) for x in inputs)
-    group = q.shape[1] // k.shape[1]
-    keys, values = (x.repeat_interleave(group, dim=1) for x in (k, v))
-    scores = q.float() @ keys.float().transpose(2, 3) * scale
-    scores = scores.masked_fill(~_sees(window, block, q.device), -torch.inf)
+    """One block's output, in fp32: [B, a, queries, d]; the queries of a KV head are one product's rows."""
+    q, keys, values = (to_fp32(x).float() for x in inputs)
+    shape = (q.shape[0], keys.shape[1], -1)
+    scores = q.reshape(*shape, q.shape[3]) @ keys.transpose(2, 3) * scale
+    scores = scores.view(*q.shape[:3], -1).masked_fill(~_sees(window, block, q.device), -torch.inf)
     if sinks is not None:
         sink = sinks.float().view(1, -1, 1, 1).expand(*scores.shape[:3], 1)
         scores = torch.cat([scores, sink], dim=3)
     chances = torch.softmax(scores, dim=3)[..., : keys.shape[2]]
-    return chances @ values.float()
+    return (chances.reshape(*shape, keys.shape[2]) @ values).view(*q.shape[:3], -1)
 
 
 def _sees(window: int, block: _Block, device: torch.device) -> Tensor:
