@@ -10,7 +10,7 @@ PYTEST_ARGS ?=
 
 # The machine with the GPU: its Python, and packages that it may lack besides torch and transformers.
 GPU_PYTHON ?= 3.12
-GPU_PACKAGES := msgspec markupsafe tomli-w pyyaml click textual rich psutil markdown-it-py mdit-py-plugins mdurl \
+GPU_PACKAGES := msgspec markupsafe tomli tomli-w pyyaml click textual rich psutil markdown-it-py mdit-py-plugins mdurl \
 	linkify-it-py pygments platformdirs typing_extensions pytest pluggy iniconfig packaging nvidia-ml-py liger-kernel einops hjson \
 	msgpack ninja py-cpuinfo pydantic pydantic-core annotated-types typing-inspection tqdm
 # 100 MB more, for flash-attn 4: make gpu-wheels GPU_EXTRA="$(FLASH4)"

@@ -10,7 +10,9 @@
 
 from __future__ import annotations
 
-# Nothing is imported here: under `python -m` this runs before __main__ takes the current folder off the path.
+# Nothing else is imported: under `python -m` this runs before __main__ takes the current folder off the path.
+from tgsbench.version import VERSION
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from tgsbench.api import compare, load_run, plan, profile, run
     from tgsbench.errors import ExitCode, TgsError
 
-__version__ = "0.2.0"
+__version__ = VERSION
 __all__ = ["ExitCode", "TgsError", "compare", "load_run", "plan", "profile", "run"]
 
 _ERRORS = ("ExitCode", "TgsError")

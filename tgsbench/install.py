@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tgsbench import __version__
+from tgsbench.version import VERSION
 
 FLASH_ATTN = "pip install flash-attn --no-build-isolation"
 """Its source build imports torch, so torch has to be there first; no extra can say that."""
@@ -45,4 +45,4 @@ def _wheel() -> str:
         path = Path(unquote(urlsplit(json.loads(noted or "{}").get("url", "")).path))
     except (importlib.metadata.PackageNotFoundError, ValueError):
         path = Path()
-    return str(path) if path.suffix == ".whl" else f"tgsbench-{__version__}-py3-none-any.whl"
+    return str(path) if path.suffix == ".whl" else f"tgsbench-{VERSION}-py3-none-any.whl"

@@ -28,7 +28,8 @@ FIELDS = {
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     home = tmp_path_factory.mktemp("run")
-    done = tgsbench(home, "run", "--preset", "tiny_cpu", "--json", "--steps", "8", *SMALL)
+    words = ("--preset", "tiny_cpu", "--json", "--steps", "8", "--set", "engine.head_parts=2")
+    done = tgsbench(home, "run", *words, *SMALL)
     assert done.returncode == 0, done.stderr
     return home, json.loads(done.stdout), done
 

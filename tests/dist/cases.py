@@ -14,6 +14,7 @@ CASES: dict[str, dict[str, object]] = {
         "model": {**_MODEL, "num_query_heads": 8, "num_kv_heads": kv},
         "workload.document_mask": mask == "documents",
         "training.checkpointing": mode,
+        "engine.head_parts": 2,
     }
     for heads, kv in (("mha", 8), ("gqa", 4), ("kv_below_sp", 1))
     for mask in ("causal", "documents")
@@ -114,6 +115,8 @@ def case_preset(name: str, world: int) -> Preset:
     model = case.pop("model")
     if "parallel.ring" in case:
         case["parallel.ring"] = world if case["parallel.ring"] == "world" else min(world, 2)
+    if world == 1:
+        case.pop("engine.head_parts", None)
     if case.get("parallel.shard") == "half":
         case["parallel.shard"] = max(1, world // 2)
     sets = [f"{key}={msgspec.json.encode(value).decode()}" for key, value in case.items()]

@@ -20,14 +20,19 @@ MIXTURES = ("gpt_oss", "mixtral", "qwen3_moe", "deepseek_v3")
 MODES = ("selective", "full", "none")
 
 
-def family_preset(family: str, world: int, ep: int = 1, mode: str = "selective") -> Preset:
+WINDOWED = ("mistral", "gemma3_text", "gpt_oss")
+
+
+def family_preset(
+    family: str, world: int, ep: int = 1, mode: str = "selective", ring: int = 0, masked: bool = True
+) -> Preset:
     """The same small shape whatever sp = world is, 256 tokens, documents masked."""
     preset = small(TRAINED[family], sp=2)
     return replace(
         preset,
         hardware=replace(preset.hardware, num_gpus=world),
-        parallel=replace(preset.parallel, sp=world, ep=ep),
-        workload=replace(preset.workload, seq_len=256, document_mask=True),
+        parallel=replace(preset.parallel, sp=world, ep=ep, ring=ring),
+        workload=replace(preset.workload, seq_len=256, document_mask=masked),
         training=replace(preset.training, checkpointing=mode, micro_batch=1),
     )
 
@@ -36,6 +41,8 @@ def main(out: Path) -> None:
     dist.init_process_group("gloo")
     world = dist.get_world_size()
     results = {family: run_family(family_preset(family, world)) for family in FAMILIES}
+    for name, ring_preset in ring_presets(world).items():
+        results[name] = run_family(ring_preset)
     for family, ep, mode in shared_out(world):
         results[f"{family}, ep {ep}, {mode}"] = run_family(family_preset(family, world, ep, mode), 2)
     if dist.get_rank() == 1:
@@ -45,6 +52,15 @@ def main(out: Path) -> None:
     if dist.get_rank() == 0:
         torch.save(results, out)
     dist.destroy_process_group()
+
+
+def ring_presets(world: int) -> dict[str, Preset]:
+    """Families with windows round a ring of all ranks, each way of checkpointing and masking once."""
+    ways = (("selective", True), ("full", False), ("none", True))
+    return {
+        f"{family}, ring": family_preset(family, world, mode=mode, ring=world, masked=masked)
+        for family, (mode, masked) in zip(WINDOWED, ways, strict=True)
+    }
 
 
 def shared_out(world: int) -> list[tuple[str, int, str]]:

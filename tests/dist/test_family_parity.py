@@ -7,9 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.dist.family_worker import FAMILIES, ROUTER, family_preset, shared_out
+from tests.dist.family_worker import FAMILIES, ROUTER, WINDOWED, family_preset, ring_presets, shared_out
 from tests.dist.launch import torchrun
-from tgsbench.metrics.integrity import expected_all_to_alls, expected_expert_exchanges
+from tgsbench.metrics.integrity import (
+    expected_all_to_alls,
+    expected_expert_exchanges,
+    expected_ring_sends,
+)
 
 pytestmark = pytest.mark.dist
 WORKER = Path(__file__).with_name("family_worker.py")
@@ -45,6 +49,24 @@ def test_all_to_alls_are_those_of_the_shapes(outcomes, family, sp):
     calls, num_bytes = expected_all_to_alls(preset)
     ran_calls, ran_bytes = outcomes[sp][family]["a2a"].tolist()
     assert (ran_calls * preset.accumulation, ran_bytes * preset.accumulation) == (calls, num_bytes)
+
+
+@pytest.mark.parametrize("sp", SP)
+@pytest.mark.parametrize("family", WINDOWED)
+def test_layers_with_windows_and_sinks_round_a_ring_train_as_on_one_rank(outcomes, family, sp):
+    name = f"{family}, ring"
+    torch.testing.assert_close(outcomes[sp][name]["loss"], outcomes[1][name]["loss"], rtol=1e-6, atol=1e-6)
+    assert worst(outcomes[1][name], outcomes[sp][name]) < 2e-6
+
+
+@pytest.mark.parametrize("sp", SP)
+@pytest.mark.parametrize("family", WINDOWED)
+def test_keys_go_to_the_members_that_see_them_and_no_others(outcomes, family, sp):
+    name = f"{family}, ring"
+    preset = ring_presets(sp)[name]
+    sends, num_bytes = outcomes[sp][name]["ring"].tolist()
+    assert sends > 0
+    assert (sends * preset.accumulation, num_bytes * preset.accumulation) == expected_ring_sends(preset)
 
 
 def test_a_router_that_differs_between_ranks_is_seen(outcomes):

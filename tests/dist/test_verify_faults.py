@@ -72,6 +72,12 @@ RING = {
     "a_message_of_the_ring_sent_twice": {"ring"},
 }
 """On a ring of four members, two KV heads."""
+WINDOWED_RING = {
+    "windows_of_the_ring_a_token_too_wide": {"parity"},
+    "keys_of_the_ring_from_the_wrong_side": {"parity"},
+    "a_message_of_the_ring_sent_twice": {"ring"},
+}
+"""The same, layers with a window of 48 tokens."""
 
 
 def small(name: str, *sets: str) -> Preset:
@@ -109,6 +115,13 @@ SETS = {
     "masked": (("tiny_cpu", "workload.document_mask=true"), MASKED),
     "dp": (("llama2_7b_8k",), SHARED_OUT),
     "ring": (("tiny_cpu", "hardware.num_gpus=4", "parallel.sp=4", "parallel.ring=4"), RING),
+    "windowed_ring": (
+        (
+            "tiny_cpu", "hardware.num_gpus=4", "parallel.sp=4", "parallel.ring=4", "model.family=mistral",
+            "model.window=48", 'model.layer_pattern=["window"]',
+        ),
+        WINDOWED_RING,
+    ),
     "padded": (("tiny_cpu", "workload.packing=xtuner_stock", "workload.map_batch_size=4"), PADDED),
 }
 

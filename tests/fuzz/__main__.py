@@ -13,7 +13,7 @@ import traceback
 from pathlib import Path
 from random import Random
 
-from tests.fuzz.readers import READERS
+from tests.fuzz.readers import READERS, sound_files_read_once
 from tgsbench.errors import TgsError
 
 LONGEST_S = 10
@@ -46,7 +46,7 @@ def inputs_of(name: str, seed: int, index: int) -> bytes:
 def search(name: str, num_inputs: int, seed: int, kept: Path) -> int:
     """Feed so many inputs; returns the number of kinds of defects, each kept with its first input."""
     started, ends, found = time.process_time(), {"read": 0, "refused": 0}, {}
-    with tempfile.TemporaryDirectory() as work:
+    with tempfile.TemporaryDirectory(dir=_in_memory()) as work, sound_files_read_once():
         os.environ["XDG_CONFIG_HOME"] = work
         folder = Path(work) / "at"
         folder.mkdir()
@@ -75,6 +75,11 @@ def search(name: str, num_inputs: int, seed: int, kept: Path) -> int:
     for kind, where in found.items():
         print(f"  {kind}: {len(where):,}, first input {where[0]} in {kept}", flush=True)
     return len(found)
+
+
+def _in_memory() -> str | None:
+    """A folder in memory, where a file takes a third of the time; None: the usual one."""
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
 def one_safely(name: str, data: bytes, folder: Path) -> None:

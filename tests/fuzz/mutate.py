@@ -60,8 +60,7 @@ def _places(value: Any) -> list[tuple[Any, Any]]:
 
 
 def changed(rng: Random, document: Any) -> Any:
-    """A copy with one to four of its values replaced, dropped, doubled, swapped or made longer."""
-    document = copy.deepcopy(document)
+    """The document with one to four of its values replaced, dropped, doubled, swapped or made longer."""
     for _ in range(rng.choice([1, 1, 1, 2, 4])):
         places = _places(document) if isinstance(document, dict | list) else []
         if not places:
@@ -74,7 +73,7 @@ def changed(rng: Random, document: Any) -> Any:
         elif how == 5:
             del at[key]
         elif how == 6:
-            at[key] = copy.deepcopy(other[other_key])
+            at[key] = _copied(other[other_key])
         elif how == 7 and isinstance(at[key], list) and len(at[key]) < 1000:
             at[key] *= rng.choice([0, 2, 3])
         elif how == 8 and isinstance(at, dict):
@@ -82,6 +81,13 @@ def changed(rng: Random, document: Any) -> Any:
         elif isinstance(at[key], int | float) and not isinstance(at[key], bool):
             at[key] = at[key] * rng.choice([-1, 0, 2, 1000, 10**12])
     return document
+
+
+def _copied(value: Any) -> Any:
+    try:
+        return copy.deepcopy(value)
+    except RecursionError:  # nested in what was nested before
+        return None
 
 
 def dumped(document: Any) -> bytes:

@@ -35,6 +35,7 @@ FOUND = {
     "a world of no rank": ("run_json", RUN.replace(b'"world_size": 2', b'"world_size": 0')),
     "a journal's line with a TGS below 0": ("tune_journal", TRIAL.replace(b"100.0", b"-100.0")),
     "a template nested by thousands": ("chat_template", b"{{ " + b"[" * 5000),
+    "a template of which Jinja makes no Python": ("chat_template", b"{{ messages[:, 9] }}"),
     "splits that are a number": ("data_folder", b'{"splits": 3}'),
     "splits that are a table": ("data_folder", b'{"splits": {"a": 1}}'),
     "a split that is the folder itself": ("data_folder", b'{"splits": ["."]}'),

@@ -1,6 +1,7 @@
 """LLaMA-Factory 0.9.5, ms-swift 4.6.0, torchtitan 0.3.0, TRL 1.16.0, XTuner 0.2.0 on two CPU ranks.
 
-`make test-peers` makes their environments. What was measured is written to benchmarks/results/peers_cpu.json.
+XTuner's main too, where an environment with it is named. `make test-peers` makes the others' environments.
+What was measured is written to benchmarks/results/peers_cpu.json.
 """
 
 from __future__ import annotations
@@ -105,6 +106,21 @@ def test_torchtitan_trains_a_preset_by_data_parallelism(tmp_path):
     exact(result)
     # What it says of itself in whole tokens a second, by a clock of its own.
     assert result["claimed_tgs"] == pytest.approx(result["tgs"]["total"], rel=0.05)
+
+
+@pytest.mark.skipif(
+    bool(environments.find_environment("xtuner_v1").missing), reason="engines setup xtuner_v1 --source PATH"
+)
+@pytest.mark.parametrize("sp", [1, 2])
+def test_xtuner_v1_trains_a_preset_with_and_without_sequence_parallelism(tmp_path, sp):
+    result = measure("xtuner_v1", tmp_path, "--set", f"parallel.sp={sp}")
+    assert (result["status"], result["sp"], result["tgs"]["n"]) == ("ok", sp, 6)
+    exact(result)
+    # q, k, v and the output of four layers, forward, recomputed and backward, of both ranks' micro-steps.
+    asked = 4 * 4 * 3 * 2 * 2 if sp == 2 else 0
+    assert result["claimed"]["all-to-alls of a step, all ranks"] == asked
+    # The last token of a pack has no next one; documents' first tokens are no targets of packed answers.
+    assert 0 < result["claimed"]["labels of a step at the loss, all ranks"] <= result["tokens_per_step"] - 2
 
 
 def exact(result: dict) -> None:

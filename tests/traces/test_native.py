@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -91,6 +93,43 @@ def test_more_events_than_expected_get_more_room(tmp_path, monkeypatch, compiled
     with_it = read(path)
     compiled()
     assert with_it == read(path) and with_it[1] == 400
+
+
+def small_chunks(tmp_path, monkeypatch) -> Path:
+    """Of 400 operators with arguments; a chunk holds a dozen."""
+    monkeypatch.setattr(trace, "CHUNK", 2000)
+    events = [
+        {"ph": "X", "name": f"op{n}", "ts": n, "dur": 1, "cat": "cpu_op", "args": {"Input Dims": [[n, 7]]}}
+        for n in range(400)
+    ]
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"traceEvents": events}, separators=(",", ":")))
+    return path
+
+
+def test_a_chunk_says_the_same_once_the_next_one_is_read(tmp_path, monkeypatch, compiled):
+    path = small_chunks(tmp_path, monkeypatch)
+    reader = TraceReader(path)
+    monkeypatch.setattr(trace, "_ahead", lambda batches: batches)
+    late = [row for chunk in _with_the_next(reader.columns()) for row in rows(chunk)]
+    assert late == read(path)[0] and len(late) == 400
+
+
+def _with_the_next(chunks: Iterator[Columns]) -> Iterator[Columns]:
+    """Each chunk, after the one behind it was read."""
+    last = next(chunks)
+    for chunk in chunks:
+        yield last
+        last = chunk
+    yield last
+
+
+def test_who_stops_reading_leaves_no_thread(tmp_path, monkeypatch, compiled):
+    chunks = TraceReader(small_chunks(tmp_path, monkeypatch)).columns()
+    next(chunks)
+    assert any(thread.name.startswith("tgsbench-trace") for thread in threading.enumerate())
+    chunks.close()
+    assert not any(thread.name.startswith("tgsbench-trace") for thread in threading.enumerate())
 
 
 ODD = [

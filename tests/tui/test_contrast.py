@@ -4,6 +4,7 @@ import pytest
 from textual.theme import BUILTIN_THEMES
 
 from tests.tui.conftest import NUM_PRESETS, shows, text_of, until
+from tests.tui.test_tune import write_state
 from tgsbench.live import session
 from tgsbench.tui import contrast
 from tgsbench.tui.app import TgsApp
@@ -16,6 +17,12 @@ LEADS = {
     "search": ("slash z", "0 of"),
     "form": ("escape e tab tab tab 7", "nearest"),
     "forecast": ("escape f", "none fits|fit, fastest first|no search"),
+    "tune form": ("escape U", "real runs"),
+    "tunes": ("escape ctrl+p T u n e colon", "how it stands"),
+    "tune": ("enter", "2 runs"),
+    "trials": ("X", "rank 1 crashed"),
+    "knobs": ("W", "the other is measured"),
+    "front": ("M", "no other that was tried"),
     "runs": ("escape 2 x", "1 marked"),
     "delete": ("d", "Keep it"),
     "details": ("escape i", "peak memory"),
@@ -61,6 +68,7 @@ DARK_AND_LIGHT = ("textual-dark", "solarized-light")
 @pytest.mark.asyncio
 async def test_every_text_can_be_read_in_every_theme(runs_root, recording, add_run):
     add_run("one-aa01")
+    write_state(runs_root)
     app = TgsApp(runs_root=runs_root, opens=session.follow(recording))
     async with app.run_test(size=(120, 40)) as pilot:
         await shows(pilot, "n = 24")

@@ -3,6 +3,7 @@
 import inspect
 
 import pytest
+from textual.widgets._footer import FooterKey
 
 from tests.tui.conftest import NUM_PRESETS, shows, text_of, until
 from tgsbench.tui.actions import ACTIONS, RESERVED_KEYS, bindings, check_keymap, of_scope
@@ -16,6 +17,8 @@ from tgsbench.tui.screens.live import LiveScreen
 from tgsbench.tui.screens.presets import PresetsScreen
 from tgsbench.tui.screens.profile import ProfileScreen
 from tgsbench.tui.screens.runs import RunsScreen
+from tgsbench.tui.screens.tune import TuneScreen
+from tgsbench.tui.screens.tune_form import TuneForm
 from tgsbench.tui.widgets.chart import ChartView
 from tgsbench.tui.widgets.log_view import LogView
 from tgsbench.tui.widgets.table import ListTable
@@ -25,6 +28,7 @@ TARGETS = {
     "replay": [LiveScreen], "profile": [ProfileScreen], "runs": [RunsScreen], "compare": [CompareScreen],
     "doctor": [DoctorScreen], "list": [ListTable], "log": [LogView], "chart": [ChartView],
     "modal": [Choice, Reading, Ask], "forecast": [ForecastScreen],
+    "tuneform": [TuneForm], "tune": [TuneScreen],
 }  # fmt: skip
 
 
@@ -58,7 +62,7 @@ def test_defaults_have_no_clash_within_a_scope():
 
 def test_a_live_key_never_hides_a_global_one():
     taken = {key for action in of_scope("app") for key in action.keys.split(",")}
-    for scope in ("presets", "live", "replay", "profile", "runs", "doctor"):
+    for scope in ("presets", "live", "replay", "profile", "runs", "doctor", "tune"):
         assert not taken & {key for action in of_scope(scope) for key in action.keys.split(",")}, scope
 
 
@@ -97,12 +101,23 @@ def test_every_action_has_a_sentence_of_help():
 
 def test_public_actions_of_screens_are_all_in_the_table():
     listed = {(a.scope, a.method.partition("(")[0]) for a in ACTIONS}
-    for scope in ("presets", "live", "profile", "runs", "compare", "doctor"):
+    for scope in ("presets", "live", "profile", "runs", "compare", "doctor", "tune", "tuneform"):
         screen = TARGETS[scope][0]
         own = {n[7:] for n, _ in inspect.getmembers(screen, inspect.isfunction)
                if n.startswith("action_") and n in screen.__dict__}  # fmt: skip
         scopes = {scope, "replay"} if scope == "live" else {scope}
         assert own <= {method for s, method in listed if s in scopes}
+
+
+@pytest.mark.asyncio
+async def test_every_screens_footer_fits_80_columns(app):
+    async with app.run_test(size=(80, 24)) as pilot:
+        for key in "12345":
+            await pilot.press(key)
+            await until(pilot, lambda: len(app.screen.query(FooterKey)) > 2 and app.screen.is_active)
+            await pilot.pause()
+            ends = {entry.description: entry.region.right for entry in app.screen.query(FooterKey)}
+            assert ends["Quit"] == max(ends.values()) <= 80, ends
 
 
 @pytest.mark.asyncio

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.tui.conftest import NUM_PRESETS, SIZES, shows, text_of, until, welcome
+from tests.tui.test_tune import write_state
 from tgsbench.live import session
 from tgsbench.tui.app import TgsApp
 
@@ -64,6 +65,30 @@ async def test_form(app, size, matches):
         await shows(pilot, "nearest")
         await settle(pilot)
         matches(app, "form")
+
+
+@pytest.mark.asyncio
+async def test_tune(app, runs_root, size, matches):
+    write_state(runs_root)
+    async with app.run_test(size=size) as pilot:
+        await shows(pilot, f"{NUM_PRESETS} of {NUM_PRESETS}")
+        app.open_tune("tiny")
+        await shows(pilot, "2 runs", "a billion tokens")
+        for pane in ("settings", "trials", "knobs", "front"):
+            await shows(pilot, f"[{pane}]")
+            await settle(pilot)
+            matches(app, f"tune-{pane}")
+            await pilot.press("]")
+
+
+@pytest.mark.asyncio
+async def test_tune_form(app, size, matches):
+    async with app.run_test(size=size) as pilot:
+        await shows(pilot, f"{NUM_PRESETS} of {NUM_PRESETS}")
+        app.ask_tune("tiny_cpu", [])
+        await shows(pilot, "Tune tiny_cpu", "real runs on this machine")
+        await settle(pilot)
+        matches(app, "tune-form")
 
 
 @pytest.mark.asyncio

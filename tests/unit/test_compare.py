@@ -7,6 +7,8 @@ import pytest
 
 from tests.unit.stored import a_forecast
 from tgsbench import presets
+from tgsbench.planner.plan import forecast_preset
+from tgsbench.report.comparison import interval_of
 from tgsbench.results.compare import compare, compare_pairs, from_forecast, from_reference, from_result
 from tgsbench.schema.environment import Environment
 from tgsbench.schema.forecast import TgsRange
@@ -206,3 +208,15 @@ def test_cpus_of_two_models_are_two_devices():
     ours = row(device="cpu", environment=Environment(cpu="EPYC 9B14"))
     theirs = row(device="cpu", environment=Environment(cpu="Xeon 8481C"))
     assert compare(ours, theirs).reasons == ["GPU: CPU EPYC 9B14 against CPU Xeon 8481C"]
+
+
+def test_the_80_percent_of_a_plan_is_never_called_95():
+    planned = from_forecast(PRESET, forecast_preset(PRESET))
+    low, high = planned.range80
+    assert planned.ci95 is None and interval_of(planned).startswith("80 %: ")
+    ratio = compare(planned, published()).ratio
+    # Of a normal logarithm: 1.96 standard deviations for 1.28.
+    arms = math.log(ratio.value / ratio.ci95[0]), math.log(ratio.ci95[1] / ratio.value)
+    assert arms == pytest.approx(
+        (1.5294 * math.log(planned.tgs / low), 1.5294 * math.log(high / planned.tgs)), rel=1e-4
+    )

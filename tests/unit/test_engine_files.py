@@ -24,7 +24,8 @@ MAY_NAME = (
     "systems/engines/",  # the engines' own files
     "training/engines/deepspeed/",  # DeepSpeed's package, extra and operator namespace
     "external/xtuner.py", "external/llamafactory.py", "external/trl.py", "external/swift.py",
-    "external/torchtitan.py", "external/peer/",  # the systems' own words and flags
+    "external/torchtitan.py", "external/xtuner_v1.py", "external/megatron_bridge.py",
+    "external/peer/",  # the systems' own words and flags
     "systems/log_formats.py", "systems/stacks.py",  # whose logs and rows are read, run here or not
     "models/flops.py",  # the FLOPs convention called xtuner
     "schema/reference.py",  # whose rows were published
@@ -58,6 +59,10 @@ def test_a_stray_is_seen():
 @pytest.mark.parametrize("name", list(registry.built_in()))
 def test_an_engines_file_is_called_as_the_engine(name):
     assert (PACKAGE / "systems" / "engines" / f"{name}.py").is_file()
+
+
+def test_the_planner_knows_what_every_engine_costs():
+    assert [name for name, spec in registry.built_in().items() if spec.costs is None] == []
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,36 @@ def test_setup_says_disk_and_time_and_goes_on_where_it_was_cut_off(monkeypatch):
     assert said[1].startswith("going on with ")
 
 
+def test_a_system_on_no_index_asks_for_a_checkout_or_a_wheel(tmp_path):
+    setup = ["setup", "xtuner_v1", "--dry-run"]
+    done = CliRunner().invoke(engines, setup)
+    assert "needs a checkout or a wheel" in done.exception.msg
+    assert done.exception.hint == "tgsbench engines setup xtuner_v1 --source PATH"
+    done = CliRunner().invoke(engines, [*setup, "--source", str(tmp_path)])
+    assert "neither a checkout nor a wheel" in done.exception.msg
+    (tmp_path / "pyproject.toml").touch()
+    done = CliRunner().invoke(engines, [*setup, "--source", str(tmp_path)])
+    assert done.output.splitlines()[-1].endswith(f"pip install --no-deps {tmp_path}")
+    done = CliRunner().invoke(engines, ["setup", "swift", "--dry-run", "--source", str(tmp_path)])
+    assert "from the package index" in done.exception.msg
+
+
+def test_a_release_without_the_modules_is_not_taken_for_the_system(tmp_path):
+    recipe = environments.find_recipe("xtuner_v1")
+    versions = dict.fromkeys(("python", *recipe.needs), "0.2.0")
+    environments.name_python("xtuner_v1", a_python(tmp_path, versions))
+    assert availability.state("xtuner_v1").missing == [f"{recipe.modules[0]} in {tmp_path / 'python'}"]
+    environments.name_python("xtuner_v1", a_python(tmp_path, versions | {recipe.modules[0]: "there"}))
+    state = availability.state("xtuner_v1")
+    assert state.available and recipe.modules[0] not in state.versions
+
+
+def test_a_file_below_a_package_is_found_without_importing_it():
+    asked = ("tgsbench/systems/spec.py", "tgsbench/no_such.py", "no_such/file.py")
+    said = environments.installed_versions(sys.executable, asked)
+    assert [said[name] for name in asked] == ["there", "", ""]
+
+
 def test_an_unknown_system_names_the_nearest_one():
     done = CliRunner().invoke(engines, ["setup", "xtunr"])
     assert isinstance(done.exception, TgsError)

@@ -51,7 +51,7 @@ def a_tiny(engine: str, *sets: str):
     return a_preset("tiny_cpu", *base, *sets)
 
 
-@pytest.mark.parametrize("engine", ["llamafactory", "xtuner", "trl", "swift", "torchtitan"])
+@pytest.mark.parametrize("engine", ["llamafactory", "xtuner", "xtuner_v1", "trl", "swift", "torchtitan"])
 def test_a_preset_that_the_system_can_do_has_no_gap(engine):
     assert support.gaps(a_tiny(engine)) == []
 
@@ -70,6 +70,8 @@ def test_a_preset_that_the_system_can_do_has_no_gap(engine):
         ("torchtitan", "parallel.sp=2", "ring attention needs CUDA"),
         ("torchtitan", "workload.document_mask=true", "flex attention has no backward"),
         ("torchtitan", "engine.liger=true", "no Liger"),
+        ("xtuner_v1", "engine.kernel=flash2", "no attention kernel flash2"),
+        ("xtuner_v1", "training.micro_batch=2", "one by one"),
     ],
 )
 def test_what_a_system_cannot_do_is_unsupported_with_a_remedy(engine, assignment, said):
@@ -374,15 +376,17 @@ def test_llamafactory_trains_beside_a_torchvision_of_another_build(tmp_path, mon
 
 
 @pytest.mark.parametrize(
-    ("engine", "file", "losses"),
+    ("engine", "file", "num_logged", "losses"),
     [
-        ("swift", "swift_2ranks.jsonl", [7.67489147, 7.66762829]),
-        ("torchtitan", "torchtitan_2ranks.log", [8.17392, 8.04079]),
+        ("swift", "swift_2ranks.jsonl", 5, [7.67489147, 7.66762829]),
+        ("torchtitan", "torchtitan_2ranks.log", 5, [8.17392, 8.04079]),
+        ("xtuner_v1", "xtuner_v1_2ranks.log", 7, [7.69531345, 7.63690567]),
+        ("trl", "trl_2ranks.jsonl", 7, [7.651538848876953, 7.622126579284668]),
     ],
 )
-def test_logs_that_the_systems_wrote_here_are_read_whole(engine, file, losses):
+def test_logs_that_the_systems_wrote_here_are_read_whole(engine, file, num_logged, losses):
     steps = load_adapter(engine).steps((LOGS / file).read_text(), a_tiny(engine))
-    assert len(steps) == 5 and [step.loss for step in steps[:2]] == losses
+    assert len(steps) == num_logged and [step.loss for step in steps[:2]] == losses
     assert all(step.step_s > 0 for step in steps)
 
 
@@ -566,3 +570,108 @@ def test_torchtitans_ranks_are_dealt_packs_in_turn_with_labels_beside_their_toke
     assert dealt[0][0][1].tolist() == [[1, 2, 3, -100]]
     assert dealt[0][0][0]["positions"].tolist() == [[0, 1, 2, 0]]
     assert dealt[1][1][0]["positions"].tolist() == [[0, 0, 1, 2]]
+
+
+def test_xtuner_v1_gets_the_presets_values():
+    preset = a_tiny("xtuner_v1", "training.accumulation=3", "training.lr=1e-4")
+    settings = json.loads(load_adapter("xtuner_v1").files(preset, Path("/x"))["xtuner_v1.json"])
+    assert settings["trainer"]["global_batch_size"] == 3 and settings["trainer"]["sp_size"] == 2
+    assert settings["trainer"]["total_step"] == num_steps(preset)
+    assert settings["trainer"]["dist_backend"] == "gloo"
+    assert settings["optim_cfg"]["lr"] == 1e-4
+    assert settings["loss_cfg"] == {"mode": "chunk", "chunk_size": 2048}
+    assert settings["fsdp_cfg"]["recompute_ratio"] == 1.0
+    assert settings["model"]["attention"]["attn_impl"] == "eager_attention"
+    on_gpus = a_preset("llama2_7b_128k", "engine.name=xtuner_v1", "training.checkpointing=none")
+    assert support.gaps(on_gpus) == []
+    settings = json.loads(load_adapter("xtuner_v1").files(on_gpus, Path("/x"))["xtuner_v1.json"])
+    assert settings["fsdp_cfg"]["recompute_ratio"] == 0.0 and "dist_backend" not in settings["trainer"]
+    assert settings["model"]["attention"]["attn_impl"] == "flash_attention"
+
+
+def test_xtuner_v1_ranks_each_count_their_piece_of_a_sequence(tmp_path):
+    (tmp_path / "logs").mkdir()
+    for rank, tgs in enumerate((566.3, 448.2)):
+        line = f"[XTuner] Epoch 1 Step 1/6 data_time: 0.1 lr: 0 time: 2.0 tgs: {tgs} seqlen_tgs: 1"
+        (tmp_path / "logs" / f"rank{rank}.log").write_text(f"Training begins\n{line}\n")
+    preset, adapter = a_tiny("xtuner_v1", "measure.warmup=0"), load_adapter("xtuner_v1")
+    log = adapter.read_log(tmp_path)
+    (step,) = adapter.steps(log, preset)
+    assert step.tokens == pytest.approx((566.3 + 448.2) * 2.0) and step.step_s == 2.0
+    assert adapter.own_tgs(log, preset).tgs == pytest.approx((566.3 + 448.2) / 2)
+
+
+def test_xtuner_v1_is_dealt_whole_packs_with_labels_beside_their_tokens(tmp_path):
+    tokens = np.arange(16, dtype=np.int32).reshape(4, 4)
+    np.save(tmp_path / "tokens.npy", tokens)
+    np.save(tmp_path / "labels.npy", tokens)
+    (tmp_path / "starts.json").write_text("[[0, 3], [0], [0], [0, 1]]")
+    batches = runpy.run_path(str(PEER / "xtuner_v1_train.py"))["batches"]
+    first, second = [list(batches(tmp_path, rank, 2, 2)) for rank in (0, 1)]
+    assert [[pack[0].tolist()[0] for pack in step] for step in first] == [[0, 4]]
+    assert [[pack[0].tolist()[0] for pack in step] for step in second] == [[8, 12]]
+    assert first[0][0][1].tolist() == [1, 2, 3, -100] and first[0][0][2] == [0, 3, 4]
+    assert second[0][1][2] == [0, 1, 4]
+
+
+BRIDGE_LOG = """\
+Step Time : 12.50s GPU utilization: 211.0MODEL_TFLOP/s/GPU
+ [2026-11-29 10:00:00] iteration        1/       6 | consumed samples:            2 | elapsed time per iteration (ms): 12500.0 | learning rate: 1.000000E-05 | global batch size:     2 | lm loss: 1.052345E+01 | loss scale: 1.0 | grad norm: 3.4 |
+Step Time : 2.00s GPU utilization: 420.5MODEL_TFLOP/s/GPU
+ [2026-11-29 10:00:02] iteration        2/       6 | consumed samples:            4 | elapsed time per iteration (ms): 2000.0 | learning rate: 2.000000E-05 | global batch size:     2 | lm loss: 1.050000E+01 | loss scale: 1.0 | grad norm: 3.1 |
+"""  # noqa: E501
+
+
+def a_bridge(*sets: str):
+    return a_preset("llama3_8b_32k", "engine.name=megatron_bridge", "training.checkpointing=full", *sets)
+
+
+def test_megatron_bridge_is_given_names_that_its_classes_have():
+    known = json.loads((LOGS.parent / "megatron_bridge_0.3.1_fields.json").read_text())
+    for sets in (["parallel.sp=4"], ["parallel.sp=1", "training.checkpointing=none"]):
+        preset = a_bridge(*sets)
+        assert support.gaps(preset) == []
+        settings = json.loads(load_adapter("megatron_bridge").files(preset, Path("/x"))["bridge.json"])
+        tables = {name: table for name, table in settings.items() if isinstance(table, dict)}
+        ours = {"dataset": {"seq_length"}}  # of the data set that our script declares
+        strange = {n: set(t) - set(known[n]) - ours.get(n, set()) for n, t in tables.items()}
+        assert {name: names for name, names in strange.items() if names} == {}
+        assert set(tables) | {"mixed_precision"} <= set(known["container"])
+        assert settings["model"]["context_parallel_size"] == preset.parallel.sp
+        assert ("recompute_method" in settings["model"]) == (preset.training.checkpointing == "full")
+        assert settings["train"]["global_batch_size"] == preset.packs_per_step
+
+
+def test_megatron_bridges_lines_are_steps_by_its_own_clock():
+    preset, adapter = a_bridge("parallel.sp=4", "measure.warmup=1"), load_adapter("megatron_bridge")
+    steps = adapter.steps(BRIDGE_LOG, preset)
+    assert [(s.step_s, s.loss, s.tokens) for s in steps] == [
+        (12.5, 10.52345, 2 * 32768),
+        (2.0, 10.5, 2 * 32768),
+    ]
+    assert adapter.claims(BRIDGE_LOG, preset) == {"MODEL_TFLOP/s/GPU, mean over steps": 420.5}
+    assert adapter.own_tgs(BRIDGE_LOG, preset) is None
+
+
+@pytest.mark.parametrize(
+    ("preset", "said"),
+    [
+        (("tiny_cpu", "engine.name=megatron_bridge", "training.checkpointing=full"), "Transformer Engine"),
+        (("llama3_8b_32k", "engine.name=megatron_bridge", "parallel.sp=4", "engine.kernel=flash3"), "flash3"),
+        (("llama3_8b_32k", "engine.name=megatron_bridge", "engine.liger=true"), "Liger"),
+    ],
+)
+def test_megatron_bridge_is_refused_with_the_reason(preset, said):
+    with pytest.raises(TgsError, match=said) as raised:
+        support.check(a_preset(*preset))
+    assert raised.value.exit_code == ExitCode.UNSUPPORTED and raised.value.hint
+
+
+def test_megatron_bridge_is_dealt_packs_with_labels_beside_their_tokens(tmp_path):
+    np.save(tmp_path / "tokens.npy", np.arange(8, dtype=np.int32).reshape(2, 4))
+    np.save(tmp_path / "labels.npy", np.array([[-100, 1, -100, 3], [-100, 5, 6, 7]], np.int32))
+    packs = runpy.run_path(str(PEER / "bridge_train.py"))["PackSamples"](tmp_path)
+    sample = packs[0]
+    assert len(packs) == 2 and sample["tokens"].tolist() == [0, 1, 2, 3]
+    assert sample["labels"].tolist() == [1, 0, 3, 0] and sample["loss_mask"].tolist() == [1, 0, 1, 0]
+    assert sample["position_ids"].tolist() == [0, 1, 2, 3]

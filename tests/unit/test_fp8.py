@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from tgsbench.training.model.fp8 import quantised, scale_bits, swizzled
+from tgsbench.training.model.fp8 import cast_to_fp8, fused, quantised, scale_bits, swizzled
 from tgsbench.training.model.fp8_linear import Fp8Linear, use_products
 from tgsbench.training.model.fused_layers import TiledMLP
 from tgsbench.training.model.products import PLAIN, fp8_products
@@ -69,7 +69,7 @@ def test_scales_of_blocks_lie_as_tensor_cores_read_them() -> None:
     """cuBLAS: exponent of (row, column) at (r % 32)·16 + (r // 32 % 4)·4 + c % 4 of its tile of 128 x 4."""
     rows, columns = 160, 6
     exponents = torch.arange(rows * columns).view(rows, columns) % 250 + 1
-    laid = swizzled((exponents << 23).int()).view(torch.uint8)
+    laid = swizzled((exponents << 23).int())
     tiles_wide = 2
     for row in range(rows):
         for column in range(columns):
@@ -77,6 +77,19 @@ def test_scales_of_blocks_lie_as_tensor_cores_read_them() -> None:
             at = tile * 512 + row % 32 * 16 + row % 128 // 32 * 4 + column % 4
             assert laid[at] == exponents[row, column]
     assert laid.numel() == 2 * tiles_wide * 512
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_compiled_casts_give_every_bit_of_the_eager_ones(recipe: str) -> None:
+    generator = torch.Generator().manual_seed(2)
+    x = (torch.randn(96, 64, generator=generator) * torch.logspace(-6, 3, 64)).bfloat16()
+    for operand in (x, x.t(), x[:, 32:]):
+        compiled, eager = fused(cast_to_fp8)(operand, recipe, E4M3), cast_to_fp8(operand, recipe, E4M3)
+        for one, other in zip(compiled, eager, strict=True):
+            assert one.stride() == other.stride()
+            assert torch.equal(one.reshape(-1).view(torch.uint8), other.reshape(-1).view(torch.uint8))
+    bits = eager[1].reshape(96, -1)
+    assert torch.equal(fused(swizzled)(bits), swizzled(bits))
 
 
 def restored(x: torch.Tensor, recipe: str, kind: torch.dtype) -> torch.Tensor:

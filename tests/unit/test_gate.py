@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import random
 import xml.etree.ElementTree as ET
+from functools import partial
 from math import exp
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.stored import a_result
 from tgsbench import presets
+from tgsbench.cli.gate import gate as command
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.launch import gate as gating
 from tgsbench.metrics.gate import Wish, decide, runs_needed
@@ -142,3 +145,53 @@ def test_baselines_are_kept_whole_and_refused_when_they_cannot_be_used(tmp_path)
             baselines.load(path)
     with pytest.raises(TgsError, match="no baselines"):
         baselines.load(tmp_path / "none.json")
+
+
+class Machine:
+    """Runs of a machine that is this fast now; nothing is started."""
+
+    def __init__(self):
+        self.tgs, self.noise, self.disturbances, self._rng = 1000.0, 0.004, [], random.Random(5)
+
+    def __call__(self, preset, root, tag, say):
+        tgs = self.tgs * exp(self._rng.gauss(0, self.noise))
+        samples = [tgs * f for f in (0.99, 1.0, 1.01, 1.0, 0.99, 1.01)]
+        told = {"samples": samples, "disturbances": list(self.disturbances)}
+        return a_result(preset, f"r{tgs}", device="cpu", **told)
+
+
+def test_a_walk_through_the_command(tmp_path, monkeypatch):
+    """A baseline, the same build, a slowed one, a busy machine, another machine: each ends in its own way."""
+    machine = Machine()
+    monkeypatch.setattr(gating, "run_all", partial(gating.run_all, run=machine))
+    monkeypatch.chdir(tmp_path)
+
+    def gate(*words):
+        return CliRunner().invoke(command, ["base.json", "tiny_cpu", "--output", "runs", *words])
+
+    done = gate()
+    assert isinstance(done.exception, TgsError) and "no baselines" in done.exception.msg + done.exception.hint
+    done = gate("--update")
+    assert (done.exit_code, (tmp_path / "base.json").exists()) == (0, True), done.output
+    assert done.stdout.startswith("tiny_cpu: TGS ") and "n = 5" in done.stdout
+    told = ("--junit", "ci/gate.xml", "--summary", "ci/summary.md")
+    same = gate(*told)
+    assert (same.exit_code, same.stdout.split()[0]) == (0, "PASS"), same.output
+    machine.tgs *= 0.9
+    slowed = gate(*told)
+    assert (slowed.exit_code, slowed.stdout.split()[0]) == (ExitCode.WORSE, "FAIL")
+    assert "0.9" in slowed.stdout and len(slowed.stdout.splitlines()) == 1
+    suite = ET.parse(tmp_path / "ci" / "gate.xml").getroot()
+    assert (suite.get("failures"), suite.find(".//testcase").get("name")) == ("1", "tiny_cpu")
+    summary = (tmp_path / "ci" / "summary.md").read_text()
+    assert summary.count("### tgsbench gate") == 2 and "| PASS |" in summary and "| FAIL |" in summary
+    assert gate("--margin", "30").exit_code == 0, "a loss of less than half of the margin"
+    before = (tmp_path / "base.json").read_bytes()
+    machine.disturbances = ["ffmpeg (pid 7) used 1.9 cores"]
+    busy = gate(*told)
+    assert (busy.exit_code, busy.stdout.split()[0]) == (ExitCode.DISTURBED, "UNDECIDED")
+    assert "ffmpeg" in busy.stdout
+    assert ET.parse(tmp_path / "ci" / "gate.xml").getroot().get("skipped") == "1"
+    spoiled = gate("--update")
+    assert spoiled.exit_code == ExitCode.DISTURBED and "the file keeps what it had" in spoiled.output
+    assert (tmp_path / "base.json").read_bytes() == before

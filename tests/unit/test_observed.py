@@ -46,6 +46,30 @@ def test_a_program_is_watched_from_inside_and_runs_as_alone(tmp_path):
     assert len(observed.read(tmp_path, 1, ended=False)) == 2, "the last may still be stepped in parts"
 
 
+FUNCTIONAL = """
+import sys, torch, torch.distributed as dist
+dist.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=0, world_size=1)
+from torch.distributed._functional_collectives import all_to_all_single, all_to_all_single_autograd
+layer = torch.nn.Embedding(10, 4)
+optimizer = torch.optim.SGD(layer.parameters())
+with torch.no_grad():
+    all_to_all_single(torch.zeros(2), None, None, dist.group.WORLD)
+for step in range(2):
+    out = all_to_all_single_autograd(layer(torch.arange(6)), [6], [6], dist.group.WORLD)
+    out.sum().backward()
+    optimizer.step()
+"""
+
+
+def test_functional_all_to_alls_are_counted_with_those_of_their_gradients(tmp_path):
+    program = tmp_path / "train.py"
+    program.write_text(FUNCTIONAL)
+    argv = [*observed.program(tmp_path, [str(program)]), str(tmp_path / "store")]
+    subprocess.run([sys.executable, *argv], check=True, env={**os.environ, "RANK": "0"}, timeout=120)
+    seen = observed.read(tmp_path, 1, ended=True)
+    assert [(s.num_all_to_alls, s.all_to_all_bytes) for s in seen] == [(2, 2 * 6 * 4 * 4)] * 2
+
+
 def rank_log(*rows: tuple[int, float, float, int]) -> str:
     names = ("step", "begin_s", "end_s", "tokens")
     rest = {"labels": 1, "num_all_to_alls": 3, "all_to_all_bytes": 10, "mem_bytes": 1 << 30}

@@ -11,7 +11,7 @@ from tgsbench.metrics.integrity import expected_all_to_alls
 from tgsbench.metrics.packs import PackLedger, packs_of_step
 from tgsbench.metrics.physical import CHECKS, scheduled_lr
 from tgsbench.report.summary import summary_lines
-from tgsbench.schema.events import Hello, Step
+from tgsbench.schema.events import FirstStep, Hello, Step
 from tgsbench.schema.hotspots import Collective, HotOp, Profile
 from tgsbench.traces.findings import findings
 
@@ -142,6 +142,52 @@ def test_events_of_an_older_version_leave_the_new_checks_open():
     assert [text.split(":")[0] for text in result(old, preset=CUDA).integrity.not_checked] == [
         "clock", "packs", "update",
     ]  # fmt: skip
+
+
+def first_steps(lr, norm, **changes):
+    """Both ranks' looks at the first step of four layers; rank 1 holds no part of the last."""
+    moments = (norm * (1 - CUDA.training.beta1)) ** 2 / 2
+    seen = {"updates": [lr, lr, lr, lr], "moments_squared": moments, **changes}
+    last = [*seen["updates"][:3], None]
+    return [FirstStep(rank=0, **seen), FirstStep(rank=1, **{**seen, "updates": last})]
+
+
+LR = scheduled_lr(CUDA, 0)
+NORM = next(event.grad_norm for event in events() if isinstance(event, Step))
+
+
+def test_a_first_step_that_moves_every_layer_by_the_clipped_gradient_is_sound():
+    expected = min(NORM, CUDA.training.clip_norm)
+    assert problems([*stream(GPU), *first_steps(LR, expected)]) == []
+    (rank_0, _) = first_steps(LR, 9.0)
+    assert problems([*stream(GPU), rank_0]) == [], "half of the moments is not all of them"
+    unknown = first_steps(LR, 9.0, moments_squared=None, updates=[])
+    assert problems([*stream(GPU), *unknown]) == []
+
+
+def test_other_targets_than_those_of_the_packs_are_named():
+    assert problems([*stream(), *first_steps(LR, NORM, moments_squared=None, num_labels=1400)]) == []
+    (problem,) = problems([*stream(), *first_steps(LR, NORM, moments_squared=None, num_labels=1398)])
+    assert problem == "first loss: step 0 had 1,400 targets where its packs hold 1,398"
+
+
+def test_a_micro_step_whose_gradients_weigh_nothing_is_named():
+    assert problems([*stream(), *first_steps(LR, NORM, moments_squared=None, added=[1.0, 0.001, 0.3])]) == []
+    (problem,) = problems([*stream(), *first_steps(LR, NORM, moments_squared=None, added=[1.0, 1e-9, 0.0])])
+    assert problem == "gradient norm: micro-step 2, 3 of step 0 added nothing to the gradients of rank 0"
+
+
+def test_a_layer_that_the_first_step_left_is_named():
+    still = first_steps(LR, min(NORM, CUDA.training.clip_norm), updates=[LR, LR / 100, LR, 0.0])
+    (problem,) = problems([*stream(GPU), *still])
+    assert problem == "update: step 0 left the weights of layer 1, 3 as they were"
+
+
+def test_gradients_that_the_optimizer_took_unclipped_are_named():
+    told = stream(GPU, change=lambda step: {"grad_norm": 3.0 + step / 100})
+    assert problems([*told, *first_steps(LR, 1.0)]) == []
+    (problem,) = problems([*told, *first_steps(LR, 3.0)])
+    assert problem.startswith("gradient norm: in step 0 the optimizer took gradients of norm 3, where 3 was")
 
 
 def test_every_check_says_what_it_rests_on():

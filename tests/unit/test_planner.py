@@ -37,6 +37,7 @@ from tgsbench.planner.workload import StepWorkload, work_of
 from tgsbench.presets import catalog
 from tgsbench.systems import registry
 from tgsbench.systems.registry import find_system
+from tgsbench.systems.ring_steps import messages
 from tgsbench.units import GIB
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -510,7 +511,7 @@ def test_the_workspace_of_attentions_backward_by_hand():
     assert attention_workspace(replace(grouped, kernel="flash3")) == dq + 2 * 4 * 4096 * 2 * 64
     whole = replace(grouped, dims=dims(2, 8, 8, 64, 512))
     assert attention_workspace(whole) == dq
-    in_parts = replace(grouped, whole_layers=True, tiled_mlp=True, dims=dims(2, 8, 4, 64, 512))
+    in_parts = replace(grouped, whole_layers=True, head_parts=2)
     assert attention_workspace(in_parts) == (dq + expanded) / 2
     # 32 documents of 128 tokens: each one's rows are padded by up to 128.
     assert attention_workspace(replace(whole, attended_len=128.0)) == 2 * dq
@@ -652,3 +653,12 @@ def test_layers_are_whole_in_whatever_type_gradients_are_summed(kind):
     preset = presets.resolve("llama2_7b_1M", [f"training.reduce_dtype={kind}"]).preset
     assert work_of(preset, "flash2").whole_layers
     assert not work_of(preset, "flash2", system=find_system("deepspeed")).whole_layers
+
+
+@pytest.mark.parametrize("ring", [2, 8])
+def test_a_ring_of_layers_with_windows_is_planned_with_the_messages_that_integrity_demands(ring):
+    preset = presets.resolve("gpt_oss_20b_128k", ["parallel.sp=8", f"parallel.ring={ring}"]).preset
+    work = work_of(preset, "varlen")
+    windows = find_family("gpt_oss").ring_windows(preset.model)
+    assert work.hops * len(windows) == sum(messages(128 * 1024, ring, window)[0] for window in windows)
+    assert work.hops < ring - 1 or ring == 2

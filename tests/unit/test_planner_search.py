@@ -67,6 +67,22 @@ def test_a_search_tries_thousands(found):
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "sets"),
+    [
+        ("llama2_70b_128k", ["hardware.num_gpus=16"]),
+        ("llama2_7b_8k", ["training.accumulation=1"]),
+        ("qwen3_30b_a3b_8k", []),
+    ],
+)
+def test_what_a_search_passes_over_does_not_fit(name, sets):
+    asked = preset(name, *sets)
+    machine = machine_of(asked)
+    fitting = [v for v in variants(asked) if search_module._fits(v, machine)]
+    found = {tuple(candidate.change) for candidate in search(asked, machine).candidates}
+    assert found == {tuple(search_module.assignments_of(variant)) for variant in fitting}
+
+
 def test_no_variant_breaks_a_rule():
     assert all(not mesh_problems(variant) for variant in variants(preset("llama3_8b_8k")))
 

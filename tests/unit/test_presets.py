@@ -7,7 +7,9 @@ import tomllib
 import jsonschema
 import msgspec
 import pytest
+from msgspec.structs import replace
 
+from tests.unit.family_shapes import small
 from tgsbench import presets
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.launch import preflight
@@ -15,6 +17,7 @@ from tgsbench.presets import catalog
 from tgsbench.presets.json_schema import preset_schema
 from tgsbench.presets.resolve import check
 from tgsbench.presets.save import save_user_preset
+from tgsbench.presets.validate import mesh_problems
 
 REFERENCE_ROWS = [
     *(f"llama2_7b_{n}" for n in ("8k", "32k", "128k", "256k", "1M")),
@@ -327,7 +330,6 @@ def test_a_ring_is_chosen_where_the_heads_do_not_do(sets, ring, ulysses):
         (["parallel.ring=2", "engine.name=deepspeed"], ["deepspeed has no ring", "--engine fsdp2"]),
         (["parallel.ring=2", "engine.kernel=flash3"], ["flash attention", "parallel.ring=1"]),
         (["parallel.ring=2", "training.compute_dtype=float32"], ["bfloat16"]),
-        (["parallel.ring=2", "model.family=mistral", "model.window=4096"], ["windows", "nearest: 1"]),
         (["parallel.shard=5"], ["64 GPUs are not divisible by parallel.shard=5", "nearest: 4, 8"]),
         (["parallel.shard=8", "engine.name=deepspeed"], ["one copy over all 64", "--engine fsdp2"]),
         (["training.reduce_dtype=bfloat16", "engine.name=deepspeed"], ["reduce_dtype", "--engine fsdp2"]),
@@ -339,6 +341,16 @@ def test_rings_and_copies_that_cannot_be_are_refused_with_what_can(sets, words):
         ring_preset(*sets)
     for word in words:
         assert word in caught.value.msg + caught.value.hint
+
+
+def test_a_ring_takes_layers_with_windows_and_none_with_linear_attention():
+    windows = ("model.family=mistral", "model.window=4096")
+    windowed = ring_preset("parallel.sp=4", "parallel.ring=2", *windows, 'model.layer_pattern=["window"]')
+    assert windowed.ring == 2
+    with pytest.raises(TgsError, match="all layers of family mistral have it or none; nearest"):
+        ring_preset("parallel.sp=4", "parallel.ring=2", *windows)
+    linear = replace(windowed, model=small("qwen3_next_80b_a3b").model)
+    assert "linear attention, which no ring splits; nearest: 1" in " ".join(mesh_problems(linear))
 
 
 @pytest.mark.parametrize(

@@ -186,6 +186,21 @@ def test_a_limit_that_trains_ends_the_search():
     assert (found.seq_len, found.too_long) == (262_144, None)
 
 
+def test_no_length_is_tried_that_would_not_end_within_the_budget(tmp_path, monkeypatch):
+    """Runs of 1, 4, 16 and 64 s are within 100; one of 256 s would not be."""
+    preset, clock, said = a_preset("tiny_cpu"), [0.0], []
+
+    def run(variant, *args):
+        clock[0] += (variant.workload.seq_len / 1024) ** 2
+        return a_result(variant, "x", samples=[1.0])
+
+    monkeypatch.setattr(max_seq_len.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(max_seq_len.sweep, "run_named", run)
+    found = max_seq_len.find_longest(preset, tmp_path, "t", 1 << 20, said.append, 100.0)
+    assert (found.seq_len, found.too_long, clock[0]) == (8192, None, 85.0)
+    assert any("16k: would not end within the budget" in line for line in said)
+
+
 def test_a_model_that_never_fits_has_no_longest_length():
     found = max_seq_len.bisect(fits_up_to(0, []), 32768, 262_144, 1024)
     assert found.seq_len is None

@@ -16,11 +16,12 @@ from msgspec.structs import replace
 from benchmarks.tune_replay import LONG_S, judge, measured_families, replay, truth_of
 from tests.unit.stored import store_run
 from tgsbench import api, presets
-from tgsbench.cli.tune import budget_seconds, tune
+from tgsbench.cli.tune import tune
 from tgsbench.errors import TgsError
 from tgsbench.planner.machine import Machine
 from tgsbench.planner.plan import machine_of
 from tgsbench.results.results import load_result
+from tgsbench.tune.asking import budget_seconds
 from tgsbench.tune.belief import MeasuredSpeed, beliefs
 from tgsbench.tune.candidates import Space, TunedSetting, space_of
 from tgsbench.tune.halving import RUNS, TrialOutcome, Tuner
@@ -159,12 +160,13 @@ class Fakes:
 
     def __init__(self, root: Path, statuses=None) -> None:
         self.root, self.started, self.statuses = root, [], statuses or {}
+        self.tgs_of = {(1, "full"): 900, (1, "none"): 1000, (2, "full"): 700, (2, "none"): 800}.__getitem__
 
     def __call__(self, preset, root, name, tag, say, **how):
         assert tag.startswith("tune:")
         self.started.append(name)
         way = (preset.parallel.sp, preset.training.checkpointing)
-        tgs = {(1, "full"): 900, (1, "none"): 1000, (2, "full"): 700, (2, "none"): 800}[way]
+        tgs = self.tgs_of(way)
         samples = [tgs + i % 3 for i in range(preset.measure.steps)]
         status = self.statuses.get(way, "ok")
         run = store_run(

@@ -8,6 +8,7 @@ import random
 import numpy as np
 import pytest
 
+from tgsbench.systems.ring_steps import met_steps
 from tgsbench.workload.zigzag import Layout
 
 LAYOUTS = [
@@ -89,3 +90,35 @@ def test_causal_work_is_the_same_for_all_members_at_every_step(layout):
         blocks = [layout.block([0, 96], member, step) for member in range(layout.ring)]
         areas = {(b.q_end - b.q_begin) * (b.k_end - b.k_begin) for b in blocks}
         assert areas == {2 * layout.chunk**2}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("window", [1, 7, 13, 95])
+@pytest.mark.parametrize("borders", [*BORDERS[:6], *map(random_borders, range(2))])
+def test_under_a_window_the_steps_make_up_the_mask_and_no_other_is_needed(layout, window, borders):
+    seen = np.zeros((96, 96), int)
+    for member in range(layout.ring):
+        queries = held(layout, member)
+        for begin, end in itertools.pairwise(layout.own_borders(borders, member, window)):
+            for row in range(begin, end):
+                seen[queries[row], queries[max(begin, row - window + 1) : row + 1]] += 1
+        for step in (0, *met_steps(96, layout.ring, window)):
+            keys = held(layout, layout.source(member, step))
+            for block in layout.window_blocks(borders, member, step, window):
+                num_keys = block.k_end - block.k_begin
+                offset = num_keys - (block.q_end - block.q_begin)
+                for query in range(block.q_end - block.q_begin):
+                    first = 0 if block.left < 0 else max(0, query + offset - block.left)
+                    assert first < num_keys, "a query that sees nothing has no log-sum-exp"
+                    seen[queries[block.q_begin + query], keys[block.k_begin + first : block.k_end]] += 1
+    position = np.arange(96)
+    near = position[:, None] - position < window
+    assert (seen == (allowed(borders) & near)).all()
+
+
+@pytest.mark.parametrize(
+    ("ring", "window", "steps"),
+    [(8, 0, 7), (8, 1, 0), (8, 2, 2), (8, 8193, 2), (8, 8194, 4), (2, 100, 1), (16, 512, 2)],
+)
+def test_a_window_asks_few_members_for_their_keys(ring, window, steps):
+    assert len(met_steps(2 * ring * 8192, ring, window)) == steps

@@ -84,9 +84,12 @@ def test_compiled_blocks_are_compiled_for_the_card_and_launched(installed, tmp_p
     assert any(name.startswith("triton_") for name in names), names
 
 
-@pytest.mark.parametrize(("ring", "mask"), [(4, False), (8, True)])
-def test_a_ring_sends_what_it_must_beside_its_attention(installed, tmp_path, ring, mask):
-    sets = [*SMALL, f"parallel.ring={ring}", f"workload.document_mask={str(mask).lower()}"]
+WINDOWS = ("model.family=mistral", "model.window=4096", 'model.layer_pattern=["window"]')
+
+
+@pytest.mark.parametrize(("ring", "mask", "windows"), [(4, False, ()), (8, True, ()), (4, True, WINDOWS)])
+def test_a_ring_sends_what_it_must_beside_its_attention(installed, tmp_path, ring, mask, windows):
+    sets = [*SMALL, f"parallel.ring={ring}", f"workload.document_mask={str(mask).lower()}", *windows]
     result = _run(tmp_path, "llama2_7b_128k", *sets)
     virtual = result.virtual
     assert result.status == "virtual", result.failure

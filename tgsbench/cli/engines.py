@@ -10,6 +10,7 @@ import click
 from tgsbench.cli import complete, diagnostics, output
 from tgsbench.cli.effect import refuse_before_subcommand
 from tgsbench.cli.groups import ListGroup
+from tgsbench.errors import TgsError
 from tgsbench.systems import availability, environments
 from tgsbench.systems.availability import EngineState
 
@@ -36,27 +37,37 @@ def engines(ctx: click.Context, as_json: bool) -> None:
 @click.option(
     "--python", type=click.Path(path_type=Path), help="Keep this interpreter instead of making one."
 )
+@click.option(
+    "--source",
+    type=click.Path(path_type=Path),
+    help="Checkout or wheel of a system that is on no package index.",
+)
 @click.option("--dry-run", is_flag=True, help="Print what would be done.")
-def setup(system: str, python: Path | None, dry_run: bool) -> None:
+def setup(system: str, python: Path | None, source: Path | None, dry_run: bool) -> None:
     """Make an environment with another system, or keep the one that --python names."""
     environments.find_recipe(system)
+    if python is None:
+        environments.check_source(system, source)
+    elif source is not None:
+        raise TgsError("--source installs into a new environment, --python names one that is there")
     if python is not None and not dry_run:
         environments.name_python(system, python)
     elif python is None and dry_run:
         output.line(f"python -m venv {shlex.quote(str(environments.environment_dir(system)))}")
-        output.line(shlex.join(environments.install_argv(system)))
+        for argv in environments.install_argv(system, source):
+            output.line(shlex.join(argv))
         return
     elif python is None:
-        environments.create(system, diagnostics.note)
+        environments.create(system, diagnostics.note, source)
     for line in _lines(availability.state(system)):
         output.line(line)
 
 
 def _lines(state: EngineState) -> list[str]:
     verdict = f"can run here ({', '.join(state.devices)})" if state.available else "cannot run here"
-    lines = [f"{state.name:<13} {verdict}: {state.what}"]
+    lines = [f"{state.name:<15} {verdict}: {state.what}"]
     details = [", ".join(f"{name} {version}" for name, version in state.versions.items())]
     details += [f"missing: {what}" for what in state.missing]
     details += [f"install: {state.install}" if state.install else ""]
     details += [f"limit: {limit}" for limit in state.limits]
-    return lines + [f"{'':<13}   {detail}" for detail in details if detail]
+    return lines + [f"{'':<15}   {detail}" for detail in details if detail]

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tgsbench import __version__
 from tgsbench.cli import diagnostics, output
 from tgsbench.errors import ExitCode, TgsError, nearest
 from tgsbench.launch.schedulers import SCHEDULERS
+from tgsbench.version import VERSION
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -104,7 +104,7 @@ class LazyGroup(click.Group):
 @click.group(
     cls=LazyGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]}
 )
-@click.version_option(__version__, prog_name="tgsbench")
+@click.version_option(VERSION, prog_name="tgsbench")
 @click.pass_context
 def cli(ctx: click.Context) -> None:
     """Measure how fast language models train on long sequences.

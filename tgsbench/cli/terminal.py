@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tgsbench.cli import diagnostics
@@ -19,6 +20,14 @@ def print_running(runs: Sequence[RunDir]) -> None:
     """Print which runs still go on once the UI is closed, and the command that opens each again."""
     for run in runs:
         diagnostics.note(f"{run.run_id} goes on: tgsbench attach {shlex.quote(str(run.path))}")
+
+
+def print_tunes(root: Path) -> None:
+    """Print which tunes of a folder of runs go on once the UI is closed."""
+    from tgsbench.tune.state import going_on
+
+    for name in going_on(root):
+        diagnostics.note(f"the tune {name} goes on: U in the UI shows it")
 
 
 def require_terminal(headless: str) -> None:

@@ -9,9 +9,10 @@ import click
 
 from tgsbench.cli import diagnostics
 from tgsbench.cli.effect import refuse_idle
-from tgsbench.cli.terminal import print_running, require_terminal
+from tgsbench.cli.terminal import print_running, print_tunes, require_terminal
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.install import pip_install
+from tgsbench.store.run_dir import runs_root
 
 
 @click.command()
@@ -29,6 +30,7 @@ def tui(ascii_only: bool = False, serve: bool = False, port: int = 8317, output:
     from tgsbench.tui.app import open_app
 
     print_running(open_app(runs_root=output, ascii_only=ascii_only))
+    print_tunes(runs_root(output))
 
 
 def _serve(ascii_only: bool, port: int, output: Path | None) -> None:

@@ -100,6 +100,9 @@ class ExternalRun:
         support.check(self._preset)
         environment = environments.require(self._adapter.name)
         self._hello(environment)
+        if told := environments.untested(environment):
+            hint = f"{environments.setup_command(self._adapter.name)} makes an environment with that release"
+            self._emitters[0].emit(Warn(code="untested_release", msg=told, hint=hint))
         self._phase("data")
         self._folder.mkdir()
         try:
@@ -275,10 +278,14 @@ class ExternalRun:
         if error is None:
             return int(ExitCode.CRASHED)
         if code == 0:
-            error.msg = (
-                f"{self._adapter.name} ended after {self._num_reported} of {num_steps(self._preset)} steps"
-            )
+            error.msg = self._ended_early(exit_report.first_cause(text))
         return self.fail(error)
+
+    def _ended_early(self, cause: str) -> str:
+        """Of a system that says it did well."""
+        done, asked = self._num_reported, num_steps(self._preset)
+        said = f"{self._adapter.name} ended with exit code 0 after {done} of {asked} steps"
+        return f"{said}: {cause}" if cause else said
 
     def _say(self, note: str) -> None:
         self._phase("data", note)

@@ -49,8 +49,13 @@ def describe(system: str, exit_code: int, text: str) -> Error | None:
         )
     if killed(text):
         return None
-    msg = root_cause(text)[:_LONGEST] or f"{system} ended with exit code {exit_code}"
+    msg = first_cause(text) or f"{system} ended with exit code {exit_code}"
     return Error(kind="exception", msg=msg, traceback=tail, exit_code=ExitCode.CRASHED)
+
+
+def first_cause(text: str) -> str:
+    """The exception that its ranks raised first; empty where they raised none."""
+    return root_cause(text)[:_LONGEST]
 
 
 def killed(text: str) -> RankExit | None:

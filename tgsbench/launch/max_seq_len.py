@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,14 +35,19 @@ class LongestRun(Struct, kw_only=True):
 
 
 Attempt = Callable[[int], Result]
+MayTry = Callable[[int], bool]
+"""Would a run of this length end in time?"""
 
 
-def find_longest(preset: Preset, root: Path, name: str, limit: int, say: sweep.Say) -> LongestRun:
+def find_longest(
+    preset: Preset, root: Path, name: str, limit: int, say: sweep.Say, budget_s: float = math.inf
+) -> LongestRun:
     """Search from the preset's own length, with one warm-up and one measured step a run.
 
-    Runs that lie stored already are not made again. Raises TgsError when a run ends for another reason than
-    memory.
+    Runs that lie stored already are not made again; beyond the first, none is started that would not end
+    within the budget. Raises TgsError when a run ends for another reason than memory.
     """
+    clock = _Clock(budget_s, say)
 
     def attempt(length: int) -> Result:
         variant = with_length(preset, length)
@@ -51,9 +57,33 @@ def find_longest(preset: Preset, root: Path, name: str, limit: int, say: sweep.S
             variant, root, run_name, f"longest:{name}", lambda text: say(f"    {text}")
         )
         say(f"  {units.length(length)}: {sweep.told(result)}")
+        clock.took(length)
         return result
 
-    return bisect(attempt, preset.workload.seq_len, limit, granule_of(preset))
+    return bisect(attempt, preset.workload.seq_len, limit, granule_of(preset), clock.may_try)
+
+
+class _Clock:
+    """What runs of a search took; a longer sequence takes at most the square of its length longer."""
+
+    def __init__(self, budget_s: float, say: sweep.Say) -> None:
+        self._say = say
+        self._last_s = time.monotonic()
+        self._ends_s = self._last_s + budget_s
+        self._length, self._took_s = 0, 0.0
+
+    def took(self, length: int) -> None:
+        """A run of this length has just ended."""
+        now_s = time.monotonic()
+        self._length, self._took_s, self._last_s = length, now_s - self._last_s, now_s
+
+    def may_try(self, length: int) -> bool:
+        """Would a run of this length end within the budget?"""
+        longer = max(1.0, length / self._length) if self._length else 1.0
+        in_time = self._last_s + self._took_s * longer**2 <= self._ends_s
+        if not in_time:
+            self._say(f"  {units.length(length)}: would not end within the budget")
+        return in_time
 
 
 def granule_of(preset: Preset) -> int:
@@ -82,8 +112,13 @@ def with_length(preset: Preset, length: int) -> Preset:
     return variant
 
 
-def bisect(attempt: Attempt, start: int, limit: int, granule: int) -> LongestRun:
-    """Double until a run ends out of memory, or halve until one does not, then halve the gap."""
+def bisect(
+    attempt: Attempt, start: int, limit: int, granule: int, may_try: MayTry = lambda _: True
+) -> LongestRun:
+    """Double until a run ends out of memory, or halve until one does not, then halve the gap.
+
+    It ends before a length that it may not try.
+    """
     found = LongestRun()
     at = max(granule, min(start, limit) // granule * granule)
     while True:
@@ -94,7 +129,7 @@ def bisect(attempt: Attempt, start: int, limit: int, granule: int) -> LongestRun
             at = _between(found, granule) if found.too_long is not None else above
         else:
             at = _between(found, granule) if found.seq_len is not None else at // 2 // granule * granule
-        if at in found.tried or at < granule:
+        if at in found.tried or at < granule or not may_try(at):
             return found
 
 

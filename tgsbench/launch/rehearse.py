@@ -10,6 +10,7 @@ from tgsbench.launch.preflight import LocalMachine
 from tgsbench.models.registry import find_family
 from tgsbench.presets.validate import mesh_problems
 from tgsbench.schema.preset import Device, ModelShape, Parallel, Preset
+from tgsbench.systems.whole_layers import with_parts_of
 
 _HEAD_DIM = 32
 _LOCAL_SEQ_LEN = 1024
@@ -60,7 +61,7 @@ def shrunken(
         ),
     )
     assert not mesh_problems(small), mesh_problems(small)
-    return small
+    return with_parts_of(preset, small)
 
 
 def rehearsal_on(preset: Preset, machine: LocalMachine) -> Preset:

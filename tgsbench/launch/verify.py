@@ -27,7 +27,7 @@ from tgsbench.schema.preset import Measure, Parallel, Preset
 from tgsbench.schema.verify import Check, CheckName, Verification
 from tgsbench.system.scratch import scratch_folder
 from tgsbench.systems import availability, registry, support
-from tgsbench.systems.whole_layers import most_attention_calls
+from tgsbench.systems.whole_layers import most_attention_calls, most_parts, with_parts_of
 
 NUM_STEPS = 20
 _SEQ_LEN = 512
@@ -63,9 +63,9 @@ def small_preset(preset: Preset) -> Preset:
     world = sp * min(2, preset.dp)
     head_dim = max(_HEAD_DIM, MULTIPLE[preset.training.fp8_recipe]) if preset.linear else _HEAD_DIM
     small = shrunken(preset, sp, world, "cpu", _SEQ_LEN // sp, head_dim, _KV_HEADS_PER_CALL)
-    if (calls := most_attention_calls(small)) > 1:
+    if (calls := min(most_attention_calls(preset), most_parts(small))) > 1:
         small = shrunken(preset, sp, world, "cpu", _SEQ_LEN // sp, head_dim, _KV_HEADS_PER_CALL * calls)
-    training = small.training
+    small, training = with_parts_of(preset, small), small.training
     return replace(
         small,
         profile="",

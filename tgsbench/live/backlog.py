@@ -31,7 +31,7 @@ _MAX_READERS = 4
 _PIPE_BYTES = 1 << 20
 _MAX_PART_BYTES = 64 << 20
 """A part holds one piece, and an event of at most 16 MiB that began before it."""
-_MAX_AHEAD_BYTES = 32 << 20
+_MAX_AHEAD_BYTES = 12 << 20
 """Parts of one reader that may wait here; those of a run of a million events are 48 MB, of two readers."""
 _PARTS = msgspec.msgpack.Decoder(ReadPart)
 

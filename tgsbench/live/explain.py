@@ -273,7 +273,7 @@ def _mfu_inputs(view: RunView, headline: Headline) -> list[tuple[str, str]]:
 def _step_inputs(view: RunView, headline: Headline) -> list[tuple[str, str]]:
     preset = view.plan.preset
     return [
-        ("measured steps", str(len(view.live.step_samples))),
+        ("measured steps", str(view.live.step_samples.num_told)),
         ("micro-steps per step", str(preset.accumulation)),
         ("tokens per step, all ranks", f"{preset.tokens_per_step:,}"),
     ]

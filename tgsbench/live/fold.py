@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import statistics
-from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from tgsbench.live.pending import MAX_PENDING_STEPS, ClosedStep, PendingSteps
 from tgsbench.metrics import figures
 from tgsbench.metrics.progress import LONG_STEP_S, least_far
 from tgsbench.metrics.slow_ranks import WaitTable
+from tgsbench.metrics.thinned import Thinned
 from tgsbench.schema import events as ev
 
 MAX_NOTES = 200
@@ -96,9 +96,9 @@ class LiveRun:
     """Slowest rank, with the spread over ranks."""
     loss: DownsampledSeries = field(default_factory=DownsampledSeries)
     mem_peak: DownsampledSeries = field(default_factory=DownsampledSeries)
-    tgs_samples: array[float] = field(default_factory=lambda: array("d"))
-    """TGS of every measured step that all ranks reported."""
-    step_samples: array[float] = field(default_factory=lambda: array("d"))
+    tgs_samples: Thinned = field(default_factory=Thinned)
+    """TGS of the measured steps that all ranks reported."""
+    step_samples: Thinned = field(default_factory=Thinned)
     measured_tokens: int = 0
     measured_s: float = 0.0
     last_closed_step: int = -1
@@ -125,6 +125,7 @@ class LiveRun:
             ev.Kernel: self._kernel,
             ev.Depth: lambda _state, _event: None,  # an emulated rank has no steps to show
             ev.Claimed: lambda _state, _event: None,
+            ev.FirstStep: lambda _state, _event: None,
             ev.Trace: self._trace,
             ev.Warn: self._warn,
             ev.Error: self._error,

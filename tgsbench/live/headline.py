@@ -77,6 +77,7 @@ class RunView:
         self._headline: Headline | None = None
         self._at_event = -1
         self._tgs = Tgs()
+        self._num_summed = 0
 
     @cached_property
     def references(self) -> list[ReferenceRow]:
@@ -148,8 +149,9 @@ class RunView:
 
     def _summary(self) -> Tgs:
         live = self.live
-        if self._tgs.n != len(live.tgs_samples):
-            self._tgs = summarize(list(live.tgs_samples), live.measured_tokens, live.measured_s, live.world)
+        if self._num_summed != live.tgs_samples.num_told:
+            self._num_summed = live.tgs_samples.num_told
+            self._tgs = summarize(live.tgs_samples, live.measured_tokens, live.measured_s, live.world)
         return self._tgs
 
     def _eta_s(self, step_s: float | None) -> float | None:

@@ -11,7 +11,8 @@ from tgsbench.metrics.step_total import StepTotal
 from tgsbench.models.registry import find_family
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Integrity
-from tgsbench.systems.whole_layers import exchanges_of_a_pass, runs_whole_layers
+from tgsbench.systems.ring_steps import messages
+from tgsbench.systems.whole_layers import exchanges_of_a_pass, head_parts, runs_whole_layers
 
 _ELEMENT_BYTES = {"bfloat16": 2, "float32": 4}
 
@@ -20,7 +21,7 @@ def expected_all_to_alls(preset: Preset) -> tuple[int, int]:
     """All-to-all calls and bytes of one rank in one optimizer step.
 
     A layer's forward makes one call with q, k, v (KV repeated only up to sp) and one with the output
-    (ALST: one each for q, k, v; a whole layer: one for k and v, and for each chunk of heads one with q and
+    (ALST: one each for q, k, v; a whole layer: one for k and v, and for each part of the heads one with q and
     one with the output); the backward mirrors them; full checkpointing runs the forward's again,
     selective checkpointing saves their results. Bytes include the share a rank keeps.
     """
@@ -34,7 +35,7 @@ def expected_all_to_alls(preset: Preset) -> tuple[int, int]:
     num_bytes = values * _ELEMENT_BYTES[preset.training.compute_dtype]
     calls = (4 if preset.attention == "alst" else 2) * len(widths)
     if runs_whole_layers(preset):
-        calls = exchanges_of_a_pass(shape.num_query_heads, shape.num_kv_heads, sp) * len(widths)
+        calls = exchanges_of_a_pass(head_parts(preset)) * len(widths)
     times = passes * preset.accumulation
     return times * calls, times * num_bytes
 
@@ -47,17 +48,22 @@ def expected_ring_sends(preset: Preset) -> tuple[int, int]:
     """Messages and bytes that one rank sends round its ring in one optimizer step.
 
     In a layer's forward keys and values make r - 1 hops in a ring of r; in its backward as many again, and
-    their gradients in fp32 make r. Full checkpointing runs the forward's again.
+    their gradients in fp32 make r. In a layer with a window they go straight to the members that need them,
+    as `messages` counts, and gradients straight back. Full checkpointing runs the forward's again.
     """
     ring = preset.ring
     if ring == 1:
         return 0, 0
-    widths = find_family(preset.model.family).ring_widths(preset.model, preset.ulysses)
-    values = preset.training.micro_batch * preset.workload.seq_len // ring * sum(widths)
-    passes = 3 if preset.training.checkpointing == "full" else 2
-    hops = passes * (ring - 1)
-    num_bytes = values * (hops * _ELEMENT_BYTES[preset.training.compute_dtype] + ring * _GRADIENT_BYTES)
-    return preset.accumulation * len(widths) * (hops + ring), preset.accumulation * num_bytes
+    family, passes = find_family(preset.model.family), 3 if preset.training.checkpointing == "full" else 2
+    windows = family.ring_windows(preset.model)
+    rows, of_value = preset.training.micro_batch * preset.workload.seq_len // ring, _ELEMENT_BYTES
+    calls = num_bytes = 0
+    for width, window in zip(family.ring_widths(preset.model, preset.ulysses), windows, strict=True):
+        keys, gradients = messages(preset.workload.seq_len, ring, window)
+        calls += passes * keys + gradients
+        in_layer = passes * keys * of_value[preset.training.compute_dtype] + gradients * _GRADIENT_BYTES
+        num_bytes += rows * width * in_layer
+    return preset.accumulation * calls, preset.accumulation * num_bytes
 
 
 _COUNT_BYTES = 8

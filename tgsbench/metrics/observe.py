@@ -10,7 +10,7 @@ from tgsbench.metrics.clock import RankClock
 from tgsbench.metrics.packed_steps import PackedSteps, StepsOfPhase
 from tgsbench.metrics.packs import PackLedger
 from tgsbench.metrics.power import PowerLog
-from tgsbench.metrics.slow_ranks import WaitLog
+from tgsbench.metrics.slow_ranks import WaitTable
 from tgsbench.metrics.step_total import StepTotal
 from tgsbench.schema.events import (
     Bye,
@@ -19,6 +19,7 @@ from tgsbench.schema.events import (
     Depth,
     Error,
     Event,
+    FirstStep,
     Gpu,
     Heartbeat,
     Hello,
@@ -60,11 +61,13 @@ class RunTotals:
     """Last phase of each rank."""
     beats: dict[int, Heartbeat] = field(default_factory=dict)
     """Last heartbeat of each rank."""
-    waits: WaitLog = field(default_factory=WaitLog)
+    waits: WaitTable = field(init=False)
     """How long ranks stood in collectives, step by step."""
     data: Data | None = None
     kernel: Kernel | None = None
     claimed: Claimed | None = None
+    first_steps: dict[int, FirstStep] = field(default_factory=dict)
+    """What each rank saw of the first optimizer step."""
     mem_peak_by_rank: dict[int, int] = field(default_factory=dict)
     """Over all steps, also those of warm-up and profile."""
     measured_peak_by_rank: dict[int, int] = field(default_factory=dict)
@@ -79,6 +82,9 @@ class RunTotals:
     power: PowerLog = field(default_factory=PowerLog)
     num_repeated: int = 0
     """Reports of a step by a rank that had reported it before; they count once."""
+
+    def __post_init__(self) -> None:
+        self.waits = WaitTable(self.world_size)
 
     def add(self, event: Event) -> None:
         """Take one event in; types that a result does not need are passed over."""
@@ -118,6 +124,8 @@ class RunTotals:
                 self.beats[event.rank] = event
             case Data():
                 self.data = event
+            case FirstStep():
+                self.first_steps[event.rank] = event
             case Claimed():
                 self.claimed = event
             case Kernel():

@@ -1,12 +1,14 @@
-"""Steps that all ranks reported, packed: a run of a million steps takes some dozens of bytes each."""
+"""Steps that all ranks reported, packed: 40 bytes each, in a temporary file where there are many."""
 
 from __future__ import annotations
 
+import os
+import tempfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import overload
+from typing import IO, overload
 
 import msgspec
 
@@ -15,6 +17,8 @@ from tgsbench.metrics.step_total import StepTotal
 _BLOCK = 1024
 """Steps that are packed together."""
 _WORD = 64
+_IN_MEMORY = 2 << 20
+"""Packed bytes of about 50,000 steps; more go to a temporary file, and memory stays the same."""
 _LARGEST = 2**63 - 1
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(list[StepTotal])
@@ -24,7 +28,11 @@ class PackedSteps:
     """Totals that nothing is added to any more; one takes 700 bytes as an object and about 40 here."""
 
     def __init__(self) -> None:
-        self._blocks: list[bytes] = []
+        self._blocks: list[bytes | int] = []
+        """Packed, or the number of packed bytes that lie next in the file."""
+        self._file: IO[bytes] | None = None
+        self._num_held = self._num_filed = 0
+        """Packed bytes in memory, and in the file."""
         self._newest: list[StepTotal] = []
         """Not yet packed."""
         self._known: dict[int, int] = {}
@@ -51,8 +59,24 @@ class PackedSteps:
         self._num += 1
         self._newest.append(total)
         if len(self._newest) == _BLOCK:
-            self._blocks.append(zlib.compress(_encoded(self._newest), 1))
+            self._put(zlib.compress(_encoded(self._newest), 1))
             self._newest = []
+
+    def _put(self, block: bytes) -> None:
+        """Into memory, later ones into the file; where it has no room, as on a full disk, into memory too."""
+        if self._num_held + len(block) > _IN_MEMORY and self._filed(block):
+            self._blocks.append(len(block))
+            self._num_filed += len(block)
+        else:
+            self._blocks.append(block)
+            self._num_held += len(block)
+
+    def _filed(self, block: bytes) -> bool:
+        try:
+            self._file = self._file or tempfile.TemporaryFile()  # noqa: SIM115 - as long as the steps
+            return os.pwrite(self._file.fileno(), block, self._num_filed) == len(block)
+        except OSError:
+            return False
 
     def __iter__(self) -> Iterator[StepTotal]:
         """In the order of their numbers; the objects are made anew, and what changes them changes nothing."""
@@ -60,7 +84,11 @@ class PackedSteps:
         return steps if self._is_in_order else iter(sorted(steps, key=lambda total: total.step))
 
     def _in_order_told(self) -> Iterator[StepTotal]:
-        for block in self._blocks:
+        begin = 0
+        for block in list(self._blocks):
+            if isinstance(block, int):
+                assert self._file is not None
+                begin, block = begin + block, os.pread(self._file.fileno(), block, begin)
             yield from _DECODER.decode(zlib.decompress(block))
         yield from self._newest
 

@@ -6,8 +6,7 @@ Every check has a name and says what it found; one that needs a figure nobody kn
 from __future__ import annotations
 
 import math
-from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from msgspec import Struct, field
@@ -17,6 +16,7 @@ from tgsbench.metrics import clock, figures
 from tgsbench.metrics.packs import PackLedger
 from tgsbench.metrics.step_total import StepTotal
 from tgsbench.models.spec import num_parameters
+from tgsbench.schema.events import FirstStep
 from tgsbench.schema.hardware import GpuSpec
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Integrity
@@ -31,6 +31,12 @@ _FIRST_UPDATE: Final = (0.7, 1.1)
 """Of the learning rate (measured: 0.998): AdamW's first step divides each gradient by its own size."""
 _LEAST_LR_SHARE: Final = 0.01
 """Less moves a weight by about its own last bit."""
+_STILL: Final = 0.1
+"""Of the learning rate: a layer that trains moves by all of it, decay alone moves it by a hundredth."""
+_NOTHING: Final = 1e-6
+"""Of the micro-step that adds most; one target among a million adds a thousandth."""
+_CLIPPED: Final = 1e-3
+"""Norms in fp32 and fp64 of the same gradient part by less than 1e-4."""
 _LATER_UPDATE: Final = (0.005, 4.0)
 """Adam's own bound is (1 - beta1) / sqrt(1 - beta2): 3.2."""
 _BYTES_PER_PARAMETER: Final = 2
@@ -52,6 +58,8 @@ class Measured(Struct, frozen=True, kw_only=True):
     packs: PackLedger = field(default_factory=PackLedger)
     num_packs: int = 0
     """Packs of an epoch."""
+    first_steps: Mapping[int, FirstStep] = {}
+    """What each rank saw of the first optimizer step."""
 
 
 class NotChecked(Exception):
@@ -75,8 +83,11 @@ def check_physics(measured: Measured, into: Integrity) -> None:
 
 
 def _first_loss(m: Measured) -> str:
-    """The loss of the first step, before any update, is about ln V: random weights know nothing."""
+    """The first step has its packs' targets, and its loss is about ln V: random weights know nothing."""
     first, vocab = m.steps[0], m.preset.model.vocab_size
+    demanded = {seen.num_labels for seen in m.first_steps.values() if seen.num_labels}
+    if first.step == 0 and demanded and demanded != {first.labels}:
+        return f"step 0 had {first.labels:,} targets where its packs hold {max(demanded):,}"
     if first.step != 0 or first.loss is None or vocab < _MIN_VOCAB:
         raise NotChecked("no loss of step 0 was reported by all ranks")
     expected = math.log(vocab)
@@ -87,29 +98,75 @@ def _first_loss(m: Measured) -> str:
     return f"{units.three(first.loss)} where random weights give {bounds}"
 
 
+class _Range(Struct):
+    """Between which figures a run's steps lie."""
+
+    num: int = 0
+    low: float = math.inf
+    high: float = -math.inf
+    is_finite: bool = True
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> _Range:
+        """Of so many figures as there are, one after the other."""
+        found = cls()
+        for value in values:
+            found.num += 1
+            found.is_finite &= math.isfinite(value)
+            found.low, found.high = min(found.low, value), max(found.high, value)
+        return found
+
+    def stays(self) -> str:
+        """That all are one; empty where they differ."""
+        return f"it stays at {self.low:.6g} for {self.num} steps" if self.low == self.high else ""
+
+
 def _moving_loss(m: Measured) -> str:
     """Weights that are updated and packs that differ give another loss at every step."""
-    losses = array("d", (s.loss for s in m.steps if s.loss is not None))
-    if not losses:
+    losses = _Range.of(s.loss for s in m.steps if s.loss is not None)
+    if not losses.num:
         return f"no label was trained in {len(m.steps)} steps"
-    if not all(map(math.isfinite, losses)):
+    if not losses.is_finite:
         return "it is not finite"
-    if len(losses) < 2 or m.preset.training.lr == 0:
+    if losses.num < 2 or m.preset.training.lr == 0:
         raise NotChecked("it takes two steps and a learning rate above 0")
-    return f"it stays at {losses[0]:.6g} for {len(losses)} steps" if min(losses) == max(losses) else ""
+    return losses.stays()
 
 
 def _gradient_norm(m: Measured) -> str:
     """Gradients exist, are finite, and differ from step to step."""
-    norms = array("d", (s.grad_norm for s in m.steps))
-    if not all(map(math.isfinite, norms)):
+    norms = _Range.of(s.grad_norm for s in m.steps)
+    if not norms.is_finite:
         return "it is not finite"
-    if not any(norms):
-        return f"it is 0 in all {len(norms)} steps"
+    if norms.low == norms.high == 0:
+        return f"it is 0 in all {norms.num} steps"
+    return (norms.stays() if norms.num > 2 else "") or _idle_micro_step(m) or _clipped(m)
+
+
+def _idle_micro_step(m: Measured) -> str:
+    """Each micro-step of the first step adds to the gradients; few targets add less, not nothing."""
+    for rank, seen in sorted(m.first_steps.items()):
+        norms = {micro: norm for micro, norm in enumerate(seen.added) if norm is not None}
+        least = _NOTHING * max(norms.values(), default=0.0)
+        idle = [str(micro + 1) for micro, norm in norms.items() if norm < least]
+        if idle:
+            return f"micro-step {', '.join(idle)} of step 0 added nothing to the gradients of rank {rank}"
+    return ""
+
+
+def _clipped(m: Measured) -> str:
+    """Adam's first moments after one step are the clipped gradient times 1 - beta1: of the norm told."""
+    squares = [seen.moments_squared for seen in m.first_steps.values()]
+    known, first, training = [s for s in squares if s is not None], m.steps[0], m.preset.training
+    if first.step != 0 or len(known) < first.num_ranks or training.beta1 >= 1:
+        return ""
+    found = math.sqrt(max(0.0, sum(known))) / (1 - training.beta1)
+    expected = min(first.grad_norm, training.clip_norm)
+    if math.isclose(found, expected, rel_tol=_CLIPPED):
+        return ""
     return (
-        f"it stays at {norms[0]:.6g} for {len(norms)} steps"
-        if len(norms) > 2 and min(norms) == max(norms)
-        else ""
+        f"in step 0 the optimizer took gradients of norm {found:.4g}, where {first.grad_norm:.4g} was told "
+        f"and clip_norm is {training.clip_norm:g}"
     )
 
 
@@ -175,7 +232,19 @@ def _update(m: Measured) -> str:
         low, high = _LATER_UPDATE if step else _FIRST_UPDATE
         if lr >= _LEAST_LR_SHARE * m.preset.training.lr and not low * lr <= update <= high * lr:
             return f"step {step} changed weights by {update:.2g} at a learning rate of {lr:.2g}"
-    return ""
+    return _still_layers(m)
+
+
+def _still_layers(m: Measured) -> str:
+    """The first step moves every layer: one whose outputs go nowhere has no gradient."""
+    largest: dict[int, float] = {}
+    for seen in m.first_steps.values():
+        for layer, update in enumerate(seen.updates[: m.preset.model.num_layers]):
+            if update is not None:
+                largest[layer] = max(largest.get(layer, 0.0), update)
+    least = _STILL * scheduled_lr(m.preset, 0)
+    still = [str(layer) for layer, update in sorted(largest.items()) if update < least]
+    return f"step 0 left the weights of layer {', '.join(still)} as they were" if still else ""
 
 
 def scheduled_lr(preset: Preset, step: int) -> float:

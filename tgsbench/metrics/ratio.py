@@ -140,6 +140,16 @@ def verdict(ratio: Ratio) -> Verdict:
     return "same" if equivalent else "not significant"
 
 
+_80_TO_95 = 1.95996 / 1.28155
+"""Quantiles of the normal distribution, two-sided."""
+
+
+def widened(value: float, range80: Interval) -> Interval:
+    """The 95 % interval of an estimate whose 80 % interval is known, its logarithm taken as normal."""
+    down, up = _log_arms(value, range80)
+    return value * exp(-_80_TO_95 * down), value * exp(_80_TO_95 * up)
+
+
 def _log_arms(value: float, ci95: Interval | None) -> tuple[float, float]:
     if ci95 is None:
         return 0.0, 0.0

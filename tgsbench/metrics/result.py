@@ -13,6 +13,7 @@ from tgsbench.metrics.failure import root_cause
 from tgsbench.metrics.observe import RunTotals
 from tgsbench.metrics.spread import oddities
 from tgsbench.metrics.step_total import StepTotal
+from tgsbench.metrics.thinned import Thinned
 from tgsbench.presets.catalog import find_gpu, load_references
 from tgsbench.presets.work import work_digest
 from tgsbench.schema.environment import Environment
@@ -89,9 +90,7 @@ def _mark_damage(result: Result, num_skipped: int, num_repeated: int) -> None:
 
 def _slow_rank(observed: RunTotals, world_size: int) -> RankWaitedFor | None:
     """Who held the others up longest; None: nobody did."""
-    if not observed.waits or world_size < 2:
-        return None
-    found = observed.waits.table(world_size).worst()
+    found = observed.waits.worst() if world_size > 1 else None
     if found is None:
         return None
     rank, lost_s, share = found
@@ -104,7 +103,7 @@ def throughput(steps: Sequence[StepTotal], world_size: int) -> Tgs:
 
     TGS = real tokens / (GPUs · wall seconds) over whole optimizer steps, slowest rank.
     """
-    samples, tokens, time_s = [], 0, 0.0
+    samples, tokens, time_s = Thinned(), 0, 0.0
     for step in steps:
         tokens, time_s = tokens + step.tokens, time_s + step.step_s
         if (rate := figures.tgs(step.tokens, world_size, step.step_s)) is not None:
@@ -112,13 +111,13 @@ def throughput(steps: Sequence[StepTotal], world_size: int) -> Tgs:
     return summarize(samples, tokens, time_s, world_size)
 
 
-def summarize(samples: list[float], tokens: int, time_s: float, world_size: int) -> Tgs:
+def summarize(samples: Sequence[float], tokens: int, time_s: float, world_size: int) -> Tgs:
     """Median, interval and total of TGS samples that cover `tokens` over all ranks in `time_s`."""
     return Tgs(
         median=stats.median(samples),
         ci95=stats.median_ci95(samples),
         n=len(samples),
-        samples=samples,
+        samples=list(samples),
         total=figures.tgs(tokens, world_size, time_s),
     )
 
@@ -229,14 +228,14 @@ def _sp_spans_nodes(observed: RunTotals, sp: int) -> bool:
 
 def _measure(result: Result, preset: Preset, steps: Sequence[StepTotal], observed: RunTotals) -> None:
     result.tgs = throughput(steps, result.world_size)
-    times: list[float] = []
+    times = Thinned()
     losses = result.loss
     for step in steps:
         losses.first = losses.first if times else step.loss
         losses.last = step.loss
         times.append(step.step_s)
-    result.warnings += oddities(times, "step")
-    result.step_s = StepTime(median=stats.median(times), samples=times)
+    result.warnings += _thinning(times) + oddities(times, "step" if times.stride == 1 else "sampled step")
+    result.step_s = StepTime(median=stats.median(times), samples=list(times))
     result.power_w = observed.power.mean_w
     result.mem = _memory(steps, observed, preset.hardware.device)
     padded = observed.data.tokens_padded if observed.data else 0
@@ -261,6 +260,16 @@ def _measure(result: Result, preset: Preset, steps: Sequence[StepTotal], observe
         result.reference = result.references[0]
 
 
+def _thinning(times: Thinned) -> list[str]:
+    """What a figure of more steps than are kept rests on."""
+    if times.stride == 1:
+        return []
+    return [
+        f"median and interval are those of {len(times):,} of {times.num_told:,} measured steps, one drawn "
+        f"from each {times.stride}"
+    ]
+
+
 def _check_physics(result: Result, preset: Preset, observed: RunTotals) -> None:
     measured = physical.Measured(
         preset=preset,
@@ -270,6 +279,7 @@ def _check_physics(result: Result, preset: Preset, observed: RunTotals) -> None:
         mfu=result.mfu,
         clocks=observed.clocks,
         packs=observed.packs,
+        first_steps=observed.first_steps,
         num_packs=observed.data.num_full + observed.data.num_short if observed.data else 0,
     )
     physical.check_physics(measured, result.integrity)

@@ -115,42 +115,12 @@ class WaitTable:
         return rank, self.lost_s[rank], self.lost_s[rank] / self.total_s
 
 
-class WaitLog:
-    """Reports of a whole run, 32 bytes each, in whatever order its ranks' files are read."""
-
-    def __init__(self, most: int = 1_000_000) -> None:
-        """`most`: reports kept; 1,024 ranks' first 1,000 steps."""
-        self._most = most
-        self._step, self._rank = array("q"), array("q")
-        self._step_s, self._wait_s = array("d"), array("d")
-
-    def __len__(self) -> int:
-        return len(self._step)
-
-    def add(self, event: Waits) -> None:
-        """Keep one rank's figures of a step."""
-        if len(self._step) < self._most:
-            self._step.append(event.step)
-            self._rank.append(event.rank)
-            self._step_s.append(event.step_s)
-            self._wait_s.append(sum(event.wait_s.values()))
-
-    def table(self, world: int) -> WaitTable:
-        """The same as rows of all ranks."""
-        table = WaitTable(world)
-        for at in sorted(range(len(self._step)), key=self._step.__getitem__):
-            waited = {"": self._wait_s[at]}
-            report = Waits(rank=self._rank[at], step=self._step[at], step_s=self._step_s[at], wait_s=waited)
-            table.add(report)
-        return table
-
-
 def table_of(events: Iterable[Waits], world: int) -> WaitTable:
     """Rows of a run's reports."""
-    log = WaitLog()
+    table = WaitTable(world)
     for event in events:
-        log.add(event)
-    return log.table(world)
+        table.add(event)
+    return table
 
 
 def delay_of(row: WaitRow, rank: int) -> float:

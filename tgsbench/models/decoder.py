@@ -40,6 +40,8 @@ class Decoder:
     qk_norm = False
     """Are a head's query and key normalised?"""
     runs_last_again = False
+    has_one_window = False
+    """Have all layers the window, or none, in transformers' own class?"""
 
     # What a family is made of
 
@@ -203,11 +205,20 @@ class Decoder:
             for width in [2 * max(g.kv_heads, ulysses) // ulysses * g.key_dim] * g.num
         ]
 
+    def ring_windows(self, shape: ModelShape) -> list[int]:
+        """The window of each layer, 0 where there is none."""
+        return [window for g in self.layers(shape) for window in [g.window] * g.num]
+
     def problems(self, shape: ModelShape) -> list[str]:
-        """Says where a window has no length, and which tables of the shape this family does not read."""
+        """Says where a window has no length or is not in all layers, and which tables are not read."""
         found = []
         if "window" in self.pattern(shape) and shape.window <= 0:
             found.append(f"model.window={shape.window}: layers of kind window need a length of at least 1")
+        if self.has_one_window and shape.window and set(self.pattern(shape)) != {"window"}:
+            found.append(
+                f"model.window={shape.window}: all layers of family {self.name} have it or none; nearest: "
+                'model.layer_pattern=["window"], or model.window=0'
+            )
         for table in ("experts", "latent", "linear"):
             given, wanted = getattr(shape, table) is not None, table in self.tables
             if given != wanted:

@@ -269,6 +269,10 @@ class ModelFamily(Protocol):
         """Values per token of each layer's message round a ring: keys, and values padded to their width."""
         ...
 
+    def ring_windows(self, shape: ModelShape) -> list[int]:
+        """Tokens that each layer sees, in the order of `ring_widths`; 0: all before."""
+        ...
+
     def problems(self, shape: ModelShape) -> list[str]:
         """What of a shape contradicts itself or is missing, as `field=value: why`."""
         ...

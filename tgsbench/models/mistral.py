@@ -18,6 +18,7 @@ class Mistral(Decoder):
     torch_module = "tgsbench.training.model.mistral"
     model_types = ("mistral",)
     architecture = "MistralForCausalLM"
+    has_one_window = True
 
     def config(self, shape: ModelShape, seq_len: int) -> dict[str, Any]:
         """MistralForCausalLM's config.json."""

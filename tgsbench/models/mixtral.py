@@ -18,6 +18,7 @@ class Mixtral(MixtureDecoder):
     torch_module = "tgsbench.training.model.mixtral"
     model_types = ("mixtral",)
     architecture = "MixtralForCausalLM"
+    has_one_window = True
 
     def config(self, shape: ModelShape, seq_len: int) -> dict[str, Any]:
         """MixtralForCausalLM's config.json, which has one width for all MLPs."""

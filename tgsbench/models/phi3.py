@@ -19,6 +19,7 @@ class Phi3(Decoder):
     torch_module = "tgsbench.training.model.phi3"
     model_types = ("phi3",)
     architecture = "Phi3ForCausalLM"
+    has_one_window = True
 
     def attention(self, shape: ModelShape) -> tuple[Weight, ...]:
         """q, k and v in one, and o."""

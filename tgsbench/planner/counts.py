@@ -93,7 +93,7 @@ def _exchanges_forward(work: StepWorkload) -> int:
     if work.ulysses == 1:
         return 0
     if work.whole_layers:
-        return exchanges_of_a_pass(work.dims.query_heads, work.dims.kv_heads, work.ulysses)
+        return exchanges_of_a_pass(work.head_parts)
     return 2 if work.system.fused_exchange else 4
 
 

@@ -1,6 +1,6 @@
 """How far a planned TGS may be off: an 80 % interval by what was measured of the stack and the GPU.
 
-The widths come from published sources that were left out of the fit (benchmarks/planner_fit.py), so they
+The widths come from published sources that were left out of the fit (benchmarks/planner_spreads.py), so they
 hold for a stack that the planner has never seen.
 """
 

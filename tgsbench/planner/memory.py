@@ -10,7 +10,6 @@ from msgspec import Struct
 
 from tgsbench.planner.counts import exchange_bytes, run_here, tile_tokens
 from tgsbench.planner.workload import StepWorkload
-from tgsbench.systems.whole_layers import head_chunks
 from tgsbench.units import GIB
 
 CONTEXT_BYTES = int(0.5 * GIB)
@@ -80,7 +79,8 @@ def _moments(work: StepWorkload) -> list[tuple[str, dict[str, float]]]:
     before, after = _gradients(work)
     states = _states(work)
     layers = work.dims.num_layers
-    saved, second, two, first = (_saved(work, n) for n in (layers, layers - 1, 2, 1))
+    of_a_layer = _saved_of_a_layer(work)
+    saved, second, two, first = (_saved(work, of_a_layer, n) for n in (layers, layers - 1, 2, 1))
     head_scatter = _head_scatter(work)
     layer_scatter = _scatter(work, work.dims.held_weights(work.ep))
     working = _layer_working_set(work)
@@ -271,7 +271,7 @@ def attention_workspace(work: StepWorkload) -> float:
     if work.on_cpu:
         return 0.0
     d = work.dims
-    head_tokens = float(work.local_tokens * d.head_dim) / _attention_parts(work)
+    head_tokens = float(work.local_tokens * d.head_dim) / work.head_parts
     padded = 1.0 + 128.0 / work.attended_len if work.attended_len < work.seq_len else 1.0
     sums = 4.0 * padded * d.query_heads * head_tokens
     if d.kv_heads == d.query_heads:
@@ -279,13 +279,6 @@ def attention_workspace(work: StepWorkload) -> float:
     expanded = 2.0 * work.compute_bytes * d.query_heads * head_tokens
     native = 8.0 * d.kv_heads * head_tokens
     return sums + (native if work.kernel in ("flash3", "cudnn") else expanded)
-
-
-def _attention_parts(work: StepWorkload) -> int:
-    """Parts of the heads whose attention runs one after the other."""
-    if not work.whole_layers:
-        return 1
-    return head_chunks(work.dims.query_heads, work.dims.kv_heads, work.ulysses, work.tiled_mlp)
 
 
 def _attention_backward(work: StepWorkload) -> float:
@@ -323,17 +316,21 @@ def _mlp_gradients(work: StepWorkload) -> float:
     return unit(work, d.hidden) + max(6.0 * tile + 4.0 * d.mlp_weights, unit(work, d.hidden))
 
 
-def _saved(work: StepWorkload, layers: int) -> dict[str, float]:
-    """What this many layers keep from the forward to the backward."""
+def _saved_of_a_layer(work: StepWorkload) -> dict[str, float]:
+    """What one layer keeps from the forward to the backward."""
     if work.checkpointing == "none":
-        return {name: size * layers for name, size in layer_activations(work).items()}
-    inputs = unit(work, work.dims.hidden) * layers
-    if work.activation_offload:
-        inputs = unit(work, work.dims.hidden) * min(2, layers)
-    saved = {"checkpoints": inputs}
+        return layer_activations(work)
+    saved = {"checkpoints": unit(work, work.dims.hidden)}
     if work.checkpointing == "selective":
-        attention, exchanged = _attention_saved(work)
-        saved |= {"attention_saved": attention * layers, "all_to_all_saved": exchanged * layers}
+        saved["attention_saved"], saved["all_to_all_saved"] = _attention_saved(work)
+    return saved
+
+
+def _saved(work: StepWorkload, of_a_layer: dict[str, float], layers: int) -> dict[str, float]:
+    """What this many layers keep on the GPU; of inputs that are offloaded, two at most."""
+    saved = {name: size * layers for name, size in of_a_layer.items()}
+    if work.activation_offload and "checkpoints" in saved:
+        saved["checkpoints"] = of_a_layer["checkpoints"] * min(2, layers)
     return saved
 
 

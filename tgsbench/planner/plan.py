@@ -14,7 +14,7 @@ from tgsbench.planner.machine import CPU, Machine, attention_speed, find_machine
 from tgsbench.planner.memory import MemoryPlan, memory_plan, resident_bytes
 from tgsbench.planner.terms import term_sources
 from tgsbench.planner.time import StepEstimate, step_time
-from tgsbench.planner.verdict import HOST_GIB_PER_GPU, breaking_item, host_fits, verdict_of
+from tgsbench.planner.verdict import HOST_GIB_PER_GPU, breaking_item, host_fits, item_in_words, verdict_of
 from tgsbench.planner.workload import StepWorkload, work_of
 from tgsbench.presets import catalog
 from tgsbench.schema.forecast import Forecast, PlannedMemory, TgsRange, Verdict
@@ -206,7 +206,7 @@ def _reason(numbers: Estimate) -> str:
     fraction = figures.memory_fraction(total, machine.gpu)
     if fraction is None:
         return f"{gib(total)} a rank at the peak ({numbers.memory.peak.name})"
-    largest = breaking_item(numbers.memory).replace("_", " ")
+    largest = item_in_words(breaking_item(numbers.memory))
     at = numbers.memory.peak.name
     text = f"{gib(total)} of {gib(machine.gpu.memory_gib * GIB)} ({percent(fraction)}) at the peak ({at})"
     if numbers.verdict == "fits":

@@ -90,12 +90,19 @@ def search(preset: Preset, machine: Machine) -> Found:
         raise TgsError(f"{why}: nothing to rank by", hint=remedy, exit_code=ExitCode.UNKNOWN_HARDWARE)
     num_tried, fitting, kernel = 0, [], pick_kernel(preset, machine.constants)
     in_ring = RING_KERNEL if any(s.kernel == RING_KERNEL for s in machine.constants.attention) else kernel
+    too_large = set()
     for variant in variants(preset):
         num_tried += 1
+        # Memory only grows with the micro-batch, and variants come with the smallest first.
+        way = (variant.engine, variant.parallel, variant.training.checkpointing)
+        if way in too_large:
+            continue
         work = work_of(variant, in_ring if variant.ring > 1 else kernel)
         memory = memory_plan(work)
         if _holds(work, memory, machine):
             fitting.append(_candidate(variant, timed(work, machine, memory)))
+        else:
+            too_large.add(way)
     fitting.sort(key=lambda candidate: (-candidate.sure_tgs, candidate.total_gib))
     return Found(num_tried=num_tried, candidates=fitting)
 

@@ -60,7 +60,7 @@ _MEMORY = {
     "optimizer_states": "parameters / GPUs · {optimizer_bytes} bytes",
     "gathered_layers": "weights of the layer in use and of the next, in the compute precision",
     "gradient_buffers": "gradients of the layer before, being reduced",
-    "weight_gradients": "gradient of the down projection before it is reduced, or of the embedding",
+    "weight_gradients": "gradient of a layer or its down projection being reduced, or of the embedding",
     "checkpoints": "L · (local tokens) · h, the layers' inputs",
     "attention_saved": "L · (attention output + fp32 LSE), selective checkpointing",
     "all_to_all_saved": "L · results of both all-to-alls, selective checkpointing",

@@ -25,7 +25,6 @@ from tgsbench.planner.network import (
 )
 from tgsbench.planner.overlap import Pieces, exposed_backward, exposed_forward
 from tgsbench.planner.workload import StepWorkload
-from tgsbench.systems.whole_layers import head_chunks
 
 CPU_ADAM_BYTES_PER_S = 96e9
 """Optimizer traffic that the cores and memory of a node's two sockets sustain; its ranks share it."""
@@ -151,7 +150,7 @@ def attention_s(work: StepWorkload, machine: Machine, flops: float) -> tuple[flo
 def _forward(work: StepWorkload, machine: Machine, counts: LayerCounts) -> LayerTime:
     attention, merged = (
         attention_s(work, machine, counts.attention_flops)[0],
-        (work.ring - 1) * counts.ring_merged,
+        work.hops * counts.ring_merged,
     )
     node, network, hidden = _exchange(work, machine, counts, attention)
     return LayerTime(
@@ -182,7 +181,7 @@ def _hops_s(
     if work.ring == 1:
         return 0.0
     hop = hop_s(num_bytes, work, machine)
-    exposed = (work.ring - 1) * max(0.0, hop - attention / work.ring)
+    exposed = work.hops * max(0.0, hop - attention / (work.hops + 1.0))
     return exposed + (hop_s(last, work, machine) if last else 0.0)
 
 
@@ -210,7 +209,7 @@ def _recompute(work: StepWorkload, machine: Machine, counts: LayerCounts, forwar
 def _backward(work: StepWorkload, machine: Machine, counts: LayerCounts) -> LayerTime:
     attention, summed = (
         attention_s(work, machine, counts.attention_flops)[1],
-        (work.ring - 1) * counts.ring_summed,
+        work.hops * counts.ring_summed,
     )
     gradients = counts.ring_message * 4 / work.compute_bytes
     node, network, hidden = _exchange(work, machine, counts, attention, backward=True)
@@ -257,7 +256,7 @@ def _pieces(
         send_query=per_byte * of_query,
         send_key_value=per_byte * (counts.exchange_in - of_query),
         send_output=per_byte * counts.exchange_out,
-        chunks=head_chunks(work.dims.query_heads, work.dims.kv_heads, work.ulysses),
+        chunks=work.head_parts,
     )
 
 

@@ -31,6 +31,26 @@ def verdict_of(memory: MemoryPlan, gpu: GpuSpec) -> Verdict:
     return "tight" if share > TIGHT_SHARE else "fits"
 
 
+_IN_WORDS = {
+    "attention_saved": "attention outputs kept for the backward",
+    "all_to_all_saved": "all-to-all results kept for the backward",
+    "activations": "activations of all layers",
+    "layer_activations": "activations of one layer",
+    "checkpoints": "checkpointed inputs of all layers",
+    "all_to_all_buffers": "all-to-all buffers",
+    "fp8_operands": "FP8 operands",
+    "loss": "logits and the head",
+    "allocator": "the allocator's reserve",
+    "context_and_nccl": "CUDA context and NCCL",
+}
+"""Items of a memory plan whose names say too little to somebody who reads no formulas."""
+
+
+def item_in_words(name: str) -> str:
+    """An item of a memory plan as people call it."""
+    return _IN_WORDS.get(name, name.replace("_", " "))
+
+
 def breaking_item(memory: MemoryPlan) -> str:
     """The largest item of the peak: what there is most to save on."""
     items = {name: size for name, size in memory.peak.items.items() if name != "context_and_nccl"}

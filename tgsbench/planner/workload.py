@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from functools import lru_cache
 
 from msgspec import Struct
@@ -13,7 +14,8 @@ from tgsbench.planner.lengths import attended_length
 from tgsbench.schema.preset import Checkpointing, ModelShape, Preset
 from tgsbench.systems.costs import System
 from tgsbench.systems.registry import find_system
-from tgsbench.systems.whole_layers import runs_whole_layers
+from tgsbench.systems.ring_steps import met_steps
+from tgsbench.systems.whole_layers import head_parts, runs_whole_layers
 
 
 class StepWorkload(Struct, frozen=True, kw_only=True):
@@ -30,6 +32,8 @@ class StepWorkload(Struct, frozen=True, kw_only=True):
     sp: int = 1
     ring: int = 1
     """Members of the ring that the other sp / ring ranks, those of Ulysses, are repeated over."""
+    ring_steps: float = 0.0
+    """Members whose keys a layer needs, in the mean of layers with windows and without; 0: all others."""
     ep: int = 1
     """GPUs, neighbours, that share out the experts of each layer."""
     world: int = 1
@@ -49,11 +53,18 @@ class StepWorkload(Struct, frozen=True, kw_only=True):
     """Norms, rotary embedding and gated activation run as one kernel each (Liger, torch.compile)."""
     whole_layers: bool = False
     """Each decoder layer is one function with one flat parameter."""
+    head_parts: int = 1
+    """Parts of a rank's heads in a whole layer; attention of one hides the exchanges of the other."""
     loss_chunk_tokens: int = 0
     compute_bytes: int = 2
     fp8: bool = False
     kernel: str = "flash2"
     on_cpu: bool = False
+
+    @property
+    def hops(self) -> float:
+        """Messages of keys that a member gets in a layer's forward."""
+        return self.ring_steps or self.ring - 1.0
 
     @property
     def local_tokens(self) -> int:
@@ -97,6 +108,15 @@ def dims_of(shape: ModelShape) -> Dims:
     return _dims_of(find_family(shape.family), shape)
 
 
+def _ring_steps(preset: Preset) -> float:
+    if preset.ring == 1 or not preset.model.window:
+        return 0.0
+    windows = find_family(preset.model.family).ring_windows(preset.model)
+    return statistics.fmean(
+        len(met_steps(preset.workload.seq_len, preset.ring, window)) for window in windows
+    )
+
+
 @lru_cache(maxsize=64)
 def _dims_of(family: ModelFamily, shape: ModelShape) -> Dims:
     """A search asks for one shape's widths thousands of times."""
@@ -125,6 +145,7 @@ def work_of(
         maybe_longer=attended.longer,
         sp=preset.parallel.sp,
         ring=preset.ring,
+        ring_steps=_ring_steps(preset),
         shard_ranks=preset.parallel.shard,
         ep=preset.parallel.ep,
         world=preset.world_size,
@@ -138,6 +159,7 @@ def work_of(
         tiled_mlp=engine.tiled_mlp,
         fused_ops=engine.liger or engine.compile,
         whole_layers=whole_layers,
+        head_parts=head_parts(preset) if whole_layers else 1,
         loss_chunk_tokens=engine.loss_chunk_tokens,
         compute_bytes=2 if preset.training.compute_dtype == "bfloat16" else 4,
         fp8=bool(preset.linear),

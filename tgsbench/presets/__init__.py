@@ -7,7 +7,6 @@ from tgsbench.presets.catalog import (
     load_model,
     load_references,
     preset_path,
-    search_path,
 )
 from tgsbench.presets.config_file import find_model
 from tgsbench.presets.resolve import Resolved, from_document, named, resolve, to_toml
@@ -24,6 +23,5 @@ __all__ = [
     "named",
     "preset_path",
     "resolve",
-    "search_path",
     "to_toml",
 ]

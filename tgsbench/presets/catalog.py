@@ -30,45 +30,50 @@ def is_name(text: str) -> bool:
     return _NAME.match(text) is not None
 
 
+def free_name(name: str) -> str:
+    """The name, or the first of name_2, name_3 … that no preset has."""
+    taken = files("presets")
+    numbered = (f"{name}_{number}" for number in range(2, len(taken) + 3))
+    return name if name not in taken else next(each for each in numbered if each not in taken)
+
+
 def shipped(kind: str) -> Path:
     """Folder of shipped data, `presets` or `profiles`: in the wheel, else in the source tree."""
     packed = _PACKAGE / "_data" / kind
     return packed if packed.is_dir() else _PACKAGE.parent / kind
 
 
-def search_path(kind: str = "presets") -> list[Path]:
-    """Folders searched for user and shipped files, first match wins: ./KIND, XDG config, shipped."""
-    config = os.environ.get("XDG_CONFIG_HOME", "")
-    folders = _candidates(kind, os.getcwd(), config)  # noqa: PTH109 - a cache key
-    return [path for path in folders if os.path.isdir(path)]  # noqa: PTH112 - a folder that is barred raises there
-
-
 def files(kind: str, sub: str = "") -> dict[str, Path]:
-    """Every TOML file of a kind by name; names that begin with _ are bases for `extends` only."""
-    folders = [folder / sub for folder in search_path(kind)]
-    return _listing(tuple((folder, _mtime_ns(folder)) for folder in folders))
+    """Every TOML file of a kind by name; names that begin with _ are bases for `extends` only.
+
+    Searched are ./KIND, the XDG config folder and what is shipped; the first that has a name wins.
+    """
+    config = os.environ.get("XDG_CONFIG_HOME", "")
+    folders = _candidates(kind, sub, os.getcwd(), config)  # noqa: PTH109 - a cache key
+    return _listing(tuple([(folder, _mtime_ns(folder)) for folder in folders]))
 
 
 @cache
-def _candidates(kind: str, cwd: str, config: str) -> tuple[Path, ...]:
+def _candidates(kind: str, sub: str, cwd: str, config: str) -> tuple[str, ...]:
     paths = (Path(cwd) / kind, config_dir() / kind, shipped(kind))
-    # realpath, for Path.resolve raises on a link to itself
-    return tuple(dict.fromkeys(Path(os.path.realpath(path)) for path in paths))
+    # realpath, for Path.resolve raises on a link to itself; text, for a stat of a Path takes twice as long
+    return tuple(dict.fromkeys(os.path.join(os.path.realpath(path), sub) for path in paths))  # noqa: PTH118
 
 
-def _mtime_ns(folder: Path) -> int:
+def _mtime_ns(folder: str) -> int:
+    """When something was put into a folder or taken out of it; 0 where there is none, or it is barred."""
     try:
-        return folder.stat().st_mtime_ns
+        return os.stat(folder).st_mtime_ns  # noqa: PTH116 - asked four times a preset
     except OSError:
         return 0
 
 
 @cache
-def _listing(folders: tuple[tuple[Path, int], ...]) -> dict[str, Path]:
+def _listing(folders: tuple[tuple[str, int], ...]) -> dict[str, Path]:
     """TOML files of some folders; a changed folder has another mtime and is read anew."""
     found: dict[str, Path] = {}
-    for folder, _ in folders:
-        for path in sorted(folder.glob("*.toml")):
+    for folder, mtime_ns in folders:
+        for path in sorted(Path(folder).glob("*.toml")) if mtime_ns else ():
             found.setdefault(path.stem, path)
     return found
 

@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 
 from tgsbench.presets.data_names import corpus_kind
 from tgsbench.schema.preset import EngineOptions, Preset, Training, Workload
+from tgsbench.systems.whole_layers import can_have_parts
 
 SET: Final = "--set"
 """Origin of a value that was given on the command line."""
@@ -78,6 +79,14 @@ CONDITIONS: Final = (
         lambda p: p.training.linear == "fp8",
         "--set training.linear=fp8",
         lambda p: p.training.fp8_recipe == Training().fp8_recipe,
+    ),
+    Condition(
+        "engine.head_parts",
+        "engine.compile",
+        can_have_parts,
+        "nearest: 0; parts have whole layers (fsdp2 without compile and Liger, a Llama, sp > 1, no ring) "
+        "with an even number of query heads a rank, and of KV heads unless it is one",
+        lambda p: not getattr(p.engine, "head_parts", 0),
     ),
     Condition(
         "engine.loss_chunk_tokens",

@@ -20,11 +20,7 @@ def save_user_preset(name: str, base: str, assignments: Iterable[str]) -> Path:
 
     Raises TgsError when the name is no file name, is taken, or what was written does not validate.
     """
-    if not catalog.is_name(name) or name.startswith("_"):
-        raise _refused(f"preset name {name!r} may hold letters, digits, '_', '.', '-' only")
-    path = config_dir() / "presets" / f"{name}.toml"
-    if path.exists():
-        raise _refused(f"{path} exists already", "choose another name, or edit the file")
+    path = check_free(name)
     document: dict[str, Any] = {"extends": base}
     for assignment in assignments:
         apply_set(document, {}, assignment)
@@ -33,6 +29,19 @@ def save_user_preset(name: str, base: str, assignments: Iterable[str]) -> Path:
     if problems:
         path.unlink()
         raise _refused("; ".join(problems))
+    return path
+
+
+def check_free(name: str) -> Path:
+    """Where a preset of this name would be saved.
+
+    Raises TgsError when the name is no file name, or is taken.
+    """
+    if not catalog.is_name(name) or name.startswith("_"):
+        raise _refused(f"preset name {name!r} may hold letters, digits, '_', '.', '-' only")
+    path = config_dir() / "presets" / f"{name}.toml"
+    if path.exists():
+        raise _refused(f"{path} exists already", "choose another name, or edit the file")
     return path
 
 

@@ -194,8 +194,8 @@ def _ring_problems(preset: Preset) -> list[str]:
         able = _engines_with("has_ring")
         return [f"{named}: engine {preset.engine.name} has no ring; nearest: 1, or --engine {able}"]
     if not preset.may_ring:
-        layers = "windows" if preset.model.window else "linear attention"
-        return [f"{named}: {preset.model.name} has layers with {layers}, which no ring splits; nearest: 1"]
+        layers = "layers with linear attention, which no ring splits"
+        return [f"{named}: {preset.model.name} has {layers}; nearest: 1"]
     problems = []
     if preset.hardware.device == "cuda" and preset.training.compute_dtype != "bfloat16":
         problems.append(f'{named}: its GPU kernels take training.compute_dtype="bfloat16" alone')

@@ -100,7 +100,7 @@ def _bar(series: int, row: Row) -> svg.Bar:
     if row.status == "oom" or not row.tgs:
         return svg.Bar(series, None, "out of memory" if row.status == "oom" else no_figure(row))
     text = figure_text(row.tgs, row)
-    return svg.Bar(series, row.tgs, text, tip=f"{row.label}: {text} tokens/GPU/s", low_high=row.ci95)
+    return svg.Bar(series, row.tgs, text, tip=f"{row.label}: {text} tokens/GPU/s", low_high=row.interval)
 
 
 def _scaling(table: ReportTable, picks: dict[str, _Pick]) -> Markup:
@@ -110,7 +110,7 @@ def _scaling(table: ReportTable, picks: dict[str, _Pick]) -> Markup:
             row for e in table.entries if (row := pick(e)) is not None and row.tgs and row.status != "oom"
         ]
         points = [(float(row.seq_len), row.tgs) for row in rows if row.tgs]
-        spread = [row.ci95 or (row.tgs, row.tgs) for row in rows if row.tgs] if name == _FORECAST else []
+        spread = [row.interval or (row.tgs, row.tgs) for row in rows if row.tgs] if name == _FORECAST else []
         if points:
             series.append(svg.SvgSeries(name, colour, points, spread, joined=name != _MEASURED))
     return svg.lines(f"{table.model}: TGS over sequence length", series, _tick, "TGS, tokens/GPU/s")

@@ -112,7 +112,7 @@ def _tgs(row: Row | None) -> str:
 
 
 def _interval(row: Row | None) -> str:
-    return "" if row is None or row.status == "oom" else interval_text(row.ci95)
+    return "" if row is None or row.status == "oom" else interval_text(row.interval)
 
 
 def _tflops(row: Row | None) -> str:

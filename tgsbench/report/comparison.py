@@ -47,8 +47,13 @@ def no_figure(row: Row) -> str:
 
 
 def interval_text(interval: Interval | None) -> str:
-    """A 95 % interval; empty where there is none."""
+    """An interval of TGS; empty where there is none."""
     return f"{units.rate(interval[0])} to {units.rate(interval[1])}" if interval else ""
+
+
+def interval_of(row: Row) -> str:
+    """The same with a plan's, which is one of 80 %."""
+    return f"80 %: {interval_text(row.range80)}" if row.range80 else interval_text(row.ci95)
 
 
 def tflops_text(row: Row) -> str:
@@ -75,7 +80,7 @@ _COLUMNS: Final = (
     _Column("length", lambda row: units.length(row.seq_len) if row.seq_len else ""),
     _Column("sp", lambda row: str(row.sp or "")),
     _Column("TGS", _tgs),
-    _Column("95 % interval", lambda row: interval_text(row.ci95)),
+    _Column("95 % interval", interval_of),
     _Column("TFLOPs", tflops_text),
     _Column("MFU", lambda row: mfu_text(row.mfu, row.mfu_bf16)),
     _Column("memory", lambda row: f"{row.mem_peak_gib:.1f} GiB" if row.mem_peak_gib else ""),

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 
 from markupsafe import Markup
 
-from tgsbench import __version__
 from tgsbench.metrics import stats
 from tgsbench.report import svg
 from tgsbench.report.charts import charts_of, longest
@@ -23,6 +22,7 @@ from tgsbench.report.document import (
 from tgsbench.report.markup import join, tag
 from tgsbench.report.page_style import STYLE
 from tgsbench.safe_files import printable
+from tgsbench.version import VERSION
 
 
 def render(report: Report) -> str:
@@ -60,7 +60,7 @@ def _body(report: Report) -> list[Markup]:
 
 def _made(report: Report) -> str:
     date = date_text(report.made_unix)
-    return f"tgsbench {__version__}" + (f", {date}" if date else "")
+    return f"tgsbench {VERSION}" + (f", {date}" if date else "")
 
 
 def _charts(charts: Sequence[Markup]) -> list[Markup]:

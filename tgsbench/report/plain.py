@@ -95,7 +95,7 @@ def csv_text(report: Report) -> str:
 
 
 def _csv_row(entry: ReportEntry, row: Row) -> list[object]:
-    low, high = row.ci95 or (None, None)
+    low, high = row.interval or (None, None)
     cells: list[object] = [
         entry.config, entry.model.name, row.gpu, row.num_gpus, row.seq_len, row.sp, row.kind, row.system,
         row.label, row.status, row.tgs, low, high, len(row.samples) or None, row.tflops.get(XTUNER),

@@ -116,9 +116,14 @@ def _ratio(a: Row, b: Row) -> Ratio:
 
 
 def _interval(row: Row) -> Interval | None:
-    """The median's interval; below 6 samples the whole range, which covers less than 95 %."""
+    """The median's 95 % interval, of a plan made from its 80 %.
+
+    Below 6 samples the whole range, which covers less.
+    """
     if row.ci95 is not None:
         return row.ci95
+    if row.range80 is not None and row.tgs:
+        return ratios.widened(row.tgs, row.range80)
     return (min(row.samples), max(row.samples)) if len(row.samples) > 1 else None
 
 
@@ -140,7 +145,7 @@ def _unusable(row: Row) -> list[str]:
 
 def _no_rates(row: Row) -> list[float]:
     """Figures that no ratio can be made of, such as a TGS of 0 in an imported row."""
-    return [rate for rate in (row.tgs or 0.0, *(row.ci95 or ()), *row.samples) if not 0 < rate < math.inf]
+    return [rate for rate in (row.tgs or 0.0, *(row.interval or ()), *row.samples) if not 0 < rate < math.inf]
 
 
 def _notes(a: Row, b: Row, found: Sequence[Difference]) -> list[str]:
@@ -167,7 +172,7 @@ def _notes(a: Row, b: Row, found: Sequence[Difference]) -> list[str]:
 
 
 def _lacks_interval(row: Row) -> bool:
-    return row.tgs is not None and row.ci95 is None and len(row.samples) < 2
+    return row.tgs is not None and row.interval is None and len(row.samples) < 2
 
 
 def _silent(row: Row) -> list[str]:

@@ -56,6 +56,8 @@ class Row(Struct, frozen=True, kw_only=True):
     versions: dict[str, str] = {}
     tgs: float | None = None
     ci95: Interval | None = None
+    range80: Interval | None = None
+    """Of a plan: its 80 % interval."""
     samples: list[float] = []
     tflops: dict[str, float] = {}
     """By convention."""
@@ -94,6 +96,11 @@ class Row(Struct, frozen=True, kw_only=True):
     """Lines that a user of the system writes for the same work; 0: not counted."""
     unequal: list[str] = []
     """What the system does otherwise, whatever the preset asks."""
+
+    @property
+    def interval(self) -> Interval | None:
+        """The interval of TGS: 95 % of what was measured, 80 % of what is planned."""
+        return self.ci95 or self.range80
 
 
 def from_result(result: Result, preset: Preset | None = None, label: str = "") -> Row:
@@ -192,7 +199,7 @@ def from_forecast(preset: Preset, forecast: Forecast, label: str = "") -> Row:
         dtype=preset.training.compute_dtype,
         linear=preset.linear,
         tgs=tgs.estimate if tgs else None,
-        ci95=(tgs.low, tgs.high) if tgs and tgs.low and tgs.high else None,
+        range80=(tgs.low, tgs.high) if tgs and tgs.low and tgs.high else None,
         tflops=dict(forecast.tflops),
         mfu=forecast.mfu,
         mfu_bf16=forecast.mfu_bf16,

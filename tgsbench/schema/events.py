@@ -129,6 +129,20 @@ class Step(_Event, tag="step", gc=False):
     """Median absolute change of a sample of this rank's master weights by the optimizer; None: not seen."""
 
 
+class FirstStep(_Event, tag="first_step"):
+    """What the first optimizer step did on one rank, looked at once between two steps."""
+
+    num_labels: Int64 = 0
+    """That its packs hold, over all ranks; 0: not told."""
+    updates: list[float | None] = field(default_factory=list)
+    """Of each layer as `Step.update`; None: this rank holds no part of it."""
+    added: list[float | None] = field(default_factory=list)
+    """Norm of what each micro-step added to a sample of this rank's gradients; empty: not seen."""
+    moments_squared: float | None = None
+    """Sum of the squares of this rank's part of Adam's first moments: over all ranks those of the gradient
+    as it was clipped, times (1 − beta1)². None: not known of each rank alone."""
+
+
 class Waits(_Event, tag="waits", gc=False):
     """How long a rank stood in collectives in an optimizer step: waits for others, and the transfer."""
 
@@ -261,6 +275,7 @@ class Bye(_Event, tag="bye"):
     status: str = "ok"
 
 
-_Rare = Hello | Phase | Data | Kernel | Depth | Gpu | Heartbeat | Waits | Claimed | Trace | Warn | Error | Bye
+_OfStart = Hello | Phase | Data | Kernel | Claimed | FirstStep
+_Rare = _OfStart | Depth | Gpu | Heartbeat | Waits | Trace | Warn | Error | Bye
 Event = Step | _Rare
 Glance = StepGlance | _Rare

@@ -241,8 +241,8 @@ class Preset(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def may_ring(self) -> bool:
-        """Does the engine have a ring, and do all layers attend to everything before?"""
-        return self.engine.has_ring and not self.model.window and self.model.linear is None
+        """Does the engine have a ring, and do all layers attend?"""
+        return self.engine.has_ring and self.model.linear is None
 
     @property
     def ulysses(self) -> int:

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import psutil
 
-from tgsbench import __version__
 from tgsbench.schema.environment import Environment
 from tgsbench.system.child import package_root
 from tgsbench.system.cores import num_cores
 from tgsbench.system.gpus import list_gpus
+from tgsbench.version import VERSION
 
 _PACKAGES = ("torch", "transformers", "datasets", "flash-attn", "liger-kernel", "numpy")
 
@@ -32,7 +32,7 @@ def describe_environment(distributions: Iterable[str] = ()) -> Environment:
     `distributions` are asked for beside those that every measurement depends on.
     """
     return Environment(
-        tgsbench=__version__,
+        tgsbench=VERSION,
         python=platform.python_version(),
         platform=platform.platform(),
         cpu=_cpu_model(),

@@ -17,7 +17,7 @@ from tgsbench.install import pip_install
 from tgsbench.system.gpus import list_gpus
 from tgsbench.systems import environments, registry
 from tgsbench.systems.plugins import BrokenPlugin
-from tgsbench.systems.spec import EngineSpec, Kind, Package
+from tgsbench.systems.spec import EngineSpec, External, Kind, Package
 
 
 class EngineState(Struct, frozen=True, kw_only=True):
@@ -93,7 +93,7 @@ def _external(spec: EngineSpec) -> EngineState:
         versions=environment.versions,
         missing=environment.missing,
         install=environments.setup_command(spec.name) if environment.missing else "",
-        limits=_limits(spec, environment.versions),
+        limits=[*filter(None, [environments.untested(environment)]), *_limits(spec, environment.versions)],
     )
 
 
@@ -109,7 +109,8 @@ def _broken(plugin: BrokenPlugin) -> EngineState:
 
 def _limits(spec: EngineSpec, versions: dict[str, str]) -> list[str]:
     """What the installed release cannot do, and what this machine keeps it from."""
-    version = versions.get(spec.name, "")
+    name = spec.launch.recipe.needs[0] if isinstance(spec.launch, External) else spec.name
+    version = versions.get(name, "")
     listed = [limit.listed for limit in spec.limits if limit.listed and limit.holds(version)]
     return listed + (spec.machine_limits() if spec.machine_limits else [])
 

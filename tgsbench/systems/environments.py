@@ -19,17 +19,22 @@ from tgsbench.safe_files import read_toml
 from tgsbench.system.child import safe_environment
 from tgsbench.system.config import config_dir
 from tgsbench.systems import registry
-from tgsbench.systems.spec import EnvironmentRecipe, External
+from tgsbench.systems.spec import EnvironmentRecipe, External, release_of
 
 _ASK_S = 60.0
 """A cold disk takes seconds to start an interpreter; none takes a minute."""
 _ASK = (
-    "import json, sys\n"
-    "from importlib import metadata\n"
+    "import json, os, sys\n"
+    "from importlib import metadata, util\n"
     "def version(name):\n"
     "    try: return metadata.version(name)\n"
     "    except metadata.PackageNotFoundError: return ''\n"
-    "print(json.dumps({'python': sys.version.split()[0], **{n: version(n) for n in sys.argv[1:]}}))\n"
+    "def there(path):\n"
+    "    found = util.find_spec(path.partition('/')[0])\n"
+    "    roots = found.submodule_search_locations or () if found else ()\n"
+    "    return any(os.path.exists(os.path.join(root, '..', path)) for root in roots)\n"
+    "said = {n: ('there' if there(n) else '') if '/' in n else version(n) for n in sys.argv[1:]}\n"
+    "print(json.dumps({'python': sys.version.split()[0], **said}))\n"
 )
 
 
@@ -55,15 +60,17 @@ def find_environment(system: str) -> EngineEnvironment:
         )
     recipe = find_recipe(system)
     try:
-        versions = installed_versions(python, recipe.needs)
+        versions = installed_versions(python, recipe.needs + recipe.modules)
     except TgsError as error:
         return EngineEnvironment(system=system, python=python, named=bool(named), missing=[error.msg])
     missing = [f"package {name} in {python}" for name in recipe.needs if not versions.get(name)]
+    if not missing:
+        missing = [f"{path} in {python}" for path in recipe.modules if not versions.get(path)]
     return EngineEnvironment(
         system=system,
         python=python,
         named=bool(named),
-        versions={name: version for name, version in versions.items() if version},
+        versions={n: version for n, version in versions.items() if version and n not in recipe.modules},
         missing=missing,
     )
 
@@ -78,6 +85,16 @@ def require(system: str) -> EngineEnvironment:
             exit_code=ExitCode.MISSING_DEPENDENCY,
         )
     return environment
+
+
+def untested(environment: EngineEnvironment) -> str:
+    """What to know of a release that is not the tested one; empty where both have one minor version."""
+    recipe = find_recipe(environment.system)
+    distribution = recipe.needs[0]
+    found = environment.versions.get(distribution, "")
+    if not found or release_of(found)[:2] == release_of(recipe.version)[:2]:
+        return ""
+    return f"{distribution} {found} is installed, and {recipe.version} was tested"
 
 
 def named_python(system: str) -> str:
@@ -143,12 +160,32 @@ def find_recipe(system: str) -> EnvironmentRecipe:
 
 def setup_command(system: str) -> str:
     """The command that makes a system's environment."""
-    return f"tgsbench engines setup {system}"
+    given = " --source PATH" if find_recipe(system).source else ""
+    return f"tgsbench engines setup {system}{given}"
 
 
-def install_argv(system: str) -> list[str]:
-    """What `engines setup` runs inside the new environment."""
-    return [str(made_python(system)), "-m", "pip", "install", *find_recipe(system).requirements]
+def install_argv(system: str, source: Path | None = None) -> list[list[str]]:
+    """What `engines setup` runs inside the new environment; `source` alone, without what it asks for."""
+    pip = [str(made_python(system)), "-m", "pip", "install"]
+    given = [[*pip, "--no-deps", str(source.absolute())]] if source else []
+    return [[*pip, *find_recipe(system).requirements], *given]
+
+
+def check_source(system: str, source: Path | None) -> None:
+    """Raise TgsError where a checkout or a wheel is needed and not given, or given and not needed.
+
+    A checkout is a folder with a pyproject.toml or a setup.py.
+    """
+    asked = find_recipe(system).source
+    if source is None and not asked:
+        return
+    if source is None:
+        raise TgsError(f"{system} is on no package index: it needs {asked}", hint=setup_command(system))
+    if not asked:
+        raise TgsError(f"{system} is installed from the package index", hint="leave --source out")
+    is_checkout = any((source / name).is_file() for name in ("pyproject.toml", "setup.py"))
+    if not is_checkout and not (source.is_file() and source.suffix == ".whl"):
+        raise TgsError(f"{source}: neither a checkout nor a wheel", hint=f"name {asked}")
 
 
 def plan_text(system: str) -> str:
@@ -160,12 +197,14 @@ def plan_text(system: str) -> str:
     return f"{begun} {folder}{size}{took}"
 
 
-def create(system: str, say: Callable[[str], None]) -> Path:
+def create(system: str, say: Callable[[str], None], source: Path | None = None) -> Path:
     """Make a system's environment and install it, or go on where that was cut off; pip writes to stderr.
 
-    Raises TgsError for a Python that the release does not support, or when pip fails.
+    Raises TgsError for a Python that the release does not support, a checkout or a wheel that is needed and
+    not given, or when pip fails.
     """
     recipe, folder = find_recipe(system), environment_dir(system)
+    check_source(system, source)
     if sys.version_info[:2] >= recipe.below_python:
         raise TgsError(
             f"{system} {recipe.version} needs Python below {'.'.join(map(str, recipe.below_python))}, "
@@ -174,16 +213,12 @@ def create(system: str, say: Callable[[str], None]) -> Path:
             exit_code=ExitCode.UNSUPPORTED,
         )
     say(plan_text(system))
-    argv = install_argv(system)
     try:
         venv.create(folder, with_pip=True, clear=not made_python(system).exists())
-        done = subprocess.run(
-            argv, env=safe_environment(), stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False
-        )
+        for argv in install_argv(system, source):
+            _install(argv)
     except (OSError, subprocess.CalledProcessError) as error:
         raise TgsError(f"{folder}: {error}", exit_code=ExitCode.STORE) from error
-    if done.returncode:
-        raise TgsError(f"pip ended with exit code {done.returncode}", exit_code=ExitCode.MISSING_DEPENDENCY)
     return made_python(system)
 
 
@@ -201,6 +236,14 @@ def installed_versions(python: str, names: tuple[str, ...]) -> dict[str, str]:
         raise TgsError(f"{python} does not start: {error}") from error
     except msgspec.DecodeError as error:
         raise TgsError(f"{python} is no Python that answers") from error
+
+
+def _install(argv: list[str]) -> None:
+    done = subprocess.run(
+        argv, env=safe_environment(), stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False
+    )
+    if done.returncode:
+        raise TgsError(f"pip ended with exit code {done.returncode}", exit_code=ExitCode.MISSING_DEPENDENCY)
 
 
 def _absent(system: str, named: str) -> str:

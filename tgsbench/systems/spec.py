@@ -39,7 +39,11 @@ class EnvironmentRecipe(Struct, frozen=True, kw_only=True):
     """The release that the adapter was tested with."""
     requirements: tuple[str, ...]
     needs: tuple[str, ...]
-    """Distributions that must be there."""
+    """Distributions that must be there, the system's own first."""
+    source: str = ""
+    """What the user must give because no package index has it: a checkout or a wheel; empty: nothing."""
+    modules: tuple[str, ...] = ()
+    """Files below site-packages that tell the system from a release of the same number without them."""
     below_python: tuple[int, int] = (4, 0)
     disk_gb: float = 0.0
     """What the environment takes on disk; 0: nobody has measured it."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from tgsbench.schema.preset import Preset
 from tgsbench.systems.engines import fsdp2
 
@@ -24,28 +26,89 @@ def _can_be_whole(preset: Preset) -> bool:
     return model.family in FAMILIES and not (model.window or model.attention_bias) and preset.ring == 1
 
 
-def head_chunks(num_query_heads: int, num_kv_heads: int, sp: int, tiled: bool = False) -> int:
-    """Parts of a rank's heads whose attention runs one after the other, so that exchanges hide behind it.
+def most_head_parts(num_query_heads: int, num_kv_heads: int, sp: int) -> int:
+    """Parts into which the attention of a rank's heads can be cut.
 
-    Two where the query heads of a rank, and its KV heads unless it has one, are even in number. A rank with
-    all heads has nothing to hide; with a `tiled` MLP it takes two KV heads at a time, for the workspace of
-    attention's backward: four times the queries' bytes where they share KV heads.
+    Two where the query heads of a rank, and its KV heads unless it has one, are even in number.
     """
     if sp == 1:
-        return max(1, num_kv_heads // 2) if tiled and num_kv_heads % 2 == 0 else 1
+        return 1
     query, kv = num_query_heads // sp, max(num_kv_heads, sp) // sp
     return 2 if query % 2 == 0 and (kv == 1 or kv % 2 == 0) else 1
 
 
+WORTH_BYTES, WORTH_BYTES_BETWEEN_NODES = 16 << 20, 2 << 20
+"""Bytes of q in one layer and pass from which exchanges are hidden behind the attention of other heads.
+
+A second part costs 33 launches a layer under full checkpointing (a virtual H100), 0.2 ms of a host. Exchanges
+of q and of the output in three passes take longer from 16 MiB on at 300 GB/s in a node, from an eighth of it
+between nodes.
+"""
+
+
+def is_worth_parts(q_bytes: int, is_inside_node: bool) -> bool:
+    """Do exchanges of q of this size take longer than what it costs to hide them?"""
+    return q_bytes >= (WORTH_BYTES if is_inside_node else WORTH_BYTES_BETWEEN_NODES)
+
+
+def head_parts(preset: Preset) -> int:
+    """Parts of a rank's heads whose attention runs one after the other, so that exchanges hide behind it."""
+    asked = getattr(preset.engine, "head_parts", 0)
+    if not runs_whole_layers(preset):
+        return 1
+    if preset.ulysses == 1:
+        return _alone_in_parts(preset)
+    return min(asked or 2, most_parts(preset)) if asked or _is_worth_it(preset) else 1
+
+
+def _alone_in_parts(preset: Preset) -> int:
+    """Parts of two KV heads on a rank that has all heads and runs its MLP in tiles.
+
+    Nothing is hidden: attention's backward takes four times the bytes of queries that share KV heads.
+    """
+    kv_heads = preset.model.num_kv_heads
+    if preset.ulysses > 1 or not preset.engine.tiled_mlp or kv_heads % 2:
+        return 1
+    return max(1, kv_heads // 2)
+
+
+def most_parts(preset: Preset) -> int:
+    """Parts that a rank's heads can be cut into, whatever the engine."""
+    shape = preset.model
+    return most_head_parts(shape.num_query_heads, shape.num_kv_heads, preset.ulysses)
+
+
+def _is_worth_it(preset: Preset) -> bool:
+    shape = preset.model
+    rows = preset.training.micro_batch * preset.local_seq_len
+    of_value = 2 if preset.training.compute_dtype == "bfloat16" else 4
+    num_bytes = rows * shape.num_query_heads * shape.head_dim * of_value
+    return is_worth_parts(num_bytes, preset.ulysses <= preset.hardware.gpus_per_node)
+
+
+def can_have_parts(preset: Preset) -> bool:
+    """Do the layers run whole, with heads that can be cut?"""
+    return runs_whole_layers(preset) and most_parts(preset) > 1
+
+
+def with_parts_of(preset: Preset, small: Preset) -> Preset:
+    """`small` with as many parts of a rank's heads as the preset that it stands for, or as it can have."""
+    if not hasattr(small.engine, "head_parts"):
+        return small
+    parts = head_parts(preset) if can_have_parts(small) else 0
+    return replace(small, engine=replace(small.engine, head_parts=parts))
+
+
 def most_attention_calls(preset: Preset) -> int:
     """Times that attention runs in a layer's forward, each for some heads of a rank, whatever the engine."""
-    shape = preset.model
     if not _can_be_whole(preset):
         return 1
-    tiled = preset.engine.tiled_mlp
-    return head_chunks(shape.num_query_heads, shape.num_kv_heads, preset.parallel.sp, tiled)
+    if _alone_in_parts(preset) > 1:
+        return _alone_in_parts(preset)
+    asked = getattr(preset.engine, "head_parts", 0)
+    return most_parts(preset) if asked == 2 or (not asked and _is_worth_it(preset)) else 1
 
 
-def exchanges_of_a_pass(num_query_heads: int, num_kv_heads: int, sp: int) -> int:
-    """All-to-alls of a whole layer's forward: k and v together, and for each chunk one of q and one out."""
-    return 1 + 2 * head_chunks(num_query_heads, num_kv_heads, sp)
+def exchanges_of_a_pass(parts: int) -> int:
+    """All-to-alls of a whole layer's forward: k and v together, and for each part one of q and one out."""
+    return 1 + 2 * parts

@@ -71,7 +71,7 @@ class Columns:
     texts: Sequence[Any]
     records: Sequence[CommCall | None]
     shapes: Callable[[Ints], list[Shapes | None]]
-    """Arguments of some rows where recorded; until the next chunk is read."""
+    """Arguments of some rows where recorded; until the next chunk but one is read."""
 
     def __len__(self) -> int:
         return self.num_events

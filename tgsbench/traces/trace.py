@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO, Final, cast
+from typing import Any, BinaryIO, Final, TypeVar, cast
 
 import msgspec
 from msgspec import Struct
@@ -21,6 +22,8 @@ from tgsbench.traces.columns import Columns, of_events
 from tgsbench.traces.event import Event
 from tgsbench.traces.event_boundary import exact_end, likely_end, likely_piece
 from tgsbench.traces.files import READ_ERRORS, open_trace
+
+T = TypeVar("T")
 
 CHUNK: Final = 4 << 20
 MAX_HEAD: Final = 16 << 20
@@ -84,15 +87,19 @@ class TraceReader:
         self.num_events = 0
         self.num_broken = 0
         """Events that are no objects of the expected types."""
-        self._buffer = bytearray(CHUNK)
+        self._buffer, self._spare = bytearray(CHUNK), bytearray(CHUNK)
         self._filled = 0
         self._scanner: native.Scanner | None = None
 
     def columns(self) -> Iterator[Columns]:
-        """Events in file order as columns, as `chunks`: by the compiled scanner where there is one."""
+        """Events in file order as columns, as `chunks`: by the compiled scanner where there is one.
+
+        It scans a chunk while its caller is at the one before, for it holds no lock of the interpreter's.
+        """
         self._scanner = native.scanner_for(self.path)
+        batches = self._batches()
         try:
-            for batch in self._batches():
+            for batch in batches if self._scanner is None else _ahead(batches):
                 yield batch if isinstance(batch, Columns) else of_events(batch)
         finally:
             if self._scanner is not None:
@@ -233,14 +240,27 @@ class TraceReader:
         return got
 
     def _keep_from(self, start: int) -> None:
+        """Go on in the other buffer: whoever has the events of this one may still look into it."""
         rest = self._filled - start
+        if len(self._spare) <= rest:
+            self._spare = bytearray(len(self._buffer))
         with memoryview(self._buffer) as view:
-            view[:rest] = view[start : self._filled]
+            self._spare[:rest] = view[start : self._filled]
+        self._buffer, self._spare = self._spare, self._buffer
         self._filled = rest
 
     def _error(self, why: str, hint: str = "") -> TgsError:
         hint = hint or "a trace is what torch.profiler's export_chrome_trace writes: .json, packed or not"
         return TgsError(f"{self.path}: {why}", hint=hint, exit_code=ExitCode.BAD_INPUT)
+
+
+def _ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items; a thread makes the next one while the last is in use."""
+    with ThreadPoolExecutor(1, "tgsbench-trace") as thread:
+        coming = thread.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = thread.submit(next, items, None)
+            yield item
 
 
 def decode_piece(data: bytes) -> list[Any]:

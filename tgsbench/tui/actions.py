@@ -13,7 +13,7 @@ from tgsbench.errors import nearest
 
 Scope = Literal[
     "app", "presets", "form", "forecast", "live", "replay", "profile", "runs", "compare", "doctor", "list",
-    "log", "chart", "modal",
+    "tuneform", "tune", "log", "chart", "modal",
 ]  # fmt: skip
 
 SCOPE_TITLES: dict[Scope, str] = {
@@ -21,6 +21,8 @@ SCOPE_TITLES: dict[Scope, str] = {
     "presets": "Presets",
     "form": "Edit a preset",
     "forecast": "Forecast",
+    "tuneform": "Ask for a tune",
+    "tune": "Tune",
     "live": "Live run",
     "replay": "Replay",
     "profile": "Profile",
@@ -95,16 +97,36 @@ ACTIONS: tuple[Action, ...] = (
     Action("presets.edit", "e", "Edit", "Edit the chosen preset in a form.", True),
     Action("presets.rehearse", "R", "Rehearse", "Run it shrunken to what this machine holds.", True),
     Action("presets.forecast", "f,f6", "Forecast", "Memory, TGS and faster settings, before it runs.", True),
+    Action(
+        "presets.tune", "U,f7", "Tune", "Find the fastest settings: plan every way, measure the best.", False
+    ),
     Action("presets.copy_command", "y", "Copy", "Copy the command line that would run it."),
     # Form
     Action("form.launch", "ctrl+r", "Run", "Run the preset as edited.", True),
     Action("form.save", "ctrl+s", "Save", "Save as a preset of your own.", True),
     Action("form.forecast", "f6", "Forecast", "Memory, TGS and faster settings of what is edited.", True),
+    Action("form.tune", "f7", "Tune", "Find the fastest settings of what is edited.", True),
     Action("form.cancel", "escape", "Back", "Leave the form; nothing is saved.", True),
     # Forecast
     Action("forecast.save", "ctrl+s", "Save", "Save the chosen setting as a preset of your own.", True),
     Action("forecast.copy", "y", "Copy", "Copy the command line that would run the chosen setting.", True),
     Action("forecast.cancel", "escape", "Back", "Back to where you were.", True),
+    # Tune
+    Action("tuneform.launch", "ctrl+r", "Run", "Start the tune, or go on with it.", True),
+    Action("tuneform.cancel", "escape", "Back", "Leave the form; nothing is started.", True),
+    Action("tune.stop", "s", "Stop", "Stop the tune; the best so far is kept.", True),
+    Action("tune.save", "ctrl+s", "Save", "Save the chosen setting as a preset of your own.", True),
+    Action("tune.copy", "y", "Copy", "Copy the command line that would run the chosen setting.", True),
+    Action(
+        "tune.pane('settings')", "Z", "Settings", "Every setting, the best first, and what each rests on."
+    ),
+    Action("tune.pane('trials')", "X", "Trials", "Every trial, the last first; enter opens its run."),
+    Action("tune.pane('knobs')", "W", "Knobs", "What each knob of the best setting gives."),
+    Action("tune.pane('front')", "M", "Front", "TGS against memory of what was tried."),
+    Action("tune.pane('dropped')", "D", "Left out", "Why ways were left out."),
+    Action("tune.next_pane", "right_square_bracket", "Next pane", "Go to the next table.", True),
+    Action("tune.previous_pane", "left_square_bracket", "Previous pane", "Go to the pane before."),
+    Action("tune.close", "escape", "Back", "Back to the presets; the tune goes on.", True),
     # Live
     Action("live.stop", "s", "Stop", "Stop the run; asks what to keep.", True),
     Action("live.pane('charts')", "c", "Charts", "TGS, step time, loss and memory over steps."),
@@ -148,7 +170,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("runs.details", "i", "Details", "Everything that is known of it, on one page.", True),
     Action("runs.sort", "O", "Order", "Sort by age, speed, preset or status in turn.", True),
     Action("runs.tag", "T", "Tag", "Add or remove tags."),
-    Action("runs.delete", "d", "Delete", "Delete it; asks first.", True),
+    Action("runs.delete", "d", "Delete", "Delete it; asks first."),
     Action("runs.replay", "P", "Replay", "Play the run again."),
     Action("runs.profile", "p", "Profile", "Look at its profile."),
     Action("runs.again", "r", "Run", "Edit and run its preset again."),
@@ -233,7 +255,7 @@ def check_keymap(keymap: dict[str, str]) -> list[str]:
 _NAMED = [key.value for key in Keys if not key.value.startswith("<")]
 _BESIDE: dict[Scope, tuple[Scope, ...]] = {
     "presets": ("app",), "live": ("app",), "replay": ("app", "live"), "profile": ("app",), "runs": ("app",),
-    "compare": ("app",), "doctor": ("app",),
+    "compare": ("app",), "doctor": ("app",), "tune": ("app",),
 }  # fmt: skip
 """Scopes that work at the same time; a focused list or log and a dialog get their keys before all others."""
 

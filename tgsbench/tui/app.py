@@ -33,6 +33,8 @@ from tgsbench.tui.tensorboard import TensorBoard
 
 if TYPE_CHECKING:
     from tgsbench.live.session import Session
+    from tgsbench.tui.tuning import TuneProcess
+    from tgsbench.tune.asking import TuneWords
 
 _FONTS = re.compile(r"@font-face\s*\{.*?\}", re.S)
 
@@ -88,6 +90,7 @@ class TgsApp(App[int]):
         self._launching = False
         self.profile_run: RunDir | None = None
         self.tensorboard: TensorBoard | None = None
+        self._tunes: dict[str, TuneProcess] = {}
 
     def get_line_filters(self) -> Sequence[LineFilter]:
         """Textual's filters, contrast, the gate for texts of files; NO_COLOR leaves not even grey."""
@@ -175,6 +178,47 @@ class TgsApp(App[int]):
         from tgsbench.tui.screens.forecast import ForecastScreen
 
         self._push(ForecastScreen(preset, base, assignments))
+
+    def ask_tune(self, base: str, held: Sequence[str]) -> None:
+        """Ask for a tune of a preset, `held` held fast; show the one that goes on where there is one.
+
+        One at a time: two would share the machine and spoil each other's trials.
+        """
+        from tgsbench.tui.screens.tune_form import TuneForm
+        from tgsbench.tune import state
+
+        if going := state.going_on(self.runs_root):
+            self.notify(f"{going[0]} goes on: one tune at a time")
+            self.open_tune(going[0])
+        else:
+            self._try(lambda: self._push(TuneForm(base, held)))
+
+    def start_tune(self, words: TuneWords) -> None:
+        """Start a tune in a process of its own and show it."""
+        from tgsbench.tui.tuning import TuneProcess
+
+        try:
+            started = TuneProcess(words, self.runs_root)
+        except TgsError as error:
+            self._say(error)
+            return
+        while isinstance(self.screen, ModalScreen):  # the form, and one that it was opened from
+            self.pop_screen()
+        self._show_tune(started.name, started)
+
+    def open_tune(self, name: str) -> None:
+        """Show a tune of the folder of runs."""
+        self._show_tune(name, None)
+
+    def _show_tune(self, name: str, started: TuneProcess | None) -> None:
+        from tgsbench.tui.screens.tune import TuneScreen
+
+        if started is not None:
+            self._tunes[name] = started
+        self.switch_mode("presets")
+        if isinstance(self.screen, TuneScreen):
+            self.pop_screen()
+        self._push(TuneScreen(name, self._tunes.get(name)))
 
     def _push(self, screen: Screen[None]) -> None:
         self.push_screen(screen)

@@ -96,10 +96,7 @@ def _extras(one: Candidate) -> Iterable[str]:
 
 def preset_name(base: str, one: Candidate) -> str:
     """A name for a found setting that no preset has yet."""
-    name = f"my_{base.removeprefix('my_')}_sp{one.sp}_{one.checkpointing}"
-    taken = catalog.files("presets")
-    numbered = (f"{name}_{number}" for number in range(2, len(taken) + 3))
-    return name if name not in taken else next(each for each in numbered if each not in taken)
+    return catalog.free_name(f"my_{base.removeprefix('my_')}_sp{one.sp}_{one.checkpointing}")
 
 
 def merged(assignments: Sequence[str], change: Sequence[str]) -> list[str]:

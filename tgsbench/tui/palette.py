@@ -14,9 +14,11 @@ from tgsbench.store import run_dir
 from tgsbench.tui.actions import ACTIONS, SCOPE_TITLES, Action, Scope
 from tgsbench.tui.screens.dialogs import show_key
 from tgsbench.tui.shell import Shell, shell
+from tgsbench.tune import state
 
 MODE_OF: dict[Scope, Scope] = {
-    "presets": "presets", "form": "presets", "forecast": "presets", "live": "live", "replay": "live",
+    "presets": "presets", "form": "presets", "forecast": "presets", "tuneform": "presets",
+    "tune": "presets", "live": "live", "replay": "live",
     "profile": "profile", "runs": "runs", "compare": "runs", "doctor": "doctor",
 }  # fmt: skip
 """Main screen from which an action's own one is reached."""
@@ -38,7 +40,7 @@ class TgsCommands(Provider):
     async def startup(self) -> None:
         """Collect once, when the palette opens."""
         self._here = [*self._actions()]
-        self._commands = [*self._here, *self._elsewhere(), *self._presets(), *self._runs()]
+        self._commands = [*self._here, *self._elsewhere(), *self._presets(), *self._tunes(), *self._runs()]
 
     async def discover(self) -> Hits:
         """What is offered before anything is typed: the actions that work here."""
@@ -85,6 +87,14 @@ class TgsCommands(Provider):
     def _presets(self) -> Iterator[Command]:
         for name in presets.list_presets():
             yield f"Preset: {name}", partial(self.tgs.edit_preset, name), "Open it in the form."
+
+    def _tunes(self) -> Iterator[Command]:
+        for name in state.names(self.tgs.runs_root):
+            yield (
+                f"Tune: {name}",
+                partial(self.tgs.open_tune, name),
+                "Open it: how it stands, or how it ended.",
+            )
 
     def _runs(self) -> Iterator[Command]:
         for run in run_dir.list_runs(self.tgs.runs_root)[:MAX_RUNS]:

@@ -170,7 +170,7 @@ def detail(row: PresetRow, best: dict[str, Summary]) -> Group:
     if row.problem:
         head.append("✗ does not fit: ", "red").append(f"{row.problem}; R rehearses it\n", "not bold")
     else:
-        head.append("✓ fits this machine: ", "green").append("r runs it\n", "not bold")
+        head.append("✓ fits this machine: ", "green").append("r runs it, U tunes it\n", "not bold")
     if row.own:
         head.append(f"{OWN_MARK} your own: ").append(f"{row.own}\n", "not bold")
     run = best.get(work_digest(preset))

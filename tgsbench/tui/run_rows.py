@@ -12,7 +12,7 @@ from rich.text import Text
 from tgsbench import units
 from tgsbench.errors import TgsError
 from tgsbench.models.flops import XTUNER
-from tgsbench.report.comparison import figure_text
+from tgsbench.report.comparison import figure_text, interval_of
 from tgsbench.report.forecast import mfu_text
 from tgsbench.results import results, run_columns
 from tgsbench.results.compare import Comparison, compare, from_result
@@ -218,8 +218,8 @@ def _or_dash(value: object) -> str:
 def _tgs(row: Row) -> str:
     if row.tgs is None:
         return f"- ({row.reason or row.status})"
-    interval = f" ({units.rate(row.ci95[0])} to {units.rate(row.ci95[1])})" if row.ci95 else ""
-    return figure_text(row.tgs, row) + interval
+    interval = interval_of(row)
+    return figure_text(row.tgs, row) + (f" ({interval})" if interval else "")
 
 
 def _mask(row: Row) -> str:

@@ -16,6 +16,7 @@ from tgsbench.tui.tensorboard import TensorBoard
 
 if TYPE_CHECKING:
     from tgsbench.live.session import Session
+    from tgsbench.tune.asking import TuneWords
 
 
 class Shell(Protocol):
@@ -28,6 +29,9 @@ class Shell(Protocol):
 
     def action_mode(self, mode: str) -> None:
         """Go to a main screen."""
+
+    def ask_tune(self, base: str, held: Sequence[str]) -> None:
+        """Ask for a tune of a preset, `held` held fast; show the one that goes on where there is one."""
 
     def close_session(self, why: str) -> None:
         """Forget the open session, as its run is gone."""
@@ -52,6 +56,12 @@ class Shell(Protocol):
 
     def open_run(self, run: RunDir) -> None:
         """Follow a run, or look at one that is over."""
+
+    def open_tune(self, name: str) -> None:
+        """Show a tune of the folder of runs."""
+
+    def start_tune(self, words: TuneWords) -> None:
+        """Start a tune in a process of its own and show it."""
 
     def put_on_clipboard(self, text: str, what: str) -> None:
         """Copy a text, by every way there is."""

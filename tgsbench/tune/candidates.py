@@ -16,7 +16,7 @@ from tgsbench.planner.nominal import nominal_machine
 from tgsbench.planner.plan import Estimate, pick_kernel, speed_range, timed
 from tgsbench.planner.search import assignments_of, variants
 from tgsbench.planner.time import StepEstimate
-from tgsbench.planner.verdict import breaking_item, host_fits
+from tgsbench.planner.verdict import breaking_item, host_fits, item_in_words
 from tgsbench.planner.workload import StepWorkload, work_of
 from tgsbench.schema.forecast import TgsRange
 from tgsbench.schema.preset import Preset
@@ -152,7 +152,8 @@ def _no_room(work: StepWorkload, memory: MemoryPlan, machine: Machine) -> str:
     """Why a plan cannot hold, beyond its interval; empty where it may."""
     share = figures.memory_fraction(memory.peak.total, machine.gpu)
     if share is not None and share > 1 + MEMORY_INTERVAL:
-        return f"out of GPU memory: {breaking_item(memory).replace('_', ' ')}"
+        whose = "a rank's" if machine.gpu.name == CPU.name else "GPU"
+        return f"out of {whose} memory: {item_in_words(breaking_item(memory))}"
     return "" if host_fits(memory, min(work.world, work.gpus_per_node)) else "out of host memory"
 
 

@@ -26,7 +26,8 @@ Evidence = Literal["measured", "emulated", "virtual", "planned"]
 Status = Literal["ok", "oom", "failed", "disturbed"]
 
 SCREEN_SHARE = 0.6
-"""Of the budget for short runs; the rest measures the finalists longer and in turns."""
+"""Of the budget for short runs; then the finalists are measured longer and in turns, and what that leaves
+goes to short runs again."""
 MIN_GAIN = math.log(1.01)
 """A setting that will hardly be 1 % faster than the best one is not looked for."""
 MAX_REPEATS = 6
@@ -144,7 +145,8 @@ class Tuner(Struct, kw_only=True):
         believed = _worth(running, beliefs(running, seen.measured))
         if spent_share < SCREEN_SHARE and (found := self._screen(seen, believed)) is not None:
             return found
-        return self._final(seen, believed) if "long" in self.stages else None
+        found = self._final(seen, believed) if "long" in self.stages else None
+        return found or self._screen(seen, believed)  # finalists are decided: what is left is for the others
 
     def standings(self) -> list[Standing]:
         """All candidates: what was measured first, the fastest first; what failed last."""

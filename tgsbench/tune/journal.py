@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -42,20 +46,50 @@ class Journal:
     def __init__(self, root: Path, name: str) -> None:
         self.path = root / "tune" / f"{name}.jsonl"
 
-    def open(self, asked: Asked) -> list[TrialOutcome]:
-        """Outcomes so far; a new journal is begun where there is none.
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the journal while a tune is made; the kernel lets go when its process ends in any way.
 
-        Raises TgsError when a tune of this name was asked something else, or the file cannot be used.
+        Raises TgsError when another process holds it, or it cannot be written.
         """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        except OSError as error:
+            raise unwritable(self.path, error) from error
+        try:
+            self._lock(fd)
+            yield
+        finally:
+            os.close(fd)
+
+    def open(self, asked: Asked) -> list[TrialOutcome]:
+        """Outcomes so far; a new journal is begun where there is none. Raises TgsError as `known`."""
         lines = self._lines()
         if not lines:
             self._append(asked)
+        return self._outcomes(lines, asked)
+
+    def known(self, asked: Asked) -> list[TrialOutcome]:
+        """Outcomes so far; nothing is written.
+
+        Raises TgsError when a tune of this name was asked something else, or the file cannot be used.
+        """
+        return self._outcomes(self._whole()[0], asked)
+
+    def begun(self) -> Asked | None:
+        """What a tune of this name was asked; None without one.
+
+        Raises TgsError for a file that is no journal.
+        """
+        lines = self._whole()[0]
+        return self._read(lines[0], Asked) if lines else None
+
+    def _outcomes(self, lines: list[bytes], asked: Asked) -> list[TrialOutcome]:
+        if not lines:
             return []
-        try:
-            before = _read(lines[0], Asked)
-            outcomes = [_read(line, TrialOutcome) for line in lines[1:]]
-        except (ValueError, RecursionError) as error:
-            raise TgsError(f"{self.path}: no journal: {error}", exit_code=ExitCode.STORE) from error
+        before = self._read(lines[0], Asked)
+        outcomes = [self._read(line, TrialOutcome) for line in lines[1:]]
         if before != asked:
             raise TgsError(
                 f"{self.path} is the journal of another tune: {before.base} {' '.join(before.assignments)}",
@@ -63,6 +97,24 @@ class Journal:
                 exit_code=ExitCode.STORE,
             )
         return outcomes
+
+    def _read(self, line: bytes, kind: type[T]) -> T:
+        try:
+            return _read(line, kind)
+        except (ValueError, RecursionError) as error:
+            raise TgsError(f"{self.path}: no journal: {error}", exit_code=ExitCode.STORE) from error
+
+    def _lock(self, fd: int) -> None:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise TgsError(
+                f"a tune called {self.path.stem} is going on in this folder of runs",
+                hint="choose another --name, or wait for its end",
+                exit_code=ExitCode.STORE,
+            ) from error
+        except OSError:
+            pass  # a file system without locks is used without
 
     def add(self, outcome: TrialOutcome) -> None:
         """Write the end of a trial. Raises TgsError when it cannot be written."""
@@ -77,17 +129,22 @@ class Journal:
             raise unwritable(self.path, error) from error
 
     def _lines(self) -> list[bytes]:
-        """Whole lines: what a killed tune had begun to write is made again from the run that it was about."""
+        """Whole lines; what a killed tune had begun to write goes, for its run makes it again."""
+        lines, begun = self._whole()
+        if begun:
+            self.path.write_bytes(b"".join(line + b"\n" for line in lines))
+        return lines
+
+    def _whole(self) -> tuple[list[bytes], bytes]:
+        """Whole lines, and the beginning of one that a killed tune did not end."""
         try:
             data = read_regular(self.path, _MAX_BYTES)
         except OSError as error:
             if error.errno == errno.ENOENT:
-                return []
+                return [], b""
             raise TgsError(f"{self.path}: {error.strerror}", exit_code=ExitCode.STORE) from error
         whole, _, begun = data.rpartition(b"\n")
-        if begun:
-            self.path.write_bytes(whole + b"\n" if whole else b"")
-        return whole.split(b"\n") if whole else []
+        return whole.split(b"\n") if whole else [], begun
 
 
 def _read(line: bytes, kind: type[T]) -> T:

@@ -41,11 +41,18 @@ def _row_lines(row: SettingRow) -> list[str]:
     tgs = units.rate(row.tgs) if row.tgs else "-"
     planned = units.rate(row.planned_tgs) if row.planned_tgs else "-"
     memory = f"{row.memory_gib:.1f} GiB" if row.memory_gib else "-"
-    rests = _rests_on(row)
+    rests = rests_on(row)
     rests += f", {row.disturbed} disturbed" if row.disturbed else ""
     mark = "*" if row.is_efficient else " "
     sets = " ".join(f"--set {change}" for change in row.change)
     return [f"{mark} {tgs:>9} {interval:>19}  {planned:>8} {memory:>10}  {rests}", f"      {sets}"]
+
+
+def figure_text(row: SettingRow) -> str:
+    """A setting's TGS, its interval, and what they rest on."""
+    interval = f"{units.rate(row.low)} to {units.rate(row.high)}, 80 %"
+    speed = f"{units.rate(row.tgs)} TGS ({interval})" if row.tgs else "no TGS"
+    return f"{speed} from {rests_on(row)}"
 
 
 def _first_of(found: Verdict) -> str:
@@ -53,7 +60,8 @@ def _first_of(found: Verdict) -> str:
     return "the planner's choice" if planned else "the way with least counted work (FLOPs, bytes, launches)"
 
 
-def _rests_on(row: SettingRow) -> str:
+def rests_on(row: SettingRow) -> str:
+    """What a row's figure rests on, in words."""
     if row.rests_on == "planned":
         counted = "counted work" if row.planned_tgs is None else "the plan"
         counted += " and runs of others" if row.planned_tgs is None and row.tgs else ""

@@ -23,6 +23,8 @@ from tgsbench.tune.journal import Journal
 from tgsbench.virtual_gpu import installation, settings
 
 Say = Callable[[str], None]
+Watch = Callable[[Trial], None]
+"""Hears of a trial before it is made."""
 Run = Callable[..., Result]
 """Does one run: takes what `sweep.run_named` does."""
 
@@ -57,6 +59,12 @@ def startable(space: Space, wanted: Collection[Stage] = ()) -> tuple[Space, tupl
             return found, tuple(rung for stage in stages for rung in STAGES[stage])
         first = first or found
     return first or space, ()
+
+
+def why_none(space: Space, here: Space) -> str:
+    """Why most candidates of a space cannot be tried here, where none can."""
+    why = {reason: count for reason, count in here.dropped.items() if reason not in space.dropped}
+    return max(why, key=why.__getitem__, default="no way fits")
 
 
 def _startable(space: Space, stages: Sequence[Stage], here: LocalMachine) -> Space:
@@ -94,6 +102,7 @@ def make_trials(
     budget_s: float,
     say: Say,
     run: Run = sweep.run_named,
+    watch: Watch = lambda _: None,
 ) -> str:
     """Ask and measure until enough is known or the budget is spent; returns why it ended.
 
@@ -109,6 +118,7 @@ def make_trials(
             return f"another trial does not fit into the budget of {units.duration(budget_s)}"
         left = f"{units.duration(max(0.0, budget_s - spent_s))} left"
         say(f"{len(tuner.outcomes) + 1}  {trial.rung:<5}  {trial.key}  ({left})")
+        watch(trial)
         outcome = _made(trial, by_key[trial.key], root, name, say, run)
         journal.add(outcome)
         tuner.tell(outcome)

@@ -86,7 +86,8 @@ def _compiled(template: str, name: str) -> Callable[..., str]:
     environment.globals["strftime_now"] = _TODAY.strftime
     try:
         render: Callable[..., str] = environment.from_string(template).render
-    except (jinja2.exceptions.TemplateError, RecursionError) as error:
+    except (jinja2.exceptions.TemplateError, RecursionError, SyntaxError, ValueError) as error:
+        # SyntaxError: of the Python that Jinja makes of it, as of `{{ x[:, 9] }}`.
         raise bad_data(
             f"the chat template of {name} cannot be read: {error}", "name another tokenizer"
         ) from error

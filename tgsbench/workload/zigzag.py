@@ -21,16 +21,19 @@ Item = TypeVar("Item", bound=np.generic)
 
 
 class SeenBlock(NamedTuple):
-    """Queries that see every one of some keys; positions in what a ring member holds."""
+    """Queries that see some keys; positions in what a ring member holds."""
 
     q_begin: int
     q_end: int
     k_begin: int
     k_end: int
+    left: int = -1
+    """The last query sees so many keys before the last one, others as many places earlier; -1: all."""
 
     def moved(self, offset: int) -> SeenBlock:
         """The same block where a row begins at `offset`."""
-        return SeenBlock(*(edge + offset for edge in self))
+        q_begin, q_end, k_begin, k_end = (edge + offset for edge in self[:4])
+        return SeenBlock(q_begin, q_end, k_begin, k_end, self.left)
 
 
 class Layout(NamedTuple):
@@ -75,17 +78,17 @@ class Layout(NamedTuple):
         """Ring member whose keys `member` meets at a step."""
         return (member - step) % self.ring
 
-    def own_borders(self, borders: Sequence[int], member: int) -> list[int]:
+    def own_borders(self, borders: Sequence[int], member: int, window: int = 0) -> list[int]:
         """Borders of one row's documents (0 … S) as they lie in a ring member: 0 … 2 · chunk.
 
         A document that leaves the first chunk and reaches into the second, over all that lies between, goes
-        on without a border.
+        on without a border, unless a window counts what lies between.
         """
         first, last = (number * self.chunk for number in self.chunks(member))
         inside = {0, 2 * self.chunk}
         inside |= {edge - first for edge in borders if first < edge < first + self.chunk}
         inside |= {edge - last + self.chunk for edge in borders if last < edge < last + self.chunk}
-        if _document(borders, first + self.chunk - 1) != _document(borders, last):
+        if window or _document(borders, first + self.chunk - 1) != _document(borders, last):
             inside.add(self.chunk)
         return sorted(inside)
 
@@ -94,6 +97,28 @@ class Layout(NamedTuple):
         other = self.source(member, step)
         seen = self._earlier if other < member else self._later
         return seen(borders, member, other)
+
+    def window_blocks(self, borders: Sequence[int], member: int, step: int, window: int) -> list[SeenBlock]:
+        """The same under a window of so many tokens; at step 0 what the late chunk sees of the early one."""
+        other, found = self.source(member, step), []
+        for q_place, query in enumerate(self.chunks(member)):
+            for k_place, key in enumerate(self.chunks(other)):
+                if key < query and (seen := self._chunks(borders, query, key, window)):
+                    at_q, at_k = (q_place - query) * self.chunk, (k_place - key) * self.chunk
+                    edges = (seen[0] + at_q, seen[1] + at_q, seen[2] + at_k, seen[3] + at_k)
+                    found.append(SeenBlock(*edges, seen.left))
+        return found
+
+    def _chunks(self, borders: Sequence[int], query: int, key: int, window: int) -> SeenBlock | None:
+        """What queries of one chunk see of an earlier one's keys, in positions of the sequence."""
+        q_begin, k_end = query * self.chunk, (key + 1) * self.chunk
+        begin, end = _document(borders, k_end - 1)
+        q_end = min(q_begin + self.chunk, end, k_end + window - 1)
+        k_begin = max(key * self.chunk, begin, q_begin - window + 1)
+        if q_end <= q_begin or k_end <= k_begin:
+            return None
+        sees_all = q_end - window <= k_begin
+        return SeenBlock(q_begin, q_end, k_begin, k_end, -1 if sees_all else k_end - q_end + window - 1)
 
     def _earlier(self, borders: Sequence[int], member: int, other: int) -> SeenBlock | None:
         """All queries, keys of the other's first chunk: the document at that chunk's end."""

@@ -67,18 +67,18 @@ def kv_heads_swapped_within_a_rank():
     from tgsbench.training.attention import attention
     from tgsbench.training.model import whole_layer
 
-    scatter, start = attention.scatter_heads, whole_layer.start_scatter
+    scatter, start = attention.scatter_heads, whole_layer.start_filled
 
     def broken(q, k, v, group):
         q, k, v = scatter(q, k, v, group)
         return (q, k, v) if group is None else (q, k.flip(2), v.flip(2))
 
-    def broken_start(parts, group, name):
-        arrive = start(parts, group, name)
-        swapped = group is not None and len(parts) == 2
+    def broken_start(filled, sizes, group, name):
+        arrive = start(filled, sizes, group, name)
+        swapped = len(sizes) == 2
         return (lambda: tuple(x.flip(2) for x in arrive())) if swapped else arrive
 
-    attention.scatter_heads, whole_layer.start_scatter = broken, broken_start
+    attention.scatter_heads, whole_layer.start_filled = broken, broken_start
 
 
 def a_layer_skipped():
@@ -680,7 +680,7 @@ def _ring_step(broken):
     from tgsbench.training.attention import ring
 
     make = ring.Ring._make_plan
-    ring.Ring._make_plan = lambda self, docs, num_tokens: broken(self, make(self, docs, num_tokens))
+    ring.Ring._make_plan = lambda self, *pack: broken(self, make(self, *pack))
 
 
 def a_block_of_the_ring_missing():
@@ -755,14 +755,33 @@ def gradients_of_the_ring_lost_on_their_last_hop():
     ring.add_gradients = broken
 
 
+def windows_of_the_ring_a_token_too_wide():
+    from tgsbench.training.attention import ring
+
+    make = ring.Ring._make_plan
+
+    def broken(self, docs, num_tokens, window):
+        return make(self, docs, num_tokens, window + (window > 0))
+
+    ring.Ring._make_plan = broken
+
+
+def keys_of_the_ring_from_the_wrong_side():
+    """Where a window is, keys come from as far after a member as they should come from before it."""
+    from tgsbench.training.attention import ring
+
+    pass_on = ring.Ring.pass_on
+    ring.Ring.pass_on = lambda self, sent, tag, hop=1: pass_on(self, sent, tag, -hop if tag == 0 else hop)
+
+
 def a_message_of_the_ring_sent_twice():
     from tgsbench.training.attention import ring
 
     pass_on = ring.Ring.pass_on
 
-    def broken(self, sent, tag):
-        pass_on(self, sent, tag).wait()
-        return pass_on(self, sent, tag)
+    def broken(self, *message):
+        pass_on(self, *message).wait()
+        return pass_on(self, *message)
 
     ring.Ring.pass_on = broken
 

@@ -39,14 +39,21 @@ def targets_two_ahead():
 
 def kv_heads_wrongly_repeated():
     """0 1 0 1 instead of 0 0 1 1."""
+    from tgsbench.training.model import whole_layer
     from tgsbench.training.parallel import ulysses
 
-    by_rank = ulysses._by_rank
+    by_rank, laid_out_as = ulysses._by_rank, whole_layer._laid_out_as
 
     def broken(x, p):
         return by_rank(x.repeat(1, 1, p // x.shape[2], 1) if x.shape[2] < p else x, p)
 
-    ulysses._by_rank = broken
+    def broken_layout(to_ranks, x):
+        copies = to_ranks.shape[4]
+        if copies == 1:
+            return laid_out_as(to_ranks, x)
+        return x.repeat(1, 1, copies, 1).view(to_ranks.shape)
+
+    ulysses._by_rank, whole_layer._laid_out_as = broken, broken_layout
 
 
 def sp_silently_1():

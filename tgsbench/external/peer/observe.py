@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.distributed._functional_collectives as functional
 import torch.nn.functional as F
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -51,6 +52,8 @@ class Observer:
         F.cross_entropy = _before(F.cross_entropy, self._scored)
         dist.all_to_all_single = _before(dist.all_to_all_single, self._exchanged)
         dist.all_to_all = _before(dist.all_to_all, self._exchanged_lists)
+        for name in ("all_to_all_single", "all_to_all_single_autograd"):
+            setattr(functional, name, _after(getattr(functional, name), self._received))
         register_optimizer_step_post_hook(self._optimized)
 
     def _embedded(self, ids: torch.Tensor, weight: torch.Tensor, *_: Any, **__: Any) -> None:
@@ -81,6 +84,12 @@ class Observer:
         self._calls += 1
         self._bytes += sum(output.nbytes for output in outputs)
 
+    def _received(self, output: torch.Tensor) -> None:
+        """A functional all-to-all; the gradient of one goes back by another, which no Python sees."""
+        self._exchanged(output)
+        if output.requires_grad:
+            output.register_hook(self._exchanged)
+
     def _optimized(self, *_: Any) -> None:
         if self._step < 0:
             return
@@ -105,6 +114,17 @@ def _before(function: Any, look: Any) -> Any:
     def shown(*args: Any, **named: Any) -> Any:
         look(*args, **named)
         return function(*args, **named)
+
+    return shown
+
+
+def _after(function: Any, look: Any) -> Any:
+    """`function`, with what it returns shown to `look`."""
+
+    def shown(*args: Any, **named: Any) -> Any:
+        returned = function(*args, **named)
+        look(returned)
+        return returned
 
     return shown
 

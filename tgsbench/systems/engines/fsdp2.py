@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
+
+import msgspec
 
 from tgsbench.schema.preset import EngineOptions, Preset
 from tgsbench.systems.costs import OWN, System
@@ -22,6 +24,13 @@ class Fsdp2Options(EngineOptions, frozen=True, kw_only=True, forbid_unknown_fiel
     zero_stage: Literal[1, 2, 3] = 3
     """3: parameters are gathered for each pass; 2: once for all micro-steps of an optimizer step; 1: whole
     gradients are summed over the micro-steps, and reduced once."""
+    head_parts: Literal[0, 1, 2] = 0
+    """Parts of a rank's heads whose attention runs one after the other, so that all-to-alls hide behind it;
+    0: two where what is sent is large enough to be worth it."""
+
+    def on_one_rank(self) -> Self:
+        """Without parts of heads, which exist for their exchanges."""
+        return msgspec.structs.replace(self, head_parts=0)
 
 
 def _rules(preset: Preset) -> list[str]:

@@ -36,6 +36,25 @@ class _Lent(ctypes.Structure):
     )
 
 
+class _Room:
+    """Columns that the scanner writes into."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.held: dict[str, npt.NDArray[Any]] = {}
+        self.lent = _Lent()
+
+    def grow(self, rows: int) -> None:
+        """Make them hold so many rows at least."""
+        if rows <= self.rows:
+            return
+        self.rows = rows
+        self.held = {
+            name: np.empty((rows, *shape), dtype) for names, shape, dtype in _LAYOUT for name in names
+        }
+        self.lent = _Lent(**{name: column.ctypes.data for name, column in self.held.items()})
+
+
 class Scanner:
     """Reads the chunks of one trace; those that are not usual it leaves to Python."""
 
@@ -46,7 +65,7 @@ class Scanner:
         self._records: dict[tuple[int, ...], int] = {}
         self._calls: list[CommCall | None] = [None]
         self._shapes: dict[bytes, Shapes] = {}
-        self._room = 0
+        self._room, self._other = _Room(), _Room()
 
     def close(self) -> None:
         """Give its memory back; from now on `scan` leaves everything to Python."""
@@ -58,12 +77,13 @@ class Scanner:
         """The events in [begin, end) of a buffer that goes on behind them; None: they are for Python."""
         if not self._scanner:
             return None
-        self._make_room((end - begin) // _USUAL_EVENT + 1)
+        self._room, self._other = self._other, self._room  # the last chunk's is still in use
+        self._room.grow((end - begin) // _USUAL_EVENT + 1)
         after, buffer[end] = buffer[end], 0
         try:
             text = np.frombuffer(buffer, np.uint8, end - begin, begin).ctypes.data
             while (rows := self._scanned(text, end - begin)) == NO_ROOM:
-                self._make_room(2 * self._room)
+                self._room.grow(2 * self._room.rows)
         finally:
             buffer[end] = after
         if rows < 0 or not self._learn():
@@ -71,19 +91,9 @@ class Scanner:
         return self._columns(rows, buffer, begin)
 
     def _scanned(self, address: int, length: int) -> int:
-        lent = ctypes.byref(self._lent)
-        rows: int = self._library.scan(self._scanner, address, length, self._room, lent)
+        room = self._room
+        rows: int = self._library.scan(self._scanner, address, length, room.rows, ctypes.byref(room.lent))
         return rows
-
-    def _make_room(self, rows: int) -> None:
-        """Columns for so many rows."""
-        if rows <= self._room:
-            return
-        self._room = rows
-        self._held = {
-            name: np.empty((rows, *shape), dtype) for names, shape, dtype in _LAYOUT for name in names
-        }
-        self._lent = _Lent(**{name: column.ctypes.data for name, column in self._held.items()})
 
     def _learn(self) -> bool:
         """Decode the texts that are new; one that is none ends the scanning of this trace."""
@@ -98,10 +108,10 @@ class Scanner:
         return True
 
     def _columns(self, rows: int, buffer: bytearray, begin: int) -> Columns:
-        held = {name: column[:rows] for name, column in self._held.items()}
+        held = {name: column[:rows] for name, column in self._room.held.items()}
         codes: dict[str, Any] = {name: _codes(held[name], absent) for name, absent in _ABSENT_OF.items()}
         return Columns(
-            num_events=self._lent.num_events,
+            num_events=self._room.lent.num_events,
             **{name: held[name] for name in ("ts", "dur", "correlation", "external", "sequence")},
             **codes,
             record=self._record(rows),
@@ -129,9 +139,9 @@ class Scanner:
     def _record(self, rows: int) -> Codes:
         """Number of what each row's record of a collective says."""
         found = np.zeros(rows, np.int32)
-        count = self._lent.num_records
+        held, count = self._room.held, self._room.lent.num_records
         for row, said in zip(
-            self._held["record_row"][:count].tolist(), self._held["record"][:count].tolist(), strict=True
+            held["record_row"][:count].tolist(), held["record"][:count].tolist(), strict=True
         ):
             key = tuple(said)
             if key not in self._records:

@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor, Shard
 
 from tgsbench.schema import spans
 from tgsbench.schema.preset import Preset
-from tgsbench.systems.whole_layers import runs_whole_layers
+from tgsbench.systems.whole_layers import head_parts, runs_whole_layers
 from tgsbench.training.attention import attention, kernels
 from tgsbench.training.attention.kernel_timing import kernel_shape_of
 from tgsbench.training.attention.ring import Ring
@@ -187,7 +187,7 @@ def _sharded_model(
         if engine.compile:
             layer.compile()
         elif runs_whole_layers(preset):
-            layer = WholeLayer(layer, decoder.config, own, engine.tiled_mlp, products)
+            layer = WholeLayer(layer, decoder.config, own, engine.tiled_mlp, products, head_parts(preset))
         elif preset.linear:
             use_products(layer, products)
         wrapped = wrap_layer(layer, preset.training.checkpointing, stash)

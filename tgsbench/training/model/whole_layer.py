@@ -16,11 +16,11 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from tgsbench.schema import spans
 from tgsbench.schema.preset import Checkpointing
-from tgsbench.systems.whole_layers import head_chunks
 from tgsbench.training.attention.attention import UlyssesAttention
 from tgsbench.training.attention.kept import AttentionGraph, KeptResults, attend_again, attend_keeping
 from tgsbench.training.model import fused_layers
@@ -29,7 +29,15 @@ from tgsbench.training.model.products import LayerProducts
 from tgsbench.training.model.tiled_mlp import TILE_TOKENS, tiles_backward, tiles_forward
 from tgsbench.training.parallel.offload import HostOffload
 from tgsbench.training.parallel.tracing import span
-from tgsbench.training.parallel.ulysses import Arrival, start_gather, start_scatter
+from tgsbench.training.parallel.ulysses import (
+    Arrival,
+    for_ranks,
+    shards_to_fill,
+    start_filled,
+    start_gather,
+    start_return,
+    start_scatter,
+)
 
 PARTS = (
     "self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight",
@@ -70,6 +78,7 @@ class WholeLayer(nn.Module):
         attention: UlyssesAttention,
         tiled: bool,
         products: LayerProducts | None = None,
+        head_parts: int = 1,
     ) -> None:
         super().__init__()
         sizes = {name: parameter.shape for name, parameter in layer.named_parameters()}
@@ -87,7 +96,7 @@ class WholeLayer(nn.Module):
         self.products = products or LayerProducts()
         self.attention = attention
         self.sp = attention.group.size() if attention.group is not None else 1
-        self.chunks = head_chunks(self.heads, self.kv_heads, self.sp, tiled)
+        self.chunks = head_parts
         self.shares_kv = self.kv_heads <= self.sp
         """Do all chunks of a rank's query heads attend to one KV head?"""
 
@@ -141,21 +150,28 @@ class _Pass:
         self.group = layer.attention.group
         self.shape = x.shape[:2]
         self.rows = x.flatten(0, 1)
-        self.cos, self.sin = cos.unsqueeze(2), sin.unsqueeze(2)
+        self.cos, self.sin = cos, sin
 
     def split_heads(self, x: Tensor) -> Tensor:
         """[T, n·d] -> [B, s, n, d]."""
         return x.view(*self.shape, -1, self.layer.head_dim)
 
     def rotated(self, x: Tensor, sign: float = 1.0, into: Tensor | None = None) -> Tensor:
-        """RoPE of [B, s, n, d], or its transpose for sign -1."""
-        return fused_layers.rotated(x, self.cos, self.sin, sign, into)
+        """RoPE of [B, s, …, d], or its transpose for sign -1."""
+        heads = (1,) * (x.dim() - 3)
+        cos, sin = (angles.view(*self.shape, *heads, -1) for angles in (self.cos, self.sin))
+        return fused_layers.rotated(x, cos, sin, sign, into)
 
     def chunk_of_q(self, index: int, q: Tensor) -> Tensor:
-        """Rows of q's weight [a·d, h] that give one chunk of every rank's heads."""
+        """Rows of q's weight [a·d, h] that give one chunk of every rank's heads.
+
+        Chunks with KV heads of their own lie one after the other; those that share one are cut out of it.
+        """
         layer = self.layer
         if layer.chunks == 1:
             return q
+        if not layer.shares_kv:
+            return q.chunk(layer.chunks)[index]
         return q.view(layer.sp, layer.chunks, -1, q.shape[1])[:, index]
 
     def chunk_of_o(self, index: int, o: Tensor) -> Tensor:
@@ -163,6 +179,8 @@ class _Pass:
         layer = self.layer
         if layer.chunks == 1:
             return o
+        if not layer.shares_kv:
+            return o.chunk(layer.chunks, dim=1)[index]
         return o.view(o.shape[0], layer.sp, layer.chunks, -1)[:, :, index]
 
     def q_weight(self, index: int) -> Tensor:
@@ -187,16 +205,33 @@ class _Pass:
             v = self.split_heads(product(given, w.v.t()))
             yield from zip(*(x.chunk(layer.chunks, dim=2) for x in (q, k, v)), strict=True)
             return
-        k, v = self.split_heads(product(given, w.rows(w.k, w.v).t())).chunk(2, dim=2)
-        both = start_scatter([self.rotated(k), v], self.group, spans.A2A_PRE)
-        under_way = [self._send_q(given, index) for index in range(layer.chunks)]
+        both = self._send_kv(given, self.group)
+        under_way = [self._send_q(given, index, self.group) for index in range(layer.chunks)]
         k, v = both()
         for index, arrive in enumerate(under_way):
             yield arrive()[0], self.chunk_of_kv(index, k), self.chunk_of_kv(index, v)
 
-    def _send_q(self, given: Tensor | Operand, index: int) -> Arrival:
+    def _send_kv(self, given: Tensor | Operand, group: dist.ProcessGroup) -> Arrival:
+        layer, w = self.layer, self.w
+        k, v = self.split_heads(self.of_inputs.product(given, w.rows(w.k, w.v).t())).chunk(2, dim=2)
+        each = max(layer.kv_heads, layer.sp) // layer.sp
+        message = shards_to_fill(k, 2 * each, group)
+        own_k, own_v = (self._kv_for_ranks(half) for half in message.split(each, dim=3))
+        self.rotated(_laid_out_as(own_k, k), into=own_k)
+        own_v.copy_(_laid_out_as(own_v, v))
+        return start_filled(message, [each, each], group, spans.A2A_PRE)
+
+    def _kv_for_ranks(self, message: Tensor) -> Tensor:
+        """Keys or values of each chunk of heads and each rank; see `for_ranks`."""
+        layer = self.layer
+        return for_ranks(message, layer.kv_heads, 1 if layer.shares_kv else layer.chunks)
+
+    def _send_q(self, given: Tensor | Operand, index: int, group: dist.ProcessGroup) -> Arrival:
         q = self.split_heads(self.of_inputs.product(given, self.q_weight(index).t()))
-        return start_scatter([self.rotated(q)], self.group, spans.A2A_PRE)
+        message = shards_to_fill(q, q.shape[2] // self.layer.sp, group)
+        to_ranks = for_ranks(message, q.shape[2])
+        self.rotated(_laid_out_as(to_ranks, q), into=to_ranks)
+        return start_filled(message, [message.shape[3]], group, spans.A2A_PRE)
 
     def attended(self, received: Iterable[Inputs], attend: Callable[[Inputs], Tensor]) -> list[Arrival]:
         """Run attention chunk by chunk and send its outputs back."""
@@ -285,13 +320,18 @@ class _Pass:
         self, arrivals: list[Arrival], graphs: Iterable[AttentionGraph]
     ) -> tuple[list[Arrival], Arrival]:
         """Gradients of each chunk's q, and of all k and v, on their way back; `arrivals` is emptied."""
-        heads, of_kv, under_way = self.layer.heads // self.layer.chunks, [], []
+        of_kv, under_way = [], []
         for graph in graphs:
             grad_q, *rest = graph.backward(*arrivals.pop(0)())
-            under_way.append(start_gather([grad_q], [heads], self.group, spans.A2A_PRE))
+            under_way.append(self._returned([grad_q]))
             of_kv.append(rest)
         both = [self._joined_kv(list(each)) for each in zip(*of_kv, strict=True)]
-        return under_way, start_gather(both, [self.layer.kv_heads] * 2, self.group, spans.A2A_PRE)
+        return under_way, self._returned(both)
+
+    def _returned(self, grads: list[Tensor]) -> Arrival:
+        if self.group is None:
+            return functools.partial(tuple, grads)
+        return start_return(grads, self.group, spans.A2A_PRE)
 
     def _joined_kv(self, parts: list[Tensor]) -> Tensor:
         """Gradients of the KV heads from those of each chunk, which share a head or have their own."""
@@ -313,7 +353,7 @@ class _Pass:
         product, add_product = self.of_gradients.product, self.of_gradients.add_product
         grad_normed: Tensor | None = None
         for index, arrive in enumerate(under_way):
-            grad_q = self.rotated(arrive()[0], -1.0).flatten(0, 1).flatten(1)
+            grad_q = self._rotated_back(arrive()[0])
             self._write(self.chunk_of_q(index, to.q), grad_q.t(), normed)
             weight = self.q_weight(index)
             if grad_normed is None:
@@ -321,9 +361,28 @@ class _Pass:
             else:
                 add_product(grad_normed, grad_q, weight)
         assert grad_normed is not None
-        joint = self._joint_gradient([*both()])
+        joint = self._joint_kv(*both())
         product(joint.t(), normed, to.rows(to.k, to.v))
         return add_product(grad_normed, joint, self.w.rows(self.w.k, self.w.v))
+
+    def _rotated_back(self, message: Tensor) -> Tensor:
+        """Gradient [T, a·d/chunks] of q before RoPE, from a message of its heads."""
+        heads = message.shape[0] * message.shape[3]
+        grad = message.new_empty(*self.shape, heads, self.layer.head_dim)
+        back = for_ranks(message, heads)
+        self.rotated(back, -1.0, grad.view(back.shape))
+        return grad.view(len(self.rows), -1)
+
+    def _joint_kv(self, *messages: Tensor) -> Tensor:
+        """Gradients [T, 2·n·d] of k before RoPE and of v, from messages of their heads; copies are summed."""
+        joint = messages[0].new_empty(*self.shape, 2, self.layer.kv_heads, self.layer.head_dim)
+        k, v = (self._kv_for_ranks(message) for message in messages)
+        if k.shape[4] > 1:
+            k, v = (x.sum(dim=4, keepdim=True) for x in (k, v))
+        into_k, into_v = (half.view(k.shape) for half in joint.unbind(2))
+        self.rotated(k, -1.0, into_k)
+        into_v.copy_(v)
+        return joint.view(len(self.rows), -1)
 
     def _joint_backward(self, normed: Tensor, grads: list[Tensor], to: _Weights) -> Tensor:
         joint = self._joint_gradient(grads)
@@ -332,7 +391,7 @@ class _Pass:
 
     def _write(self, into: Tensor, a: Tensor | Operand, b: Tensor) -> None:
         """a · b to a chunk of a weight's gradient, which may be strided."""
-        if into.is_contiguous():
+        if into.dim() == 2:
             self.of_gradients.product(a, b, into)
         else:
             into.copy_(self.of_gradients.product(a, b).view(into.shape))
@@ -346,6 +405,12 @@ class _Pass:
             self.rotated(x, -1.0, into)
         last.copy_(parts[-1])
         return joint.view(len(self.rows), -1)
+
+
+def _laid_out_as(to_ranks: Tensor, x: Tensor) -> Tensor:
+    """x [B, s, n, d] in the shape of `for_ranks`: a view, repeated where a head goes to several ranks."""
+    batch, seq, parts, ranks, _, heads, dim = to_ranks.shape
+    return x.reshape(batch, seq, parts, ranks, 1, heads, dim).expand(to_ranks.shape)
 
 
 class _Layer(torch.autograd.Function):

@@ -84,6 +84,38 @@ def start_gather(
     )
 
 
+def shards_to_fill(like: Tensor, heads: int, group: dist.ProcessGroup) -> Tensor:
+    """A message [p, B, s, heads, d] of one type with `like` [B, s, n, d], for `start_filled`."""
+    batch, seq, _, dim = like.shape
+    return like.new_empty(group.size(), batch, seq, heads, dim)
+
+
+def start_filled(filled: Tensor, sizes: Sequence[int], group: dist.ProcessGroup, name: str) -> Arrival:
+    """Send [p, B, s, heads, d] off; its heads arrive as shards [B, S, n, d] for each n of `sizes`."""
+    with span(name):
+        flight = _Flight(filled, group)
+    return lambda: _join_sequence(flight.arrive(name)).split(list(sizes), dim=2)
+
+
+def start_return(parts: Sequence[Tensor], group: dist.ProcessGroup, name: str) -> Arrival:
+    """Send head shards [B, S, m, d] off; they arrive as `for_ranks` reads them: [p, B, s, m, d]."""
+    sizes = [(x.shape[2], x.shape[3]) for x in parts]
+    with span(name):
+        flight = _Flight(_joined(_split_sequence(x.contiguous(), group.size()) for x in parts), group)
+    return lambda: tuple(_parted(flight.arrive(name), sizes))
+
+
+def for_ranks(message: Tensor, heads: int, parts: int = 1) -> Tensor:
+    """A message [p, B, s, parts·m, d] seen as heads in order: [B, s, parts, p/copies, copies, m, d].
+
+    Of `heads` in `parts` each rank has m of every part; fewer than p go to several ranks each.
+    """
+    p, *_ = message.shape
+    copies = max(1, p // heads)
+    by_head: Tensor = message.unflatten(3, (parts, -1)).unflatten(0, (p // copies, copies))
+    return by_head.permute(2, 3, 4, 0, 1, 5, 6)
+
+
 class _Flight:
     """An all-to-all that goes on beside the computation."""
 
@@ -159,8 +191,9 @@ def _split_sequence(x: Tensor, p: int) -> Tensor:
 
 
 def _joined(parts: Iterable[Tensor]) -> Tensor:
-    """Several [..., H, d] side by side: [..., w]."""
-    return torch.cat([part.flatten(-2) for part in parts], dim=-1)
+    """Several [..., H, d] side by side: [..., w]; no copy of one alone."""
+    flat = [part.flatten(-2) for part in parts]
+    return flat[0] if len(flat) == 1 else torch.cat(flat, dim=-1)
 
 
 def _parted(x: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:

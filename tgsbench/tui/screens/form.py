@@ -50,9 +50,7 @@ def entries(preset: Preset) -> list[FormField]:
     recipes = ("", *sorted(catalog.files("profiles")))
     w = preset.workload
     return [
-        FormField(
-            "model", "model", _model_of(preset), _models(preset), hint="its shape, from presets/models"
-        ),
+        FormField("model", "model", model_of(preset), models(preset), hint="its shape, from presets/models"),
         FormField("engine.name", "engine", preset.engine.name, tuple(registry.names())),
         FormField("hardware.num_gpus", "GPUs", str(preset.hardware.num_gpus), hint="ranks, one per GPU"),
         FormField("parallel.sp", "sp", str(preset.parallel.sp), hint=f"one of {sps}"),
@@ -86,7 +84,7 @@ def _experts(preset: Preset) -> list[FormField]:
     ]
 
 
-def _model_of(preset: Preset) -> str:
+def model_of(preset: Preset) -> str:
     """Name of the file that holds the preset's shape; its model's own name where none does."""
     for name in catalog.files("presets", "models"):
         with contextlib.suppress(TgsError):  # a damaged file is some other model's
@@ -95,8 +93,9 @@ def _model_of(preset: Preset) -> str:
     return preset.model.name
 
 
-def _models(preset: Preset) -> tuple[str, ...]:
-    return tuple(dict.fromkeys([_model_of(preset), *sorted(catalog.files("presets", "models"))]))
+def models(preset: Preset) -> tuple[str, ...]:
+    """Names that a preset's model may be chosen from, its own first."""
+    return tuple(dict.fromkeys([model_of(preset), *sorted(catalog.files("presets", "models"))]))
 
 
 def problems_of(error: TgsError, fields: Sequence[FormField]) -> list[tuple[str, str]]:
@@ -160,7 +159,7 @@ class PresetForm(ModalScreen[None]):
         yield Footer(show_command_palette=False, compact=True)
 
     def _editor(self, entry: FormField) -> ComposeResult:
-        name = _widget_id(entry.key)
+        name = widget_id(entry.key)
         if entry.choices:
             options = [(choice or "none", choice) for choice in entry.choices]
             yield Select(options, value=entry.value, allow_blank=False, id=name, compact=True)
@@ -184,7 +183,7 @@ class PresetForm(ModalScreen[None]):
         return changed + self.query_one("#others", Input).value.split()
 
     def _value(self, entry: FormField) -> str:
-        widget = self.query_one(f"#{_widget_id(entry.key)}")
+        widget = self.query_one(f"#{widget_id(entry.key)}")
         assert isinstance(widget, Input | Select)
         return str(widget.value).strip()
 
@@ -208,7 +207,7 @@ class PresetForm(ModalScreen[None]):
     def _mark(self, wrong: set[str]) -> None:
         """Show in red which lines the problems are about; a key without a line of its own is in `others`."""
         for entry in self._entries:
-            self.query_one(f"#{_widget_id(entry.key)}").set_class(entry.key in wrong, "-wrong")
+            self.query_one(f"#{widget_id(entry.key)}").set_class(entry.key in wrong, "-wrong")
         elsewhere = wrong - {entry.key for entry in self._entries}
         typed = {text.partition("=")[0] for text in self.query_one("#others", Input).value.split()}
         self.query_one("#others").set_class(bool(elsewhere & typed), "-wrong")
@@ -256,6 +255,13 @@ class PresetForm(ModalScreen[None]):
             return
         shell(self.app).show_forecast(self._resolved(), self.base, self.assignments)
 
+    def action_tune(self) -> None:
+        """Ask for a tune of what is edited: what was changed here is held fast."""
+        if self._problem:
+            self.notify("mend the problem first", severity="warning")
+            return
+        shell(self.app).ask_tune(self.base, self.assignments)
+
     def action_save(self) -> None:
         """Save as a preset of the user's own."""
         name = self.query_one("#save-as", Input).value.strip()
@@ -281,5 +287,6 @@ def mesh_line(preset: Preset) -> str:
     return f"✓ dp {dp} · sp {sp} = {preset.world_size} ranks, {preset.tokens_per_step:,} tokens per step"
 
 
-def _widget_id(key: str) -> str:
+def widget_id(key: str) -> str:
+    """Id of the widget that edits a key."""
     return "set-" + key.replace(".", "-").replace("_", "-")

@@ -164,12 +164,17 @@ class LiveScreen(ModeScreen):
     def _follow(self, session: Session) -> None:
         """Fold what comes in, in a thread; the screen is told, never touched."""
         worker: Worker[None] = get_current_worker()
+        was_behind = False
         while not worker.is_cancelled:
             spent_s = time.process_time()
             more = session.poll(CATCH_UP_S)
             self.post_message(EventsArrived(session))
             if more:
+                was_behind = True
                 continue
+            if was_behind:  # what was read is painted before a result is made of it all, which takes 2 s
+                _sleep(worker, REPAINT_PERIOD_S)
+                was_behind = False
             session.look_at_status()
             if session.is_over:
                 session.poll()

@@ -183,6 +183,12 @@ class PresetsScreen(ModeScreen):
         if row is not None and row.preset is not None:
             self.tgs.show_forecast(row.preset, row.name, [])
 
+    def action_tune(self) -> None:
+        """Ask for a tune of the chosen preset."""
+        row = self._sound_row()
+        if row is not None and row.preset is not None:
+            self.tgs.ask_tune(row.name, [])
+
     def action_edit(self) -> None:
         """Open the chosen preset in the form."""
         if (row := self.selected) is not None:
