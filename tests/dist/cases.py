@@ -47,6 +47,13 @@ for _mode in ("selective", "full"):
 CASES["tiled"] = {"model": _GQA, "training.checkpointing": "full", "engine.tiled_mlp": True}
 CASES["plain"] = {"model": _GQA, "training.checkpointing": "none"}
 """What the five above must agree with."""
+for _mode in ("none", "selective", "full"):
+    # Alone a rank attends in two parts of its heads.
+    CASES[f"heads_in_parts-{_mode}"] = {
+        "model": {**_MODEL, "num_query_heads": 8, "num_kv_heads": 4},
+        "training.checkpointing": _mode,
+        "engine.tiled_mlp": True,
+    }
 
 
 for _mask in ("causal", "documents"):

@@ -111,6 +111,21 @@ def test_a_window_that_is_off_by_one_is_seen(monkeypatch, by):
     assert moved("mistral")
 
 
+@pytest.mark.parametrize("family", ["mistral", "gpt_oss"])
+def test_blocks_of_few_queries_are_the_same_attention(monkeypatch, family):
+    monkeypatch.setattr(windowed, "_MOST_SCORE_BYTES", 1)
+    assert not moved(family)
+
+
+def test_scores_of_one_block_of_queries_are_there_at_a_time(monkeypatch):
+    monkeypatch.setattr(windowed, "_MOST_SCORE_BYTES", 1)
+    saved = []
+    q = torch.randn(1, 64, 2, 8, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x.numel()) or x, lambda x: x):
+        windowed.blockwise(q, q, q, 0.3, windowed.Own(sinks=torch.zeros(2)))
+    assert max(saved) == q.numel()
+
+
 def test_a_sink_that_is_left_out_is_seen(monkeypatch):
     run = attention.UlyssesAttention._run
     monkeypatch.setattr(

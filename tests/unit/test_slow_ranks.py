@@ -7,6 +7,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch.distributed.distributed_c10d import Work
+from torch.distributed.fsdp._fully_shard._fsdp_collectives import (
+    AllGatherResult,
+    foreach_all_gather_copy_out,
+)
 
 from tgsbench.live.fold import LiveRun
 from tgsbench.live.heatmap import OWN_TIME, heatmap, rows_of
@@ -158,3 +163,26 @@ def test_of_short_steps_one_in_four_is_reported_in_the_end():
 
     assert reported(0.01) == [*range(64), *range(64, 100, 4)]
     assert reported(1.0) == list(range(100))
+
+
+def test_a_timed_handle_is_one_that_fsdp_waits_for():
+    class Handle(Work):
+        waited = 0
+
+        def wait(self, *args):
+            self.waited += 1
+            return True
+
+    clock, handle = CollectiveClock(), Handle()
+    clock.install(torch.device("cpu"), {}, patch=False)
+    clock.begin_step(0)
+    result = AllGatherResult(torch.empty(0), None, clock._watched(handle, "fsdp"), [], [], [])
+    _wait_for_all_gather(result)
+    assert handle.waited == 1
+    assert clock.end_step(0, 1.0).wait_s.keys() == {"fsdp"}
+
+
+def _wait_for_all_gather(result):
+    """As FSDP does it before it copies the parameters out, which here are none."""
+    group = SimpleNamespace(size=lambda: 1)
+    foreach_all_gather_copy_out(result, [], group)

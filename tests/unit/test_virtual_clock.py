@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from tests.unit.stored import a_preset
-from tgsbench.planner.machine import find_machine
+from tgsbench.planner.machine import Machine, find_machine
 from tgsbench.planner.network import exchange_s, ring_s
 from tgsbench.planner.plan import forecast_preset
 from tgsbench.planner.workload import work_of
@@ -119,19 +120,34 @@ def test_products_take_what_the_planner_says_of_their_shape():
     seconds, machine, _ = _durations()
     rate = machine.gpu.bf16_tflops * 1e12 * machine.constants.gemm_share
     stream = machine.gpu.memory_gb_per_s * 1e9 * machine.constants.stream_share
-    m, n, k = 4096, 8192, 11008
-    expected = 2 * m * n * k / rate + 2 * (m * k + k * n + m * n) / stream
+    m, n, k, half = 4096, 8192, 11008, machine.constants.product_half_width
+    assert half > 0, "short sums cost something"
+    expected = 2 * m * n * (k + half) / rate + 2 * (m * k + k * n + m * n) / stream
     assert seconds(_record(Kind.GEMM, "gemm bf16", m, n, k, 1)) == pytest.approx(expected)
     assert seconds(_record(Kind.GEMM, "gemm bf16", m, n, k, 2)) == pytest.approx(2 * expected)
     assert seconds(_record(Kind.GEMM, "gemm bf16", 1, 1, 1, 1)) == LEAST_S
+
+
+def test_products_and_attention_run_at_the_stacks_own_share_of_the_cards_power():
+    _, machine, work = _durations()
+    stack = replace(work.system, product_share=0.5, attention_share=0.25)
+    weak = Machine(
+        replace(machine.gpu, power_w=machine.constants.power_w / 4), machine.link, machine.constants
+    )
+    plain, other = Durations(work, machine, []), Durations(replace(work, system=stack), weak, [])
+    product = _record(Kind.GEMM, "gemm bf16", 1 << 15, 1 << 15, 1 << 15, 1)
+    rate_share = 0.5 * 0.25**machine.constants.power_exponent
+    assert other(product) == pytest.approx(plain(product) / rate_share, rel=0.03), "its traffic is as before"
+    attention = _record(Kind.KERNEL, FLASH.format("fwd", "fwd", 128, 64), (1 << 17) // 128, 1 | 5 << 32, 128)
+    assert other(attention) == pytest.approx(4 * plain(attention))
 
 
 def test_a_product_in_fp8_runs_at_the_same_share_of_the_fp8_peak():
     seconds, machine, _ = _durations()
     rate = machine.gpu.fp8_tflops * 1e12 * machine.constants.gemm_share
     stream = machine.gpu.memory_gb_per_s * 1e9 * machine.constants.stream_share
-    m, n, k = 8192, 4096, 4096
-    expected = 2 * m * n * k / rate + (m * k + k * n + 2 * m * n) / stream
+    m, n, k, half = 8192, 4096, 4096, machine.constants.product_half_width
+    expected = 2 * m * n * (k + half) / rate + (m * k + k * n + 2 * m * n) / stream
     assert machine.gpu.fp8_tflops == pytest.approx(2 * machine.gpu.bf16_tflops, rel=1e-3)
     assert seconds(_record(Kind.GEMM, "gemm fp8", m, n, k, 1)) == pytest.approx(expected)
 

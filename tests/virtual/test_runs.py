@@ -104,6 +104,31 @@ def test_a_ring_sends_what_it_must_beside_its_attention(installed, tmp_path, rin
     assert virtual.clock.exposed_s < sent_s + others_s, "messages go on beside attention"
 
 
+@pytest.mark.parametrize(
+    "sets",
+    [
+        ["training.checkpointing=selective"],
+        ["training.checkpointing=full", "engine.tiled_mlp=true", "engine.activation_offload=true"],
+        ["parallel.ring=4"],
+        ["engine.zero_stage=1", "training.accumulation=2"],
+    ],
+    ids=["selective", "tiled and offloaded", "ring", "zero 1"],
+)
+def test_torchs_sanitizer_finds_no_race_between_streams(installed, tmp_path, monkeypatch, sets):
+    monkeypatch.setenv("TORCH_CUDA_SANITIZER", "1")
+    result = _run(tmp_path, "llama2_7b_128k", *SMALL, *sets)
+    assert result.status == "virtual", result.failure
+
+
+def test_gathers_and_states_leave_no_holes(installed, tmp_path):
+    sets = ["model.num_layers=6", "workload.corpus=lengths", "workload.concat=1"]
+    result = _run(tmp_path, "llama2_70b_8k", *sets, gpu="A100-SXM4-80GB")
+    assert result.status == "virtual", result.failure
+    (peak,) = (peak for peak in result.virtual.peaks if peak.phase == "measure")
+    # 1.26 with gathers in memory of their own stream and states between activations.
+    assert peak.reserved_gib < 1.15 * peak.allocated_gib
+
+
 def test_all_ranks_of_a_small_world_run_together(installed, tmp_path):
     result = _run(tmp_path, "llama2_7b_32k", *SMALL, "hardware.num_gpus=2", "parallel.sp=2", rank="all")
     assert result.status == "virtual", result.failure

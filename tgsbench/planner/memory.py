@@ -18,8 +18,9 @@ COMMUNICATOR_BYTES = int(0.4 * GIB)
 """Channel buffers of one NCCL communicator across eight or more GPUs."""
 PROCESS_BYTES = int(0.7 * GIB)
 """Python, torch and their libraries in one CPU rank."""
-REDUCE_BUCKET_BYTES = 2 * 500_000_000
-"""DeepSpeed's reduce_bucket_size of 5e8 bf16 elements, allocated at the first backward."""
+REDUCE_BUCKET = 500_000_000
+"""DeepSpeed's reduce_bucket_size in elements: one bucket is there from the start, and when it is reduced a
+copy of it in the order of the ranks."""
 
 RESIDENT = ("parameters", "gradients", "optimizer_states")
 
@@ -80,9 +81,10 @@ def _moments(work: StepWorkload) -> list[tuple[str, dict[str, float]]]:
     layers = work.dims.num_layers
     of_a_layer = _saved_of_a_layer(work)
     saved, second, two, first = (_saved(work, of_a_layer, n) for n in (layers, layers - 1, 2, 1))
-    head_scatter = 0.0 if work.dims.tied else _scatter(work, work.dims.embedding_weights)
+    head_scatter = _head_scatter(work)
     layer_scatter = _scatter(work, work.dims.held_weights(work.ep))
     working = _layer_working_set(work)
+    one_bucket = {"gradient_buffers": _bucket(work) or layer_scatter}
 
     def grown(behind: int) -> float:
         """Gradients held while the layer with `behind` layers after it runs."""
@@ -96,11 +98,11 @@ def _moments(work: StepWorkload) -> list[tuple[str, dict[str, float]]]:
         ),
         (
             "backward of the second last layer",
-            states | {"gradients": grown(1)} | second | working | {"gradient_buffers": layer_scatter},
+            states | {"gradients": grown(1)} | second | _while_reduced(work, working),
         ),
         (
             "backward of the first layer",
-            states | {"gradients": grown(layers - 1)} | first | working | {"gradient_buffers": layer_scatter},
+            states | {"gradients": grown(layers - 1)} | first | working | one_bucket,
         ),
         (
             "backward of the embedding",
@@ -171,8 +173,33 @@ def _scatter(work: StepWorkload, weights: float) -> float:
     if work.world == 1 and not work.system.live_parameters:
         return 4.0 * weights
     if work.system.live_parameters:
-        return float(REDUCE_BUCKET_BYTES)
+        return 2 * _bucket(work)
     return float(max(work.system.reduce_bytes, 4) * weights)
+
+
+def _while_reduced(work: StepWorkload, working: dict[str, float]) -> dict[str, float]:
+    """A layer in the backward while gradients are reduced.
+
+    DeepSpeed's bucket is full for the first time when the second last layer is through with its MLP.
+    """
+    scatter = {"gradient_buffers": _scatter(work, work.dims.held_weights(work.ep))}
+    if not work.system.live_parameters:
+        return working | scatter
+    return working | scatter | {"layer_activations": _attention_backward(work)}
+
+
+def _head_scatter(work: StepWorkload) -> float:
+    """The same while the last layer runs: DeepSpeed's bucket is not full yet."""
+    if work.system.live_parameters:
+        return _bucket(work)
+    return 0.0 if work.dims.tied else _scatter(work, work.dims.embedding_weights)
+
+
+def _bucket(work: StepWorkload) -> float:
+    """Bytes of DeepSpeed's bucket; 0 for a system without."""
+    if not work.system.live_parameters:
+        return 0.0
+    return float(work.system.reduce_bytes * min(REDUCE_BUCKET, work.dims.num_parameters))
 
 
 def unit(work: StepWorkload, width: float) -> float:
@@ -238,12 +265,13 @@ def attention_workspace(work: StepWorkload) -> float:
     """What the attention kernel's backward holds beside its inputs and results.
 
     FlashAttention 2 sums dq in fp32, a document's rows padded to 128, and with grouped queries writes dk and
-    dv at all query heads. FlashAttention 3 and cuDNN sum dk and dv in fp32 at the KV heads instead.
+    dv at all query heads. FlashAttention 3 and cuDNN sum dk and dv in fp32 at the KV heads instead. A whole
+    layer attends to a part of its heads at a time.
     """
     if work.on_cpu:
         return 0.0
     d = work.dims
-    head_tokens = float(work.local_tokens * d.head_dim)
+    head_tokens = float(work.local_tokens * d.head_dim) / work.head_parts
     padded = 1.0 + 128.0 / work.attended_len if work.attended_len < work.seq_len else 1.0
     sums = 4.0 * padded * d.query_heads * head_tokens
     if d.kv_heads == d.query_heads:
@@ -254,10 +282,15 @@ def attention_workspace(work: StepWorkload) -> float:
 
 
 def _attention_backward(work: StepWorkload) -> float:
-    """Live while attention's backward runs: the MLP is through, of the norm before it the input is left."""
+    """Live while attention's backward runs: the MLP is through, of the norm before it the input is left.
+
+    A whole layer adds to the gradient that came, and needs none of its own.
+    """
     d = work.dims
     heads, kv = d.query_heads * d.head_dim, 2 * d.kv_heads * d.head_dim
     kept = _norms(work) / 2 + (0.0 if work.system.norm_keeps_checkpoint else unit(work, d.hidden))
+    if work.whole_layers:
+        kept -= unit(work, d.hidden)
     if work.checkpointing == "none":
         kept = 0.0
     elif work.checkpointing == "full":
@@ -272,15 +305,15 @@ def _attention_backward(work: StepWorkload) -> float:
 def _mlp_gradients(work: StepWorkload) -> float:
     """What is live in the MLP's backward beside what it kept.
 
-    In tiles: six tensors of a tile's width, the fp32 sums of the weights' gradients, the input's gradient.
+    In tiles: six tensors of a tile's width, the fp32 sums of the weights' gradients, the input's gradient
+    and, when the tiles are through, that of the norm before them.
     """
     d = work.dims
     if not work.tiled_mlp:
         again = 1.0 if _makes_product_again(work) else 0.0
         return (work.system.mlp_gradients + again) * unit(work, d.intermediate)
     tile = float(tile_tokens(work) * d.intermediate * work.compute_bytes)
-    sums = 4.0 * d.mlp_weights
-    return 6.0 * tile + sums + unit(work, d.hidden)
+    return unit(work, d.hidden) + max(6.0 * tile + 4.0 * d.mlp_weights, unit(work, d.hidden))
 
 
 def _saved_of_a_layer(work: StepWorkload) -> dict[str, float]:
@@ -346,10 +379,18 @@ def _layer_working_set(work: StepWorkload) -> dict[str, float]:
         made["expert_buffers"] = _EXPERT_ROWS * work.routed_bytes
     if work.fp8:
         made["fp8_operands"] = fp8_operands(work)
+    tied = _tied_embedding(work)
     return made | {
-        "gathered_layers": _gathered(work),
-        "weight_gradients": float(work.compute_bytes * weights),
+        "gathered_layers": _gathered(work) + tied,
+        "weight_gradients": float(work.compute_bytes * weights) + tied,
     }
+
+
+def _tied_embedding(work: StepWorkload) -> float:
+    """Tied to the head the embedding stays gathered until its own backward, as the gradient of the head."""
+    if not work.dims.tied or work.system.live_parameters:
+        return 0.0
+    return float(work.compute_bytes * work.dims.embedding_weights)
 
 
 def fp8_operands(work: StepWorkload) -> float:
@@ -401,13 +442,14 @@ def _loss(work: StepWorkload) -> dict[str, float]:
     else:
         chunk = min(work.loss_chunk_tokens, work.local_tokens)
         logits = float(4 + work.compute_bytes) * chunk * d.vocab
-        # The head gathered, its gradient's fp32 sum and the chunk's; an embedding of its own is there too.
-        weights = ((2 if d.tied else 3) * work.compute_bytes + 4) * head
+        # The head gathered, its gradient's fp32 sum and the chunk's; in a pool of its own what it was
+        # gathered into stays until the next gather.
+        weights = ((2 if d.tied or work.one_pool else 3) * work.compute_bytes + 4) * head
     gathered = min(work.system.live_parameters, d.num_parameters) * work.compute_bytes
     return {
         "loss": logits + weights + around,
         "gathered_layers": float(gathered) if work.zero_stage == 3 else 0.0,
-        "gradient_buffers": float(REDUCE_BUCKET_BYTES) if work.system.live_parameters else 0.0,
+        "gradient_buffers": _bucket(work),
     }
 
 
@@ -416,7 +458,7 @@ def _optimizer_extra(work: StepWorkload) -> dict[str, float]:
     if not work.system.live_parameters or work.offload != "none":
         return {}
     shard = work.dims.num_parameters / work.sharing_ranks
-    return {"gradient_buffers": 4.0 * min(1e9, shard) + REDUCE_BUCKET_BYTES}
+    return {"gradient_buffers": 4.0 * min(1e9, shard) + _bucket(work)}
 
 
 def _held(work: StepWorkload) -> tuple[float, float]:
@@ -425,8 +467,7 @@ def _held(work: StepWorkload) -> tuple[float, float]:
         return float(PROCESS_BYTES), 0.0
     shards = work.ep > 1 and work.ep < work.world
     communicators = 0 if work.world == 1 else 1 + sum((work.ulysses > 1, work.ring > 1, work.ep > 1, shards))
-    pools = _pools(work) if work.world > 1 else 0.0
-    return float(CONTEXT_BYTES + communicators * COMMUNICATOR_BYTES), pools
+    return float(CONTEXT_BYTES + communicators * COMMUNICATOR_BYTES), _pools(work)
 
 
 _EXPERT_COPIES, _LOSS_SHARE = 2.0, 0.9
@@ -435,7 +476,15 @@ two mixtures of experts on a virtual GPU, whose layers are few large tensors (do
 
 
 def _pools(work: StepWorkload) -> float:
-    """Blocks that stay reserved beside the tensors of the peak: of collectives, and of the loss."""
+    """Blocks that stay reserved beside the tensors of the peak: of collectives, and of the loss.
+
+    DeepSpeed's stream for reductions keeps the room of a bucket's copy. What mixtures of experts reserve was
+    measured with more pools than one.
+    """
+    if work.system.live_parameters:
+        return _bucket(work)
+    if work.world == 1 or (work.one_pool and not work.dims.routed):
+        return 0.0
     largest = work.dims.held_weights(work.ep)
     if not (work.dims.routed and work.system.pool_bytes):
         return work.system.pool_bytes * largest

@@ -56,8 +56,12 @@ def shard_bytes(work: StepWorkload) -> ShardBytes:
         scatter, shared = reduce_bytes * everything, gather_bytes * everything
         return ShardBytes(scatter=scatter, shared=shared, everywhere=summed)
     # The head is the last of the forward and the first of the backward: it is gathered once. Tied to
-    # the embedding it belongs to the root, which is kept for the backward too.
-    backward = everything - d.embedding_weights - d.hidden if work.regather else 0.0
+    # the embedding it belongs to the root, which is kept for the backward too. DeepSpeed keeps as much of
+    # the end of the forward as may be live, but never the embedding.
+    kept = d.embedding_weights + d.hidden
+    if work.system.keeps_live:
+        kept = min(work.system.live_parameters, d.num_parameters - d.embedding_weights)
+    backward = everything - kept if work.regather else 0.0
     return ShardBytes(
         gather_forward=gather_bytes * everything,
         gather_backward=gather_bytes * backward,

@@ -82,6 +82,12 @@ class StepWorkload(Struct, frozen=True, kw_only=True):
         return self.shard_ranks or self.world
 
     @property
+    def one_pool(self) -> bool:
+        """Do buffers of collectives lie in memory of the stream that computes?"""
+        shares_out = self.ep > 1 or self.sharing_ranks < self.world
+        return self.system.one_pool and not (shares_out or self.on_cpu)
+
+    @property
     def routed_bytes(self) -> float:
         """Bytes of the rows that go to experts from one layer in a micro-step, a row for each expert."""
         return float(self.local_tokens) * self.dims.routed * self.compute_bytes

@@ -79,10 +79,15 @@ class System(Struct, frozen=True, kw_only=True):
     """Recomputation of a layer stops at the last tensor that the backward needs: no down projection."""
     live_parameters: int = 0
     """Gathered parameters that are kept at most; 0: the layer in use and the next."""
+    keeps_live: bool = False
+    """Those that are live when the forward ends are not gathered again for the backward."""
     gradients_resident: bool = False
     """The gradient shard is allocated for good, not per step."""
     allocator_share: float = 0.02
     """Of tensors that come and go: fragments that the allocator cannot use."""
+    one_pool: bool = False
+    """Buffers of collectives lie in memory of the stream that computes on a GPU, unless experts are shared
+    out or copies sum their shards."""
     pool_bytes: float = 0.0
     """Per weight of a layer: blocks that the allocator holds for the collectives' streams and cannot lend."""
     kernel_ops: float = 550.0

@@ -56,7 +56,20 @@ def head_parts(preset: Preset) -> int:
     asked = getattr(preset.engine, "head_parts", 0)
     if not runs_whole_layers(preset):
         return 1
+    if preset.ulysses == 1:
+        return _alone_in_parts(preset)
     return min(asked or 2, most_parts(preset)) if asked or _is_worth_it(preset) else 1
+
+
+def _alone_in_parts(preset: Preset) -> int:
+    """Parts of two KV heads on a rank that has all heads and runs its MLP in tiles.
+
+    Nothing is hidden: attention's backward takes four times the bytes of queries that share KV heads.
+    """
+    kv_heads = preset.model.num_kv_heads
+    if preset.ulysses > 1 or not preset.engine.tiled_mlp or kv_heads % 2:
+        return 1
+    return max(1, kv_heads // 2)
 
 
 def most_parts(preset: Preset) -> int:
@@ -90,6 +103,8 @@ def most_attention_calls(preset: Preset) -> int:
     """Times that attention runs in a layer's forward, each for some heads of a rank, whatever the engine."""
     if not _can_be_whole(preset):
         return 1
+    if _alone_in_parts(preset) > 1:
+        return _alone_in_parts(preset)
     asked = getattr(preset.engine, "head_parts", 0)
     return most_parts(preset) if asked == 2 or (not asked and _is_worth_it(preset)) else 1
 

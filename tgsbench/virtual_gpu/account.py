@@ -16,11 +16,11 @@ from tgsbench.metrics.integrity import (
     expected_ring_sends,
 )
 from tgsbench.planner.machine import find_constants
-from tgsbench.planner.memory import CONTEXT_BYTES
+from tgsbench.planner.memory import CONTEXT_BYTES, MemoryPlan, memory_plan
 from tgsbench.planner.network import expert_shard_bytes, gathered_bytes, shard_bytes
 from tgsbench.planner.plan import machine_of, pick_kernel
 from tgsbench.planner.workload import StepWorkload, work_of
-from tgsbench.schema.events import Event, Phase, Step
+from tgsbench.schema.events import Event, Kernel, Phase, Step
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import CallCount, Manifest, PhasePeak, Virtual, VirtualClock
 from tgsbench.units import GIB
@@ -57,7 +57,7 @@ def account(folder: Path, manifest: Manifest, preset: Preset, events: Sequence[E
     records = list(read_log(log_path(folder, rank)))
     found = Virtual(gpu=manifest.virtual.gpu, rank=manifest.virtual.rank, micro_steps=preset.accumulation)
     found.peaks = _peaks(own, records)
-    found.mem_planned_gib = manifest.forecast.memory.tensors_gib if manifest.forecast else None
+    found.mem_planned_gib = _planned_gib(manifest, preset, own)
     found.unknown_calls = dict(Counter(r.name for r in records if r.kind == Kind.UNKNOWN))
     found.not_known = list(NOT_KNOWN)
     steps = [event for event in own if isinstance(event, Step) and event.phase == "measure"]
@@ -67,6 +67,24 @@ def account(folder: Path, manifest: Manifest, preset: Preset, events: Sequence[E
         found.clock = _clock(folder, manifest, preset, records, windows[-1])
     found.problems = _problems(found)
     return found
+
+
+def _planned_gib(manifest: Manifest, preset: Preset, events: Sequence[Event]) -> float | None:
+    """The planner's tensors at the peak, for the attention that ran: `auto` never takes cuDNN here."""
+    if manifest.forecast is None:
+        return None
+    ran = next((event.name for event in events if isinstance(event, Kernel)), "")
+    if not ran:
+        return manifest.forecast.memory.tensors_gib
+    return planned_on_device(preset, ran).tensor_bytes / GIB
+
+
+def planned_on_device(preset: Preset, ran: str) -> MemoryPlan:
+    """Memory of a rank whose attention runs by the kernel of this name: torch's own is FlashAttention 2."""
+    return memory_plan(work_of(preset, _PLANNED_AS.get(ran, ran)))
+
+
+_PLANNED_AS = {"sdpa": "flash2", "varlen": "flash2"}
 
 
 def _clock(
@@ -144,7 +162,7 @@ def _count_step(
     )
     ranks = {record.args[0]: record.args[1] for record in records if record.kind == Kind.COMMUNICATOR}
     found.collectives = _collectives(last, ranks)
-    _expect(found.collectives, preset)
+    expect(found.collectives, preset)
 
 
 def _by_name(records: Sequence[Record], *, moved: bool = False) -> list[CallCount]:
@@ -182,7 +200,7 @@ def _collectives(records: Sequence[Record], ranks: dict[int, int]) -> list[CallC
     ]
 
 
-def _expect(collectives: Sequence[CallCount], preset: Preset) -> None:
+def expect(collectives: Sequence[CallCount], preset: Preset) -> None:
     """Write beside each kind what the shapes and the planner demand of it in an optimizer step."""
     planned = _planned_bytes(preset)
     for kind in ("all_gather", "reduce_scatter"):

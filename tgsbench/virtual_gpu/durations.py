@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from tgsbench.metrics import figures
 from tgsbench.planner.machine import Machine, attention_speed
 from tgsbench.planner.network import exchange_s, hop_s, ring_s
-from tgsbench.planner.time import stream_s
+from tgsbench.planner.time import gemm_rate, stream_s
 from tgsbench.planner.workload import StepWorkload
 from tgsbench.virtual_gpu.log import Kind, Record
 
@@ -60,14 +60,18 @@ class Durations:
     def _product(self, record: Record) -> float:
         m, n, k, batch = record.args
         dtype = record.name.removeprefix("gemm ")
-        share = self._machine.fitted.gemm_share * (_FP32_SHARE if dtype in ("fp32", "fp64") else 1.0)
-        is_fp8 = dtype == "fp8"
-        # At the same share of its own peak: casts are kernels of their own, which this clock counts.
-        peak = figures.peak_flops_per_s(self._machine.gpu, dtype if is_fp8 else "")
-        flops_s = 2.0 * m * n * k * batch / (peak * share)
-        operand = _ELEMENT_BYTES.get(dtype, 2)
-        num_bytes = batch * ((m * k + k * n) * operand + m * n * (2 if is_fp8 else operand))
+        operand, result = _ELEMENT_BYTES.get(dtype, 2), 2 if dtype == "fp8" else _ELEMENT_BYTES.get(dtype, 2)
+        num_bytes = batch * ((m * k + k * n) * operand + m * n * result)
+        short = self._machine.fitted.product_half_width * 2.0 * m * n * batch
+        flops_s = (2.0 * m * n * k * batch + short) / self._rate(dtype)
         return max(LEAST_S, flops_s + stream_s(num_bytes, self._machine))
+
+    def _rate(self, dtype: str) -> float:
+        """FLOPs per second of long products of a type."""
+        rate, gpu = gemm_rate(self._work, self._machine), self._machine.gpu
+        if dtype == "fp8":  # at the same share of its own peak: this clock counts its casts as kernels
+            return rate * figures.peak_flops_per_s(gpu, dtype) / figures.peak_flops_per_s(gpu)
+        return rate * (_FP32_SHARE if dtype in ("fp32", "fp64") else 1.0)
 
     def _collective(self, record: Record) -> float:
         size, communicator, _, _ = record.args
@@ -101,7 +105,7 @@ class Durations:
         rows = batch * heads if "splitkv" not in record.name else heads
         length = blocks * (block_q if is_forward else block_k)
         speed = attention_speed(self._machine.fitted, self._work.kernel, head_dim)
-        reached = length / (length + speed.half_len) * 1e12
+        reached = length / (length + speed.half_len) * self._work.system.attention_share * 1e12
         flops = 2.0 * rows * length * length * head_dim
         if is_forward:
             return flops / (speed.forward_tflops * reached)

@@ -11,6 +11,7 @@ from typing import Self
 from msgspec.structs import replace
 
 from tgsbench.schema.preset import Attention, Preset
+from tgsbench.systems.costs import OWN
 from tgsbench.systems.engines import fsdp2
 from tgsbench.systems.spec import TRAIN, AdvisedChange, EngineSpec, Native, Package, options_of
 from tgsbench.systems.zero import ZERO3, ZeroOptions
@@ -72,7 +73,21 @@ ENGINE = EngineSpec(
     packages=(*TRAIN, Package("deepspeed", "deepspeed")),
     rules=_rules,
     machine_limits=_machine_limits,
-    costs=replace(ZERO3, name="deepspeed", fused_exchange=False),
+    # Gradients are summed in fp32, and norms and MLPs are this project's, as in fsdp2.
+    costs=replace(
+        ZERO3,
+        name="deepspeed",
+        fused_exchange=False,
+        gradient_bytes=4,
+        reduce_bytes=4,
+        keeps_live=True,
+        early_stop=True,
+        norm_units=4.0,
+        norm_keeps_checkpoint=True,
+        mlp_units=3.0,
+        mlp_gradients=1.0,
+        traffic=OWN,
+    ),
     variants=tuple(
         {"zero_stage": stage, "offload": offload, "activation_offload": away, "tiled_mlp": tiled}
         for (stage, offload), away, tiled in itertools.product(_SHARDING, (False, True), (False, True))

@@ -61,8 +61,9 @@ ENGINE = EngineSpec(
         norm_keeps_checkpoint=True,
         mlp_units=3.0,
         mlp_gradients=1.0,
-        # Reserved over allocated on 32 GPUs at 8k: 54.30 over 43.51 GiB for 856M weights a layer, 32.40 over
-        # 24.97 for 558M, torch's own allocator on a virtual A100.
+        one_pool=True,
+        # Where there are more, reserved over allocated on 32 GPUs at 8k: 54.30 over 43.51 GiB
+        # for 856M weights a layer, 32.40 over 24.97 for 558M, torch's own allocator on a virtual A100.
         pool_bytes=13.4,
         mlp_tile_tokens=8192,
         mlp_tile_again=2 / 3,

@@ -29,6 +29,7 @@ from tgsbench.training.model.whole_layer import WholeLayer
 from tgsbench.training.parallel.checkpointing import wrap_layer
 from tgsbench.training.parallel.mesh import ExpertMesh, SequenceMesh
 from tgsbench.training.parallel.offload import HostOffload
+from tgsbench.training.parallel.one_pool import share_memory
 from tgsbench.training.parallel.tracing import Mark, mlp_marks, span
 from tgsbench.training.parallel.traffic import ALL_TO_ALL_COUNTER
 from tgsbench.training.progress import PROGRESS, follow_layers
@@ -197,6 +198,10 @@ def _sharded_model(
         # The head is the last thing of the forward and the first of the backward: gather it once.
         shard([decoder.norm, model.head], reshard_after_forward=False)
     shard(model, reshard_after_forward=False)
+    # Experts are gathered within a layer, and copies sum their shards on a stream of its own.
+    if device.type == "cuda" and mesh.experts is None and not mesh.has_copies:
+        in_order = (decoder.embed_tokens, *decoder.layers, decoder.norm)
+        share_memory(model, [module for module in in_order if isinstance(module, FSDPModule)], device)
     return model
 
 
@@ -240,11 +245,23 @@ def _products(preset: Preset, device: torch.device) -> LayerProducts:
 
 
 def _optimizer(model: nn.Module, preset: Preset) -> torch.optim.AdamW:
+    """AdamW with its states, so that they lie beside the parameters.
+
+    AdamW itself makes them in the first step, in the holes that a forward and backward left: what is between
+    them then is too small for most tensors of later steps.
+    """
     training = preset.training
-    return torch.optim.AdamW(
+    optimizer = torch.optim.AdamW(
         [{"params": same_mesh} for same_mesh in by_mesh(model.parameters())],
         lr=training.lr,
         betas=(training.beta1, training.beta2),
         weight_decay=training.weight_decay,
         fused=True,
     )
+    for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+        optimizer.state[parameter] = {
+            "step": torch.zeros((), device=parameter.device),
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": torch.zeros_like(parameter),
+        }
+    return optimizer

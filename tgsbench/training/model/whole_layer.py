@@ -202,7 +202,8 @@ class _Pass:
         if self.group is None:
             q_and_k = self.split_heads(product(given, w.rows(w.q, w.k).t()))
             q, k = self.rotated(q_and_k).split([layer.heads, layer.kv_heads], dim=2)
-            yield q, k, self.split_heads(product(given, w.v.t()))
+            v = self.split_heads(product(given, w.v.t()))
+            yield from zip(*(x.chunk(layer.chunks, dim=2) for x in (q, k, v)), strict=True)
             return
         both = self._send_kv(given, self.group)
         under_way = [self._send_q(given, index, self.group) for index in range(layer.chunks)]
@@ -287,7 +288,8 @@ class _Pass:
         grad_hidden, weight = fused_layers.norm_backward(
             grad_normed, mlp.hidden, mlp.inverse, self.w.mlp_norm
         )
-        return grad_hidden.add_(grad), weight
+        # Into the gradient that came, which the layer behind made for this one alone: one [T, h] less.
+        return grad.add_(grad_hidden), weight
 
     def _gated(self, grad: Tensor, mlp: _Mlp, to: _Weights) -> Tensor:
         assert mlp.gate is not None and mlp.up is not None
@@ -317,10 +319,10 @@ class _Pass:
     def attention_backward(
         self, arrivals: list[Arrival], graphs: Iterable[AttentionGraph]
     ) -> tuple[list[Arrival], Arrival]:
-        """Gradients of each chunk's q, and of all k and v, on their way back."""
+        """Gradients of each chunk's q, and of all k and v, on their way back; `arrivals` is emptied."""
         of_kv, under_way = [], []
-        for arrive, graph in zip(arrivals, graphs, strict=True):
-            grad_q, *rest = graph.backward(*arrive())
+        for graph in graphs:
+            grad_q, *rest = graph.backward(*arrivals.pop(0)())
             under_way.append(self._returned([grad_q]))
             of_kv.append(rest)
         both = [self._joined_kv(list(each)) for each in zip(*of_kv, strict=True)]
@@ -346,7 +348,8 @@ class _Pass:
     def qkv_backward(self, normed: Tensor, under_way: list[Arrival], both: Arrival, to: _Weights) -> Tensor:
         """Gradient [T, h] of the normed input, and of the three projections."""
         if self.group is None:
-            return self._joint_backward(normed, [*under_way[0](), *both()], to)
+            of_q = [arrive()[0] for arrive in under_way]
+            return self._joint_backward(normed, [*of_q, *both()], to)
         product, add_product = self.of_gradients.product, self.of_gradients.add_product
         grad_normed: Tensor | None = None
         for index, arrive in enumerate(under_way):
@@ -450,7 +453,7 @@ class _Layer(torch.autograd.Function):
         run, mode = _Pass(layer, x, flat, cos, sin), layer.checkpointing
         to = layer.weights(torch.empty_like(flat))
         returned, rest = saved[: layer.chunks], saved[layer.chunks :]
-        graphs: Iterable[AttentionGraph] = ctx.graphs
+        graphs: Iterable[AttentionGraph] = _taken(ctx.graphs)
         if mode == "none":
             normed, inverse, *of_mlp = rest
             mlp = _Mlp(*of_mlp)
@@ -475,6 +478,12 @@ class _Layer(torch.autograd.Function):
         torch._foreach_copy_([to.norm, to.mlp_norm], [of_norm, of_mlp_norm])
         ctx.graphs = ctx.results = None
         return grad_x.add_(grad).view_as(x), to.flat, None, None, None
+
+
+def _taken(graphs: list[AttentionGraph]) -> Iterator[AttentionGraph]:
+    """Graphs in their order; who is through with one frees its inputs."""
+    while graphs:
+        yield graphs.pop(0)
 
 
 def _graphed(layer: WholeLayer, inputs: Inputs, graphs: list[AttentionGraph]) -> Tensor:

@@ -151,6 +151,11 @@ class _TimedWork:
     def __init__(self, work: Any, label: str, clock: CollectiveClock) -> None:
         self._work, self._label, self._clock = work, label, clock
 
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        """FSDP waits for handles that `isinstance` calls torch's own, and passes over all others."""
+        return type(self._work)
+
     def wait(self, *args: Any, **kwargs: Any) -> Any:
         return self._clock.wait_for(self._label, self._work.wait, args, kwargs)
 
