@@ -84,8 +84,8 @@ CONDITIONS: Final = (
         "engine.head_parts",
         "engine.compile",
         can_have_parts,
-        "nearest: 0; parts have whole layers (fsdp2 without compile and Liger, a Llama, sp > 1, no ring) "
-        "with an even number of query heads a rank, and of KV heads unless it is one",
+        "nearest: 0; parts have whole layers (tgsbench's own, without compile and Liger, a Llama, sp > 1, no "
+        "ring) with an even number of query heads a rank, and of KV heads unless it is one",
         lambda p: not getattr(p.engine, "head_parts", 0),
     ),
     Condition(
