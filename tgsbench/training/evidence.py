@@ -125,8 +125,14 @@ class _Tapped:
     def embedding(self) -> nn.Module:
         return self._engine.embedding()
 
-    def own_masters(self) -> Iterator[Tensor]:
-        return self._engine.own_masters()
+    def own_masters(self, layer: int) -> Iterator[Tensor]:
+        return self._engine.own_masters(layer)
+
+    def own_gradients(self) -> Iterator[Tensor]:
+        return self._engine.own_gradients()
+
+    def moments_squared(self) -> float | None:
+        return self._engine.moments_squared()
 
     def marks(self) -> list[Mark]:
         return self._engine.marks()

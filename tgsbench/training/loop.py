@@ -57,6 +57,7 @@ class Stepper:
                 batch = self._batches.batch(index, micro_step, fed)
             data_s += synchronised_clock(torch.device("cpu")) - data_begin_s
             loss_sum += self._engine.forward_backward(batch, num_labels)
+            self._witness.end_micro_step()
         grad_norm = self._engine.optimizer_step(learning_rate(self._preset, index, self._num_steps))
         step_s = synchronised_clock(self._device) - begin_s
         self.waits = COLLECTIVE_CLOCK.end_step(index, step_s)

@@ -221,6 +221,8 @@ class _Rank:
             if index in (0, warmup):
                 self._phase(phase)
             self.emitter.emit(stepper.step(index, phase))
+            if index == 0:
+                self.emitter.emit(witness.first_step())
             if stepper.waits is not None:
                 self.emitter.emit(stepper.waits)
             if index == warmup - 1:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tgsbench.metrics.packs import packs_of_step
+from tgsbench.schema.events import FirstStep
 from tgsbench.schema.preset import Preset
 from tgsbench.training.engines.base import Engine
 from tgsbench.training.parallel.mesh import SequenceMesh
@@ -59,7 +60,12 @@ class Witness:
         self._preset, self._mesh, self._data, self._engine = preset, mesh, data, engine
         self._pieces = Layout(preset.workload.seq_len, mesh.sp, mesh.ring).pieces(mesh.sp_rank)
         self._sums: Tensor | None = None
-        self._weights: Tensor | None = None
+        self._weights: list[Tensor | None] = []
+        """Of each layer that is looked at, a sample before the step; the first step moves all of them."""
+        self._is_first = True
+        self._first_updates: list[float | None] = []
+        self._gradients: list[Tensor | None] = []
+        """A sample of the sum after each micro-step of the first step."""
         engine.embedding().register_forward_pre_hook(self._look)
 
     def begin_step(self) -> None:
@@ -67,14 +73,34 @@ class Witness:
         ALL_TO_ALL_COUNTER.take()
         ALL_TO_ALL_COUNTER.take(of_experts=True)
         SEND_COUNTER.take()
-        self._sums, self._weights = None, self._sample()
+        num_layers = self._preset.model.num_layers if self._is_first else 1
+        self._sums, self._weights = None, [self._sample(layer) for layer in range(num_layers)]
+
+    def end_micro_step(self) -> None:
+        """A micro-step is done; those of the first step must each add to the gradients."""
+        if self._is_first:
+            parts = [part.flatten()[:_SAMPLE] for part in self._engine.own_gradients()]
+            self._gradients.append(torch.cat(parts).double() if parts else None)
 
     def end_step(self, step: int) -> Seen:
         """What step number `step` did, and what its packs demanded; waits for the device."""
         of_experts = ALL_TO_ALL_COUNTER.take(of_experts=True)
         sent = (*ALL_TO_ALL_COUNTER.take(), *SEND_COUNTER.take(), *of_experts)
         demanded = _demanded(self._preset, self._mesh, self._data, step) if not self._mesh.sp_rank else _NONE
-        return Seen(self._checksum(), *sent, self._update(), *demanded)
+        updates = self._updates()
+        if self._is_first:
+            self._first_updates, self._is_first = updates, False
+        return Seen(self._checksum(), *sent, updates[0], *demanded)
+
+    def first_step(self) -> FirstStep:
+        """What the first step did, once it is over and before the second one begins."""
+        per_step = self._preset.packs_per_step
+        return FirstStep(
+            num_labels=sum(map(self._data.num_labels, range(per_step))),
+            updates=self._first_updates,
+            added=_added(self._gradients),
+            moments_squared=self._engine.moments_squared(),
+        )
 
     def _look(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """Add up the ids [B, s] in blocks, and once more weighed by their place in the block: [2, blocks]."""
@@ -100,16 +126,28 @@ class Witness:
         total: int = sum(begin * p + w for begin, p, w in sums)
         return total % MODULUS
 
-    def _sample(self) -> Tensor | None:
-        parts = [part.detach().flatten()[:_SAMPLE] for part in self._engine.own_masters()]
+    def _sample(self, layer: int) -> Tensor | None:
+        parts = [part.detach().flatten()[:_SAMPLE] for part in self._engine.own_masters(layer)]
         return torch.cat(parts) if parts else None
 
-    def _update(self) -> float | None:
-        before, after = self._weights, self._sample()
-        self._weights = None
-        if before is None or after is None or not after.numel():
-            return None
-        return float((after - before).abs().median())
+    def _updates(self) -> list[float | None]:
+        before, self._weights = self._weights, []
+        return [_median_change(sample, self._sample(layer)) for layer, sample in enumerate(before)]
+
+
+def _added(sums: list[Tensor | None]) -> list[float | None]:
+    """Norm of what each micro-step added to a sample of the gradients; nothing where one is not known."""
+    known = [total for total in sums if total is not None]
+    if not known or len(known) < len(sums):
+        return []
+    before = [torch.zeros_like(known[0]), *known]
+    return [float(torch.linalg.vector_norm(b - a)) for a, b in zip(before, known, strict=False)]
+
+
+def _median_change(before: Tensor | None, after: Tensor | None) -> float | None:
+    if before is None or after is None or not after.numel():
+        return None
+    return float((after - before).abs().median())
 
 
 _NONE = (0, 0, 0)

@@ -63,10 +63,24 @@ class Engine(Protocol):
         """The module that takes token ids [B, s] in."""
         ...
 
-    def own_masters(self) -> Iterator[Tensor]:
-        """This rank's own parts of one layer's matrices, fp32 master weights, between optimizer steps.
+    def own_masters(self, layer: int) -> Iterator[Tensor]:
+        """This rank's own parts of a layer's matrices, fp32 master weights, between optimizer steps.
 
         Asks no other rank; nothing where this rank holds no part of them.
+        """
+        ...
+
+    def own_gradients(self) -> Iterator[Tensor]:
+        """This rank's own parts of the first layer's gradients, as they are summed so far in a step.
+
+        Asks no other rank; nothing where they lie elsewhere until the step's last micro-step.
+        """
+        ...
+
+    def moments_squared(self) -> float | None:
+        """Sum of the squares of this rank's part of Adam's first moments; None: not known of each alone.
+
+        Asks no other rank; summed over all ranks it covers the whole model once.
         """
         ...
 

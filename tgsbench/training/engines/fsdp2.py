@@ -101,11 +101,25 @@ class Fsdp2Engine:
         embedding: nn.Module = self.model.model.embed_tokens
         return embedding
 
-    def own_masters(self) -> Iterator[Tensor]:
-        """This rank's shards of the first layer's matrices."""
-        for parameter in self.model.model.layers[0].parameters():
+    def own_masters(self, layer: int) -> Iterator[Tensor]:
+        """This rank's shards of a layer's matrices."""
+        for parameter in self.model.model.layers[layer].parameters():
             if parameter.dim() > 1 or self.whole_layers:
                 yield parameter.to_local() if isinstance(parameter, DTensor) else parameter
+
+    def own_gradients(self) -> Iterator[Tensor]:
+        """This rank's shards, where every micro-step adds to them."""
+        for parameter in self.model.model.layers[0].parameters():
+            if isinstance(parameter.grad, DTensor):
+                yield parameter.grad.to_local()
+
+    def moments_squared(self) -> float | None:
+        """Of this rank's shards; None where there are copies, and of experts that are shared out."""
+        moments = [state["exp_avg"] for state in self.optimizer.state.values()]
+        own = [moment.to_local() for moment in moments if isinstance(moment, DTensor)]
+        if self.mesh.has_copies or self.mesh.experts is not None or len(own) < len(moments):
+            return None
+        return sum(float(torch.linalg.vector_norm(part, dtype=torch.float64)) ** 2 for part in own)
 
     def optimizer_step(self, lr: float) -> Tensor:
         """Clip to clip_norm, AdamW, clear."""

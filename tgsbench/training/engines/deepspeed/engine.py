@@ -77,9 +77,17 @@ class DeepSpeedEngine:
         embedding: nn.Module = self.engine.module.model.embed_tokens
         return embedding
 
-    def own_masters(self) -> Iterator[Tensor]:
-        """What this rank's part of ZeRO holds of the first layer's matrices."""
-        return model.own_masters(self.engine.module.model.layers[0])
+    def own_masters(self, layer: int) -> Iterator[Tensor]:
+        """What this rank's part of ZeRO holds of a layer's matrices."""
+        return model.own_masters(self.engine.module.model.layers[layer])
+
+    def own_gradients(self) -> Iterator[Tensor]:
+        """Not told: ZeRO keeps them in buffers of its own."""
+        return iter(())
+
+    def moments_squared(self) -> float | None:
+        """Not known: DeepSpeed's optimizers keep them in buffers of their own."""
+        return None
 
     def optimizer_step(self, lr: float) -> Tensor:
         """Clip to clip_norm, AdamW, clear."""
