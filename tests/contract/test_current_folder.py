@@ -165,7 +165,7 @@ def test_pip_for_another_system_runs_without_the_current_folder(trap, tmp_path, 
     """`engines setup` up to pip, which here only says what it imports."""
     monkeypatch.setattr(environments.venv, "create", lambda *_, **__: None)
     program = "import queue, json"
-    monkeypatch.setattr(environments, "install_argv", lambda _: [sys.executable, "-c", program])
+    monkeypatch.setattr(environments, "install_argv", lambda *_: [[sys.executable, "-c", program]])
     monkeypatch.setattr(environments.sys, "stderr", (tmp_path / "said").open("w"))
     monkeypatch.setattr(environments.sys, "version_info", (3, 11))
     environments.create("llamafactory", lambda _: None)
