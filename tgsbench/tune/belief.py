@@ -104,7 +104,7 @@ def _belief(
 
 
 def _covariance(a: _Point, b: _Point, prior: _Prior) -> float:
-    num_equal = sum(map(eq, a.values, b.values))
+    num_equal: int = sum(map(eq, a.values, b.values))
     equal: float = num_equal / (len(a.values) or 1)
     alike: float = sum(map(mul, a.time_shares, b.time_shares))
     own = prior.own**2 if a.key == b.key else 0.0
