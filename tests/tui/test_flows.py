@@ -69,7 +69,7 @@ async def test_the_form_shows_the_command_lines_own_error_while_typing(app):
         await shows(pilot, f"{NUM_PRESETS} of {NUM_PRESETS}")
         await pilot.press("slash", *"llama2_7b_32k", "enter", "e")
         await shows(pilot, "Edit llama2_7b_32k")
-        await pilot.press("tab", "tab", "tab", "backspace", "6")
+        await pilot.press("tab", "tab", "tab", "tab", "backspace", "6")
         problems = [line.strip().partition(": ")[2] for line in refused.value.msg.splitlines()[1:]]
         await shows(pilot, problems[0])
         form = app.screen
