@@ -144,7 +144,7 @@ async def test_a_preset_saved_from_the_form_is_listed_and_holds_only_what_change
         await shows(pilot, f"{NUM_PRESETS} of {NUM_PRESETS}")
         await pilot.press("slash", *"tiny_cpu", "enter", "e")
         await shows(pilot, "Edit tiny_cpu")
-        await pilot.press(*["tab"] * 7, "end", "backspace", "backspace", "5")
+        await pilot.press(*["tab"] * 9, "end", "backspace", "backspace", "5")
         await shows(pilot, "measure.steps=5")
         app.screen.query_one("#save-as").focus()
         await pilot.press(*"mine", "ctrl+s")

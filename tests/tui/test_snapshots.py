@@ -61,7 +61,7 @@ async def test_form(app, size, matches):
         await shows(pilot, f"{NUM_PRESETS} of {NUM_PRESETS}")
         app.edit_preset("llama2_7b_32k")
         await shows(pilot, "Edit llama2_7b_32k")
-        await pilot.press("tab", "tab", "tab", "backspace", "6")
+        await pilot.press("tab", "tab", "tab", "tab", "backspace", "6")
         await shows(pilot, "nearest")
         await settle(pilot)
         matches(app, "form")
