@@ -14,9 +14,9 @@ from tests.unit.family_shapes import TRAINED, small
 from tgsbench.schema.preset import Preset
 from tgsbench.training.model import fused_layers
 
-FAMILIES = ("mistral", "qwen2", "gemma3_text", "gpt_oss", "mixtral", "qwen3_moe", "deepseek_v3", "glm4_moe")
+FAMILIES = ("mistral", "qwen2", "gemma3_text", "gpt_oss", "mixtral", "qwen3_moe", "deepseek_v3")
 ROUTER = "qwen3_moe, its router another one on rank 1"
-MIXTURES = ("gpt_oss", "mixtral", "qwen3_moe", "deepseek_v3", "glm4_moe")
+MIXTURES = ("gpt_oss", "mixtral", "qwen3_moe", "deepseek_v3")
 MODES = ("selective", "full", "none")
 """Of checkpointing."""
 SHARED_BY = ("zero 1", "zero 2", "ring", "ring, zero 1")

@@ -15,7 +15,7 @@ THEMES = sorted(set(BUILTIN_THEMES) - OF_THE_TERMINAL)
 LEADS = {
     "presets": ("1", f"of {NUM_PRESETS} presets"),
     "search": ("slash z", "0 of"),
-    "form": ("escape e tab tab tab 7", "nearest"),
+    "form": ("escape e tab tab tab tab 7", "nearest"),
     "forecast": ("escape f", "none fits|fit, fastest first|no search"),
     "tune form": ("escape U", "real runs"),
     "tunes": ("escape ctrl+p o p e n space t u n e", "how it stands"),

@@ -25,7 +25,6 @@ TRAINED = {
     "mixtral": "mixtral_8x7b",
     "qwen3_moe": "qwen3_30b_a3b",
     "deepseek_v3": "deepseek_v3",
-    "glm4_moe": "glm_4_5",
 }
 """A public configuration of each family that ranks train."""
 
