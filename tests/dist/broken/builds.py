@@ -711,8 +711,8 @@ def a_merge_without_the_maximum():
 
     forward = blocks._cpu_forward
 
-    def broken(q, k, v, scale, causal):
-        out, lse = forward(q, k, v, scale, causal)
+    def broken(q, k, v, scale, causal, *rest):
+        out, lse = forward(q, k, v, scale, causal, *rest)
         if causal:
             return out, lse
         keys = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
