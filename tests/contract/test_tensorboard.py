@@ -30,7 +30,8 @@ def test_it_ends_at_once_with_its_parsers_and_its_folder(tmp_path, number):
         argv, cwd=tmp_path, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     assert server.stdout is not None
-    assert server.stdout.readline().startswith("http://127.0.0.1:")
+    first = server.stdout.readline()
+    assert first.startswith("http://127.0.0.1:"), server.communicate(timeout=30)
     started = psutil.Process(server.pid).children(recursive=True)
     server.send_signal(number)
     _, said = server.communicate(timeout=60)
@@ -48,6 +49,24 @@ def test_a_port_that_is_taken_is_named(tmp_path):
     assert done.returncode == 2
     assert str(port) in done.stderr and "another --port" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_port_that_is_bound_and_answers_nobody_is_passed_over(tmp_path):
+    """Werkzeug ends the process there, so two servers that start at once would meet."""
+    env = environment(tmp_path) | {"TMPDIR": str(tmp_path)}
+    with socket.socket() as silent:
+        try:
+            silent.bind(("127.0.0.1", 6006))
+        except OSError:
+            pytest.skip("port 6006 is in use here")
+        argv = [sys.executable, "-m", "tgsbench", "tensorboard", TRACES]
+        server = subprocess.Popen(argv, cwd=tmp_path, env=env, text=True, stdout=subprocess.PIPE)
+        assert server.stdout is not None
+        said = server.stdout.readline()
+        server.send_signal(signal.SIGINT)
+        server.communicate(timeout=60)
+    assert said.startswith("http://127.0.0.1:") and ":6006/" not in said
+    assert server.returncode == 0
 
 
 def test_an_unknown_run_names_the_nearest(tmp_path):

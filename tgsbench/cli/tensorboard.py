@@ -49,9 +49,10 @@ def tensorboard(sources: tuple[str, ...], port: int | None, folder: Path | None)
         diagnostics.warn(f"TensorBoard takes {units.size(wanted)} of memory to read the largest trace")
     with scratch_folder("tgsbench-tensorboard-") as temporary:
         _lay_out(shown, temporary)
+        stop = server.interruption()
         with server.serving(temporary, port) as address:
             _say(address)
-            server.until_interrupted()
+            stop.wait()
 
 
 def _shown(source: str, folder: Path | None) -> LogdirRun:

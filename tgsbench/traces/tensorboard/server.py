@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import io
 import multiprocessing
 import re
 import signal
@@ -19,8 +20,11 @@ from tgsbench.install import pip_install
 from tgsbench.system.loopback import HOST, Gate, Refusal
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable, Iterable
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+    from tensorboard.program import TensorBoardServer
 
 _PACKAGES: Final = {"tensorboard": "tensorboard", "torch_tb_profiler": "torch-tb-profiler"}
 _FITTING: Final = "0.4.3"
@@ -58,8 +62,8 @@ def serving(logdir: Path, port: int | None) -> Iterator[str]:
     gate = Gate()
     board = program.TensorBoard(
         plugins=[*default.get_static_plugins(), Plugin],
-        server_class=lambda app, flags: program.create_port_scanning_werkzeug_server(
-            guarded(app, gate), flags
+        server_class=program.with_port_scanning(
+            lambda wsgi_app, flags: _listening(guarded(wsgi_app, gate), flags)
         ),
     )
     # load_fast starts a process with a port of its own, to read scalars of which a run has few.
@@ -81,6 +85,21 @@ def serving(logdir: Path, port: int | None) -> Iterator[str]:
             for parser in parsers:
                 parser.terminate()
                 parser.join()
+
+
+def _listening(app: WSGIApplication, flags: argparse.Namespace) -> TensorBoardServer:
+    """The server on one port. Raises TensorBoardPortInUseError, on which the scan goes on, when it is taken.
+
+    A port that is bound but answers no connection passes TensorBoard's own look at it, and Werkzeug 2.2 and
+    newer end the process there: two servers that start at once meet.
+    """
+    from tensorboard import program
+
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            return program.WerkzeugServer(app, flags)
+    except SystemExit as error:
+        raise program.TensorBoardPortInUseError(f"port {flags.port} is taken") from error
 
 
 def guarded(app: WSGIApplication, gate: Gate) -> WSGIApplication:
@@ -114,9 +133,13 @@ def _with_cookie(start_response: StartResponse, cookie: str) -> Callable[..., An
     return start
 
 
-def until_interrupted() -> None:
-    """Wait for ctrl-c, for SIGTERM, or for the terminal to go."""
+def interruption() -> threading.Event:
+    """What ctrl-c, SIGTERM, or a terminal that goes sets from now on, instead of ending the process.
+
+    Asked for before the address is said: a signal in between would leave the parsers behind, which hold the
+    caller's pipes and wait for a reader that is gone.
+    """
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())
-    stop.wait()
+    return stop
