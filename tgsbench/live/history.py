@@ -126,9 +126,9 @@ def _merged(rows: Sequence[RankRow]) -> RankRow:
     return RankRow(
         rows[0].first_step,
         rows[-1].last_step,
-        array("d", list(map(largest, zip(*[row.step_s for row in rows], strict=True)))),
-        array("d", list(map(largest, zip(*[row.data_s for row in rows], strict=True)))),
-        array("d", list(map(largest, zip(*[row.mem_peak for row in rows], strict=True)))),
+        array("d", list(map(largest, *[row.step_s for row in rows]))),
+        array("d", list(map(largest, *[row.data_s for row in rows]))),
+        array("d", list(map(largest, *[row.mem_peak for row in rows]))),
         _mean([row.loss for row in rows], [row.last_step - row.first_step + 1 for row in rows]),
     )
 
@@ -138,7 +138,8 @@ def _mean(values: Sequence[array[float]], weights: Sequence[int]) -> array[float
     ranks = zip(*values, strict=True)
     if min(weights) < max(weights) or math.isnan(sum(map(sum, values))):
         return array("d", [_mean_known(own, weights) for own in ranks])
-    return array("d", [sum(own) / len(values) for own in ranks])
+    num = len(values)
+    return array("d", [total / num for total in map(sum, ranks)])
 
 
 def _mean_known(values: Sequence[float], weights: Sequence[int]) -> float:
@@ -147,5 +148,5 @@ def _mean_known(values: Sequence[float], weights: Sequence[int]) -> float:
     return sum(value * weight for value, weight in known) / total if total else math.nan
 
 
-def _largest_known(values: Sequence[float]) -> float:
+def _largest_known(*values: float) -> float:
     return max((value for value in values if value == value), default=math.nan)

@@ -20,6 +20,7 @@ from msgspec import Struct
 from tgsbench.events.step_columns import RankBatch
 from tgsbench.events.tail import PIECE_BYTES, FilePosition, FileTail
 from tgsbench.live.pending import MAX_GAP_STEPS
+from tgsbench.system.allocator import keep_freed_blocks
 
 HEAD_BYTES = 4
 _SEND_BYTES = 256 << 10
@@ -80,6 +81,7 @@ def _send(stream: IO[bytes], message: bytes) -> None:
 def main() -> None:
     """Answer one request."""
     os.nice(_NICE)
+    keep_freed_blocks()
     gc.disable()  # events form no cycles, and looking for some takes a twentieth of the time
     request = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=Request)
     with contextlib.suppress(BrokenPipeError), os.fdopen(sys.stdout.fileno(), "wb", _SEND_BYTES) as stream:

@@ -32,7 +32,7 @@ class Thinned(Sequence[float]):
         """Take in the next figure."""
         place = self.num_told % self.stride
         if place == 0:
-            self._chosen = self._random.randrange(self.stride)
+            self._chosen = self._random.randrange(self.stride) if self.stride > 1 else 0
         if place == self._chosen:
             self._kept.append(value)
         self.num_told += 1
