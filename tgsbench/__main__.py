@@ -10,6 +10,7 @@ if "" in (os.environ.get("PYTHONPATH") or "-").split(os.pathsep):  # an empty en
     here = os.path.abspath(os.curdir)  # noqa: PTH100 - pathlib is not imported yet
     sys.path[:] = [entry for entry in sys.path if entry not in ("", here)]
 
+import atexit
 import gc
 import signal
 from types import FrameType
@@ -31,6 +32,7 @@ if _listens:
 # Imports make objects that live on: to look through them every 700 is a twentieth of a command's start, and
 # once at 20,000, which a plan needs, as much again.
 gc.set_threshold(100_000, 10, 10)
+atexit.register(gc.freeze)  # what is left at the end is given back whole, without looking through it thrice
 
 from tgsbench.cli import main as cli  # noqa: E402
 from tgsbench.system.child import safe_environment  # noqa: E402

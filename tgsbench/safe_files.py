@@ -149,7 +149,8 @@ def _harmless(value: Any, name: str) -> Any:
     return value
 
 
-_JSON_HIDDEN = re.compile(
+# Patterns that few starts need are compiled by their first use: all of them would be a twentieth of a start.
+_JSON_HIDDEN = (
     rb"\\(?:u([0-9a-fA-F]{4})|[^u])|\x7f|\xc2[\x80-\x9f]|\xd8\x9c"
     rb"|\xe2\x80[\x8e\x8f\xa8-\xae]|\xe2\x81[\xa6-\xa9]"
 )
@@ -162,7 +163,7 @@ def harmless_json(data: bytes) -> bytes:
 
     Line breaks and tabs stay: `harmless` takes them out of names, in documents that are not `is_plain_json`.
     """
-    return data if is_plain_json(data) else _JSON_HIDDEN.sub(_spell_json, data)
+    return data if is_plain_json(data) else re.sub(_JSON_HIDDEN, _spell_json, data)
 
 
 def is_plain_json(data: bytes) -> bool:
@@ -183,8 +184,9 @@ def _spell_json(found: re.Match[bytes]) -> bytes:
 
 _HIDDEN_SET = frozenset(_HIDDEN)
 
-_LONG_KEY = re.compile(r"""(?:\.[ \t]*+(?:[\w-]{1,512}+|"[^"\n]{0,512}+"|'[^'\n]{0,512}+')[ \t]*+){64}""")
+_LONG_KEY = r"""(?:\.[ \t]*+(?:[\w-]{1,512}+|"[^"\n]{0,512}+"|'[^'\n]{0,512}+')[ \t]*+){64}"""
 """A dotted key of 64 parts: reading one takes the square of its length."""
+_PARTS = 64
 _MAX_DEPTH = 32
 
 
@@ -194,7 +196,7 @@ def toml_document(data: bytes) -> dict[str, Any]:
     Raises ValueError for bytes that are no TOML, and for nesting and keys that nobody writes by hand.
     """
     text = data.decode("utf-8")
-    if _LONG_KEY.search(text):
+    if text.count(".") >= _PARTS and re.search(_LONG_KEY, text):
         raise ValueError("a key of more than 64 parts")
     try:
         document = tomli.loads(text)

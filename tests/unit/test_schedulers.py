@@ -21,7 +21,7 @@ from msgspec import Meta, Struct
 from tests.unit.stored import store_run
 from tgsbench.errors import TgsError
 from tgsbench.launch.nodes import place
-from tgsbench.launch.schedulers import JobState
+from tgsbench.launch.scheduler import JobState
 from tgsbench.schema.run import Outcome
 from tgsbench.store.run_dir import RunDir
 

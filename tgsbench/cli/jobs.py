@@ -18,7 +18,7 @@ from tgsbench.cli.progress import progress_for
 from tgsbench.cli.run import print_result, report_failure
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.launch import local, nodes, schedulers
-from tgsbench.launch.schedulers import JobState, Scheduler
+from tgsbench.launch.scheduler import JobState, Scheduler
 from tgsbench.live.follow import FollowFeed
 from tgsbench.results import results
 from tgsbench.schema.preset import Preset

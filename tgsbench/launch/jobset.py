@@ -15,7 +15,7 @@ API = "jobset.x-k8s.io/v1alpha2"
 
 
 class JobSet:
-    """A JobSet as launch/schedulers.py wants a renderer."""
+    """A JobSet as launch/scheduler.py wants a renderer."""
 
     title = "JobSet"
     options = ManifestOptions

@@ -20,7 +20,7 @@ _SETUP: Final = "command -v tgsbench  # install it here, or give an image that h
 
 
 class SkyPilot:
-    """A SkyPilot task as launch/schedulers.py wants a renderer."""
+    """A SkyPilot task as launch/scheduler.py wants a renderer."""
 
     title = "SkyPilot"
     options = ManifestOptions

@@ -16,7 +16,7 @@ from msgspec import Meta, Struct
 from tgsbench import units
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.launch.nodes import JOB_PORTS, Placement, job_environment, place
-from tgsbench.launch.schedulers import JobState
+from tgsbench.launch.scheduler import JobState
 from tgsbench.presets.catalog import load_references
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Outcome
@@ -270,7 +270,7 @@ def outcome_of(job: Job) -> Outcome:
 
 
 class Slurm:
-    """Slurm as launch/schedulers.py wants it."""
+    """Slurm as launch/scheduler.py wants it."""
 
     title = "Slurm"
     help = "Print a preset's sbatch script; with --submit run it."

@@ -18,7 +18,7 @@ _MANAGER = "tgsbench.io/manifest"
 
 
 class TrainJob:
-    """A TrainJob as launch/schedulers.py wants a renderer."""
+    """A TrainJob as launch/scheduler.py wants a renderer."""
 
     title = "TrainJob"
     options = ManifestOptions

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from functools import lru_cache
 
 from msgspec import Struct
@@ -112,9 +111,8 @@ def _ring_steps(preset: Preset) -> float:
     if preset.ring == 1 or not preset.model.window:
         return 0.0
     windows = find_family(preset.model.family).ring_windows(preset.model)
-    return statistics.fmean(
-        len(met_steps(preset.workload.seq_len, preset.ring, window)) for window in windows
-    )
+    met = [len(met_steps(preset.workload.seq_len, preset.ring, window)) for window in windows]
+    return sum(met) / len(met)
 
 
 @lru_cache(maxsize=64)

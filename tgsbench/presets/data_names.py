@@ -11,7 +11,7 @@ from tgsbench.schema.preset import Workload
 CORPORA: Final = ("alpaca", "file", "pydoc", "lengths")
 """Corpora that are known by name; `file` is the one at `workload.file`."""
 CorpusKind = Literal["alpaca", "file", "pydoc", "lengths", "hub", ""]
-_HUB = re.compile(r"^[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95}){0,2}:[A-Za-z][\w.-]{0,95}$")
+_HUB = r"^[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95}){0,2}:[A-Za-z][\w.-]{0,95}$"
 _PATH_KEYS = ("corpus", "file", "lengths", "tokenizer")
 
 
@@ -24,7 +24,7 @@ def corpus_kind(text: str) -> CorpusKind:
         return cast(CorpusKind, text)
     if text.startswith((".", "/", "~")):
         return "file"
-    if _HUB.match(text):
+    if re.match(_HUB, text):
         return "hub"
     return "file" if "/" in text or "." in text else ""
 

@@ -14,7 +14,7 @@ _MAX_LINE = 64 * 1024
 """Longer lines are no step of any known log."""
 _MAX_TEXT_LINE = 4 * 1024
 """The same for lines that patterns search: they are quadratic, a hostile 64 KiB line took a minute."""
-_ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\\\)?")
+_ANSI = r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\\\)?"
 NUMBER = r"([-+]?\d[\d,]{0,24}\.?\d{0,24}(?:[eE][-+]?\d{1,2})?(?:[kKM](?![a-zA-Z]))?)"
 """A figure as people write it, with commas, an exponent or a k for thousands; `to_float` reads it."""
 INDEX = r"(\d{1,15})"
@@ -46,7 +46,7 @@ def text_lines(text: str) -> Iterator[str]:
     """Lines without colours; one that is too long to be a step is passed over."""
     for line in text.splitlines():
         if len(line) <= _MAX_TEXT_LINE:
-            yield _ANSI.sub("", line)
+            yield re.sub(_ANSI, "", line)
 
 
 def typed_lines(text: str, kind: type[_Row]) -> Iterator[_Row]:
@@ -64,7 +64,7 @@ def json_lines(text: str) -> Iterator[dict[str, Any]]:
         if "{" not in line[:200] or len(line) > _MAX_LINE:
             continue
         try:
-            row = msgspec.json.decode(_ANSI.sub("", line).strip("\ufeff \t,"))
+            row = msgspec.json.decode(re.sub(_ANSI, "", line).strip("\ufeff \t,"))
         except (msgspec.DecodeError, RecursionError):
             continue
         if isinstance(row, dict):
