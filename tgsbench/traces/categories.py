@@ -7,12 +7,13 @@ schema/collective_kinds.py; here are operators (torch's schemas), autograd funct
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterable
 from functools import cache, lru_cache
 from importlib.resources import files
 from itertools import groupby
 from typing import Final
+
+import tomli
 
 from tgsbench.schema import collective_kinds, spans
 
@@ -163,7 +164,7 @@ MODULE_PREFIX: Final = "nn.Module: "
 def _kernels() -> list[tuple[str, re.Pattern[str]]]:
     """The table of kernel names; neighbours of one kind in one pattern."""
     text = files("tgsbench.traces").joinpath("kernel_names.toml").read_text("utf-8")
-    entries = tomllib.loads(text)["kernel"]
+    entries = tomli.loads(text)["kernel"]
     return [
         (kind, _any(*(entry["pattern"] for entry in members)))
         for kind, members in groupby(entries, key=lambda entry: str(entry["kind"]))

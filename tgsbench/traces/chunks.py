@@ -11,8 +11,8 @@ from tgsbench.traces import intervals as iv
 from tgsbench.traces.row_store import FAR, Ints, Rows, cuts
 from tgsbench.traces.tables import Host, Table
 
-MOST_ROWS: Final = 128_000
-"""Rows of a stretch, about: the figures take some 300 bytes a row."""
+MOST_ROWS: Final = 96_000
+"""Rows of a stretch, about: the figures take some 400 bytes a row, no more than what reads the trace."""
 
 
 def chunks_of(table: Table, *more: Ints) -> Iterator[Host]:
