@@ -10,7 +10,8 @@ from tests.unit.family_shapes import CONFIGS
 from tgsbench.errors import TgsError
 from tgsbench.presets import catalog, list_presets, resolve
 from tgsbench.tui.contrast import contrast
-from tgsbench.tui.screens.form import entries, problems_of
+from tgsbench.tui.screens.field_form import problems_of
+from tgsbench.tui.screens.form import entries
 
 pytestmark = pytest.mark.asyncio
 INTERNALS = re.compile(r"Expected|msgspec|Struct|`\w+`|\b(int|str|float|bool|NoneType|dict)\b|<class")

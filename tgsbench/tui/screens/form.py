@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, get_args
 
-from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import BindingType
-from textual.containers import Horizontal, VerticalScroll
-from textual.css.query import NoMatches
-from textual.screen import ModalScreen
-from textual.widgets import Footer, Input, Label, Select, Static
+from textual.containers import Horizontal
+from textual.widgets import Input, Label, Static
 
 from tgsbench import presets, units
 from tgsbench.errors import TgsError
 from tgsbench.launch import preflight
-from tgsbench.launch.preflight import LocalMachine
 from tgsbench.presets import catalog
 from tgsbench.presets.data_names import CORPORA
 from tgsbench.presets.recipes import load_recipe
@@ -30,19 +23,8 @@ from tgsbench.schema.preset import Checkpointing, Preset, Routing
 from tgsbench.systems import registry, support
 from tgsbench.tui.actions import Scope, app_bindings, bindings
 from tgsbench.tui.preset_rows import command_line
+from tgsbench.tui.screens.field_form import FieldForm, FormField, Told
 from tgsbench.tui.shell import shell
-
-
-@dataclass(frozen=True)
-class FormField:
-    """One line of the form."""
-
-    key: str
-    label: str
-    value: str
-    choices: tuple[str, ...] = ()
-    """Empty: free text."""
-    hint: str = ""
 
 
 def entries(preset: Preset) -> list[FormField]:
@@ -110,27 +92,7 @@ def models(preset: Preset) -> tuple[str, ...]:
     return tuple(dict.fromkeys([model_of(preset), *sorted(catalog.files("presets", "models"))]))
 
 
-def problems_of(error: TgsError, fields: Sequence[FormField]) -> list[tuple[str, str]]:
-    """Key and text of each problem, in the form's own words; a key is "" where none is named."""
-    lines = [line.strip() for line in error.msg.splitlines()]
-    if len(lines) > 1:  # the first counts those below
-        lines = lines[1:]
-    labels = {field.key: field.label for field in fields}
-    found = []
-    for line in lines:
-        line = line.removesuffix(" (--set)")
-        named = _KEY.match(line)
-        key = named["key"] if named else ""
-        label = labels.get(key, key)
-        found.append((key, f"{label}: {line[named.end() :]}" if named else line))
-    return found
-
-
-_KEY = re.compile(r"(?P<key>[a-z_]+(?:\.[a-z_0-9]+)*)(?:=[^:\s]*)?: ")
-"""`parallel.sp=6: ` or `measure.steps: ` before what is wrong with it."""
-
-
-class PresetForm(ModalScreen[None]):
+class PresetForm(FieldForm):
     """Edits one preset; runs it or saves it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -141,57 +103,23 @@ class PresetForm(ModalScreen[None]):
 
     def __init__(self, base: str) -> None:
         """Raises TgsError when the preset called `base` is unknown or broken."""
-        super().__init__()
-        self.base = base
-        self._preset = presets.resolve(base).preset
-        self._entries = entries(self._preset)
-        self._problem = ""
-        self._machine: LocalMachine | None = None
+        super().__init__(base, f"Edit {base}", entries(presets.resolve(base).preset))
 
-    def compose(self) -> ComposeResult:
-        """One line per value, then other keys, problems and the command."""
-        with VerticalScroll(classes="dialog form", can_focus=False):
-            yield Static(f"Edit {self.base}", classes="dialog-title", markup=False)
-            for entry in self._entries:
-                with Horizontal(classes="entry"):
-                    yield Label(entry.label, markup=False)
-                    yield from self._editor(entry)
-                    yield Static(entry.hint, classes="entry-hint", markup=False)
-            with Horizontal(classes="entry"):
-                yield Label("others")
-                yield Input(placeholder="key=value key=value", id="others", compact=True)
-                yield Static("any key of the preset", classes="entry-hint", markup=False)
-            with Horizontal(classes="entry"):
-                yield Label("save as")
-                yield Input(placeholder=f"my_{self.base}", id="save-as", compact=True)
-                yield Static("name of a preset of your own", classes="entry-hint", markup=False)
-            yield Static("", id="form-problem", markup=False)
-            yield Static("", id="form-fit", markup=False)
-            yield Static("", id="form-command", markup=False)
-        yield Footer(show_command_palette=False, compact=True)
-
-    def _editor(self, entry: FormField) -> ComposeResult:
-        name = widget_id(entry.key)
-        if entry.choices:
-            options = [(choice or "none", choice) for choice in entry.choices]
-            yield Select(options, value=entry.value, allow_blank=False, id=name, compact=True)
-        else:
-            yield Input(entry.value, id=name, compact=True)
-
-    def on_mount(self) -> None:
-        """Check what is there, then hold it against this machine."""
-        self._check()
-        self._look_at_machine()
-
-    @work(thread=True, exit_on_error=False)
-    def _look_at_machine(self) -> None:
-        self._machine = preflight.this_machine()
-        self.app.call_from_thread(self._check)
+    def _lines_below(self) -> ComposeResult:
+        with Horizontal(classes="entry"):
+            yield Label("others")
+            yield Input(placeholder="key=value key=value", id="others", compact=True)
+            yield Static("any key of the preset", classes="entry-hint", markup=False)
+        with Horizontal(classes="entry"):
+            yield Label("save as")
+            yield Input(placeholder=f"my_{self.base}", id="save-as", compact=True)
+            yield Static("name of a preset of your own", classes="entry-hint", markup=False)
 
     @property
     def assignments(self) -> list[str]:
         """What differs from the preset, as `--set` takes it."""
-        changed = {e.key: value for e in self._entries if (value := self._value(e)) != e.value}
+        values = self._values()
+        changed = {f.key: values[f.key] for f in self._fields if values[f.key] != f.value}
         if config := changed.pop(CONFIG, ""):
             path = Path(config).expanduser()
             # A preset that is saved lies elsewhere, and looks for its files from there.
@@ -199,33 +127,15 @@ class PresetForm(ModalScreen[None]):
         others = self.query_one("#others", Input).value.split()
         return [f"{key}={value}" for key, value in changed.items()] + others
 
-    def _value(self, entry: FormField) -> str:
-        widget = self.query_one(f"#{widget_id(entry.key)}")
-        assert isinstance(widget, Input | Select)
-        return str(widget.value).strip()
-
-    @on(Input.Changed)
-    @on(Select.Changed)
-    def _check(self) -> None:
-        try:
-            preset = self._resolved()
-        except TgsError as error:
-            problems = problems_of(error, self._entries)
-            remedy = f"\n  try: {error.hint}" if error.hint and "\n" not in error.msg else ""
-            self._show("\n".join(f"✗ {text}" for _, text in problems) + remedy, "", "")
-            self._mark({key for key, _ in problems})
-            return
-        except NoMatches:  # a change that arrives while the app closes: the fields are gone already
-            return
+    def _told(self) -> Told:
+        preset = self._resolved()
         command = command_line(preset, self.assignments, base=self.base)
-        self._show("", self._fit_line(preset), f"{mesh_line(preset)}\n{command}")
-        self._mark(set())
+        return Told(self._fit_line(preset), f"{mesh_line(preset)}\n{command}")
 
     def _mark(self, wrong: set[str]) -> None:
-        """Show in red which lines the problems are about; a key without a line of its own is in `others`."""
-        for entry in self._entries:
-            self.query_one(f"#{widget_id(entry.key)}").set_class(entry.key in wrong, "-wrong")
-        elsewhere = wrong - {entry.key for entry in self._entries}
+        """A key without a line of its own is in `others`."""
+        super()._mark(wrong)
+        elsewhere = wrong - {field.key for field in self._fields}
         typed = {text.partition("=")[0] for text in self.query_one("#others", Input).value.split()}
         self.query_one("#others").set_class(bool(elsewhere & typed), "-wrong")
 
@@ -243,41 +153,20 @@ class PresetForm(ModalScreen[None]):
         problem = preflight.machine_problem(preset, self._machine, preset.world_size)
         return f"✗ does not fit this machine: {problem}" if problem else "✓ fits this machine"
 
-    def _show(self, problem: str, fit: str, command: str) -> None:
-        self._problem = problem
-        fits = self.query_one("#form-fit", Static)
-        fits.update(fit)
-        fits.display = bool(fit)
-        fits.set_class(fit.startswith("✗"), "-wrong")
-        problems = self.query_one("#form-problem", Static)
-        problems.update(problem.replace(str(catalog.preset_path(self.base)), self.base))
-        problems.display = bool(problem)
-        self.query_one("#form-command", Static).update(command)
-
-    @on(Input.Submitted)
-    def _submitted(self) -> None:
-        self.focus_next()
-
     def action_launch(self) -> None:
         """Run the preset as edited; the form stays when it cannot be started."""
-        if self._problem:
-            self.notify("mend the problem first", severity="warning")
-            return
-        shell(self.app).launch(self._resolved())
+        if self._is_sound():
+            shell(self.app).launch(self._resolved())
 
     def action_forecast(self) -> None:
         """Show what the planner says of the preset as edited."""
-        if self._problem:
-            self.notify("mend the problem first", severity="warning")
-            return
-        shell(self.app).show_forecast(self._resolved(), self.base, self.assignments)
+        if self._is_sound():
+            shell(self.app).show_forecast(self._resolved(), self.base, self.assignments)
 
     def action_tune(self) -> None:
         """Ask for a tune of what is edited: what was changed here is held fast."""
-        if self._problem:
-            self.notify("mend the problem first", severity="warning")
-            return
-        shell(self.app).ask_tune(self.base, self.assignments)
+        if self._is_sound():
+            shell(self.app).ask_tune(self.base, self.assignments)
 
     def action_save(self) -> None:
         """Save as a preset of the user's own."""
@@ -293,17 +182,8 @@ class PresetForm(ModalScreen[None]):
         else:
             self.notify(f"saved {path}")
 
-    def action_cancel(self) -> None:
-        """Leave the form."""
-        self.dismiss(None)
-
 
 def mesh_line(preset: Preset) -> str:
     """Its mesh equation and the tokens of a step."""
     dp, sp = preset.dp, preset.parallel.sp
     return f"✓ dp {dp} · sp {sp} = {preset.world_size} ranks, {preset.tokens_per_step:,} tokens per step"
-
-
-def widget_id(key: str) -> str:
-    """Id of the widget that edits a key."""
-    return "set-" + key.replace(".", "-").replace("_", "-")
