@@ -6,12 +6,12 @@ import contextlib
 import os
 import shutil
 import signal
-import subprocess
 
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.launch.command import supervisor_argv
 from tgsbench.store.run_dir import RunDir, age_s, unwritable
 from tgsbench.system.child import child_environment
+from tgsbench.system.session import start_in_session
 
 _SILENT_S = 60.0
 
@@ -22,14 +22,7 @@ class Supervisor:
     def __init__(self, run: RunDir) -> None:
         try:
             with (run.log_dir / "supervisor.log").open("ab") as log:
-                self._process = subprocess.Popen(
-                    supervisor_argv(run.path),
-                    env=child_environment(),
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
+                self._process = start_in_session(supervisor_argv(run.path), child_environment(), log)
         except OSError as error:
             raise unwritable(run.log_dir, error) from error
         self.pid = self._process.pid

@@ -38,6 +38,7 @@ from tgsbench.schema.environment import Environment
 from tgsbench.schema.events import Event
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import SCHEMA_VERSION, LauncherReport, Manifest, Outcome, Result
+from tgsbench.system.file_lock import lock_if_free
 from tgsbench.system.lifetime import process_identity
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -341,16 +342,12 @@ def numbered(name: str, node_rank: int) -> str:
 
 
 def _lock(fd: int, run: RunDir) -> None:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+    if not lock_if_free(fd):  # where there are no locks, the events that another run wrote still tell
         raise TgsError(
             f"{run.path} is being run by another process",
             hint="follow it with `tgsbench attach`, or start a new run",
             exit_code=ExitCode.STORE,
-        ) from error
-    except OSError:
-        pass  # a file system without locks: the events that another run wrote still tell
+        )
 
 
 def reserve(run: RunDir, node_rank: int = 0) -> None:

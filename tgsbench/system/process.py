@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 import psutil
+
+from tgsbench.system.session import start_in_session
 
 _PATIENCE_S = {signal.SIGINT: 3.0, signal.SIGTERM: 8.0, signal.SIGKILL: 5.0}
 
@@ -23,15 +24,7 @@ class ProcessGroup:
         self, argv: Sequence[str], env: Mapping[str, str], log: Path, cwd: Path | None = None
     ) -> None:
         with _sink(log) as sink:
-            self._process = subprocess.Popen(
-                list(argv),
-                env=dict(env),
-                cwd=cwd,
-                stdin=subprocess.DEVNULL,
-                stdout=sink,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            self._process = start_in_session(argv, env, sink, cwd)
         self.pid = self._process.pid
 
     def poll(self) -> int | None:

@@ -80,6 +80,17 @@ NO_BF16_ON_CPU = Limit(
     remedy="--set training.compute_dtype=float32",
     asked=lambda preset: preset.hardware.device == "cpu" and preset.training.compute_dtype == "bfloat16",
 )
+NO_DOCUMENT_BORDERS = Limit(
+    what="packs are handed to it whole, without document borders",
+    remedy="--set workload.document_mask=false",
+    asked=lambda preset: preset.workload.document_mask,
+    listed="no document mask in the packs that it is handed",
+)
+FULL_PACKS_ALONE = Limit(
+    what="packs shorter than the sequence (packing {preset.workload.packing})",
+    remedy="--set workload.packing=carry",
+    asked=lambda preset: preset.workload.packing != "carry",
+)
 NO_LIGER = Limit(
     what="no Liger kernels", remedy="--set engine.liger=false", asked=lambda preset: preset.engine.liger
 )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from pathlib import Path
 
 from tgsbench.store.run_dir import unwritable
 from tgsbench.system.child import child_environment, module_argv
+from tgsbench.system.session import start_in_session
 from tgsbench.tune.asking import TuneWords
 
 _MAX_LOG = 1 << 16
@@ -26,14 +26,7 @@ class TuneProcess:
         try:
             self._log.parent.mkdir(parents=True, exist_ok=True)
             with self._log.open("wb") as log:
-                self._process = subprocess.Popen(
-                    argv,
-                    env=child_environment(),
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
+                self._process = start_in_session(argv, child_environment(), log)
         except OSError as error:
             raise unwritable(self._log, error) from error
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from msgspec import Struct
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.safe_files import check_numbers, harmless, harmless_json, read_regular
 from tgsbench.store.run_dir import unwritable
+from tgsbench.system.file_lock import lock_if_free
 from tgsbench.tune.halving import TrialOutcome
 
 _MAX_BYTES = 16 << 20
@@ -105,16 +105,12 @@ class Journal:
             raise TgsError(f"{self.path}: no journal: {error}", exit_code=ExitCode.STORE) from error
 
     def _lock(self, fd: int) -> None:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not lock_if_free(fd):
             raise TgsError(
                 f"a tune called {self.path.stem} is going on in this folder of runs",
                 hint="choose another --name, or wait for its end",
                 exit_code=ExitCode.STORE,
-            ) from error
-        except OSError:
-            pass  # a file system without locks is used without
+            )
 
     def add(self, outcome: TrialOutcome) -> None:
         """Write the end of a trial. Raises TgsError when it cannot be written."""

@@ -6,7 +6,14 @@ from typing import ClassVar, Literal
 
 from tgsbench.schema.preset import EngineOptions, Preset
 from tgsbench.systems.costs import FUSED, System
-from tgsbench.systems.spec import EngineSpec, EnvironmentRecipe, External, Limit
+from tgsbench.systems.spec import (
+    FULL_PACKS_ALONE,
+    NO_DOCUMENT_BORDERS,
+    EngineSpec,
+    EnvironmentRecipe,
+    External,
+    Limit,
+)
 
 KERNELS = {"auto": "auto", "cudnn": "fused", "flash2": "flash"}
 """engine.kernel -> Megatron's name of an attention backend of Transformer Engine."""
@@ -57,17 +64,8 @@ ENGINE = EngineSpec(
             asked=_on_cpu,
             listed="NVIDIA GPUs alone; its configuration is checked against its source, no run was seen yet",
         ),
-        Limit(
-            what="packs are handed to it whole, without document borders",
-            remedy="--set workload.document_mask=false",
-            asked=lambda preset: preset.workload.document_mask,
-            listed="no document mask in the packs that it is handed",
-        ),
-        Limit(
-            what="packs shorter than the sequence (packing {preset.workload.packing})",
-            remedy="--set workload.packing=carry",
-            asked=lambda preset: preset.workload.packing != "carry",
-        ),
+        NO_DOCUMENT_BORDERS,
+        FULL_PACKS_ALONE,
         Limit(
             what="sp={preset.parallel.sp} does not divide its heads",
             remedy="--set engine.cp_comm_type=p2p, or a divisor of the KV heads",

@@ -8,7 +8,14 @@ from msgspec.structs import replace
 
 from tgsbench.schema.preset import EngineOptions, Preset
 from tgsbench.systems.costs import EAGER
-from tgsbench.systems.spec import NO_BF16_ON_CPU, EngineSpec, EnvironmentRecipe, External, Limit
+from tgsbench.systems.spec import (
+    NO_BF16_ON_CPU,
+    NO_DOCUMENT_BORDERS,
+    EngineSpec,
+    EnvironmentRecipe,
+    External,
+    Limit,
+)
 from tgsbench.systems.zero import ZERO3
 
 KERNELS = {"auto": "sdpa", "sdpa": "sdpa", "flash2": "flash_attn"}
@@ -55,12 +62,7 @@ ENGINE = EngineSpec(
     families=("llama",),
     options=SwiftOptions,
     limits=(
-        Limit(
-            what="packs are handed to it whole, without document borders",
-            remedy="--set workload.document_mask=false",
-            asked=lambda preset: preset.workload.document_mask,
-            listed="no document mask in the packs that it is handed",
-        ),
+        NO_DOCUMENT_BORDERS,
         Limit(
             what="no attention kernel {preset.engine.kernel}",
             remedy="--set engine.kernel=sdpa (or flash2)",

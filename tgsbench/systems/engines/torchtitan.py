@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from tgsbench.schema.preset import EngineOptions, Preset
-from tgsbench.systems.spec import NO_BF16_ON_CPU, NO_LIGER, EngineSpec, EnvironmentRecipe, External, Limit
+from tgsbench.systems.spec import (
+    FULL_PACKS_ALONE,
+    NO_BF16_ON_CPU,
+    NO_LIGER,
+    EngineSpec,
+    EnvironmentRecipe,
+    External,
+    Limit,
+)
 from tgsbench.systems.stacks import TORCHTITAN
 
 
@@ -56,11 +64,7 @@ ENGINE = EngineSpec(
             remedy="--set engine.kernel=auto",
             asked=lambda preset: preset.engine.kernel not in ("auto", "flex"),
         ),
-        Limit(
-            what="packs shorter than the sequence (packing {preset.workload.packing})",
-            remedy="--set workload.packing=carry",
-            asked=lambda preset: preset.workload.packing != "carry",
-        ),
+        FULL_PACKS_ALONE,
         NO_LIGER,
         NO_BF16_ON_CPU,
     ),

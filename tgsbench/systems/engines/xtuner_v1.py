@@ -9,7 +9,14 @@ from typing import ClassVar
 
 from tgsbench.schema.preset import EngineOptions, Preset
 from tgsbench.systems.costs import EAGER, System
-from tgsbench.systems.spec import NO_BF16_ON_CPU, EngineSpec, EnvironmentRecipe, External, Limit
+from tgsbench.systems.spec import (
+    FULL_PACKS_ALONE,
+    NO_BF16_ON_CPU,
+    EngineSpec,
+    EnvironmentRecipe,
+    External,
+    Limit,
+)
 
 KERNELS = {"auto": "flash_attention", "flash2": "flash_attention", "flash3": "flash_attention"}
 """engine.kernel -> its attn_impl on GPUs; a CPU has its eager attention."""
@@ -95,11 +102,7 @@ ENGINE = EngineSpec(
             remedy="--set training.micro_batch=1",
             asked=lambda preset: preset.training.micro_batch > 1,
         ),
-        Limit(
-            what="packs shorter than the sequence (packing {preset.workload.packing})",
-            remedy="--set workload.packing=carry",
-            asked=lambda preset: preset.workload.packing != "carry",
-        ),
+        FULL_PACKS_ALONE,
         NO_BF16_ON_CPU,
     ),
     unequal=(
