@@ -111,3 +111,41 @@ def test_experts_have_their_own_shares_forward_and_backward(tmp_path):
     rank = analyse_rank(made.write(tmp_path / "a.pt.trace.json")).profile
     found = {part: round(1000 * value) for part, value in rank.parts_ms.items() if value}
     assert found == {"router": 25, "experts": 24, "shared_expert": 23, "expert_all_to_all": 50, "idle": 878}
+
+
+def test_linear_attention_has_a_share_of_its_own_forward_and_backward(tmp_path):
+    """As fla and causal-conv1d run it: in autograd functions; some names of kernels say nothing."""
+    made = Made()
+    made.mark("ProfilerStep#1", 0, 1000)
+    for function, number, at, inside in (
+        ("CausalConv1dFn", 50, 10, "void causal_conv1d_fwd_kernel<x>(ConvParamsBase)"),
+        ("ChunkGatedDeltaRuleFunction", 60, 30, "chunk_gated_delta_rule_fwd_kernel_h_blockdim64"),
+        ("ChunkGatedDeltaRuleFunction", 70, 50, "l2norm_fwd_kernel1"),
+    ):
+        sequence = {"Sequence number": number}
+        made.op(function, at, 10, **sequence)
+        made.kernel(inside, 100 + at, 10, launch=at + 2)
+        node = f"{function}Backward"
+        made.op(f"autograd::engine::evaluate_function: {node}", 300 + at, 10, AUTOGRAD, **sequence)
+        made.op(node, 301 + at, 8, AUTOGRAD, **sequence)
+        made.kernel("some_kernel_of_theirs", 400 + at, 15, launch=302 + at, tid=AUTOGRAD)
+    made.op("aten::mm", 80, 5)
+    made.kernel("ampere_bf16_gemm", 200, 20, launch=81)
+    made.kernel("flash_fwd_kernel<x>", 230, 20, launch=90)
+    made.kernel("chunk_bwd_kernel_dqkwg", 500, 5, launch=91)
+    rank = analyse_rank(made.write(tmp_path / "a.pt.trace.json")).profile
+    found = {part: round(1000 * value) for part, value in rank.parts_ms.items() if value}
+    assert found == {"linear_attention": 80, "gemm": 20, "attention_fwd": 20, "idle": 880}
+
+
+def test_an_unknown_kernel_in_a_gated_delta_net_is_of_its_recurrence(tmp_path):
+    """With stacks: what a module's own forward launches, not its projections."""
+    made = Made()
+    made.mark("ProfilerStep#1", 0, 1000)
+    made.op("nn.Module: Qwen3NextGatedDeltaNet_0", 10, 100)
+    made.op("nn.Module: Linear_3", 20, 20)
+    made.kernel("ampere_bf16_gemm", 300, 20, launch=25)
+    made.kernel("kernel_of_nobody", 330, 30, launch=60)
+    rank = analyse_rank(made.write(tmp_path / "a.pt.trace.json")).profile
+    found = {part: round(1000 * value) for part, value in rank.parts_ms.items() if value}
+    assert found == {"gemm": 20, "linear_attention": 30, "idle": 950}

@@ -32,6 +32,20 @@ COUNTED_ALONE = (
     "granite33_8b",
     "ernie45_0_3b",
     "hunyuan_7b",
+    "qwen2_57b_a14b",
+    "deepseek_v2",
+    "olmoe_1b_7b",
+    "dots_llm1",
+    "granite31_3b_a800m",
+    "ernie45_21b_a3b",
+    "phi35_moe",
+    "minitron_4b",
+    "gemma2_9b",
+    "glm4_9b_chat",
+    "glm4_32b_0414",
+    "starcoder2_3b",
+    "exaone4_32b",
+    "command_r7b",
 )
 
 _library = torch.library.Library("tgsbench_test", "DEF")
@@ -152,22 +166,46 @@ def test_hardware_flops_are_the_operators_of_a_checkpointed_step(family, checkpo
     assert flops_per_token("hardware", shape, 1024, checkpointing) == pytest.approx(ran, rel=1e-3)
 
 
+def transformers_own(shape, length: int):
+    """transformers' own model on fake tensors; inside of a fake mode."""
+    AttentionInterface.register(NAME, attend)
+    settings = find_family(shape.family).config(shape, length)
+    config = AutoConfig.for_model(**settings, attn_implementation=NAME)
+    return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+
+
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("name", COUNTED_ALONE)
 def test_a_forward_that_is_counted_alone_is_the_operators_of_transformers(name, length):
     """Only the forward: a triangular solve has three products' work in its backward, where 2 are counted."""
     shape = shallow(name)
-    family = find_family(shape.family)
-    AttentionInterface.register(NAME, attend)
-    config = AutoConfig.for_model(**family.config(shape, length), attn_implementation=NAME)
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     count = Count(fake)
     with fake:
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        model = transformers_own(shape, length)
         ids = torch.zeros(1, length, dtype=torch.int64)
         with count, torch.no_grad():
             model(input_ids=ids, use_cache=False)
-    assert family.forward_flops(shape, length) == pytest.approx(count.flops / length, rel=1e-3)
+    assert find_family(shape.family).forward_flops(shape, length) == pytest.approx(
+        count.flops / length, rel=1e-3
+    )
+
+
+@pytest.mark.parametrize("checkpointing", ["none", "full"])
+@pytest.mark.parametrize("name", [name for name in COUNTED_ALONE if read(name).shape.linear is None])
+def test_a_step_that_is_counted_alone_is_the_operators_of_transformers(name, checkpointing):
+    shape = shallow(name)
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    count = Count(fake)
+    with fake:
+        model = transformers_own(shape, 1024)
+        layers = [wrap_layer(x, checkpointing, kept_ops=()) for x in model.model.layers]
+        model.model.layers = nn.ModuleList(layers)
+        ids = torch.zeros(1, 1024, dtype=torch.int64)
+        with count:
+            model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+    ran = count.flops / 1024
+    assert flops_per_token("hardware", shape, 1024, checkpointing) == pytest.approx(ran, rel=1e-3)
 
 
 def test_palm_is_full_attention_and_whole_windows():

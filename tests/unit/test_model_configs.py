@@ -32,10 +32,33 @@ PUBLISHED = {
     "minimax_m2": 228_689_748_992,
     "olmo2_32b": 32_234_279_936,
     "seed_oss_36b": 36_151_104_512,
+    "qwen15_moe_a27b": 14_315_784_192,
+    "deepseek_v2_lite": 15_706_484_224,
+    "deepseek_v2": 235_741_434_880,
+    "olmoe_1b_7b": 6_919_161_856,
+    "granite31_3b_a800m": 3_298_793_472,
+    "phi35_moe": 41_873_153_344,
+    "gemma2_9b": 9_241_705_984,
+    "gemma2_27b": 27_227_128_320,
+    "starcoder2_3b": 3_030_371_328,
+    "exaone4_32b": 32_003_216_384,
+    "command_r7b": 8_028_033_024,
 }
 
 
-BUILT = ("qwen3_8b", "gemma3_1b", "gpt_oss_20b", "deepseek_v3", "mistral_7b_v01", "glm_4_5", "glm_4_5_air")
+BUILT = (
+    "qwen2_57b_a14b",
+    "deepseek_v2_lite",
+    "phi35_moe",
+    "starcoder2_3b",
+    "qwen3_8b",
+    "gemma3_1b",
+    "gpt_oss_20b",
+    "deepseek_v3",
+    "mistral_7b_v01",
+    "glm_4_5",
+    "glm_4_5_air",
+)
 
 
 def theirs(name: str):
@@ -155,6 +178,22 @@ def test_the_language_model_of_one_that_sees_is_that_family():
         ("phi4_mini", {"full_attn_mod": 2}, "full_attn_mod=2: only 1"),
         ("hunyuan_7b", {"use_cla": True}, "use_cla=true: only False"),
         ("olmo2_32b", {"clip_qkv": 8.0}, "clip_qkv=8.0: not understood"),
+        ("qwen2_57b_a14b", {"decoder_sparse_step": 2}, "decoder_sparse_step=2: only 1"),
+        ("qwen2_57b_a14b", {"use_sliding_window": True}, "use_sliding_window=true: only False"),
+        ("deepseek_v2", {"scoring_func": "sigmoid"}, 'scoring_func="sigmoid": only'),
+        ("deepseek_v2", {"topk_method": "noaux_tc"}, 'topk_method="noaux_tc": only'),
+        ("olmoe_1b_7b", {"clip_qkv": 8.0}, "clip_qkv=8.0: not understood"),
+        ("dots_llm1", {"sliding_window": 4096}, "sliding_window=4096: only"),
+        ("granite31_3b_a800m", {"shared_intermediate_size": 1024}, "shared_intermediate_size=1024: not"),
+        ("ernie45_21b_a3b", {"moe_layer_interval": 2}, "moe_layer_interval=2: only 1"),
+        ("ernie45_21b_a3b", {"moe_layer_end_index": 20}, "moe_layer_end_index=20: dense layers at the end"),
+        ("phi35_moe", {"lm_head_bias": False}, "lm_head_bias=false: only True"),
+        ("minitron_4b", {"mlp_bias": True}, "mlp_bias=true: only False"),
+        ("minitron_4b", {"hidden_act": "silu"}, "hidden_act=\"silu\": only 'relu2'"),
+        ("gemma2_9b", {"use_bidirectional_attention": True}, "use_bidirectional_attention=true: only False"),
+        ("starcoder2_3b", {"norm_type": "rms_norm"}, 'norm_type="rms_norm": only'),
+        ("exaone4_32b", {"layer_types": None}, 'sliding_window_pattern="LLLG": expected a whole number'),
+        ("command_r7b", {"use_qk_norm": True}, "use_qk_norm=true: only False"),
         ("deepseek_v3", {"first_k_dense_replace": 61}, "one of 61 layers has experts|dense_first=61"),
     ],
 )
@@ -212,5 +251,5 @@ def test_every_public_configuration_is_planned():
         assert (forecast.tgs.estimate > 0) if fits else (forecast.tgs is None), name
         fitting += [name] * fits
     # Their layers are too large to be gathered whole, however many GPUs there are.
-    too_large = {"deepseek_v3", "glm_4_5", "kimi_k2", "llama31_405b", "qwen3_coder_480b"}
+    too_large = {"deepseek_v2", "deepseek_v3", "glm_4_5", "kimi_k2", "llama31_405b", "qwen3_coder_480b"}
     assert set(NAMES) - set(fitting) == too_large

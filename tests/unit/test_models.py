@@ -118,9 +118,10 @@ def test_a_name_that_is_no_family_imports_nothing(name):
 
 def test_families_are_the_modules_that_have_one():
     assert registry.family_names() == [
-        "deepseek_v3", "ernie4_5", "gemma3_text", "glm4_moe", "gpt_oss", "granite", "hunyuan_v1_dense",
-        "llama", "minimax_m2", "mistral", "mixtral", "olmo2", "phi3", "qwen2", "qwen3", "qwen3_5",
-        "qwen3_moe", "qwen3_next", "seed_oss", "smollm3",
+        "cohere2", "deepseek_v2", "deepseek_v3", "dots1", "ernie4_5", "ernie4_5_moe", "exaone4", "gemma2",
+        "gemma3_text", "glm", "glm4", "glm4_moe", "gpt_oss", "granite", "granitemoe", "hunyuan_v1_dense",
+        "llama", "minimax_m2", "mistral", "mixtral", "nemotron", "olmo2", "olmoe", "phi3", "phimoe", "qwen2",
+        "qwen2_moe", "qwen3", "qwen3_5", "qwen3_moe", "qwen3_next", "seed_oss", "smollm3", "starcoder2",
     ]  # fmt: skip
 
 

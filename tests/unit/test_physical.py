@@ -126,6 +126,20 @@ def test_a_step_told_twice_counts_once_by_the_clock_too():
     assert problems([*told, *(e for e in told if isinstance(e, Step))]) == []
 
 
+def test_the_look_at_the_first_step_is_no_part_of_the_second():
+    told = stream(change=lambda step: {"step_s": 1.0, "t": 100 + 1.0003 * step + (0.6 if step else 0.0)})
+    (problem,) = problems(told)
+    assert "rank 0 tells of 8.000 s in 8 steps" in problem
+    looked = []
+    for event in told:
+        looked.append(event)
+        if isinstance(event, Step) and event.step in (0, 3):  # a second look changes nothing
+            looked.append(FirstStep(rank=event.rank, t=event.t + 0.6))
+    assert problems(looked) == []
+    late = [msgspec.structs.replace(e, step_s=0.9) if isinstance(e, Step) else e for e in looked]
+    assert any("tells of" in text for text in problems(late))
+
+
 def test_packs_come_again_in_the_next_epoch():
     """Three packs an epoch, two a step: steps 0 and 3 train the same ones, and so do 1 and 4."""
     preset = presets.resolve("tiny_cpu", ["training.accumulation=2"]).preset

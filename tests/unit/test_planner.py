@@ -160,6 +160,16 @@ def test_selective_checkpointing_names_what_it_keeps():
     assert "attention_recompute" not in plan.time
 
 
+@pytest.mark.parametrize(("model", "said"), [("qwen3_next_80b_a3b", True), ("qwen3_8b", False)])
+def test_a_hybrid_s_plan_says_at_what_speed_its_recurrence_is_taken(model, said):
+    preset = presets.resolve("llama3_8b_8k", [f"model={model}", "hardware.num_gpus=64"]).preset
+    forecast = forecast_preset(preset)
+    assert any("linear attention is planned" in note for note in forecast.notes) == said
+    for item in ("attention_forward", "attention_backward"):
+        assert ("recurrence" in forecast.terms[f"time.{item}"].formula) == said
+    assert "recurrence" not in forecast.terms["time.gemm"].formula
+
+
 def test_offloading_needs_host_memory():
     sets = ["engine.name=deepspeed", "engine.offload=optimizer"]
     plan = forecast_preset(presets.resolve("llama2_70b_8k", sets).preset)

@@ -7,7 +7,7 @@ import math
 import msgspec
 import pytest
 
-from tests.unit.stored import store_run
+from tests.unit.stored import a_preset, a_result, store_run
 from tgsbench import presets
 from tgsbench.cli import run as run_command
 from tgsbench.errors import ExitCode
@@ -15,9 +15,10 @@ from tgsbench.metrics import integrity, physical, reference
 from tgsbench.metrics.failure import root_cause
 from tgsbench.metrics.observe import fold_events
 from tgsbench.metrics.result import build_result, throughput
+from tgsbench.report.summary import next_command
 from tgsbench.schema.environment import Environment
 from tgsbench.schema.events import Bye, Data, Error, Hello, Kernel, Step
-from tgsbench.schema.run import LauncherReport, Manifest, Outcome, RankExit, Tgs
+from tgsbench.schema.run import LauncherReport, Manifest, Outcome, RankExit, ReferenceVerdict, Tgs
 
 PRESET = presets.resolve("tiny_cpu", ["measure.steps=8"]).preset
 CALLS, BYTES = integrity.expected_all_to_alls(PRESET)
@@ -215,3 +216,18 @@ def test_memory_of_each_rank_is_of_the_steps_that_its_largest_is_of():
     mem = result([*stream[:-1], *profiled, stream[-1]]).mem
     assert mem.by_rank_gib == [1.0, 1.0]
     assert mem.peak_gib == max(mem.by_rank_gib)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "command"),
+    [
+        ("same", "tgsbench compare 'my runs/r' published:llama2_7b_32k"),
+        ("none", "tgsbench compare 'my runs/r' published:llama2_7b_32k"),
+        ("not comparable", "tgsbench report 'my runs/r' --html report.html"),
+    ],
+)
+def test_a_result_leads_to_published_rows_only_where_they_can_be_compared(verdict, command):
+    found = [ReferenceVerdict(source="trl: a table", verdict=verdict)]
+    result = a_result(a_preset(), "r", run_dir="my runs/r", references=found)
+    assert next_command(result) == command
+    assert next_command(msgspec.structs.replace(result, references=[])).startswith("tgsbench report")

@@ -63,10 +63,12 @@ def test_groups_tie_as_well_as_the_experts_inside_them():
     assert gap(0, 2) > 1  # of two groups, where one is used
 
 
-def test_what_ranks_wrote_down_is_put_together_by_pack(tmp_path):
+@pytest.mark.parametrize(("ring", "ranks"), [(1, [2, 2, 2, 2, 3, 3, 3, 3]), (2, [2, 2, 3, 3, 3, 3, 2, 2])])
+def test_what_ranks_wrote_down_is_put_together_by_pack(tmp_path, ring, ranks):
     preset = small("mixtral_8x7b", sp=2)
     preset = replace(
         preset,
+        parallel=replace(preset.parallel, ring=ring),
         hardware=replace(preset.hardware, num_gpus=4),
         workload=replace(preset.workload, seq_len=8),
         training=replace(preset.training, micro_batch=2, accumulation=2),
@@ -87,5 +89,4 @@ def test_what_ranks_wrote_down_is_put_together_by_pack(tmp_path):
     assert preset.packs_per_step == 8
     pack = routes.of_pack(8 + 4 + 2 + 1)  # second step, second micro-step, second group, second row
     assert pack.shape == (3, 8, 2)
-    assert pack[2, 0].tolist() == [1000 + 200 + 20 + 1] * 2
-    assert pack[2, 7].tolist() == [1000 + 200 + 30 + 1] * 2
+    assert pack[2].tolist() == [[1000 + 200 + 10 * rank + 1] * 2 for rank in ranks]

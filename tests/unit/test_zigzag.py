@@ -49,6 +49,13 @@ def test_ranks_hold_every_position_once_and_as_many_each(layout):
     assert sorted(np.concatenate(parts)) == list(range(layout.seq_len))
 
 
+@pytest.mark.parametrize("layout", [*LAYOUTS, Layout(96, 3), Layout(96)])
+def test_parts_of_all_ranks_are_joined_in_the_order_of_the_sequence(layout):
+    row = np.arange(192).reshape(96, 2)
+    parts = [layout.cut(row, rank) for rank in range(layout.sp)]
+    assert (layout.join(parts) == row).all()
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_member_holds_an_early_and_a_late_chunk(layout):
     for member in range(layout.ring):

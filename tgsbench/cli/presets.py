@@ -120,7 +120,7 @@ def _preset_line(row: dict[str, Any]) -> str:
 
 
 def _line(name: Any, model: Any, gpus: Any, length: Any, sp: Any, xtuner: Any, llamafactory: Any) -> str:
-    return f"{name:<17} {model:<19} {gpus:>4} {length:>7} {sp:>3} {xtuner:>11} {llamafactory:>18}"
+    return f"{name:<18} {model:<19} {gpus:>4} {length:>7} {sp:>3} {xtuner:>11} {llamafactory:>18}"
 
 
 def _flatten(document: dict[str, Any], at: str = "") -> list[tuple[str, Any]]:

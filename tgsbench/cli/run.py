@@ -26,14 +26,13 @@ from tgsbench.launch.command import ONE_NODE, Node
 from tgsbench.launch.watch import StopSignals
 from tgsbench.presets.recipes import load_recipe
 from tgsbench.report.forecast import forecast_text
-from tgsbench.report.summary import summary_lines, tgs_text
+from tgsbench.report.summary import next_command, summary_lines, tgs_text
 from tgsbench.results.forecast import forecast_note
 from tgsbench.results.repeats import summed_up
 from tgsbench.results.results import load_result
 from tgsbench.safe_files import one_line
 from tgsbench.schema.forecast import Forecast
 from tgsbench.schema.preset import Preset
-from tgsbench.schema.reference import XTUNER
 from tgsbench.schema.run import Result, VirtualGpu
 from tgsbench.store import run_dir
 from tgsbench.store.run_dir import RunDir
@@ -348,9 +347,7 @@ def print_result(result: Result, as_json: bool) -> None:
         output.line(line)
     output.line(f"{'folder':<11} {one_line(result.run_dir)}")
     if result.failure is None:
-        where = shlex.quote(one_line(result.run_dir))
-        published = f"compare {where} {XTUNER}:{result.preset}" if result.references else ""
-        output.line(f"{'next':<11} tgsbench {published or f'report {where} --html report.html'}")
+        output.line(f"{'next':<11} {next_command(result)}")
 
 
 def _print_hotspots(run_folder: RunDir) -> None:

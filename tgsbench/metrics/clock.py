@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
-from tgsbench.schema.events import Step
+from tgsbench.schema.events import FirstStep, Step
 
 _LEAST_SHARE = 0.97
 """Of the time from one step's stamp to the next (measured: 0.999)."""
@@ -38,6 +38,11 @@ class RankClock(Struct, gc=False):
             self.told_s += event.step_s
             self.passed_s += event.t - self.t
         self.step, self.t = event.step, event.t
+
+    def looked(self, event: FirstStep) -> None:
+        """The next step begins after the look at the first one, which a busy machine draws out."""
+        if self.num_steps == 0:
+            self.t = max(self.t, event.t)
 
 
 def disagreement(clocks: Mapping[int, RankClock]) -> str:

@@ -131,6 +131,7 @@ class RunTotals:
                 self.data = event
             case FirstStep():
                 self.first_steps[event.rank] = event
+                self.clocks.setdefault(event.rank, RankClock()).looked(event)
             case Claimed():
                 self.claimed = event
             case Kernel():

@@ -38,6 +38,10 @@ class Decoder:
     default_pattern: tuple[LayerKind, ...] = ("full",)
     norms_per_layer = 2
     """Norms of the hidden size."""
+    norms_are_biased = False
+    """LayerNorms, with a bias beside their weight?"""
+    mlp_matrices = 3
+    """A plain MLP has two, a gated one three."""
     qk_norm: bool | None = False
     """Are queries and keys normalised? None: the shape says it."""
     norms_all_heads = False
@@ -55,7 +59,7 @@ class Decoder:
 
     def mlp(self, shape: ModelShape) -> tuple[Weight, ...]:
         """A layer's products after attention."""
-        return mlp_weights(shape.hidden_size, shape.intermediate_size)
+        return mlp_weights(shape.hidden_size, shape.intermediate_size, self.mlp_matrices)
 
     def between(self, shape: ModelShape) -> int:
         """Values between the matrices of a layer's MLP."""
@@ -64,8 +68,16 @@ class Decoder:
     def vectors(self, shape: ModelShape) -> int:
         """A layer's parameters in no product: norms, biases, sinks."""
         widths = 2 * shape.head_dim if not self.norms_all_heads else self._normed_heads(shape)
-        norms = self.norms_per_layer * shape.hidden_size + widths * self.has_qk_norm(shape)
+        norms = self.norms_per_layer * self.norm_vectors(shape) + widths * self.has_qk_norm(shape)
         return norms + self.biases(shape)
+
+    def norm_vectors(self, shape: ModelShape) -> int:
+        """Parameters of one norm of the hidden size."""
+        return shape.hidden_size * (1 + self.norms_are_biased)
+
+    def last_vectors(self, shape: ModelShape) -> int:
+        """Parameters behind the layers that belong to no product: the last norm."""
+        return self.norm_vectors(shape)
 
     def has_qk_norm(self, shape: ModelShape) -> bool:
         """Does this shape normalise queries and keys?"""
@@ -115,7 +127,8 @@ class Decoder:
         embedding = shape.vocab_size * h
         head = 0 if shape.tie_word_embeddings else embedding
         joins = shape.mtp_layers * (2 * h * h + 3 * h)
-        total = sum(g.num * g.parameters for g in groups) + embedding + head + h + joins
+        layers = sum(g.num * g.parameters for g in groups)
+        total = layers + embedding + head + self.last_vectors(shape) + joins
         most = max(groups, key=lambda group: group.num)
         return Parameters(
             layer=most.parameters,
@@ -142,6 +155,7 @@ class Decoder:
             value_dim=0 if softmax.value_dim == softmax.key_dim else softmax.value_dim,
             intermediate=round(sum(g.num * g.between for g in groups) / num),
             norm_width=self.norm_width(shape),
+            mlp_matrices=self.mlp_matrices,
             attention=_average([(g, g.attention) for g in groups], num),
             mlp=_average([(g, g.mlp) for g in groups], num),
             again=_average([(g, _again(g)) for g in groups], num),

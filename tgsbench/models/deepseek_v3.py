@@ -20,7 +20,7 @@ class DeepseekV3(MixtureDecoder):
 
     name = "deepseek_v3"
     torch_module = "tgsbench.training.model.deepseek_v3"
-    model_types = ("deepseek_v3", "glm4_moe_lite")
+    model_types: tuple[str, ...] = ("deepseek_v3", "glm4_moe_lite")
     architecture = "DeepseekV3ForCausalLM"
     tables = ("experts", "latent")
     runs_last_again = False
@@ -130,7 +130,7 @@ class DeepseekV3(MixtureDecoder):
         """num_nextn_predict_layers is an option of the shape, off: transformers trains no MTP module."""
         super().read_config(config)
         config.flag("attention_bias", "attention_bias", False)
-        _read_latent(config)
+        read_latent(config)
         read_groups(config, "n_routed_experts")
 
 
@@ -140,7 +140,8 @@ def latent_of(shape: ModelShape) -> LatentAttention:
     return shape.latent
 
 
-def _read_latent(config: ConfigReader) -> None:
+def read_latent(config: ConfigReader) -> None:
+    """Ranks and widths of q, k and v, by DeepSeek's names."""
     if config.value("q_lora_rank") is None:
         config.put("latent.query_rank", 0, "q_lora_rank")
     else:

@@ -99,17 +99,22 @@ def read_experts(config: ConfigReader, num: str, width: str) -> None:
 
 def read_groups(config: ConfigReader, num: str) -> None:
     """Routing by sigmoid in groups, dense layers first and shared experts, as DeepSeek V3 names them."""
+    read_shared(config, num)
+    config.flag("experts.normalised", "norm_topk_prob", True)
+    config.count("experts.groups", "n_group", 1)
+    config.count("experts.used_groups", "topk_group", 1)
+    config.expect("topk_method", "noaux_tc")
+    config.expect("scoring_func", "sigmoid")
+    for modules in ("num_nextn_predict_layers", "num_mtp_layers"):
+        config.ignore(modules, "MTP is not trained; --set model.mtp_layers=1 counts it")
+
+
+def read_shared(config: ConfigReader, num: str) -> None:
+    """Dense layers first, routed and shared experts in the others, by DeepSeek's names."""
     read_experts(config, num, "moe_intermediate_size")
     width = config.fields["experts"]["intermediate_size"]
     shared = config.layers("n_shared_experts", 1, least=0)
     config.put("experts.shared_intermediate_size", shared * width, "n_shared_experts")
     config.count("experts.dense_first", "first_k_dense_replace", 0, least=0)
-    config.flag("experts.normalised", "norm_topk_prob", True)
-    config.count("experts.groups", "n_group", 1)
-    config.count("experts.used_groups", "topk_group", 1)
     config.real("experts.scale", "routed_scaling_factor", 1.0)
     config.expect("moe_layer_freq", 1)
-    config.expect("topk_method", "noaux_tc")
-    config.expect("scoring_func", "sigmoid")
-    for modules in ("num_nextn_predict_layers", "num_mtp_layers"):
-        config.ignore(modules, "MTP is not trained; --set model.mtp_layers=1 counts it")

@@ -167,6 +167,11 @@ class Dims(Struct, frozen=True, kw_only=True, dict=True):
     groups: tuple[LayerGroup, ...] = ()
 
     @cached_property
+    def has_recurrence(self) -> bool:
+        """Are some layers linear attention?"""
+        return any(group.scan_flops for group in self.groups)
+
+    @cached_property
     def layer_weights(self) -> float:
         """Weights of one layer's matrices."""
         return sum(weight.size for weight in self.attention) + self.mlp_weights

@@ -8,7 +8,7 @@ from tgsbench.models.decoder import Decoder, read_sizes
 
 if TYPE_CHECKING:
     from tgsbench.models.config_reader import ConfigReader
-    from tgsbench.schema.model import ModelShape
+    from tgsbench.schema.model import LayerKind, ModelShape
 
 
 class Gemma3(Decoder):
@@ -18,7 +18,7 @@ class Gemma3(Decoder):
     torch_module = "tgsbench.training.model.gemma3_text"
     model_types = ("gemma3_text",)
     architecture = "Gemma3ForCausalLM"
-    default_pattern = ("window",) * 5 + ("full",)
+    default_pattern: tuple[LayerKind, ...] = ("window",) * 5 + ("full",)
     norms_per_layer = 4
     qk_norm = True
     runs_last_again = True
@@ -41,23 +41,28 @@ class Gemma3(Decoder):
         }
 
     def read_config(self, config: ConfigReader) -> None:
-        """Soft caps of Gemma 2 are off in training kernels, and said to be where a file turns them on."""
-        config.expect("hidden_activation", "gelu_pytorch_tanh")
-        config.expect("hidden_act", "gelu_pytorch_tanh")
+        """Five layers with a window to a full one, unless the file names them."""
         config.use_defaults(_DEFAULTS)
         read_sizes(config)
-        config.count("head_dim", "head_dim", 256)
         config.rope(1_000_000.0)
-        config.flag("tie_word_embeddings", "tie_word_embeddings", True)
-        config.flag("attention_bias", "attention_bias", False)
-        config.expect("use_bidirectional_attention", False)
-        config.count("window", "sliding_window", 4096)
-        config.window()
+        read_gemma(config)
         every = config.layers("sliding_window_pattern", 6)
         if config.value("layer_types") is None:
             config.put("layer_pattern", ("window",) * (every - 1) + ("full",), "sliding_window_pattern")
-        for cap in ("attn_logit_softcapping", "final_logit_softcapping"):
-            config.ignore(cap, "soft caps are off in training kernels, and here")
+
+
+def read_gemma(config: ConfigReader) -> None:
+    """What Gemma 2 and 3 share; soft caps are off in training kernels, and it says so of a file with them."""
+    config.expect("hidden_activation", "gelu_pytorch_tanh")
+    config.expect("hidden_act", "gelu_pytorch_tanh")
+    config.count("head_dim", "head_dim", 256)
+    config.flag("tie_word_embeddings", "tie_word_embeddings", True)
+    config.flag("attention_bias", "attention_bias", False)
+    config.expect("use_bidirectional_attention", False)
+    config.count("window", "sliding_window", 4096)
+    config.window()
+    for cap in ("attn_logit_softcapping", "final_logit_softcapping"):
+        config.ignore(cap, "soft caps are off in training kernels, and here")
 
 
 _DEFAULTS = {

@@ -20,15 +20,17 @@ class Granite(Decoder):
     architecture = "GraniteForCausalLM"
 
     def read_config(self, config: ConfigReader) -> None:
-        """Factors on values change no product."""
+        """A bias of the MLP is refused."""
         super().read_config(config)
         config.flag("attention_bias", "attention_bias", False)
         config.expect("mlp_bias", False)
-        for factor in _FACTORS:
-            config.value(factor)
+        read_factors(config)
 
 
-_FACTORS = ("attention_multiplier", "embedding_multiplier", "logits_scaling", "residual_multiplier")
+def read_factors(config: ConfigReader) -> None:
+    """Factors on values change no product."""
+    for factor in ("attention_multiplier", "embedding_multiplier", "logits_scaling", "residual_multiplier"):
+        config.value(factor)
 
 
 FAMILY = Granite()

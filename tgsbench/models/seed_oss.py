@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tgsbench.models.decoder import Decoder
 from tgsbench.models.family import NO_ORACLE
@@ -23,6 +23,11 @@ class SeedOss(Decoder):
     def biases(self, shape: ModelShape) -> int:
         """Of q, k and v, where the shape has them."""
         return sum(weight.out_width for weight in self.attention(shape)[:3]) * shape.attention_bias
+
+    def config(self, shape: ModelShape, seq_len: int) -> dict[str, Any]:
+        """SeedOssForCausalLM's config.json; without dropout."""
+        own = {"attention_bias": shape.attention_bias, "attention_out_bias": False, "residual_dropout": 0.0}
+        return super().config(shape, seq_len) | own
 
     def read_config(self, config: ConfigReader) -> None:
         """A bias of the output or of the MLP is refused: no public model has one; dropout is off."""

@@ -106,6 +106,8 @@ def _time(name: str, work: StepWorkload, machine: Machine) -> TermSource:
     if name == "gemm" and work.fp8:
         gain, of_gain = _constant("fp8_gain", work, machine)
         formula, value, source = f"{formula}; peak·fp8_gain", f"{value}, {gain}", f"{source}; {of_gain}"
+    if constant == "attention" and work.dims.has_recurrence:
+        formula = f"{formula}; linear layers: FLOPs of their recurrence, at the same speed (assumed)"
     return TermSource(formula=formula, constant=value, source=source)
 
 

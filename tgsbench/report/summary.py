@@ -9,6 +9,7 @@ from tgsbench import units
 from tgsbench.models.spec import num_parameters
 from tgsbench.report.forecast import cost_text, forecast_text, mfu_text
 from tgsbench.results.rows import Row, from_result, priced
+from tgsbench.safe_files import one_line
 from tgsbench.schema.run import CallCount, ExpertTokens, Packing, PhasePeak, ReferenceVerdict, Result, Virtual
 
 
@@ -45,6 +46,14 @@ def summary_lines(result: Result, price: float | None = None) -> list[str]:
         *(("warning", warning) for warning in result.warnings),
     ]
     return [f"{key:<11} {value}" for key, value in rows if value]
+
+
+def next_command(result: Result) -> str:
+    """What to look at next: published rows where one can be compared, else the report."""
+    where = shlex.quote(one_line(result.run_dir))
+    if any(ref.verdict != "not comparable" for ref in result.references):
+        return f"tgsbench compare {where} published:{result.preset}"
+    return f"tgsbench report {where} --html report.html"
 
 
 def _cost(result: Result, price: float | None) -> str:

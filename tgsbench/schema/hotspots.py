@@ -20,6 +20,7 @@ COLLECTIVES: Final = tuple(kind.name for kind in KINDS)
 COMPUTE: Final = (
     "attention_fwd",
     "attention_bwd",
+    "linear_attention",
     "recompute",
     "router",
     "experts",
@@ -33,7 +34,8 @@ COMPUTE: Final = (
     "other",
 )
 """Kinds of work; `recompute` is everything an activation checkpoint runs again but its collectives. Those of
-experts hold their products and what stands around them, forward and backward."""
+experts hold their products and what stands around them, forward and backward; `linear_attention` holds
+recurrences in chunks (gated delta rule, GLA, Mamba) and their short convolutions, without the projections."""
 
 PARTS: Final = (*COMPUTE, *COLLECTIVES, "idle")
 """What a step window is split into, each instant counted once: work first, then exposed communication,
@@ -51,6 +53,7 @@ TITLES: Final = _Titles(
     {
         "attention_fwd": "attention forward",
         "attention_bwd": "attention backward",
+        "linear_attention": "linear attention",
         "recompute": "recompute",
         "router": "router",
         "experts": "experts",

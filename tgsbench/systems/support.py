@@ -48,7 +48,7 @@ def _family(spec: EngineSpec, preset: Preset) -> list[Unsupported]:
     """A family that no rank can train, or that this engine was not proved on."""
     family = find_family(preset.model.family)
     if family.untrained:
-        remedy = f"tgsbench plan --preset {preset.name} counts and plans it"
+        remedy = f"tgsbench plan --preset {preset.name}, with --set model=… for --model, counts and plans it"
         return [Unsupported(f"{preset.model.name} is not trained: {family.untrained}", remedy)]
     if preset.model.mtp_layers:
         why = f"MTP modules are counted and planned, not trained (model.mtp_layers={preset.model.mtp_layers})"

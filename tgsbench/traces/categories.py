@@ -81,6 +81,10 @@ _FLASH_FORWARD: Final = (
     r"attn_fwd",
 )
 _OPERATORS: Final = (
+    (
+        "linear_attention",
+        _any(r"gated_?delta", r"delta_?rule", r"causal_?conv1d", r"selective_?scan", r"chunk_?(scan|state)"),
+    ),
     ("attention_bwd", _any(*_FLASH_BACKWARD)),
     ("attention_fwd", _any(*_FLASH_FORWARD)),
     (
@@ -127,6 +131,15 @@ _OPERATORS: Final = (
 )
 _FUNCTIONS: Final = (
     (
+        "linear_attention",
+        _any(
+            r"^(Fused)?(Chunk|Recurrent|Parallel)\w*(Delta|GLA|GSA|KDA|LinearAttn|LinearAttention|RWKV|HGRN|DPLR)\w*"
+            r"Function(Backward)?$",
+            r"^CausalConv1d(Fn|Function)(Backward)?$",
+            r"^(SelectiveScan|MambaChunkScanCombined)Fn(Backward)?$",
+        ),
+    ),
+    (
         "attention_bwd",
         _any(r"^_?Flash_?Attn\w*Func\w*Backward$", r"^(Ring|Ulysses|ZigZag|Fused)\w*Attn\w*Backward$"),
     ),
@@ -140,7 +153,8 @@ _FUNCTIONS: Final = (
         _any(r"^_?(Fused|Liger|Fast)?(RMS|Layer)_?Norm(Affine)?(Function|Func|Fn)?(Backward)?$"),
     ),
 )
-"""Autograd functions of known libraries (flash-attention, xFormers, Ulysses and ring attention, Liger, Apex).
+"""Autograd functions of known libraries (flash-attention, xFormers, Ulysses and ring attention, Liger, Apex,
+flash-linear-attention, causal-conv1d, Mamba without those that multiply by the output's weights).
 
 Of others' the name says nothing: a function called after a kernel may run any.
 """
@@ -149,6 +163,10 @@ _IDENTIFIER: Final = re.compile(r"^\w+$")
 _TORCH_NODE: Final = re.compile(r"^\w+Backward\d+$")
 """A node of torch's own ends in a digit, one of a Python function does not."""
 _MODULES: Final = (
+    (
+        "linear_attention",
+        _any(r"GatedDelta(Net|Rule)", r"^DeltaNet", r"Mamba2?(Mixer)?_?\d*$", r"^(Short|CausalConv1d)Conv"),
+    ),
     (
         "norm_elementwise",
         _any(r"(RMS|Layer|Group|Batch)_?Norm", r"^(Embedding|Dropout|SiLU|GELU|Rotary\w*)_?\d*$"),

@@ -1,8 +1,8 @@
 """What the host was doing at an instant: which region, recomputing or not, in which operator.
 
 A region is opened by our own spans, by torch's `Optimizer.step#…`, by operators whose name says attention,
-loss, optimizer or product, by collectives, and by the backward of what ran in an attention span (autograd
-gives both the same sequence number). It holds for everything beneath.
+linear attention, loss, optimizer or product, by collectives, and by the backward of what ran in an attention
+span (autograd gives both the same sequence number). It holds for everything beneath.
 """
 
 from __future__ import annotations
@@ -36,13 +36,14 @@ _OF_A_SPAN: Final = {
 }
 """Span -> the part of the backward of what ran in it."""
 _STRONG_PARTS: Final = (
-    "attention_fwd", "attention_bwd", "loss", "optimizer", "data", "router", "experts", "shared_expert",
+    "attention_fwd", "attention_bwd", "linear_attention", "loss", "optimizer", "data", "router", "experts",
+    "shared_expert",
 )  # fmt: skip
 STRONG: Final = np.array([part in _STRONG_PARTS for part in PARTS])
 """What runs in such a region is of it, whatever its name says."""
 Made = dict[int, Ints]
 """Part of a backward -> sequence numbers of its autograd nodes."""
-_OPENED_BY_NAME: Final = ("attention_fwd", "attention_bwd", "loss", "optimizer", "gemm")
+_OPENED_BY_NAME: Final = ("attention_fwd", "attention_bwd", "linear_attention", "loss", "optimizer", "gemm")
 
 
 @dataclass(frozen=True)

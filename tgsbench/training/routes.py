@@ -18,6 +18,7 @@ from tgsbench.metrics.verification import TIE
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.verify import EVIDENCE
 from tgsbench.training.model.experts import EXPERT_LOAD
+from tgsbench.workload.zigzag import Layout
 
 
 class RouteRecorder:
@@ -61,8 +62,10 @@ class Routes:
             if index in (packs := packs_of_step(preset, group, step))
         )
         micro, row = divmod(place, preset.training.micro_batch)
-        shards = [self._of_rank[group * sp + part][step, micro, :, row] for part in range(sp)]
-        return torch.from_numpy(np.concatenate(shards, axis=1).astype(np.int64))
+        parts = [self._of_rank[group * sp + part][step, micro, :, row] for part in range(sp)]
+        layout = Layout(preset.workload.seq_len, sp, preset.ring)
+        whole = layout.join([part.swapaxes(0, 1) for part in parts])
+        return torch.from_numpy(whole.swapaxes(0, 1).astype(np.int64))
 
 
 def routes_of(run_dir: Path, preset: Preset) -> Routes | None:

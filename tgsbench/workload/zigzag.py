@@ -74,6 +74,11 @@ class Layout(NamedTuple):
         """A rank's part [S/sp, …] of a whole row [S, …]."""
         return np.concatenate([row[part.start : part.stop] for part in self.pieces(sp_rank)])
 
+    def join(self, parts: Sequence[npt.NDArray[Item]]) -> npt.NDArray[Item]:
+        """The whole row [S, …] of every rank's part: what `cut` has taken apart."""
+        held = [self.cut(np.arange(self.seq_len), rank) for rank in range(self.sp)]
+        return np.concatenate(parts)[np.argsort(np.concatenate(held))]
+
     def source(self, member: int, step: int) -> int:
         """Ring member whose keys `member` meets at a step."""
         return (member - step) % self.ring

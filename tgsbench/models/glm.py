@@ -1,0 +1,48 @@
+"""GLM-4 of 2024: grouped-query attention with biases on q, k and v; gate and up are one product."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tgsbench.models.decoder import Decoder
+from tgsbench.models.family import NO_ORACLE, Weight
+
+if TYPE_CHECKING:
+    from tgsbench.models.config_reader import ConfigReader
+    from tgsbench.schema.model import ModelShape
+
+
+class Glm(Decoder):
+    """See `family.ModelFamily`."""
+
+    name = "glm"
+    model_types: tuple[str, ...] = ("glm",)
+    untrained = NO_ORACLE
+    architecture = "GlmForCausalLM"
+
+    def mlp(self, shape: ModelShape) -> tuple[Weight, ...]:
+        """gate and up in one, and down."""
+        h, i = shape.hidden_size, shape.intermediate_size
+        return Weight(2 * i, h), Weight(h, i)
+
+    def biases(self, shape: ModelShape) -> int:
+        """Of q, k and v, where the shape has them."""
+        return sum(weight.out_width for weight in self.attention(shape)[:3]) * shape.attention_bias
+
+    def config(self, shape: ModelShape, seq_len: int) -> dict[str, Any]:
+        """GlmForCausalLM's config.json; all of a head is turned, padding must be inside the vocabulary."""
+        rope = {"rope_type": "default", "rope_theta": shape.rope_theta, "partial_rotary_factor": 1.0}
+        return super().config(shape, seq_len) | {
+            "attention_bias": shape.attention_bias,
+            "rope_parameters": rope,
+            "pad_token_id": None,
+        }
+
+    def read_config(self, config: ConfigReader) -> None:
+        """Biases unless the file says otherwise."""
+        super().read_config(config)
+        config.count("head_dim", "head_dim", 128)
+        config.flag("attention_bias", "attention_bias", True)
+
+
+FAMILY = Glm()
