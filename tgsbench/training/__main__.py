@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import faulthandler
-import gc
 import os
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from tgsbench.errors import ExitCode
@@ -15,6 +13,7 @@ from tgsbench.events.emitter import Emitter
 from tgsbench.schema.events import Bye
 from tgsbench.system.lifetime import die_with_parent
 from tgsbench.training import errors, signals
+from tgsbench.training.imports import many_imports
 from tgsbench.training.rank_log import RankLog
 
 
@@ -39,7 +38,10 @@ def main(run_dir: Path) -> None:
 
 def _train(run_dir: Path, rank: int, emitter: Emitter) -> int:
     try:
-        _run_rank()(run_dir, rank, emitter)
+        with many_imports():
+            from tgsbench.training.rank import run_rank
+
+        run_rank(run_dir, rank, emitter)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the border of the process: all become events
         event = errors.describe(error)
         if event.kind == "oom":
@@ -50,21 +52,6 @@ def _train(run_dir: Path, rank: int, emitter: Emitter) -> int:
         return event.exit_code
     # A rank that cannot say that it is done must not look as if it had nothing to say.
     return ExitCode.OK if emitter.emit(Bye(status="ok")) else ExitCode.STORE
-
-
-def _run_rank() -> Callable[[Path, int, Emitter], None]:
-    """Import what trains, with the collector of cycles at rest, and keep what was imported out of its way.
-
-    Modules are half a million objects that all stay: to look through them takes a fifth of the start.
-    """
-    gc.disable()
-    try:
-        from tgsbench.training.rank import run_rank
-
-        return run_rank
-    finally:
-        gc.freeze()
-        gc.enable()
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from tgsbench.store.run_dir import RunDir
 from tgsbench.training import agent, elastic
 from tgsbench.training.__main__ import main as rank_main
 from tgsbench.training.engines.build import preload_engine
+from tgsbench.training.imports import many_imports
 from tgsbench.training.model.builder import find_builder
 
 
@@ -46,7 +47,7 @@ def _run_all(run_dirs: list[Path]) -> int:
 
 def _import_engine(preset: Preset) -> None:
     """Import what the ranks will; one that cannot be imported is theirs to tell."""
-    with contextlib.suppress(ImportError):
+    with contextlib.suppress(ImportError), many_imports():
         preload_engine(preset.engine.name)
         find_builder(preset.model.family)
         importlib.import_module("tgsbench.training.rank")
