@@ -1,4 +1,4 @@
-"""One rank: `python -m tgsbench.training RUN_DIR`, started by the elastic agent."""
+"""One rank: `python -m tgsbench.training RUN_DIR`, started by the agent."""
 
 from __future__ import annotations
 
