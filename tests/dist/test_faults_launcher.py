@@ -204,9 +204,9 @@ def test_a_run_on_a_disturbed_machine_says_so(tmp_path):
             other.kill()
     assert "warning: other processes used" in said
     document = shown(tmp_path)[0]
-    before, during, mean = document["disturbances"]
-    assert "before the ranks started" in before
-    assert "(pid " in before
+    start, during, mean = document["disturbances"]
+    assert "while the ranks started" in start
+    assert "(pid " in start
     assert "while it measured" in during
     assert "on average" in mean
     assert set(document["disturbances"]) <= set(document["warnings"])

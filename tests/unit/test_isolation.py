@@ -62,27 +62,38 @@ class FixedWatch:
 
 
 def isolated(monkeypatch, *cores: float, num_cores: int = 16, on_gpu: bool = False) -> DisturbanceWatch:
-    monkeypatch.setattr(isolation, "_BEFORE_S", 0.0)
+    monkeypatch.setattr(isolation, "_START_S", 0.0)
     monkeypatch.setattr(isolation, "_PERIOD_S", 0.0)
     found = DisturbanceWatch(lambda: {1, 2}, on_gpu)
     found._cpu, found._num_cores = FixedWatch(*cores), num_cores
     return found
 
 
-def test_load_before_the_start_is_told_with_who_it_is(monkeypatch):
-    (warning,) = isolated(monkeypatch, 0.0, 3.2).before()
+def started(monkeypatch, *cores: float, num_cores: int = 16) -> DisturbanceWatch:
+    """A watch whose look at the start is over and found nobody."""
+    found = isolated(monkeypatch, 0.0, *cores, num_cores=num_cores)
+    assert found.before() == found.during(False) == []
+    return found
+
+
+def test_load_as_the_ranks_start_is_told_with_who_it_is(monkeypatch):
+    watch = isolated(monkeypatch, 3.2)
+    assert watch.before() == []  # the ranks need not wait for a look at the cores
+    (warning,) = watch.during(False)
     assert warning.code == "disturbed_cpu"
-    assert warning.msg == (
-        "other processes used 3.2 of 16 cores before the ranks started: python (pid 7) 1.0"
-    )
-    assert isolated(monkeypatch, 9.0, 1.5).before() == []
+    assert warning.msg == ("other processes used 3.2 of 16 cores while the ranks started: python (pid 7) 1.0")
+    quiet = isolated(monkeypatch, 1.5)
+    assert quiet.before() == quiet.during(False) == []
+
+
+def test_the_look_at_the_start_is_not_over_at_once(monkeypatch):
+    watch = isolated(monkeypatch)
+    monkeypatch.setattr(isolation, "_START_S", 60.0)
+    assert watch.before() == watch.during(True) == []  # no load was made up, so that a look would fail
 
 
 def test_load_counts_only_while_it_measures_is_told_once_and_summed_up(monkeypatch):
-    watch = isolated(monkeypatch, 9.0, 9.0, 4.0, 2.0, 0.0)
-    watch._next_s = 0.0
-    assert watch.during(False) == []  # the first look only begins a window
-    watch._next_s = 1e-9
+    watch = started(monkeypatch, 9.0, 4.0, 2.0, 0.0)
     assert watch.during(False) == []
     (warning,) = watch.during(True)
     assert "4.0 of 16 cores while it measured" in warning.msg
@@ -92,8 +103,7 @@ def test_load_counts_only_while_it_measures_is_told_once_and_summed_up(monkeypat
 
 
 def test_a_quiet_measurement_says_nothing(monkeypatch):
-    watch = isolated(monkeypatch, 0.1, 0.3, num_cores=2)
-    watch._next_s = 1e-9
+    watch = started(monkeypatch, 0.1, 0.3, num_cores=2)
     assert watch.during(True) == watch.during(True) == watch.after() == []
 
 
@@ -135,8 +145,7 @@ def test_strangers_on_the_gpus_are_named_once(monkeypatch, before, during, told)
     fake_nvml(monkeypatch, before)
     found = watch.before()
     fake_nvml(monkeypatch, during)
-    watch._next_s = 1e-9
-    found += watch.during(True) + watch.during(True)
+    found += watch.during(False) + watch.during(True) + watch.during(True)
     assert [w.code for w in found] == ["disturbed_gpu"] * len(told)
     for pid, warning in zip(told, found, strict=True):
         assert f"(pid {pid})" in warning.msg

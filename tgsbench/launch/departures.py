@@ -1,4 +1,4 @@
-"""Notices a rank of this machine that has gone without a word while the elastic agent takes it for done.
+"""Notices a rank of this machine that has gone without a word while the agent takes it for done.
 
 The agent acts on exit codes other than 0 alone: of a rank that leaves with 0 before its work is done, only
 the others' endless wait would tell.

@@ -94,7 +94,7 @@ class RankExit(Struct, kw_only=True):
 
 
 class LauncherReport(Struct, kw_only=True):
-    """launcher.json: what the elastic agent saw of its ranks."""
+    """launcher.json: what the agent saw of its ranks."""
 
     exits: list[RankExit] = []
     node_rank: int = 0

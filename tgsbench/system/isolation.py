@@ -19,7 +19,7 @@ FOREIGN_CORES = 0.5
 FOREIGN_SHARE = 0.1
 """Foreign load counts from half a core on, and from a tenth of the cores: less is any machine's daemons."""
 _PERIOD_S = 5.0
-_BEFORE_S = 0.5
+_START_S = 0.5
 _NUM_NAMED = 3
 
 Pids = Callable[[], set[int]]
@@ -74,7 +74,7 @@ class CpuWatch:
         return Load(cores, seconds, named)
 
 
-def look_around(seconds: float = _BEFORE_S) -> Load:
+def look_around(seconds: float = _START_S) -> Load:
     """What others use now, besides this process and those that started it."""
     own = psutil.Process()
     family = {own.pid, *(parent.pid for parent in own.parents())}
@@ -84,7 +84,7 @@ def look_around(seconds: float = _BEFORE_S) -> Load:
 
 
 class DisturbanceWatch:
-    """Looks before the ranks start and every few seconds while they measure; speaks in `warn` events.
+    """Looks as the ranks start and every few seconds while they measure; speaks in `warn` events.
 
     `family` gives the process numbers that belong to the run, at the moment of asking.
     """
@@ -95,28 +95,30 @@ class DisturbanceWatch:
         self._num_cores = num_cores()
         self._cpu = CpuWatch(family)
         self._gpu_before: set[int] = set()
+        self._started = False
         self._next_s = 0.0
         self._cores_s = self._measured_s = 0.0
         self._said: set[str] = set()
 
     def before(self) -> list[Warn]:
-        """Half a second's look at the machine before anything of ours runs."""
-        self._cpu.look()
-        time.sleep(_BEFORE_S)
-        found = self._cpu_warning(self._cpu.look(), "before", "before the ranks started")
-        if self._on_gpu:
-            self._gpu_before = set(gpu_processes())
-            found += self._gpu_warning(self._gpu_before - self._family(), "before the ranks started")
-        return found
+        """Call it just before anything of ours runs: who is on the GPUs; the look at the cores begins."""
+        self._next_s = time.monotonic() + _START_S
+        if not self._on_gpu:
+            return []
+        self._gpu_before = set(gpu_processes())
+        return self._gpu_warning(self._gpu_before - self._family(), "before the ranks started")
 
     def during(self, measuring: bool) -> list[Warn]:
-        """Call it as often as you like; it looks every five seconds."""
+        """Call it as often as you like; it looks half a second after the start, then every five seconds."""
         now_s = time.monotonic()
         if now_s < self._next_s:
             return []
-        first, self._next_s = self._next_s == 0.0, now_s + _PERIOD_S
+        starting, self._next_s = not self._started, now_s + _PERIOD_S
+        self._started = True
         load = self._cpu.look()
-        if first or not measuring:
+        if starting:
+            return self._cpu_warning(load, "start", "while the ranks started")
+        if not measuring:
             return []
         self._cores_s += load.cores * load.seconds
         self._measured_s += load.seconds

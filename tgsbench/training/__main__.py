@@ -1,4 +1,4 @@
-"""One rank: `python -m tgsbench.training RUN_DIR`, started by the elastic agent."""
+"""One rank: `python -m tgsbench.training RUN_DIR`, started by the agent."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from tgsbench.events.emitter import Emitter
 from tgsbench.schema.events import Bye
 from tgsbench.system.lifetime import die_with_parent
 from tgsbench.training import errors, signals
+from tgsbench.training.imports import many_imports
 from tgsbench.training.rank_log import RankLog
 
 
@@ -37,7 +38,8 @@ def main(run_dir: Path) -> None:
 
 def _train(run_dir: Path, rank: int, emitter: Emitter) -> int:
     try:
-        from tgsbench.training.rank import run_rank
+        with many_imports():
+            from tgsbench.training.rank import run_rank
 
         run_rank(run_dir, rank, emitter)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the border of the process: all become events

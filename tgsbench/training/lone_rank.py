@@ -10,9 +10,8 @@ import os
 import sys
 from pathlib import Path
 
-from torch._C._distributed_c10d import TCPStore
-
 from tgsbench.training.__main__ import main
+from tgsbench.training.meeting import loopback_store
 
 _ID_BYTES = 128
 """Of an NCCL unique id, by which the ranks of a communicator find each other."""
@@ -25,9 +24,11 @@ def take_place(rank: int, world: int) -> None:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
 
 
-def speak_for_absent(port: int) -> None:
+def speak_for_absent() -> None:
     """Leave the ids in the store that rank 0 of each communicator would: nobody else can."""
-    store = TCPStore("127.0.0.1", port, None, is_master=False, wait_for_workers=False)
+    store = loopback_store()
+    if store is None:
+        return
     for group in range(_NUM_GROUPS):
         store.set(f"{group}//cuda//0", "\0" * _ID_BYTES)
 
@@ -35,6 +36,6 @@ def speak_for_absent(port: int) -> None:
 if __name__ == "__main__":
     run_dir, rank, world = sys.argv[1:]
     take_place(int(rank), int(world))
-    if int(rank) and "TGSBENCH_STORE_PORT" in os.environ:
-        speak_for_absent(int(os.environ["TGSBENCH_STORE_PORT"]))
+    if int(rank):
+        speak_for_absent()
     main(Path(run_dir))

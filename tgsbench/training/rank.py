@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import TCPStore
 
 from tgsbench import presets
 from tgsbench.events.emitter import Emitter
@@ -35,6 +34,7 @@ from tgsbench.training.engines.build import build_engine, make_batches
 from tgsbench.training.evidence import ask_oracle, collect_evidence
 from tgsbench.training.heartbeat import HeartbeatThread
 from tgsbench.training.loop import Stepper
+from tgsbench.training.meeting import loopback_store
 from tgsbench.training.model.experts import EXPERT_LOAD
 from tgsbench.training.parallel.mesh import SequenceMesh, mesh_of
 from tgsbench.training.parallel.waits import COLLECTIVE_CLOCK
@@ -150,7 +150,7 @@ class _Rank:
             backend,
             timeout=datetime.timedelta(seconds=timeout_s),
             device_id=self.device if backend == "nccl" else None,
-            **_loopback_store(),
+            **_meeting_place(),
         )
         mesh = mesh_of(self.preset, self.device.type)
         experts = mesh.experts.group if mesh.experts else None
@@ -253,14 +253,12 @@ class _Rank:
             self.emitter.emit(trace)
 
 
-def _loopback_store() -> dict[str, Any]:
-    """Arguments that join the store which the agent of a one-machine run keeps on the loopback address."""
-    port = os.environ.get("TGSBENCH_STORE_PORT")
-    if port is None:
+def _meeting_place() -> dict[str, Any]:
+    """Arguments that join the store of a one-machine run; none where torch's variables say where to meet."""
+    store = loopback_store()
+    if store is None:
         return {}
-    world = int(os.environ["WORLD_SIZE"])
-    store = TCPStore("127.0.0.1", int(port), world, is_master=False)
-    return {"store": store, "rank": int(os.environ["RANK"]), "world_size": world}
+    return {"store": store, "rank": int(os.environ["RANK"]), "world_size": int(os.environ["WORLD_SIZE"])}
 
 
 def _versions() -> dict[str, str]:

@@ -17,9 +17,10 @@ from pathlib import Path
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import LauncherReport
 from tgsbench.store.run_dir import RunDir
-from tgsbench.training import agent
+from tgsbench.training import agent, elastic
 from tgsbench.training.__main__ import main as rank_main
 from tgsbench.training.engines.build import preload_engine
+from tgsbench.training.imports import many_imports
 from tgsbench.training.model.builder import find_builder
 
 
@@ -46,7 +47,7 @@ def _run_all(run_dirs: list[Path]) -> int:
 
 def _import_engine(preset: Preset) -> None:
     """Import what the ranks will; one that cannot be imported is theirs to tell."""
-    with contextlib.suppress(ImportError):
+    with contextlib.suppress(ImportError), many_imports():
         preload_engine(preset.engine.name)
         find_builder(preset.model.family)
         importlib.import_module("tgsbench.training.rank")
@@ -54,10 +55,10 @@ def _import_engine(preset: Preset) -> None:
 
 def _run(run_dir: Path) -> int:
     world_size = RunDir(run_dir).manifest().world_size
-    config = agent.launch_config(world_size, start_method="fork")
+    config = elastic.launch_config(world_size, start_method="fork")
     report = LauncherReport()
-    with agent.loopback_only(config):
-        code = agent.launch(config, report, rank_main, run_dir)
+    with elastic.loopback_only(config):
+        code = elastic.launch(config, report, rank_main, run_dir)
     report.ended_unix = time.time()
     agent.write_report(run_dir / "launcher.json", report)
     return code

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tgsbench.models.registry import find_family
 from tgsbench.schema.preset import EngineOptions
+from tgsbench.training.imports import many_imports
 from tgsbench.training.model.fused_layers import FusingRules, fuse
 
 
@@ -81,6 +82,8 @@ class TransformersBuilder:
 
 def find_builder(family: str) -> ModelBuilder:
     """The builder of a family; raises TgsError for an unknown one."""
-    module = importlib.import_module(find_family(family).torch_module)
+    name = find_family(family).torch_module
+    with many_imports():
+        module = importlib.import_module(name)
     builder: ModelBuilder = module.BUILDER
     return builder

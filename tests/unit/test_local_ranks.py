@@ -1,0 +1,120 @@
+"""Ranks of one machine: they know their place, one that fails ends the others, and how each ended is told."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tests.contract.cli import environment
+from tgsbench.errors import ExitCode
+from tgsbench.schema.run import LauncherReport
+
+AGENT = """
+import sys, msgspec
+from tgsbench.schema.run import LauncherReport
+from tgsbench.training import local_ranks
+local_ranks.SHUTDOWN_S = 0.5
+report = LauncherReport()
+code = local_ranks.run_ranks([sys.executable, "-c", sys.argv[1]], int(sys.argv[2]), report)
+assert not any(name.split(".")[0] == "torch" for name in sys.modules)
+print(code, msgspec.json.encode(report).decode(), flush=True)
+"""
+WAIT = "import time; open(f'up{rank}', 'w').close(); time.sleep(1000)"
+RANK = "import os, signal, sys; rank = int(os.environ['RANK'])\n"
+UNTIL_UP = """
+import pathlib, time
+while not pathlib.Path('up1').exists(): time.sleep(0.01)
+"""
+
+
+def started(folder: Path, rank: str, num_ranks: int = 2) -> subprocess.Popen[str]:
+    """An agent in a process of its own, for it takes signals; its ranks run a piece of Python."""
+    argv = [sys.executable, "-c", AGENT, RANK + rank, str(num_ranks)]
+    return subprocess.Popen(argv, cwd=folder, env=environment(folder), stdout=subprocess.PIPE, text=True)
+
+
+def ended(agent: subprocess.Popen[str]) -> tuple[int, LauncherReport]:
+    """Its exit code and what it saw."""
+    code, _, report = agent.communicate(timeout=120)[0].splitlines()[-1].partition(" ")
+    return int(code), msgspec.json.decode(report, type=LauncherReport)
+
+
+def test_ranks_know_their_place_and_the_first_keeps_the_port(tmp_path):
+    code, report = ended(
+        started(
+            tmp_path,
+            "import socket\n"
+            "names = 'LOCAL_RANK', 'WORLD_SIZE', 'LOCAL_WORLD_SIZE', 'MASTER_ADDR', 'TGSBENCH_STORE_FD'\n"
+            "fd = os.environ.get('TGSBENCH_STORE_FD')\n"
+            "kept = socket.socket(fileno=int(fd)).getsockname() if fd else ()\n"
+            "port = os.environ['TGSBENCH_STORE_PORT']\n"
+            "assert port == os.environ['MASTER_PORT'] and (not fd or kept == ('127.0.0.1', int(port)))\n"
+            "place = [os.environ.get(name, '-') for name in names[:4]]\n"
+            "open(f'place{rank}', 'w').write(' '.join(place) + f' {bool(fd)}')",
+            3,
+        )
+    )
+    assert (code, report.exits, report.signal) == (ExitCode.OK, [], "")
+    places = [(tmp_path / f"place{rank}").read_text() for rank in range(3)]
+    assert places == ["0 3 3 127.0.0.1 True", "1 3 3 127.0.0.1 False", "2 3 3 127.0.0.1 False"]
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "exit_code", "name"),
+    [
+        ("sys.exit(3)", ExitCode.CRASHED, 3, ""),
+        (f"sys.exit({int(ExitCode.STORE)})", ExitCode.STORE, int(ExitCode.STORE), ""),
+        ("os.kill(os.getpid(), signal.SIGKILL)", ExitCode.CRASHED, -9, "SIGKILL"),
+    ],
+)
+def test_a_rank_that_fails_ends_the_others_and_is_told(tmp_path, end, code, exit_code, name):
+    rank = f"if rank == 1:\n  {WAIT}\n{UNTIL_UP}{end}"
+    found, report = ended(started(tmp_path, rank))
+    assert found == code
+    (failed,) = report.exits
+    assert (failed.rank, failed.exit_code, failed.signal) == (0, exit_code, name)
+    assert failed.t > 0
+
+
+def test_a_rank_that_stays_when_asked_to_leave_is_killed(tmp_path):
+    stubborn = (
+        f"if rank == 1:\n  signal.signal(signal.SIGTERM, signal.SIG_IGN); {WAIT}\n{UNTIL_UP}sys.exit(3)"
+    )
+    code, report = ended(started(tmp_path, "open(f'pid{rank}', 'w').write(str(os.getpid()))\n" + stubborn))
+    assert (code, [exit.rank for exit in report.exits]) == (ExitCode.CRASHED, [0])
+    assert not Path(f"/proc/{(tmp_path / 'pid1').read_text()}/cwd").exists()
+
+
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_agent_reaches_the_ranks_and_is_told(tmp_path, sig):
+    says = f"if rank == 0:{UNTIL_UP.replace(chr(10), chr(10) + '  ')}\n" + (
+        f"signal.signal({int(sig)}, lambda *_: (open(f'heard{{rank}}', 'w').close(), os._exit(1)))\n"
+        f"if rank == 0: os.kill(os.getppid(), {int(sig)})\n{WAIT}"
+    )
+    code, report = ended(started(tmp_path, says))
+    assert (code, report.exits, report.signal) == (128 + sig, [], sig.name)
+    assert (tmp_path / "heard0").exists()
+    assert (tmp_path / "heard1").exists()
+
+
+def test_ranks_that_come_before_the_first_one_wait_for_its_store(tmp_path):
+    code, report = ended(
+        started(
+            tmp_path,
+            "from tgsbench.training.meeting import loopback_store\n"
+            f"if rank == 0:{UNTIL_UP.replace(chr(10), chr(10) + '  ')}\n"
+            "open(f'up{rank}', 'w').close()\n"
+            "store = loopback_store()\n"
+            "assert store is loopback_store()\n"
+            "store.set(f'from{rank}', 'here')\n"
+            "assert store.get(f'from{1 - rank}') == b'here'\n"
+            # The first rank keeps the store, and is the last to use it.
+            "store.get('done') if rank == 0 else store.set('done', '')",
+        )
+    )
+    assert code == ExitCode.OK, report
