@@ -156,6 +156,8 @@ class Dims(Struct, frozen=True, kw_only=True, dict=True):
     """A plain MLP has two, a gated one three."""
     norm_width: int
     """Values that a layer normalises: twice `hidden` for a norm before attention and one before the MLP."""
+    head_norm_width: int = 0
+    """Of these, values of queries and keys: rotated afterwards, so that nobody keeps what the norm gave."""
     attention: tuple[Weight, ...]
     """A layer's projections around attention, in the order in which they run."""
     mlp: tuple[Weight, ...]

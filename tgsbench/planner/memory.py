@@ -180,12 +180,14 @@ def _scatter(work: StepWorkload, weights: float) -> float:
 def _while_reduced(work: StepWorkload, working: dict[str, float]) -> dict[str, float]:
     """A layer in the backward while gradients are reduced.
 
-    DeepSpeed's bucket is full for the first time when the second last layer is through with its MLP.
+    DeepSpeed's bucket is full for the first time when the second last layer is through with its MLP; of the
+    norm before it the input is left.
     """
     scatter = {"gradient_buffers": _scatter(work, work.dims.held_weights(work.ep))}
     if not work.system.live_parameters:
         return working | scatter
-    return working | scatter | {"layer_activations": _attention_backward(work)}
+    left = 0.0 if work.checkpointing == "none" else unit(work, work.dims.hidden)
+    return working | scatter | {"layer_activations": _attention_backward(work) + left}
 
 
 def _head_scatter(work: StepWorkload) -> float:
@@ -239,11 +241,22 @@ def layer_activations(work: StepWorkload) -> dict[str, float]:
 
 
 def _norms(work: StepWorkload) -> float:
-    """What a layer's two norms keep."""
+    """What a layer's norms keep."""
+    return _kept_by_norms(work, work.dims.norm_width)
+
+
+def _kept_by_norms(work: StepWorkload, width: float) -> float:
+    """What norms of `width` values a token keep, those of heads among them.
+
+    The results of these are rotated, and nobody keeps them.
+    """
+    return unit(work, width / 2) * _norm_units(work) - unit(work, work.dims.head_norm_width)
+
+
+def _norm_units(work: StepWorkload) -> float:
+    """What two norms of the hidden width keep, in U(h)."""
     units = work.system.norm_units
-    if work.fused_ops or work.compute_bytes == 4:
-        units = min(6.0, units)
-    return unit(work, work.dims.norm_width / 2) * units
+    return min(6.0, units) if work.fused_ops or work.compute_bytes == 4 else units
 
 
 def _mlp_kept(work: StepWorkload) -> float:
@@ -282,14 +295,11 @@ def attention_workspace(work: StepWorkload) -> float:
 
 
 def _attention_backward(work: StepWorkload) -> float:
-    """Live while attention's backward runs: the MLP is through, of the norm before it the input is left.
-
-    A whole layer adds to the gradient that came, and needs none of its own.
-    """
+    """Live while attention's backward runs: the MLP is through, and so is the norm before it."""
     d = work.dims
     heads, kv = d.query_heads * d.head_dim, 2 * d.kv_heads * d.head_dim
-    kept = _norms(work) / 2 + (0.0 if work.system.norm_keeps_checkpoint else unit(work, d.hidden))
-    if work.whole_layers:
+    kept = _kept_by_norms(work, d.hidden + d.head_norm_width)
+    if work.system.norm_keeps_checkpoint:
         kept -= unit(work, d.hidden)
     if work.checkpointing == "none":
         kept = 0.0
@@ -300,6 +310,16 @@ def _attention_backward(work: StepWorkload) -> float:
     # Gradients of the residual, of attention's output, of q, k and v.
     gradients = unit(work, d.hidden + 2 * heads + kv)
     return kept + gradients + attention_workspace(work)
+
+
+def _freed_by_mlp(work: StepWorkload) -> float:
+    """Of what all layers keep, what is gone when the MLP and the norm before it are through.
+
+    A layer that is one function holds it to its end; what a checkpoint makes again no other layer keeps.
+    """
+    if work.whole_layers or work.checkpointing != "none":
+        return 0.0
+    return _mlp_kept(work) + unit(work, work.dims.hidden / 2) * _norm_units(work)
 
 
 def _mlp_gradients(work: StepWorkload) -> float:
@@ -367,10 +387,7 @@ def _layer_working_set(work: StepWorkload) -> dict[str, float]:
     mlp = activations + gradients
     if work.checkpointing == "none":  # nothing is made again: it is among what all layers keep
         mlp, exchanged = gradients, 0.0
-    made = {
-        "layer_activations": max(mlp, _attention_backward(work)),
-        "all_to_all_buffers": exchanged,
-    }
+    made = _fuller(work, mlp, exchanged)
     if work.ring > 1:
         made["ring_buffers"] = ring_buffers(work)
     # A whole layer has one gradient for all its weights, others have that of the down projection first.
@@ -384,6 +401,20 @@ def _layer_working_set(work: StepWorkload) -> dict[str, float]:
         "gathered_layers": _gathered(work) + tied,
         "weight_gradients": float(work.compute_bytes * weights) + tied,
     }
+
+
+def _fuller(work: StepWorkload, mlp: float, exchanged: float) -> dict[str, float]:
+    """Activations and buffers of all-to-alls in the MLP's backward or in attention's, whichever has more.
+
+    A whole layer takes the gradient of its output projection when attention's is through; elsewhere the
+    projection's input, which came back from attention, is gone by then.
+    """
+    returned = 0.0 if work.whole_layers else exchange_bytes(work)[1]
+    attention = _attention_backward(work) - _freed_by_mlp(work)
+    moments = (mlp, exchanged), (attention, max(0.0, exchanged - returned))
+    activations, buffers = max(moments, key=sum)
+    # Where all layers keep them, they are counted there.
+    return {"layer_activations": activations} | ({"all_to_all_buffers": buffers} if buffers else {})
 
 
 def _tied_embedding(work: StepWorkload) -> float:
