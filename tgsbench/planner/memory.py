@@ -18,6 +18,8 @@ COMMUNICATOR_BYTES = int(0.4 * GIB)
 """Channel buffers of one NCCL communicator across eight or more GPUs."""
 PROCESS_BYTES = int(0.7 * GIB)
 """Python, torch and their libraries in one CPU rank."""
+_CPU_SHARE = 0.02
+"""Of tensors that come and go: what a CPU's allocator cannot use."""
 REDUCE_BUCKET = 500_000_000
 """DeepSpeed's reduce_bucket_size in elements: one bucket is there from the start, and when it is reduced a
 copy of it in the order of the ranks."""
@@ -55,7 +57,7 @@ class MemoryPlan(Struct, frozen=True, kw_only=True):
 def memory_plan(work: StepWorkload) -> MemoryPlan:
     """Memory at the peak of a steady-state step."""
     context, pools = _held(work)
-    share = work.system.allocator_share
+    share = _CPU_SHARE if work.on_cpu else work.system.allocator_share
     moments = dict(_moments(work))
     totals = {
         name: sum(items.values()) + context + _allocator(items, share, pools)
@@ -180,14 +182,12 @@ def _scatter(work: StepWorkload, weights: float) -> float:
 def _while_reduced(work: StepWorkload, working: dict[str, float]) -> dict[str, float]:
     """A layer in the backward while gradients are reduced.
 
-    DeepSpeed's bucket is full for the first time when the second last layer is through with its MLP; of the
-    norm before it the input is left.
+    DeepSpeed's bucket is full for the first time when the second last layer is through with its MLP.
     """
     scatter = {"gradient_buffers": _scatter(work, work.dims.held_weights(work.ep))}
     if not work.system.live_parameters:
         return working | scatter
-    left = 0.0 if work.checkpointing == "none" else unit(work, work.dims.hidden)
-    return working | scatter | {"layer_activations": _attention_backward(work) + left}
+    return working | scatter | {"layer_activations": _attention_backward(work)}
 
 
 def _head_scatter(work: StepWorkload) -> float:
@@ -250,7 +250,8 @@ def _kept_by_norms(work: StepWorkload, width: float) -> float:
 
     The results of these are rotated, and nobody keeps them.
     """
-    return unit(work, width / 2) * _norm_units(work) - unit(work, work.dims.head_norm_width)
+    rotated = work.dims.head_norm_width if work.system.seen_on_allocator else 0
+    return unit(work, width / 2) * _norm_units(work) - unit(work, rotated)
 
 
 def _norm_units(work: StepWorkload) -> float:
@@ -295,12 +296,15 @@ def attention_workspace(work: StepWorkload) -> float:
 
 
 def _attention_backward(work: StepWorkload) -> float:
-    """Live while attention's backward runs: the MLP is through, and so is the norm before it."""
+    """Live while attention's backward runs: the MLP is through, and so may be the norm before it."""
     d = work.dims
     heads, kv = d.query_heads * d.head_dim, 2 * d.kv_heads * d.head_dim
-    kept = _kept_by_norms(work, d.hidden + d.head_norm_width)
-    if work.system.norm_keeps_checkpoint:
-        kept -= unit(work, d.hidden)
+    if (
+        work.system.seen_on_allocator
+    ):  # of the norm before attention its results are left, and what heads' norms took
+        kept = _kept_by_norms(work, d.hidden + d.head_norm_width) - unit(work, d.hidden)
+    else:
+        kept = _norms(work) / 2 + (0.0 if work.system.norm_keeps_checkpoint else unit(work, d.hidden))
     if work.checkpointing == "none":
         kept = 0.0
     elif work.checkpointing == "full":
@@ -317,7 +321,7 @@ def _freed_by_mlp(work: StepWorkload) -> float:
 
     A layer that is one function holds it to its end; what a checkpoint makes again no other layer keeps.
     """
-    if work.whole_layers or work.checkpointing != "none":
+    if work.whole_layers or work.checkpointing != "none" or not work.system.seen_on_allocator:
         return 0.0
     return _mlp_kept(work) + unit(work, work.dims.hidden / 2) * _norm_units(work)
 
@@ -365,6 +369,9 @@ def _attention_saved(work: StepWorkload) -> tuple[float, float]:
     return unit(work, heads) + _lse(work), sum(exchange_bytes(work))
 
 
+_RESULT_GRADIENTS = 3.0
+"""Gradients of the experts' rows when their results are weighed and put in order: of the sum, of the order
+and of the product. The gradient of the first weight comes after two of them are gone."""
 _EXPERT_ROWS = 4.0
 """Rows sent and come, results, gradients: 0.6 GiB for rows of 0.25 on a virtual H100."""
 
@@ -394,6 +401,9 @@ def _layer_working_set(work: StepWorkload) -> dict[str, float]:
     weights = d.layer_weights if work.whole_layers else run_here(work, d.mlp)[-1].size
     if work.ep > 1:
         made["expert_buffers"] = _EXPERT_ROWS * work.routed_bytes
+    elif d.routed and work.system.seen_on_allocator:
+        of_rows = _RESULT_GRADIENTS * work.routed_bytes - work.compute_bytes * weights
+        made["expert_gradients"] = max(0.0, of_rows)
     if work.fp8:
         made["fp8_operands"] = fp8_operands(work)
     tied = _tied_embedding(work)
@@ -409,7 +419,8 @@ def _fuller(work: StepWorkload, mlp: float, exchanged: float) -> dict[str, float
     A whole layer takes the gradient of its output projection when attention's is through; elsewhere the
     projection's input, which came back from attention, is gone by then.
     """
-    returned = 0.0 if work.whole_layers else exchange_bytes(work)[1]
+    is_gone = work.system.seen_on_allocator and not work.whole_layers
+    returned = exchange_bytes(work)[1] if is_gone else 0.0
     attention = _attention_backward(work) - _freed_by_mlp(work)
     moments = (mlp, exchanged), (attention, max(0.0, exchanged - returned))
     activations, buffers = max(moments, key=sum)
@@ -509,12 +520,11 @@ two mixtures of experts on a virtual GPU, whose layers are few large tensors (do
 def _pools(work: StepWorkload) -> float:
     """Blocks that stay reserved beside the tensors of the peak: of collectives, and of the loss.
 
-    DeepSpeed's stream for reductions keeps the room of a bucket's copy. What mixtures of experts reserve was
-    measured with more pools than one.
+    DeepSpeed's stream for reductions keeps the room of a bucket's copy.
     """
     if work.system.live_parameters:
         return _bucket(work)
-    if work.world == 1 or (work.one_pool and not work.dims.routed):
+    if work.world == 1 or work.one_pool:
         return 0.0
     largest = work.dims.held_weights(work.ep)
     if not (work.dims.routed and work.system.pool_bytes):
