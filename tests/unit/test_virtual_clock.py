@@ -92,14 +92,18 @@ def test_collectives_that_depend_on_products_are_exposed_by_what_hides_none_of_t
     assert total_s == 41
 
 
-def test_the_messages_of_one_group_call_are_one_all_to_all():
+def test_the_messages_of_one_group_call_are_one_all_to_all_and_single_ones_those_of_a_ring():
     program = Program()
     for peer in range(3):
         program.call(Kind.COLLECTIVE, "send", 4, 77, 5, peer + 1)
         program.call(Kind.COLLECTIVE, "receive", 4, 77, 5, peer + 1)
     program.call(Kind.COLLECTIVE, "send", 4, 77, 6, 1)
+    program.call(Kind.COLLECTIVE, "receive", 4, 77, 6, 2)
+    program.call(Kind.COLLECTIVE, "receive", 8, 77, 7, 2)
     merged = whole_collectives(program.records)
-    assert [(record.name, record.args[0]) for record in merged] == [("all_to_all", 12), ("all_to_all", 4)]
+    assert [(record.name, record.args[0]) for record in merged] == [
+        ("all_to_all", 12), ("send", 4), ("receive", 8),
+    ]  # fmt: skip
 
 
 FLASH = "void pytorch_flash::flash_{0}_kernel<Flash_{1}_kernel_traits<128, {2}, {3}, 4>, true>(Flash_params)"

@@ -80,6 +80,13 @@ def test_the_sizes_of_a_meshs_groups_are_known(on_device, rank):
     assert (exchange.name, exchange.args[0], exchange.args[1]) == ("all_to_all", 128, groups[2][0])
 
 
+@pytest.mark.parametrize("compute", ["89", "103"])
+def test_a_gpu_without_code_of_its_own_runs_that_of_an_older_one(on_device, compute):
+    code = "import torch; print(len(torch.sort(torch.zeros(65536, device='cuda', dtype=torch.int64))))"
+    out, _ = on_device(code, TGSBENCH_VGPU_COMPUTE=compute)
+    assert out.split() == ["2"]
+
+
 def test_a_call_that_is_not_known_is_told_by_its_name(on_device):
     _, folder = on_device("import torch\ntorch.fft.fft(torch.ones(8, device='cuda'))\n")
     assert "cufftXtExec" in {record.name for record in _records(folder) if record.kind == Kind.UNKNOWN}

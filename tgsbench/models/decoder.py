@@ -156,6 +156,7 @@ class Decoder:
             intermediate=round(sum(g.num * g.between for g in groups) / num),
             norm_width=self.norm_width(shape),
             mlp_matrices=self.mlp_matrices,
+            head_norm_width=self._head_norm_width(shape),
             attention=_average([(g, g.attention) for g in groups], num),
             mlp=_average([(g, g.mlp) for g in groups], num),
             again=_average([(g, _again(g)) for g in groups], num),
@@ -165,8 +166,10 @@ class Decoder:
 
     def norm_width(self, shape: ModelShape) -> int:
         """Values that a layer normalises for each token."""
-        heads = self._normed_heads(shape) * self.has_qk_norm(shape)
-        return self.norms_per_layer * shape.hidden_size + heads
+        return self.norms_per_layer * shape.hidden_size + self._head_norm_width(shape)
+
+    def _head_norm_width(self, shape: ModelShape) -> int:
+        return self._normed_heads(shape) * self.has_qk_norm(shape)
 
     def forward_flops(self, shape: ModelShape, attended_len: float, causal: bool = True) -> float:
         """Products and attention of every layer, and the head: 2hV; once more for each MTP module."""

@@ -74,6 +74,11 @@ class LayerGroup(Struct, frozen=True, kw_only=True):
     """Does a checkpoint run the last product again, since something behind it needs its result?"""
 
     @property
+    def matrices(self) -> list[Weight]:
+        """Weights that a layer has once each."""
+        return [weight for weight in self.attention + self.mlp if weight.num == 1]
+
+    @property
     def parameters(self) -> int:
         """Of one such layer."""
         return int(sum(weight.size for weight in self.attention + self.mlp)) + self.vectors
@@ -156,6 +161,8 @@ class Dims(Struct, frozen=True, kw_only=True, dict=True):
     """A plain MLP has two, a gated one three."""
     norm_width: int
     """Values that a layer normalises: twice `hidden` for a norm before attention and one before the MLP."""
+    head_norm_width: int = 0
+    """Of these, values of queries and keys: rotated afterwards, so that nobody keeps what the norm gave."""
     attention: tuple[Weight, ...]
     """A layer's projections around attention, in the order in which they run."""
     mlp: tuple[Weight, ...]
@@ -195,6 +202,13 @@ class Dims(Struct, frozen=True, kw_only=True, dict=True):
         """Of the largest layer's weights those that a rank runs whose part of the experts is 1/ep."""
         held = (group.weights - group.expert_weights * (1 - 1 / ep) for group in self.groups)
         return self.largest_layer_weights if ep == 1 else max(held)
+
+    def padding(self, ranks: int) -> float:
+        """Values that fill up matrices whose rows do not divide over so many ranks, experts left out."""
+        return sum(
+            group.num * sum(-weight.out_width % ranks * weight.in_width for weight in group.matrices)
+            for group in self.groups
+        )
 
     def held_parameters(self, ep: int) -> float:
         """The same of all parameters."""

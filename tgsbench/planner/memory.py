@@ -18,6 +18,8 @@ COMMUNICATOR_BYTES = int(0.4 * GIB)
 """Channel buffers of one NCCL communicator across eight or more GPUs."""
 PROCESS_BYTES = int(0.7 * GIB)
 """Python, torch and their libraries in one CPU rank."""
+_CPU_SHARE = 0.02
+"""Of tensors that come and go: what a CPU's allocator cannot use."""
 REDUCE_BUCKET = 500_000_000
 """DeepSpeed's reduce_bucket_size in elements: one bucket is there from the start, and when it is reduced a
 copy of it in the order of the ranks."""
@@ -55,7 +57,7 @@ class MemoryPlan(Struct, frozen=True, kw_only=True):
 def memory_plan(work: StepWorkload) -> MemoryPlan:
     """Memory at the peak of a steady-state step."""
     context, pools = _held(work)
-    share = work.system.allocator_share
+    share = _CPU_SHARE if work.on_cpu else work.system.allocator_share
     moments = dict(_moments(work))
     totals = {
         name: sum(items.values()) + context + _allocator(items, share, pools)
@@ -239,11 +241,23 @@ def layer_activations(work: StepWorkload) -> dict[str, float]:
 
 
 def _norms(work: StepWorkload) -> float:
-    """What a layer's two norms keep."""
+    """What a layer's norms keep."""
+    return _kept_by_norms(work, work.dims.norm_width)
+
+
+def _kept_by_norms(work: StepWorkload, width: float) -> float:
+    """What norms of `width` values a token keep, those of heads among them.
+
+    The results of these are rotated, and nobody keeps them.
+    """
+    rotated = work.dims.head_norm_width if work.system.seen_on_allocator else 0
+    return unit(work, width / 2) * _norm_units(work) - unit(work, rotated)
+
+
+def _norm_units(work: StepWorkload) -> float:
+    """What two norms of the hidden width keep, in U(h)."""
     units = work.system.norm_units
-    if work.fused_ops or work.compute_bytes == 4:
-        units = min(6.0, units)
-    return unit(work, work.dims.norm_width / 2) * units
+    return min(6.0, units) if work.fused_ops or work.compute_bytes == 4 else units
 
 
 def _mlp_kept(work: StepWorkload) -> float:
@@ -282,15 +296,15 @@ def attention_workspace(work: StepWorkload) -> float:
 
 
 def _attention_backward(work: StepWorkload) -> float:
-    """Live while attention's backward runs: the MLP is through, of the norm before it the input is left.
-
-    A whole layer adds to the gradient that came, and needs none of its own.
-    """
+    """Live while attention's backward runs: the MLP is through, and so may be the norm before it."""
     d = work.dims
     heads, kv = d.query_heads * d.head_dim, 2 * d.kv_heads * d.head_dim
-    kept = _norms(work) / 2 + (0.0 if work.system.norm_keeps_checkpoint else unit(work, d.hidden))
-    if work.whole_layers:
-        kept -= unit(work, d.hidden)
+    if (
+        work.system.seen_on_allocator
+    ):  # of the norm before attention its results are left, and what heads' norms took
+        kept = _kept_by_norms(work, d.hidden + d.head_norm_width) - unit(work, d.hidden)
+    else:
+        kept = _norms(work) / 2 + (0.0 if work.system.norm_keeps_checkpoint else unit(work, d.hidden))
     if work.checkpointing == "none":
         kept = 0.0
     elif work.checkpointing == "full":
@@ -300,6 +314,16 @@ def _attention_backward(work: StepWorkload) -> float:
     # Gradients of the residual, of attention's output, of q, k and v.
     gradients = unit(work, d.hidden + 2 * heads + kv)
     return kept + gradients + attention_workspace(work)
+
+
+def _freed_by_mlp(work: StepWorkload) -> float:
+    """Of what all layers keep, what is gone when the MLP and the norm before it are through.
+
+    A layer that is one function holds it to its end; what a checkpoint makes again no other layer keeps.
+    """
+    if work.whole_layers or work.checkpointing != "none" or not work.system.seen_on_allocator:
+        return 0.0
+    return _mlp_kept(work) + unit(work, work.dims.hidden / 2) * _norm_units(work)
 
 
 def _mlp_gradients(work: StepWorkload) -> float:
@@ -345,6 +369,9 @@ def _attention_saved(work: StepWorkload) -> tuple[float, float]:
     return unit(work, heads) + _lse(work), sum(exchange_bytes(work))
 
 
+_RESULT_GRADIENTS = 3.0
+"""Gradients of the experts' rows when their results are weighed and put in order: of the sum, of the order
+and of the product. The gradient of the first weight comes after two of them are gone."""
 _EXPERT_ROWS = 4.0
 """Rows sent and come, results, gradients: 0.6 GiB for rows of 0.25 on a virtual H100."""
 
@@ -367,16 +394,16 @@ def _layer_working_set(work: StepWorkload) -> dict[str, float]:
     mlp = activations + gradients
     if work.checkpointing == "none":  # nothing is made again: it is among what all layers keep
         mlp, exchanged = gradients, 0.0
-    made = {
-        "layer_activations": max(mlp, _attention_backward(work)),
-        "all_to_all_buffers": exchanged,
-    }
+    made = _fuller(work, mlp, exchanged)
     if work.ring > 1:
         made["ring_buffers"] = ring_buffers(work)
     # A whole layer has one gradient for all its weights, others have that of the down projection first.
     weights = d.layer_weights if work.whole_layers else run_here(work, d.mlp)[-1].size
     if work.ep > 1:
         made["expert_buffers"] = _EXPERT_ROWS * work.routed_bytes
+    elif d.routed and work.system.seen_on_allocator:
+        of_rows = _RESULT_GRADIENTS * work.routed_bytes - work.compute_bytes * weights
+        made["expert_gradients"] = max(0.0, of_rows)
     if work.fp8:
         made["fp8_operands"] = fp8_operands(work)
     tied = _tied_embedding(work)
@@ -384,6 +411,21 @@ def _layer_working_set(work: StepWorkload) -> dict[str, float]:
         "gathered_layers": _gathered(work) + tied,
         "weight_gradients": float(work.compute_bytes * weights) + tied,
     }
+
+
+def _fuller(work: StepWorkload, mlp: float, exchanged: float) -> dict[str, float]:
+    """Activations and buffers of all-to-alls in the MLP's backward or in attention's, whichever has more.
+
+    A whole layer takes the gradient of its output projection when attention's is through; elsewhere the
+    projection's input, which came back from attention, is gone by then.
+    """
+    is_gone = work.system.seen_on_allocator and not work.whole_layers
+    returned = exchange_bytes(work)[1] if is_gone else 0.0
+    attention = _attention_backward(work) - _freed_by_mlp(work)
+    moments = (mlp, exchanged), (attention, max(0.0, exchanged - returned))
+    activations, buffers = max(moments, key=sum)
+    # Where all layers keep them, they are counted there.
+    return {"layer_activations": activations} | ({"all_to_all_buffers": buffers} if buffers else {})
 
 
 def _tied_embedding(work: StepWorkload) -> float:
@@ -478,12 +520,11 @@ two mixtures of experts on a virtual GPU, whose layers are few large tensors (do
 def _pools(work: StepWorkload) -> float:
     """Blocks that stay reserved beside the tensors of the peak: of collectives, and of the loss.
 
-    DeepSpeed's stream for reductions keeps the room of a bucket's copy. What mixtures of experts reserve was
-    measured with more pools than one.
+    DeepSpeed's stream for reductions keeps the room of a bucket's copy.
     """
     if work.system.live_parameters:
         return _bucket(work)
-    if work.world == 1 or (work.one_pool and not work.dims.routed):
+    if work.world == 1 or work.one_pool:
         return 0.0
     largest = work.dims.held_weights(work.ep)
     if not (work.dims.routed and work.system.pool_bytes):

@@ -42,6 +42,8 @@ def shard_bytes(work: StepWorkload) -> ShardBytes:
         return ShardBytes()
     d = work.dims
     everything = float(d.num_parameters - (d.expert_weights if work.ep > 1 else 0.0))
+    if work.system.shards_masters and not work.whole_layers:  # FSDP2 cuts each matrix by its rows
+        everything += d.padding(work.sharing_ranks)
     # Parameters travel in the compute precision, gradients never in a lower one.
     gather_bytes, reduce_bytes = work.compute_bytes, max(work.system.reduce_bytes, work.compute_bytes)
     copies = work.world // work.sharing_ranks

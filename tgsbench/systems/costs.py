@@ -64,6 +64,10 @@ class System(Struct, frozen=True, kw_only=True):
     """What a layer's two norms save, in U(h): input in fp32, normed and scaled value each."""
     norm_keeps_checkpoint: bool = False
     """One of these is the layer's input itself, which a checkpoint keeps anyway."""
+    seen_on_allocator: bool = False
+    """Was it looked at on torch's allocator what a layer's backward holds, and until when? Elsewhere count to
+    the layer's end the input of the norm before the MLP, results of heads' norms and what came back from
+    attention, and gradients of the rows of experts do not."""
     mlp_units: float = 4.0
     """What a gated MLP saves, in U(i): gate, up, activation, product."""
     mlp_gradients: float = 2.0

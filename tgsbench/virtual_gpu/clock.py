@@ -7,7 +7,8 @@ event's record is done; a host that waits goes on when that is done.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
@@ -92,24 +93,39 @@ class _Clock:
         return max(self._free_s.values(), default=0.0)
 
 
-def whole_collectives(records: Iterable[Record]) -> list[Record]:
-    """Sends and receives of one group call as one all-to-all of what this rank sends."""
+def whole_collectives(records: Sequence[Record]) -> list[Record]:
+    """Sends and receives of one group call as one all-to-all of what this rank sends.
+
+    A single one each way is a message round a ring: the send, or the receive of a member that sends none.
+    """
+    sends = Counter(_call_of(record) for record in records if _is_part(record) and record.name == "send")
     found: list[Record] = []
     at: dict[tuple[int, int, int], int] = {}
     for record in records:
-        if record.kind != Kind.COLLECTIVE or record.name not in ("send", "receive"):
+        call = _call_of(record)
+        if not _is_part(record):
             found.append(record)
-            continue
-        size = record.args[0] if record.name == "send" else 0
-        key = record.thread, record.args[1], record.args[2]
-        if key not in at:
-            at[key] = len(found)
-            found.append(_exchange(record, 0))
-        found[at[key]] = _exchange(found[at[key]], size)
+        elif sends[call] <= 1:
+            if record.name == "send" or not sends[call]:
+                found.append(record)
+        elif call in at:
+            found[at[call]] = _exchange(found[at[call]], record)
+        else:
+            at[call] = len(found)
+            found.append(_exchange(record, record))
     return found
 
 
-def _exchange(record: Record, more: int) -> Record:
-    before = record.args[0] if record.name == "all_to_all" else 0
-    args = before + more, record.args[1], record.args[2], 0
-    return Record(record.kind, "all_to_all", record.t_ns, record.cpu_ns, record.stream, record.thread, args)
+def _is_part(record: Record) -> bool:
+    return record.kind == Kind.COLLECTIVE and record.name in ("send", "receive")
+
+
+def _call_of(record: Record) -> tuple[int, int, int]:
+    """Thread, communicator and number of a group call."""
+    return record.thread, record.args[1], record.args[2]
+
+
+def _exchange(before: Record, part: Record) -> Record:
+    sent = (before.args[0] if before.name == "all_to_all" else 0) + part.args[0] * (part.name == "send")
+    args = sent, before.args[1], before.args[2], 0
+    return Record(before.kind, "all_to_all", before.t_ns, before.cpu_ns, before.stream, before.thread, args)

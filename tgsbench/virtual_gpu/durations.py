@@ -82,7 +82,7 @@ class Durations:
             taken = exchange_s(float(size), self._work, self._machine, ranks)
             return taken.node_s + taken.network_s
         if record.name in ("send", "receive") and ranks == self._work.ring:
-            return hop_s(float(size), self._work, self._machine) if record.name == "send" else LEAST_S
+            return hop_s(float(size), self._work, self._machine)
         whole = size * ranks if record.name == "all_gather" else size
         if record.name == "all_gather":
             self._gathered = whole

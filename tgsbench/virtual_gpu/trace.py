@@ -20,6 +20,8 @@ _COLLECTIVES = {
     "reduce_scatter": ("_reduce_scatter_base", "ncclDevKernel_ReduceScatter_Sum_f32_RING_LL"),
     "all_reduce": ("allreduce", "ncclDevKernel_AllReduce_Sum_f32_RING_LL"),
     "all_to_all": ("all_to_all", "ncclDevKernel_SendRecv"),
+    "send": ("send", "ncclDevKernel_SendRecv"),
+    "receive": ("recv", "ncclDevKernel_SendRecv"),
     "broadcast": ("broadcast", "ncclDevKernel_Broadcast_RING_LL"),
     "reduce": ("reduce", "ncclDevKernel_Reduce_Sum_f32_RING_LL"),
 }

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """q [B, S, a, d], k and v [B, S, n, d] -> [B, S, a, d]."""
@@ -24,7 +25,14 @@ class KeptResults:
     results: deque[Any] = field(default_factory=deque)
 
 
-class _Keeping(TorchDispatchMode):
+class Keeping(TorchDispatchMode):
+    """Runs everything, and keeps what the ops of `kept` return."""
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """A compiled layer may run inside."""
+        return True
+
     def __init__(self, kept: KeptResults) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._kept = kept
@@ -32,11 +40,19 @@ class _Keeping(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if func in self._kept.ops:
-            self._kept.results.append(result)
+            # Autograd writes its graph into the tensors that are returned.
+            self._kept.results.append(tree_map_only(Tensor, Tensor.detach, result))
         return result
 
 
-class _Replaying(TorchDispatchMode):
+class Replaying(TorchDispatchMode):
+    """Gives what was kept, in its order, and runs everything else, whether it was in the forward or not."""
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """A compiled layer may run inside."""
+        return True
+
     def __init__(self, kept: KeptResults) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._kept = kept
@@ -49,7 +65,7 @@ class _Replaying(TorchDispatchMode):
 
 def attend_keeping(attend: Attend, q: Tensor, k: Tensor, v: Tensor, kept: KeptResults) -> Tensor:
     """Run attention outside autograd; what its kernels return goes to `kept`."""
-    with torch.no_grad(), _Keeping(kept):
+    with torch.no_grad(), Keeping(kept):
         return attend(q, k, v)
 
 
@@ -75,5 +91,5 @@ def attend_again(
     with torch.enable_grad():
         if kept is None:
             return AttentionGraph(inputs, attend(*inputs))
-        with _Replaying(kept):
+        with Replaying(kept):
             return AttentionGraph(inputs, attend(*inputs))

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
-from torch.utils.checkpoint import SAC_IGNORED_OPS, CheckpointPolicy, create_selective_checkpoint_contexts
 
 from tgsbench.schema import spans
 from tgsbench.schema.preset import Checkpointing
+from tgsbench.training.attention.kept import Keeping, KeptResults, Replaying
 from tgsbench.training.model.whole_layer import WholeLayer
 from tgsbench.training.parallel.offload import HostOffload, offload
 from tgsbench.training.parallel.tracing import span
@@ -35,14 +35,6 @@ _ATTENTION_OPS = (
 )
 """Forward ops whose results a selective checkpoint keeps: attention's output and LSE.
 Those that this build lacks are skipped."""
-
-# FSDP marks what it does for experts inside a layer, and does other things there when the layer runs again:
-# torch 2.13 takes a mark that was not in the forward for a fault.
-SAC_IGNORED_OPS.update(
-    getattr(packet, overload)
-    for packet in (torch.ops.profiler._record_function_enter_new, torch.ops.profiler._record_function_exit)
-    for overload in packet.overloads()
-)
 
 Contexts = tuple[AbstractContextManager[Any], AbstractContextManager[Any]]
 
@@ -87,11 +79,10 @@ def _full_contexts() -> Contexts:
 
 
 def _selective_contexts(saved: frozenset[Any]) -> Contexts:
-    def policy(_ctx: Any, op: Any, *_args: Any, **_kwargs: Any) -> CheckpointPolicy:
-        return CheckpointPolicy.MUST_SAVE if op in saved else CheckpointPolicy.PREFER_RECOMPUTE
-
-    forward, recompute = create_selective_checkpoint_contexts(policy)
-    return forward, _Both(span(spans.RECOMPUTE), recompute)
+    # Not torch's own: it takes an op that was not in the forward for a fault, and an engine gathers in the
+    # backward parameters that were there in the forward.
+    kept = KeptResults(saved)
+    return Keeping(kept), _Both(span(spans.RECOMPUTE), Replaying(kept))
 
 
 class _Both:

@@ -34,8 +34,7 @@ def share_memory(root: nn.Module, in_order: Sequence[FSDPModule], device: torch.
 class _ReduceScatter(DefaultReduceScatter):
     """FSDP's own, but for where its result lies.
 
-    The stream that reduces has waited for the one that computes when FSDP asks for the result, so nobody uses
-    the block any more.
+    What had the block before ran on the stream that computes: the one that reduces waits for that.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -47,5 +46,6 @@ class _ReduceScatter(DefaultReduceScatter):
         with torch.cuda.stream(self._compute):
             buffer = torch.empty(*size, dtype=dtype, device=device)
         if user != self._compute:
+            user.wait_stream(self._compute)
             buffer.record_stream(user)
         return buffer

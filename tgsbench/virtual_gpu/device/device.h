@@ -102,7 +102,7 @@ void move_bytes(void* target, const void* source, size_t bytes);
 void* new_handle();
 
 // Give a kernel its name, for launches by that handle.
-void register_kernel(const void* handle, const char* name);
+void register_kernel(const void* handle, const char* name, const void* built_for = nullptr);
 struct Launch {
   dim3 grid;
   dim3 block;

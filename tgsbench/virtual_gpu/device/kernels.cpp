@@ -1,4 +1,4 @@
-// Kernels: their names as the fat binaries register them, and launches as records of the log.
+// Kernels: their names and architectures as the fat binaries register them, and launches as records of the log.
 #include "device.h"
 
 #include <cstdlib>
@@ -11,7 +11,11 @@
 namespace vgpu {
 namespace {
 
+// Architectures that a fat binary has code for, as 100 for sm_100.
+using Architectures = std::vector<int>;
+
 struct Kernel {
+  const Architectures* built_for;  // none where a cubin was made for this device
   std::string mangled;
   std::string name;      // readable; made at the first launch
   bool counts_elements;  // its first argument is the number of elements
@@ -44,7 +48,7 @@ bool starts_with_count(const std::string& name) {
 
 const Kernel& kernel_of(const void* handle) {
   std::lock_guard<std::mutex> held(guard());
-  static const auto* nameless = new Kernel{"", "kernel without a name", false};
+  static const auto* nameless = new Kernel{nullptr, "", "kernel without a name", false};
   const auto found = kernels().find(handle);
   if (found == kernels().end()) return *nameless;
   Kernel& kernel = found->second;
@@ -62,11 +66,47 @@ uint64_t elements_of(const Kernel& kernel, void** args) {
   return count > 0 ? static_cast<uint64_t>(count) : 0;
 }
 
+// A fat binary is a head (magic, its own size in 16 bits at 6, that of what follows in 64 at 8) and one part for
+// each architecture (its head's size in 32 bits at 4, that of its code in 64 at 8, the architecture in 32 at 28).
+template <typename T>
+T read_at(const char* base, size_t offset) {
+  T value;
+  memcpy(&value, base + offset, sizeof value);
+  return value;
+}
+
+Architectures architectures_of(const void* wrapper) {
+  constexpr uint32_t kMagic = 0xBA55ED50;
+  constexpr size_t kPartHead = 32;
+  Architectures found;
+  const auto* data = read_at<const char*>(static_cast<const char*>(wrapper), 8);
+  if (!data || read_at<uint32_t>(data, 0) != kMagic) return found;
+  const char* part = data + read_at<uint16_t>(data, 6);
+  const char* end = part + read_at<uint64_t>(data, 8);
+  while (part + kPartHead <= end) {
+    const size_t size = read_at<uint32_t>(part, 4) + read_at<uint64_t>(part, 8);
+    if (size < kPartHead) break;
+    found.push_back(static_cast<int>(read_at<uint32_t>(part, 28)));
+    part += size;
+  }
+  return found;
+}
+
+// The driver takes the newest code that is not newer than the device: CUB knows no other architecture of itself.
+int architecture_that_runs(const Kernel& kernel) {
+  const int device = spec().compute_major * 10 + spec().compute_minor;
+  if (!kernel.built_for) return device;
+  int best = 0;
+  for (const int each : *kernel.built_for)
+    if (each <= device && each > best) best = each;
+  return best ? best : device;
+}
+
 }  // namespace
 
-void register_kernel(const void* handle, const char* name) {
+void register_kernel(const void* handle, const char* name, const void* built_for) {
   std::lock_guard<std::mutex> held(guard());
-  kernels()[handle] = Kernel{name, "", false};
+  kernels()[handle] = Kernel{static_cast<const Architectures*>(built_for), name, "", false};
 }
 
 void log_launch(const void* handle, const void* stream, const Launch& launch) {
@@ -82,17 +122,16 @@ void log_launch(const void* handle, const void* stream, const Launch& launch) {
 using vgpu::Launch;
 using vgpu::log_launch;
 
-VGPU_EXPORT void** __cudaRegisterFatBinary(void*) {
-  static void* handle;
-  return &handle;
+VGPU_EXPORT void** __cudaRegisterFatBinary(void* wrapper) {
+  return reinterpret_cast<void**>(new vgpu::Architectures(vgpu::architectures_of(wrapper)));
 }
 VGPU_EXPORT void __cudaRegisterFatBinaryEnd(void**) {}
 VGPU_EXPORT void __cudaUnregisterFatBinary(void**) {}
 VGPU_EXPORT char __cudaInitModule(void**) { return 0; }
 VGPU_EXPORT void __cudaRegisterVar(void**, char*, char*, const char*, int, size_t, int, int) {}
-VGPU_EXPORT void __cudaRegisterFunction(void**, const char* handle, char*, const char* name, int, void*, void*,
+VGPU_EXPORT void __cudaRegisterFunction(void** built_for, const char* handle, char*, const char* name, int, void*, void*,
                                         void*, void*, int*) {
-  vgpu::register_kernel(handle, name);
+  vgpu::register_kernel(handle, name, built_for);
 }
 
 namespace {
@@ -153,11 +192,11 @@ cudaError_t cudaLaunchHostFunc(cudaStream_t, cudaHostFn_t function, void* data) 
   return cudaSuccess;
 }
 
-cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* found, const void*) {
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* found, const void* handle) {
   memset(found, 0, sizeof *found);
   found->maxThreadsPerBlock = 1024;
   found->numRegs = 64;
-  found->binaryVersion = found->ptxVersion = vgpu::spec().compute_major * 10 + vgpu::spec().compute_minor;
+  found->binaryVersion = found->ptxVersion = vgpu::architecture_that_runs(vgpu::kernel_of(handle));
   found->maxDynamicSharedSizeBytes = 232448;
   return cudaSuccess;
 }
