@@ -76,7 +76,6 @@ def _place(rank: int, num_ranks: int, port: int) -> Mapping[str, str]:
         "MASTER_ADDR": LOOPBACK,
         "MASTER_PORT": str(port),
         "TGSBENCH_STORE_PORT": str(port),
-        "TORCH_NCCL_ASYNC_ERROR_HANDLING": os.environ.get("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1"),
     }
 
 
