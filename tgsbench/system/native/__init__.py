@@ -15,7 +15,7 @@ NOT_USUAL: Final = -1
 """What a part of ours returns for what it leaves to Python; see json.h for this and the next."""
 NO_ROOM: Final = -3
 _SHARED: Final = Path(__file__).parent
-_FLAGS: Final = ("-std=gnu11", "-O2", "-shared", "-fPIC")
+_FLAGS: Final = ("-std=gnu11", "-O3", "-shared", "-fPIC")
 _COMPILERS: Final = ("cc", "gcc", "clang", "g++")
 _COMPILE_S: Final = 60
 
