@@ -221,8 +221,10 @@ def check_depth(value: Any) -> None:
 
 
 _LARGEST_INT = 2**63
-_LARGEST = {"world_size": 131_072, "created_unix": 253_402_300_799}
-"""Fields that a reader makes as many things of, or turns into a date."""
+_LARGEST_FLOAT = 1e40
+"""Beyond what fp32 holds and any sum of it: squares and products of two still fit a float."""
+_LARGEST = {"world_size": 131_072, "created_unix": 253_402_300_799, "tgs": 1e12}
+"""Fields that a reader makes as many things of, or turns into a date; a speed that no device has."""
 _LEAST = {"world_size": 1}
 """Where nothing or less of a thing is no run."""
 
@@ -230,7 +232,7 @@ _LEAST = {"world_size": 1}
 def check_numbers(value: Any, name: str = "") -> None:
     """Raise ValueError naming the field when a document holds a number that no run can have counted."""
     if isinstance(value, float):
-        if not math.isfinite(value) or abs(value) > _LARGEST.get(name, math.inf):
+        if not math.isfinite(value) or abs(value) > _LARGEST.get(name, _LARGEST_FLOAT):
             raise ValueError(f"{name}: a number that is out of bounds")
     elif isinstance(value, int):
         if abs(value) > _LARGEST.get(name, _LARGEST_INT) or value < _LEAST.get(name, value):

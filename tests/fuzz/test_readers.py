@@ -34,6 +34,8 @@ TRIAL = READERS["tune_journal"].samples()[0].splitlines()[1]
 FOUND = {
     "a world of no rank": ("run_json", RUN.replace(b'"world_size": 2', b'"world_size": 0')),
     "a journal's line with a TGS below 0": ("tune_journal", TRIAL.replace(b"100.0", b"-100.0")),
+    "a journal's TGS beyond any device": ("tune_journal", TRIAL.replace(b"100.0", b"1.7e308")),
+    "a journal's time beyond any clock": ("tune_journal", TRIAL.replace(b"9.0", b"1.7e308")),
     "a template nested by thousands": ("chat_template", b"{{ " + b"[" * 5000),
     "a template of which Jinja makes no Python": ("chat_template", b"{{ messages[:, 9] }}"),
     "splits that are a number": ("data_folder", b'{"splits": 3}'),
