@@ -46,18 +46,28 @@ def read_regular(path: Path, max_bytes: int, follow: bool = False) -> bytes:
     return data
 
 
+def reason_of(error: Exception) -> str:
+    """What an exception of a reader says of the file, in words that are not the interpreter's."""
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    text = str(error)
+    return "a number of thousands of digits" if "integer string conversion" in text else text
+
+
 def read_toml(path: Path) -> dict[str, Any]:
     """Read one TOML file; a broken one is a TgsError that names the file and line."""
     try:
         return _copied(_parsed(read_regular(path, _MAX_TOML, follow=True)))
     except ValueError as error:
         raise TgsError(
-            f"{path}: not valid TOML: {error}",
+            f"{path}: not valid TOML: {reason_of(error)}",
             hint="fix that line, or start again from `tgsbench presets show NAME`",
             exit_code=ExitCode.BAD_PRESET,
         ) from error
     except OSError as error:
-        raise TgsError(f"{path}: {error.strerror or error}", exit_code=ExitCode.BAD_PRESET) from error
+        raise TgsError(f"{path}: {reason_of(error)}", exit_code=ExitCode.BAD_PRESET) from error
 
 
 @lru_cache(maxsize=32)
