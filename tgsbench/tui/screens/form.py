@@ -145,6 +145,7 @@ class PresetForm(ModalScreen[None]):
         self.base = base
         self._preset = presets.resolve(base).preset
         self._entries = entries(self._preset)
+        self._suggested = catalog.free_name(f"my_{base.removeprefix('my_')}")
         self._problem = ""
         self._machine: LocalMachine | None = None
 
@@ -163,7 +164,7 @@ class PresetForm(ModalScreen[None]):
                 yield Static("any key of the preset", classes="entry-hint", markup=False)
             with Horizontal(classes="entry"):
                 yield Label("save as")
-                yield Input(placeholder=f"my_{self.base}", id="save-as", compact=True)
+                yield Input(placeholder=self._suggested, id="save-as", compact=True)
                 yield Static("name of a preset of your own", classes="entry-hint", markup=False)
             yield Static("", id="form-problem", markup=False)
             yield Static("", id="form-fit", markup=False)
@@ -280,12 +281,8 @@ class PresetForm(ModalScreen[None]):
         shell(self.app).ask_tune(self.base, self.assignments)
 
     def action_save(self) -> None:
-        """Save as a preset of the user's own."""
-        name = self.query_one("#save-as", Input).value.strip()
-        if not name:
-            self.query_one("#save-as").focus()
-            self.notify("give it a name first")
-            return
+        """Save as a preset of the user's own, under the suggested name where none is given."""
+        name = self.query_one("#save-as", Input).value.strip() or self._suggested
         try:
             path = save_user_preset(name, self.base, self.assignments)
         except TgsError as error:
