@@ -74,8 +74,10 @@ def copy_run(root: Path, name: str, **changes: object) -> None:
     """The recording under another name, its result changed."""
     run = RunDir(root / name)
     shutil.copytree(recorded.recording(), run.path)
-    result = msgspec.json.decode((run.path / "result.json").read_bytes())
-    (run.path / "result.json").write_bytes(msgspec.json.encode(result | changes | {"run_id": name}))
+    began = {name: value for name, value in changes.items() if name == "created_unix"}
+    for file, told in (("result.json", changes), ("run.json", began)):
+        document = msgspec.json.decode((run.path / file).read_bytes())
+        (run.path / file).write_bytes(msgspec.json.encode(document | told | {"run_id": name}))
 
 
 def make_runs(root: Path) -> None:

@@ -46,18 +46,28 @@ def read_regular(path: Path, max_bytes: int, follow: bool = False) -> bytes:
     return data
 
 
+def reason_of(error: Exception) -> str:
+    """What an exception of a reader says of the file, in words that are not the interpreter's."""
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    text = str(error)
+    return "a number of thousands of digits" if "integer string conversion" in text else text
+
+
 def read_toml(path: Path) -> dict[str, Any]:
     """Read one TOML file; a broken one is a TgsError that names the file and line."""
     try:
         return _copied(_parsed(read_regular(path, _MAX_TOML, follow=True)))
     except ValueError as error:
         raise TgsError(
-            f"{path}: not valid TOML: {error}",
+            f"{path}: not valid TOML: {reason_of(error)}",
             hint="fix that line, or start again from `tgsbench presets show NAME`",
             exit_code=ExitCode.BAD_PRESET,
         ) from error
     except OSError as error:
-        raise TgsError(f"{path}: {error.strerror or error}", exit_code=ExitCode.BAD_PRESET) from error
+        raise TgsError(f"{path}: {reason_of(error)}", exit_code=ExitCode.BAD_PRESET) from error
 
 
 @lru_cache(maxsize=32)
@@ -223,8 +233,10 @@ def check_depth(value: Any) -> None:
 
 
 _LARGEST_INT = 2**63
-_LARGEST = {"world_size": 131_072, "created_unix": 253_402_300_799}
-"""Fields that a reader makes as many things of, or turns into a date."""
+_LARGEST_FLOAT = 1e40
+"""Beyond what fp32 holds and any sum of it: squares and products of two still fit a float."""
+_LARGEST = {"world_size": 131_072, "created_unix": 253_402_300_799, "tgs": 1e12}
+"""Fields that a reader makes as many things of, or turns into a date; a speed that no device has."""
 _LEAST = {"world_size": 1}
 """Where nothing or less of a thing is no run."""
 
@@ -232,7 +244,7 @@ _LEAST = {"world_size": 1}
 def check_numbers(value: Any, name: str = "") -> None:
     """Raise ValueError naming the field when a document holds a number that no run can have counted."""
     if isinstance(value, float):
-        if not math.isfinite(value) or abs(value) > _LARGEST.get(name, math.inf):
+        if not math.isfinite(value) or abs(value) > _LARGEST.get(name, _LARGEST_FLOAT):
             raise ValueError(f"{name}: a number that is out of bounds")
     elif isinstance(value, int):
         if abs(value) > _LARGEST.get(name, _LARGEST_INT) or value < _LEAST.get(name, value):

@@ -8,6 +8,7 @@ import pytest
 
 from tests.fuzz.__main__ import inputs_of, one
 from tests.fuzz.readers import DATA, READERS
+from tgsbench.errors import TgsError
 
 FEW = 25
 
@@ -34,6 +35,8 @@ TRIAL = READERS["tune_journal"].samples()[0].splitlines()[1]
 FOUND = {
     "a world of no rank": ("run_json", RUN.replace(b'"world_size": 2', b'"world_size": 0')),
     "a journal's line with a TGS below 0": ("tune_journal", TRIAL.replace(b"100.0", b"-100.0")),
+    "a journal's TGS beyond any device": ("tune_journal", TRIAL.replace(b"100.0", b"1.7e308")),
+    "a journal's time beyond any clock": ("tune_journal", TRIAL.replace(b"9.0", b"1.7e308")),
     "a template nested by thousands": ("chat_template", b"{{ " + b"[" * 5000),
     "a template of which Jinja makes no Python": ("chat_template", b"{{ messages[:, 9] }}"),
     "splits that are a number": ("data_folder", b'{"splits": 3}'),
@@ -65,6 +68,30 @@ def test_what_a_long_search_found_is_refused(case, tmp_path, monkeypatch):
     if name == "tune_journal":
         data = READERS[name].samples()[0].splitlines()[0] + b"\n" + data + b"\n"
     assert one(name, data, tmp_path) == "refused"
+
+
+DEEP = b"[" * 100_000
+DIGITS = b"9" * 5000
+INTERNAL = {
+    "a config.json": ("config_json", DEEP),
+    "a row of data": ("data_lines", DEEP),
+    "an array of data": ("data_array", DEEP),
+    "a journal": ("tune_journal", b'{"x":' + DEEP + b"\n"),
+    "run.json": ("run_json", b'{"x":' + DEEP),
+    "an imported row": ("stored_row", b'{"x":' + DEEP),
+    "a preset": ("preset", b'extends = "tiny_cpu"\nmeasure.steps = ' + DIGITS),
+    "a grid": ("grid", b'preset = "tiny_cpu"\ngrid = { sp = [' + DIGITS + b"] }"),
+}
+
+
+@pytest.mark.parametrize("case", INTERNAL)
+def test_a_refusal_speaks_of_the_file_and_not_of_python(case, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    name, data = INTERNAL[case]
+    with pytest.raises(TgsError) as refused:
+        READERS[name].read(tmp_path, data)
+    assert "nested too deeply" in refused.value.msg or "thousands of digits" in refused.value.msg
 
 
 def test_a_frame_at_a_line_of_thousands_of_digits_is_passed_over(tmp_path):

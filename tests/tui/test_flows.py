@@ -30,6 +30,16 @@ async def test_search_narrows_the_presets_as_you_type(app):
         await shows(pilot, f"{NUM_PRESETS} of {NUM_PRESETS} presets")
 
 
+async def test_a_search_without_a_hit_shows_no_preset(app):
+    async with app.run_test(size=(80, 24)) as pilot:
+        await shows(pilot, f"{NUM_PRESETS} of {NUM_PRESETS} presets")
+        await pilot.press("slash", *"yizzz", "enter")
+        screen = await shows(pilot, f"0 of {NUM_PRESETS} presets", "no preset matches")
+        assert "command (y copies)" not in screen
+        await pilot.press("slash", "escape")
+        await shows(pilot, f"{NUM_PRESETS} of {NUM_PRESETS} presets", "command (y copies)")
+
+
 async def test_no_letter_of_a_search_is_lost_however_fast_it_is_typed(app):
     async with app.run_test(size=(120, 40)) as pilot:
         await shows(pilot, f"{NUM_PRESETS} of {NUM_PRESETS} presets")

@@ -29,13 +29,15 @@ def config(tmp_path):
     return folder
 
 
-async def test_a_preset_saved_under_the_name_that_the_form_suggests_is_listed_with_its_model(app):
+@pytest.mark.parametrize("is_typed", [True, False], ids=["typed", "left to the form"])
+async def test_a_preset_saved_under_the_name_that_the_form_suggests_is_listed_with_its_model(app, is_typed):
     async with app.run_test(size=(120, 60)) as pilot:
         await shows(pilot, f"{NUM_PRESETS} of {NUM_PRESETS}")
         app.edit_preset("llama2_70b_8k")
         await shows(pilot, "Edit llama2_70b_8k")
         app.screen.query_one("#save-as").focus()
-        await pilot.press(*app.screen.query_one("#save-as").placeholder, "ctrl+s")
+        suggested = app.screen.query_one("#save-as").placeholder
+        await pilot.press(*(suggested if is_typed else ""), "ctrl+s")
         await until(pilot, lambda: (catalog.config_dir() / "presets" / "my_llama2_70b_8k.toml").exists())
         await pilot.press("escape")
         await shows(pilot, f"{NUM_PRESETS + 1} of {NUM_PRESETS + 1}")

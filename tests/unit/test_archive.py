@@ -164,7 +164,7 @@ PAX_SPARSE = b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n"
             header(tarfile.XHDTYPE, len(PAX_SPARSE)) + PAX_SPARSE.ljust(512, b"\0") + header(b"0", 512),
             "a sparse file",
         ),
-        ((header(tarfile.GNUTYPE_LONGNAME, 512) + b"a" * 512) * 5000, "recursion"),
+        ((header(tarfile.GNUTYPE_LONGNAME, 512) + b"a" * 512) * 5000, "nested too deeply"),
     ],
     ids=["long name", "long link", "pax header", "global pax header", "sparse", "pax sparse", "in a row"],
 )

@@ -40,6 +40,24 @@ def found():
     return asked, search(asked, machine_of(asked))
 
 
+@pytest.mark.parametrize(
+    ("name", "sets"),
+    [
+        ("llama2_70b_128k", ()),
+        ("llama2_7b_128k", ()),
+        ("qwen3_30b_a3b_8k", ()),
+        ("llama2_7b_128k", ("hardware.num_gpus=16",)),
+    ],
+)
+def test_no_two_candidates_look_alike(name, sets):
+    """Whatever a search varies is told: two lines of one wording would be two different runs."""
+    asked = preset(name, *sets)
+    candidates = search(asked, machine_of(asked)).candidates
+    told = [(c.sp, c.dp, c.micro_batch, c.checkpointing, report.manner(c)) for c in candidates]
+    assert len(candidates) > 10
+    assert len(set(told)) == len(told)
+
+
 def test_candidates_fit_and_are_ranked(found):
     _, result = found
     speeds = [candidate.sure_tgs for candidate in result.candidates]

@@ -265,6 +265,7 @@ def test_the_schema_knows_the_switches_of_each_engine():
     ("assignment", "said"),
     [
         ("measure.steps=abc", "measure.steps: 'abc' is not a whole number (--set)"),
+        ("measure.steps=" + "[" * 3000, f"measure.steps: '{'[' * 58}… is not a whole number (--set)"),
         ("measure.steps=true", "measure.steps: true is not a whole number (--set)"),
         ("training.lr=null", "training.lr: null is not a number (--set)"),
         ("notes=5", "notes: 5 is not a list of texts (--set)"),

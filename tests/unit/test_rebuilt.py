@@ -136,6 +136,29 @@ def test_a_loss_that_is_no_number_is_missed_as_a_step(run):
     assert "8 lines of no known kind, damaged or doubled" in found.integrity.damaged
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [lambda lines: lines[1:], lambda lines: lines[:2] + lines[3:]],
+    ids=["no first line", "no third line"],
+)
+def test_files_that_lack_lines_are_named_beside_the_figure(run, damage):
+    write(run, damage=damage)
+    found = load_result(run)
+    assert "lines are missing, or cut off, in rank00000.jsonl, rank00001.jsonl" in found.integrity.damaged
+    assert found.integrity.damaged in found.warnings
+
+
+@pytest.mark.parametrize("end", [b'{"type":"heartb', b"\0" * (1 << 20)], ids=["half a line", "no bytes"])
+def test_an_end_that_is_no_line_is_told(run, end):
+    write(run)
+    with (run.events_dir / "rank00001.jsonl").open("ab") as file:
+        if end.strip(b"\0"):
+            file.write(end)
+        else:
+            file.truncate(file.tell() + len(end))  # a hole: nothing is written
+    assert "in rank00001.jsonl" in load_result(run).integrity.damaged
+
+
 def test_versions_that_differ_between_ranks_are_a_warning(run):
     def change(event):
         return (

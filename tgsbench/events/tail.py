@@ -66,6 +66,8 @@ class FilePosition(msgspec.Struct, array_like=True):
     """Whether the last read came to the end of what is written."""
     num_damaged: int = 0
     """Bytes passed over in lines without an end."""
+    has_gaps: bool = False
+    """Whether there were holes in the file, or lines that never came and are no longer waited for."""
 
 
 class FileTail:
@@ -86,6 +88,15 @@ class FileTail:
     def at_end(self) -> bool:
         """Whether the last read came to the end of what is written."""
         return self.place.at_end
+
+    @property
+    def is_incomplete(self) -> bool:
+        """Whether lines before others never came, or the last line that was read has no end.
+
+        A rank that is at work may be in the middle of either.
+        """
+        place = self.place
+        return bool(place.torn or place.ahead or place.has_gaps)
 
     def num_unread(self) -> int:
         """Bytes that are there and were not read; 0 for a file that cannot be looked at."""
@@ -193,7 +204,9 @@ class FileTail:
             size = os.fstat(fd).st_size
             if size < place.position:
                 place.position, place.torn = 0, b""  # truncated: read again, duplicates are skipped
-            place.position = _past_hole(fd, place.position, size)
+            begun = _past_hole(fd, place.position, size)
+            place.has_gaps |= begun > place.position
+            place.position = begun
             data = os.pread(fd, max_bytes, place.position)
         except OSError:
             return b""
@@ -232,7 +245,7 @@ class FileTail:
             return False
         place.ahead.add(seq)
         if len(place.ahead) > _MAX_AHEAD:  # the lines before the nearest are lost: wait for them no more
-            place.expected_seq = min(place.ahead)
+            place.expected_seq, place.has_gaps = min(place.ahead), True
             self._pass_seen()
         return True
 
@@ -265,6 +278,11 @@ class RunTail:
     def skipped(self) -> int:
         """Lines skipped so far, over all ranks."""
         return sum(tail.skipped for tail in self._files.values())
+
+    @property
+    def incomplete(self) -> list[str]:
+        """Names of the files that are incomplete so far: see `FileTail.is_incomplete`."""
+        return sorted(name for name, tail in self._files.items() if tail.is_incomplete)
 
     @property
     def at_end(self) -> bool:

@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 import msgspec
 
+from tgsbench.safe_files import reason_of
 from tgsbench.schema.events import Trace
 
 _CHUNK = 4 << 20
@@ -61,7 +62,7 @@ def _problem(path: Path) -> str:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             msgspec.json.decode(memoryview(data), type=_Envelope)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        return f"trace {path.name} is damaged: {error}"
+        return f"trace {path.name} is damaged: {reason_of(error)}"
     return ""
 
 

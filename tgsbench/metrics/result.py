@@ -48,11 +48,12 @@ def build_result(
     stack_texts: Mapping[int, str] | None = None,
     preset_digest: str = "",
     num_skipped: int = 0,
+    incomplete_files: Sequence[str] = (),
 ) -> Result:
     """Derive everything that can be said about a run that is over.
 
     `preset_digest`: of the preset.toml that it came from. `num_skipped`: lines of its event files that were
-    passed over.
+    passed over. `incomplete_files`: names of those that lack lines, or the end of their last.
     """
     steps = observed.complete("measure", len(manifest.started_ranks))
     result = _described(manifest, preset, observed, environment)
@@ -70,7 +71,7 @@ def build_result(
     if result.failure is None and whole:
         written_twice.check_files(manifest, preset, preset_digest, observed, result.integrity)
     result.warnings += written_twice.differing_versions(observed)
-    _mark_damage(result, num_skipped, observed.num_repeated)
+    _mark_damage(result, num_skipped, observed.num_repeated, incomplete_files)
     result.slow_rank = _slow_rank(observed, manifest.world_size)
     result.status = _status(result, outcome)
     if manifest.virtual is not None and result.status == "ok":
@@ -80,13 +81,26 @@ def build_result(
     return result
 
 
-def _mark_damage(result: Result, num_skipped: int, num_repeated: int) -> None:
+def _mark_damage(
+    result: Result, num_skipped: int, num_repeated: int, incomplete_files: Sequence[str]
+) -> None:
     """Say what the figure does not rest on."""
     found = [units.counted(num_skipped, "line") + " of no known kind, damaged or doubled"] * (num_skipped > 0)
     found += [units.counted(num_repeated, "report") + " of a step that had one"] * (num_repeated > 0)
-    if found:
-        result.integrity.damaged = f"passed over in the event files: {', '.join(found)}"
+    told = [f"passed over in the event files: {', '.join(found)}"] * bool(found)
+    told += [f"lines are missing, or cut off, in {_names(incomplete_files)}"] * bool(incomplete_files)
+    if told:
+        result.integrity.damaged = "; ".join(told)
         result.warnings.append(result.integrity.damaged)
+
+
+def _names(files: Sequence[str]) -> str:
+    """The first of so many files."""
+    more = len(files) - _NAMED_FILES
+    return ", ".join(files[:_NAMED_FILES]) + (f" and {more:,} more" if more > 0 else "")
+
+
+_NAMED_FILES = 4
 
 
 def _slow_rank(observed: RunTotals, world_size: int) -> RankWaitedFor | None:

@@ -10,7 +10,7 @@ import msgspec
 
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.presets.catalog import load_model
-from tgsbench.safe_files import check_depth, check_numbers, harmless, read_regular
+from tgsbench.safe_files import check_depth, check_numbers, harmless, read_regular, reason_of
 from tgsbench.schema.model import ModelShape
 from tgsbench.system.hub_cache import newest_snapshot
 
@@ -78,9 +78,11 @@ def _document(path: Path) -> dict[str, Any]:
         check_depth(document)
         check_numbers(document)
     except OSError as error:
-        raise TgsError(f"{path}: {error.strerror or error}", exit_code=ExitCode.BAD_PRESET) from error
+        raise TgsError(f"{path}: {reason_of(error)}", exit_code=ExitCode.BAD_PRESET) from error
     except (ValueError, RecursionError) as error:
-        raise TgsError(f"{path}: no config.json: {error}", exit_code=ExitCode.BAD_PRESET) from error
+        raise TgsError(
+            f"{path}: no config.json: {reason_of(error)}", exit_code=ExitCode.BAD_PRESET
+        ) from error
     if not isinstance(document, dict):
         raise TgsError(f"{path}: no config.json: expected an object", exit_code=ExitCode.BAD_PRESET)
     return harmless(document)

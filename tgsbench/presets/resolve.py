@@ -309,7 +309,7 @@ def _value_problems(dotted: str, value: Any, hint: Any, where: str) -> list[str]
         msgspec.convert(value, hint)
     except msgspec.ValidationError as error:
         # As it is written in a file or behind --set: true, not True.
-        shown = repr(value) if isinstance(value, str) else json.dumps(value, default=str)
+        shown = _shortened(repr(value) if isinstance(value, str) else json.dumps(value, default=str))
         if hint in _WANTED:
             return [f"{dotted}: {shown} is not {_WANTED[hint]}{where}"]
         choices = [str(choice) for choice in get_args(hint)]
@@ -318,6 +318,13 @@ def _value_problems(dotted: str, value: Any, hint: Any, where: str) -> list[str]
         return [f"{dotted}: {error}{where}"]
     return []
 
+
+def _shortened(text: str) -> str:
+    """A value as a message shows it: one of thousands of letters would be all of it."""
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
+
+
+_SHOWN: Final = 60
 
 _WANTED: Final[dict[Any, str]] = {
     int: "a whole number", float: "a number", bool: "true or false", str: "text",

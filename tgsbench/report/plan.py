@@ -163,17 +163,24 @@ def longest_lines(longest: LongestForecast) -> list[str]:
 
 
 def _candidate(c: Candidate) -> str:
-    by_zero = issubclass(find_engine(c.engine).options, ZeroOptions)
-    engine = f"{c.engine} ZeRO-{c.zero_stage}" if by_zero else c.engine
-    extras = [f"offload {c.offload}"] if c.offload != "none" else []
-    extras += ["activation offload"] if c.activation_offload else []
-    extras += ["tiled MLP"] if c.tiled_mlp else []
-    text = ", ".join([engine, *extras])
+    text = manner(c)
     text += "" if c.verdict == "fits" else f"  [{c.verdict}: {units.percent(c.card_share)} of the card]"
     host = f"{c.host_gib:.0f}" if c.host_gib else "-"
     return _columns(
         (units.rate(c.tgs), f"{c.total_gib:.1f}", host, c.sp, c.dp, c.micro_batch, c.checkpointing, text)
     )
+
+
+def manner(c: Candidate) -> str:
+    """Engine, sharding and offloading: what tells candidates of one mesh and batch apart."""
+    told = [f"ring {c.ring}"] if c.ring > 1 else []
+    told += [f"shard {c.shard}"] if c.shard else []
+    told += [f"ep {c.ep}"] if c.ep > 1 else []
+    told += [f"{c.offload} offload"] if c.offload != "none" else []
+    told += ["activation offload"] if c.activation_offload else []
+    told += ["tiled MLP"] if c.tiled_mlp else []
+    by_zero = issubclass(find_engine(c.engine).options, ZeroOptions) or c.zero_stage != 3
+    return ", ".join([f"{c.engine} ZeRO-{c.zero_stage}" if by_zero else c.engine, *told])
 
 
 def _sets(c: Candidate) -> str:

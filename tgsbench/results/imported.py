@@ -18,7 +18,7 @@ from tgsbench.results import scalars
 from tgsbench.results.convention import Identified, identify
 from tgsbench.results.index import Summary
 from tgsbench.results.rows import Row, priced
-from tgsbench.safe_files import harmless, harmless_json, read_regular
+from tgsbench.safe_files import harmless, harmless_json, read_regular, reason_of
 from tgsbench.schema.preset import ModelShape
 from tgsbench.schema.run import SCHEMA_VERSION
 from tgsbench.store.run_dir import unwritable, write_atomic
@@ -157,7 +157,9 @@ def load(path: Path) -> ImportedRow:
     except OSError as error:
         raise TgsError(f"{path}: {error.strerror}", exit_code=ExitCode.STORE) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise TgsError(f"{path}: not an imported row: {error}", exit_code=ExitCode.STORE) from error
+        raise TgsError(
+            f"{path}: not an imported row: {reason_of(error)}", exit_code=ExitCode.STORE
+        ) from error
 
 
 def names(root: Path) -> list[str]:

@@ -29,17 +29,18 @@ _STARTING_S = 20.0
 def result_from_folder(run: RunDir, outcome: Outcome | None = None) -> Result:
     """Derive the result from what lies in the folder, and from an outcome that could not be stored there."""
     manifest, tail = run.manifest(), RunTail(run.events_dir)
-    observed = fold_events(tail.read_all(), manifest.world_size)
+    observed, outcome = fold_events(tail.read_all(), manifest.world_size), outcome or run.outcome()
     result = build_result(
         manifest,
         run.preset(),
         observed,
-        outcome or run.outcome(),
+        outcome,
         run.launcher_report(),
         run.environment(),
         run.stack_texts(),
         run.preset_digest(),
         tail.skipped,
+        tail.incomplete if outcome is not None else (),
     )
     if manifest.virtual is not None:
         result.virtual = _virtual_account(run, manifest)

@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from tgsbench import units
 from tgsbench.errors import ExitCode, TgsError
-from tgsbench.safe_files import open_regular
+from tgsbench.safe_files import open_regular, reason_of
 from tgsbench.store.run_dir import RunDir, unwritable
 
 _SUMS = "tgsbench-archive.json"
@@ -97,10 +97,8 @@ def unpack(source: Path, root: Path, max_bytes: int | None = None) -> list[str]:
         for name in names:
             (staging / name).rename(root / name)
         return names
-    except (tarfile.TarError, EOFError, zlib.error, ValueError, RecursionError) as error:
-        raise _bad(source, str(error)) from error
-    except OSError as error:
-        raise _bad(source, error.strerror or str(error)) from error
+    except (tarfile.TarError, EOFError, zlib.error, ValueError, RecursionError, OSError) as error:
+        raise _bad(source, reason_of(error)) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 

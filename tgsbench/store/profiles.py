@@ -8,7 +8,7 @@ import msgspec
 
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.install import upgrade
-from tgsbench.safe_files import harmless, harmless_json, read_regular
+from tgsbench.safe_files import harmless, harmless_json, read_regular, reason_of
 from tgsbench.schema.hotspots import PROFILE_VERSION, Profile
 from tgsbench.store.run_dir import RunDir
 
@@ -24,7 +24,7 @@ def stored_profile(run: RunDir) -> Profile | None:
         found = harmless(msgspec.json.decode(harmless_json(read_regular(path, _MAX_BYTES)), type=Profile))
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise TgsError(
-            f"{path}: cannot be read: {error}",
+            f"{path}: cannot be read: {reason_of(error)}",
             hint="delete it: it is made again from the traces",
             exit_code=ExitCode.BAD_INPUT,
         ) from error

@@ -30,6 +30,7 @@ from tgsbench.safe_files import (
     is_plain_json,
     printable,
     read_regular,
+    reason_of,
     toml_document,
     utf8,
 )
@@ -241,10 +242,8 @@ class RunDir:
             found, notes = lenient.decode(data, kind, _OPTIONAL_PARTS.get(kind, ()))
             check_numbers(found)
             found = found if is_plain_json(raw) else harmless(found)
-        except OSError as error:
-            raise _damaged(path, error.strerror or str(error)) from error
-        except (msgspec.DecodeError, ValueError, RecursionError) as error:
-            raise _damaged(path, str(error)) from error
+        except (OSError, ValueError, RecursionError) as error:
+            raise _damaged(path, reason_of(error)) from error
         self._notes[name] = [f"{name}: {note}" for note in notes]
         return found
 

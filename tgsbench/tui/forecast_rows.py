@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from rich.table import Table
 from rich.text import Text
@@ -11,7 +11,7 @@ from tgsbench import units
 from tgsbench.planner.search import Candidate, Found
 from tgsbench.presets import catalog
 from tgsbench.report.forecast import mfu_text
-from tgsbench.report.plan import range_text
+from tgsbench.report.plan import manner, range_text
 from tgsbench.schema.forecast import Forecast
 from tgsbench.tui.widgets.table import Row
 
@@ -81,17 +81,8 @@ def _cells(one: Candidate, plan: Forecast) -> tuple[str | Text, ...]:
         str(one.dp).rjust(4),
         str(one.micro_batch).rjust(2),
         one.checkpointing,
-        ", ".join([one.engine, *_extras(one)]),
+        manner(one),
     )
-
-
-def _extras(one: Candidate) -> Iterable[str]:
-    if one.offload != "none":
-        yield f"{one.offload} offload"
-    if one.activation_offload:
-        yield "activation offload"
-    if one.tiled_mlp:
-        yield "tiled MLP"
 
 
 def preset_name(base: str, one: Candidate) -> str:

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from tgsbench.errors import ExitCode, TgsError
-from tgsbench.safe_files import check_numbers, harmless, harmless_json, read_regular
+from tgsbench.safe_files import check_numbers, harmless, harmless_json, read_regular, reason_of
 from tgsbench.store.run_dir import unwritable
 from tgsbench.system.file_lock import lock_if_free
 from tgsbench.tune.halving import TrialOutcome
@@ -102,7 +102,9 @@ class Journal:
         try:
             return _read(line, kind)
         except (ValueError, RecursionError) as error:
-            raise TgsError(f"{self.path}: no journal: {error}", exit_code=ExitCode.STORE) from error
+            raise TgsError(
+                f"{self.path}: no journal: {reason_of(error)}", exit_code=ExitCode.STORE
+            ) from error
 
     def _lock(self, fd: int) -> None:
         if not lock_if_free(fd):

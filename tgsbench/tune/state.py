@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from tgsbench.errors import ExitCode, TgsError
-from tgsbench.safe_files import check_numbers, harmless, harmless_json, read_regular
+from tgsbench.safe_files import check_numbers, harmless, harmless_json, read_regular, reason_of
 from tgsbench.store.run_dir import unwritable, write_atomic
 from tgsbench.system.lifetime import process_identity
 from tgsbench.tune.candidates import Space
@@ -98,9 +98,9 @@ def read_state(root: Path, name: str) -> TuneState | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise TgsError(f"{path}: {error.strerror or error}", exit_code=ExitCode.STORE) from error
+        raise TgsError(f"{path}: {reason_of(error)}", exit_code=ExitCode.STORE) from error
     except (ValueError, RecursionError) as error:
-        raise TgsError(f"{path}: no state of a tune: {error}", exit_code=ExitCode.STORE) from error
+        raise TgsError(f"{path}: no state of a tune: {reason_of(error)}", exit_code=ExitCode.STORE) from error
     if found.schema_version > SCHEMA_VERSION:
         raise TgsError(
             f"{path}: written by a newer tgsbench", hint="update tgsbench", exit_code=ExitCode.STORE

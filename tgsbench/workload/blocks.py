@@ -14,7 +14,7 @@ import msgspec
 
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.install import pip_install
-from tgsbench.safe_files import inside, printable, read_regular
+from tgsbench.safe_files import inside, printable, read_regular, reason_of
 from tgsbench.schema.preset import DataFormat
 
 BLOCK_BYTES: Final = 2 << 20
@@ -369,7 +369,7 @@ def _part(folder: Path, name: str) -> Path:
         return found
     except (OSError, ValueError) as error:
         raise bad_data(
-            f"{folder}: {name[:60]!r} cannot be read: {error}", "save the data set anew"
+            f"{folder}: {name[:60]!r} cannot be read: {reason_of(error)}", "save the data set anew"
         ) from error
 
 
@@ -418,7 +418,7 @@ def _document(path: Path, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(read_regular(path, 1 << 20, follow=True), type=kind)
     except (OSError, ValueError, RecursionError) as error:
-        raise bad_data(f"{path}: cannot be read: {error}", "save the data set anew") from error
+        raise bad_data(f"{path}: cannot be read: {reason_of(error)}", "save the data set anew") from error
 
 
 def _arrow(name: str, what: str) -> Any:
@@ -436,7 +436,7 @@ def _arrow(name: str, what: str) -> Any:
 
 def _no_json(place: str, error: ValueError | RecursionError) -> TgsError:
     """Besides wrong syntax, json refuses numbers of over 4,300 digits and nests of over 1,000 brackets."""
-    reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+    reason = error.msg if isinstance(error, json.JSONDecodeError) else reason_of(error)
     return bad_data(
         f"{place}: not valid JSON: {reason}", f"write one array of rows, or one row a line: {ROW_SHAPE}"
     )

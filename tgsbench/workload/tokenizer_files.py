@@ -11,7 +11,7 @@ import msgspec
 
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.install import pip_install
-from tgsbench.safe_files import read_regular
+from tgsbench.safe_files import read_regular, reason_of
 from tgsbench.schema.preset import Preset
 from tgsbench.system.hub_cache import newest_snapshot
 
@@ -147,7 +147,7 @@ def _decoded(data: bytes, path: Path) -> dict[str, Any]:
     try:
         document = msgspec.json.decode(data)
     except (ValueError, RecursionError) as error:
-        raise _bad(f"{path}: not valid JSON: {error}", "save the tokenizer anew") from error
+        raise _bad(f"{path}: not valid JSON: {reason_of(error)}", "save the tokenizer anew") from error
     if not isinstance(document, dict):
         raise _bad(f"{path}: expected an object", "save the tokenizer anew")
     return document

@@ -104,6 +104,7 @@ class PresetForm(FieldForm):
     def __init__(self, base: str) -> None:
         """Raises TgsError when the preset called `base` is unknown or broken."""
         super().__init__(base, f"Edit {base}", entries(presets.resolve(base).preset))
+        self._suggested = catalog.free_name(f"my_{base.removeprefix('my_')}")
 
     def _lines_below(self) -> ComposeResult:
         with Horizontal(classes="entry"):
@@ -112,7 +113,7 @@ class PresetForm(FieldForm):
             yield Static("any key of the preset", classes="entry-hint", markup=False)
         with Horizontal(classes="entry"):
             yield Label("save as")
-            yield Input(placeholder=f"my_{self.base}", id="save-as", compact=True)
+            yield Input(placeholder=self._suggested, id="save-as", compact=True)
             yield Static("name of a preset of your own", classes="entry-hint", markup=False)
 
     @property
@@ -169,12 +170,8 @@ class PresetForm(FieldForm):
             shell(self.app).ask_tune(self.base, self.assignments)
 
     def action_save(self) -> None:
-        """Save as a preset of the user's own."""
-        name = self.query_one("#save-as", Input).value.strip()
-        if not name:
-            self.query_one("#save-as").focus()
-            self.notify("give it a name first")
-            return
+        """Save as a preset of the user's own, under the suggested name where none is given."""
+        name = self.query_one("#save-as", Input).value.strip() or self._suggested
         try:
             path = save_user_preset(name, self.base, self.assignments)
         except TgsError as error:

@@ -124,8 +124,8 @@ class PresetsScreen(ModeScreen):
     @on(DataTable.RowHighlighted)
     def _show_detail(self) -> None:
         row = self.selected
-        if row is not None:
-            self.query_one("#preset-text", Static).update(preset_rows.detail(row, self._best))
+        shown = preset_rows.detail(row, self._best) if row is not None else _NO_MATCH if self._rows else ""
+        self.query_one("#preset-text", Static).update(shown)
 
     @on(DataTable.RowSelected)
     def _selected(self) -> None:
@@ -206,6 +206,8 @@ def _own(rows: Sequence[PresetRow]) -> str:
     num = sum(bool(row.own) for row in rows)
     return f", {preset_rows.OWN_MARK} {num} your own" if num else ""
 
+
+_NO_MATCH = " no preset matches; / and esc clear the search"
 
 NO_FIT_CHOICES = (
     ("rehearse", "Rehearse: the same shape, shrunken to this machine; compares with nothing"),
