@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from tgsbench.models.experts import MixtureDecoder, experts_of, read_groups
+from tgsbench.models.experts import MixtureDecoder, experts_of, grouped_config, read_groups
 from tgsbench.models.family import LayerGroup, Weight
 from tgsbench.schema.model import LatentAttention
 
@@ -103,21 +103,12 @@ class DeepseekV3(MixtureDecoder):
 
     def config(self, shape: ModelShape, seq_len: int) -> dict[str, Any]:
         """DeepseekV3ForCausalLM's config.json; transformers builds no MTP module."""
-        experts, mla = experts_of(shape), latent_of(shape)
+        mla = latent_of(shape)
         settings = super().config(shape, seq_len)
         del settings["head_dim"]
-        shared = experts.shared_intermediate_size // experts.intermediate_size
         return settings | {
             "attention_bias": shape.attention_bias,
-            "n_routed_experts": experts.num,
-            "num_experts_per_tok": experts.used,
-            "moe_intermediate_size": experts.intermediate_size,
-            "n_shared_experts": shared,
-            "first_k_dense_replace": experts.dense_first,
-            "norm_topk_prob": experts.normalised,
-            "n_group": experts.groups,
-            "topk_group": experts.used_groups,
-            "routed_scaling_factor": experts.scale,
+            **grouped_config(experts_of(shape)),
             "q_lora_rank": mla.query_rank or None,
             "kv_lora_rank": mla.kv_rank,
             "qk_nope_head_dim": mla.nope_dim,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tgsbench.models.experts import MixtureDecoder, experts_of, read_groups
+from tgsbench.models.experts import MixtureDecoder, experts_of, grouped_config, read_groups
 from tgsbench.models.family import NO_ORACLE
 
 if TYPE_CHECKING:
@@ -25,19 +25,10 @@ class Dots1(MixtureDecoder):
 
     def config(self, shape: ModelShape, seq_len: int) -> dict[str, Any]:
         """Dots1ForCausalLM's config.json."""
-        experts = experts_of(shape)
         return super().config(shape, seq_len) | {
             "attention_bias": shape.attention_bias,
             "sliding_window": None,
-            "n_routed_experts": experts.num,
-            "num_experts_per_tok": experts.used,
-            "moe_intermediate_size": experts.intermediate_size,
-            "n_shared_experts": experts.shared_intermediate_size // experts.intermediate_size,
-            "first_k_dense_replace": experts.dense_first,
-            "norm_topk_prob": experts.normalised,
-            "n_group": experts.groups,
-            "topk_group": experts.used_groups,
-            "routed_scaling_factor": experts.scale,
+            **grouped_config(experts_of(shape)),
         }
 
     def read_config(self, config: ConfigReader) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
@@ -95,6 +95,21 @@ def read_experts(config: ConfigReader, num: str, width: str) -> None:
     config.count("experts.num", num)
     config.count("experts.used", "num_experts_per_tok")
     config.count("experts.intermediate_size", width)
+
+
+def grouped_config(experts: Experts) -> dict[str, Any]:
+    """What `read_groups` reads of a config.json."""
+    return {
+        "n_routed_experts": experts.num,
+        "num_experts_per_tok": experts.used,
+        "moe_intermediate_size": experts.intermediate_size,
+        "n_shared_experts": experts.shared_intermediate_size // experts.intermediate_size,
+        "first_k_dense_replace": experts.dense_first,
+        "norm_topk_prob": experts.normalised,
+        "n_group": experts.groups,
+        "topk_group": experts.used_groups,
+        "routed_scaling_factor": experts.scale,
+    }
 
 
 def read_groups(config: ConfigReader, num: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tgsbench.models.experts import MixtureDecoder, experts_of, read_groups
+from tgsbench.models.experts import MixtureDecoder, experts_of, grouped_config, read_groups
 
 if TYPE_CHECKING:
     from tgsbench.models.config_reader import ConfigReader
@@ -29,21 +29,12 @@ class Glm4Moe(MixtureDecoder):
 
     def config(self, shape: ModelShape, seq_len: int) -> dict[str, Any]:
         """Glm4MoeForCausalLM's config.json; all of a head is turned, not a half of it."""
-        experts = experts_of(shape)
         rope = {"rope_type": "default", "rope_theta": shape.rope_theta, "partial_rotary_factor": 1.0}
         return super().config(shape, seq_len) | {
             "attention_bias": shape.attention_bias,
             "use_qk_norm": self.has_qk_norm(shape),
             "rope_parameters": rope,
-            "n_routed_experts": experts.num,
-            "num_experts_per_tok": experts.used,
-            "moe_intermediate_size": experts.intermediate_size,
-            "n_shared_experts": experts.shared_intermediate_size // experts.intermediate_size,
-            "first_k_dense_replace": experts.dense_first,
-            "norm_topk_prob": experts.normalised,
-            "n_group": experts.groups,
-            "topk_group": experts.used_groups,
-            "routed_scaling_factor": experts.scale,
+            **grouped_config(experts_of(shape)),
             "num_mtp_layers": 0,
         }
 
