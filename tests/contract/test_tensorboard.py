@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import shutil
 import signal
@@ -54,19 +55,24 @@ def test_a_port_that_is_taken_is_named(tmp_path):
 def test_a_port_that_is_bound_and_answers_nobody_is_passed_over(tmp_path):
     """Werkzeug ends the process there, so two servers that start at once would meet."""
     env = environment(tmp_path) | {"TMPDIR": str(tmp_path)}
+    argv = [sys.executable, "-m", "tgsbench", "tensorboard", TRACES]
     with socket.socket() as silent:
-        try:
-            silent.bind(("127.0.0.1", 6006))
-        except OSError:
-            pytest.skip("port 6006 is in use here")
-        argv = [sys.executable, "-m", "tgsbench", "tensorboard", TRACES]
+        port = _bind_first_free(silent, 6006)
         server = subprocess.Popen(argv, cwd=tmp_path, env=env, text=True, stdout=subprocess.PIPE)
         assert server.stdout is not None
         said = server.stdout.readline()
         server.send_signal(signal.SIGINT)
         server.communicate(timeout=60)
-    assert said.startswith("http://127.0.0.1:") and ":6006/" not in said
+    assert said.startswith("http://127.0.0.1:") and f":{port}/" not in said
     assert server.returncode == 0
+
+
+def _bind_first_free(silent, first):
+    for port in range(first, first + 100):
+        with contextlib.suppress(OSError):
+            silent.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 def test_an_unknown_run_names_the_nearest(tmp_path):

@@ -20,7 +20,7 @@ import msgspec
 from tgsbench.events.native import line_scanner
 from tgsbench.events.step_columns import RankBatch
 from tgsbench.events.tail import FileTail, RunTail
-from tgsbench.live.reader import HEAD_BYTES, ReadPart, Request
+from tgsbench.live.reader import HEAD_BYTES, SEND_BYTES, ReadPart, Request
 from tgsbench.system.child import child_environment, module_argv
 from tgsbench.system.cores import free_cores
 
@@ -102,6 +102,8 @@ class _Reader:
         assert self._process.stdin is not None and self._process.stdout is not None
         self._pipe = _DrainedPipe(self._process.stdout.fileno())
         self._stdout = self._process.stdout
+        self._data, self._at = b"", 0
+        """What was taken from the pipe, and how far it was used."""
         request = Request([(os.fsencode(tail.path), tail.place) for tail in tails])
         with contextlib.suppress(OSError), self._process.stdin as stdin:
             stdin.write(msgspec.msgpack.encode(request))
@@ -117,10 +119,22 @@ class _Reader:
             yield part, tail
 
     def _exactly(self, num_bytes: int) -> bytes:
-        data = self._pipe.take(num_bytes) if num_bytes <= _MAX_PART_BYTES else b""
-        if len(data) < num_bytes:
+        if num_bytes > _MAX_PART_BYTES:
             raise _Died
-        return data
+        if len(self._data) - self._at < num_bytes:
+            self._refill(num_bytes)
+        begin, self._at = self._at, self._at + num_bytes
+        return self._data[begin : self._at]
+
+    def _refill(self, num_bytes: int) -> None:
+        held = [self._data[self._at :]]
+        missing = num_bytes - len(held[0])
+        while missing > 0:
+            if not (more := self._pipe.take()):
+                raise _Died
+            held.append(more)
+            missing -= len(more)
+        self._data, self._at = b"".join(held), 0
 
     def close(self) -> None:
         """End it."""
@@ -140,39 +154,36 @@ class _DrainedPipe(threading.Thread):
     def __init__(self, fd: int) -> None:
         super().__init__(name="tgsbench-backlog", daemon=True)
         self._fd = fd
-        self._buffer = bytearray()
+        self._chunks: list[bytes] = []
+        self._num_bytes = 0
         self._changed = threading.Condition()
-        self._num_wanted = 0
         self._is_over = False
         self.start()
 
     def run(self) -> None:
         """Read to the end, at most _MAX_AHEAD_BYTES ahead of what is asked for."""
-        while chunk := os.read(self._fd, _PIPE_BYTES):
+        while chunk := os.read(self._fd, SEND_BYTES):
             with self._changed:
-                self._buffer += chunk
+                self._chunks.append(chunk)
+                self._num_bytes += len(chunk)
                 self._changed.notify_all()
-                self._changed.wait_for(self._has_room)
+                self._changed.wait_for(lambda: self._is_over or self._num_bytes < _MAX_AHEAD_BYTES)
+        self._end()
+
+    def _end(self) -> None:
         with self._changed:
             self._is_over = True
             self._changed.notify_all()
 
-    def take(self, num_bytes: int) -> bytes:
-        """The next `num_bytes`; fewer where the pipe ends before."""
+    def take(self) -> bytes:
+        """All that was read meanwhile, at least a byte; none at the pipe's end."""
         with self._changed:
-            self._num_wanted = num_bytes
+            self._changed.wait_for(lambda: self._is_over or self._chunks)
+            chunks, self._chunks, self._num_bytes = self._chunks, [], 0
             self._changed.notify_all()
-            self._changed.wait_for(lambda: self._is_over or len(self._buffer) >= num_bytes)
-            data = bytes(self._buffer[:num_bytes])
-            del self._buffer[:num_bytes]
-            return data
-
-    def _has_room(self) -> bool:
-        return self._is_over or len(self._buffer) < max(_MAX_AHEAD_BYTES, self._num_wanted)
+        return b"".join(chunks)
 
     def close(self) -> None:
         """Come to the end of a pipe that nobody writes to any more."""
-        with self._changed:
-            self._is_over = True
-            self._changed.notify_all()
+        self._end()
         self.join()

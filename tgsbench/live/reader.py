@@ -23,7 +23,7 @@ from tgsbench.live.pending import MAX_GAP_STEPS
 from tgsbench.system.allocator import keep_freed_blocks
 
 HEAD_BYTES = 4
-_SEND_BYTES = 256 << 10
+SEND_BYTES = 256 << 10
 """Parts that go out together: who takes them in wakes up once for a score of them."""
 _PIECE_BYTES = 2 * PIECE_BYTES
 """340 steps, of the 512 that may wait for a rank; an event costs a sixth less than in half such pieces."""
@@ -84,7 +84,7 @@ def main() -> None:
     keep_freed_blocks()
     gc.disable()  # events form no cycles, and looking for some takes a twentieth of the time
     request = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=Request)
-    with contextlib.suppress(BrokenPipeError), os.fdopen(sys.stdout.fileno(), "wb", _SEND_BYTES) as stream:
+    with contextlib.suppress(BrokenPipeError), os.fdopen(sys.stdout.fileno(), "wb", SEND_BYTES) as stream:
         read(request, stream)
     os._exit(0)  # nothing is left to tidy up, and of a broken pipe nobody wants to know
 

@@ -19,6 +19,8 @@ from tgsbench.tune.candidates import TunedSetting
 
 Z80 = 1.2816
 """Half of an 80 % interval, in standard deviations."""
+Z95 = 1.96
+"""Of a 95 % one."""
 
 
 class Belief(Struct, frozen=True):
@@ -36,6 +38,16 @@ class Belief(Struct, frozen=True):
     def high(self) -> float:
         """Upper end of the 80 % interval, still a logarithm."""
         return self.mean + Z80 * self.sd
+
+    @property
+    def least(self) -> float:
+        """Lower end of the 95 % interval, within which nothing is dropped."""
+        return self.mean - Z95 * self.sd
+
+    @property
+    def most(self) -> float:
+        """Upper end of it. Of hundreds of settings some beat their 80 % interval: the best is among those."""
+        return self.mean + Z95 * self.sd
 
 
 class MeasuredSpeed(Struct, frozen=True):

@@ -90,6 +90,8 @@ class Standing(Struct, frozen=True, kw_only=True):
     runs: int = 0
     failed: str = ""
     """Why it cannot be recommended."""
+    long_log: float | None = None
+    """Logarithm of what its runs measured, once a long one is among them."""
 
 
 class OutcomesSeen(Struct, frozen=True, kw_only=True):
@@ -107,6 +109,10 @@ class OutcomesSeen(Struct, frozen=True, kw_only=True):
     def num_runs(self, key: str) -> int:
         """Runs and stand-ins of a candidate that said something."""
         return sum(count for (name, _), count in self.made.items() if name == key)
+
+    def long_log(self, key: str) -> float | None:
+        """Logarithm of what a candidate's runs measured; None without a long one that held."""
+        return self.measured[key].log_tgs if self.made[key, "long"] and key in self.measured else None
 
 
 class Tuner(Struct, kw_only=True):
@@ -159,6 +165,7 @@ class Tuner(Struct, kw_only=True):
                 rests_on=seen.evidence.get(candidate.key, "planned"),
                 runs=seen.num_runs(candidate.key),
                 failed=seen.failures.get(candidate.key, ""),
+                long_log=seen.long_log(candidate.key),
             )
             for candidate in self.candidates
         ]
@@ -192,8 +199,8 @@ class Tuner(Struct, kw_only=True):
         if ladder == ["virtual"]:  # it measures no speed: the best planned ones are tried until enough fit
             key = max(open_, key=lambda key: believed[key].mean)
             return None if len(known) >= _NUM_FINALISTS else _trial(seen, key, "virtual")
-        key = max(open_, key=lambda key: (believed[key].high, key))
-        is_hopeless = known and believed[key].high < max(known) + MIN_GAIN
+        key = max(open_, key=lambda key: (believed[key].most, key))
+        is_hopeless = known and believed[key].most < max(known) + MIN_GAIN
         return None if is_hopeless else _trial(seen, key, open_[key])
 
     def _final(self, seen: OutcomesSeen, believed: Mapping[str, Belief]) -> Trial | None:
@@ -203,7 +210,7 @@ class Tuner(Struct, kw_only=True):
         if not ranked:
             return None
         best = believed[ranked[0]]
-        finalists = [key for key in ranked[:_NUM_FINALISTS] if believed[key].high >= best.low]
+        finalists = [key for key in ranked[:_NUM_FINALISTS] if believed[key].most >= best.least]
         key = min(finalists, key=lambda key: (seen.made[key, "long"], ranked.index(key)))
         count = seen.made[key, "long"]
         if count >= MAX_REPEATS or (count and _is_decided(seen.measured, finalists)):
@@ -251,7 +258,8 @@ def _sure_log(standing: Standing) -> float:
     """What it is ranked by: a tight plan that nobody measured by what it has for certain, as in a search."""
     at_risk = standing.candidate.is_tight and standing.rests_on == "planned"
     risk = math.log1p(-TIGHT_SHARE) if at_risk else 0.0
-    return standing.belief.mean - standing.candidate.price_log + risk
+    log = standing.belief.mean if standing.long_log is None else standing.long_log
+    return log - standing.candidate.price_log + risk
 
 
 def _needs_more(candidate: TunedSetting, other: TunedSetting) -> bool:

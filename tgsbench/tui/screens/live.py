@@ -166,11 +166,11 @@ class LiveScreen(ModeScreen):
         worker: Worker[None] = get_current_worker()
         was_behind = False
         while not worker.is_cancelled:
-            spent_s = time.process_time()
+            began_s, spent_s = time.monotonic(), time.process_time()
             more = session.poll(CATCH_UP_S)
+            was_behind |= time.monotonic() - began_s > REPAINT_PERIOD_S
             self.post_message(EventsArrived(session))
             if more:
-                was_behind = True
                 continue
             if was_behind:  # what was read is painted before a result is made of it all, which takes 2 s
                 _sleep(worker, REPAINT_PERIOD_S)
