@@ -29,6 +29,7 @@ from tgsbench.tui.contrast import ContrastFilter
 from tgsbench.tui.harmless import HarmlessFilter
 from tgsbench.tui.messages import SessionOpened
 from tgsbench.tui.screens import dialogs
+from tgsbench.tui.stylesheet import SteadyStylesheet
 from tgsbench.tui.tensorboard import TensorBoard
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class TgsApp(App[int]):
     ) -> None:
         self.ascii_only = ascii_only or _terminal_is_ascii()
         super().__init__()
+        self.stylesheet = SteadyStylesheet(variables=self.get_css_variables())
         self.runs_root = run_dir.runs_root(runs_root)
         self.session = opens
         self.config: UiConfig = load_config()
