@@ -71,15 +71,14 @@ def _attach(above: Ints, level: Ints, start: Ints, end: Ints, parent: Ints) -> N
 
 def segments(forest: Nesting) -> Segments:
     """Cut the time line at every start and end."""
-    depth = np.zeros(len(forest.rows), np.int64)
-    for number, level in enumerate(forest.levels):
-        depth[level] = number
-    lasting = np.flatnonzero(forest.end > forest.start)  # cutting may have left nothing of some
-    depth = depth[lasting]
-    at = np.concatenate((forest.end[lasting], forest.start[lasting]))
-    owner = np.concatenate((forest.parent[lasting], lasting))
-    # At one instant: ends before starts; of ends the inner first, of starts the outer first.
-    order = np.lexsort((np.concatenate((-depth - 1, depth)), at))
+    outer_first = np.concatenate(forest.levels) if forest.levels else np.empty(0, np.int64)
+    # Cutting may have left nothing of some.
+    outer_first = outer_first[forest.end[outer_first] > forest.start[outer_first]]
+    inner_first = outer_first[::-1]
+    at = np.concatenate((forest.end[inner_first], forest.start[outer_first]))
+    owner = np.concatenate((forest.parent[inner_first], outer_first))
+    # At one instant a stable sort leaves ends before starts, the inner end and the outer start first.
+    order = np.argsort(at, kind="stable")
     at, owner = at[order], owner[order]
     last = np.append(at[1:] > at[:-1], True) if len(at) else np.empty(0, bool)
     return Segments(at[last], owner[last])
