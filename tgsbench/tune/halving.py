@@ -90,8 +90,6 @@ class Standing(Struct, frozen=True, kw_only=True):
     runs: int = 0
     failed: str = ""
     """Why it cannot be recommended."""
-    long_log: float | None = None
-    """Logarithm of what its runs measured, once a long one is among them."""
 
 
 class OutcomesSeen(Struct, frozen=True, kw_only=True):
@@ -110,9 +108,12 @@ class OutcomesSeen(Struct, frozen=True, kw_only=True):
         """Runs and stand-ins of a candidate that said something."""
         return sum(count for (name, _), count in self.made.items() if name == key)
 
-    def long_log(self, key: str) -> float | None:
-        """Logarithm of what a candidate's runs measured; None without a long one that held."""
-        return self.measured[key].log_tgs if self.made[key, "long"] and key in self.measured else None
+    def of_long_runs(self, key: str) -> Belief | None:
+        """What a candidate's own runs say, once a long one is among them: no forecast moves it any more."""
+        if not self.made[key, "long"] or key not in self.measured:
+            return None
+        found = self.measured[key]
+        return Belief(found.log_tgs, found.sd)
 
 
 class Tuner(Struct, kw_only=True):
@@ -161,11 +162,10 @@ class Tuner(Struct, kw_only=True):
         found = [
             Standing(
                 candidate=candidate,
-                belief=believed[candidate.key],
+                belief=seen.of_long_runs(candidate.key) or believed[candidate.key],
                 rests_on=seen.evidence.get(candidate.key, "planned"),
                 runs=seen.num_runs(candidate.key),
                 failed=seen.failures.get(candidate.key, ""),
-                long_log=seen.long_log(candidate.key),
             )
             for candidate in self.candidates
         ]
@@ -258,8 +258,7 @@ def _sure_log(standing: Standing) -> float:
     """What it is ranked by: a tight plan that nobody measured by what it has for certain, as in a search."""
     at_risk = standing.candidate.is_tight and standing.rests_on == "planned"
     risk = math.log1p(-TIGHT_SHARE) if at_risk else 0.0
-    log = standing.belief.mean if standing.long_log is None else standing.long_log
-    return log - standing.candidate.price_log + risk
+    return standing.belief.mean - standing.candidate.price_log + risk
 
 
 def _needs_more(candidate: TunedSetting, other: TunedSetting) -> bool:
