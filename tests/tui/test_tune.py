@@ -83,7 +83,7 @@ async def test_the_screen_shows_the_verdict_of_the_state_and_every_pane(app, run
     found = write_state(runs_root)
     async with app.run_test(size=size) as pilot:
         await on_tune(app, pilot)
-        screen = await shows(pilot, "8 trials in 2:48", "best 1,000 TGS", "[settings]", "2 runs", "failed")
+        screen = await shows(pilot, "8 trials in 2:48", "best 1,001 TGS", "[settings]", "2 runs", "failed")
         best = tune_rows.setting_rows(found.verdict)[0][1]
         assert all(str(cell).strip() in screen for cell in best)
         assert "--set parallel.sp=1" in screen and "over the runner-up" in screen
@@ -108,7 +108,7 @@ async def test_a_tune_that_goes_on_shows_its_trial_what_is_left_and_is_followed(
     async with app.run_test(size=(120, 40)) as pilot:
         await on_tune(app, pilot)
         await shows(
-            pilot, "left of 10:00", "best so far 1,000 TGS", "now 3", "long, time 2: sp=1 recompute=full"
+            pilot, "left of 10:00", "best so far 1,001 TGS", "now 3", "long, time 2: sp=1 recompute=full"
         )
         shown = msgspec.structs.replace(state, is_over=True, trial=None, verdict=msgspec.structs.replace(
             state.verdict, ended="another trial does not fit into the budget of 10:00"))  # fmt: skip
