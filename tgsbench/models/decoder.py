@@ -86,6 +86,10 @@ class Decoder:
     def _normed_heads(self, shape: ModelShape) -> int:
         return (shape.num_query_heads + shape.num_kv_heads) * shape.head_dim
 
+    def qkv_width(self, shape: ModelShape) -> int:
+        """Outputs of q, k and v together: as many biases where they have some."""
+        return sum(weight.out_width for weight in self.attention(shape)[:3])
+
     def biases(self, shape: ModelShape) -> int:
         """Biases of a layer: those of q, k, v and o where the shape has them."""
         if not shape.attention_bias:

@@ -27,7 +27,7 @@ class Glm(Decoder):
 
     def biases(self, shape: ModelShape) -> int:
         """Of q, k and v, where the shape has them."""
-        return sum(weight.out_width for weight in self.attention(shape)[:3]) * shape.attention_bias
+        return self.qkv_width(shape) * shape.attention_bias
 
     def config(self, shape: ModelShape, seq_len: int) -> dict[str, Any]:
         """GlmForCausalLM's config.json; all of a head is turned, padding must be inside the vocabulary."""

@@ -25,7 +25,7 @@ class Glm4Moe(MixtureDecoder):
 
     def biases(self, shape: ModelShape) -> int:
         """Of q, k and v, where the shape has them."""
-        return sum(weight.out_width for weight in self.attention(shape)[:3]) * shape.attention_bias
+        return self.qkv_width(shape) * shape.attention_bias
 
     def config(self, shape: ModelShape, seq_len: int) -> dict[str, Any]:
         """Glm4MoeForCausalLM's config.json; all of a head is turned, not a half of it."""

@@ -22,7 +22,7 @@ class Qwen2(Decoder):
 
     def biases(self, shape: ModelShape) -> int:
         """Those of q, k and v, always."""
-        return sum(weight.out_width for weight in self.attention(shape)[:3])
+        return self.qkv_width(shape)
 
     def config(self, shape: ModelShape, seq_len: int) -> dict[str, Any]:
         """Qwen2ForCausalLM's config.json."""

@@ -299,9 +299,8 @@ def _attention_backward(work: StepWorkload) -> float:
     """Live while attention's backward runs: the MLP is through, and so may be the norm before it."""
     d = work.dims
     heads, kv = d.query_heads * d.head_dim, 2 * d.kv_heads * d.head_dim
-    if (
-        work.system.seen_on_allocator
-    ):  # of the norm before attention its results are left, and what heads' norms took
+    if work.system.seen_on_allocator:
+        # Of the norm before attention its results are left, and what heads' norms took.
         kept = _kept_by_norms(work, d.hidden + d.head_norm_width) - unit(work, d.hidden)
     else:
         kept = _norms(work) / 2 + (0.0 if work.system.norm_keeps_checkpoint else unit(work, d.hidden))
