@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+import venv
 from types import SimpleNamespace
 
 import msgspec
@@ -113,7 +114,7 @@ def test_setup_dry_run_prints_the_two_commands(tmp_path):
 
 def test_setup_says_disk_and_time_and_goes_on_where_it_was_cut_off(monkeypatch):
     made, said = [], []
-    monkeypatch.setattr(environments.venv, "create", lambda folder, with_pip, clear: made.append(clear))
+    monkeypatch.setattr(venv, "create", lambda folder, with_pip, clear: made.append(clear))
     monkeypatch.setattr(environments.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=0))
     environments.create("swift", said.append)
     python = environments.made_python("swift")

@@ -7,7 +7,8 @@ import pytest
 
 from benchmarks.simulate import Scenario, rank_events, write_events
 from tgsbench import presets
-from tgsbench.cli.progress import PlainProgress, RichProgress
+from tgsbench.cli.progress import PlainProgress
+from tgsbench.cli.progress_bar import RichProgress
 from tgsbench.launch.narration import Narrator
 from tgsbench.live.follow import FollowFeed
 from tgsbench.schema.events import Phase, Step, Warn

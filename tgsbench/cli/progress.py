@@ -1,4 +1,4 @@
-"""Headless progress: a rich bar on a terminal, one plain line per step otherwise."""
+"""Headless progress: one plain line per step; on a terminal a bar (cli/progress_bar.py)."""
 
 from __future__ import annotations
 
@@ -8,20 +8,6 @@ import time
 from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import NamedTuple, Protocol, TextIO
-
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    ProgressColumn,
-    SpinnerColumn,
-    Task,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Column
-from rich.text import Text
 
 from tgsbench import units
 from tgsbench.cli import diagnostics, output
@@ -35,7 +21,6 @@ from tgsbench.metrics import figures
 from tgsbench.metrics.progress import share_done
 from tgsbench.metrics.step_total import StepTotal
 from tgsbench.presets.recipes import load_recipe, num_profile_steps
-from tgsbench.safe_files import printable
 from tgsbench.schema.events import Depth, Event, Phase, Warn
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import VirtualGpu
@@ -65,6 +50,8 @@ def progress_for(preset: Preset, to_stderr: bool, virtual: VirtualGpu | None = N
     """Rich progress where a person looks, plain lines elsewhere."""
     stream: TextIO = sys.stderr if to_stderr else sys.stdout
     if stream.isatty():
+        from tgsbench.cli.progress_bar import RichProgress  # rich: a third of this command's start
+
         return RichProgress(preset, stream, virtual)
     return PlainProgress(preset, to_stderr, virtual)
 
@@ -75,7 +62,7 @@ _MAX_SUSPECTS = 8
 """Named at once; more at the same time have a cause in common."""
 
 
-class _Said(NamedTuple):
+class Said(NamedTuple):
     """What there is to show of one round of events."""
 
     suspicions: list[str]
@@ -84,7 +71,7 @@ class _Said(NamedTuple):
     """Steps that all ranks have reported by now."""
 
 
-class _Fold:
+class Fold:
     """Folds a run's events; hands out what is new."""
 
     def __init__(self, preset: Preset, virtual: VirtualGpu | None = None) -> None:
@@ -96,13 +83,13 @@ class _Fold:
         self._live = LiveRun(preset.world_size if alone is None else 1, alone)
         self._named: set[int] = set()
 
-    def add(self, batches: Iterable[RankBatch]) -> _Said:
+    def add(self, batches: Iterable[RankBatch]) -> Said:
         """Take new events in."""
         notices, closed = add_round(self._live, batches)
         totals = [step.total for step in closed if step.is_complete]
-        return _Said(self._suspicions(), notices, totals)
+        return Said(self._suspicions(), notices, totals)
 
-    def poll(self, feed: Feed) -> Iterator[_Said]:
+    def poll(self, feed: Feed) -> Iterator[Said]:
         """Take in all that a feed has now."""
         caught_up = False
         while not caught_up:
@@ -159,7 +146,7 @@ class _Fold:
         return self.preset.measure.warmup + self.preset.measure.steps + self._num_profiled
 
 
-def _narration(event: Event) -> str:
+def narration(event: Event) -> str:
     """What to say about an event, or nothing."""
     if isinstance(event, Warn):
         return f"warning: {event.msg}" + (f" ({event.hint})" if event.hint else "")
@@ -175,7 +162,7 @@ class PlainProgress:
     """One line per phase and step, for logs and pipes."""
 
     def __init__(self, preset: Preset, to_stderr: bool, virtual: VirtualGpu | None = None) -> None:
-        self._fold = _Fold(preset, virtual)
+        self._fold = Fold(preset, virtual)
         self._print = diagnostics.note if to_stderr else output.line
         self._narrator = Narrator(preset, diagnostics.note)
         self._shown = 0
@@ -200,8 +187,8 @@ class PlainProgress:
         for said in self._fold.poll(feed):
             self._say(said)
 
-    def _say(self, said: _Said) -> None:
-        lines = [*said.suspicions, *filter(None, map(_narration, said.notices))]
+    def _say(self, said: Said) -> None:
+        lines = [*said.suspicions, *filter(None, map(narration, said.notices))]
         for line in lines:
             diagnostics.note(line)
         for total in said.totals:
@@ -216,67 +203,3 @@ class PlainProgress:
         self._narrator.hear(said.notices)
         if said.totals:
             self._narrator.at(f"after step {said.totals[-1].step + 1}/{self._fold.num_steps}")
-
-
-def _short(max_width: int | None = None) -> Column:
-    """A column of one line, however long its text is."""
-    return Column(no_wrap=True, overflow="ellipsis", max_width=max_width)
-
-
-class _Figures(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(str(task.fields.get("figures", "")))
-
-
-class RichProgress:
-    """A bar with the current step's figures and the time left."""
-
-    def __init__(self, preset: Preset, stream: TextIO, virtual: VirtualGpu | None = None) -> None:
-        self._fold = _Fold(preset, virtual)
-        console = Console(file=stream)
-        self._bar = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}", markup=False, table_column=_short(max_width=20)),
-            BarColumn(bar_width=10),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            _Figures(table_column=_short()),
-            console=console,
-        )
-        self._task = self._bar.add_task("init", total=self._fold.num_steps)
-
-    def __enter__(self) -> RichProgress:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def narrate(self, line: str) -> None:
-        """Print one line above the bar."""
-        self._bar.console.print(printable(line), style="dim", markup=False, highlight=False, soft_wrap=True)
-
-    def update(self, events: list[Event]) -> None:
-        """Move the bar and show the newest figures, and who holds the others up."""
-        self._say(self._fold.add(rank_batches(events)))
-
-    def follow(self, feed: Feed) -> None:
-        """Show all that a feed has now."""
-        for said in self._fold.poll(feed):
-            self._say(said)
-
-    def _say(self, said: _Said) -> None:
-        for suspicion in said.suspicions:
-            self.narrate(suspicion)
-        for event in said.notices:
-            if isinstance(event, Phase) and event.rank == 0:
-                self._bar.update(self._task, description=printable(event.note or event.phase))
-            elif narration := _narration(event):
-                self.narrate(narration)
-        for total in said.totals:
-            step, _, tgs, took, *_ = self._fold.figures(total)
-            figures = "  ".join((step.removeprefix("step "), tgs, took))
-            self._bar.update(self._task, completed=total.step + 1, figures=figures)
-        if inside := self._fold.inside():
-            self._bar.update(self._task, completed=self._fold.share_done, figures=inside)

@@ -155,8 +155,11 @@ def _gradients(work: StepWorkload) -> tuple[float, float]:
 
 
 def _embedding(work: StepWorkload) -> dict[str, float]:
-    """The embedding gathered and its gradient; tied to the head also the head's part and their sum."""
-    copies = 4 if work.dims.tied else 2
+    """The embedding, where it is gathered, and its gradient.
+
+    Tied to the head also the head's part and their sum.
+    """
+    copies = 4 if work.dims.tied else 1 + work.system.regathers_embedding
     return {"weight_gradients": float(copies * work.compute_bytes * work.dims.embedding_weights)}
 
 

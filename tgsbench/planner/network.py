@@ -57,19 +57,27 @@ def shard_bytes(work: StepWorkload) -> ShardBytes:
     if work.zero_stage == 2:
         scatter, shared = reduce_bytes * everything, gather_bytes * everything
         return ShardBytes(scatter=scatter, shared=shared, everywhere=summed)
-    # The head is the last of the forward and the first of the backward: it is gathered once. Tied to
-    # the embedding it belongs to the root, which is kept for the backward too. DeepSpeed keeps as much of
-    # the end of the forward as may be live, but never the embedding.
-    kept = d.embedding_weights + d.hidden
-    if work.system.keeps_live:
-        kept = min(work.system.live_parameters, d.num_parameters - d.embedding_weights)
-    backward = everything - kept if work.regather else 0.0
+    backward = everything - _gathered_once(work) if work.regather else 0.0
     return ShardBytes(
         gather_forward=gather_bytes * everything,
         gather_backward=gather_bytes * backward,
         scatter=reduce_bytes * everything,
         everywhere=summed,
     )
+
+
+def _gathered_once(work: StepWorkload) -> float:
+    """Parameters that the backward does not gather again under ZeRO-3.
+
+    The head is the last of the forward and the first of the backward. Tied to the embedding it belongs to the
+    root, which is kept for the backward too; elsewhere the embedding's backward needs no weights. DeepSpeed
+    keeps as much of the end of the forward as may be live, but never the embedding.
+    """
+    d, system = work.dims, work.system
+    if system.keeps_live:
+        return float(min(system.live_parameters, d.num_parameters - d.embedding_weights))
+    tables = 1 if d.tied or system.regathers_embedding else 2
+    return float(tables * d.embedding_weights + d.hidden)
 
 
 def expert_shard_bytes(work: StepWorkload) -> ShardBytes:

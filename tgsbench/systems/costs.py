@@ -85,6 +85,8 @@ class System(Struct, frozen=True, kw_only=True):
     """Gathered parameters that are kept at most; 0: the layer in use and the next."""
     keeps_live: bool = False
     """Those that are live when the forward ends are not gathered again for the backward."""
+    regathers_embedding: bool = True
+    """The embedding is gathered for its backward too, which needs no weights."""
     gradients_resident: bool = False
     """The gradient shard is allocated for good, not per step."""
     allocator_share: float = 0.02

@@ -6,7 +6,6 @@ import hashlib
 import os
 import subprocess
 import sys
-import venv
 from collections.abc import Callable
 from pathlib import Path
 
@@ -214,6 +213,8 @@ def create(system: str, say: Callable[[str], None], source: Path | None = None) 
         )
     say(plan_text(system))
     try:
+        import venv  # here, for it brings logging to every command that runs something
+
         venv.create(folder, with_pip=True, clear=not made_python(system).exists())
         for argv in install_argv(system, source):
             _install(argv)

@@ -53,6 +53,7 @@ ENGINE = EngineSpec(
         name="fsdp2",
         parameter_bytes=4,
         shards_masters=True,
+        regathers_embedding=False,
         gradient_bytes=4,
         optimizer_bytes=8,
         copy_bytes=32.0,

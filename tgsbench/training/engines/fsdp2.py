@@ -209,6 +209,7 @@ def _sharded_model(
         shard(wrapped, reshard_after_forward=engine.zero_stage == 3)
     if not preset.model.tie_word_embeddings:
         shard(decoder.embed_tokens, reshard_after_forward=engine.zero_stage == 3)
+        decoder.embed_tokens.set_unshard_in_backward(False)  # its gradient needs ids alone
         # The head is the last thing of the forward and the first of the backward: gather it once.
         shard([decoder.norm, model.head], reshard_after_forward=False)
     shard(model, reshard_after_forward=False)
