@@ -21,7 +21,7 @@ from click.testing import CliRunner
 from tests.unit.stored import a_preset
 from tgsbench.cli.run import run
 from tgsbench.errors import ExitCode, TgsError
-from tgsbench.external import exit_report
+from tgsbench.external import exit_report, observed
 from tgsbench.external.adapter import StepReport, num_steps
 from tgsbench.external.bridge import load_adapter, other_work, shared_out
 from tgsbench.external.process import PEER, ExternalProcess, peer_environment
@@ -34,7 +34,8 @@ from tgsbench.schema.environment import Environment
 from tgsbench.schema.events import Bye, Claimed, Data, Error, Hello, Step
 from tgsbench.schema.run import Manifest
 from tgsbench.system import build_locks
-from tgsbench.systems import environments, support
+from tgsbench.systems import environments, registry, support
+from tgsbench.systems.registry import system_of
 from tgsbench.training.errors import describe
 
 LOGS = Path(__file__).parents[1] / "data" / "logs"
@@ -151,6 +152,55 @@ def test_llamafactorys_summary_row_is_no_step():
     preset = a_tiny("llamafactory")
     adapter = load_adapter(a_tiny("llamafactory"))
     assert adapter.steps(with_summary, preset) == adapter.steps(LLAMAFACTORY, preset)
+
+
+def test_llamafactory_v1_gets_the_presets_values_and_its_log_has_losses_alone():
+    preset = a_tiny("llamafactory_v1", "training.accumulation=3", "training.lr=1e-4")
+    adapter = load_adapter(preset)
+    files = adapter.files(preset, Path("/x"))
+    settings = json.loads(files["train.yaml"])
+    assert settings["global_batch_size"] == 2 * 3 and settings["max_steps"] == num_steps(preset)
+    assert settings["dist_config"] == {
+        "name": "fsdp2", "cp_mode": "ulysses", "cp_size": 1, "offload_params": False,
+    }  # fmt: skip
+    assert (settings["optim_config"]["lr"], settings["flash_attn"]) == (1e-4, "sdpa")
+    rows = [json.loads(row) for row in files["packs.jsonl"].splitlines()]
+    assert rows == [{"messages": [i]} for i in range(2 * 3 * num_steps(preset))]
+    log = '{"step": 1, "loss": 7.5, "grad_norm": 1.0}\nno step\n{"step": 2, "loss": 7.25}\n'
+    assert [(s.loss, s.tokens) for s in adapter.steps(log, preset)] == [(7.5, 0), (7.25, 0)]
+    assert (adapter.claims(log, preset), adapter.own_tgs(log, preset)) == ({}, None)
+    assert observed.is_wanted(preset, {})
+    assert registry.engine_of(preset.engine).unequal != registry.find_engine("llamafactory").unequal
+
+
+def test_llamafactory_v1_shares_a_sequence_on_gpus_through_flash_attn():
+    asked = ["engine.name=llamafactory", "engine.use_v1=true", "training.checkpointing=full"]
+    preset = a_preset("llama3_8b_32k", *asked, "parallel.sp=4")
+    assert support.gaps(preset) == []
+    adapter = load_adapter(preset)
+    settings = json.loads(adapter.files(preset, Path("/x"))["train.yaml"])
+    assert (settings["flash_attn"], settings["dist_config"]["cp_size"]) == ("flash_attention_2", 4)
+    assert (adapter.kernel(preset), settings["bf16"]) == ("flash2", True)
+    (gap,) = support.gaps(a_preset("llama3_8b_32k", *asked, "parallel.sp=4", "engine.kernel=sdpa"))
+    assert "flash-attn alone" in gap.what
+    assert system_of(preset.engine).sequence_parallel
+
+
+def test_llamafactory_v1s_template_gives_a_pack_token_for_token_with_its_documents_apart(tmp_path):
+    pytest.importorskip("transformers")
+    np.save(tmp_path / "tokens.npy", np.arange(12).reshape(2, 6))
+    np.save(tmp_path / "labels.npy", np.array([[-100, 1, 2, 3, 4, 5], [-100, 7, 8, -100, 10, 11]]))
+    (tmp_path / "starts.json").write_text("[[0], [0, 3]]")
+    script = runpy.run_path(str(PEER / "llamafactory_v1_train.py"))
+    rendered = script["pack"](tmp_path, 1)
+    assert rendered["input_ids"].tolist() == [6, 7, 8, 9, 10, 11]
+    assert rendered["labels"].tolist() == [-100, 7, 8, -100, 10, 11]
+    assert rendered["loss_weights"].tolist() == [0, 1, 1, 0, 1, 1]
+    assert rendered["position_ids"].tolist() == [0, 1, 2, 0, 1, 2]
+    assert "attention_mask" not in rendered
+    (tmp_path / "starts.json").write_text("[]")
+    script["arrays"].cache_clear()
+    assert script["pack"](tmp_path, 1)["position_ids"].tolist() == list(range(6))
 
 
 def test_xtuner_steps_are_whole_accumulation_windows():
