@@ -89,8 +89,16 @@ _LAUNCH = External(
     adapter="tgsbench.external.llamafactory:ADAPTER",
     recipe=EnvironmentRecipe(
         version="0.9.5",
-        # transformers 5.6 and datasets 4.0 are the newest that this release allows.
-        requirements=("torch", "torchvision", "llamafactory==0.9.5", "deepspeed<=0.18.4", "ninja"),
+        # transformers 5.6.0, the newest that this release allows, cannot call flash-attn: it converts sinks
+        # that are not there. datasets 4.0 is the newest too.
+        requirements=(
+            "torch",
+            "torchvision",
+            "llamafactory==0.9.5",
+            "transformers!=5.6.0",
+            "deepspeed<=0.18.4",
+            "ninja",
+        ),
         needs=("llamafactory", "torch", "transformers", "deepspeed"),
     ),
 )
