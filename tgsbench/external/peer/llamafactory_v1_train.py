@@ -28,6 +28,7 @@ def main() -> None:
     settings = Path(sys.argv[1])
     register_template(settings.parent)
     register_optimizer()
+    keep_rotary_frequencies()
     draw_weights(json.loads(settings.read_text("utf-8"))["flash_attn"])
     sft_trainer.SFTTrainer.save_model = lambda self: None
     sft_trainer.run_sft()
@@ -83,6 +84,24 @@ def register_optimizer() -> None:
 
     OptimizerPlugin("tgsbench_adamw").register()(adamw)
     LRSchedulerPlugin("tgsbench_cosine").register()(cosine)
+
+
+def keep_rotary_frequencies() -> None:
+    """Keep the buffers that no checkpoint has: with rank 0's weights 0.9.5 leaves them as memory was.
+
+    It has the two functions for it, and calls them where no rank builds weights.
+    """
+    from llamafactory.v1.plugins.trainer_plugins.distributed.fsdp2 import FSDP2Engine
+
+    sharded = FSDP2Engine.shard_model
+
+    def with_buffers(self: Any, model: Any) -> Any:
+        buffers = self._save_non_persistent_buffers(model)
+        model = sharded(self, model)
+        self._restore_non_persistent_buffers(model, buffers)
+        return model
+
+    FSDP2Engine.shard_model = with_buffers
 
 
 def draw_weights(attention: str) -> None:

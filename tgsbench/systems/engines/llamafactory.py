@@ -100,6 +100,7 @@ _LAUNCH = External(
             "ninja",
         ),
         needs=("llamafactory", "torch", "transformers", "deepspeed"),
+        disk_gb=2,
     ),
 )
 ENGINE = EngineSpec(
@@ -192,6 +193,7 @@ _V1 = replace(
     unequal=(
         "logits of a whole sequence at the loss, where ours come in chunks",
         "its own draw of initial weights, and our packs in an order that it draws",
+        "its model scores labels once more in every micro-step, for a loss that nobody uses",
         "gradients are summed over all labels of a step, where ours are means of micro-steps",
     ),
     # FSDP2 over fp32 masters, one kernel per operator, q, k and v each in an all-to-all of its own.
