@@ -395,7 +395,7 @@ def test_two_interpreters_build_their_extensions_in_two_folders():
 
 @pytest.mark.parametrize("engine", ["xtuner", "llamafactory"])
 def test_cpu_ranks_build_no_op_of_shared_memory(engine, monkeypatch):
-    (script,) = load_adapter(a_tiny(engine)).program(a_tiny(engine))
+    *_, script = load_adapter(a_tiny(engine)).program(a_tiny(engine))
     compatible, seen = {"deepspeed_shm_comm": True, "cpu_adam": True}, []
     ops = SimpleNamespace(__compatible_ops__=compatible)
     for name in ("xtuner", "xtuner.model", "xtuner.model.modules", "xtuner.model.modules.dispatch", "torch"):
@@ -417,7 +417,13 @@ def test_who_waits_for_what_comes_before_the_training_is_told_that_it_lives(tmp_
     assert beats and all(child.pid for child in beats)
 
 
-def test_llamafactory_trains_beside_a_torchvision_of_another_build(tmp_path, monkeypatch):
+@pytest.mark.parametrize("engine", ["llamafactory", "llamafactory_v1", "xtuner_v1"])
+def test_systems_that_import_a_torchvision_start_through_what_lets_them_on_a_cpu(engine):
+    preset = a_tiny(engine)
+    assert load_adapter(preset).program(preset)[0] == str(PEER / "other_builds.py")
+
+
+def test_a_script_runs_beside_a_torchvision_of_another_build(tmp_path):
     broken = tmp_path / "torchvision"
     broken.mkdir()
     (broken / "__init__.py").write_text(
@@ -429,7 +435,7 @@ def test_llamafactory_trains_beside_a_torchvision_of_another_build(tmp_path, mon
     (audio / "__init__.py").write_text("raise OSError('libc10_cuda.so: no such file')\n")
     looks = "from importlib.util import find_spec\nassert find_spec('torchaudio')\nimport torchaudio\n"
     (tmp_path / "script.py").write_text(f"import sys, torchvision\n{looks}print(sys.argv[1:])\n")
-    argv = [str(PEER / "llamafactory_cpu.py"), "--script", str(tmp_path / "script.py"), "train.yaml"]
+    argv = [str(PEER / "other_builds.py"), str(tmp_path / "script.py"), "train.yaml"]
     env = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run([sys.executable, *argv], env=env, capture_output=True, text=True)
     assert (done.stdout, done.returncode) == ("['train.yaml']\n", 0), done.stderr[-2000:]

@@ -93,7 +93,7 @@ class LlamaFactoryV1:
     def program(self, preset: Preset) -> list[str]:
         """Our script, which hands packs to its trainer; on a CPU what is not for one is out of the way."""
         if preset.hardware.device == "cpu":
-            return [str(PEER / "llamafactory_cpu.py"), "--script", _SCRIPT]
+            return [str(PEER / "other_builds.py"), _SCRIPT]
         return [_SCRIPT]
 
     def kernel(self, preset: Preset) -> str:
