@@ -100,7 +100,7 @@ _LAUNCH = External(
             "ninja",
         ),
         needs=("llamafactory", "torch", "transformers", "deepspeed"),
-        disk_gb=2,
+        disk_gb=2.3,
     ),
 )
 ENGINE = EngineSpec(

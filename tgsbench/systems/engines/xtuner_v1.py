@@ -79,7 +79,7 @@ ENGINE = EngineSpec(
             needs=("xtuner", "torch", "transformers", "mmengine"),
             # The registry's release has the number of the main branch, and no v1.
             modules=("xtuner/v1/train/trainer.py",),
-            disk_gb=7,
+            disk_gb=3.1,
             minutes=15,
         ),
         observed="always",  # its clock leaves out data and logging
