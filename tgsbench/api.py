@@ -296,10 +296,10 @@ def forecast(
 
     from tgsbench.planner.advice import advise
     from tgsbench.planner.plan import assemble, estimate, published_notes
-    from tgsbench.systems.registry import find_system
+    from tgsbench.systems.registry import find_system, system_of
 
     machine = planned_machine(preset, gpu, link, price)
-    numbers = estimate(preset, machine, find_system(system or preset.engine.name))
+    numbers = estimate(preset, machine, find_system(system) if system else system_of(preset.engine))
     document = assemble(preset, numbers)
     notes = [*document.notes, *published_notes(preset, numbers)]
     return replace(document, notes=notes, advice=advise(preset, numbers))

@@ -22,23 +22,23 @@ RESULTS = ROOT / "benchmarks" / "results" / "peers_cpu.json"
 COMMON = ["--set", "training.checkpointing=full", "--steps", "6", "--warmup", "2", "--headless", "--json"]
 
 
-def measure(engine: str, tmp_path: Path, *options: str) -> dict:
+def measure(engine: str, tmp_path: Path, *options: str, key: str = "") -> dict:
     argv = [sys.executable, "-m", "tgsbench", "run", "--preset", "tiny_cpu", "--engine", engine]
     argv += [*options, *COMMON, "--output", str(tmp_path)]
     done = subprocess.run(argv, capture_output=True, text=True, cwd=ROOT, timeout=560)
     assert done.returncode == 0, done.stderr[-6000:]
     result = json.loads(done.stdout)
-    keep(engine, result)
+    keep(key or engine, result)
     return result
 
 
-def keep(engine: str, result: dict) -> None:
+def keep(key: str, result: dict) -> None:
     """Add the figures to the committed file."""
     kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     names = ("status", "preset", "engine", "attention", "world_size", "sp", "seq_len", "tgs", "tflops")
     names += ("step_s", "mem", "loss", "packing", "claimed", "warnings", "disturbances")
     versions = result["environment"]["versions"]
-    kept[engine] = {name: result[name] for name in names} | {"versions": versions}
+    kept[key] = {name: result[name] for name in names} | {"versions": versions}
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n")
 
@@ -57,6 +57,17 @@ def test_llamafactory_trains_a_preset(tmp_path):
     steps = zip(result["tgs"]["samples"], result["step_s"]["samples"], strict=True)
     for tgs, step_s in steps:
         assert tgs * step_s * 2 == pytest.approx(result["tokens_per_step"] * (1 - padded), rel=0.01)
+    assert result["loss"]["last"] < result["loss"]["first"] + 0.1
+
+
+@pytest.mark.skipif(bool(environments.find_environment("llamafactory").missing), reason="make peers")
+def test_llamafactorys_v1_trainer_trains_our_packs(tmp_path):
+    options = ["engine.use_v1=true", "parallel.sp=1", "workload.document_mask=true"]
+    words = [word for option in options for word in ("--set", option)]
+    result = measure("llamafactory", tmp_path, *words, key="llamafactory_v1")
+    assert (result["status"], result["tgs"]["n"]) == ("ok", 6)
+    exact(result)
+    assert result["claimed"]["labels of a step at the loss, all ranks"] > 0
     assert result["loss"]["last"] < result["loss"]["first"] + 0.1
 
 

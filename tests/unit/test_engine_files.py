@@ -24,7 +24,8 @@ MAY_NAME = (
     "systems/engines/",  # the engines' own files
     "training/engines/deepspeed/",  # DeepSpeed's package, extra and operator namespace
     "external/xtuner.py", "external/llamafactory.py", "external/trl.py", "external/swift.py",
-    "external/torchtitan.py", "external/xtuner_v1.py", "external/megatron_bridge.py",
+    "external/torchtitan.py", "external/xtuner_v1.py", "external/llamafactory_v1.py",
+    "external/megatron_bridge.py",
     "external/peer/",  # the systems' own words and flags
     "systems/log_formats.py", "systems/stacks.py",  # whose logs and rows are read, run here or not
     "models/flops.py",  # the FLOPs convention called xtuner

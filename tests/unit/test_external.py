@@ -21,7 +21,7 @@ from click.testing import CliRunner
 from tests.unit.stored import a_preset
 from tgsbench.cli.run import run
 from tgsbench.errors import ExitCode, TgsError
-from tgsbench.external import exit_report
+from tgsbench.external import exit_report, observed
 from tgsbench.external.adapter import StepReport, num_steps
 from tgsbench.external.bridge import load_adapter, other_work, shared_out
 from tgsbench.external.process import PEER, ExternalProcess, peer_environment
@@ -34,7 +34,8 @@ from tgsbench.schema.environment import Environment
 from tgsbench.schema.events import Bye, Claimed, Data, Error, Hello, Step
 from tgsbench.schema.run import Manifest
 from tgsbench.system import build_locks
-from tgsbench.systems import environments, support
+from tgsbench.systems import environments, registry, support
+from tgsbench.systems.registry import system_of
 from tgsbench.training.errors import describe
 
 LOGS = Path(__file__).parents[1] / "data" / "logs"
@@ -44,14 +45,18 @@ XTUNER = (LOGS / "xtuner_log_sample.txt").read_text()
 
 def a_tiny(engine: str, *sets: str):
     base = ["training.checkpointing=full", f"engine.name={engine}"]
-    if engine in ("llamafactory", "torchtitan"):
+    if engine == "llamafactory_v1":
+        base[1:] = ["engine.name=llamafactory", "engine.use_v1=true"]
+    if engine in ("llamafactory", "llamafactory_v1", "torchtitan"):
         base.append("parallel.sp=1")
     if engine == "xtuner":
         base.append("engine.cpu_shim=true")
     return a_preset("tiny_cpu", *base, *sets)
 
 
-@pytest.mark.parametrize("engine", ["llamafactory", "xtuner", "xtuner_v1", "trl", "swift", "torchtitan"])
+@pytest.mark.parametrize(
+    "engine", ["llamafactory", "llamafactory_v1", "xtuner", "xtuner_v1", "trl", "swift", "torchtitan"]
+)
 def test_a_preset_that_the_system_can_do_has_no_gap(engine):
     assert support.gaps(a_tiny(engine)) == []
 
@@ -62,6 +67,12 @@ def test_a_preset_that_the_system_can_do_has_no_gap(engine):
         ("llamafactory", "parallel.sp=2", "no sequence parallelism"),
         ("llamafactory", "workload.corpus=lengths", "random tokens have none"),
         ("llamafactory", "training.checkpointing=selective", "no selective"),
+        ("llamafactory_v1", "parallel.sp=2", "flash-attn alone"),
+        ("llamafactory_v1", "engine.zero_stage=2", "by FSDP2"),
+        ("llamafactory_v1", "engine.offload=optimizer", "together, or neither"),
+        ("llamafactory_v1", "engine.kernel=flash2", "no attention kernel flash2"),
+        ("llamafactory_v1", "engine.liger=true", "no Liger"),
+        ("llamafactory_v1", "workload.packing=xtuner_stock", "shorter than the sequence"),
         ("xtuner", "engine.cpu_shim=false", "shim"),
         ("xtuner", "engine.liger=true", "Liger"),
         ("xtuner", "training.compute_dtype=bfloat16", "bf16"),
@@ -100,7 +111,7 @@ def test_options_of_our_own_ranks_are_refused(option, value):
 
 def test_llamafactory_gets_the_presets_values():
     preset = a_tiny("llamafactory", "training.accumulation=3", "training.lr=1e-4")
-    settings = json.loads(load_adapter("llamafactory").files(preset, Path("/x"))["train.yaml"])
+    settings = json.loads(load_adapter(a_tiny("llamafactory")).files(preset, Path("/x"))["train.yaml"])
     assert settings["cutoff_len"] == preset.workload.seq_len
     assert settings["gradient_accumulation_steps"] == 3
     assert settings["learning_rate"] == 1e-4
@@ -113,7 +124,7 @@ def test_llamafactory_gets_the_presets_values():
 def test_xtuners_configuration_is_python_whose_values_are_literals():
     preset = a_tiny("xtuner", "training.accumulation=2")
     folder = Path("/x/'; import os  # ")
-    source = load_adapter("xtuner").files(preset, folder)["config.py"]
+    source = load_adapter(a_tiny("xtuner")).files(preset, folder)["config.py"]
     tree = ast.parse(source)
     values = {
         node.targets[0].id: ast.literal_eval(node.value)
@@ -128,7 +139,7 @@ def test_xtuners_configuration_is_python_whose_values_are_literals():
 
 def test_llamafactory_steps_are_differences_of_its_cumulative_figures():
     preset = a_tiny("llamafactory")
-    steps = load_adapter("llamafactory").steps(LLAMAFACTORY, preset)
+    steps = load_adapter(a_tiny("llamafactory")).steps(LLAMAFACTORY, preset)
     assert [step.tokens for step in steps[:3]] == [2048, 2048, 2048]
     assert steps[1].step_s == pytest.approx(4096 / 17855.6 - 2048 / 17197.79)
     assert sum(s.step_s for s in steps[:3]) == pytest.approx(6144 / 18191.82)
@@ -139,13 +150,63 @@ def test_llamafactorys_summary_row_is_no_step():
     summary = {k: v for k, v in rows[-1].items() if k != "loss"}
     with_summary = LLAMAFACTORY.rstrip() + "\n" + json.dumps(summary) + "\n"
     preset = a_tiny("llamafactory")
-    adapter = load_adapter("llamafactory")
+    adapter = load_adapter(a_tiny("llamafactory"))
     assert adapter.steps(with_summary, preset) == adapter.steps(LLAMAFACTORY, preset)
+
+
+def test_llamafactory_v1_gets_the_presets_values_and_its_log_has_losses_alone():
+    preset = a_tiny("llamafactory_v1", "training.accumulation=3", "training.lr=1e-4")
+    adapter = load_adapter(preset)
+    files = adapter.files(preset, Path("/x"))
+    settings = json.loads(files["train.yaml"])
+    assert settings["global_batch_size"] == 2 * 3 and settings["max_steps"] == num_steps(preset)
+    assert settings["dist_config"] == {
+        "name": "fsdp2", "cp_mode": "ulysses", "cp_size": 1, "offload_params": False,
+    }  # fmt: skip
+    assert (settings["optim_config"]["lr"], settings["flash_attn"]) == (1e-4, "sdpa")
+    rows = [json.loads(row) for row in files["packs.jsonl"].splitlines()]
+    assert rows == [{"messages": [i]} for i in range(2 * 3 * num_steps(preset))]
+    log = "no step\n" + (LOGS / "llamafactory_v1_2ranks.jsonl").read_text()
+    losses = [7.65269660949707, 7.6089677810668945, 7.6600446701049805, 7.6364426612854]
+    assert [(s.loss, s.tokens, s.step_s) for s in adapter.steps(log, preset)] == [(n, 0, 0) for n in losses]
+    assert (adapter.claims(log, preset), adapter.own_tgs(log, preset)) == ({}, None)
+    assert observed.is_wanted(preset, {})
+    assert registry.engine_of(preset.engine).unequal != registry.find_engine("llamafactory").unequal
+
+
+def test_llamafactory_v1_shares_a_sequence_on_gpus_through_flash_attn():
+    asked = ["engine.name=llamafactory", "engine.use_v1=true", "training.checkpointing=full"]
+    preset = a_preset("llama3_8b_32k", *asked, "parallel.sp=4")
+    assert support.gaps(preset) == []
+    adapter = load_adapter(preset)
+    settings = json.loads(adapter.files(preset, Path("/x"))["train.yaml"])
+    assert (settings["flash_attn"], settings["dist_config"]["cp_size"]) == ("flash_attention_2", 4)
+    assert (adapter.kernel(preset), settings["bf16"]) == ("flash2", True)
+    (gap,) = support.gaps(a_preset("llama3_8b_32k", *asked, "parallel.sp=4", "engine.kernel=sdpa"))
+    assert "flash-attn alone" in gap.what
+    assert system_of(preset.engine).sequence_parallel
+
+
+def test_llamafactory_v1s_template_gives_a_pack_token_for_token_with_its_documents_apart(tmp_path):
+    pytest.importorskip("transformers")
+    np.save(tmp_path / "tokens.npy", np.arange(12).reshape(2, 6))
+    np.save(tmp_path / "labels.npy", np.array([[-100, 1, 2, 3, 4, 5], [-100, 7, 8, -100, 10, 11]]))
+    (tmp_path / "starts.json").write_text("[[0], [0, 3]]")
+    script = runpy.run_path(str(PEER / "llamafactory_v1_train.py"))
+    rendered = script["pack"](tmp_path, 1)
+    assert rendered["input_ids"].tolist() == [6, 7, 8, 9, 10, 11]
+    assert rendered["labels"].tolist() == [-100, 7, 8, -100, 10, 11]
+    assert rendered["loss_weights"].tolist() == [0, 1, 1, 0, 1, 1]
+    assert rendered["position_ids"].tolist() == [0, 1, 2, 0, 1, 2]
+    assert "attention_mask" not in rendered
+    (tmp_path / "starts.json").write_text("[]")
+    script["arrays"].cache_clear()
+    assert script["pack"](tmp_path, 1)["position_ids"].tolist() == list(range(6))
 
 
 def test_xtuner_steps_are_whole_accumulation_windows():
     preset = a_tiny("xtuner", "training.accumulation=2")
-    steps = load_adapter("xtuner").steps(XTUNER, preset)
+    steps = load_adapter(a_tiny("xtuner")).steps(XTUNER, preset)
     # The first two lines of the sample: 0.0971 s and 0.1065 s, 256 tokens a GPU each.
     assert steps[0].step_s == pytest.approx(0.0971 + 0.1065)
     assert steps[0].tokens == pytest.approx(2 * (2635.8872 * 0.0971 + 2403.5319 * 0.1065))
@@ -154,8 +215,8 @@ def test_xtuner_steps_are_whole_accumulation_windows():
 
 def test_xtuners_claim_is_the_biased_mean_over_micro_batches():
     preset = a_tiny("xtuner", "training.accumulation=2", "measure.warmup=0")
-    claims = load_adapter("xtuner").claims(XTUNER, preset)
-    steps = load_adapter("xtuner").steps(XTUNER, preset)
+    claims = load_adapter(a_tiny("xtuner")).claims(XTUNER, preset)
+    steps = load_adapter(a_tiny("xtuner")).steps(XTUNER, preset)
     ours = sum(s.tokens for s in steps) / sum(s.step_s for s in steps) / preset.world_size
     assert claims["tokens_per_sec, mean over micro-batches"] > ours
 
@@ -335,7 +396,7 @@ def test_two_interpreters_build_their_extensions_in_two_folders():
 
 @pytest.mark.parametrize("engine", ["xtuner", "llamafactory"])
 def test_cpu_ranks_build_no_op_of_shared_memory(engine, monkeypatch):
-    (script,) = load_adapter(engine).program(a_tiny(engine))
+    *_, script = load_adapter(a_tiny(engine)).program(a_tiny(engine))
     compatible, seen = {"deepspeed_shm_comm": True, "cpu_adam": True}, []
     ops = SimpleNamespace(__compatible_ops__=compatible)
     for name in ("xtuner", "xtuner.model", "xtuner.model.modules", "xtuner.model.modules.dispatch", "torch"):
@@ -357,7 +418,13 @@ def test_who_waits_for_what_comes_before_the_training_is_told_that_it_lives(tmp_
     assert beats and all(child.pid for child in beats)
 
 
-def test_llamafactory_trains_beside_a_torchvision_of_another_build(tmp_path, monkeypatch):
+@pytest.mark.parametrize("engine", ["llamafactory", "llamafactory_v1", "xtuner_v1"])
+def test_systems_that_import_a_torchvision_start_through_what_lets_them_on_a_cpu(engine):
+    preset = a_tiny(engine)
+    assert load_adapter(preset).program(preset)[0] == str(PEER / "other_builds.py")
+
+
+def test_a_script_runs_beside_a_torchvision_of_another_build(tmp_path):
     broken = tmp_path / "torchvision"
     broken.mkdir()
     (broken / "__init__.py").write_text(
@@ -369,7 +436,7 @@ def test_llamafactory_trains_beside_a_torchvision_of_another_build(tmp_path, mon
     (audio / "__init__.py").write_text("raise OSError('libc10_cuda.so: no such file')\n")
     looks = "from importlib.util import find_spec\nassert find_spec('torchaudio')\nimport torchaudio\n"
     (tmp_path / "script.py").write_text(f"import sys, torchvision\n{looks}print(sys.argv[1:])\n")
-    argv = [str(PEER / "llamafactory_cpu.py"), "--script", str(tmp_path / "script.py"), "train.yaml"]
+    argv = [str(PEER / "other_builds.py"), str(tmp_path / "script.py"), "train.yaml"]
     env = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run([sys.executable, *argv], env=env, capture_output=True, text=True)
     assert (done.stdout, done.returncode) == ("['train.yaml']\n", 0), done.stderr[-2000:]
@@ -385,7 +452,7 @@ def test_llamafactory_trains_beside_a_torchvision_of_another_build(tmp_path, mon
     ],
 )
 def test_logs_that_the_systems_wrote_here_are_read_whole(engine, file, num_logged, losses):
-    steps = load_adapter(engine).steps((LOGS / file).read_text(), a_tiny(engine))
+    steps = load_adapter(a_tiny(engine)).steps((LOGS / file).read_text(), a_tiny(engine))
     assert len(steps) == num_logged and [step.loss for step in steps[:2]] == losses
     assert all(step.step_s > 0 for step in steps)
 
@@ -402,7 +469,7 @@ no step
 
 def test_trl_gets_the_presets_values_and_its_steps_are_what_was_seen():
     preset = a_tiny("trl", "training.accumulation=3", "training.lr=1e-4", "engine.zero_stage=2")
-    adapter = load_adapter("trl")
+    adapter = load_adapter(a_tiny("trl"))
     settings = json.loads(adapter.files(preset, Path("/x"))["trl.json"])
     arguments = settings["arguments"]
     assert (arguments["gradient_accumulation_steps"], arguments["learning_rate"]) == (3, 1e-4)
@@ -445,7 +512,7 @@ no row
 
 def test_swift_gets_the_presets_values_and_logs_a_mean_since_it_began():
     preset = a_tiny("swift", "training.accumulation=3", "training.lr=1e-4", "engine.zero_stage=2")
-    adapter = load_adapter("swift")
+    adapter = load_adapter(a_tiny("swift"))
     words = adapter.arguments(preset, Path("/x"))
     options = dict(zip(words[::2], words[1::2], strict=True))
     assert (options["--gradient_accumulation_steps"], options["--learning_rate"]) == ("3", "0.0001")
@@ -464,7 +531,7 @@ def test_swift_gets_the_presets_values_and_logs_a_mean_since_it_began():
 
 
 def test_swift_without_zero_is_started_without_deepspeed():
-    words = load_adapter("swift").arguments(a_tiny("swift", "engine.zero_stage=0"), Path("/x"))
+    words = load_adapter(a_tiny("swift")).arguments(a_tiny("swift", "engine.zero_stage=0"), Path("/x"))
     assert "--deepspeed" not in words
 
 
@@ -523,7 +590,7 @@ def test_packs_and_the_models_settings_lie_ready_when_weights_are_written(tmp_pa
         return ""
 
     peer = SimpleNamespace(script=script)
-    data, _ = load_adapter(engine).prepare(preset, tmp_path, peer, said.append)
+    data, _ = load_adapter(a_tiny(engine)).prepare(preset, tmp_path, peer, said.append)
     assert data.num_tokens > 0
     assert seen == [(f"{engine}_prepare.py", str(weights_dir(preset)))]
     assert "random weights for" in said[-1]
@@ -537,7 +604,7 @@ TITAN_LOG = """\
 
 def test_torchtitan_gets_the_presets_values_and_its_tps_are_of_one_rank():
     preset = a_tiny("torchtitan", "training.accumulation=2", "measure.warmup=1")
-    adapter = load_adapter("torchtitan")
+    adapter = load_adapter(a_tiny("torchtitan"))
     settings = json.loads(adapter.files(preset, Path("/x"))["titan.json"])
     assert settings["training"]["global_batch_size"] == 4
     assert settings["training"]["steps"] == num_steps(preset)
@@ -553,7 +620,7 @@ def test_torchtitan_shares_a_sequence_by_rings_or_by_tensors_on_gpus(by, degrees
     sets = ("engine.name=torchtitan", "training.checkpointing=full", "parallel.sp=4", f"engine.sp_by={by}")
     preset = a_preset("llama3_8b_32k", *sets)
     assert support.gaps(preset) == []
-    meshes = json.loads(load_adapter("torchtitan").files(preset, Path("/x"))["titan.json"])["parallelism"]
+    meshes = json.loads(load_adapter(preset).files(preset, Path("/x"))["titan.json"])["parallelism"]
     assert (meshes["context_parallel_degree"], meshes["tensor_parallel_degree"]) == degrees
 
 
@@ -574,7 +641,7 @@ def test_torchtitans_ranks_are_dealt_packs_in_turn_with_labels_beside_their_toke
 
 def test_xtuner_v1_gets_the_presets_values():
     preset = a_tiny("xtuner_v1", "training.accumulation=3", "training.lr=1e-4")
-    settings = json.loads(load_adapter("xtuner_v1").files(preset, Path("/x"))["xtuner_v1.json"])
+    settings = json.loads(load_adapter(a_tiny("xtuner_v1")).files(preset, Path("/x"))["xtuner_v1.json"])
     assert settings["trainer"]["global_batch_size"] == 3 and settings["trainer"]["sp_size"] == 2
     assert settings["trainer"]["total_step"] == num_steps(preset)
     assert settings["trainer"]["dist_backend"] == "gloo"
@@ -584,7 +651,7 @@ def test_xtuner_v1_gets_the_presets_values():
     assert settings["model"]["attention"]["attn_impl"] == "eager_attention"
     on_gpus = a_preset("llama2_7b_128k", "engine.name=xtuner_v1", "training.checkpointing=none")
     assert support.gaps(on_gpus) == []
-    settings = json.loads(load_adapter("xtuner_v1").files(on_gpus, Path("/x"))["xtuner_v1.json"])
+    settings = json.loads(load_adapter(a_tiny("xtuner_v1")).files(on_gpus, Path("/x"))["xtuner_v1.json"])
     assert settings["fsdp_cfg"]["recompute_ratio"] == 0.0 and "dist_backend" not in settings["trainer"]
     assert settings["model"]["attention"]["attn_impl"] == "flash_attention"
 
@@ -594,7 +661,7 @@ def test_xtuner_v1_ranks_each_count_their_piece_of_a_sequence(tmp_path):
     for rank, tgs in enumerate((566.3, 448.2)):
         line = f"[XTuner] Epoch 1 Step 1/6 data_time: 0.1 lr: 0 time: 2.0 tgs: {tgs} seqlen_tgs: 1"
         (tmp_path / "logs" / f"rank{rank}.log").write_text(f"Training begins\n{line}\n")
-    preset, adapter = a_tiny("xtuner_v1", "measure.warmup=0"), load_adapter("xtuner_v1")
+    preset, adapter = a_tiny("xtuner_v1", "measure.warmup=0"), load_adapter(a_tiny("xtuner_v1"))
     log = adapter.read_log(tmp_path)
     (step,) = adapter.steps(log, preset)
     assert step.tokens == pytest.approx((566.3 + 448.2) * 2.0) and step.step_s == 2.0
@@ -631,7 +698,7 @@ def test_megatron_bridge_is_given_names_that_its_classes_have():
     for sets in (["parallel.sp=4"], ["parallel.sp=1", "training.checkpointing=none"]):
         preset = a_bridge(*sets)
         assert support.gaps(preset) == []
-        settings = json.loads(load_adapter("megatron_bridge").files(preset, Path("/x"))["bridge.json"])
+        settings = json.loads(load_adapter(preset).files(preset, Path("/x"))["bridge.json"])
         tables = {name: table for name, table in settings.items() if isinstance(table, dict)}
         ours = {"dataset": {"seq_length"}}  # of the data set that our script declares
         strange = {n: set(t) - set(known[n]) - ours.get(n, set()) for n, t in tables.items()}
@@ -643,7 +710,7 @@ def test_megatron_bridge_is_given_names_that_its_classes_have():
 
 
 def test_megatron_bridges_lines_are_steps_by_its_own_clock():
-    preset, adapter = a_bridge("parallel.sp=4", "measure.warmup=1"), load_adapter("megatron_bridge")
+    preset, adapter = a_bridge("parallel.sp=4", "measure.warmup=1"), load_adapter(a_bridge())
     steps = adapter.steps(BRIDGE_LOG, preset)
     assert [(s.step_s, s.loss, s.tokens) for s in steps] == [
         (12.5, 10.52345, 2 * 32768),

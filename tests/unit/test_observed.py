@@ -109,4 +109,5 @@ def test_a_step_of_other_tokens_than_asked_is_told():
     ],
 )
 def test_an_observer_is_asked_for_where_a_log_can_do_without(engine, variables, wanted):
-    assert observed.is_wanted(engine, variables) == wanted
+    preset = a_preset("tiny_cpu", f"engine.name={engine}", "training.checkpointing=full")
+    assert observed.is_wanted(preset, variables) == wanted

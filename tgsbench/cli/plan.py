@@ -21,7 +21,7 @@ from tgsbench.presets import catalog
 from tgsbench.report import plan as report
 from tgsbench.schema.preset import Preset
 from tgsbench.systems.costs import System
-from tgsbench.systems.registry import find_system
+from tgsbench.systems.registry import find_system, system_of
 
 if TYPE_CHECKING:
     from tgsbench.planner.calibrate import Sample
@@ -165,7 +165,7 @@ def _write_trace(asked: PlanOptions, preset: Preset, path: Path) -> None:
 
 
 def _system(asked: PlanOptions, preset: Preset) -> System:
-    return find_system(asked.system_name or preset.engine.name)
+    return find_system(asked.system_name) if asked.system_name else system_of(preset.engine)
 
 
 def _max_seq_len(asked: PlanOptions) -> None:

@@ -41,7 +41,7 @@ from tgsbench.system.lifetime import die_with_parent, die_with_parent_argv
 from tgsbench.system.process import ProcessGroup
 from tgsbench.systems import environments, support
 from tgsbench.systems.entry import load_entry
-from tgsbench.systems.registry import find_engine
+from tgsbench.systems.registry import engine_of
 from tgsbench.systems.spec import External
 from tgsbench.units import GIB
 
@@ -81,7 +81,7 @@ class ExternalRun:
 
     def __init__(self, run: RunDir, preset: Preset, stop: _Stop) -> None:
         self._run, self._preset, self._stop = run, preset, stop
-        self._adapter = load_adapter(preset.engine.name)
+        self._adapter = load_adapter(preset)
         self._folder = run.path.resolve() / "external"
         self._log = run.log_dir / f"{self._adapter.name}.log"
         self._emitters = [
@@ -91,7 +91,7 @@ class ExternalRun:
         self._padded = 0.0
         self._resident = [0] * preset.world_size
         """Bytes of each CPU rank, as last looked at."""
-        self._is_observed = observed.is_wanted(self._adapter.name)
+        self._is_observed = observed.is_wanted(preset)
         self._heartbeat_s = 0.0
         self._activity = Activity(self._log, ranks_compute=preset.hardware.device == "cpu")
 
@@ -298,10 +298,10 @@ class ExternalRun:
             emitter.emit(make(rank))
 
 
-def load_adapter(engine: str) -> Adapter:
+def load_adapter(preset: Preset) -> Adapter:
     """The adapter that an external engine's spec names; raises TgsError for an unknown engine."""
-    launch = find_engine(engine).launch
-    assert isinstance(launch, External), engine
+    launch = engine_of(preset.engine).launch
+    assert isinstance(launch, External), preset.engine.name
     adapter: Adapter = load_entry(launch.adapter)
     return adapter
 

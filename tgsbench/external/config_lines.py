@@ -10,7 +10,7 @@ from msgspec.structs import fields
 from tgsbench.external.adapter import Adapter
 from tgsbench.schema.preset import Preset
 from tgsbench.systems.entry import load_entry
-from tgsbench.systems.registry import find_engine
+from tgsbench.systems.registry import engine_of
 from tgsbench.systems.spec import External
 
 _DATA = ".jsonl"
@@ -22,7 +22,7 @@ def count(preset: Preset) -> int:
 
     Data is no configuration. A preset of ours counts by the values that it gives.
     """
-    launch = find_engine(preset.engine.name).launch
+    launch = engine_of(preset.engine).launch
     if not isinstance(launch, External):
         return _given(preset)
     adapter: Adapter = load_entry(launch.adapter)

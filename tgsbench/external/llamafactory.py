@@ -87,7 +87,7 @@ class LlamaFactory:
         num_documents = training_data.write_documents(preset, folder, say)
         say(f"{self.name} packs {num_documents:,} documents")
         on_cpu = preset.hardware.device == "cpu"
-        through = ["llamafactory_cpu.py", "--script"] if on_cpu else []
+        through = ["other_builds.py"] if on_cpu else []
         script = str(PEER / "llamafactory_prepare.py")
         counted = json.loads(peer.script(*through, script, str(folder / "train.yaml")))
         real = counted["num_tokens"] - counted["num_padded"]
@@ -108,7 +108,7 @@ class LlamaFactory:
     def program(self, preset: Preset) -> list[str]:
         """LLaMA-Factory's module: its own command would choose the number of ranks itself."""
         if preset.hardware.device == "cpu":
-            return [str(PEER / "llamafactory_cpu.py")]
+            return [str(PEER / "other_builds.py"), str(PEER / "llamafactory_cpu.py")]
         return ["-m", "llamafactory.launcher"]
 
     def kernel(self, preset: Preset) -> str:

@@ -11,8 +11,9 @@ from msgspec import Struct
 
 from tgsbench.external.adapter import StepReport, log_text
 from tgsbench.external.process import PEER
+from tgsbench.schema.preset import Preset
 from tgsbench.systems.log_lines import typed_lines
-from tgsbench.systems.registry import find_engine
+from tgsbench.systems.registry import engine_of
 from tgsbench.systems.spec import External
 from tgsbench.units import GIB
 
@@ -46,10 +47,10 @@ class _Row(Struct):
     mem_bytes: int
 
 
-def is_wanted(engine: str, env: Mapping[str, str] = os.environ) -> bool:
-    """Does an observer run in this system's ranks?"""
-    launch = find_engine(engine).launch
-    assert isinstance(launch, External), engine
+def is_wanted(preset: Preset, env: Mapping[str, str] = os.environ) -> bool:
+    """Does an observer run in the ranks of this preset's system?"""
+    launch = engine_of(preset.engine).launch
+    assert isinstance(launch, External), preset.engine.name
     return launch.observed == "always" or (launch.observed == "asked" and env.get(ASK) == "1")
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -29,20 +30,24 @@ def write_documents(preset: Preset, folder: Path, say: Say) -> int:
     documents = _documents(preset)
     bpe = tokenizer.train(documents, preset.model.vocab_size)
     say(f"writing {len(documents):,} documents and a tokenizer of {preset.model.vocab_size:,} entries")
-    model = folder / "model"
-    model.mkdir(parents=True, exist_ok=True)
-    bpe.save(str(model / "tokenizer.json"))
+    write_shape(preset, folder / "model", bpe)
+    repeated = documents * preset.workload.concat
+    (folder / "corpus.json").write_text(json.dumps([row._asdict() for row in repeated]), "utf-8")
+    return len(repeated)
+
+
+def write_shape(preset: Preset, path: Path, words: Any) -> None:
+    """A model's folder without weights: configuration and tokenizer."""
+    path.mkdir(parents=True, exist_ok=True)
+    words.save(str(path / "tokenizer.json"))
     special = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
         **special,
     }
-    (model / "tokenizer_config.json").write_text(json.dumps(settings), "utf-8")
-    (model / "config.json").write_text(json.dumps(model_config(preset)), "utf-8")
-    repeated = documents * preset.workload.concat
-    (folder / "corpus.json").write_text(json.dumps([row._asdict() for row in repeated]), "utf-8")
-    return len(repeated)
+    (path / "tokenizer_config.json").write_text(json.dumps(settings), "utf-8")
+    (path / "config.json").write_text(json.dumps(model_config(preset)), "utf-8")
 
 
 def num_packs_of(preset: Preset) -> int:

@@ -102,7 +102,8 @@ class XTunerV1:
 
     def program(self, preset: Preset) -> list[str]:
         """Our script: its command takes configurations that are Python."""
-        return [str(PEER / "xtuner_v1_train.py")]
+        script = str(PEER / "xtuner_v1_train.py")
+        return [str(PEER / "other_builds.py"), script] if preset.hardware.device == "cpu" else [script]
 
     def kernel(self, preset: Preset) -> str:
         """flash-attn where it trains on GPUs, its own eager attention on a CPU."""

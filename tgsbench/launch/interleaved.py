@@ -206,7 +206,7 @@ def _told_of(contender: EngineRuns) -> dict[str, Any]:
         "start_up_s": sum(starts) / len(starts) if starts else None,
         "own_tgs": sum(own) / len(own) if own else None,
         "config_lines": config_lines.count(contender.preset),
-        "unequal": list(registry.find_engine(contender.engine).unequal),
+        "unequal": list(registry.engine_of(contender.preset.engine).unequal),
         "reason": contender.reason,
     }
 

@@ -17,7 +17,7 @@ from tgsbench.presets.validate import mesh_problems, valid_ep, valid_sp
 from tgsbench.schema.forecast import Advice, Verdict
 from tgsbench.schema.preset import Preset
 from tgsbench.systems import registry
-from tgsbench.systems.registry import find_system
+from tgsbench.systems.registry import system_of
 from tgsbench.units import GIB, percent
 
 _GPUS = "hardware.num_gpus"
@@ -137,7 +137,7 @@ def _engine_advice(engine: str) -> Iterator[Candidate]:
 
 def _try(change: PresetChange, base: Estimate) -> Estimate | None:
     """The changed preset's numbers; None where the change has no known speed or overfills a usual host."""
-    system = find_system(change.preset.engine.name) if "engine.name" in change.sets else base.work.system
+    system = system_of(change.preset.engine) if "engine.name" in change.sets else base.work.system
     try:
         numbers = estimate(change.preset, base.machine, system)
     except TgsError:

@@ -22,7 +22,7 @@ from tgsbench.schema.hardware import Constants, GpuSpec
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.reference import ReferenceRow
 from tgsbench.systems.costs import System
-from tgsbench.systems.registry import costs_of, find_system
+from tgsbench.systems.registry import costs_of, find_system, system_of
 from tgsbench.units import GIB, gib, percent
 
 _ALIASES = {"sdpa": "flash2", "varlen": "flash2"}
@@ -125,7 +125,7 @@ def forecast_preset(
     machine = machine_of(preset, gpu, link)
     if card_gib is not None:
         machine = Machine(replace(machine.gpu, memory_gib=card_gib), machine.link, machine.constants)
-    found = find_system(system or preset.engine.name)
+    found = find_system(system) if system else system_of(preset.engine)
     return assemble(preset, estimate(preset, machine, found))
 
 

@@ -12,7 +12,7 @@ from tgsbench.models.registry import find_family
 from tgsbench.planner.lengths import attended_length
 from tgsbench.schema.preset import Checkpointing, ModelShape, Preset
 from tgsbench.systems.costs import System
-from tgsbench.systems.registry import find_system
+from tgsbench.systems.registry import system_of
 from tgsbench.systems.ring_steps import met_steps
 from tgsbench.systems.whole_layers import head_parts, runs_whole_layers
 
@@ -131,8 +131,8 @@ def work_of(
     """
     seq_len, engine = preset.workload.seq_len, preset.engine
     attended = attended_length(preset.workload)
-    whole_layers = runs_whole_layers(preset) and system in (None, find_system(engine.name))
-    system = system or find_system(engine.name)
+    whole_layers = runs_whole_layers(preset) and system in (None, system_of(engine))
+    system = system or system_of(engine)
     if preset.training.reduce_dtype == "bfloat16":
         system = replace(system, reduce_bytes=2)
     return StepWorkload(

@@ -22,6 +22,8 @@ from tgsbench.systems.spec import EnvironmentRecipe, External, release_of
 
 _ASK_S = 60.0
 """A cold disk takes seconds to start an interpreter; none takes a minute."""
+_CUDA_GB = 4.5
+"""What a CUDA build of torch and its libraries take on disk beyond a CPU build (torch 2.14.1)."""
 _ASK = (
     "import json, os, sys\n"
     "from importlib import metadata, util\n"
@@ -191,7 +193,9 @@ def plan_text(system: str) -> str:
     """What `engines setup` is about to do, how much disk and time it took where it was tried."""
     recipe, folder = find_recipe(system), environment_dir(system)
     begun = "going on with" if made_python(system).exists() else "making"
-    size = f", about {recipe.disk_gb:g} GB with a CPU build of torch" if recipe.disk_gb else ""
+    least_gb, most_gb = recipe.disk_gb, recipe.disk_gb + _CUDA_GB
+    sizes = f"{least_gb:g} GB with a CPU build of torch, {most_gb:g} GB with a CUDA one"
+    size = f", about {sizes}" if recipe.disk_gb else ""
     took = f", {recipe.minutes:g} minutes on two cores" if recipe.minutes else ""
     return f"{begun} {folder}{size}{took}"
 

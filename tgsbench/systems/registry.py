@@ -65,6 +65,11 @@ def find_engine(name: str) -> EngineSpec:
     raise TgsError(f"no engine called {name!r}; {nearest(name, names())}", hint="tgsbench engines")
 
 
+def engine_of(options: EngineOptions) -> EngineSpec:
+    """The engine that a preset's options name, as they ask for it; raises TgsError as `find_engine` does."""
+    return find_engine(options.name).with_options(options)
+
+
 def is_plugin(name: str) -> bool:
     """Does an installed plug-in, working or broken, have this name?"""
     return name not in _file_names() and name in plugin_names()
@@ -111,6 +116,12 @@ def find_system(name: str) -> System:
             f"no system called {name!r}; {nearest(name, systems())}", exit_code=ExitCode.UNSUPPORTED
         )
     return costs
+
+
+def system_of(options: EngineOptions) -> System:
+    """What the planner knows of the engine that these options ask for; raises TgsError as `find_system`."""
+    spec = _known(options.name)
+    return (spec and spec.with_options(options).costs) or find_system(options.name)
 
 
 def costs_of(name: str) -> System | None:

@@ -155,6 +155,8 @@ class EngineSpec(Struct, frozen=True, kw_only=True):
     advice: tuple[AdvisedChange, ...] = ()
     unequal: tuple[str, ...] = ()
     """What it does otherwise than our ranks whatever a preset asks, for whoever compares their figures."""
+    another_trainer: Callable[[EngineOptions], EngineSpec | None] | None = None
+    """The engine as it is where its options ask for another trainer of the same environment, else None."""
     read_log: LogReader | None = None
     """How its log is read by `tgsbench import`."""
     log_note: str = ""
@@ -164,6 +166,10 @@ class EngineSpec(Struct, frozen=True, kw_only=True):
     def kind(self) -> Kind:
         """Does it train in our ranks, or in an environment of its own?"""
         return "native" if isinstance(self.launch, Native) else "external"
+
+    def with_options(self, options: EngineOptions) -> EngineSpec:
+        """The engine as these options of it ask for it."""
+        return (self.another_trainer and self.another_trainer(options)) or self
 
 
 def options_of(preset: Preset, kind: type[Options]) -> Options:

@@ -40,7 +40,7 @@ def refuse_option(preset: Preset, option: str) -> None:
 
 def gaps(preset: Preset) -> list[Unsupported]:
     """Everything of the preset that its engine cannot do in the release that tgsbench was tested with."""
-    spec = registry.find_engine(preset.engine.name)
+    spec = registry.engine_of(preset.engine)
     return [*_family(spec, preset), *(_common(preset) if preset.is_external else []), *_own(spec, preset)]
 
 

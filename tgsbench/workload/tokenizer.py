@@ -55,6 +55,13 @@ def train(rows: list[CorpusRow], vocab_size: int) -> Any:
     return tokenizer
 
 
+def special_alone() -> Any:
+    """A tokenizer of the special tokens and no word, for a system that asks for one and is handed tokens."""
+    tokenizers = tokenizers_package()
+    words = {token: index for index, token in enumerate(SPECIAL_TOKENS)}
+    return tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token=SPECIAL_TOKENS[0]))
+
+
 def encode(tokenizer: Any, rows: list[CorpusRow], report: Callable[[str], None]) -> Documents:
     """Encode rows in the llama2_chat template: <s>[INST] … [/INST] output </s> newline.
 

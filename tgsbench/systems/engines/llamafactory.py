@@ -1,4 +1,8 @@
-"""LLaMA-Factory as it is, in an environment of its own; trains on ZeRO-3 without sequence parallelism."""
+"""LLaMA-Factory as it is, in an environment of its own.
+
+Its usual trainer shards by DeepSpeed's ZeRO and has no sequence parallelism; its v1 trainer (USE_V1=1) shards
+by FSDP2, and shares a sequence by Ulysses through flash-attn.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +12,45 @@ from typing import Any, ClassVar
 
 from msgspec.structs import replace
 
+from tgsbench.schema.preset import EngineOptions, Preset
+from tgsbench.systems.costs import EAGER, System
 from tgsbench.systems.log_lines import LoggedStep, finite, json_lines
-from tgsbench.systems.spec import NO_BF16_ON_CPU, EngineSpec, EnvironmentRecipe, External, Limit
+from tgsbench.systems.spec import (
+    FULL_PACKS_ALONE,
+    NO_BF16_ON_CPU,
+    NO_LIGER,
+    EngineSpec,
+    EnvironmentRecipe,
+    External,
+    Limit,
+    options_of,
+)
 from tgsbench.systems.zero import ZERO3, ZeroOptions
 
 
 class LlamaFactoryOptions(ZeroOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """LLaMA-Factory's ZeRO configuration."""
+    """LLaMA-Factory's ZeRO configuration, and which of its trainers runs."""
 
     is_external: ClassVar[bool] = True
     name: str = "llamafactory"
+    use_v1: bool = False
+    """Its v1 trainer, which its command takes with USE_V1=1."""
+
+
+def _v1_where_asked(options: EngineOptions) -> EngineSpec | None:
+    assert isinstance(options, LlamaFactoryOptions)
+    return _V1 if options.use_v1 else None
+
+
+def _shares_without_flash_attn(preset: Preset) -> bool:
+    """Its Ulysses replaces flash-attn's function and no other kernel's, and flash-attn runs on GPUs."""
+    on_cpu, kernel = preset.hardware.device == "cpu", preset.engine.kernel
+    return preset.parallel.sp > 1 and (on_cpu or kernel not in ("auto", "flash2"))
+
+
+def _lacks_v1_kernel(preset: Preset) -> bool:
+    on_cpu, kernel = preset.hardware.device == "cpu", preset.engine.kernel
+    return kernel not in ("auto", "sdpa", "flash2") or (on_cpu and kernel == "flash2")
 
 
 def llamafactory_steps(text: str, num_gpus: int, seq_len: int = 0) -> list[LoggedStep]:
@@ -52,19 +85,29 @@ def _llamafactory_clock(row: dict[str, Any]) -> tuple[float, float] | None:
     return tokens, tokens / throughput
 
 
+_LAUNCH = External(
+    adapter="tgsbench.external.llamafactory:ADAPTER",
+    recipe=EnvironmentRecipe(
+        version="0.9.5",
+        # transformers 5.6.0, the newest that this release allows, cannot call flash-attn: it converts sinks
+        # that are not there. datasets 4.0 is the newest too.
+        requirements=(
+            "torch",
+            "torchvision",
+            "llamafactory==0.9.5",
+            "transformers!=5.6.0",
+            "deepspeed<=0.18.4",
+            "ninja",
+        ),
+        needs=("llamafactory", "torch", "transformers", "deepspeed"),
+        disk_gb=2.3,
+    ),
+)
 ENGINE = EngineSpec(
     name="llamafactory",
     title="LLaMA-Factory",
     what="LLaMA-Factory itself, in its own environment",
-    launch=External(
-        adapter="tgsbench.external.llamafactory:ADAPTER",
-        recipe=EnvironmentRecipe(
-            version="0.9.5",
-            # transformers 5.6 and datasets 4.0 are the newest that this release allows.
-            requirements=("torch", "torchvision", "llamafactory==0.9.5", "deepspeed<=0.18.4", "ninja"),
-            needs=("llamafactory", "torch", "transformers", "deepspeed"),
-        ),
-    ),
+    launch=_LAUNCH,
     families=("llama",),
     options=LlamaFactoryOptions,
     limits=(
@@ -80,9 +123,9 @@ ENGINE = EngineSpec(
         ),
         Limit(
             what="no sequence parallelism (sp={preset.parallel.sp})",
-            remedy="--set parallel.sp=1",
+            remedy="--set parallel.sp=1, or on GPUs its v1 trainer: --set engine.use_v1=true",
             asked=lambda preset: preset.parallel.sp > 1,
-            listed="no sequence parallelism",
+            listed="no sequence parallelism but in its v1 trainer (engine.use_v1), on GPUs with flash-attn",
         ),
         NO_BF16_ON_CPU,
         Limit(
@@ -107,4 +150,62 @@ ENGINE = EngineSpec(
     ),
     read_log=llamafactory_steps,
     log_note="LLaMA-Factory counts padding as tokens: its real TGS is lower by the padded share",
+    another_trainer=_v1_where_asked,
+)
+_V1 = replace(
+    ENGINE,
+    launch=replace(_LAUNCH, adapter="tgsbench.external.llamafactory_v1:ADAPTER", observed="always"),
+    limits=(
+        Limit(
+            what="its Ulysses runs through flash-attn alone, on GPUs (sp={preset.parallel.sp})",
+            remedy="--set parallel.sp=1, or on GPUs --set engine.kernel=flash2",
+            asked=_shares_without_flash_attn,
+        ),
+        Limit(
+            what="its Ulysses shares out whole KV heads (sp={preset.parallel.sp})",
+            remedy="--set parallel.sp=1, or a divisor of the KV heads",
+            asked=lambda preset: bool(preset.model.num_kv_heads % preset.parallel.sp),
+        ),
+        Limit(
+            what="no attention kernel {preset.engine.kernel} on this device",
+            remedy="--set engine.kernel=auto",
+            asked=_lacks_v1_kernel,
+        ),
+        Limit(
+            what="a document mask in one pack at a time (micro_batch={preset.training.micro_batch})",
+            remedy="--set training.micro_batch=1",
+            asked=lambda preset: preset.workload.document_mask and preset.training.micro_batch > 1,
+        ),
+        Limit(
+            what="it shards everything by FSDP2 (zero_stage={preset.engine.zero_stage})",
+            remedy="--set engine.zero_stage=3",
+            asked=lambda preset: options_of(preset, LlamaFactoryOptions).zero_stage != 3,
+        ),
+        Limit(
+            what="it keeps parameters and optimizer states in host memory together, or neither",
+            remedy="--set engine.offload=all (or none)",
+            asked=lambda preset: options_of(preset, LlamaFactoryOptions).offload == "optimizer",
+        ),
+        FULL_PACKS_ALONE,
+        NO_LIGER,
+        NO_BF16_ON_CPU,
+    ),
+    unequal=(
+        "logits of a whole sequence at the loss, where ours come in chunks",
+        "its own draw of initial weights, and our packs in an order that it draws",
+        "its model scores labels once more in every micro-step, for a loss that nobody uses",
+        "gradients are summed over all labels of a step, where ours are means of micro-steps",
+    ),
+    # FSDP2 over fp32 masters, one kernel per operator, q, k and v each in an all-to-all of its own.
+    costs=System(
+        name="llamafactory_v1",
+        parameter_bytes=4,
+        gradient_bytes=4,
+        optimizer_bytes=8,
+        copy_bytes=32.0,
+        fused_exchange=False,
+        whole_logits=True,
+        traffic=EAGER,
+    ),
+    read_log=None,
 )

@@ -103,6 +103,7 @@ ENGINE = EngineSpec(
                 "setuptools<81",
             ),
             needs=("xtuner", "torch", "transformers", "mmengine", "deepspeed"),
+            disk_gb=2.3,
             below_python=(3, 13),
         ),
     ),
