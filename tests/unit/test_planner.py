@@ -47,6 +47,7 @@ from tgsbench.schema.preset import Preset
 from tgsbench.systems import registry
 from tgsbench.systems.registry import find_system
 from tgsbench.systems.ring_steps import messages
+from tgsbench.systems.score_blocks import score_bytes
 from tgsbench.units import GIB
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -202,6 +203,16 @@ def test_a_hybrids_kernels_move_what_they_are_said_to():
     time = forecast_preset(once).time["linear_attention"]
     again = forecast_preset(hybrid("qwen3_5_9b", "training.checkpointing=full")).time["linear_attention"]
     assert again == pytest.approx(time * 5 / 4)
+
+
+def test_a_cpu_rank_keeps_blocks_of_scores_of_layers_with_sinks():
+    work = work_of(presets.resolve("gpt_oss_20b_8k").preset, "sdpa", on_cpu=True)
+    plain = [replace(group, window=0, sinks=False) for group in work.dims.groups]
+    without = memory_plan(replace(work, dims=replace(work.dims, groups=tuple(plain)))).peak
+    kept = memory_plan(work).peak.items["allocator"] - without.items["allocator"]
+    assert kept == 8 * score_bytes(64 // work.ulysses, 8192, 0)
+    assert score_bytes(8, 2048, 0) == 32 << 20
+    assert score_bytes(8, 2048, 48) == 4 * 8 * 64 * 111
 
 
 def test_offloading_needs_host_memory():

@@ -66,6 +66,8 @@ class LayerGroup(Struct, frozen=True, kw_only=True):
     """Values that a token leaves behind for later ones: keys and values, or the latent of both."""
     window: int = 0
     """Tokens that attention sees, itself included; 0: all before."""
+    sinks: bool = False
+    """Does a score without a value take part in each softmax?"""
     between: int = 0
     """Values between the matrices of the MLP, of all experts that a token is sent to."""
     scan_flops: float = 0.0
