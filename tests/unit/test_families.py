@@ -8,6 +8,7 @@ from transformers.models.deepseek_v3 import modeling_deepseek_v3
 from transformers.models.mixtral import modeling_mixtral
 
 from tests.unit.family_shapes import TRAINED, small_shape
+from tgsbench.systems import score_blocks
 from tgsbench.training.attention import attention, kernels, windowed
 from tgsbench.training.attention.documents import documents
 from tgsbench.training.clipping import clip_gradients
@@ -113,12 +114,12 @@ def test_a_window_that_is_off_by_one_is_seen(monkeypatch, by):
 
 @pytest.mark.parametrize("family", ["mistral", "gpt_oss"])
 def test_blocks_of_few_queries_are_the_same_attention(monkeypatch, family):
-    monkeypatch.setattr(windowed, "_MOST_SCORE_BYTES", 1)
+    monkeypatch.setattr(score_blocks, "MOST_SCORE_BYTES", 1)
     assert not moved(family)
 
 
 def test_scores_of_one_block_of_queries_are_there_at_a_time(monkeypatch):
-    monkeypatch.setattr(windowed, "_MOST_SCORE_BYTES", 1)
+    monkeypatch.setattr(score_blocks, "MOST_SCORE_BYTES", 1)
     saved = []
     q = torch.randn(1, 64, 2, 8, requires_grad=True)
     with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x.numel()) or x, lambda x: x):

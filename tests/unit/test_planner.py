@@ -17,6 +17,7 @@ from tgsbench import presets
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.metrics.integrity import expected_expert_exchanges, expected_ring_sends
 from tgsbench.models.family import Dims, Weight, attention_weights, mlp_weights
+from tgsbench.models.qwen3_next import scan_values
 from tgsbench.models.registry import find_family
 from tgsbench.planner import forecast_preset
 from tgsbench.planner.counts import attention_flops, exchange_bytes, layer_counts, products
@@ -41,9 +42,12 @@ from tgsbench.planner.search import variants
 from tgsbench.planner.time import step_time
 from tgsbench.planner.workload import StepWorkload, work_of
 from tgsbench.presets import catalog
+from tgsbench.schema.model import LinearAttention
+from tgsbench.schema.preset import Preset
 from tgsbench.systems import registry
 from tgsbench.systems.registry import find_system
 from tgsbench.systems.ring_steps import messages
+from tgsbench.systems.score_blocks import score_bytes
 from tgsbench.units import GIB
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -166,14 +170,49 @@ def test_selective_checkpointing_names_what_it_keeps():
     assert "attention_recompute" not in plan.time
 
 
+def hybrid(model: str, *sets: str) -> Preset:
+    return presets.resolve("llama3_8b_8k", [f"model={model}", "hardware.num_gpus=64", *sets]).preset
+
+
 @pytest.mark.parametrize(("model", "said"), [("qwen3_next_80b_a3b", True), ("qwen3_8b", False)])
-def test_a_hybrid_s_plan_says_at_what_speed_its_recurrence_is_taken(model, said):
-    preset = presets.resolve("llama3_8b_8k", [f"model={model}", "hardware.num_gpus=64"]).preset
-    forecast = forecast_preset(preset)
+def test_a_hybrids_linear_attention_is_a_term_of_its_own(model, said):
+    forecast = forecast_preset(hybrid(model))
     assert any("linear attention is planned" in note for note in forecast.notes) == said
-    for item in ("attention_forward", "attention_backward"):
-        assert ("recurrence" in forecast.terms[f"time.{item}"].formula) == said
-    assert "recurrence" not in forecast.terms["time.gemm"].formula
+    assert (forecast.time.get("linear_attention", 0) > 0) == said
+    assert ("time.linear_attention" in forecast.terms) == said
+    assert "recurrence" not in forecast.terms["time.attention_forward"].formula
+
+
+def test_linear_attention_takes_as_long_a_token_at_any_length():
+    asked = [hybrid("qwen3_5_9b", f"workload.seq_len={length}") for length in ("8k", "64k")]
+
+    def each_token(item: str) -> list[float]:
+        return [forecast_preset(preset).time[item] / preset.tokens_per_step for preset in asked]
+
+    short, long = each_token("linear_attention")
+    assert short == pytest.approx(long)
+    short, long = each_token("attention_forward")
+    assert short < 0.2 * long
+
+
+def test_a_hybrids_kernels_move_what_they_are_said_to():
+    """Of one token and head of 128 by 128, in chunks of 64: 2,560 values, 5 KiB in bf16."""
+    linear = LinearAttention(num_key_heads=1, num_value_heads=1, key_dim=128, value_dim=128)
+    assert scan_values(linear) == 2560
+    once = hybrid("qwen3_5_9b", "training.checkpointing=none")
+    time = forecast_preset(once).time["linear_attention"]
+    again = forecast_preset(hybrid("qwen3_5_9b", "training.checkpointing=full")).time["linear_attention"]
+    assert again == pytest.approx(time * 5 / 4)
+
+
+def test_a_cpu_rank_keeps_blocks_of_scores_of_layers_with_sinks():
+    work = work_of(presets.resolve("gpt_oss_20b_8k").preset, "sdpa", on_cpu=True)
+    plain = [replace(group, window=0, sinks=False) for group in work.dims.groups]
+    without = memory_plan(replace(work, dims=replace(work.dims, groups=tuple(plain)))).peak
+    kept = memory_plan(work).peak.items["allocator"] - without.items["allocator"]
+    assert kept == 8 * score_bytes(64 // work.ulysses, 8192, 0)
+    assert score_bytes(8, 2048, 0) == 32 << 20
+    assert score_bytes(8, 2048, 48) == 4 * 8 * 64 * 111
 
 
 def test_offloading_needs_host_memory():

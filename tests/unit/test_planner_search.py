@@ -241,6 +241,23 @@ def test_a_trace_takes_as_long_as_the_plan(name, mode):
     assert len(micro_steps) == numbers.work.accumulation == document["otherData"]["micro_steps"]
 
 
+def test_a_hybrids_trace_shows_the_attention_that_each_layer_has():
+    asked = preset("llama3_8b_8k", "model=qwen3_next_80b_a3b", "hardware.num_gpus=64")
+    numbers = planned(asked)
+    events = [e for e in chrome_trace(numbers, asked.name)["traceEvents"] if e["ph"] == "X"]
+    forward = [e for e in events if e["name"].startswith(f"{spans.FORWARD} layer")]
+
+    def inside(layer, name) -> list[float]:
+        begin, end = layer["ts"], layer["ts"] + layer["dur"]
+        return [e["dur"] for e in events if e["name"] == name and begin <= e["ts"] < end]
+
+    kinds = [(len(inside(e, spans.ATTENTION)), len(inside(e, spans.LINEAR_ATTENTION))) for e in forward]
+    assert kinds == [(0, 1), (0, 1), (0, 1), (1, 0)] * 12
+    total = sum(e["dur"] for e in events if e["name"] == spans.LINEAR_ATTENTION)
+    micro_step_s = numbers.time.items["linear_attention"] / numbers.work.accumulation
+    assert total == pytest.approx(1e6 * micro_step_s)
+
+
 def test_spans_of_a_track_do_not_overlap_but_nest():
     asked = preset("llama2_70b_256k")
     document = chrome_trace(planned(asked), asked.name)

@@ -166,7 +166,12 @@ class Decoder:
             again=_average([(g, _again(g)) for g in groups], num),
             routed=0 if shape.experts is None else shape.experts.used * shape.hidden_size,
             groups=groups,
+            recurrent=self._recurrent(shape),
         )
+
+    def _recurrent(self, shape: ModelShape) -> tuple[bool, ...]:
+        found = tuple(kind == "linear" for kind in self.pattern(shape))
+        return found if any(found) else ()
 
     def norm_width(self, shape: ModelShape) -> int:
         """Values that a layer normalises for each token."""

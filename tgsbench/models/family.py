@@ -66,10 +66,14 @@ class LayerGroup(Struct, frozen=True, kw_only=True):
     """Values that a token leaves behind for later ones: keys and values, or the latent of both."""
     window: int = 0
     """Tokens that attention sees, itself included; 0: all before."""
+    sinks: bool = False
+    """Does a score without a value take part in each softmax?"""
     between: int = 0
     """Values between the matrices of the MLP, of all experts that a token is sent to."""
     scan_flops: float = 0.0
     """FLOPs per token of a linear recurrence, forward, whatever the length."""
+    scan_values: float = 0.0
+    """Values per token that its kernels read and write, forward; those in fp32 count twice."""
     runs_last_again: bool = False
     """Does a checkpoint run the last product again, since something behind it needs its result?"""
 
@@ -172,6 +176,8 @@ class Dims(Struct, frozen=True, kw_only=True, dict=True):
     routed: int = 0
     """Values of a token's copies that go to its experts; as many come back."""
     groups: tuple[LayerGroup, ...] = ()
+    recurrent: tuple[bool, ...] = ()
+    """Of hybrids, which layers have linear attention, first to last."""
 
     @cached_property
     def has_recurrence(self) -> bool:
@@ -235,11 +241,17 @@ class Dims(Struct, frozen=True, kw_only=True, dict=True):
         return (self.attention + self.mlp)[:-1] if self.again is None else self.again
 
     def mixing(self, attended_len: float) -> float:
-        """Forward FLOPs per token of a layer's attention, or recurrence, over `attended_len` tokens."""
+        """Forward FLOPs per token of the average layer's softmax attention over `attended_len` tokens."""
         if not self.groups:
             return attended_len * self.query_heads * (self.head_dim + self.value_width)
-        whole = sum(group.num * group.mixing(attended_len) for group in self.groups)
+        whole = sum(group.num * (group.mixing(attended_len) - group.scan_flops) for group in self.groups)
         return whole / self.num_layers
+
+    @cached_property
+    def scan(self) -> tuple[float, float]:
+        """Forward FLOPs per token of the average layer's recurrence, and values that it moves."""
+        flops = sum(group.num * group.scan_flops for group in self.groups)
+        return flops / self.num_layers, sum(g.num * g.scan_values for g in self.groups) / self.num_layers
 
 
 class ModelFamily(Protocol):

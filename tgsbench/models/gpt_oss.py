@@ -36,7 +36,7 @@ class GptOss(MixtureDecoder):
         """Biases of experts that a token is not sent to are idle with them."""
         experts = experts_of(shape)
         idle = (experts.num - experts.used) * (2 * experts.intermediate_size + shape.hidden_size)
-        return replace(super().layer(shape, kind), idle_vectors=idle)
+        return replace(super().layer(shape, kind), idle_vectors=idle, sinks=True)
 
     def config(self, shape: ModelShape, seq_len: int) -> dict[str, Any]:
         """GptOssForCausalLM's config.json."""

@@ -54,6 +54,7 @@ class GatedDeltaDecoder(Decoder):
             kv_heads=0,
             cached=0,
             scan_flops=scan_flops(linear) + 2.0 * convolved * linear.conv_width,
+            scan_values=scan_values(linear) + 2.0 * convolved + 4.0 * keys + 3.0 * values,
         )
 
     def shrink(self, shape: ModelShape, small: ModelShape) -> ModelShape:
@@ -151,6 +152,18 @@ def scan_flops(linear: LinearAttention) -> float:
     """
     k, v = linear.key_dim, linear.value_dim
     return linear.num_value_heads * (CHUNK * (5.0 * k + 3.0 * v) + 6.0 * k * v)
+
+
+def scan_values(linear: LinearAttention) -> float:
+    """Values per token that the same rule's kernels read and write, forward; those in fp32 count twice.
+
+    Of one value head, chunk by chunk as flash-linear-attention does it: KKᵀ, k + 2C; its inverse, 3C; what
+    the state loses and gains, 2k + 2v + C; states of all chunks, 2k + 2v + kv/C; what is read from them and
+    inside the chunk, 2k + 2v + kv/C. Its layer adds the convolution's (2 of q, k and v), the norms' of q and
+    k (4 of the keys) and the gated norm's (3 of the values).
+    """
+    k, v = linear.key_dim, linear.value_dim
+    return linear.num_value_heads * (7.0 * k + 6.0 * v + 6.0 * CHUNK + 2.0 * k * v / CHUNK)
 
 
 FAMILY = Qwen3Next()

@@ -7,9 +7,13 @@ the real one, and each layer takes what the plan gives it.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
+from msgspec.structs import replace
+
+from tgsbench.models.family import Dims
 from tgsbench.planner.plan import Estimate
 from tgsbench.planner.time import LayerTime, StepEstimate
 from tgsbench.schema import spans as names
@@ -57,10 +61,11 @@ def chrome_trace(numbers: Estimate, name: str, max_micro_steps: int = 1) -> dict
 def _micro_step(numbers: Estimate, time: StepEstimate, index: int) -> Iterator[Event]:
     """Forward, loss, backward of one micro-step, and the parameter traffic beside them."""
     layers, passes = numbers.work.dims.num_layers, time.passes
+    mixing = functools.partial(_mixing_of, numbers.work.dims)
     per_micro = {key: 1e6 * s / numbers.work.accumulation for key, s in time.items.items()}
     clock = 0.0
     for layer in range(layers):
-        spans, clock = _layer(names.FORWARD, layer, passes.forward, clock)
+        spans, clock = _layer(names.FORWARD, layer, mixing(passes.forward, layer), clock)
         yield from spans
     forward_end = clock
     loss = per_micro["head"] + per_micro["loss"]
@@ -68,9 +73,9 @@ def _micro_step(numbers: Estimate, time: StepEstimate, index: int) -> Iterator[E
     clock += loss
     for layer in reversed(range(layers)):
         if passes.recompute.total:
-            spans, clock = _layer(names.RECOMPUTE, layer, passes.recompute, clock)
+            spans, clock = _layer(names.RECOMPUTE, layer, mixing(passes.recompute, layer), clock)
             yield from spans
-        spans, clock = _layer(names.BACKWARD, layer, passes.backward, clock, backward=True)
+        spans, clock = _layer(names.BACKWARD, layer, mixing(passes.backward, layer), clock, backward=True)
         yield from spans
     exposed = sum(per_micro.get(key, 0.0) for key in _NOT_HIDDEN)
     exchanged = (passes.forward, passes.recompute, passes.backward)
@@ -90,6 +95,18 @@ def _traffic(gather: float, forward_end: float, end: float) -> Iterator[Event]:
     yield _span("all-gather, reduce-scatter", start, max(0.0, min(2 * gather / 3, end - start)), _NETWORK)
 
 
+def _mixing_of(dims: Dims, time: LayerTime, layer: int) -> LayerTime:
+    """The average layer's time with the attention that this layer has: a hybrid's have one kind each."""
+    recurrent = sum(dims.recurrent)
+    if not recurrent:
+        return time
+    if layer < len(dims.recurrent) and dims.recurrent[layer]:
+        return replace(time, attention=0.0, recurrence=time.recurrence * dims.num_layers / recurrent)
+    return replace(
+        time, recurrence=0.0, attention=time.attention * dims.num_layers / (dims.num_layers - recurrent)
+    )
+
+
 def _layer(
     name: str, index: int, time: LayerTime, clock: float, *, backward: bool = False
 ) -> tuple[list[Event], float]:
@@ -101,6 +118,7 @@ def _layer(
         ("projections", 0.25 * linear),
         (names.A2A_PRE, 0.75 * exchange),
         (names.ATTENTION, 1e6 * time.attention),
+        (names.LINEAR_ATTENTION, 1e6 * time.recurrence),
         (names.A2A_POST, 0.25 * exchange),
         ("projection and MLP", 0.75 * linear),
         (names.DISPATCH, 0.5 * experts),

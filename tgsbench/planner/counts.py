@@ -34,6 +34,8 @@ class LayerCounts(Struct, frozen=True, kw_only=True):
     """What the backward of a tiled MLP computes again, and the traffic of its fp32 sums over tiles."""
     attention_flops: float
     """Forward; the backward is 2.5 times that (FlashAttention's convention)."""
+    scan: Product
+    """Linear attention, forward; the backward is three times that: states once more, then the gradients."""
     elementwise_forward: float
     elementwise_backward: float
     elementwise_recompute: float
@@ -70,6 +72,7 @@ def layer_counts(work: StepWorkload) -> LayerCounts:
         gemm_recompute=again,
         gemm_tiled=_tiled_again(work),
         attention_flops=attention_flops(work),
+        scan=_scan(work),
         elementwise_forward=forward,
         elementwise_backward=_elementwise(work, traffic, 1),
         elementwise_recompute=recompute,
@@ -176,6 +179,12 @@ def head_products(work: StepWorkload) -> tuple[Product, Product]:
 def attention_flops(work: StepWorkload) -> float:
     """Q·Kᵀ and P·V of one layer over the causal half: heads are split by sp, the sequence is whole."""
     return work.local_tokens * work.dims.mixing(work.attended_len)
+
+
+def _scan(work: StepWorkload) -> Product:
+    """The average layer's linear attention: heads are split by sp, as those of attention."""
+    flops, values = work.dims.scan
+    return Product(work.local_tokens * flops, float(work.compute_bytes) * work.local_tokens * values)
 
 
 def exchange_bytes(work: StepWorkload) -> tuple[float, float]:

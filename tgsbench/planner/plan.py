@@ -284,7 +284,7 @@ def _notes(preset: Preset, numbers: Estimate) -> list[str]:
     if preset.parallel.sp > 1 and not system.sequence_parallel:
         notes.append(f"{system.name} has no sequence parallelism: sp={preset.parallel.sp} cannot run on it")
     if numbers.work.dims.has_recurrence:
-        notes.append("linear attention is planned at softmax attention's speed: no row to check it on")
+        notes.append("linear attention is planned by its products and memory traffic: no row to check it on")
     if note := attended_length(preset.workload).note:
         notes.append(note)
     if preset.linear:

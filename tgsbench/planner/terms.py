@@ -16,6 +16,11 @@ _TIME = {
     "attention_forward": (f"{_ATTENTION}, forward speed", "attention"),
     "attention_recompute": (f"{_ATTENTION}, forward speed; full checkpointing only", "attention"),
     "attention_backward": (f"{_ATTENTION}, 2.5 times the FLOPs at backward speed", "attention"),
+    "linear_attention": (
+        "FLOPs of the chunked recurrence / (peak·gemm_share) + values that its kernels move / "
+        "(bandwidth·stream_share); backward three times that; no published row to check it on",
+        "gemm_share",
+    ),
     "elementwise": ("bytes counted on the operator stream / (bandwidth·stream_share)", "stream_share"),
     "all_to_all_node": (
         "bytes to ranks of the node / (NVLink·nvlink_share) + latency, less what computes meanwhile where "
@@ -106,8 +111,6 @@ def _time(name: str, work: StepWorkload, machine: Machine) -> TermSource:
     if name == "gemm" and work.fp8:
         gain, of_gain = _constant("fp8_gain", work, machine)
         formula, value, source = f"{formula}; peak·fp8_gain", f"{value}, {gain}", f"{source}; {of_gain}"
-    if constant == "attention" and work.dims.has_recurrence:
-        formula = f"{formula}; linear layers: FLOPs of their recurrence, at the same speed (assumed)"
     return TermSource(formula=formula, constant=value, source=source)
 
 

@@ -38,6 +38,8 @@ class LayerTime(Struct, frozen=True, kw_only=True):
     gemm: float
     attention: float
     elementwise: float
+    recurrence: float = 0.0
+    """Linear attention, in the mean of all layers as the rest."""
     exchange_node: float
     """Of all-to-alls what nothing hides, and so below."""
     exchange_network: float
@@ -58,7 +60,7 @@ class LayerTime(Struct, frozen=True, kw_only=True):
     @property
     def compute(self) -> float:
         """Time in which parameter traffic can hide."""
-        return self.gemm + self.attention + self.elementwise
+        return self.gemm + self.attention + self.elementwise + self.recurrence
 
 
 class Passes(Struct, frozen=True, kw_only=True):
@@ -157,12 +159,18 @@ def _forward(work: StepWorkload, machine: Machine, counts: LayerCounts) -> Layer
         gemm=product_s(counts.gemm, work, machine),
         attention=attention,
         elementwise=stream_s(counts.elementwise_forward + merged, machine),
+        recurrence=_scan_s(work, machine, counts),
         exchange_node=node,
         exchange_network=network,
         exchange_hidden=hidden,
         ring=_hops_s(work, machine, counts.ring_message, attention),
         **_experts(work, machine),
     )
+
+
+def _scan_s(work: StepWorkload, machine: Machine, counts: LayerCounts) -> float:
+    """Seconds of the average layer's linear attention forward, in bf16 whatever the projections run in."""
+    return _product_s(counts.scan, gemm_rate(work, machine), machine)
 
 
 def _experts(work: StepWorkload, machine: Machine) -> dict[str, float]:
@@ -197,6 +205,7 @@ def _recompute(work: StepWorkload, machine: Machine, counts: LayerCounts, forwar
         gemm=layers * products * product_s(counts.gemm_recompute, work, machine),
         attention=kept * forward.attention,
         elementwise=layers * stream_s(counts.elementwise_recompute, machine),
+        recurrence=layers * forward.recurrence,
         exchange_node=kept * forward.exchange_node,
         exchange_network=kept * forward.exchange_network,
         exchange_hidden=kept * forward.exchange_hidden,
@@ -217,6 +226,7 @@ def _backward(work: StepWorkload, machine: Machine, counts: LayerCounts) -> Laye
         gemm=product_s(counts.gemm_backward, work, machine) + product_s(counts.gemm_tiled, work, machine),
         attention=attention,
         elementwise=stream_s(counts.elementwise_backward + summed, machine),
+        recurrence=3 * _scan_s(work, machine, counts),
         ring=_hops_s(work, machine, counts.ring_message + gradients, attention, gradients),
         exchange_node=node,
         exchange_network=network,
@@ -284,6 +294,7 @@ def _micro_items(work: StepWorkload, machine: Machine, passes: Passes) -> dict[s
         "attention_forward": num_layers * fwd.attention,
         "attention_recompute": num_layers * again.attention,
         "attention_backward": num_layers * bwd.attention,
+        **(_scan_item(num_layers, passes) if work.dims.has_recurrence else {}),
         "elementwise": num_layers * (fwd.elementwise + again.elementwise + bwd.elementwise),
         "all_to_all_node": num_layers * (fwd.exchange_node + again.exchange_node + bwd.exchange_node),
         "all_to_all_network": num_layers
@@ -299,6 +310,11 @@ def _micro_items(work: StepWorkload, machine: Machine, passes: Passes) -> dict[s
     items["all_to_all_network"] += _shared_cards_s(items, gather_s)
     items["host"] = _host_s(work, machine, sum(items.values()))
     return items | {"gather_s": gather_s}
+
+
+def _scan_item(num_layers: int, passes: Passes) -> dict[str, float]:
+    three = (passes.forward, passes.recompute, passes.backward)
+    return {"linear_attention": num_layers * sum(one.recurrence for one in three)}
 
 
 def _expert_items(num_layers: int, passes: Passes) -> dict[str, float]:

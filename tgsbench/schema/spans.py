@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 ATTENTION: Final = "tgsbench::attention"
+LINEAR_ATTENTION: Final = "tgsbench::linear_attention"
+"""The recurrence that hybrids have in most layers."""
 A2A_PRE: Final = "tgsbench::all_to_all.pre"
 """Sequence shards to head shards, before attention."""
 A2A_POST: Final = "tgsbench::all_to_all.post"
@@ -34,6 +36,6 @@ RECOMPUTE: Final = "tgsbench::recompute"
 DATA: Final = "tgsbench::data"
 
 ALL: Final = (
-    ATTENTION, A2A_PRE, A2A_POST, RING, MLP, ROUTER, DISPATCH, COMBINE, EXPERTS, SHARED_EXPERT, SHARD_GATHER,
-    SHARD_SCATTER, LOSS, OPTIMIZER, FORWARD, BACKWARD, RECOMPUTE, DATA,
+    ATTENTION, LINEAR_ATTENTION, A2A_PRE, A2A_POST, RING, MLP, ROUTER, DISPATCH, COMBINE, EXPERTS,
+    SHARED_EXPERT, SHARD_GATHER, SHARD_SCATTER, LOSS, OPTIMIZER, FORWARD, BACKWARD, RECOMPUTE, DATA,
 )  # fmt: skip

@@ -19,6 +19,7 @@ from tgsbench.schema import collective_kinds, spans
 
 SPAN_KINDS: Final = {
     spans.ATTENTION: "attention_fwd",
+    spans.LINEAR_ATTENTION: "linear_attention",
     spans.ROUTER: "router",
     spans.EXPERTS: "experts",
     spans.SHARED_EXPERT: "shared_expert",

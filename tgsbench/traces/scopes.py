@@ -30,6 +30,7 @@ IS_COLLECTIVE: Final = np.array([part in COLLECTIVES for part in PARTS])
 """By code."""
 _OF_A_SPAN: Final = {
     spans.ATTENTION: CODE["attention_bwd"],
+    spans.LINEAR_ATTENTION: CODE["linear_attention"],
     spans.ROUTER: CODE["router"],
     spans.EXPERTS: CODE["experts"],
     spans.SHARED_EXPERT: CODE["shared_expert"],

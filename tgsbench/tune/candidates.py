@@ -30,6 +30,7 @@ MOST = 400
 _KINDS_OF_WORK = (
     ("gemm", "head"),
     ("attention_forward", "attention_recompute", "attention_backward"),
+    ("linear_attention",),
     ("elementwise", "loss"),
     ("all_to_all_node", "all_to_all_network", "ring_exposed"),
     ("gather_exposed", "gather_copies", "gather_step"),
