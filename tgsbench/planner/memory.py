@@ -288,7 +288,8 @@ def _mlp_kept(work: StepWorkload) -> float:
         return routed
     units = 2.0 if work.dims.mlp_matrices == 2 or _makes_product_again(work) else work.system.mlp_units
     # One kernel for the gated activation keeps gate and up, and its product for the down projection.
-    return routed + unit(work, work.dims.intermediate) * (min(3.0, units) if work.fused_ops else units)
+    units = (min(3.0, units) if work.fused_ops else units) + work.dims.gate_kept
+    return routed + unit(work, work.dims.intermediate) * units
 
 
 def _makes_product_again(work: StepWorkload) -> bool:
