@@ -174,12 +174,13 @@ def test_attention_of_a_window_takes_what_its_queries_see():
     work = work_of(a_preset("gpt_oss_20b_128k"), "flash2")
     seconds = Durations(work, find_machine("H100-SXM5-80GB"), [])
     # Two launches of one step on a virtual H100: dropout, causal, local and what follows.
-    traits = "Flash_fwd_kernel_traits<64, 128, 128, 4, false, false, bf16, Flash_kernel_traits<64, 128, 128, 4> >"
+    traits = "Flash_fwd_kernel_traits<64, 128, 128, 4, false, false, bf16, Traits<64, 128, 128, 4> >"
     causal, local = (
-        f"void pytorch_flash::flash_fwd_kernel<{traits}, false, {words}, false, false, true, false, false>(Params)"
+        f"void pytorch_flash::flash_fwd_kernel<{traits}, false, {words}, false, false, true, false, false>(P)"
         for words in ("true, false", "false, true")
     )
-    whole, window = (seconds(_record(Kind.KERNEL, name, 1024, 1 | 8 << 32, 128)) for name in (causal, local))
+    grid = 1024, 1 | 8 << 32, 128
+    whole, window = (seconds(_record(Kind.KERNEL, name, *grid)) for name in (causal, local))
     assert window / whole == pytest.approx(seen_keys(1 << 17, 128) / (1 << 16))
 
 
