@@ -25,8 +25,18 @@ def test_llama2s_bucket_is_full_at_the_second_last_layers_attention_then_at_the_
 
 
 def test_a_head_larger_than_the_bucket_is_reduced_alone_and_nothing_is_copied():
-    first, *_ = reductions(dims("llama3_8b_8k"))
-    assert (first.behind, first.weight, first.copied) == (0, 0, 0.0)
+    model = dims("llama3_8b_8k")
+    assert model.embedding_weights > BUCKET_WEIGHTS
+    first, *_ = reductions(model)
+    # Two layers and a down projection are in when the third last layer's next matrix comes.
+    assert (first.behind, first.weight) == (2, 1)
+    assert first.copied == 2 * model.layer_weights + 14336 * 4096
+
+
+def test_a_head_with_the_last_norm_is_two_gradients_and_is_copied():
+    first, *_ = reductions(dims("yi_34b_8k"))
+    # 1750 MiB on the allocator of a virtual GPU.
+    assert (first.behind, first.weight, 4 * first.copied / 2**20) == (0, 0, 1750.0)
 
 
 def test_a_tied_head_fills_nothing_before_the_embedding():

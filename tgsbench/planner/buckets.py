@@ -33,18 +33,22 @@ def bucket_weights(dims: Dims) -> float:
 
 @lru_cache(maxsize=64)
 def reductions(dims: Dims) -> tuple[Reduction, ...]:
-    """Every reduction of a backward through all layers; vectors, which are small, are left out.
+    """The reductions of a backward through all layers that copy what is in the bucket.
 
-    The gradient of the head comes first, or with the embedding's where the two are tied.
+    The gradient of the head comes first, or with the embedding's where the two are tied. Vectors (norms) take
+    no room worth counting, but one beside a matrix is a second gradient.
     """
     room, found = bucket_weights(dims), list[Reduction]()
     weights = [weight.size for weight in reversed(dims.attention + dims.mlp)]
-    filled, several = (0.0, False) if dims.tied else (float(dims.embedding_weights), False)
+    before_a_norm = {len(dims.mlp) - 1, len(weights) - 1}
+    filled = 0.0 if dims.tied or dims.embedding_weights > room else float(dims.embedding_weights)
+    num_inside = 2 if filled else 1  # the last norm is there with the head
     for behind in range(dims.num_layers):
         for index, size in enumerate(weights):
-            if filled and filled + size > room:
-                found.append(Reduction(behind, index, filled if several else 0.0))
-                filled, several = 0.0, False
-            several = filled > 0
+            if filled + size > room:
+                if num_inside > 1:
+                    found.append(Reduction(behind, index, filled))
+                filled, num_inside = 0.0, 0
             filled += size
+            num_inside += 2 if index in before_a_norm else 1
     return tuple(found)
