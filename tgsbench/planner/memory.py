@@ -564,10 +564,11 @@ two mixtures of experts on a virtual GPU, whose layers are few large tensors (do
 def _pools(work: StepWorkload) -> float:
     """Blocks that stay reserved beside the tensors of the peak: of collectives, and of the loss.
 
-    DeepSpeed's stream for reductions keeps the room of a bucket's copy.
+    DeepSpeed's stream for reductions keeps the room of a bucket's copy, or of a larger gradient in fp32.
     """
     if work.system.live_parameters:
-        return _bucket(work)
+        cast = work.dims.embedding_weights if work.system.reduce_bytes > work.compute_bytes else 0
+        return max(_bucket(work), float(work.system.reduce_bytes * cast))
     if work.world == 1 or work.one_pool:
         return 0.0
     largest = work.dims.held_weights(work.ep)
