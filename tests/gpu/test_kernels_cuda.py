@@ -11,6 +11,7 @@ from tgsbench.errors import TgsError
 from tgsbench.training.attention import kernels
 from tgsbench.training.attention.documents import documents
 from tgsbench.training.attention.kernel_timing import KernelShape
+from tgsbench.training.attention.windowed import Own
 from tgsbench.training.parallel.checkpointing import saved_ops
 
 pytestmark = [
@@ -59,3 +60,21 @@ def test_auto_measures_and_picks_a_kernel():
     kernel = kernels.choose("auto", CUDA, False, KernelShape(seq_len=4096))
     assert kernel.name in kernels.CUDA_KERNELS
     assert "measured forward and backward" in kernel.reason
+
+
+@pytest.mark.parametrize("window", [0, 128])
+@pytest.mark.parametrize("mask", [False, True], ids=["whole pack", "documents"])
+def test_sinks_on_the_flash_kernel_match_scores_written_out_in_fp32(mask, window):
+    docs = documents(BOUNDS, CUDA) if mask else None
+    fp32 = [x.bfloat16().float() for x in draw(1, 1536, 8, 2, 64, device="cuda")]
+    sinks = torch.linspace(-1.0, 2.0, 8, device=CUDA)
+
+    def results(run, dtype):
+        *leaves, scores = (x.to(dtype).requires_grad_() for x in (*fp32[:3], sinks))
+        out = run(*leaves, 64**-0.5, docs, own=Own(window, scores))
+        return out, *torch.autograd.grad(out, [*leaves, scores], fp32[3].to(dtype))
+
+    ours = results(_kernel("varlen").run, torch.bfloat16)
+    for got, want in zip(ours, results(kernels.sdpa, torch.float32), strict=True):
+        error = (got.float() - want).norm() / want.norm()
+        assert error < 2e-2, float(error)

@@ -6,6 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from tests.unit.stored import a_preset
+from tgsbench.models.family import seen_keys
 from tgsbench.planner.machine import Machine, find_machine
 from tgsbench.planner.network import exchange_s, ring_s
 from tgsbench.planner.plan import forecast_preset
@@ -167,6 +168,20 @@ def test_attention_takes_what_the_planner_says_of_its_grids_shape():
     name = FLASH.format("bwd_dq_dk_dv_loop_seqk_parallel", "bwd", 64, 128)
     backward = _record(Kind.KERNEL, name, length // 128, 1 | heads << 32, 256)
     assert seconds(backward) == pytest.approx(2.5 * flops / (speed.backward_tflops * reached))
+
+
+def test_attention_of_a_window_takes_what_its_queries_see():
+    work = work_of(a_preset("gpt_oss_20b_128k"), "flash2")
+    seconds = Durations(work, find_machine("H100-SXM5-80GB"), [])
+    # Two launches of one step on a virtual H100: dropout, causal, local and what follows.
+    traits = "Flash_fwd_kernel_traits<64, 128, 128, 4, false, false, bf16, Traits<64, 128, 128, 4> >"
+    causal, local = (
+        f"void pytorch_flash::flash_fwd_kernel<{traits}, false, {words}, false, false, true, false, false>(P)"
+        for words in ("true, false", "false, true")
+    )
+    grid = 1024, 1 | 8 << 32, 128
+    whole, window = (seconds(_record(Kind.KERNEL, name, *grid)) for name in (causal, local))
+    assert window / whole == pytest.approx(seen_keys(1 << 17, 128) / (1 << 16))
 
 
 def test_collectives_take_what_the_planner_says_of_their_bytes_and_group():

@@ -224,3 +224,13 @@ def test_a_rank_that_ended_before_its_first_phase_has_an_account_without_steps(t
     )  # fmt: skip
     found = account(tmp_path, manifest, a_preset("llama2_7b_128k"), [])
     assert (found.peaks, found.launches, found.clock) == ([], 0, None)
+
+
+@pytest.mark.parametrize(("rank", "seen"), [(0, "0"), (None, "0,1,2,3,4,5,6,7")])
+def test_what_hides_this_machines_gpus_hides_no_virtual_one(monkeypatch, tmp_path, rank, seen):
+    monkeypatch.setattr(build, "ensure_built", lambda _: tmp_path)
+    found = installation.Installation(python="python3")
+    virtual = VirtualGpu(gpu="H100-SXM5-80GB", rank=rank)
+    hidden = {"CUDA_VISIBLE_DEVICES": ""}
+    env = settings.device_environment(hidden, a_preset("llama3_8b_8k"), virtual, found, tmp_path)
+    assert env["CUDA_VISIBLE_DEVICES"] == seen

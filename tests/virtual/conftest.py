@@ -31,7 +31,8 @@ def on_device(installed, tmp_path):
             "LD_PRELOAD": str(build.library_of(folder)), "LD_LIBRARY_PATH": str(folder),
             "TGSBENCH_VGPU_LOG": str(tmp_path), "TGSBENCH_VGPU_COMPUTE": "90", "RANK": "0", **variables,
         }  # fmt: skip
-        env.pop("PYTORCH_CUDA_ALLOC_CONF", None)
+        for name in ("PYTORCH_CUDA_ALLOC_CONF", "CUDA_VISIBLE_DEVICES"):
+            env.pop(name, None)
         done = subprocess.run(
             [installed.python, "-P", "-c", code], env=env, capture_output=True, text=True, timeout=300,
             check=False, cwd=tmp_path,

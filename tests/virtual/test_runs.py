@@ -13,16 +13,26 @@ from tgsbench.units import GIB
 pytestmark = pytest.mark.virtual
 
 SMALL = ["model.num_layers=2", "workload.corpus=lengths", "workload.concat=1"]
-GPUS = [name for name in presets.list_presets() if presets.resolve(name).preset.hardware.device == "cuda"]
+
+
+def _cuda_preset(name):
+    preset = presets.resolve(name).preset
+    return preset if preset.hardware.device == "cuda" else None
+
+
+ON_CUDA = {name: preset for name in presets.list_presets() if (preset := _cuda_preset(name))}
+SHIPPED = [(name, "fsdp2") for name in ON_CUDA] + [
+    (name, "deepspeed") for name, preset in ON_CUDA.items() if preset.model.family == "llama"
+]
 
 
 def _run(tmp_path, preset, *sets, gpu="H100-SXM5-80GB", rank: int | str = 0):
     return tgsbench.run(preset, list(sets), virtual_gpu=gpu, rank=rank, root=tmp_path)
 
 
-@pytest.mark.parametrize("name", GPUS)
-def test_every_shipped_preset_is_as_planned(installed, tmp_path, name):
-    result = _run(tmp_path, name, gpu=presets.resolve(name).preset.hardware.gpu)
+@pytest.mark.parametrize(("name", "engine"), SHIPPED)
+def test_every_shipped_preset_is_as_planned(installed, tmp_path, name, engine):
+    result = _run(tmp_path, name, f"engine.name={engine}", gpu=ON_CUDA[name].hardware.gpu)
     virtual = result.virtual
     assert result.status == "virtual", result.failure
     assert virtual.unknown_calls.keys() <= {"cudnnGetVersion", "cudnnGetProperty"}
@@ -31,7 +41,9 @@ def test_every_shipped_preset_is_as_planned(installed, tmp_path, name):
         if count.calls_expected is not None:
             assert count.calls == count.calls_expected
         if count.gib_expected is not None:
-            assert count.gib == pytest.approx(count.gib_expected, rel=1e-12)
+            # DeepSpeed decides as it goes what it gathers again; what it sends by all-to-all is certain.
+            decides = engine == "deepspeed" and count.name != "all_to_all"
+            assert count.gib == pytest.approx(count.gib_expected, rel=0.01 if decides else 1e-12)
     peak = max(peak.allocated_gib or 0.0 for peak in virtual.peaks)
     assert peak == pytest.approx(virtual.mem_planned_gib, rel=0.03)
 

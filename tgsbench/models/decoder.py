@@ -42,6 +42,8 @@ class Decoder:
     """LayerNorms, with a bias beside their weight?"""
     mlp_matrices = 3
     """A plain MLP has two, a gated one three."""
+    gate_kept = 0
+    """Tensors that a gate of its own keeps beside those of SwiGLU."""
     qk_norm: bool | None = False
     """Are queries and keys normalised? None: the shape says it."""
     norms_all_heads = False
@@ -160,6 +162,7 @@ class Decoder:
             intermediate=round(sum(g.num * g.between for g in groups) / num),
             norm_width=self.norm_width(shape),
             mlp_matrices=self.mlp_matrices,
+            gate_kept=self.gate_kept,
             head_norm_width=self._head_norm_width(shape),
             attention=_average([(g, g.attention) for g in groups], num),
             mlp=_average([(g, g.mlp) for g in groups], num),

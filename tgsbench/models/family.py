@@ -163,6 +163,8 @@ class Dims(Struct, frozen=True, kw_only=True, dict=True):
     """Values between the matrices of the MLP, of all experts that a token is sent to."""
     mlp_matrices: int = 3
     """A plain MLP has two, a gated one three."""
+    gate_kept: int = 0
+    """Tensors of width `intermediate` that a gate of the family's own keeps beside those of SwiGLU."""
     norm_width: int
     """Values that a layer normalises: twice `hidden` for a norm before attention and one before the MLP."""
     head_norm_width: int = 0

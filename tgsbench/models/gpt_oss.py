@@ -22,6 +22,7 @@ class GptOss(MixtureDecoder):
     model_types = ("gpt_oss",)
     architecture = "GptOssForCausalLM"
     default_pattern = ("window", "full")
+    gate_kept = 3  # the gate clamped, its sigmoid, and up + 1
 
     def vectors(self, shape: ModelShape) -> int:
         """Norms, biases of q, k, v and o, a sink for each query head; biases of router and experts."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from tgsbench.planner.buckets import Reduction, bucket_weights, reductions
 from tgsbench.planner.counts import exchange_bytes, run_here, tile_tokens
 from tgsbench.planner.workload import StepWorkload
 from tgsbench.systems.score_blocks import score_bytes
@@ -21,10 +22,6 @@ PROCESS_BYTES = int(0.7 * GIB)
 """Python, torch and their libraries in one CPU rank."""
 _CPU_SHARE = 0.02
 """Of tensors that come and go: what a CPU's allocator cannot use."""
-REDUCE_BUCKET = 500_000_000
-"""DeepSpeed's reduce_bucket_size in elements: one bucket is there from the start, and when it is reduced a
-copy of it in the order of the ranks."""
-
 RESIDENT = ("parameters", "gradients", "optimizer_states")
 
 
@@ -87,7 +84,7 @@ def _moments(work: StepWorkload) -> list[tuple[str, dict[str, float]]]:
     head_scatter = _head_scatter(work)
     layer_scatter = _scatter(work, work.dims.held_weights(work.ep))
     working = _layer_working_set(work)
-    one_bucket = {"gradient_buffers": _bucket(work) or layer_scatter}
+    of_one = {"gradient_buffers": _bucket(work) or layer_scatter}
 
     def grown(behind: int) -> float:
         """Gradients held while the layer with `behind` layers after it runs."""
@@ -99,13 +96,15 @@ def _moments(work: StepWorkload) -> list[tuple[str, dict[str, float]]]:
             "backward of the last layer",
             states | {"gradients": before} | saved | working | {"gradient_buffers": head_scatter},
         ),
-        (
+        _while_reduced(work, of_a_layer, states | {"gradients": after})
+        if work.system.live_parameters
+        else (
             "backward of the second last layer",
-            states | {"gradients": grown(1)} | second | _while_reduced(work, working),
+            states | {"gradients": grown(1)} | second | working | {"gradient_buffers": layer_scatter},
         ),
         (
             "backward of the first layer",
-            states | {"gradients": grown(layers - 1)} | first | working | one_bucket,
+            states | {"gradients": grown(layers - 1)} | first | working | of_one,
         ),
         (
             "backward of the embedding",
@@ -120,7 +119,7 @@ def _moments(work: StepWorkload) -> list[tuple[str, dict[str, float]]]:
         moments.append(("reduction of the first layer", states | {"gradients": grown(layers - 1)} | reduced))
     if work.activation_offload and layers > 1:
         # Inputs come back two at a time down to the last one, while gradients grow.
-        back = states | {"gradients": grown(layers - 2)} | two | working | {"gradient_buffers": layer_scatter}
+        back = states | {"gradients": grown(layers - 2)} | two | working | of_one
         moments.append(("backward of the second layer", back))
     return moments
 
@@ -183,15 +182,37 @@ def _scatter(work: StepWorkload, weights: float) -> float:
     return float(max(work.system.reduce_bytes, 4) * weights)
 
 
-def _while_reduced(work: StepWorkload, working: dict[str, float]) -> dict[str, float]:
-    """A layer in the backward while gradients are reduced.
+def _while_reduced(
+    work: StepWorkload, of_a_layer: dict[str, float], held: dict[str, float]
+) -> tuple[str, dict[str, float]]:
+    """What is live when DeepSpeed reduces a bucket: of all such moments the one that holds most."""
+    d, layers, kept = work.dims, work.dims.num_layers, sum(of_a_layer.values())
+    at_weight = [_when_asked_for(work, index) for index in range(len(d.mlp + d.attention))]
 
-    DeepSpeed's bucket is full for the first time when the second last layer is through with its MLP.
+    def more(reduction: Reduction) -> float:
+        here = sum(at_weight[reduction.weight].values())
+        return kept * (layers - reduction.behind) + here + work.system.reduce_bytes * reduction.copied
+
+    worst = max(reductions(d), key=more, default=Reduction(1, 0, 0.0))
+    buffers = _bucket(work) + work.system.reduce_bytes * worst.copied
+    around = {"gathered_layers": _gathered(work), "gradient_buffers": buffers}
+    saved = _saved(work, of_a_layer, layers - worst.behind)
+    return "reduction of gradients", held | saved | at_weight[worst.weight] | around
+
+
+def _when_asked_for(work: StepWorkload, index: int) -> dict[str, float]:
+    """A layer when the gradient of one of its matrices is there, counted from the last that ran.
+
+    At the last one the product that it took is gone already; before it gate and up are, but for their
+    gradients. Attention's matrices come before or after its kernel, whose workspace is not there then.
     """
-    scatter = {"gradient_buffers": _scatter(work, work.dims.held_weights(work.ep))}
-    if not work.system.live_parameters:
-        return working | scatter
-    return working | scatter | {"layer_activations": _attention_backward(work)}
+    weights = work.dims.attention + work.dims.mlp
+    gradient = {"weight_gradients": work.compute_bytes * weights[-1 - index].size + _tied_embedding(work)}
+    if index >= len(work.dims.mlp):
+        return gradient | {"layer_activations": _attention_backward(work) - attention_workspace(work)}
+    activations, exchanged = _mlp_backward(work)
+    gone = 0.0 if work.tiled_mlp else unit(work, work.dims.intermediate) * min(2, index + 1)
+    return gradient | {"layer_activations": max(0.0, activations - gone), "all_to_all_buffers": exchanged}
 
 
 def _head_scatter(work: StepWorkload) -> float:
@@ -205,7 +226,7 @@ def _bucket(work: StepWorkload) -> float:
     """Bytes of DeepSpeed's bucket; 0 for a system without."""
     if not work.system.live_parameters:
         return 0.0
-    return float(work.system.reduce_bytes * min(REDUCE_BUCKET, work.dims.num_parameters))
+    return work.system.reduce_bytes * bucket_weights(work.dims)
 
 
 def unit(work: StepWorkload, width: float) -> float:
@@ -227,7 +248,7 @@ def layer_activations(work: StepWorkload) -> dict[str, float]:
     """
     d = work.dims
     heads = d.query_heads * d.head_dim
-    norm = _norms(work)
+    norm = _kept_by_norms(work, d.norm_width)
     received, returned = exchange_bytes(work)
     if work.ulysses == 1:
         kv_heads = d.query_heads if work.system.repeats_kv else d.kv_heads
@@ -242,11 +263,6 @@ def layer_activations(work: StepWorkload) -> dict[str, float]:
         + (attention if work.ulysses == 1 else 0.0),
         "all_to_all_buffers": attention + returned if work.ulysses > 1 else 0.0,
     }
-
-
-def _norms(work: StepWorkload) -> float:
-    """What a layer's norms keep."""
-    return _kept_by_norms(work, work.dims.norm_width)
 
 
 def _kept_by_norms(work: StepWorkload, width: float) -> float:
@@ -271,7 +287,8 @@ def _mlp_kept(work: StepWorkload) -> float:
         return routed
     units = 2.0 if work.dims.mlp_matrices == 2 or _makes_product_again(work) else work.system.mlp_units
     # One kernel for the gated activation keeps gate and up, and its product for the down projection.
-    return routed + unit(work, work.dims.intermediate) * (min(3.0, units) if work.fused_ops else units)
+    units = (min(3.0, units) if work.fused_ops else units) + work.dims.gate_kept
+    return routed + unit(work, work.dims.intermediate) * units
 
 
 def _makes_product_again(work: StepWorkload) -> bool:
@@ -307,7 +324,9 @@ def _attention_backward(work: StepWorkload) -> float:
         # Of the norm before attention its results are left, and what heads' norms took.
         kept = _kept_by_norms(work, d.hidden + d.head_norm_width) - unit(work, d.hidden)
     else:
-        kept = _norms(work) / 2 + (0.0 if work.system.norm_keeps_checkpoint else unit(work, d.hidden))
+        kept = _kept_by_norms(work, d.norm_width) / 2 + (
+            0.0 if work.system.norm_keeps_checkpoint else unit(work, d.hidden)
+        )
     if work.checkpointing == "none":
         kept = 0.0
     elif work.checkpointing == "full":
@@ -379,8 +398,8 @@ _EXPERT_ROWS = 4.0
 """Rows sent and come, results, gradients: 0.6 GiB for rows of 0.25 on a virtual H100."""
 
 
-def _layer_working_set(work: StepWorkload) -> dict[str, float]:
-    """The layer in the backward: recomputed activations, gradients on the way, gathered weights."""
+def _mlp_backward(work: StepWorkload) -> tuple[float, float]:
+    """Activations and buffers of all-to-alls that a layer holds while its MLP's backward runs."""
     d = work.dims
     recomputed = layer_activations(work)
     activations, exchanged = recomputed["activations"], recomputed["all_to_all_buffers"]
@@ -394,9 +413,15 @@ def _layer_working_set(work: StepWorkload) -> dict[str, float]:
         # What came back from attention is copied once into the layout that the projection takes.
         exchanged -= received - (unit(work, d.query_heads * d.head_dim) if work.ulysses > 1 else 0.0)
     gradients = _mlp_gradients(work) + unit(work, d.hidden)
-    mlp = activations + gradients
     if work.checkpointing == "none":  # nothing is made again: it is among what all layers keep
-        mlp, exchanged = gradients, 0.0
+        return gradients, 0.0
+    return activations + gradients, exchanged
+
+
+def _layer_working_set(work: StepWorkload) -> dict[str, float]:
+    """The layer in the backward: recomputed activations, gradients on the way, gathered weights."""
+    d = work.dims
+    mlp, exchanged = _mlp_backward(work)
     made = _fuller(work, mlp, exchanged)
     if work.ring > 1:
         made["ring_buffers"] = ring_buffers(work)
@@ -411,7 +436,7 @@ def _layer_working_set(work: StepWorkload) -> dict[str, float]:
         made["fp8_operands"] = fp8_operands(work)
     tied = _tied_embedding(work)
     return made | {
-        "gathered_layers": _gathered(work) + tied,
+        "gathered_layers": _gathered(work) + (0.0 if work.system.live_parameters else tied),
         "weight_gradients": float(work.compute_bytes * weights) + tied,
     }
 
@@ -432,8 +457,11 @@ def _fuller(work: StepWorkload, mlp: float, exchanged: float) -> dict[str, float
 
 
 def _tied_embedding(work: StepWorkload) -> float:
-    """Tied to the head the embedding stays gathered until its own backward, as the gradient of the head."""
-    if not work.dims.tied or work.system.live_parameters:
+    """Tied to the head the embedding stays gathered until its own backward, as the gradient of the head.
+
+    DeepSpeed counts it among its live parameters.
+    """
+    if not work.dims.tied:
         return 0.0
     return float(work.compute_bytes * work.dims.embedding_weights)
 
@@ -465,15 +493,23 @@ def ring_buffers(work: StepWorkload) -> float:
 
 
 def _gathered(work: StepWorkload) -> float:
-    """Gathered weights: the layer in use and the one that is being gathered."""
+    """Gathered weights: the layer in use and the one that is being gathered.
+
+    DeepSpeed gathers ahead by matrices while no more are live than may be (70B: 0.92 of 1e9 were).
+    """
     if work.world == 1 and not work.system.live_parameters:
         # FSDP keeps the low-precision copies of one layer at a time even when there is nothing to gather.
         return float(work.compute_bytes * work.dims.held_weights(work.ep))
-    if work.zero_stage < 3:
+    if not _gathers(work):
         return 0.0
-    two_layers = 2 * work.dims.held_weights(work.ep)
-    live = max(two_layers, min(work.system.live_parameters, work.dims.num_parameters))
+    layer, at_most = work.dims.held_weights(work.ep), work.system.live_parameters
+    live = max(layer, min(at_most, work.dims.num_parameters)) if at_most else 2 * layer
     return float(work.compute_bytes * live)
+
+
+def _gathers(work: StepWorkload) -> bool:
+    """Are parameters brought together before they are used? One GPU has them, unless the host does."""
+    return work.zero_stage == 3 and (work.world > 1 or work.offload == "all")
 
 
 def _loss(work: StepWorkload) -> dict[str, float]:
@@ -487,15 +523,24 @@ def _loss(work: StepWorkload) -> dict[str, float]:
     else:
         chunk = min(work.loss_chunk_tokens, work.local_tokens)
         logits = float(4 + work.compute_bytes) * chunk * d.vocab
-        # The head gathered, its gradient's fp32 sum and the chunk's; in a pool of its own what it was
-        # gathered into stays until the next gather.
-        weights = ((2 if d.tied or work.one_pool else 3) * work.compute_bytes + 4) * head
+        weights = (_copies_of_head(work) * work.compute_bytes + 4) * head
     gathered = min(work.system.live_parameters, d.num_parameters) * work.compute_bytes
     return {
         "loss": logits + weights + around,
-        "gathered_layers": float(gathered) if work.zero_stage == 3 else 0.0,
+        "gathered_layers": float(gathered) if _gathers(work) else 0.0,
         "gradient_buffers": _bucket(work),
     }
+
+
+def _copies_of_head(work: StepWorkload) -> int:
+    """Tensors of the head's size beside its gradient's fp32 sum: the chunk's gradient, and what is gathered.
+
+    In a pool of its own what it was gathered into stays until the next gather. DeepSpeed's is among its live
+    parameters.
+    """
+    if work.system.live_parameters:
+        return 1
+    return 2 if work.dims.tied or work.one_pool else 3
 
 
 def _optimizer_extra(work: StepWorkload) -> dict[str, float]:
@@ -537,10 +582,11 @@ two mixtures of experts on a virtual GPU, whose layers are few large tensors (do
 def _pools(work: StepWorkload) -> float:
     """Blocks that stay reserved beside the tensors of the peak: of collectives, and of the loss.
 
-    DeepSpeed's stream for reductions keeps the room of a bucket's copy.
+    DeepSpeed's stream for reductions keeps the room of a bucket's copy, or of a larger gradient in fp32.
     """
     if work.system.live_parameters:
-        return _bucket(work)
+        cast = work.dims.embedding_weights if work.system.reduce_bytes > work.compute_bytes else 0
+        return max(_bucket(work), float(work.system.reduce_bytes * cast))
     if work.world == 1 or work.one_pool:
         return 0.0
     largest = work.dims.held_weights(work.ep)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from tgsbench.metrics import figures
+from tgsbench.models.family import seen_keys
 from tgsbench.planner.machine import Machine, attention_speed
 from tgsbench.planner.network import exchange_s, hop_s, ring_s
 from tgsbench.planner.time import gemm_rate, stream_s
@@ -24,6 +25,8 @@ _ADAM_TRAFFIC = 7 / 4
 _THREAD_BYTES = 32
 """Read and written by a thread of a kernel that nothing is known of: four fp32 values in, four out."""
 _FLASH = re.compile(r"flash_(fwd|bwd)_kernel_traits<(\d+), (\d+), (\d+)", re.IGNORECASE)
+_LOCAL = re.compile(r"> ?>, \w+, \w+, true")
+"""Dropout, causal, local: a kernel whose queries see a window."""
 _NUM_ARRAYS = re.compile(r"std::array<char\*, (\d+)ul>")
 _LISTS = re.compile(r"TensorListMetadata<(\d+)>|TensorListScalarListMetadata<[^,]*, (\d+)>")
 
@@ -37,6 +40,7 @@ class Durations:
         self._gathered = 0.0
         """Bytes of the last all-gather, which the next copy-out moves."""
         self._norm_elements = 0
+        self._window = max((group.window for group in work.dims.groups), default=0)
 
     def __call__(self, record: Record) -> float:
         """Seconds of one piece of work; called in the order of the calls."""
@@ -97,7 +101,7 @@ class Durations:
         return self._stream(self._bytes(record))
 
     def _attention(self, record: Record, traits: re.Match[str]) -> float:
-        """By the grid: blocks of the sequence, batch, heads; the causal half is computed."""
+        """By the grid: blocks of the sequence, batch, heads; the causal half is computed, or a window."""
         is_forward = traits[1].lower() == "fwd"
         head_dim, block_q, block_k = (int(traits[i]) for i in (2, 3, 4))
         blocks, rest = record.args[:2]
@@ -106,7 +110,8 @@ class Durations:
         length = blocks * (block_q if is_forward else block_k)
         speed = attention_speed(self._machine.fitted, self._work.kernel, head_dim)
         reached = length / (length + speed.half_len) * self._work.system.attention_share * 1e12
-        flops = 2.0 * rows * length * length * head_dim
+        window = self._window if _LOCAL.search(record.name) else 0
+        flops = 4.0 * rows * length * seen_keys(length, window) * head_dim
         if is_forward:
             return flops / (speed.forward_tflops * reached)
         return 2.5 * flops / (speed.backward_tflops * reached)

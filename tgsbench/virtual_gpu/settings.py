@@ -104,6 +104,7 @@ def device_environment(
     log_folder.mkdir(exist_ok=True)
     major, _, minor = gpu.compute_capability.partition(".")
     libraries = [str(folder), base.get("LD_LIBRARY_PATH", "")]
+    num_devices = preset.world_size if virtual.rank is None else 1
     preloaded = [str(build.library_of(folder)), base.get("LD_PRELOAD", "")]
     return {
         **base,
@@ -119,7 +120,9 @@ def device_environment(
         "TGSBENCH_VGPU_CONTEXT": str(CONTEXT_BYTES),
         "TGSBENCH_VGPU_COMPUTE": f"{major}{minor}",
         "TGSBENCH_VGPU_MULTIPROCESSORS": str(gpu.multiprocessors),
-        "TGSBENCH_VGPU_DEVICES": str(preset.world_size if virtual.rank is None else 1),
+        "TGSBENCH_VGPU_DEVICES": str(num_devices),
+        # What hides this machine's GPUs would hide virtual ones too: torch 2.11 then counts none.
+        "CUDA_VISIBLE_DEVICES": ",".join(map(str, range(num_devices))),
         "TGSBENCH_VGPU_MESH": ",".join(f"{size}x{stride}" for size, stride in _dimensions(preset)),
         "TGSBENCH_VGPU_LOG": str(log_folder),
     }

@@ -18,10 +18,11 @@ from torch import Tensor
 
 from tgsbench.install import FLASH_ATTN
 from tgsbench.training.attention.documents import PackDocuments
+from tgsbench.training.attention.sinks import flash_with_sinks
 from tgsbench.training.attention.windowed import PLAIN, Own
 
 Run = Callable[..., Tensor]
-"""(q, k, v, scale, documents), and `own=` for a window."""
+"""(q, k, v, scale, documents), and `own=` for a window, or sinks."""
 
 INSTALL = {
     "flash2": FLASH_ATTN,
@@ -100,6 +101,8 @@ def _from_torch_varlen(varlen_attn: Callable[..., Tensor]) -> Run:
     def run(
         q: Tensor, k: Tensor, v: Tensor, scale: float, docs: PackDocuments | None, own: Own = PLAIN
     ) -> Tensor:
+        if own.sinks is not None:
+            return flash_with_sinks(q, k, v, scale, docs, own)
         options: dict[str, Any] = {**causal, "scale": scale}
         if own.window:
             options["window_size"] = (own.window - 1, 0)

@@ -12,6 +12,7 @@ from torch import Tensor
 from tgsbench.models.spec import local_kv_heads
 from tgsbench.schema.preset import Preset
 from tgsbench.training.attention.documents import PackDocuments, documents
+from tgsbench.training.attention.windowed import Own
 
 _PROBE_DOCUMENT_LEN = 512
 _PROBE_MAX_LEN = 16_384
@@ -47,6 +48,10 @@ class KernelShape:
         q, k, v = (draw(n).requires_grad_() for n in (self.num_query_heads, *(self.num_kv_heads,) * 2))
         return q, k, v, draw(self.num_query_heads)
 
+    def own(self, device: torch.device) -> Own:
+        """What its layers have beside causal attention: a window, sinks of zero."""
+        return Own(self.window, torch.zeros(self.num_query_heads, device=device) if self.sinks else None)
+
     def documents(self, device: torch.device) -> PackDocuments | None:
         """Equal documents, or None when attention is causal over the whole pack."""
         if not self.document_mask:
@@ -75,10 +80,11 @@ def forward_backward_s(
 ) -> float:
     """Median seconds of one forward and backward on a CUDA device, after two that warm up."""
     *inputs, grad = probe.tensors(device)
-    docs = probe.documents(device)
+    docs, own = probe.documents(device), probe.own(device)
+    extra = {} if own.is_plain else {"own": own}
 
     def once() -> None:
-        out = run(*inputs, probe.head_dim**-0.5, docs)
+        out = run(*inputs, probe.head_dim**-0.5, docs, **extra)
         torch.autograd.grad(out, inputs, grad)
 
     for _ in range(2):

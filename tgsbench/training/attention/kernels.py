@@ -61,7 +61,7 @@ def choose(
     shape = probe or KernelShape()
     able = _able(shape)
     if able and name not in (*able, "auto"):
-        why = "it has no windows" if "varlen" in able else "it has no sinks"
+        why = "it has no sinks" if shape.sinks else "it has no windows"
         raise _missing(name, why, f"engine.kernel={able[-1]} has them")
     if device.type != "cuda":
         reason = "the only kernel of a CPU" if name == "auto" else "the preset names it"
@@ -85,7 +85,7 @@ def _naming_backend(kernel: AttentionKernel, shape: KernelShape, device: torch.d
 def _able(probe: KernelShape) -> tuple[str, ...]:
     """Kernels that can run layers with sinks or a window; empty: the shape has none, and any can."""
     if probe.sinks:
-        return ("sdpa",)
+        return ("varlen", "sdpa")
     return ("flash3", "flash2", "varlen", "sdpa") if probe.window else ()
 
 

@@ -27,6 +27,7 @@ from tgsbench.systems.ring_steps import is_cut, met_steps
 from tgsbench.training.attention.blocks import BLOCK_KERNELS, Saved
 from tgsbench.training.attention.documents import PackDocuments, documents
 from tgsbench.training.attention.kernels import AttentionKernel
+from tgsbench.training.attention.sinks import share_of, sink_gradients, with_sinks
 from tgsbench.training.attention.windowed import PLAIN, Own
 from tgsbench.training.parallel.tracing import span
 from tgsbench.training.progress import PROGRESS
@@ -191,7 +192,7 @@ def _ring_forward(
         for block in blocks:
             add_block(ring, q, here, scale, block, (out, lse))
     if sinks is not None:
-        add_sinks(out, lse, sinks)
+        out, lse = with_sinks(out, lse, sinks)
     return out.to(q.dtype), lse
 
 
@@ -232,20 +233,8 @@ def merge(out: Tensor, lse: Tensor, part: Tensor, part_lse: Tensor) -> None:
     log(exp x + exp y) is taken with the larger one taken out, so that no score overflows.
     """
     total = torch.logaddexp(lse, part_lse)
-    out.mul_(_weight(lse - total)).add_(part * _weight(part_lse - total))
+    out.mul_(share_of(lse - total)).add_(part * share_of(part_lse - total))
     lse.copy_(total)
-
-
-def add_sinks(out: Tensor, lse: Tensor, sinks: Tensor) -> None:
-    """Let a score for each head [a] into the softmax of out [T, a, d] and lse [a, T], in place."""
-    total = torch.logaddexp(lse, sinks.float().unsqueeze(1))
-    out.mul_(_weight(lse - total))
-    lse.copy_(total)
-
-
-def _weight(log_share: Tensor) -> Tensor:
-    """[a, T] -> [T, a, 1]."""
-    return log_share.exp().t().unsqueeze(2)
 
 
 def _ring_forward_fake(q: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
@@ -286,12 +275,6 @@ class _RingAttention(torch.autograd.Function):
         grad_k, grad_v = grad_kv.to(saved.k.dtype).unbind(0)
         grad_sinks = None if sinks is None else sink_gradients(grad, saved, sinks)
         return grad_q.to(saved.q.dtype), grad_k, grad_v, grad_sinks, None, None, None
-
-
-def sink_gradients(grad: Tensor, saved: Saved, sinks: Tensor) -> Tensor:
-    """Gradients of the sinks [a], whose share of a softmax brings no value: minus share · (dO · O)."""
-    share = (sinks.float().unsqueeze(1) - saved.lse).exp()
-    return -(share * (grad.float() * saved.out.float()).sum(2).t()).sum(1).to(sinks.dtype)
 
 
 def _ring_backward(ring: Ring, plan: Plan, grad: Tensor, saved: Saved, scale: float) -> tuple[Tensor, Tensor]:
