@@ -20,12 +20,12 @@ from tgsbench.models.family import Dims, Weight, attention_weights, mlp_weights
 from tgsbench.models.qwen3_next import scan_values
 from tgsbench.models.registry import find_family
 from tgsbench.planner import forecast_preset
+from tgsbench.planner.activations import attention_workspace
 from tgsbench.planner.counts import attention_flops, exchange_bytes, layer_counts, products
 from tgsbench.planner.machine import Machine, attention_speed, find_constants, find_link, find_machine
 from tgsbench.planner.memory import (
     COMMUNICATOR_BYTES,
     RESIDENT,
-    attention_workspace,
     memory_plan,
     resident_bytes,
 )
