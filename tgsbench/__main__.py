@@ -1,24 +1,13 @@
 """`python -m tgsbench` is `tgsbench`."""
 
+import _signal as signal  # type: ignore[import-not-found]  # built in: signal imports enum first, for 5 ms
 import os
 import sys
-
-if __name__ == "__main__" and not sys.flags.safe_path:
-    # `python -m` puts the current folder first: a queue.py that lies there would be taken for Python's own.
-    del sys.path[0]
-if "" in (os.environ.get("PYTHONPATH") or "-").split(os.pathsep):  # an empty entry is that folder, too
-    here = os.path.abspath(os.curdir)  # noqa: PTH100 - pathlib is not imported yet
-    sys.path[:] = [entry for entry in sys.path if entry not in ("", here)]
-
-import atexit
-import gc
-import signal
-from types import FrameType
 
 _INTERRUPTED = 130
 
 
-def _leave(_signum: int, _frame: FrameType | None) -> None:
+def _leave(_signum: int, _frame: object) -> None:
     os.write(2, b"error: interrupted\n")
     os._exit(_INTERRUPTED)
 
@@ -28,6 +17,16 @@ def _leave(_signum: int, _frame: FrameType | None) -> None:
 _listens = signal.getsignal(signal.SIGINT) is signal.default_int_handler
 if _listens:
     signal.signal(signal.SIGINT, _leave)
+
+if __name__ == "__main__" and not sys.flags.safe_path:
+    # `python -m` puts the current folder first: a queue.py that lies there would be taken for Python's own.
+    del sys.path[0]
+if "" in (os.environ.get("PYTHONPATH") or "-").split(os.pathsep):  # an empty entry is that folder, too
+    here = os.path.abspath(os.curdir)  # noqa: PTH100 - pathlib is not imported yet
+    sys.path[:] = [entry for entry in sys.path if entry not in ("", here)]
+
+import atexit  # noqa: E402
+import gc  # noqa: E402
 
 # Imports make objects that live on: to look through them every 700 is a twentieth of a command's start, and
 # once at 20,000, which a plan needs, as much again.

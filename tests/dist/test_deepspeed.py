@@ -16,6 +16,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from tests.dist.deepspeed_cases import CASES, ds_preset, peer_preset
 from tests.dist.launch import ROOT
 from tests.dist.parity_worker import make_batch
+from tgsbench.training.engines.deepspeed import setup
 from tgsbench.training.engines.fsdp2 import Fsdp2Engine
 from tgsbench.metrics.integrity import expected_all_to_alls
 from tgsbench.training.model.build import decoder_config, plain_name
@@ -114,3 +115,14 @@ def test_rotary_frequencies_keep_fp32_under_zero_init(outcome, case):
 @pytest.mark.parametrize("case", ["offload-optimizer"])
 def test_an_op_that_must_be_built_or_loaded_is_announced(outcome, case):
     assert any("cpu_adam" in note for note in outcome["notes"]), outcome["notes"]
+
+
+def test_cpu_ranks_are_counted_without_a_process_at_every_reduction(monkeypatch):
+    from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
+
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    monkeypatch.setenv("LOCAL_SIZE", "")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    monkeypatch.setattr(subprocess, "check_output", lambda *_: pytest.fail("a process was started"))
+    setup.name_cpu_ranks()
+    assert CPU_Accelerator().device_count() == 4

@@ -6,6 +6,7 @@ from tests.tui.conftest import NUM_PRESETS, shows, until
 from tgsbench import api
 from tgsbench.planner.search import search
 from tgsbench.presets import resolve
+from tgsbench.report.plan import manner
 from tgsbench.tui import forecast_rows
 from tgsbench.tui.screens.forecast import ForecastScreen
 
@@ -39,7 +40,7 @@ async def test_one_key_saves_the_chosen_setting_as_a_preset(app, tmp_path, size)
         await shows(pilot, FITTING)
         await pilot.press("j")
         one = app.screen.selected
-        await shows(pilot, "--set", "--preset llama2_7b_128k")
+        await shows(pilot, "--set", "--preset llama2_7b_128k", manner(one))
         await pilot.press("ctrl+s")
         folder = tmp_path / "config" / "tgsbench" / "presets"
         await until(pilot, lambda: len(list(folder.glob("*.toml"))) == 1)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
+import errno
+import math
 
 import pytest
 
@@ -19,27 +20,56 @@ def fresh():
     clock.preloaded_clock_problem.cache_clear()
 
 
+class Clocks:
+    """The kernel's uptime and this process' clock, which runs at a rate of its own and is read late."""
+
+    def __init__(self, monkeypatch, rate, late_s=0.0):
+        self.now_s, self.rate, self.late_s = 1000.0, rate, late_s
+        monkeypatch.setenv("LD_PRELOAD", "/usr/lib/faketime/libfaketime.so.1")
+        monkeypatch.setattr(clock, "_uptime_s", self.uptime_s)
+        monkeypatch.setattr(clock.time, "monotonic", self.monotonic)
+
+    def uptime_s(self):
+        self.now_s += 0.003
+        return math.floor(self.now_s * 100) / 100
+
+    def monotonic(self):
+        self.now_s, late_s = self.now_s + self.late_s, self.late_s
+        self.late_s = 0.5 - late_s if late_s else 0.0
+        return 5.0 + (self.now_s - 1000.0) * self.rate
+
+
 @pytest.mark.parametrize(
     ("rate", "said"),
-    [(0.0, "stands still"), (100.0, "runs 100 times as fast"), (0.1, "runs 0.1 times as fast"), (1.0, "")],
+    [
+        (0.0, "stands still"),
+        (100.0, "times as fast"),
+        (2.0, "runs 2 times as fast"),
+        (1.15, "times as fast"),
+        (0.85, "times as fast"),
+        (0.1, "times as fast"),
+        (1.0, ""),
+    ],
 )
 def test_a_preloaded_clock_is_told_by_its_rate(monkeypatch, rate, said):
-    uptimes = itertools.count(1000, 0.0625)
-    readings = itertools.count(5.0, rate * 0.0625)
-    monkeypatch.setenv("LD_PRELOAD", "/usr/lib/faketime/libfaketime.so.1")
-    monkeypatch.setattr(clock, "_uptime_s", lambda: next(uptimes))
-    monkeypatch.setattr(clock.time, "monotonic", lambda: next(readings))
+    Clocks(monkeypatch, rate)
     problem = clock.preloaded_clock_problem()
     assert (said in problem and "LD_PRELOAD=/usr/lib/faketime" in problem) if said else problem == ""
 
 
-def test_a_busy_machine_that_delays_some_readings_is_no_other_clock(monkeypatch):
-    uptimes = itertools.count(1000, 0.0625)
-    readings = iter([5.0, 5.0, 6.0, 7.0, 8.0, 8.0625])
-    monkeypatch.setenv("LD_PRELOAD", "libjemalloc.so.2")
-    monkeypatch.setattr(clock, "_uptime_s", lambda: next(uptimes))
-    monkeypatch.setattr(clock.time, "monotonic", lambda: next(readings))
+@pytest.mark.parametrize("late_s", [0.02, 0.4])
+def test_a_busy_machine_that_delays_some_readings_is_no_other_clock(monkeypatch, late_s):
+    Clocks(monkeypatch, 1.0, late_s)
     assert clock.preloaded_clock_problem() == ""
+
+
+def test_a_clock_set_before_the_machine_started_is_told_since_no_wait_ends(monkeypatch):
+    def sleep(_):
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    Clocks(monkeypatch, 1.0)
+    monkeypatch.setattr(clock.time, "sleep", sleep)
+    assert "lets nothing wait (Invalid argument): LD_PRELOAD=" in clock.preloaded_clock_problem()
 
 
 def test_nothing_is_measured_where_no_library_is_preloaded(monkeypatch):

@@ -124,6 +124,10 @@ def test_junit_and_summary_say_the_same():
     assert table.count("PASS") == 1 and table.count("FAIL") == 1 and "0.901x" in table
 
 
+def interval_of(low, high):
+    return msgspec.structs.replace(baseline(), ci95=(low, high))
+
+
 def test_baselines_are_kept_whole_and_refused_when_they_cannot_be_used(tmp_path):
     path = tmp_path / "deep" / "base.json"
     known = baselines.Baselines(rows={PRESET.name: baselines.as_baseline(baseline())})
@@ -134,12 +138,15 @@ def test_baselines_are_kept_whole_and_refused_when_they_cannot_be_used(tmp_path)
     for found, words in (
         (baselines.Baselines(rows={"llama2_7b_8k": baseline()}), "nearest"),
         (baselines.Baselines(rows={PRESET.name: few}), "1 usable runs"),
+        (baselines.Baselines(rows={PRESET.name: interval_of(-1.0, 2e6)}), "outside its own interval"),
+        (baselines.Baselines(rows={PRESET.name: interval_of(1e-300, 1e300)}), "outside its own interval"),
     ):
         with pytest.raises(TgsError, match="baseline") as refused:
             baselines.baseline_of(found, PRESET.name, path)
         assert words in refused.value.msg or words == "nearest"
         assert refused.value.exit_code == ExitCode.BAD_INPUT
-    for damage in (b"{", b"[]", b'{"schema": 99, "rows": {}}', b"\xff"):
+    nested = b'{"rows": {"x": {"note": ' + b"[" * 100_000
+    for damage in (b"{", b"[]", b'{"schema": 99, "rows": {}}', b"\xff", nested):
         path.write_bytes(damage)
         with pytest.raises(TgsError):
             baselines.load(path)

@@ -119,6 +119,10 @@ def test_every_preset_is_shrunken_with_what_could_go_wrong_kept(name):
     assert small.training.checkpointing == full.training.checkpointing
     assert small.workload.document_mask == full.workload.document_mask
     assert one_rank(small).tokens_per_step == small.tokens_per_step
+    assert small.local_seq_len % small.engine.loss_chunk_tokens, "the loss has a chunk that is shorter"
+    if full.model.experts is None:
+        hidden = small.model.hidden_size
+        assert hidden < small.model.intermediate_size <= 2 * hidden, "no matrix can stand for another"
     if full.model.num_kv_heads < full.parallel.sp:
         assert 1 < small.model.num_kv_heads < small.parallel.sp
     ratio = full.model.num_query_heads // full.model.num_kv_heads

@@ -10,12 +10,16 @@ from msgspec import Struct
 
 from tgsbench.errors import ExitCode, TgsError, nearest
 from tgsbench.metrics.gate import LEAST_RUNS
+from tgsbench.metrics.ratio import Interval
 from tgsbench.results.compare import Row
 from tgsbench.safe_files import harmless, read_regular
 from tgsbench.store.run_dir import unwritable, write_atomic
 
 _MAX_BYTES: Final = 16 << 20
 _SCHEMA: Final = 1
+_LEAST_TGS: Final = 1e-9
+_MOST_TGS: Final = 1e12
+"""No machine is slower or faster; ratios of what lies between do not overflow."""
 
 
 class Baselines(Struct, kw_only=True):
@@ -35,7 +39,7 @@ def load(path: Path) -> Baselines:
             hint=f"tgsbench gate {path} PRESET --update measures them",
             exit_code=ExitCode.BAD_INPUT,
         ) from error
-    except (OSError, msgspec.DecodeError, ValueError) as error:
+    except (OSError, msgspec.DecodeError, ValueError, RecursionError) as error:
         raise TgsError(f"{path} is no file of baselines: {error}", exit_code=ExitCode.BAD_INPUT) from error
     if found.schema > _SCHEMA:
         raise TgsError(
@@ -63,7 +67,19 @@ def baseline_of(found: Baselines, preset: str, path: Path) -> Row:
             hint=f"tgsbench gate {path} {preset} --update measures it anew",
             exit_code=ExitCode.BAD_INPUT,
         )
+    if not all(_is_around(row.tgs, interval) for interval in (row.ci95, row.range80) if interval):
+        raise TgsError(
+            f"{path}: the baseline of {preset} is {row.tgs}, outside its own interval or without bounds",
+            hint=f"tgsbench gate {path} {preset} --update measures it anew",
+            exit_code=ExitCode.BAD_INPUT,
+        )
     return row
+
+
+def _is_around(tgs: float | None, interval: Interval) -> bool:
+    """Do positive bounds that some speed could have hold the figure?"""
+    low, high = interval
+    return tgs is not None and _LEAST_TGS < low <= tgs <= high < _MOST_TGS
 
 
 def store(found: Baselines, path: Path) -> None:

@@ -17,11 +17,14 @@ from pathlib import Path
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import LauncherReport
 from tgsbench.store.run_dir import RunDir
-from tgsbench.training import agent, elastic
+from tgsbench.training import agent
 from tgsbench.training.__main__ import main as rank_main
-from tgsbench.training.engines.build import preload_engine
 from tgsbench.training.imports import many_imports
-from tgsbench.training.model.builder import find_builder
+
+with many_imports():  # torch comes with each of them
+    from tgsbench.training import elastic
+    from tgsbench.training.engines.build import preload_engine
+    from tgsbench.training.model.builder import find_builder
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -119,4 +119,5 @@ def _document_starts(starts: Int64, begin: int, end: int) -> Int32:
     inside = np.asarray(starts[first:last]) - begin
     if not len(inside) or inside[0] != 0:
         inside = np.concatenate([np.zeros(1, np.int64), inside])
-    return np.unique(inside).astype(np.int32)
+    # Not numpy.unique, whose first call imports numpy.ma: 17 ms in each rank.
+    return inside[np.diff(inside, prepend=-1) > 0].astype(np.int32)

@@ -16,6 +16,7 @@ from tgsbench import api
 from tgsbench.errors import TgsError
 from tgsbench.planner.search import Candidate, Found, search
 from tgsbench.presets.save import save_user_preset
+from tgsbench.report.plan import manner
 from tgsbench.schema.forecast import Forecast
 from tgsbench.schema.preset import Preset
 from tgsbench.tui import forecast_rows
@@ -110,9 +111,11 @@ class ForecastScreen(ModalScreen[None]):
 
     @on(DataTable.RowHighlighted)
     def _show_command(self) -> None:
-        if self.selected is not None:
+        one = self.selected
+        if one is not None:
             command = command_line(self._preset, self._sets(), base=self._base)
-            self.query_one("#forecast-command", Static).update(command)
+            # How it runs stands in the table's last column, too, which 80 columns cut.
+            self.query_one("#forecast-command", Static).update(f"{manner(one)}\n{command}")
 
     def action_save(self) -> None:
         """Save the chosen setting as a preset of the user's own, under a name that is free."""

@@ -32,13 +32,22 @@ def claim_process() -> None:
     _built = True
 
 
+def name_cpu_ranks() -> None:
+    """Tell DeepSpeed that devices are CPU ranks, and how many this machine has.
+
+    It would count NUMA nodes, in a process of its own (`numactl --hardware`) at each reduction: two a step.
+    """
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    os.environ["LOCAL_SIZE"] = os.environ.get("LOCAL_WORLD_SIZE", "1")
+
+
 def prepare(device: torch.device, note: Note) -> None:
     """Import DeepSpeed for this device and bind it to the process group that is already there.
 
     Raises TgsError when it is not installed.
     """
     if device.type == "cpu":
-        os.environ["DS_ACCELERATOR"] = "cpu"
+        name_cpu_ranks()
     # DeepSpeed 0.19 calls names of torch.distributed that 2.13 renamed, hundreds of times a step, and each
     # call would print two lines into the rank's log.
     warnings.filterwarnings("ignore", message="`torch.distributed", category=FutureWarning)
