@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -15,12 +16,16 @@ from tgsbench.errors import ExitCode
 from tgsbench.schema.run import LauncherReport
 
 AGENT = """
-import sys, msgspec
+import functools, sys, msgspec
 from tgsbench.schema.run import LauncherReport
 from tgsbench.training import local_ranks
 local_ranks.SHUTDOWN_S = 0.5
 report = LauncherReport()
-code = local_ranks.run_ranks([sys.executable, "-c", sys.argv[1]], int(sys.argv[2]), report)
+starts = {
+    "program": local_ranks.program([sys.executable, "-c", sys.argv[1]]),
+    "forked": local_ranks.forked(functools.partial(exec, sys.argv[1], {})),
+}
+code = local_ranks.run_ranks(starts[sys.argv[3]], int(sys.argv[2]), report)
 assert not any(name.split(".")[0] == "torch" for name in sys.modules)
 print(code, msgspec.json.encode(report).decode(), flush=True)
 """
@@ -32,10 +37,20 @@ while not pathlib.Path('up1').exists(): time.sleep(0.01)
 """
 
 
-def started(folder: Path, rank: str, num_ranks: int = 2) -> subprocess.Popen[str]:
-    """An agent in a process of its own, for it takes signals; its ranks run a piece of Python."""
-    argv = [sys.executable, "-c", AGENT, RANK + rank, str(num_ranks)]
-    return subprocess.Popen(argv, cwd=folder, env=environment(folder), stdout=subprocess.PIPE, text=True)
+@pytest.fixture(params=["program", "forked"])
+def started(request, tmp_path) -> Callable[..., subprocess.Popen[str]]:
+    """Start an agent in a process of its own, for it takes signals; its ranks run a piece of Python.
+
+    They run a command, or are copies of the agent.
+    """
+
+    def start(rank: str, num_ranks: int = 2) -> subprocess.Popen[str]:
+        argv = [sys.executable, "-c", AGENT, RANK + rank, str(num_ranks), request.param]
+        return subprocess.Popen(
+            argv, cwd=tmp_path, env=environment(tmp_path), stdout=subprocess.PIPE, text=True
+        )
+
+    return start
 
 
 def ended(agent: subprocess.Popen[str]) -> tuple[int, LauncherReport]:
@@ -44,10 +59,9 @@ def ended(agent: subprocess.Popen[str]) -> tuple[int, LauncherReport]:
     return int(code), msgspec.json.decode(report, type=LauncherReport)
 
 
-def test_ranks_know_their_place_and_the_first_keeps_the_port(tmp_path):
+def test_ranks_know_their_place_and_the_first_keeps_the_port(started, tmp_path):
     code, report = ended(
         started(
-            tmp_path,
             "import socket\n"
             "names = 'LOCAL_RANK', 'WORLD_SIZE', 'LOCAL_WORLD_SIZE', 'MASTER_ADDR', 'TGSBENCH_STORE_FD'\n"
             "fd = os.environ.get('TGSBENCH_STORE_FD')\n"
@@ -72,40 +86,39 @@ def test_ranks_know_their_place_and_the_first_keeps_the_port(tmp_path):
         ("os.kill(os.getpid(), signal.SIGKILL)", ExitCode.CRASHED, -9, "SIGKILL"),
     ],
 )
-def test_a_rank_that_fails_ends_the_others_and_is_told(tmp_path, end, code, exit_code, name):
+def test_a_rank_that_fails_ends_the_others_and_is_told(started, tmp_path, end, code, exit_code, name):
     rank = f"if rank == 1:\n  {WAIT}\n{UNTIL_UP}{end}"
-    found, report = ended(started(tmp_path, rank))
+    found, report = ended(started(rank))
     assert found == code
     (failed,) = report.exits
     assert (failed.rank, failed.exit_code, failed.signal) == (0, exit_code, name)
     assert failed.t > 0
 
 
-def test_a_rank_that_stays_when_asked_to_leave_is_killed(tmp_path):
+def test_a_rank_that_stays_when_asked_to_leave_is_killed(started, tmp_path):
     stubborn = (
         f"if rank == 1:\n  signal.signal(signal.SIGTERM, signal.SIG_IGN); {WAIT}\n{UNTIL_UP}sys.exit(3)"
     )
-    code, report = ended(started(tmp_path, "open(f'pid{rank}', 'w').write(str(os.getpid()))\n" + stubborn))
+    code, report = ended(started("open(f'pid{rank}', 'w').write(str(os.getpid()))\n" + stubborn))
     assert (code, [exit.rank for exit in report.exits]) == (ExitCode.CRASHED, [0])
     assert not Path(f"/proc/{(tmp_path / 'pid1').read_text()}/cwd").exists()
 
 
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_the_agent_reaches_the_ranks_and_is_told(tmp_path, sig):
+def test_a_signal_to_the_agent_reaches_the_ranks_and_is_told(started, tmp_path, sig):
     says = f"if rank == 0:{UNTIL_UP.replace(chr(10), chr(10) + '  ')}\n" + (
         f"signal.signal({int(sig)}, lambda *_: (open(f'heard{{rank}}', 'w').close(), os._exit(1)))\n"
         f"if rank == 0: os.kill(os.getppid(), {int(sig)})\n{WAIT}"
     )
-    code, report = ended(started(tmp_path, says))
+    code, report = ended(started(says))
     assert (code, report.exits, report.signal) == (128 + sig, [], sig.name)
     assert (tmp_path / "heard0").exists()
     assert (tmp_path / "heard1").exists()
 
 
-def test_ranks_that_come_before_the_first_one_wait_for_its_store(tmp_path):
+def test_ranks_that_come_before_the_first_one_wait_for_its_store(started):
     code, report = ended(
         started(
-            tmp_path,
             "from tgsbench.training.meeting import loopback_store\n"
             f"if rank == 0:{UNTIL_UP.replace(chr(10), chr(10) + '  ')}\n"
             "open(f'up{rank}', 'w').close()\n"

@@ -18,7 +18,7 @@ import msgspec
 from tgsbench.schema.run import LauncherReport
 from tgsbench.system.child import module_argv
 from tgsbench.system.lifetime import die_with_parent
-from tgsbench.training.local_ranks import run_ranks
+from tgsbench.training.local_ranks import program, run_ranks
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(args: argparse.Namespace, report: LauncherReport) -> int:
     python, *words = _rank_argv(args)
     if args.nnodes == 1 and not args.rendezvous:
-        return run_ranks([python, "-u", *words], args.nproc_per_node, report)
+        return run_ranks(program([python, "-u", *words]), args.nproc_per_node, report)
     from tgsbench.training import elastic  # with torch, which ranks of one machine need not wait for
 
     config = elastic.launch_config(args.nproc_per_node, args.nnodes)

@@ -10,9 +10,12 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
+from typing import NoReturn, Protocol
 
 from tgsbench.errors import ExitCode
 from tgsbench.schema.run import LauncherReport, RankExit
@@ -21,10 +24,27 @@ from tgsbench.system.lifetime import signal_name
 LOOPBACK = "127.0.0.1"
 SHUTDOWN_S = 5
 """How long ranks get to leave once they are asked to, before SIGKILL."""
-_LOOK_S = 0.1
-_HEARD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+_LOOK_S = 0.02
+HEARD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+"""Signals that ask ranks and those who watch them to leave."""
 
-Ranks = Sequence["subprocess.Popen[bytes]"]
+
+class Rank(Protocol):
+    """The process of a rank, which leads a session of its own."""
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        ...
+
+    def poll(self) -> int | None:
+        """Its exit code, -N where signal N ended it, or None while it runs."""
+        ...
+
+
+Ranks = Sequence[Rank]
+Start = Callable[[Mapping[str, str], Sequence[int]], Rank]
+"""Starts a rank with these variables besides this process's, which keeps these open files."""
 
 
 class _Stop:
@@ -32,40 +52,91 @@ class _Stop:
 
     def __init__(self) -> None:
         self.caught: signal.Signals | None = None
-        for sig in _HEARD:
+        for sig in HEARD:
             signal.signal(sig, self._catch)
 
     def _catch(self, signum: int, _frame: FrameType | None) -> None:
         self.caught = self.caught or signal.Signals(signum)
 
 
-def run_ranks(argv: Sequence[str], num_ranks: int, report: LauncherReport) -> int:
-    """Run the command once a rank to their end; how each of them failed goes into the report.
+def program(argv: Sequence[str]) -> Start:
+    """Ranks that run a command."""
+
+    def start(place: Mapping[str, str], keeps: Sequence[int]) -> Rank:
+        env = {**os.environ, **place}
+        return subprocess.Popen(argv, env=env, pass_fds=keeps, start_new_session=True)
+
+    return start
+
+
+def forked(function: Callable[[], object]) -> Start:
+    """Ranks that run a function of this process, which has imported what they need and has no threads."""
+    return lambda place, _keeps: _Fork(function, place)
+
+
+class _Fork:
+    """A copy of this process that runs a function and leaves."""
+
+    def __init__(self, function: Callable[[], object], place: Mapping[str, str]) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self._code: int | None = None
+        self.pid = os.fork()
+        if self.pid == 0:
+            _run_and_leave(function, place)
+
+    def poll(self) -> int | None:
+        """Its exit code, -N where signal N ended it, or None while it runs."""
+        if self._code is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self._code = os.waitstatus_to_exitcode(status) if pid else None
+        return self._code
+
+
+def _run_and_leave(function: Callable[[], object], place: Mapping[str, str]) -> NoReturn:
+    """Never returns into code of the process that was copied, whatever the function does."""
+    code = int(ExitCode.CRASHED)
+    try:
+        os.setsid()
+        for sig in HEARD:
+            signal.signal(sig, signal.SIG_DFL)
+        os.environ.update(place)
+        function()
+        code = int(ExitCode.OK)
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(ExitCode.CRASHED if end.code else ExitCode.OK)
+    except BaseException:  # noqa: BLE001 - the border of the process
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def run_ranks(start: Start, num_ranks: int, report: LauncherReport) -> int:
+    """Run ranks to their end; how each of them failed goes into the report.
 
     Acts on the first exit code other than 0, or signal: the others are asked to leave. Returns an exit code.
     """
-    stop, ranks = _Stop(), list[subprocess.Popen[bytes]]()
+    stop, ranks = _Stop(), list[Rank]()
     try:
         # Ranks meet at a port that is bound here: no other run can snatch it between choice and use.
         with socket.create_server((LOOPBACK, 0)) as listener:
             for rank in range(num_ranks):
-                ranks.append(_start(argv, rank, num_ranks, listener))
+                ranks.append(_started(start, rank, num_ranks, listener))
         return _watch(ranks, stop, report)
     finally:
         _end(ranks, stop.caught or signal.SIGTERM)
 
 
-def _start(
-    argv: Sequence[str], rank: int, num_ranks: int, listener: socket.socket
-) -> subprocess.Popen[bytes]:
-    keeps = [listener.fileno()] if rank == 0 else []
-    env = {**os.environ, **_place(rank, num_ranks, listener.getsockname()[1])}
-    if keeps:
-        env["TGSBENCH_STORE_FD"] = str(keeps[0])
-    return subprocess.Popen(argv, env=env, pass_fds=keeps, start_new_session=True)
+def _started(start: Start, rank: int, num_ranks: int, listener: socket.socket) -> Rank:
+    place = _place(rank, num_ranks, listener.getsockname()[1])
+    if rank:
+        return start(place, [])
+    return start({**place, "TGSBENCH_STORE_FD": str(listener.fileno())}, [listener.fileno()])
 
 
-def _place(rank: int, num_ranks: int, port: int) -> Mapping[str, str]:
+def _place(rank: int, num_ranks: int, port: int) -> dict[str, str]:
     """The variables by which torch, and libraries beside it, know a rank's place."""
     return {
         "RANK": str(rank),

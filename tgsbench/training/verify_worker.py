@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import importlib
 import itertools
+import signal
 import sys
 import time
 from pathlib import Path
@@ -20,11 +22,15 @@ from tgsbench.store.run_dir import RunDir
 from tgsbench.training import agent
 from tgsbench.training.__main__ import main as rank_main
 from tgsbench.training.imports import many_imports
+from tgsbench.training.local_ranks import HEARD, forked, run_ranks
 
 with many_imports():  # torch comes with each of them
-    from tgsbench.training import elastic
     from tgsbench.training.engines.build import preload_engine
     from tgsbench.training.model.builder import find_builder
+
+
+_BY_SIGNAL = 128
+"""Exit codes beyond it are of runs that were asked to leave."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -34,7 +40,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--parent-pid", type=int, default=0)
     args = parser.parse_args(argv)
     agent.take_charge(args.parent_pid)
-    codes = [_run_all(list(runs)) for _, runs in itertools.groupby(args.run_dirs, _engine_of)]
+    codes = list[int]()
+    for _, runs in itertools.groupby(args.run_dirs, _engine_of):
+        codes.append(_run_all(list(runs)))
+        if codes[-1] > _BY_SIGNAL:
+            break
     return next(filter(None, codes), 0)
 
 
@@ -57,11 +67,10 @@ def _import_engine(preset: Preset) -> None:
 
 
 def _run(run_dir: Path) -> int:
-    world_size = RunDir(run_dir).manifest().world_size
-    config = elastic.launch_config(world_size, start_method="fork")
-    report = LauncherReport()
-    with elastic.loopback_only(config):
-        code = elastic.launch(config, report, rank_main, run_dir)
+    report, world_size = LauncherReport(), RunDir(run_dir).manifest().world_size
+    code = run_ranks(forked(functools.partial(rank_main, run_dir)), world_size, report)
+    for sig in HEARD:
+        signal.signal(sig, signal.SIG_DFL)  # between runs there is nobody to be told of it
     report.ended_unix = time.time()
     agent.write_report(run_dir / "launcher.json", report)
     return code
