@@ -6,6 +6,7 @@ import os
 import shlex
 import subprocess
 import sys
+import venv
 from pathlib import Path
 
 import pytest
@@ -163,7 +164,7 @@ class _NeverStopped:
 
 def test_pip_for_another_system_runs_without_the_current_folder(trap, tmp_path, monkeypatch):
     """`engines setup` up to pip, which here only says what it imports."""
-    monkeypatch.setattr(environments.venv, "create", lambda *_, **__: None)
+    monkeypatch.setattr(venv, "create", lambda *_, **__: None)
     program = "import queue, json"
     monkeypatch.setattr(environments, "install_argv", lambda *_: [[sys.executable, "-c", program]])
     monkeypatch.setattr(environments.sys, "stderr", (tmp_path / "said").open("w"))
