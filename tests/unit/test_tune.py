@@ -430,3 +430,12 @@ def test_the_saved_change_is_the_setting_whose_runs_were_measured(tmp_path):
 def test_options_of_other_words_are_refused(words):
     done = CliRunner().invoke(tune, ["--preset", "tiny_cpu", "--dry-run", *words])
     assert isinstance(done.exception, TgsError) and words[1] in done.exception.msg
+
+
+def test_a_cpu_rank_is_not_offered_to_offload_into_the_memory_it_has():
+    preset = presets.resolve("tiny_cpu").preset
+    found = space_of(preset, machine_of(preset)).candidates
+    assert found
+    assert not any(c.preset.engine.activation_offload or c.preset.engine.offload != "none" for c in found)
+    own = presets.resolve("tiny_cpu", ["engine.activation_offload=true"]).preset
+    assert any(c.preset.engine.activation_offload for c in space_of(own, machine_of(own)).candidates)

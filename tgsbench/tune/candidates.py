@@ -144,9 +144,17 @@ def _crossed(preset: Preset, engines: Sequence[str], on_cpu: bool) -> Iterator[P
     for variant in variants(preset, every_ring=True):
         if engines and variant.engine.name not in engines:
             continue
+        if on_cpu and _offloads_more(variant, preset):
+            continue  # into the memory that it comes from
         yield variant
         if not on_cpu and not variant.engine.compile and variant.engine.name == registry.DEFAULT.name:
             yield replace(variant, engine=replace(variant.engine, compile=True))
+
+
+def _offloads_more(variant: Preset, preset: Preset) -> bool:
+    """Is anything put into host memory that the preset itself leaves where it is?"""
+    asked, own = ((one.engine.offload, one.engine.activation_offload) for one in (variant, preset))
+    return asked not in (own, ("none", False))
 
 
 def _no_room(work: StepWorkload, memory: MemoryPlan, machine: Machine) -> str:
