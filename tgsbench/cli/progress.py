@@ -158,11 +158,30 @@ def narration(event: Event) -> str:
     return ""
 
 
-class PlainProgress:
+class FoldedProgress:
+    """Folds what comes, and has it said."""
+
+    def __init__(self, preset: Preset, virtual: VirtualGpu | None) -> None:
+        self._fold = Fold(preset, virtual)
+
+    def update(self, events: list[Event]) -> None:
+        """Show what the events say, and who holds the others up."""
+        self._say(self._fold.add(rank_batches(events)))
+
+    def follow(self, feed: Feed) -> None:
+        """Show all that a feed has now."""
+        for said in self._fold.poll(feed):
+            self._say(said)
+
+    def _say(self, said: Said) -> None:
+        raise NotImplementedError
+
+
+class PlainProgress(FoldedProgress):
     """One line per phase and step, for logs and pipes."""
 
     def __init__(self, preset: Preset, to_stderr: bool, virtual: VirtualGpu | None = None) -> None:
-        self._fold = Fold(preset, virtual)
+        super().__init__(preset, virtual)
         self._print = diagnostics.note if to_stderr else output.line
         self._narrator = Narrator(preset, diagnostics.note)
         self._shown = 0
@@ -177,15 +196,6 @@ class PlainProgress:
     def narrate(self, line: str) -> None:
         """Print one line that is no data."""
         diagnostics.note(line)
-
-    def update(self, events: list[Event]) -> None:
-        """Print what the events say, and who holds the others up."""
-        self._say(self._fold.add(rank_batches(events)))
-
-    def follow(self, feed: Feed) -> None:
-        """Print all that a feed has now."""
-        for said in self._fold.poll(feed):
-            self._say(said)
 
     def _say(self, said: Said) -> None:
         lines = [*said.suspicions, *filter(None, map(narration, said.notices))]

@@ -18,11 +18,9 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
-from tgsbench.cli.progress import Fold, Said, narration
-from tgsbench.events.step_columns import rank_batches
-from tgsbench.live.follow import Feed
+from tgsbench.cli.progress import FoldedProgress, Said, narration
 from tgsbench.safe_files import printable
-from tgsbench.schema.events import Event, Phase
+from tgsbench.schema.events import Phase
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import VirtualGpu
 
@@ -37,11 +35,11 @@ class _Figures(ProgressColumn):
         return Text(str(task.fields.get("figures", "")))
 
 
-class RichProgress:
+class RichProgress(FoldedProgress):
     """A bar with the current step's figures and the time left."""
 
     def __init__(self, preset: Preset, stream: TextIO, virtual: VirtualGpu | None = None) -> None:
-        self._fold = Fold(preset, virtual)
+        super().__init__(preset, virtual)
         console = Console(file=stream)
         self._bar = Progress(
             SpinnerColumn(),
@@ -65,15 +63,6 @@ class RichProgress:
     def narrate(self, line: str) -> None:
         """Print one line above the bar."""
         self._bar.console.print(printable(line), style="dim", markup=False, highlight=False, soft_wrap=True)
-
-    def update(self, events: list[Event]) -> None:
-        """Move the bar and show the newest figures, and who holds the others up."""
-        self._say(self._fold.add(rank_batches(events)))
-
-    def follow(self, feed: Feed) -> None:
-        """Show all that a feed has now."""
-        for said in self._fold.poll(feed):
-            self._say(said)
 
     def _say(self, said: Said) -> None:
         for suspicion in said.suspicions:
