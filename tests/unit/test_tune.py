@@ -439,3 +439,15 @@ def test_a_cpu_rank_is_not_offered_to_offload_into_the_memory_it_has():
     assert not any(c.preset.engine.activation_offload or c.preset.engine.offload != "none" for c in found)
     own = presets.resolve("tiny_cpu", ["engine.activation_offload=true"]).preset
     assert any(c.preset.engine.activation_offload for c in space_of(own, machine_of(own)).candidates)
+
+
+def test_a_setting_that_ran_long_is_what_its_long_runs_say():
+    tuner = Tuner(candidates=list(tiny_space().candidates))
+    key = tuner.candidates[0].key
+    for rung, tgs in (("short", 3410.0), ("long", 3582.0), ("long", 3673.0)):
+        tuner.tell(TrialOutcome(key=key, rung=rung, status="ok", tgs=tgs, spread=0.01))
+    best = tuner.best
+    assert best is not None
+    assert (best.candidate.key, best.runs) == (key, 3)
+    assert math.exp(best.belief.mean) == pytest.approx(math.sqrt(3582 * 3673))
+    assert math.exp(best.belief.low) < 3653 < math.exp(best.belief.high)
