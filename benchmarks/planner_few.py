@@ -17,6 +17,7 @@ from msgspec import Struct
 from benchmarks import planner_fit
 from benchmarks.planner_kernels import Kernels, attention_speeds
 from benchmarks.planner_rows import Row
+from tgsbench.metrics.figures import tgs_of_gpu
 from tgsbench.planner.calibrate import Sample, calibrate
 from tgsbench.planner.interval import error_bar
 from tgsbench.planner.machine import Machine
@@ -99,7 +100,7 @@ def outcome(sample: Sample, found: Constants) -> Outcome:
     """One row beside its plan by calibrated constants."""
     machine = Machine(sample.machine.gpu, sample.machine.link, found)
     time = step_time(sample.work, machine)
-    planned = sample.work.tokens_per_gpu / time.step_s
+    planned = tgs_of_gpu(sample.work.tokens_per_gpu, time.step_s)
     verdict = verdict_of(memory_plan(sample.work), sample.machine.gpu)
     bar, _ = error_bar(sample.work, machine, time, planned, verdict)
     return Outcome(planned / sample.tgs - 1, bar.low <= sample.tgs <= bar.high)

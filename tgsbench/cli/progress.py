@@ -71,7 +71,7 @@ class Said(NamedTuple):
     """Steps that all ranks have reported by now."""
 
 
-class Fold:
+class _Fold:
     """Folds a run's events; hands out what is new."""
 
     def __init__(self, preset: Preset, virtual: VirtualGpu | None = None) -> None:
@@ -162,7 +162,7 @@ class FoldedProgress:
     """Folds what comes, and has it said."""
 
     def __init__(self, preset: Preset, virtual: VirtualGpu | None) -> None:
-        self._fold = Fold(preset, virtual)
+        self._fold = _Fold(preset, virtual)
 
     def update(self, events: list[Event]) -> None:
         """Show what the events say, and who holds the others up."""

@@ -25,6 +25,7 @@ LOOPBACK = "127.0.0.1"
 SHUTDOWN_S = 5
 """How long ranks get to leave once they are asked to, before SIGKILL."""
 _LOOK_S = 0.02
+"""Half of it is lost at the end of each run, of which a verification makes six."""
 HEARD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 """Signals that ask ranks and those who watch them to leave."""
 
