@@ -104,6 +104,16 @@ def test_what_ranks_build_from_has_the_layers_of_the_file(name):
     assert sizes == {key: tuple(p.shape) for key, p in theirs(name).named_parameters()}
 
 
+@pytest.mark.parametrize("name", BUILT)
+def test_what_other_systems_read_names_the_rotary_base_in_both_forms(name):
+    """transformers 4 takes 10,000 where the old name is missing (found with 4.57.1; systems of today still run on it)."""
+    shape = read(name).shape
+    settings = find_family(shape.family).config(shape, 4096)
+    assert settings["rope_theta"] == shape.rope_theta
+    table = AutoConfig.for_model(**settings).rope_parameters
+    assert table.get("full_attention", table)["rope_theta"] == shape.rope_theta
+
+
 def test_fields_say_where_they_came_from():
     found = read("qwen3_8b")
     assert found.shape.head_dim == 128
