@@ -106,7 +106,7 @@ def test_what_ranks_build_from_has_the_layers_of_the_file(name):
 
 @pytest.mark.parametrize("name", BUILT)
 def test_what_other_systems_read_names_the_rotary_base_in_both_forms(name):
-    """transformers 4 takes 10,000 where the old name is missing (found with 4.57.1; systems of today still run on it)."""
+    """transformers 4 takes 10,000 where the old name is missing (4.57.1); XTuner still runs on it."""
     shape = read(name).shape
     settings = find_family(shape.family).config(shape, 4096)
     assert settings["rope_theta"] == shape.rope_theta
