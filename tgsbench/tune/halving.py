@@ -15,12 +15,14 @@ from typing import Literal
 from msgspec import Struct, field
 
 from tgsbench.planner.interval import TIGHT_SHARE
+from tgsbench.schema.preset import Preset
 from tgsbench.tune.belief import Belief, MeasuredSpeed, beliefs
 from tgsbench.tune.candidates import TunedSetting
 
-Rung = Literal["virtual", "emulated", "short", "long"]
-"""What is run: one rank on a virtual GPU (it tells whether a setting builds and fits in memory), one rank of
-the mesh emulated alone (it tells a TGS), or all ranks, for few steps or for more."""
+Rung = Literal["length", "virtual", "emulated", "short", "long"]
+"""What is run: two steps at a length (it tells whether that trains), one rank on a virtual GPU (it tells
+whether a setting builds and fits in memory), one rank of the mesh emulated alone (it tells a TGS), or all
+ranks, for few steps or for more."""
 Evidence = Literal["measured", "emulated", "virtual", "planned"]
 """What a figure rests on, the surest first."""
 Status = Literal["ok", "oom", "failed", "disturbed"]
@@ -127,6 +129,28 @@ class Tuner(Struct, kw_only=True):
     stages: tuple[Rung, ...] = RUNS
     """Rungs of the ladder that can be climbed here, the cheapest first."""
     outcomes: list[TrialOutcome] = field(default_factory=list)
+    before: list[TrialOutcome] = field(default_factory=list)
+    """Trials that found the length: they say nothing of these settings and come out of the same budget."""
+
+    @property
+    def trials(self) -> list[TrialOutcome]:
+        """All that was tried, in its order."""
+        return [*self.before, *self.outcomes]
+
+    @property
+    def conclusion(self) -> str:
+        """What it means that nothing more is asked."""
+        return "nothing else is likely to be faster" if self.best else "every setting failed"
+
+    def preset_of(self, trial: Trial) -> Preset:
+        """What a trial is of."""
+        return next(c.preset for c in self.candidates if c.key == trial.key)
+
+    def expected_s(self, trial: Trial) -> float:
+        """What such a trial took so far, 0 before any; a first long one at least what a short one does."""
+        alike = [o.seconds for o in self.outcomes if o.rung == trial.rung]
+        found = alike or [o.seconds for o in self.outcomes]
+        return sum(found) / len(found) if found else max((o.seconds for o in self.before), default=0.0)
 
     def tell(self, outcome: TrialOutcome) -> None:
         """Take the end of a trial."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tgsbench import units
 from tgsbench.report.comparison import ratio_text
 from tgsbench.report.forecast import cost_text
+from tgsbench.tune.candidates import LongestSeen
 from tgsbench.tune.verdict import Effect, SettingRow, Verdict
 
 _BAR = 20
@@ -17,7 +18,10 @@ def verdict_lines(found: Verdict) -> list[str]:
         f"{found.num_planned:,} ways planned, {found.num_candidates:,} worth a trial, "
         f"{units.counted(found.num_trials, 'trial')} in {units.duration(found.spent_s)}; {found.ended}",
         *(f"  left out {count:>6,}  {why}" for why, count in found.dropped.items()),
+        *([longest_text(found.longest)] if found.longest else []),
     ]
+    if not found.rows:
+        return lines
     shown = [row for row in found.rows if not row.failed][:_SHOWN]
     lines += ["", f"  {'TGS':>9} {'80 % interval':>19}  {'planned':>8} {'memory':>10}  rests on"]
     lines += [line for row in shown for line in _row_lines(row)]
@@ -27,6 +31,8 @@ def verdict_lines(found: Verdict) -> list[str]:
         if any(r.is_efficient for r in shown)
         else []
     )
+    if found.best is None and found.longest is not None and found.longest.is_measured:
+        return [*lines, "", "no setting was measured at that length"]
     if found.best is None:
         return [*lines, "", f"nothing was tried: the first row is {_first_of(found)}"]
     if found.ratio is not None:
@@ -34,6 +40,16 @@ def verdict_lines(found: Verdict) -> list[str]:
     if found.best.cost is not None:
         lines.append(f"a billion tokens: {cost_text(found.best.cost)}")
     return lines + _effect_lines(found.effects)
+
+
+def longest_text(seen: LongestSeen) -> str:
+    """The longest sequence, what that rests on, and why no longer one was tried."""
+    way = " ".join(f"--set {change}" for change in seen.change)
+    if seen.seq_len is None:
+        return f"longest sequence: none has trained with {way}"
+    how = "trained" if seen.is_measured else "planned to fit"
+    why = f"; {seen.why}" if seen.why else ""
+    return f"longest sequence: {seen.seq_len:,} tokens, {how} with {way}{why}"
 
 
 def _row_lines(row: SettingRow) -> list[str]:

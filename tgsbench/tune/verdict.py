@@ -12,7 +12,7 @@ from tgsbench.metrics import ratio as ratios
 from tgsbench.metrics.ratio import Ratio
 from tgsbench.schema.forecast import Cost
 from tgsbench.tune.belief import Z80
-from tgsbench.tune.candidates import Space
+from tgsbench.tune.candidates import LongestSeen, Space
 from tgsbench.tune.halving import Evidence, OutcomesSeen, Standing, TrialOutcome, Tuner
 
 ROWS = 20
@@ -77,6 +77,17 @@ class Verdict(Struct, frozen=True, kw_only=True):
     spent_s: float
     ended: str
     """Why no further trial was made."""
+    longest: LongestSeen | None = None
+    """The length of all rows, where the longest was looked for."""
+
+    @property
+    def chosen(self) -> SettingRow | None:
+        """What to run: the best; else what trained at the longest sequence; else the first as planned."""
+        if self.best is not None:
+            return self.best
+        if self.longest is not None and self.longest.is_measured:
+            return _trained(self.longest) if self.longest.seq_len else None
+        return next((row for row in self.rows if not row.failed), None)
 
 
 def verdict_of(space: Space, tuner: Tuner, ended: str) -> Verdict:
@@ -99,10 +110,19 @@ def verdict_of(space: Space, tuner: Tuner, ended: str) -> Verdict:
         num_planned=space.num_planned,
         num_candidates=len(space.candidates),
         dropped=space.dropped,
-        num_trials=len(tuner.outcomes),
-        spent_s=sum(outcome.seconds for outcome in tuner.outcomes),
+        num_trials=len(tuner.trials),
+        spent_s=sum(outcome.seconds for outcome in tuner.trials),
         ended=ended,
+        longest=space.longest,
     )
+
+
+def _trained(seen: LongestSeen) -> SettingRow:
+    """The way that the longest sequence trained with; two steps say no speed."""
+    return SettingRow(
+        change=seen.change, tgs=0.0, low=0.0, high=0.0, rests_on="measured", runs=1, disturbed=0,
+        planned_tgs=None, memory_gib=None,
+    )  # fmt: skip
 
 
 def _row(standing: Standing, outcomes: Sequence[TrialOutcome], is_efficient: bool) -> SettingRow:
