@@ -135,7 +135,7 @@ def test_a_saved_preset_is_the_setting_and_says_what_its_figure_rests_on(tmp_pat
     found = tuned(space, fakes).verdict
     save_tuned("mine", ASKED, found.best)
     saved = resolve("mine").preset
-    assert f"{found.best.runs} runs" in saved.description and "TGS" in saved.description
+    assert f"{found.best.runs} long runs" in saved.description and "TGS" in saved.description
     measured = next(c.preset for c in space.candidates if c.change == found.best.change)
     for part in ("model", "hardware", "workload", "parallel", "engine", "training"):
         assert getattr(saved, part) == getattr(measured, part)

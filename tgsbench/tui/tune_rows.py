@@ -14,7 +14,7 @@ from tgsbench.report.forecast import cost_text
 from tgsbench.tui.widgets.table import Row
 from tgsbench.tune.halving import TrialOutcome
 from tgsbench.tune.state import TuneState
-from tgsbench.tune.text import figure_text, rests_on
+from tgsbench.tune.text import figure_text, rests_on, runs_text
 from tgsbench.tune.verdict import Effect, SettingRow, Verdict
 
 PANES = (
@@ -26,7 +26,7 @@ PANES = (
 )
 SETTINGS = (
     ("mark", "", 1), ("tgs", "TGS", 7), ("interval", "80 % interval", 16), ("gib", "GiB", 5),
-    ("rests", "rests on", 11), ("setting", "setting", 70),
+    ("rests", "rests on", 12), ("setting", "setting", 70),
 )  # fmt: skip
 TRIALS = (
     ("number", "#", 3), ("stage", "stage", 8), ("took", "took", 7), ("tgs", "TGS", 7), ("end", "end", 9),
@@ -127,7 +127,7 @@ def _setting(row: SettingRow, found: Verdict, common: frozenset[str]) -> tuple[s
 
 def _evidence(row: SettingRow) -> str:
     if row.rests_on == "measured":
-        return units.counted(row.runs, "run")
+        return runs_text(row)
     planned = "plan" if row.planned_tgs is not None else "count"
     return _EVIDENCE.get(row.rests_on, planned + (", tight" if row.is_tight else ""))
 

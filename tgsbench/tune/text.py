@@ -83,9 +83,14 @@ def rests_on(row: SettingRow) -> str:
         counted += " and runs of others" if row.planned_tgs is None and row.tgs else ""
         return counted + (", tight" if row.is_tight else "")
     if row.rests_on == "measured":
-        return units.counted(row.runs, "run")
+        return runs_text(row)
     host = f", host {units.duration(row.host_s)} a step" if row.host_s is not None else ""
     return f"a rank {'emulated' if row.rests_on == 'emulated' else 'on a virtual GPU'}{host}"
+
+
+def runs_text(row: SettingRow) -> str:
+    """How many runs of which kind a measured figure rests on."""
+    return units.counted(row.runs, f"{row.rung} run" if row.rung in ("short", "long") else "run")
 
 
 def _effect_lines(effects: list[Effect]) -> list[str]:

@@ -13,7 +13,7 @@ from tgsbench.metrics.ratio import Ratio
 from tgsbench.schema.forecast import Cost
 from tgsbench.tune.belief import Z80
 from tgsbench.tune.candidates import LongestSeen, Space
-from tgsbench.tune.halving import Evidence, OutcomesSeen, Standing, TrialOutcome, Tuner
+from tgsbench.tune.halving import Evidence, OutcomesSeen, Rung, Standing, TrialOutcome, Tuner
 
 ROWS = 20
 """Rows of the table; failures and measured ones beyond it are kept in the journal."""
@@ -31,8 +31,11 @@ class SettingRow(Struct, frozen=True, kw_only=True):
     """80 % interval of `tgs`."""
     rests_on: Evidence
     runs: int
+    """Trials that the figure rests on, all of one kind: where a setting ran long, no short run counts."""
     disturbed: int
-    """Of the runs, those that something else disturbed: they count little."""
+    """Of these, those that something else disturbed: they count little."""
+    rung: Rung | None = None
+    """Their kind; None: none."""
     planned_tgs: float | None
     """The planner's figure before anything was measured."""
     memory_gib: float | None
@@ -120,8 +123,8 @@ def verdict_of(space: Space, tuner: Tuner, ended: str) -> Verdict:
 def _trained(seen: LongestSeen) -> SettingRow:
     """The way that the longest sequence trained with; two steps say no speed."""
     return SettingRow(
-        change=seen.change, tgs=0.0, low=0.0, high=0.0, rests_on="measured", runs=1, disturbed=0,
-        planned_tgs=None, memory_gib=None,
+        change=seen.change, tgs=0.0, low=0.0, high=0.0, rests_on="measured", rung="length", runs=1,
+        disturbed=0, planned_tgs=None, memory_gib=None,
     )  # fmt: skip
 
 
@@ -140,7 +143,8 @@ def _row(standing: Standing, outcomes: Sequence[TrialOutcome], is_efficient: boo
         high=high,
         rests_on=standing.rests_on,
         runs=standing.runs,
-        disturbed=sum(outcome.status == "disturbed" for outcome in own),
+        disturbed=sum(o.status == "disturbed" and o.rung == standing.rung for o in own),
+        rung=standing.rung,
         planned_tgs=candidate.forecast.estimate if candidate.forecast else None,
         memory_gib=_memory(standing, outcomes),
         host_s=next((outcome.host_s for outcome in own if outcome.host_s is not None), None),
