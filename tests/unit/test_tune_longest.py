@@ -39,17 +39,18 @@ def planned(own=1024, step_s=None, longest=1 << 20):
 class Machine:
     """Runs on a clock that they alone advance: a step takes as the square of its length, memory ends."""
 
-    def __init__(self, root, longest=1 << 30, killed_at=0, step_s=0.1):
+    def __init__(self, root, longest=1 << 30, killed_at=0, step_s=0.1, end=KeyboardInterrupt):
         self.root, self.longest, self.killed_at, self.step_s = root, longest, killed_at, step_s
-        self.now_s, self.started = 0.0, []
+        self.now_s, self.started, self.names, self.end = 0.0, [], [], end
 
     def monotonic(self):
         return self.now_s
 
     def __call__(self, preset, root, name, tag, say, **how):
         length = preset.workload.seq_len
-        if len(self.started) + 1 == self.killed_at:
-            raise KeyboardInterrupt
+        if len(self.started) + 1 == self.killed_at and self.end is not KilledAfterStoring:
+            raise self.end
+        self.names.append(name)
         self.started.append((length, preset.measure.warmup + preset.measure.steps))
         step_s = self.step_s * (length / 1024) ** 2
         self.now_s += START_S + (preset.measure.warmup + preset.measure.steps) * step_s
@@ -57,7 +58,17 @@ class Machine:
         held = length <= self.longest
         samples = [tgs] * preset.measure.steps if held else []
         run = store_run(root, name, preset, device="cpu", samples=samples, status="ok" if held else "oom")
+        if len(self.started) == self.killed_at:
+            raise self.end
         return load_result(run)
+
+
+class Killed(BaseException):
+    """The process is gone before its run is stored: nothing that the tune catches."""
+
+
+class KilledAfterStoring(BaseException):
+    """It is gone after that, before its journal knows."""
 
 
 @pytest.fixture
@@ -146,6 +157,25 @@ def test_an_interrupted_search_tells_the_longest_so_far_and_makes_no_run_twice(t
     ]
     assert len(machine.started) + len(later.started) == whole.verdict.num_trials
     assert (end.verdict.longest, end.asked) == (whole.verdict.longest, whole.asked)
+
+
+@pytest.mark.parametrize("end", [Killed, KilledAfterStoring])
+def test_a_tune_that_is_killed_in_any_stage_goes_on_and_measures_nothing_twice(tmp_path, clock, end):
+    whole = longest(clock(Machine(tmp_path / "whole", longest=5000, step_s=0.01)), 1e4)
+    rungs = [outcome.rung for outcome in state.read_state(tmp_path / "whole", "t").outcomes]
+    firsts = {rung: rungs.index(rung) + 1 for rung in rungs}
+    assert set(firsts) == {"length", "short", "long"}
+    for at in sorted({*firsts.values(), len(rungs)}):
+        root = tmp_path / str(at)
+        first = clock(Machine(root, longest=5000, step_s=0.01, killed_at=at, end=end))
+        with pytest.raises(end):
+            longest(first, 1e4)
+        later = clock(Machine(root, longest=5000, step_s=0.01))
+        answer = longest(later, 1e4)
+        made = first.names + later.names
+        assert len(made) == len(set(made)) == len(rungs), (at, rungs[at - 1])
+        assert answer.verdict.longest == whole.verdict.longest
+        assert answer.verdict.best.change == whole.verdict.best.change
 
 
 def test_a_budget_that_is_spent_on_the_first_length_still_says_what_trained(tmp_path, clock):
