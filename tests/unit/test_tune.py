@@ -264,6 +264,7 @@ def test_a_row_says_that_its_runs_were_disturbed():
     found = verdict_of(space, tuner, "ended")
     assert (found.best.runs, found.best.disturbed) == (1, 1)
     assert "1 short run, 1 disturbed" in "\n".join(verdict_lines(found))
+    assert "USD" not in "\n".join(verdict_lines(found)), "no price is known"
 
 
 @pytest.mark.parametrize(
@@ -361,6 +362,9 @@ def test_values_to_try_are_knobs_and_a_price_ranks_by_tokens_for_it():
     priced = ["--objective", "tokens-per-dollar", "--price", "2"]
     rows = json.loads(CliRunner().invoke(tune, [*words, *priced]).stdout)["rows"]
     assert all(row["cost"]["usd"] == pytest.approx(2e9 / row["tgs"] / 3600) for row in rows)
+    assert [row["cost"]["usd"] for row in rows] == sorted(row["cost"]["usd"] for row in rows)
+    shown = CliRunner().invoke(tune, [*words[:-1], *priced]).output
+    assert "USD a billion" in shown and f"{rows[0]['cost']['usd']:,.0f}  the plan" in shown
 
 
 def test_the_longest_sequence_is_planned_and_then_tuned_at():

@@ -139,7 +139,7 @@ def _answered(typed: TuneWords, options: TuneOptions) -> Answer:
 
 def _show(options: TuneOptions, asked: Asked, found: Verdict) -> None:
     chosen = found.chosen
-    change = [*asked.assignments, *(chosen.change if chosen else [])]
+    change = asked.laid_over(chosen.change if chosen else [])
     path = save_tuned(options.save, asked, chosen) if options.save and chosen else None
     sets = " ".join(f"--set {shlex.quote(text)}" for text in change)
     command = (

@@ -41,6 +41,10 @@ class Asked(Struct, frozen=True, kw_only=True):
     """Values that are tried of keys which no search varies of itself."""
     objective: Objective = "tgs"
 
+    def laid_over(self, change: list[str]) -> list[str]:
+        """All assignments of one of its settings, none of them twice."""
+        return [*(text for text in self.assignments if text not in change), *change]
+
     @property
     def held(self) -> list[str]:
         """Keys that are not tuned."""

@@ -10,6 +10,9 @@ from tgsbench.tune.verdict import Effect, SettingRow, Verdict
 
 _BAR = 20
 _SHOWN = 12
+_USD = "USD a billion"
+"""Tokens; the column is there where a price is known."""
+_USD_WIDTH = len(_USD)
 
 
 def verdict_lines(found: Verdict) -> list[str]:
@@ -23,8 +26,10 @@ def verdict_lines(found: Verdict) -> list[str]:
     if not found.rows:
         return lines
     shown = [row for row in found.rows if not row.failed][:_SHOWN]
-    lines += ["", f"  {'TGS':>9} {'80 % interval':>19}  {'planned':>8} {'memory':>10}  rests on"]
-    lines += [line for row in shown for line in _row_lines(row)]
+    priced = any(_usd(row) for row in shown)
+    usd = f"{_USD:>{_USD_WIDTH}}  " if priced else ""
+    lines += ["", f"  {'TGS':>9} {'80 % interval':>19}  {'planned':>8} {'memory':>10}  {usd}rests on"]
+    lines += [line for row in shown for line in _row_lines(row, priced)]
     lines += [f"  failed: {' '.join(row.change)}: {row.failed}" for row in found.rows if row.failed][:_SHOWN]
     lines += (
         ["  * no other setting that was tried is faster, leaner and cheaper by the hour"]
@@ -52,13 +57,21 @@ def longest_text(seen: LongestSeen) -> str:
     return f"longest sequence: {seen.seq_len:,} tokens, {how} with {way}{why}"
 
 
-def _row_lines(row: SettingRow) -> list[str]:
+def _usd(row: SettingRow) -> float | None:
+    """USD of a billion tokens, where a price is known."""
+    return row.cost.usd if row.cost else None
+
+
+def _row_lines(row: SettingRow, priced: bool) -> list[str]:
     interval = f"{units.rate(row.low)} to {units.rate(row.high)}" if row.tgs else ""
     tgs = units.rate(row.tgs) if row.tgs else "-"
     planned = units.rate(row.planned_tgs) if row.planned_tgs else "-"
     memory = f"{row.memory_gib:.1f} GiB" if row.memory_gib else "-"
     rests = rests_on(row)
     rests += f", {row.disturbed} disturbed" if row.disturbed else ""
+    if priced:
+        usd = _usd(row)
+        rests = f"{f'{usd:,.0f}' if usd else '-':>{_USD_WIDTH}}  {rests}"
     mark = "*" if row.is_efficient else " "
     sets = " ".join(f"--set {change}" for change in row.change)
     return [f"{mark} {tgs:>9} {interval:>19}  {planned:>8} {memory:>10}  {rests}", f"      {sets}"]
