@@ -26,7 +26,7 @@ from tgsbench.tune.asking import TuneWords, budget_seconds
 from tgsbench.tune.halving import RUNS, TrialOutcome, Tuner
 from tgsbench.tune.journal import Asked, Journal
 from tgsbench.tune.saving import check_save, save_tuned
-from tgsbench.tune.text import verdict_lines
+from tgsbench.tune.text import runs_text, verdict_lines
 from tgsbench.tune.trials import make_trials
 from tgsbench.tune.verdict import verdict_of
 
@@ -135,7 +135,7 @@ def test_a_saved_preset_is_the_setting_and_says_what_its_figure_rests_on(tmp_pat
     found = tuned(space, fakes).verdict
     save_tuned("mine", ASKED, found.best)
     saved = resolve("mine").preset
-    assert f"{found.best.runs} long runs" in saved.description and "TGS" in saved.description
+    assert runs_text(found.best) in saved.description and "TGS" in saved.description
     measured = next(c.preset for c in space.candidates if c.change == found.best.change)
     for part in ("model", "hardware", "workload", "parallel", "engine", "training"):
         assert getattr(saved, part) == getattr(measured, part)
@@ -187,6 +187,22 @@ def test_an_interrupted_tune_saves_nothing_so_that_its_command_goes_on(tmp_path,
     assert done.exit_code == 0, done.output
     assert "goes on after 1 trial of" in done.output and len(fakes.started) == len(set(fakes.started))
     assert resolve("mine").preset.training.micro_batch == 1
+
+
+@pytest.mark.parametrize(("status", "code"), [("oom", ExitCode.OOM), ("crashed", ExitCode.CRASHED)])
+def test_a_tune_of_which_nothing_held_says_so_and_has_the_exit_code_of_its_runs(
+    tmp_path, monkeypatch, status, code
+):
+    """It said "nothing was tried" and ended with 0."""
+    monkeypatch.setattr("tgsbench.launch.preflight.this_machine", lambda: LocalMachine([], 2, 16 << 30))
+    fakes = Fakes(tmp_path, {(1, "none"): status})
+    monkeypatch.setattr("tgsbench.cli.tune.Campaign", partial(campaign.Campaign, run=fakes))
+    held = ["training.micro_batch=1", "parallel.sp=1", "training.checkpointing=none", "engine.zero_stage=3"]
+    words = [*(f"--set={text}" for text in held), "--set=engine.tiled_mlp=false"]
+    done = CliRunner().invoke(tune, ["--preset=tiny_cpu", "--engines=fsdp2", *words, f"--output={tmp_path}"])
+    assert "no setting that was tried held" in done.output and "nothing was tried" not in done.output
+    assert fakes.started and "every setting failed" in done.exception.msg
+    assert done.exception.exit_code == code
 
 
 def test_the_state_tells_what_goes_on_and_how_it_ended(tmp_path):

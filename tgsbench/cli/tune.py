@@ -106,6 +106,18 @@ def tune(save: str, dry_run: bool, folder: Path | None, as_json: bool, **words: 
         raise TgsError(
             "no way to train it fits", hint="--num-gpus with more", exit_code=ExitCode.DOES_NOT_FIT
         )
+    if answer.verdict.chosen is None:
+        _none_held(answer.verdict, typed.tune_name())
+
+
+def _none_held(found: Verdict, name: str) -> None:
+    """All that could be tried was tried. Raises TgsError with the exit code of such a run."""
+    in_memory = all(row.status in ("oom", None) for row in found.rows)
+    raise TgsError(
+        "every setting failed",
+        hint=f"why: tgsbench runs --tag tune:{name}",
+        exit_code=ExitCode.OOM if in_memory else ExitCode.CRASHED,
+    )
 
 
 def _answered(typed: TuneWords, options: TuneOptions) -> Answer:

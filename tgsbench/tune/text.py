@@ -30,7 +30,8 @@ def verdict_lines(found: Verdict) -> list[str]:
     usd = f"{_USD:>{_USD_WIDTH}}  " if priced else ""
     lines += ["", f"  {'TGS':>9} {'80 % interval':>19}  {'planned':>8} {'memory':>10}  {usd}rests on"]
     lines += [line for row in shown for line in _row_lines(row, priced)]
-    lines += [f"  failed: {' '.join(row.change)}: {row.failed}" for row in found.rows if row.failed][:_SHOWN]
+    failed = [row for row in found.rows if row.failed][:_SHOWN]
+    lines += [f"  failed: {' '.join(row.change)}: {_first_sentence(row.failed)}" for row in failed]
     lines += (
         ["  * no other setting that was tried is faster, leaner and cheaper by the hour"]
         if any(r.is_efficient for r in shown)
@@ -38,6 +39,8 @@ def verdict_lines(found: Verdict) -> list[str]:
     )
     if found.best is None and found.longest is not None and found.longest.is_measured:
         return [*lines, "", "no setting was measured at that length"]
+    if found.best is None and found.num_trials:
+        return [*lines, "", "no setting that was tried held"]
     if found.best is None:
         return [*lines, "", f"nothing was tried: the first row is {_first_of(found)}"]
     if found.ratio is not None:
@@ -55,6 +58,11 @@ def longest_text(seen: LongestSeen) -> str:
     how = "trained" if seen.is_measured else "planned to fit"
     why = f"; {seen.why}" if seen.why else ""
     return f"longest sequence: {seen.seq_len:,} tokens, {how} with {way}{why}"
+
+
+def _first_sentence(reason: str) -> str:
+    """Of torch's five about memory; the stored run has them all."""
+    return reason.partition(". ")[0]
 
 
 def _usd(row: SettingRow) -> float | None:

@@ -13,7 +13,7 @@ from tgsbench.metrics.ratio import Ratio
 from tgsbench.schema.forecast import Cost
 from tgsbench.tune.belief import Z80
 from tgsbench.tune.candidates import LongestSeen, Space
-from tgsbench.tune.halving import Evidence, OutcomesSeen, Rung, Standing, TrialOutcome, Tuner
+from tgsbench.tune.halving import Evidence, OutcomesSeen, Rung, Standing, Status, TrialOutcome, Tuner
 
 ROWS = 20
 """Rows of the table; failures and measured ones beyond it are kept in the journal."""
@@ -44,6 +44,9 @@ class SettingRow(Struct, frozen=True, kw_only=True):
     """Processor seconds of the host in a step, where a virtual GPU told them."""
     cost: Cost | None = None
     failed: str = ""
+    """Why it cannot be recommended."""
+    status: Status | None = None
+    """How its last trial ended; None: there was none."""
     is_tight: bool = False
     """Planned so near the card's memory that it may cost speed, or not fit."""
     is_efficient: bool = False
@@ -150,6 +153,7 @@ def _row(standing: Standing, outcomes: Sequence[TrialOutcome], is_efficient: boo
         host_s=next((outcome.host_s for outcome in own if outcome.host_s is not None), None),
         cost=figures.cost_of(tgs, candidate.usd_per_hour) if candidate.usd_per_hour and tgs else None,
         failed=standing.failed,
+        status=own[-1].status if own else None,
         is_tight=candidate.is_tight,
         is_efficient=is_efficient,
     )
