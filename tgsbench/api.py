@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tgsbench.store.run_dir import RunDir
     from tgsbench.tune.candidates import Space
     from tgsbench.tune.journal import Asked
+    from tgsbench.tune.longest import PlannedLength
 
 # Every function imports what it needs: a command uses one of them, and all together start in twice its time.
 
@@ -314,7 +315,7 @@ def tune_space(asked: Asked, prices: Mapping[str, float] | None = None) -> Space
 
     from tgsbench.tune.candidates import Base, space_over
 
-    bases, fixed = [], [text.partition("=")[0].strip() for text in asked.assignments]
+    bases = []
     for values in itertools.product(*asked.tried.values()):
         tried = dict(zip(asked.tried, values, strict=True))
         preset = load_preset(asked.base, [*asked.assignments, *(f"{k}={v}" for k, v in tried.items())])
@@ -327,19 +328,25 @@ def tune_space(asked: Asked, prices: Mapping[str, float] | None = None) -> Space
                 hint="--price USD, or GPU=USD, for an hour of one",
             )
         bases.append(Base(preset=preset, machine=machine, tried=tried, by_price=by_price))
-    return space_over(bases, asked.engines, fixed)
+    return space_over(bases, asked.engines, asked.held)
 
 
-def longest_planned(asked: Asked) -> list[str]:
-    """The longest sequence that is planned to fit, and the way that needs least there, as assignments.
+def longest_planned(asked: Asked) -> PlannedLength:
+    """The longest sequence that is planned to fit, of what a tune may try, and the leanest way there.
 
     Raises TgsError when no length fits.
     """
-    from tgsbench.planner.search import assignments_of, leanest_at_longest
+    from tgsbench.planner.plan import estimate
+    from tgsbench.planner.search import leanest_at_longest
+    from tgsbench.tune.candidates import Base, allowed
+    from tgsbench.tune.longest import PlannedLength
 
     preset = load_preset(asked.base, asked.assignments)
-    found = leanest_at_longest(preset, planned_machine(preset))
-    return [f"workload.seq_len={found.workload.seq_len}", *assignments_of(found)]
+    machine = planned_machine(preset)
+    allows = allowed(Base(preset=preset, machine=machine), asked.engines, asked.held)
+    found = leanest_at_longest(preset, machine, allows)
+    time = estimate(found, machine).time if machine.constants is not None else None
+    return PlannedLength(preset=found, own=preset.workload.seq_len, step_s=time.step_s if time else None)
 
 
 def planned_machine(preset: Preset, gpu: str = "", link: str = "", price: float | None = None) -> Machine:

@@ -19,7 +19,7 @@ LEADS = {
     "forecast": ("escape f", "none fits|fit, fastest first|no search"),
     "tune form": ("escape U", "real runs"),
     "tunes": ("escape ctrl+p o p e n space t u n e", "how it stands"),
-    "tune": ("enter", "2 runs"),
+    "tune": ("enter", "1 long run"),
     "trials": ("X", "rank 1 crashed"),
     "knobs": ("W", "the other is measured"),
     "front": ("M", "no other that was tried"),

@@ -73,7 +73,7 @@ async def test_tune(app, runs_root, size, matches):
     async with app.run_test(size=size) as pilot:
         await shows(pilot, f"{NUM_PRESETS} of {NUM_PRESETS}")
         app.open_tune("tiny")
-        await shows(pilot, "2 runs", "a billion tokens")
+        await shows(pilot, "1 long run", "a billion tokens")
         for pane in ("settings", "trials", "knobs", "front"):
             await shows(pilot, f"[{pane}]")
             await settle(pilot)

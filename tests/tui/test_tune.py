@@ -17,6 +17,7 @@ from tgsbench.tui import tune_rows
 from tgsbench.tui.screens.tune import TuneScreen
 from tgsbench.tui.screens.tune_form import TuneForm
 from tgsbench.tune import state as states
+from tgsbench.tune.candidates import LongestSeen, Space
 from tgsbench.tune.halving import Trial, TrialOutcome, Tuner
 from tgsbench.tune.journal import Asked, Journal
 from tgsbench.tune.state import StateFile
@@ -83,7 +84,8 @@ async def test_the_screen_shows_the_verdict_of_the_state_and_every_pane(app, run
     found = write_state(runs_root)
     async with app.run_test(size=size) as pilot:
         await on_tune(app, pilot)
-        screen = await shows(pilot, "8 trials in 2:48", "best 1,001 TGS", "[settings]", "2 runs", "failed")
+        shown = ("8 trials in 2:48", "best 1,001 TGS", "[settings]", "1 long run", "failed")
+        screen = await shows(pilot, *shown)
         best = tune_rows.setting_rows(found.verdict)[0][1]
         assert all(str(cell).strip() in screen for cell in best)
         assert "--set parallel.sp=1" in screen and "over the runner-up" in screen
@@ -151,11 +153,31 @@ async def test_a_killed_tune_and_one_that_is_not_there_are_said_in_words(app, ru
         assert "Traceback" not in text_of(app)
 
 
+async def test_the_search_for_the_longest_sequence_is_shown_as_it_goes_on_and_how_it_ended(app, runs_root):
+    lengths = [TrialOutcome(key=f"workload.seq_len={n}", rung="length", status=status, seconds=20.0, tgs=tgs,
+                            reason="" if tgs else "rank 1 ran out of memory")
+               for n, status, tgs in ((1024, "ok", 900.0), (2048, "oom", None))]  # fmt: skip
+    seen = LongestSeen(seq_len=1024, too_long=2048, change=["parallel.sp=2"], is_measured=True)
+    space = Space(candidates=[], dropped={}, num_planned=0, longest=seen)
+    file = StateFile(runs_root, "tiny", ASKED, 600.0, space)
+    file.write(Tuner(candidates=[], before=lengths), Trial(key="workload.seq_len=1536", rung="length"))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await on_tune(app, pilot)
+        screen = await shows(pilot, "2 trials of the longest sequence", "best so far: longest 1k trained")
+        assert "length: seq_len=1536" in screen and "left of 10:00" in screen
+        await pilot.press("]")
+        await shows(pilot, "[trials]", "seq_len=2048: rank 1 ran out of")
+        ended = msgspec.structs.replace(space, longest=msgspec.structs.replace(seen, why="2k: out of memory"))
+        over = StateFile(runs_root, "tiny", ASKED, 600.0, ended)
+        over.write(Tuner(candidates=[], before=lengths), None, "interrupted")
+        await shows(pilot, "2 trials in 40 s: interrupted", "longest 1k trained (2k: out of memory)")
+
+
 async def test_the_chosen_setting_is_saved_with_what_it_rests_on_and_copied(app, runs_root, tmp_path, copied):
     write_state(runs_root)
     async with app.run_test(size=(120, 40), notifications=True) as pilot:
         await on_tune(app, pilot)
-        await shows(pilot, "2 runs")
+        await shows(pilot, "1 long run")
         await pilot.press("y")
         await until(pilot, lambda: copied and "--set training.checkpointing=none" in copied[0])
         await pilot.press("ctrl+s")
@@ -169,7 +191,7 @@ async def test_the_chosen_setting_is_saved_with_what_it_rests_on_and_copied(app,
         await until(pilot, lambda: any("may hold letters" in n.message for n in app._notifications))
     saved = resolve("tuned_tiny").preset
     assert (saved.parallel.sp, saved.training.checkpointing, saved.workload.seq_len) == (1, "none", 512)
-    assert "TGS" in saved.description and "2 runs" in saved.description
+    assert "TGS" in saved.description and "1 long run" in saved.description
 
 
 async def test_a_trial_opens_its_run_and_the_palette_its_tune(app, runs_root, add_run):
@@ -181,7 +203,7 @@ async def test_a_trial_opens_its_run_and_the_palette_its_tune(app, runs_root, ad
         await shows(pilot, "how it stands")
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(app.screen, TuneScreen))
-        await shows(pilot, "2 runs")
+        await shows(pilot, "1 long run")
         await pilot.press("]", "enter")
         await shows(pilot, "n = 24")
         await pilot.press("1")
@@ -268,7 +290,7 @@ async def test_before_its_first_trial_a_tune_shows_what_it_says_and_why_it_ended
         await ask(pilot, "tiny_cpu")
         await pilot.press("ctrl+r")
         await shows(pilot, "planning every way")
-        assert "2 runs" not in text_of(app), "an earlier tune of this name says nothing of this one"
+        assert "1 long run" not in text_of(app), "an earlier tune of this name says nothing of this one"
         process = app._tunes["tiny_cpu"]
         process.text = "  8k: ok, TGS 512.1"
         await shows(pilot, "8k: ok, TGS 512.1")

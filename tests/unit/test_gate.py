@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import xml.etree.ElementTree as ET
+from datetime import UTC, datetime
 from functools import partial
 from math import exp
 
@@ -27,6 +28,8 @@ from tgsbench.schema.run import Failure
 
 PRESET = presets.resolve("llama2_7b_32k").preset
 WISH = Wish(margin=0.05, power=0.9)
+BEGAN = datetime(2026, 11, 29, 13, tzinfo=UTC)
+FAILURE = Failure(kind="exception", reason="boom")
 
 
 def runs(rng, ratio, spread, n):
@@ -117,11 +120,26 @@ def test_the_budget_is_kept_and_what_was_measured_counts():
 
 def test_junit_and_summary_say_the_same():
     found = [gate_with([1001.0, 999.0, 1003.0]), gate_with([901.0, 899.0, 903.0])]
-    suite = ET.fromstring(text.junit(found, WISH))
+    suite = ET.fromstring(text.junit(found, WISH, BEGAN, "ci-7"))
     assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("2", "1", "0")
     assert "0.901x" in suite.find(".//failure").get("message")
     table = text.markdown(found, WISH)
     assert table.count("PASS") == 1 and table.count("FAIL") == 1 and "0.901x" in table
+
+
+def test_a_junit_file_has_what_the_schemas_of_ant_and_of_jenkins_ask_for():
+    """Ant's wants a time, a host, properties and both streams, the streams of the suite alone and last."""
+    lost, failed = gate_with([901.0, 899.0, 903.0]), gate_with([1.0], status="crashed", failure=FAILURE)
+    suite = ET.fromstring(text.junit([lost, failed], WISH, BEGAN, "ci-7"))
+    assert [child.tag for child in suite] == ["properties", *["testcase"] * 2, "system-out", "system-err"]
+    assert (suite.get("timestamp"), suite.get("hostname")) == ("2026-11-29T13:00:00", "ci-7")
+    assert all(float(each.get("time")) >= 0 for each in (suite, *suite.iter("testcase")))
+    ends = [next(iter(case)) for case in suite.iter("testcase")]
+    assert [(end.tag, end.get("type")) for end in ends] == [
+        ("failure", "exit code 15"),
+        ("error", "exit code 8"),
+    ]
+    assert suite.find("system-out").text.splitlines()[0].startswith("FAIL llama2_7b_32k: 0.901x")
 
 
 def interval_of(low, high):

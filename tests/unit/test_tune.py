@@ -263,7 +263,8 @@ def test_a_row_says_that_its_runs_were_disturbed():
     tuner.tell(TrialOutcome(key=key, rung="short", status="disturbed", tgs=5.0, seconds=1.0))
     found = verdict_of(space, tuner, "ended")
     assert (found.best.runs, found.best.disturbed) == (1, 1)
-    assert "1 run, 1 disturbed" in "\n".join(verdict_lines(found))
+    assert "1 short run, 1 disturbed" in "\n".join(verdict_lines(found))
+    assert "USD" not in "\n".join(verdict_lines(found)), "no price is known"
 
 
 @pytest.mark.parametrize(
@@ -361,6 +362,9 @@ def test_values_to_try_are_knobs_and_a_price_ranks_by_tokens_for_it():
     priced = ["--objective", "tokens-per-dollar", "--price", "2"]
     rows = json.loads(CliRunner().invoke(tune, [*words, *priced]).stdout)["rows"]
     assert all(row["cost"]["usd"] == pytest.approx(2e9 / row["tgs"] / 3600) for row in rows)
+    assert [row["cost"]["usd"] for row in rows] == sorted(row["cost"]["usd"] for row in rows)
+    shown = CliRunner().invoke(tune, [*words[:-1], *priced]).output
+    assert "USD a billion" in shown and f"{rows[0]['cost']['usd']:,.0f}  the plan" in shown
 
 
 def test_the_longest_sequence_is_planned_and_then_tuned_at():
@@ -448,6 +452,20 @@ def test_a_setting_that_ran_long_is_what_its_long_runs_say():
         tuner.tell(TrialOutcome(key=key, rung=rung, status="ok", tgs=tgs, spread=0.01))
     best = tuner.best
     assert best is not None
-    assert (best.candidate.key, best.runs) == (key, 3)
+    assert (best.candidate.key, best.rung, best.runs) == (key, "long", 2), "the short one does not count"
     assert math.exp(best.belief.mean) == pytest.approx(math.sqrt(3582 * 3673))
     assert math.exp(best.belief.low) < 3653 < math.exp(best.belief.high)
+
+
+def test_a_row_counts_the_runs_that_its_figure_rests_on_and_no_others(tmp_path):
+    """A row of two long runs said "3 runs", "1 disturbed": the short one, which moves nothing."""
+    space = tiny_space()
+    tuner, key = Tuner(candidates=space.candidates), space.candidates[0].key
+    tuner.tell(TrialOutcome(key=key, rung="short", status="disturbed", tgs=900.0))
+    for tgs in (1000.0, 1010.0):
+        tuner.tell(TrialOutcome(key=key, rung="long", status="ok", tgs=tgs, spread=0.01))
+    found = verdict_of(space, tuner, "ended")
+    assert (found.best.rung, found.best.runs, found.best.disturbed) == ("long", 2, 0)
+    row = json.loads(msgspec.json.encode(found))["best"]
+    assert (row["rung"], row["runs"], row["disturbed"]) == ("long", 2, 0)
+    assert "2 long runs" in "\n".join(verdict_lines(found)) and "3 run" not in "\n".join(verdict_lines(found))

@@ -23,16 +23,21 @@ from tgsbench.presets import resolve
 from tgsbench.system.lifetime import process_identity
 from tgsbench.tune import campaign, state
 from tgsbench.tune.asking import TuneWords, budget_seconds
-from tgsbench.tune.halving import TrialOutcome, Tuner
+from tgsbench.tune.halving import RUNS, TrialOutcome, Tuner
 from tgsbench.tune.journal import Asked, Journal
-from tgsbench.tune.longest import at_length, begun
 from tgsbench.tune.saving import check_save, save_tuned
-from tgsbench.tune.text import verdict_lines
+from tgsbench.tune.text import runs_text, verdict_lines
 from tgsbench.tune.trials import make_trials
 from tgsbench.tune.verdict import verdict_of
 
 ASKED = Asked(base="tiny_cpu", assignments=[])
 QUICK = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def tuned(space, run, budget_s=1e9):
+    """A whole tune of fake runs."""
+    made = campaign.Campaign(root=run.root, name="t", budget_s=budget_s, say=str, run=run)
+    return campaign.measure(made, space, RUNS, ASKED)
 
 
 @cache
@@ -127,12 +132,10 @@ def test_what_short_runs_leave_of_the_budget_goes_on_with_others():
 def test_a_saved_preset_is_the_setting_and_says_what_its_figure_rests_on(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     space, fakes = tiny_space(), Fakes(tmp_path)
-    found, _ = campaign.measure(
-        space, Tuner(candidates=space.candidates), ASKED, tmp_path, "t", 1e9, str, fakes
-    )
+    found = tuned(space, fakes).verdict
     save_tuned("mine", ASKED, found.best)
     saved = resolve("mine").preset
-    assert f"{found.best.runs} runs" in saved.description and "TGS" in saved.description
+    assert runs_text(found.best) in saved.description and "TGS" in saved.description
     measured = next(c.preset for c in space.candidates if c.change == found.best.change)
     for part in ("model", "hardware", "workload", "parallel", "engine", "training"):
         assert getattr(saved, part) == getattr(measured, part)
@@ -143,8 +146,7 @@ def test_a_saved_preset_is_the_setting_and_says_what_its_figure_rests_on(tmp_pat
 def test_a_tune_that_goes_on_may_save_again_what_it_saved_and_nothing_else(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     space, journal = tiny_space(), Journal(tmp_path, "t")
-    tuner = Tuner(candidates=space.candidates)
-    found, _ = campaign.measure(space, tuner, ASKED, tmp_path, "t", 1e9, str, Fakes(tmp_path))
+    found = tuned(space, Fakes(tmp_path)).verdict
     path = save_tuned("mine", ASKED, found.best)
     text = path.read_bytes()
     check_save("mine", journal)
@@ -168,7 +170,7 @@ def test_an_interrupted_tune_saves_nothing_so_that_its_command_goes_on(tmp_path,
             raise KeyboardInterrupt
         return fakes(*args, **options)
 
-    monkeypatch.setattr("tgsbench.cli.tune.measure", partial(campaign.measure, run=run))
+    monkeypatch.setattr("tgsbench.cli.tune.Campaign", partial(campaign.Campaign, run=run))
     held = [
         "training.micro_batch=1",
         "parallel.sp=1",
@@ -180,11 +182,27 @@ def test_an_interrupted_tune_saves_nothing_so_that_its_command_goes_on(tmp_path,
     done = CliRunner().invoke(tune, words)
     assert done.exit_code == ExitCode.CANCELLED and "interrupted; the same command goes on" in done.output
     assert not (tmp_path / "config" / "tgsbench" / "presets" / "mine.toml").exists()
-    monkeypatch.setattr("tgsbench.cli.tune.measure", partial(campaign.measure, run=fakes))
+    monkeypatch.setattr("tgsbench.cli.tune.Campaign", partial(campaign.Campaign, run=fakes))
     done = CliRunner().invoke(tune, words)
     assert done.exit_code == 0, done.output
     assert "goes on after 1 trial of" in done.output and len(fakes.started) == len(set(fakes.started))
     assert resolve("mine").preset.training.micro_batch == 1
+
+
+@pytest.mark.parametrize(("status", "code"), [("oom", ExitCode.OOM), ("crashed", ExitCode.CRASHED)])
+def test_a_tune_of_which_nothing_held_says_so_and_has_the_exit_code_of_its_runs(
+    tmp_path, monkeypatch, status, code
+):
+    """It said "nothing was tried" and ended with 0."""
+    monkeypatch.setattr("tgsbench.launch.preflight.this_machine", lambda: LocalMachine([], 2, 16 << 30))
+    fakes = Fakes(tmp_path, {(1, "none"): status})
+    monkeypatch.setattr("tgsbench.cli.tune.Campaign", partial(campaign.Campaign, run=fakes))
+    held = ["training.micro_batch=1", "parallel.sp=1", "training.checkpointing=none", "engine.zero_stage=3"]
+    words = [*(f"--set={text}" for text in held), "--set=engine.tiled_mlp=false"]
+    done = CliRunner().invoke(tune, ["--preset=tiny_cpu", "--engines=fsdp2", *words, f"--output={tmp_path}"])
+    assert "no setting that was tried held" in done.output and "nothing was tried" not in done.output
+    assert fakes.started and "every setting failed" in done.exception.msg
+    assert done.exception.exit_code == code
 
 
 def test_the_state_tells_what_goes_on_and_how_it_ended(tmp_path):
@@ -195,13 +213,13 @@ def test_the_state_tells_what_goes_on_and_how_it_ended(tmp_path):
             seen.append(state.read_state(tmp_path, "t"))
             return super().__call__(*args, **options)
 
-    tuner = Tuner(candidates=space.candidates)
-    found, interrupted = campaign.measure(space, tuner, ASKED, tmp_path, "t", 1e9, str, Looking(tmp_path))
-    assert not interrupted
+    answer = tuned(space, Looking(tmp_path))
+    found = answer.verdict
+    assert not answer.is_interrupted
     assert all(each.is_alive and each.pid == os.getpid() for each in seen)
-    assert [each.trial.key for each in seen] == [outcome.key for outcome in tuner.outcomes]
-    assert [each.verdict.num_trials for each in seen] == list(range(len(seen)))
     last = state.read_state(tmp_path, "t")
+    assert [each.trial.key for each in seen] == [outcome.key for outcome in last.outcomes]
+    assert [each.verdict.num_trials for each in seen] == list(range(len(seen)))
     assert last.is_over and not last.is_alive and last.trial is None and last.verdict == found
     assert state.names(tmp_path) == ["t"] and state.going_on(tmp_path) == []
     assert not state.stop(last)
@@ -234,9 +252,7 @@ def test_two_processes_do_not_make_one_tune_and_a_killed_one_lets_go(tmp_path):
     assert holder.stdout.readline() == b"held\n"
     space = tiny_space()
     with pytest.raises(TgsError, match="a tune called t is going on"):
-        campaign.measure(
-            space, Tuner(candidates=space.candidates), ASKED, tmp_path, "t", 1.0, str, Fakes(tmp_path)
-        )
+        tuned(space, Fakes(tmp_path), 1.0)
     holder.kill()
     holder.communicate()
     with Journal(tmp_path, "t").alone():
@@ -275,16 +291,6 @@ def test_a_question_of_other_words_is_refused(words, says):
     assert says in refused.value.msg + refused.value.hint
 
 
-def test_a_tune_of_the_longest_sequence_goes_on_at_the_length_that_it_began_with(tmp_path):
-    """The search would go further in what a second call has left, and be another question."""
-    asked = Asked(base="tiny_cpu", assignments=["training.micro_batch=1"], objective="longest")
-    assert begun(tmp_path, "t", asked) is None
-    Journal(tmp_path, "t").open(at_length(asked, "workload.seq_len=8192"))
-    assert begun(tmp_path, "t", asked) == at_length(asked, "workload.seq_len=8192")
-    assert begun(tmp_path, "t", at_length(asked, "workload.seq_len=512")).assignments[-1].endswith("8192")
-    assert begun(tmp_path, "t", Asked(base="tiny_cpu", assignments=[], objective="longest")) is None
-
-
 def test_the_options_of_a_question_ask_the_same_again():
     typed = TuneWords(
         preset_name="tiny_cpu", seq_len="512", num_gpus=2, sets=("training.micro_batch=1", "name=a b"),
@@ -298,7 +304,6 @@ def test_the_options_of_a_question_ask_the_same_again():
 
 def test_a_tune_that_is_cut_off_by_its_budget_does_not_say_that_nothing_is_faster(tmp_path):
     space, fakes = tiny_space(), Fakes(tmp_path)
-    tuner = Tuner(candidates=space.candidates)
-    found, _ = campaign.measure(space, tuner, ASKED, tmp_path, "t", 1e-6, str, fakes)
+    found = tuned(space, fakes, 1e-6).verdict
     assert "does not fit into the budget" in found.ended
     assert "does not fit into the budget" in "\n".join(verdict_lines(found))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -67,11 +69,12 @@ def gate(
     wish = _wish(margin, power, repeats or (_FOR_A_BASELINE if update else Wish().most_runs))
     known = baselines.Baselines() if update and not baseline.exists() else baselines.load(baseline)
     found = _found(names, sets, rehearse, None if update else known, baseline)
+    began = datetime.now(tz=UTC)
     gating.run_all(found, run_dir.runs_root(folder), wish, budget, diagnostics.note)
     if update:
         sys.exit(_keep(found, known, baseline))
     _tell(found, wish, as_json)
-    _write(junit, text.junit(found, wish), "w")
+    _write(junit, text.junit(found, wish, began, os.uname().nodename), "w")
     _write(summary, text.markdown(found, wish), "a")
     sys.exit(exit_code(found))
 

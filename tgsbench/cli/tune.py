@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-import time
 from pathlib import Path
 
 import click
@@ -12,19 +11,20 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from tgsbench import api, units
+from tgsbench import api
 from tgsbench.cli import complete, diagnostics, output
 from tgsbench.errors import ExitCode, TgsError
+from tgsbench.schema.preset import Preset
 from tgsbench.store import run_dir
 from tgsbench.tune import text
 from tgsbench.tune.asking import OBJECTIVES, TuneWords, budget_seconds
-from tgsbench.tune.campaign import measure
+from tgsbench.tune.campaign import Answer, Campaign, Plan, measure, measure_longest
 from tgsbench.tune.halving import Tuner
 from tgsbench.tune.journal import Asked, Journal
-from tgsbench.tune.longest import at_length, begun, longest_measured
+from tgsbench.tune.longest import at_length
 from tgsbench.tune.saving import check_save, save_tuned
 from tgsbench.tune.state import StateFile
-from tgsbench.tune.trials import Interrupted, startable, why_none
+from tgsbench.tune.trials import can_run, startable, why_none
 from tgsbench.tune.verdict import Verdict, verdict_of
 
 
@@ -96,68 +96,62 @@ def tune(save: str, dry_run: bool, folder: Path | None, as_json: bool, **words: 
     """
     typed = TuneWords(**words)  # type: ignore[arg-type]
     options = TuneOptions(save=save, dry_run=dry_run, folder=folder, as_json=as_json)
-    asked, found, interrupted = _answered(typed, options)
-    if interrupted:  # the same command goes on, and saves at its end
+    answer = _answered(typed, options)
+    if answer.is_interrupted:  # the same command goes on, and saves at its end
         options = replace(options, save="")
-    _show(options, asked, found)
-    if interrupted:
+    _show(options, answer.asked, answer.verdict)
+    if answer.is_interrupted:
         sys.exit(ExitCode.CANCELLED)
-    if not found.num_candidates:
+    if not answer.verdict.num_candidates:
         raise TgsError(
             "no way to train it fits", hint="--num-gpus with more", exit_code=ExitCode.DOES_NOT_FIT
         )
+    if answer.verdict.chosen is None:
+        _none_held(answer.verdict, typed.tune_name())
 
 
-def _answered(typed: TuneWords, options: TuneOptions) -> tuple[Asked, Verdict, bool]:
-    """The question as it was tuned, the verdict, and whether somebody interrupted it."""
-    asked, ended, began_s = typed.asked(), "", time.monotonic()
-    prices, stages, name = typed.usd_per_hour(), typed.wanted_stages(), typed.tune_name()
-    root = run_dir.runs_root(options.folder)
+def _none_held(found: Verdict, name: str) -> None:
+    """All that could be tried was tried. Raises TgsError with the exit code of such a run."""
+    in_memory = all(row.status in ("oom", None) for row in found.rows)
+    raise TgsError(
+        "every setting failed",
+        hint=f"why: tgsbench runs --tag tune:{name}",
+        exit_code=ExitCode.OOM if in_memory else ExitCode.CRASHED,
+    )
+
+
+def _answered(typed: TuneWords, options: TuneOptions) -> Answer:
+    """Plan, and measure what can be measured here. Raises TgsError for words that ask for nothing."""
+    asked, prices, stages = typed.asked(), typed.usd_per_hour(), typed.wanted_stages()
+    root, name = run_dir.runs_root(options.folder), typed.tune_name()
     budget_seconds(typed.budget, 1)
     if options.save:
         check_save(options.save, Journal(root, name))
-    if asked.objective == "longest":
-        asked, ended = _at_longest(typed, asked, root, options.dry_run)
-    space = api.tune_space(asked, prices)
-    here, rungs = (space, ()) if options.dry_run or ended else startable(space, stages)
+
+    def made(preset: Preset) -> Campaign:
+        budget_s = budget_seconds(typed.budget, preset.world_size)
+        return Campaign(root=root, name=name, budget_s=budget_s, say=diagnostics.note)
+
+    planned = api.longest_planned(asked) if asked.objective == "longest" else None
+    if planned and not options.dry_run and can_run(planned.preset, stages):
+        plan: Plan = lambda found: startable(api.tune_space(found, prices), stages)  # noqa: E731
+        return measure_longest(made(planned.preset), planned, plan, asked)
+    if planned:
+        asked = at_length(asked, planned.preset.workload.seq_len)
+    space = replace(api.tune_space(asked, prices), longest=planned.seen if planned else None)
+    here, rungs = (space, ()) if options.dry_run else startable(space, stages)
     if rungs:
-        budget_s = budget_seconds(typed.budget, here.candidates[0].preset.world_size)
-        left_s = max(1.0, budget_s - (time.monotonic() - began_s))
-        tuner = Tuner(candidates=here.candidates, stages=rungs)
-        return asked, *measure(here, tuner, asked, root, name, left_s, diagnostics.note)
-    why = "--dry-run" if options.dry_run else why_none(space, here)
-    tuner, ended = Tuner(candidates=space.candidates), ended or f"nothing was run: {why}"
+        return measure(made(here.candidates[0].preset), here, rungs, asked)
+    tuner = Tuner(candidates=space.candidates)
+    ended = f"nothing was run: {'--dry-run' if options.dry_run else why_none(space, here)}"
     if not options.dry_run:
         StateFile(root, name, asked, 0.0, space).write(tuner, None, ended)
-    return asked, verdict_of(space, tuner, ended), ended.startswith("interrupted")
-
-
-def _at_longest(typed: TuneWords, asked: Asked, root: Path, dry_run: bool) -> tuple[Asked, str]:
-    """The same question at the longest sequence: as planned, or by runs where they can be made here.
-
-    The second is why nothing further should be tried, or empty.
-    """
-    if not dry_run and (before := begun(root, typed.tune_name(), asked)) is not None:
-        return before, ""
-    length, *way = api.longest_planned(asked)
-    ended = ""
-    if not dry_run:
-        # Memory bounds a GPU's runs, so they begin where it is planned to end; a CPU's are bounded by time.
-        start = [] if api.load_preset(asked.base, asked.assignments).hardware.device == "cpu" else [length]
-        preset = api.load_preset(asked.base, [*asked.assignments, *way, *start])
-        budget_s = budget_seconds(typed.budget, preset.world_size)
-        try:
-            measured = longest_measured(preset, root, typed.tune_name(), budget_s, diagnostics.note)
-        except Interrupted:
-            measured, ended = None, f"interrupted; the same command goes on ({root})"
-        length = f"workload.seq_len={measured}" if measured else length
-    diagnostics.note(f"longest sequence: {units.length(int(length.partition('=')[2]))}")
-    return at_length(asked, length), ended
+    return Answer(asked=asked, verdict=verdict_of(space, tuner, ended))
 
 
 def _show(options: TuneOptions, asked: Asked, found: Verdict) -> None:
-    chosen = found.best or next((row for row in found.rows if not row.failed), None)
-    change = [*asked.assignments, *(chosen.change if chosen else [])]
+    chosen = found.chosen
+    change = asked.laid_over(chosen.change if chosen else [])
     path = save_tuned(options.save, asked, chosen) if options.save and chosen else None
     sets = " ".join(f"--set {shlex.quote(text)}" for text in change)
     command = (

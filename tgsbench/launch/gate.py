@@ -43,7 +43,8 @@ def run_all(
                 return
             say(f"{each.preset.name}: run {len(each.results) + 1}, {spent_s:.0f} s of {budget_s:.0f} s spent")
             each.results.append(run(each.preset, root, tag, say))
-            longest_s = max(longest_s, time.monotonic() - begin_s - spent_s)
+            took_s = time.monotonic() - begin_s - spent_s
+            each.took_s, longest_s = each.took_s + took_s, max(longest_s, took_s)
             _judge(each, wish)
 
 

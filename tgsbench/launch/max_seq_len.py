@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from msgspec import Struct
@@ -119,25 +119,29 @@ def bisect(
 
     It ends before a length that it may not try.
     """
-    found = LongestRun()
-    at = max(granule, min(start, limit) // granule * granule)
-    while True:
-        if _trains(attempt, at, found):
-            if at >= limit:
-                return found
-            above = min(limit // granule * granule, at * 2)
-            at = _between(found, granule) if found.too_long is not None else above
-        else:
-            at = _between(found, granule) if found.seq_len is not None else at // 2 // granule * granule
-        if at in found.tried or at < granule or not may_try(at):
-            return found
+    found, trains = LongestRun(), dict[int, bool]()
+    while (at := next_length(trains, start, limit, granule)) is not None:
+        if trains and not may_try(at):
+            break
+        trains[at] = _trains(attempt, at, found)
+    return found
 
 
-def _between(found: LongestRun, granule: int) -> int:
-    """Middle of the gap; the lower end again when nothing lies between."""
-    assert found.seq_len is not None
-    assert found.too_long is not None
-    return (found.seq_len + found.too_long) // 2 // granule * granule
+def next_length(trains: Mapping[int, bool], start: int, limit: int, granule: int) -> int | None:
+    """What to try after these lengths, of which each trains or does not; None when the longest is known.
+
+    Tokens, in multiples of `granule`; from `start`, to `limit`.
+    """
+    longest = max((length for length, does in trains.items() if does), default=0)
+    too_long = min((length for length, does in trains.items() if not does), default=0)
+    if not trains:
+        at = max(granule, min(start, limit))
+    elif not too_long:
+        at = min(limit, 2 * longest)
+    else:
+        at = (longest + too_long) // 2
+    at = at // granule * granule
+    return None if at in trains or at < granule else at
 
 
 def _trains(attempt: Attempt, length: int, found: LongestRun) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -25,6 +25,7 @@ from tgsbench.systems.zero import ZeroOptions
 from tgsbench.units import GIB
 
 _MODES = ("full", "selective", "none")
+"""Of checkpointing, the one that needs least memory first."""
 _MICRO_BATCHES = (1, 2, 4, 8, 16)
 MAX_SEQ_LEN = 2**30
 """Lengths beyond are not searched: no model has positions for them."""
@@ -180,13 +181,16 @@ def max_seq_len(preset: Preset, machine: Machine) -> LongestForecast:
     return LongestForecast(seq_len=longest, best=search(_at(preset, longest), machine).candidates[0])
 
 
-def leanest_at_longest(preset: Preset, machine: Machine) -> Preset:
+def leanest_at_longest(
+    preset: Preset, machine: Machine, allows: Callable[[Preset], bool] = lambda _: True
+) -> Preset:
     """The longest multiple of 1,024 tokens that some variant fits, as the variant that needs least there.
 
-    Each sp has lengths of its own, those that it divides, and on these memory only grows with length: a
-    bisection for each finds it. Raises TgsError when not even the shortest length fits.
+    Only what it `allows` is looked at. Each sp has lengths of its own, those that it divides, and on these
+    memory only grows with length: a bisection for each finds it. Raises TgsError when not even the shortest
+    length fits.
     """
-    best, leanest = 0, _leanest(preset)
+    best, leanest = 0, _leanest(preset, allows)
     for sp in sorted({variant.parallel.sp for variant in leanest}, reverse=True):
         best = max(
             best, _longest([v for v in leanest if v.parallel.sp == sp], math.lcm(1024, 2 * sp), best, machine)
@@ -202,10 +206,16 @@ def leanest_at_longest(preset: Preset, machine: Machine) -> Preset:
     return min(fitting, key=_peak)
 
 
-def _leanest(preset: Preset) -> list[Preset]:
+def _leanest(preset: Preset, allows: Callable[[Preset], bool]) -> list[Preset]:
     """The variants that need least memory, for any length: every sp that the heads and GPUs allow."""
-    short = _at(preset, 1024 * preset.world_size)
-    return [v for v in variants(short) if v.training.micro_batch == 1 and v.training.checkpointing == "full"]
+    found = [variant for variant in variants(_at(preset, 1024 * preset.world_size)) if allows(variant)]
+    least = min(map(_needs, found), default=None)
+    return [variant for variant in found if _needs(variant) == least]
+
+
+def _needs(variant: Preset) -> tuple[int, int]:
+    """What its memory grows with on any mesh."""
+    return variant.training.micro_batch, _MODES.index(variant.training.checkpointing)
 
 
 def _longest(found: Sequence[Preset], step: int, least: int, machine: Machine) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
+from datetime import datetime
 
 from tgsbench import units
 from tgsbench.errors import ExitCode
@@ -51,25 +52,49 @@ def _ratio(each: Gated) -> str:
     return f"{each.decision.ratio.value:.3f}x ({low:.3f} to {high:.3f})"
 
 
-def junit(found: Sequence[Gated], wish: Wish) -> str:
-    """A JUnit file: a regression is a failure, a failed run an error, what is undecided is skipped."""
-    kinds = {"FAIL": "failure", "ERROR": "error", "UNDECIDED": "skipped"}
+def junit(found: Sequence[Gated], wish: Wish, began: datetime, host: str) -> str:
+    """A JUnit file: a regression is a failure, a failed run an error, what is undecided is skipped.
+
+    `began`: when the gate was started, on `host`. No standard says what such a file holds: this one is what
+    both Ant's schema (windyroad/JUnit-Schema) and Jenkins' (xunit-plugin, junit-10.xsd) allow.
+    """
     words = [word(each) for each in found]
     suite = ET.Element(
         "testsuite",
         name="tgsbench gate",
+        timestamp=began.strftime("%Y-%m-%dT%H:%M:%S"),
+        hostname=printable(host) or "localhost",
         tests=str(len(found)),
         failures=str(words.count("FAIL")),
         errors=str(words.count("ERROR")),
         skipped=str(words.count("UNDECIDED")),
+        time=_seconds(sum(each.took_s for each in found)),
     )
+    ET.SubElement(suite, "properties")
     for each, said in zip(found, words, strict=True):
-        case = ET.SubElement(suite, "testcase", classname="tgsbench", name=each.preset.name)
-        if said in kinds:
-            ET.SubElement(case, kinds[said], message=detail(each, wish))
-        ET.SubElement(case, "system-out").text = line(each, wish)
+        _testcase(suite, each, said, wish)
+    ET.SubElement(suite, "system-out").text = "\n".join(line(each, wish) for each in found)
+    ET.SubElement(suite, "system-err")
     ET.indent(suite)
     return ET.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
+
+
+_KINDS = {"FAIL": "failure", "ERROR": "error", "UNDECIDED": "skipped"}
+"""What JUnit calls a verdict; it has no word for PASS."""
+
+
+def _testcase(suite: ET.Element, each: Gated, said: str, wish: Wish) -> None:
+    case = ET.SubElement(
+        suite, "testcase", classname="tgsbench", name=each.preset.name, time=_seconds(each.took_s)
+    )
+    if said in _KINDS:
+        end = ET.SubElement(case, _KINDS[said], message=detail(each, wish))
+        if said != "UNDECIDED":  # Ant's schema has a type for what failed alone
+            end.set("type", f"exit code {each.exit_code}")
+
+
+def _seconds(took_s: float) -> str:
+    return f"{took_s:.3f}"
 
 
 def markdown(found: Sequence[Gated], wish: Wish) -> str:

@@ -21,6 +21,8 @@ class Gated(Struct, kw_only=True):
     baseline: Row | None = None
     """None while baselines themselves are measured."""
     results: list[Result] = []
+    took_s: float = 0.0
+    """Seconds that its runs took, start and end included."""
     decision: Decision | None = None
     why: str = ""
     """Why there is no decision: a run that failed, other work than the baseline's, a disturbed machine."""

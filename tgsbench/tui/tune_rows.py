@@ -14,7 +14,7 @@ from tgsbench.report.forecast import cost_text
 from tgsbench.tui.widgets.table import Row
 from tgsbench.tune.halving import TrialOutcome
 from tgsbench.tune.state import TuneState
-from tgsbench.tune.text import figure_text, rests_on
+from tgsbench.tune.text import figure_text, rests_on, runs_text
 from tgsbench.tune.verdict import Effect, SettingRow, Verdict
 
 PANES = (
@@ -26,7 +26,7 @@ PANES = (
 )
 SETTINGS = (
     ("mark", "", 1), ("tgs", "TGS", 7), ("interval", "80 % interval", 16), ("gib", "GiB", 5),
-    ("rests", "rests on", 11), ("setting", "setting", 70),
+    ("rests", "rests on", 12), ("setting", "setting", 70),
 )  # fmt: skip
 TRIALS = (
     ("number", "#", 3), ("stage", "stage", 8), ("took", "took", 7), ("tgs", "TGS", 7), ("end", "end", 9),
@@ -71,6 +71,8 @@ def progress_line(state: TuneState, now_s: float, *, is_alive: bool = True) -> s
     spent_s = found.spent_s + (max(0.0, now_s - state.trial_began_s) if state.trial else 0.0)
     left = units.duration(max(0.0, round(state.budget_s - spent_s)))
     of = f"of {found.num_candidates:,} ways, {found.num_planned:,} planned"
+    if found.longest is not None and not found.num_planned:
+        of = "of the longest sequence"
     return f"{trials} {of}; {left} left of {units.duration(state.budget_s)}"
 
 
@@ -85,11 +87,19 @@ def trial_line(state: TuneState, now_s: float, *, is_alive: bool = True) -> str:
 
 def best_line(found: Verdict, *, is_over: bool) -> str:
     """The best, with its interval, and how far it is ahead."""
-    name = "best" if is_over else "best so far"
+    name, at = "best" if is_over else "best so far", _length_text(found)
     if found.best is None:
-        return f"{name}: nothing was measured"
+        return f"{name}: {at or 'nothing was measured'}"
     ahead = f", {found.ratio.value:.3f}x the runner-up" if found.ratio is not None else ""
-    return f"{name} {figure_text(found.best)}{ahead}"
+    return f"{name} {figure_text(found.best)}{ahead}" + (f"; {at}" if at else "")
+
+
+def _length_text(found: Verdict) -> str:
+    """The longest sequence, and why no longer one was tried; empty where none was looked for, or found."""
+    if (seen := found.longest) is None or seen.seq_len is None:
+        return ""
+    how = "trained" if seen.is_measured else "planned to fit"
+    return f"longest {units.length(seen.seq_len)} {how}" + (f" ({seen.why})" if seen.why else "")
 
 
 def setting_rows(found: Verdict) -> list[Row]:
@@ -117,7 +127,7 @@ def _setting(row: SettingRow, found: Verdict, common: frozenset[str]) -> tuple[s
 
 def _evidence(row: SettingRow) -> str:
     if row.rests_on == "measured":
-        return units.counted(row.runs, "run")
+        return runs_text(row)
     planned = "plan" if row.planned_tgs is not None else "count"
     return _EVIDENCE.get(row.rests_on, planned + (", tight" if row.is_tight else ""))
 

@@ -97,7 +97,7 @@ class TuneWords(Struct, frozen=True, kw_only=True):
                 raise TgsError(f"--price {word}: write USD for an hour of one GPU, 2.5 or H100-SXM5-80GB=2.5")
             if gpu and catalog.find_gpu(gpu) is None:
                 near = nearest(gpu, catalog.files("presets", "hardware"))
-                raise TgsError(f"--price {word}: no GPU of that name; {near}")
+                raise TgsError(f"--price {word}: no GPU of that name; {near}", hint="prices are in USD: 2.5")
         return found
 
     def options(self) -> list[str]:

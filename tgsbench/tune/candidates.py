@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -74,6 +74,21 @@ class TunedSetting(Struct, frozen=True, kw_only=True):
         return [f"{key}={value}" for key, value in self.knobs.items()]
 
 
+class LongestSeen(Struct, frozen=True, kw_only=True):
+    """The longest sequence, in tokens, and what that rests on."""
+
+    seq_len: int | None
+    """None: none has trained yet."""
+    too_long: int | None = None
+    """The shortest that was tried and did not train; None: none did not."""
+    change: list[str]
+    """The way that it was tried with: the leanest as planned, as assignments for --set."""
+    is_measured: bool
+    """Did it train, or is it planned to fit?"""
+    why: str = ""
+    """Why no longer one was tried."""
+
+
 class Space(Struct, frozen=True, kw_only=True):
     """What is worth a trial, the best planned first, and what is not."""
 
@@ -81,6 +96,8 @@ class Space(Struct, frozen=True, kw_only=True):
     dropped: dict[str, int]
     """Why -> how many."""
     num_planned: int
+    longest: LongestSeen | None = None
+    """The length at which all this is, where the longest was looked for."""
 
 
 class Base(Struct, frozen=True, kw_only=True):
@@ -110,13 +127,9 @@ def space_over(bases: Sequence[Base], engines: Sequence[str] = (), fixed: Collec
     """
     found, dropped, num_planned = [], Counter[str](), 0
     for base in bases:
-        own = _knobs(base.preset)
-        held = {key: own.get(key) for key in (*fixed, *base.tried)}
-        rates, on_cpu = nominal_machine(base.machine, base.preset), base.machine.gpu.name == CPU.name
-        for variant in _crossed(base.preset, engines, on_cpu):
-            knobs = _knobs(variant)
-            if any(knobs.get(key) != value for key, value in held.items()):
-                continue
+        allows = allowed(base, engines, fixed)
+        rates = nominal_machine(base.machine, base.preset)
+        for variant in filter(allows, _crossed(base.preset, rates.gpu.name == CPU.name)):
             num_planned += 1
             setting = _planned(base, variant, rates)
             if isinstance(setting, str):
@@ -125,6 +138,22 @@ def space_over(bases: Sequence[Base], engines: Sequence[str] = (), fixed: Collec
                 found.append(setting)
     kept = _worth_a_trial(found, dropped)
     return Space(candidates=kept, dropped=dict(dropped.most_common()), num_planned=num_planned)
+
+
+def allowed(base: Base, engines: Sequence[str] = (), fixed: Collection[str] = ()) -> Callable[[Preset], bool]:
+    """May a variant be tried where only `engines` may and the keys in `fixed` keep the preset's values?"""
+    own, on_cpu = _knobs(base.preset), base.machine.gpu.name == CPU.name
+    held = {key: own.get(key) for key in (*fixed, *base.tried)}
+
+    def allows(variant: Preset) -> bool:
+        if engines and variant.engine.name not in engines:
+            return False
+        if on_cpu and _offloads_more(variant, base.preset):
+            return False  # into the memory that it comes from
+        knobs = _knobs(variant)
+        return all(knobs.get(key) == value for key, value in held.items())
+
+    return allows
 
 
 def setting_of(preset: Preset, machine: Machine) -> TunedSetting | str:
@@ -139,13 +168,9 @@ def _planned(base: Base, variant: Preset, rates: Machine) -> TunedSetting | str:
     return _no_room(work, memory, rates) or _setting(base, variant, timed(work, rates, memory))
 
 
-def _crossed(preset: Preset, engines: Sequence[str], on_cpu: bool) -> Iterator[Preset]:
+def _crossed(preset: Preset, on_cpu: bool) -> Iterator[Preset]:
     """What a search tries, and each compiled and not where the engine can compile on this device."""
     for variant in variants(preset, every_ring=True):
-        if engines and variant.engine.name not in engines:
-            continue
-        if on_cpu and _offloads_more(variant, preset):
-            continue  # into the memory that it comes from
         yield variant
         if not on_cpu and not variant.engine.compile and variant.engine.name == registry.DEFAULT.name:
             yield replace(variant, engine=replace(variant.engine, compile=True))

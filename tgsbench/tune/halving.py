@@ -15,12 +15,14 @@ from typing import Literal
 from msgspec import Struct, field
 
 from tgsbench.planner.interval import TIGHT_SHARE
+from tgsbench.schema.preset import Preset
 from tgsbench.tune.belief import Belief, MeasuredSpeed, beliefs
 from tgsbench.tune.candidates import TunedSetting
 
-Rung = Literal["virtual", "emulated", "short", "long"]
-"""What is run: one rank on a virtual GPU (it tells whether a setting builds and fits in memory), one rank of
-the mesh emulated alone (it tells a TGS), or all ranks, for few steps or for more."""
+Rung = Literal["length", "virtual", "emulated", "short", "long"]
+"""What is run: two steps at a length (it tells whether that trains), one rank on a virtual GPU (it tells
+whether a setting builds and fits in memory), one rank of the mesh emulated alone (it tells a TGS), or all
+ranks, for few steps or for more."""
 Evidence = Literal["measured", "emulated", "virtual", "planned"]
 """What a figure rests on, the surest first."""
 Status = Literal["ok", "oom", "failed", "disturbed"]
@@ -43,6 +45,7 @@ _EVIDENCE: dict[Rung, Evidence] = {
     "long": "measured",
 }
 _SUREST: tuple[Evidence, ...] = ("measured", "emulated", "virtual", "planned")
+_SUREST_RUNG: tuple[Rung, ...] = ("long", "short", "emulated", "virtual")
 _RUN_SPREAD: dict[Rung, float] = {"virtual": 0.0, "emulated": 0.05, "short": 0.02, "long": 0.01}
 """Between runs of one setting, beside the spread of a run's own steps; of an emulated rank what its planned
 communication may be off."""
@@ -87,7 +90,10 @@ class Standing(Struct, frozen=True, kw_only=True):
     candidate: TunedSetting
     belief: Belief
     rests_on: Evidence
+    rung: Rung | None = None
+    """The kind of trial that its figure rests on: long runs alone where there are some."""
     runs: int = 0
+    """Trials of that kind that said something."""
     failed: str = ""
     """Why it cannot be recommended."""
 
@@ -103,12 +109,17 @@ class OutcomesSeen(Struct, frozen=True, kw_only=True):
     """Why candidates cannot be recommended: they failed, or need more memory than one that ran out of it."""
     made: Counter[tuple[str, Rung]]
     """Trials by candidate and rung, however they ended."""
-    evidence: dict[str, Evidence]
-    """The surest that there is of each candidate that was tried and did not fail."""
+    held: Counter[tuple[str, Rung]]
+    """Those of them that said something, of candidates that did not fail."""
 
-    def num_runs(self, key: str) -> int:
-        """Runs and stand-ins of a candidate that said something."""
-        return sum(count for (name, _), count in self.made.items() if name == key)
+    def rung(self, key: str) -> Rung | None:
+        """The surest kind of trial that a candidate's figure rests on; None: not tried, or it failed."""
+        return next((rung for rung in _SUREST_RUNG if self.held[key, rung]), None)
+
+    def evidence(self, key: str) -> Evidence:
+        """The surest that there is of a candidate."""
+        rung = self.rung(key)
+        return _EVIDENCE[rung] if rung else "planned"
 
     def of_long_runs(self, key: str) -> Belief | None:
         """What a candidate's long runs say, once there is one; no forecast and no short run moves that.
@@ -127,6 +138,28 @@ class Tuner(Struct, kw_only=True):
     stages: tuple[Rung, ...] = RUNS
     """Rungs of the ladder that can be climbed here, the cheapest first."""
     outcomes: list[TrialOutcome] = field(default_factory=list)
+    before: list[TrialOutcome] = field(default_factory=list)
+    """Trials that found the length: they say nothing of these settings and come out of the same budget."""
+
+    @property
+    def trials(self) -> list[TrialOutcome]:
+        """All that was tried, in its order."""
+        return [*self.before, *self.outcomes]
+
+    @property
+    def conclusion(self) -> str:
+        """What it means that nothing more is asked."""
+        return "nothing else is likely to be faster" if self.best else "every setting failed"
+
+    def preset_of(self, trial: Trial) -> Preset:
+        """What a trial is of."""
+        return next(c.preset for c in self.candidates if c.key == trial.key)
+
+    def expected_s(self, trial: Trial) -> float:
+        """What such a trial took so far, 0 before any; a first long one at least what a short one does."""
+        alike = [o.seconds for o in self.outcomes if o.rung == trial.rung]
+        found = alike or [o.seconds for o in self.outcomes]
+        return sum(found) / len(found) if found else max((o.seconds for o in self.before), default=0.0)
 
     def tell(self, outcome: TrialOutcome) -> None:
         """Take the end of a trial."""
@@ -136,16 +169,12 @@ class Tuner(Struct, kw_only=True):
         """Fold all outcomes."""
         failures = _failures(self.candidates, self.outcomes)
         held = [o for o in self.outcomes if o.status in ("ok", "disturbed") and o.key not in failures]
-        evidence: dict[str, Evidence] = {}
-        for outcome in held:
-            found = (_EVIDENCE[outcome.rung], evidence.get(outcome.key, "planned"))
-            evidence[outcome.key] = min(found, key=_SUREST.index)
         return OutcomesSeen(
             measured=_speeds(held),
             measured_long=_speeds([outcome for outcome in held if outcome.rung == "long"]),
             failures=failures,
             made=Counter((outcome.key, outcome.rung) for outcome in self.outcomes),
-            evidence=evidence,
+            held=Counter((outcome.key, outcome.rung) for outcome in held),
         )
 
     def ask(self, spent_share: float = 0.0) -> Trial | None:
@@ -168,8 +197,9 @@ class Tuner(Struct, kw_only=True):
             Standing(
                 candidate=candidate,
                 belief=seen.of_long_runs(candidate.key) or believed[candidate.key],
-                rests_on=seen.evidence.get(candidate.key, "planned"),
-                runs=seen.num_runs(candidate.key),
+                rests_on=seen.evidence(candidate.key),
+                rung=(rung := seen.rung(candidate.key)),
+                runs=seen.held[candidate.key, rung] if rung else 0,
                 failed=seen.failures.get(candidate.key, ""),
             )
             for candidate in self.candidates
@@ -210,7 +240,7 @@ class Tuner(Struct, kw_only=True):
 
     def _final(self, seen: OutcomesSeen, believed: Mapping[str, Belief]) -> Trial | None:
         """Finalists in turns: each round drops what is slower than the best beyond both intervals."""
-        measured = [key for key in believed if seen.evidence.get(key) == "measured" and key in seen.measured]
+        measured = [key for key in believed if seen.evidence(key) == "measured" and key in seen.measured]
         ranked = sorted(measured, key=lambda key: -believed[key].mean)
         if not ranked:
             return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -19,6 +20,7 @@ from tgsbench.system.file_lock import lock_if_free
 from tgsbench.tune.halving import TrialOutcome
 
 _MAX_BYTES = 16 << 20
+_LENGTH = re.compile(r"workload\.seq_len=[1-9][0-9]{0,9}")
 T = TypeVar("T", bound=Struct)
 
 
@@ -38,6 +40,15 @@ class Asked(Struct, frozen=True, kw_only=True):
     tried: dict[str, list[str]] = {}
     """Values that are tried of keys which no search varies of itself."""
     objective: Objective = "tgs"
+
+    def laid_over(self, change: list[str]) -> list[str]:
+        """All assignments of one of its settings, none of them twice."""
+        return [*(text for text in self.assignments if text not in change), *change]
+
+    @property
+    def held(self) -> list[str]:
+        """Keys that are not tuned."""
+        return [text.partition("=")[0].strip() for text in self.assignments]
 
 
 class Journal:
@@ -151,4 +162,6 @@ def _read(line: bytes, kind: type[T]) -> T:
     check_numbers(found)
     if isinstance(found, TrialOutcome) and found.tgs is not None and found.tgs <= 0:
         raise ValueError("tgs: must be above 0")
+    if isinstance(found, TrialOutcome) and found.rung == "length" and not _LENGTH.fullmatch(found.key):
+        raise ValueError("key: a length's is workload.seq_len=N")
     return found

@@ -74,7 +74,7 @@ class StateFile:
             trial=trial,
             trial_began_s=time.time(),
             is_over=bool(ended),
-            outcomes=tuner.outcomes,
+            outcomes=tuner.trials,
             verdict=verdict_of(self._space, tuner, ended or "goes on"),
         )
         try:

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from msgspec.structs import replace
 
@@ -17,8 +17,8 @@ from tgsbench.launch.preflight import LocalMachine
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Result
 from tgsbench.systems import support
-from tgsbench.tune.candidates import Space, TunedSetting
-from tgsbench.tune.halving import RUNS, Rung, Status, Trial, TrialOutcome, Tuner
+from tgsbench.tune.candidates import Space
+from tgsbench.tune.halving import RUNS, Rung, Status, Trial, TrialOutcome
 from tgsbench.tune.journal import Journal
 from tgsbench.virtual_gpu import installation, settings
 
@@ -34,10 +34,38 @@ STAGES: dict[Stage, tuple[Rung, ...]] = {"virtual": ("virtual",), "emulated": ("
 _ALONE: tuple[Stage, ...] = ("runs", "emulated", "virtual")
 """What is done where nobody asks: the surest of these that this machine can."""
 
-_STEPS: dict[Rung, tuple[int, int]] = {"virtual": (1, 2), "emulated": (1, 3), "short": (1, 3), "long": (2, 8)}
+_STEPS: dict[Rung, tuple[int, int]] = {
+    "length": (1, 1),
+    "virtual": (1, 2),
+    "emulated": (1, 3),
+    "short": (1, 3),
+    "long": (2, 8),
+}
 """Steps of warm-up and measured ones."""
 _UNFINISHED = ("running", "cancelled", "preempted")
 _GOOD = ("ok", "emulated", "virtual")
+
+
+class Asks(Protocol):
+    """What asks for trials and is told how they ended: a Tuner, or the search for the longest sequence."""
+
+    outcomes: list[TrialOutcome]
+
+    @property
+    def conclusion(self) -> str:
+        """What it means that nothing more is asked."""
+
+    def ask(self, spent_share: float, /) -> Trial | None:
+        """The next trial when this share of the budget is spent; None when enough is known."""
+
+    def tell(self, outcome: TrialOutcome) -> None:
+        """Take the end of a trial."""
+
+    def preset_of(self, trial: Trial) -> Preset:
+        """What a trial is of."""
+
+    def expected_s(self, trial: Trial) -> float:
+        """Seconds that it will take; 0 before anything is known."""
 
 
 class Interrupted(Exception):
@@ -59,6 +87,15 @@ def startable(space: Space, wanted: Collection[Stage] = ()) -> tuple[Space, tupl
             return found, tuple(rung for stage in stages for rung in STAGES[stage])
         first = first or found
     return first or space, ()
+
+
+def can_run(preset: Preset, wanted: Collection[Stage] = ()) -> bool:
+    """Are real runs wanted, and can all ranks be started here?"""
+    try:
+        _check("runs", preset, preflight.this_machine())
+    except TgsError:
+        return False
+    return not wanted or "runs" in wanted
 
 
 def why_none(space: Space, here: Space) -> str:
@@ -95,7 +132,7 @@ def _check(stage: Stage, preset: Preset, here: LocalMachine) -> None:
 
 
 def make_trials(
-    tuner: Tuner,
+    tuner: Asks,
     journal: Journal,
     root: Path,
     name: str,
@@ -103,36 +140,33 @@ def make_trials(
     say: Say,
     run: Run = sweep.run_named,
     watch: Watch = lambda _: None,
+    before: Sequence[TrialOutcome] = (),
 ) -> str:
     """Ask and measure until enough is known or the budget is spent; returns why it ended.
 
+    `before`: trials that came out of the same budget.
     Raises Interrupted when a run was ended from outside, TgsError when runs or journal cannot be written.
     """
-    by_key = {candidate.key: candidate for candidate in tuner.candidates}
+    before_s = sum(outcome.seconds for outcome in before)
+    whole_s = max(budget_s - before_s, 1e-9)
     while True:
         spent_s = sum(outcome.seconds for outcome in tuner.outcomes)
-        trial = tuner.ask(spent_s / budget_s)
+        trial = tuner.ask(spent_s / whole_s)
         if trial is None:
-            return "nothing else is likely to be faster" if tuner.best else "every setting failed"
-        if spent_s and spent_s + _expected_s(trial, tuner.outcomes) > budget_s:
+            return tuner.conclusion
+        if before_s + spent_s and spent_s + tuner.expected_s(trial) > whole_s:
             return f"another trial does not fit into the budget of {units.duration(budget_s)}"
-        left = f"{units.duration(max(0.0, budget_s - spent_s))} left"
-        say(f"{len(tuner.outcomes) + 1}  {trial.rung:<5}  {trial.key}  ({left})")
+        left = f"{units.duration(max(0.0, whole_s - spent_s))} left"
+        say(f"{len(before) + len(tuner.outcomes) + 1}  {trial.rung:<6} {trial.key}  ({left})")
         watch(trial)
-        outcome = _made(trial, by_key[trial.key], root, name, say, run)
+        outcome = _made(trial, tuner.preset_of(trial), root, name, say, run)
         journal.add(outcome)
         tuner.tell(outcome)
         say(f"      {_told(outcome)}")
 
 
-def _expected_s(trial: Trial, outcomes: Sequence[TrialOutcome]) -> float:
-    """What such a trial took so far; a first long one takes at least what a short one does."""
-    alike = [o.seconds for o in outcomes if o.rung == trial.rung] or [o.seconds for o in outcomes]
-    return sum(alike) / len(alike)
-
-
-def _made(trial: Trial, candidate: TunedSetting, root: Path, name: str, say: Say, run: Run) -> TrialOutcome:
-    preset = _shortened(candidate.preset, trial.rung)
+def _made(trial: Trial, whole: Preset, root: Path, name: str, say: Say, run: Run) -> TrialOutcome:
+    preset = _shortened(whole, trial.rung)
     group = f"tune-{name}-{trial.rung}{trial.repeat + 1}"
     result, run_name = sweep.stored(root, group, sweep.digest_of(preset))
     begin_s = time.monotonic()

@@ -12,8 +12,8 @@ from tgsbench.metrics import ratio as ratios
 from tgsbench.metrics.ratio import Ratio
 from tgsbench.schema.forecast import Cost
 from tgsbench.tune.belief import Z80
-from tgsbench.tune.candidates import Space
-from tgsbench.tune.halving import Evidence, OutcomesSeen, Standing, TrialOutcome, Tuner
+from tgsbench.tune.candidates import LongestSeen, Space
+from tgsbench.tune.halving import Evidence, OutcomesSeen, Rung, Standing, Status, TrialOutcome, Tuner
 
 ROWS = 20
 """Rows of the table; failures and measured ones beyond it are kept in the journal."""
@@ -31,8 +31,11 @@ class SettingRow(Struct, frozen=True, kw_only=True):
     """80 % interval of `tgs`."""
     rests_on: Evidence
     runs: int
+    """Trials that the figure rests on, all of one kind: where a setting ran long, no short run counts."""
     disturbed: int
-    """Of the runs, those that something else disturbed: they count little."""
+    """Of these, those that something else disturbed: they count little."""
+    rung: Rung | None = None
+    """Their kind; None: none."""
     planned_tgs: float | None
     """The planner's figure before anything was measured."""
     memory_gib: float | None
@@ -41,6 +44,9 @@ class SettingRow(Struct, frozen=True, kw_only=True):
     """Processor seconds of the host in a step, where a virtual GPU told them."""
     cost: Cost | None = None
     failed: str = ""
+    """Why it cannot be recommended."""
+    status: Status | None = None
+    """How its last trial ended; None: there was none."""
     is_tight: bool = False
     """Planned so near the card's memory that it may cost speed, or not fit."""
     is_efficient: bool = False
@@ -77,6 +83,17 @@ class Verdict(Struct, frozen=True, kw_only=True):
     spent_s: float
     ended: str
     """Why no further trial was made."""
+    longest: LongestSeen | None = None
+    """The length of all rows, where the longest was looked for."""
+
+    @property
+    def chosen(self) -> SettingRow | None:
+        """What to run: the best; else what trained at the longest sequence; else the first as planned."""
+        if self.best is not None:
+            return self.best
+        if self.longest is not None and self.longest.is_measured:
+            return _trained(self.longest) if self.longest.seq_len else None
+        return next((row for row in self.rows if not row.failed), None)
 
 
 def verdict_of(space: Space, tuner: Tuner, ended: str) -> Verdict:
@@ -99,10 +116,19 @@ def verdict_of(space: Space, tuner: Tuner, ended: str) -> Verdict:
         num_planned=space.num_planned,
         num_candidates=len(space.candidates),
         dropped=space.dropped,
-        num_trials=len(tuner.outcomes),
-        spent_s=sum(outcome.seconds for outcome in tuner.outcomes),
+        num_trials=len(tuner.trials),
+        spent_s=sum(outcome.seconds for outcome in tuner.trials),
         ended=ended,
+        longest=space.longest,
     )
+
+
+def _trained(seen: LongestSeen) -> SettingRow:
+    """The way that the longest sequence trained with; two steps say no speed."""
+    return SettingRow(
+        change=seen.change, tgs=0.0, low=0.0, high=0.0, rests_on="measured", rung="length", runs=1,
+        disturbed=0, planned_tgs=None, memory_gib=None,
+    )  # fmt: skip
 
 
 def _row(standing: Standing, outcomes: Sequence[TrialOutcome], is_efficient: bool) -> SettingRow:
@@ -120,12 +146,14 @@ def _row(standing: Standing, outcomes: Sequence[TrialOutcome], is_efficient: boo
         high=high,
         rests_on=standing.rests_on,
         runs=standing.runs,
-        disturbed=sum(outcome.status == "disturbed" for outcome in own),
+        disturbed=sum(o.status == "disturbed" and o.rung == standing.rung for o in own),
+        rung=standing.rung,
         planned_tgs=candidate.forecast.estimate if candidate.forecast else None,
         memory_gib=_memory(standing, outcomes),
         host_s=next((outcome.host_s for outcome in own if outcome.host_s is not None), None),
         cost=figures.cost_of(tgs, candidate.usd_per_hour) if candidate.usd_per_hour and tgs else None,
         failed=standing.failed,
+        status=own[-1].status if own else None,
         is_tight=candidate.is_tight,
         is_efficient=is_efficient,
     )

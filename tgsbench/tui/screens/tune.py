@@ -253,7 +253,7 @@ class TuneScreen(ModeScreen):
             self.notify("no setting is chosen")
             return
         asked = self._state.asked
-        sets = [word for text in (*asked.assignments, *row.change) for word in ("--set", text)]
+        sets = [word for text in asked.laid_over(row.change) for word in ("--set", text)]
         command = shlex.join(["tgsbench", "run", "--preset", asked.base, *sets])
         self.tgs.put_on_clipboard(command, "the command")
 

@@ -92,7 +92,7 @@ def check(words: TuneWords) -> Preset:
 
 def going_on_text(words: TuneWords, journal: Journal) -> str:
     """How many trials a tune of this name has already; empty without any. Raises TgsError for another's."""
-    if words.objective == "longest":  # its journal names the length that was found
+    if words.objective == "longest":  # its journal may name the length that was planned
         return ""
     asked = words.asked()
     if journal.begun() not in (None, asked):
