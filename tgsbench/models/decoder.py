@@ -230,12 +230,7 @@ class Decoder:
         """KV heads are repeated only up to sp."""
         if sp == 1:
             return [(0, 0)] * shape.num_layers
-        widths = []
-        for g in self.layers(shape):
-            kv = max(g.kv_heads, sp)
-            before = g.query_heads * g.key_dim + kv * (g.key_dim + g.value_dim)
-            widths += [(before, g.query_heads * g.value_dim)] * g.num
-        return widths
+        return [widths for g in self.layers(shape) for widths in [g.exchange(max(g.kv_heads, sp))] * g.num]
 
     def ring_widths(self, shape: ModelShape, ulysses: int) -> list[int]:
         """At the KV heads of one Ulysses rank, copies included."""

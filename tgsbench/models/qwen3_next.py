@@ -38,7 +38,12 @@ class GatedDeltaDecoder(Decoder):
         return queries._replace(out_width=2 * queries.out_width), *rest
 
     def layer(self, shape: ModelShape, kind: LayerKind) -> LayerGroup:
-        """A layer of kind `linear` leaves a state behind, which does not grow with the tokens."""
+        """A layer of kind `linear` leaves a state behind, which does not grow with the tokens.
+
+        Ranks that share a sequence trade it for heads of q, k, v, the gate, beta and alpha, before the
+        convolution, and back behind the gated norm: so do Megatron-LM (pull request 2614) and PyTorch
+        (197487). Systems that send states round instead (torchtitan, MaxText) move no such bytes.
+        """
         group = super().layer(shape, kind)
         if kind != "linear":
             return group
@@ -53,13 +58,14 @@ class GatedDeltaDecoder(Decoder):
             query_heads=0,
             kv_heads=0,
             cached=0,
+            traded=(convolved + values + 2 * heads, values),
             scan_flops=scan_flops(linear) + 2.0 * convolved * linear.conv_width,
             scan_values=scan_values(linear) + 2.0 * convolved + 4.0 * keys + 3.0 * values,
         )
 
     def shrink(self, shape: ModelShape, small: ModelShape) -> ModelShape:
         """A few narrow heads."""
-        linear = LinearAttention(num_key_heads=2, num_value_heads=4, key_dim=16, value_dim=16)
+        linear = LinearAttention(num_key_heads=4, num_value_heads=8, key_dim=16, value_dim=16)
         return super().shrink(shape, replace(small, linear=linear))
 
     def problems(self, shape: ModelShape) -> list[str]:
