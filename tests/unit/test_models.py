@@ -120,8 +120,9 @@ def test_families_are_the_modules_that_have_one():
     assert registry.family_names() == [
         "cohere2", "deepseek_v2", "deepseek_v3", "dots1", "ernie4_5", "ernie4_5_moe", "exaone4", "gemma2",
         "gemma3_text", "glm", "glm4", "glm4_moe", "gpt_oss", "granite", "granitemoe", "hunyuan_v1_dense",
-        "llama", "minimax_m2", "mistral", "mixtral", "nemotron", "olmo2", "olmoe", "phi3", "phimoe", "qwen2",
-        "qwen2_moe", "qwen3", "qwen3_5", "qwen3_moe", "qwen3_next", "seed_oss", "smollm3", "starcoder2",
+        "llama", "minimax_m2", "mistral", "mixtral", "nemotron", "olmo2", "olmo3", "olmoe", "phi3", "phimoe",
+        "qwen2", "qwen2_moe", "qwen3", "qwen3_5", "qwen3_moe", "qwen3_next", "seed_oss", "smollm3",
+        "starcoder2",
     ]  # fmt: skip
 
 

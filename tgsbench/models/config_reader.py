@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from tgsbench.errors import ExitCode, TgsError, nearest
+from tgsbench.models.decoder import LAYER_TYPES
 from tgsbench.schema.model import LayerKind
 
 _COSTLESS = frozenset((
@@ -203,11 +204,7 @@ class ConfigReader:
         return value
 
 
-_KIND_OF: dict[str, LayerKind] = {
-    "full_attention": "full",
-    "sliding_attention": "window",
-    "linear_attention": "linear",
-}
+_KIND_OF: dict[str, LayerKind] = {name: kind for kind, name in LAYER_TYPES.items()}
 
 
 def period(kinds: list[LayerKind]) -> tuple[LayerKind, ...]:

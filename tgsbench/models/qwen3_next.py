@@ -79,9 +79,8 @@ class GatedDeltaDecoder(Decoder):
     def config(self, shape: ModelShape, seq_len: int) -> dict[str, Any]:
         """What their config.json have in common."""
         linear = linear_of(shape)
-        names = {"full": "full_attention", "linear": "linear_attention"}
         return super().config(shape, seq_len) | {
-            "layer_types": [names[kind] for kind in self.pattern(shape)],
+            "layer_types": self.layer_types(shape),
             "linear_num_key_heads": linear.num_key_heads,
             "linear_num_value_heads": linear.num_value_heads,
             "linear_key_head_dim": linear.key_dim,
