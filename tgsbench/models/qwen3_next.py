@@ -2,7 +2,7 @@
 
 Experts in all layers of the one, in those of Qwen3.5's mixtures too; its dense models have a plain MLP.
 
-Counted and planned, not trained: the linear layers would need a sequence-parallel scan.
+Counted and planned, not trained: no engine here builds the linear layers, and no decoder in fp64 has them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CHUNK = 64
 class GatedDeltaDecoder(Decoder):
     """What hybrids with experts and without have in common."""
 
-    untrained = "its linear-attention layers need a sequence-parallel scan, which no engine has yet"
+    untrained = "no engine here builds its linear-attention layers, nor has verify a decoder in fp64 for them"
     default_pattern = ("linear", "linear", "linear", "full")
     tables: tuple[str, ...] = ("linear",)
     qk_norm = True
