@@ -15,7 +15,7 @@ from tgsbench.schema.preset import Preset
 from tgsbench.training.model import fused_layers
 
 FAMILIES = (
-    "mistral", "qwen2", "gemma3_text", "gpt_oss", "mixtral", "qwen3_moe", "deepseek_v3", "olmo3", "glm4", "exaone4",
+    "mistral", "qwen2", "gemma3_text", "gpt_oss", "mixtral", "qwen3_moe", "deepseek_v3", "olmo3", "glm4",
 )  # fmt: skip
 ROUTER = "qwen3_moe, its router another one on rank 1"
 MIXTURES = ("gpt_oss", "mixtral", "qwen3_moe", "deepseek_v3")
