@@ -16,7 +16,7 @@ from tgsbench.models.registry import families
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.verify import Check
 
-pytestmark = [pytest.mark.dist, pytest.mark.timeout(2700)]  # 45 runs take 10 minutes of one core
+pytestmark = [pytest.mark.dist, pytest.mark.timeout(2700)]  # 51 runs take 10 minutes of one core
 NUM_STEPS = 3
 FAULTS = {
     "experts_shifted_by_one": "mixtral",

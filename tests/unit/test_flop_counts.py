@@ -26,7 +26,6 @@ NAME = "exact_pairs"
 COUNTED_ALONE = (
     "qwen3_next_80b_a3b",
     "qwen3_5_9b",
-    "olmo2_32b",
     "granite33_8b",
     "qwen2_57b_a14b",
     "deepseek_v2",
@@ -37,7 +36,6 @@ COUNTED_ALONE = (
     "phi35_moe",
     "minitron_4b",
     "starcoder2_3b",
-    "exaone4_32b",
     "command_r7b",
 )
 

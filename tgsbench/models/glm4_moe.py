@@ -19,7 +19,6 @@ class Glm4Moe(MixtureDecoder):
     torch_module = "tgsbench.training.model.glm4_moe"
     model_types = ("glm4_moe",)
     architecture = "Glm4MoeForCausalLM"
-    untrained = "its gradients came out 2.7e-6 from those in fp64, where 2e-6 proves a family"
     qk_norm = None
     runs_last_again = False
     """The shared expert's last product ends the layer."""

@@ -18,7 +18,6 @@ class Olmo2(Decoder):
     torch_module = "tgsbench.training.model.olmo2"
     model_types: tuple[str, ...] = ("olmo2",)
     architecture = "Olmo2ForCausalLM"
-    untrained = "its gradients came out 2.8e-6 from those in fp64, where 2e-6 proves a family"
     qk_norm = True
     norms_all_heads = True
     runs_last_again = True

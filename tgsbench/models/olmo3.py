@@ -18,7 +18,6 @@ class Olmo3(Olmo2):
     torch_module = "tgsbench.training.model.olmo3"
     model_types = ("olmo3",)
     architecture = "Olmo3ForCausalLM"
-    untrained = ""
     default_pattern = ("window", "window", "window", "full")
 
     def config(self, shape: ModelShape, seq_len: int) -> dict[str, Any]:
