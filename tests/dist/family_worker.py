@@ -14,7 +14,7 @@ from tests.unit.family_shapes import TRAINED, small
 from tgsbench.schema.preset import Preset
 from tgsbench.training.model import fused_layers
 
-FAMILIES = ("mistral", "qwen2", "gemma3_text", "gpt_oss", "mixtral", "qwen3_moe", "deepseek_v3")
+FAMILIES = ("mistral", "qwen2", "gemma3_text", "gpt_oss", "mixtral", "qwen3_moe", "deepseek_v3", "olmo3")
 ROUTER = "qwen3_moe, its router another one on rank 1"
 MIXTURES = ("gpt_oss", "mixtral", "qwen3_moe", "deepseek_v3")
 MODES = ("selective", "full", "none")

@@ -16,7 +16,7 @@ from tgsbench.models.registry import families
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.verify import Check
 
-pytestmark = [pytest.mark.dist, pytest.mark.timeout(1500)]  # 27 runs take 5.5 minutes of one core
+pytestmark = [pytest.mark.dist, pytest.mark.timeout(2700)]  # 51 runs take 10 minutes of one core
 NUM_STEPS = 3
 FAULTS = {
     "experts_shifted_by_one": "mixtral",
@@ -26,6 +26,8 @@ FAULTS = {
     "head_norms_skipped": "qwen3",
     "keys_and_values_of_a_latent_swapped": "deepseek_v3",
     "shared_expert_of_another_token": "deepseek_v3",
+    "positions_in_every_layer": "smollm3",
+    "halves_of_a_head_turned": "glm",
 }
 """Fault -> a family that can have it."""
 

@@ -25,6 +25,17 @@ TRAINED = {
     "mixtral": "mixtral_8x7b",
     "qwen3_moe": "qwen3_30b_a3b",
     "deepseek_v3": "deepseek_v3",
+    "glm4_moe": "glm_4_5",
+    "olmo2": "olmo2_32b",
+    "olmo3": "olmo3_7b",
+    "exaone4": "exaone4_32b",
+    "smollm3": "smollm3_3b",
+    "seed_oss": "seed_oss_36b",
+    "hunyuan_v1_dense": "hunyuan_7b",
+    "ernie4_5": "ernie45_0_3b",
+    "glm": "glm4_9b_chat",
+    "glm4": "glm4_32b_0414",
+    "gemma2": "gemma2_9b",
 }
 """A public configuration of each family that ranks train."""
 

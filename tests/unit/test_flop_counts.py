@@ -26,12 +26,7 @@ NAME = "exact_pairs"
 COUNTED_ALONE = (
     "qwen3_next_80b_a3b",
     "qwen3_5_9b",
-    "olmo2_32b",
-    "seed_oss_36b",
-    "smollm3_3b",
     "granite33_8b",
-    "ernie45_0_3b",
-    "hunyuan_7b",
     "qwen2_57b_a14b",
     "deepseek_v2",
     "olmoe_1b_7b",
@@ -40,11 +35,7 @@ COUNTED_ALONE = (
     "ernie45_21b_a3b",
     "phi35_moe",
     "minitron_4b",
-    "gemma2_9b",
-    "glm4_9b_chat",
-    "glm4_32b_0414",
     "starcoder2_3b",
-    "exaone4_32b",
     "command_r7b",
 )
 

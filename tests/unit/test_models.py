@@ -116,12 +116,29 @@ def test_a_name_that_is_no_family_imports_nothing(name):
         find_family(name)
 
 
+@pytest.mark.parametrize(
+    ("name", "pattern", "kind"),
+    [
+        ("llama3_8b", "window", "window"),
+        ("qwen3_30b_a3b", "linear", "linear"),
+        ("deepseek_v3", "window", "window"),
+    ],
+)
+def test_layers_of_a_kind_that_transformers_does_not_build_are_refused(name, pattern, kind):
+    """They were counted as such, and trained as layers that see everything."""
+    sets = [f"model={name}", f'model.layer_pattern=["{pattern}"]', "model.window=128"]
+    with pytest.raises(TgsError, match=f'model.layer_pattern: family .* has no layers of kind "{kind}"'):
+        a_preset("llama3_8b_8k", *sets)
+    a_preset("llama3_8b_8k", "model=qwen3_8b", 'model.layer_pattern=["window"]', "model.window=128")
+
+
 def test_families_are_the_modules_that_have_one():
     assert registry.family_names() == [
         "cohere2", "deepseek_v2", "deepseek_v3", "dots1", "ernie4_5", "ernie4_5_moe", "exaone4", "gemma2",
         "gemma3_text", "glm", "glm4", "glm4_moe", "gpt_oss", "granite", "granitemoe", "hunyuan_v1_dense",
-        "llama", "minimax_m2", "mistral", "mixtral", "nemotron", "olmo2", "olmoe", "phi3", "phimoe", "qwen2",
-        "qwen2_moe", "qwen3", "qwen3_5", "qwen3_moe", "qwen3_next", "seed_oss", "smollm3", "starcoder2",
+        "llama", "minimax_m2", "mistral", "mixtral", "nemotron", "olmo2", "olmo3", "olmoe", "phi3", "phimoe",
+        "qwen2", "qwen2_moe", "qwen3", "qwen3_5", "qwen3_moe", "qwen3_next", "seed_oss", "smollm3",
+        "starcoder2",
     ]  # fmt: skip
 
 

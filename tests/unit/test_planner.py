@@ -15,7 +15,11 @@ from msgspec.structs import replace
 
 from tgsbench import presets
 from tgsbench.errors import ExitCode, TgsError
-from tgsbench.metrics.integrity import expected_expert_exchanges, expected_ring_sends
+from tgsbench.metrics.integrity import (
+    expected_all_to_alls,
+    expected_expert_exchanges,
+    expected_ring_sends,
+)
 from tgsbench.models.family import Dims, Weight, attention_weights, mlp_weights
 from tgsbench.models.qwen3_next import scan_values
 from tgsbench.models.registry import find_family
@@ -42,6 +46,7 @@ from tgsbench.planner.search import variants
 from tgsbench.planner.time import step_time
 from tgsbench.planner.workload import StepWorkload, work_of
 from tgsbench.presets import catalog
+from tgsbench.presets.validate import mesh_problems
 from tgsbench.schema.model import LinearAttention
 from tgsbench.schema.preset import Preset
 from tgsbench.systems import registry
@@ -181,6 +186,27 @@ def test_a_hybrids_linear_attention_is_a_term_of_its_own(model, said):
     assert (forecast.time.get("linear_attention", 0) > 0) == said
     assert ("time.linear_attention" in forecast.terms) == said
     assert "recurrence" not in forecast.terms["time.attention_forward"].formula
+
+
+def test_a_hybrids_linear_layers_trade_heads_of_their_own():
+    """Qwen3-Next at sp 8, per token: q and k of 16 x 128, v and its gate of 32 x 128, two values a head."""
+    preset = hybrid("qwen3_next_80b_a3b", "parallel.sp=8", "training.checkpointing=none")
+    linear, full = (2 * 2048 + 2 * 4096 + 2 * 32, 4096), (4096 + 8 * 512, 4096)
+    assert find_family("qwen3_next").exchange_widths(preset.model, 8) == [linear] * 36 + [full] * 12
+    values = 36 * sum(linear) + 12 * sum(full)
+    tokens = preset.training.micro_batch * preset.local_seq_len
+    assert exchanged_bytes(work_of(preset, "flash2")) == 2 * 2 * tokens * values
+    calls, num_bytes = expected_all_to_alls(preset)
+    assert (calls, num_bytes) == (2 * 2 * 48 * preset.accumulation, 4 * tokens * values * preset.accumulation)
+
+
+def test_sp_of_a_hybrid_divides_the_key_heads_of_its_linear_layers():
+    asked = hybrid("qwen3_next_80b_a3b", "workload.seq_len=64k")
+    shape = replace(asked.model, num_query_heads=32)
+    wide = replace(asked, model=shape, parallel=replace(asked.parallel, sp=32))
+    said = "parallel.sp=32: 16 key heads of linear attention are not divisible by 32; nearest: 8, 16"
+    assert mesh_problems(wide) == [said]
+    assert not mesh_problems(replace(wide, parallel=replace(wide.parallel, sp=16)))
 
 
 def test_linear_attention_takes_as_long_a_token_at_any_length():

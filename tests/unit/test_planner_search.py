@@ -258,6 +258,19 @@ def test_a_hybrids_trace_shows_the_attention_that_each_layer_has():
     assert total == pytest.approx(1e6 * micro_step_s)
 
 
+def test_a_hybrids_trace_shows_the_all_to_alls_that_each_layer_has():
+    """sp 8: linear layers trade 12,352 + 4,096 values a token, the others 8,192 + 4,096."""
+    asked = preset("llama3_8b_8k", "model=qwen3_next_80b_a3b", "hardware.num_gpus=64", "parallel.sp=8")
+    numbers = planned(asked)
+    events = chrome_trace(numbers, asked.name)["traceEvents"]
+    sent = [e["dur"] for e in events if e["name"] == spans.A2A_PRE][:48]
+    assert [dur / sent[3] for dur in sent] == pytest.approx(([16448 / 12288] * 3 + [1]) * 12)
+    whole = sum(e["dur"] for e in events if e["name"] in (spans.A2A_PRE, spans.A2A_POST))
+    time = numbers.time.items
+    both = (time["all_to_all_node"] + time["all_to_all_network"]) / numbers.work.accumulation
+    assert whole == pytest.approx(1e6 * both)
+
+
 def test_spans_of_a_track_do_not_overlap_but_nest():
     asked = preset("llama2_70b_256k")
     document = chrome_trace(planned(asked), asked.name)

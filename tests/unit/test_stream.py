@@ -67,3 +67,9 @@ def test_what_cannot_be_traced_is_refused_with_the_remedy(sets):
         dry_run(presets.resolve("llama2_7b_8k", sets).preset)
     assert caught.value.exit_code == ExitCode.UNSUPPORTED
     assert "--set" in caught.value.hint
+
+
+def test_a_hybrid_is_refused_by_what_ranks_lack():
+    asked = presets.resolve("llama3_8b_8k", ["model=qwen3_next_80b_a3b", "hardware.num_gpus=64"]).preset
+    with pytest.raises(TgsError, match="Qwen3-Next-80B-A3B is not: no engine here builds its linear"):
+        dry_run(asked)

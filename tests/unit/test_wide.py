@@ -10,6 +10,8 @@ from torch.nn import functional
 
 from tgsbench.presets import resolve
 from tgsbench.training.attention import kernels
+from tgsbench.training.attention.blocks import CpuBlocks
+from tgsbench.training.attention.documents import documents
 from tgsbench.training.model import cpu_bf16
 from tgsbench.training.model.build import build_meta
 from tgsbench.training.model.loss import linear_cross_entropy
@@ -61,6 +63,47 @@ def test_only_bf16_tensors_are_kept_for_the_backward(old_cpu):
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
         cpu_bf16.linear(bf16(9, 48), bf16(80, 48))
     assert [t.dtype for t in saved] == [torch.bfloat16] * 2
+
+
+@pytest.fixture
+def exact(monkeypatch) -> None:
+    monkeypatch.setattr(cpu_bf16, "_exact", False)
+    cpu_bf16.multiply_exactly()
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_verify_multiplies_fp32_in_fp64_and_rounds_once(exact, has_bias):
+    layer = nn.Linear(300, 80, bias=has_bias)
+    layer.__class__ = cpu_bf16.Fp32Linear
+    x, grad = torch.randn(2, 9, 300, requires_grad=True), torch.randn(2, 9, 80)
+    wide = x.detach().double().requires_grad_()
+    weight = layer.weight.detach().double().requires_grad_()
+    truth = functional.linear(wide, weight)
+    out = layer(x)
+    bias = layer.bias if has_bias else 0
+    assert torch.equal(out, truth.float() + bias)
+    found = torch.autograd.grad(out, (x, layer.weight), grad)
+    wanted = torch.autograd.grad(truth, (wide, weight), grad.double())
+    assert all(torch.equal(a, b.float()) for a, b in zip(found, wanted, strict=True))
+    a, b, total = torch.randn(9, 300), torch.randn(300, 5), torch.randn(9, 5)
+    assert torch.equal(cpu_bf16.product(a, b), (a.double() @ b.double()).float())
+    assert torch.equal(cpu_bf16.add_product(total.clone(), a, b), (total + a.double() @ b.double()).float())
+
+
+def test_attention_of_verify_is_that_of_fp64_whole_and_in_blocks(exact):
+    q, k, v = (torch.randn(1, 12, heads, 16) for heads in (4, 2, 2))
+    truth = kernels.sdpa(q.double(), k.double(), v.double(), 0.25, None).float()
+    assert torch.equal(kernels.sdpa(q, k, v, 0.25, None), truth)
+    docs = documents(torch.tensor([0, 12], dtype=torch.int32), torch.device("cpu"))
+    out, lse = CpuBlocks().forward(q[0], k[0], v[0], 0.25, docs)
+    assert lse.dtype == torch.float32
+    torch.testing.assert_close(out, truth[0], rtol=0, atol=1e-7)
+
+
+def test_bf16_is_multiplied_as_ever_in_verify(exact, old_cpu):
+    assert cpu_bf16.wider(torch.ones(2, dtype=torch.bfloat16)) == torch.float32
+    assert cpu_bf16.wider(torch.ones(2)) == torch.float64
+    assert cpu_bf16.wider(torch.ones(2, device="meta")) is None
 
 
 def test_attention_returns_the_fp32_kernels_result_in_bf16(old_cpu):

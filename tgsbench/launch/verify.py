@@ -221,7 +221,8 @@ def _sharing(small: Preset) -> str:
 def unseen() -> str:
     """What no verification can see, in one sentence."""
     return (
-        "not seen: a GPU's kernels and streams, bf16 arithmetic, torch.compile and Liger (left out here), "
+        "not seen: a GPU's kernels and streams, bf16 arithmetic, what fp32 rounds in products and attention "
+        "(taken in fp64 here), torch.compile and Liger (left out here), "
         "other lengths and layer counts, speed"
     )
 

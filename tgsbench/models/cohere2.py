@@ -24,12 +24,11 @@ class Cohere2(Decoder):
 
     def config(self, shape: ModelShape, seq_len: int) -> dict[str, Any]:
         """Cohere2ForCausalLM's config.json."""
-        names = {"full": "full_attention", "window": "sliding_attention"}
         return super().config(shape, seq_len) | {
             "attention_bias": shape.attention_bias,
             "layer_norm_eps": shape.rms_norm_eps,
             "sliding_window": shape.window or None,
-            "layer_types": [names[kind] for kind in self.pattern(shape)],
+            "layer_types": self.layer_types(shape),
         }
 
     def read_config(self, config: ConfigReader) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from tgsbench.errors import ExitCode, TgsError, nearest
+from tgsbench.models.decoder import LAYER_TYPES
 from tgsbench.schema.model import LayerKind
 
 _COSTLESS = frozenset((
@@ -72,7 +73,8 @@ class ConfigReader:
 
     def _whole(self, key: str, value: Any, least: int, most: int) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            upper = "" if most == _LARGEST else f", at most {most:,}"
+            is_large = isinstance(value, int) and value > most
+            upper = f", at most {most:,}" if is_large or most != _LARGEST else ""
             raise self.refused(key, f"expected a whole number of at least {least}{upper}")
         return value
 
@@ -172,7 +174,9 @@ class ConfigReader:
             if key in _NOTED and value and value != 1:
                 self.notes.append(f"{key}: {_NOTED[key]}")
             elif key not in known and not _is_off(value):
-                raise self.refused(key, f"not understood, and it may change the cost; {nearest(key, known)}")
+                near = nearest(key, known)
+                also = f"; {near}" if near.startswith("nearest") else ""  # not a dozen unlike it
+                raise self.refused(key, f"not understood, and it may change the cost{also}")
 
     def check_width(self) -> None:
         """Refuse heads that do not divide the hidden size where their width is not said."""
@@ -203,11 +207,7 @@ class ConfigReader:
         return value
 
 
-_KIND_OF: dict[str, LayerKind] = {
-    "full_attention": "full",
-    "sliding_attention": "window",
-    "linear_attention": "linear",
-}
+_KIND_OF: dict[str, LayerKind] = {name: kind for kind, name in LAYER_TYPES.items()}
 
 
 def period(kinds: list[LayerKind]) -> tuple[LayerKind, ...]:

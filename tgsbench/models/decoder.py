@@ -51,6 +51,8 @@ class Decoder:
     runs_last_again = False
     has_one_window = False
     """Have all layers the window, or none, in transformers' own class?"""
+    has_windows = False
+    """May layers have a window though the family's own pattern has none?"""
 
     # What a family is made of
 
@@ -119,6 +121,15 @@ class Decoder:
         """Kinds of all layers, first to last."""
         pattern = shape.layer_pattern or self.default_pattern
         return tuple(itertools.islice(itertools.cycle(pattern), shape.num_layers))
+
+    def layer_types(self, shape: ModelShape) -> list[str]:
+        """The same as a config.json names them."""
+        return [LAYER_TYPES[kind] for kind in self.pattern(shape)]
+
+    def kinds(self) -> set[LayerKind]:
+        """Kinds of layers that transformers' own class has."""
+        windows: set[LayerKind] = {"window"} if self.has_windows or self.has_one_window else set()
+        return {"full", *self.default_pattern, *windows}
 
     def layers(self, shape: ModelShape) -> tuple[LayerGroup, ...]:
         """The model's layers by kind."""
@@ -230,12 +241,7 @@ class Decoder:
         """KV heads are repeated only up to sp."""
         if sp == 1:
             return [(0, 0)] * shape.num_layers
-        widths = []
-        for g in self.layers(shape):
-            kv = max(g.kv_heads, sp)
-            before = g.query_heads * g.key_dim + kv * (g.key_dim + g.value_dim)
-            widths += [(before, g.query_heads * g.value_dim)] * g.num
-        return widths
+        return [widths for g in self.layers(shape) for widths in [g.exchange(max(g.kv_heads, sp))] * g.num]
 
     def ring_widths(self, shape: ModelShape, ulysses: int) -> list[int]:
         """At the KV heads of one Ulysses rank, copies included."""
@@ -257,6 +263,9 @@ class Decoder:
         found = []
         if shape.head_dim % 2:
             found.append(f"model.head_dim={shape.head_dim}: must be even, since RoPE turns pairs of values")
+        if unknown := sorted({*shape.layer_pattern} - self.kinds()):
+            kinds = " or ".join(f'"{kind}"' for kind in unknown)
+            found.append(f"model.layer_pattern: family {self.name} has no layers of kind {kinds}")
         if "window" in self.pattern(shape) and shape.window <= 0:
             found.append(f"model.window={shape.window}: layers of kind window need a length of at least 1")
         if shape.qk_norm is not UNSET and self.qk_norm is not None:
@@ -335,6 +344,12 @@ class Decoder:
         return (*groups[:-1], replace(groups[-1], num=groups[-1].num + shape.mtp_layers))
 
 
+LAYER_TYPES: dict[LayerKind, str] = {
+    "full": "full_attention",
+    "window": "sliding_attention",
+    "linear": "linear_attention",
+}
+"""What a config.json calls a kind of layer."""
 _SMALL_WINDOW = 48
 _SMALL_EXPERTS = 8
 
@@ -357,6 +372,11 @@ def read_sizes(config: ConfigReader, rms_norm_eps: float = 1e-6) -> None:
     config.real("rms_norm_eps", "rms_norm_eps", rms_norm_eps)
     config.count("max_position_embeddings", "max_position_embeddings", 4096)
     config.rope()
+
+
+def whole_rope(shape: ModelShape) -> dict[str, Any]:
+    """The rope_parameters of a family that can turn a part of a head: here all of it is."""
+    return {"rope_type": "default", "rope_theta": shape.rope_theta, "partial_rotary_factor": 1.0}
 
 
 def _again(group: LayerGroup) -> tuple[Weight, ...]:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tgsbench.models.decoder import Decoder
-from tgsbench.models.family import NO_ORACLE
 
 if TYPE_CHECKING:
     from tgsbench.models.config_reader import ConfigReader
+    from tgsbench.schema.model import ModelShape
 
 
 class Ernie45(Decoder):
     """See `family.ModelFamily`."""
 
     name = "ernie4_5"
+    torch_module = "tgsbench.training.model.ernie4_5"
     model_types = ("ernie4_5",)
-    untrained = NO_ORACLE
     architecture = "Ernie4_5ForCausalLM"
+
+    def config(self, shape: ModelShape, seq_len: int) -> dict[str, Any]:
+        """Ernie4_5ForCausalLM's config.json; a token for padding would not be trained."""
+        return super().config(shape, seq_len) | {"use_bias": False, "pad_token_id": None}
 
     def read_config(self, config: ConfigReader) -> None:
         """A bias on all products is refused: no public model has one; tied unless the file says otherwise."""

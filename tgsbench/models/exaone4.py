@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tgsbench.models.decoder import Decoder
-from tgsbench.models.family import NO_ORACLE
 
 if TYPE_CHECKING:
     from tgsbench.models.config_reader import ConfigReader
@@ -16,19 +15,20 @@ class Exaone4(Decoder):
     """See `family.ModelFamily`. Positions in windowed layers only: RoPE costs no product."""
 
     name = "exaone4"
+    torch_module = "tgsbench.training.model.exaone4"
     model_types = ("exaone4",)
-    untrained = NO_ORACLE
     architecture = "Exaone4ForCausalLM"
+    has_windows = True
     qk_norm = True
     runs_last_again = True
     """The norm behind the MLP keeps the result of its last product."""
 
     def config(self, shape: ModelShape, seq_len: int) -> dict[str, Any]:
-        """Exaone4ForCausalLM's config.json."""
-        names = {"full": "full_attention", "window": "sliding_attention"}
+        """Exaone4ForCausalLM's config.json; a token for padding would not be trained."""
         return super().config(shape, seq_len) | {
+            "pad_token_id": None,
             "sliding_window": shape.window or None,
-            "layer_types": [names[kind] for kind in self.pattern(shape)],
+            "layer_types": self.layer_types(shape),
         }
 
     def read_config(self, config: ConfigReader) -> None:

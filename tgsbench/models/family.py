@@ -74,8 +74,17 @@ class LayerGroup(Struct, frozen=True, kw_only=True):
     """FLOPs per token of a linear recurrence, forward, whatever the length."""
     scan_values: float = 0.0
     """Values per token that its kernels read and write, forward; those in fp32 count twice."""
+    traded: tuple[int, int] = (0, 0)
+    """Values per token of its all-to-alls under Ulysses: what the recurrence takes, and what it gives."""
     runs_last_again: bool = False
     """Does a checkpoint run the last product again, since something behind it needs its result?"""
+
+    def exchange(self, kv_heads: int) -> tuple[int, int]:
+        """Values per token of the layer's all-to-alls, before and after attention."""
+        if not self.query_heads:
+            return self.traded
+        before = self.query_heads * self.key_dim + kv_heads * (self.key_dim + self.value_dim)
+        return before, self.query_heads * self.value_dim
 
     @property
     def matrices(self) -> list[Weight]:
@@ -248,6 +257,15 @@ class Dims(Struct, frozen=True, kw_only=True, dict=True):
             return attended_len * self.query_heads * (self.head_dim + self.value_width)
         whole = sum(group.num * (group.mixing(attended_len) - group.scan_flops) for group in self.groups)
         return whole / self.num_layers
+
+    def exchange(self, kv_heads: int) -> tuple[float, float]:
+        """Values per token of the average layer's all-to-alls, before attention and after."""
+        if not self.groups:
+            before = self.query_heads * self.head_dim + kv_heads * (self.head_dim + self.value_width)
+            return before, self.query_heads * self.value_width
+        of_groups = [(group.num, *group.exchange(kv_heads)) for group in self.groups]
+        before, after = (sum(num * widths[i] for num, *widths in of_groups) for i in (0, 1))
+        return before / self.num_layers, after / self.num_layers
 
     @cached_property
     def scan(self) -> tuple[float, float]:

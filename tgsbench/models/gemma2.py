@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tgsbench.models.decoder import read_sizes
-from tgsbench.models.family import NO_ORACLE
 from tgsbench.models.gemma3_text import Gemma3, read_gemma
 
 if TYPE_CHECKING:
@@ -16,9 +15,8 @@ class Gemma2(Gemma3):
     """See `family.ModelFamily`."""
 
     name = "gemma2"
-    torch_module = ""
+    torch_module = "tgsbench.training.model.gemma2"
     model_types = ("gemma2",)
-    untrained = NO_ORACLE
     architecture = "Gemma2ForCausalLM"
     default_pattern = ("window", "full")
     qk_norm = False

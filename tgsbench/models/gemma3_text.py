@@ -27,13 +27,12 @@ class Gemma3(Decoder):
     def config(self, shape: ModelShape, seq_len: int) -> dict[str, Any]:
         """Gemma3ForCausalLM's config.json; attention scores are scaled by the head's width."""
         settings = super().config(shape, seq_len)
-        names = {"full": "full_attention", "window": "sliding_attention"}
         del settings["hidden_act"]
         return settings | {
             "hidden_activation": "gelu_pytorch_tanh",
             "attention_bias": shape.attention_bias,
             "sliding_window": shape.window or None,
-            "layer_types": [names[kind] for kind in self.pattern(shape)],
+            "layer_types": self.layer_types(shape),
             "query_pre_attn_scalar": shape.head_dim,
             "pad_token_id": None,
             "bos_token_id": None,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tgsbench.models.decoder import Decoder
-from tgsbench.models.family import NO_ORACLE, Weight
+from tgsbench.models.decoder import Decoder, whole_rope
+from tgsbench.models.family import Weight
 
 if TYPE_CHECKING:
     from tgsbench.models.config_reader import ConfigReader
@@ -16,8 +16,8 @@ class Glm(Decoder):
     """See `family.ModelFamily`."""
 
     name = "glm"
+    torch_module = "tgsbench.training.model.glm"
     model_types: tuple[str, ...] = ("glm",)
-    untrained = NO_ORACLE
     architecture = "GlmForCausalLM"
 
     def mlp(self, shape: ModelShape) -> tuple[Weight, ...]:
@@ -31,10 +31,9 @@ class Glm(Decoder):
 
     def config(self, shape: ModelShape, seq_len: int) -> dict[str, Any]:
         """GlmForCausalLM's config.json; all of a head is turned, padding must be inside the vocabulary."""
-        rope = {"rope_type": "default", "rope_theta": shape.rope_theta, "partial_rotary_factor": 1.0}
         return super().config(shape, seq_len) | {
             "attention_bias": shape.attention_bias,
-            "rope_parameters": rope,
+            "rope_parameters": whole_rope(shape),
             "pad_token_id": None,
         }
 

@@ -9,6 +9,7 @@ class Glm4(Glm):
     """See `family.ModelFamily`."""
 
     name = "glm4"
+    torch_module = "tgsbench.training.model.glm4"
     model_types = ("glm4",)
     architecture = "Glm4ForCausalLM"
     norms_per_layer = 4

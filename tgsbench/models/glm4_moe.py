@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tgsbench.models.decoder import whole_rope
 from tgsbench.models.experts import MixtureDecoder, experts_of, grouped_config, read_groups
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ class Glm4Moe(MixtureDecoder):
     torch_module = "tgsbench.training.model.glm4_moe"
     model_types = ("glm4_moe",)
     architecture = "Glm4MoeForCausalLM"
-    untrained = "its gradients came out 2.7e-6 from those in fp64, where 2e-6 proves a family"
     qk_norm = None
     runs_last_again = False
     """The shared expert's last product ends the layer."""
@@ -29,11 +29,10 @@ class Glm4Moe(MixtureDecoder):
 
     def config(self, shape: ModelShape, seq_len: int) -> dict[str, Any]:
         """Glm4MoeForCausalLM's config.json; all of a head is turned, not a half of it."""
-        rope = {"rope_type": "default", "rope_theta": shape.rope_theta, "partial_rotary_factor": 1.0}
         return super().config(shape, seq_len) | {
             "attention_bias": shape.attention_bias,
             "use_qk_norm": self.has_qk_norm(shape),
-            "rope_parameters": rope,
+            "rope_parameters": whole_rope(shape),
             **grouped_config(experts_of(shape)),
             "num_mtp_layers": 0,
         }

@@ -42,14 +42,13 @@ class GptOss(MixtureDecoder):
     def config(self, shape: ModelShape, seq_len: int) -> dict[str, Any]:
         """GptOssForCausalLM's config.json."""
         experts = experts_of(shape)
-        names = {"full": "full_attention", "window": "sliding_attention"}
         own = {
             "attention_bias": shape.attention_bias,
             "num_local_experts": experts.num,
             "num_experts_per_tok": experts.used,
             "intermediate_size": experts.intermediate_size,
             "sliding_window": shape.window,
-            "layer_types": [names[kind] for kind in self.pattern(shape)],
+            "layer_types": self.layer_types(shape),
             "rope_parameters": {"rope_type": "default", "rope_theta": shape.rope_theta},
         }
         return super().config(shape, seq_len) | own

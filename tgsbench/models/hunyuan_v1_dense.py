@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tgsbench.models.decoder import Decoder
-from tgsbench.models.family import NO_ORACLE
 
 if TYPE_CHECKING:
     from tgsbench.models.config_reader import ConfigReader
+    from tgsbench.schema.model import ModelShape
 
 
 class HunyuanDense(Decoder):
     """See `family.ModelFamily`."""
 
     name = "hunyuan_v1_dense"
+    torch_module = "tgsbench.training.model.hunyuan_v1_dense"
     model_types = ("hunyuan_v1_dense",)
-    untrained = NO_ORACLE
     architecture = "HunYuanDenseV1ForCausalLM"
     qk_norm = True
+
+    def config(self, shape: ModelShape, seq_len: int) -> dict[str, Any]:
+        """HunYuanDenseV1ForCausalLM's config.json; a token for padding would not be trained."""
+        own = {"attention_bias": shape.attention_bias, "pad_token_id": None}
+        return super().config(shape, seq_len) | own
 
     def read_config(self, config: ConfigReader) -> None:
         """KV heads shared between layers (use_cla) are refused."""

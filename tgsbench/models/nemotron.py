@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tgsbench.models.decoder import Decoder, read_sizes
+from tgsbench.models.decoder import Decoder, read_sizes, whole_rope
 from tgsbench.models.family import NO_ORACLE
 
 if TYPE_CHECKING:
@@ -24,12 +24,11 @@ class Nemotron(Decoder):
 
     def config(self, shape: ModelShape, seq_len: int) -> dict[str, Any]:
         """NemotronForCausalLM's config.json; all of a head is turned, not a half of it."""
-        rope = {"rope_type": "default", "rope_theta": shape.rope_theta, "partial_rotary_factor": 1.0}
         return super().config(shape, seq_len) | {
             "hidden_act": "relu2",
             "attention_bias": shape.attention_bias,
             "norm_eps": shape.rms_norm_eps,
-            "rope_parameters": rope,
+            "rope_parameters": whole_rope(shape),
         }
 
     def read_config(self, config: ConfigReader) -> None:

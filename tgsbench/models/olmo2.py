@@ -1,36 +1,37 @@
-"""OLMo 2 and 3: norms behind attention and MLP, one norm over all heads; OLMo 3 has windows."""
+"""OLMo 2: norms behind attention and MLP instead of before them, and one norm over all heads."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tgsbench.models.decoder import Decoder
-from tgsbench.models.family import NO_ORACLE
 
 if TYPE_CHECKING:
     from tgsbench.models.config_reader import ConfigReader
+    from tgsbench.schema.model import ModelShape
 
 
 class Olmo2(Decoder):
     """See `family.ModelFamily`."""
 
     name = "olmo2"
-    model_types = ("olmo2", "olmo3")
-    untrained = NO_ORACLE
+    torch_module = "tgsbench.training.model.olmo2"
+    model_types: tuple[str, ...] = ("olmo2",)
     architecture = "Olmo2ForCausalLM"
     qk_norm = True
     norms_all_heads = True
     runs_last_again = True
     """The norm behind the MLP keeps the result of its last product."""
 
+    def config(self, shape: ModelShape, seq_len: int) -> dict[str, Any]:
+        """Olmo2ForCausalLM's config.json; a token for padding would not be trained."""
+        own = {"attention_bias": shape.attention_bias, "pad_token_id": None, "eos_token_id": None}
+        return super().config(shape, seq_len) | own
+
     def read_config(self, config: ConfigReader) -> None:
-        """OLMo 3: three layers with a window to a full one, unless the file names them."""
+        """A bias where the file says so."""
         super().read_config(config)
         config.flag("attention_bias", "attention_bias", False)
-        if config.value("model_type") == "olmo3":
-            config.count("window", "sliding_window", 4096)
-            config.put("layer_pattern", ("window",) * 3 + ("full",), "sliding_window")
-            config.window()
 
 
 FAMILY = Olmo2()

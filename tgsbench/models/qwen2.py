@@ -19,6 +19,7 @@ class Qwen2(Decoder):
     torch_module = "tgsbench.training.model.qwen2"
     model_types = ("qwen2", "qwen2_5_vl", "qwen2_5_vl_text")
     architecture = "Qwen2ForCausalLM"
+    has_windows = True
 
     def biases(self, shape: ModelShape) -> int:
         """Those of q, k and v, always."""

@@ -19,6 +19,7 @@ class Qwen3(Decoder):
     torch_module = "tgsbench.training.model.qwen3"
     model_types = ("qwen3", "qwen3_vl_text")
     architecture = "Qwen3ForCausalLM"
+    has_windows = True
     qk_norm = True
 
     def config(self, shape: ModelShape, seq_len: int) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 Experts in all layers of the one, in those of Qwen3.5's mixtures too; its dense models have a plain MLP.
 
-Counted and planned, not trained: the linear layers would need a sequence-parallel scan.
+Counted and planned, not trained: no engine here builds the linear layers, and no decoder in fp64 has them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CHUNK = 64
 class GatedDeltaDecoder(Decoder):
     """What hybrids with experts and without have in common."""
 
-    untrained = "its linear-attention layers need a sequence-parallel scan, which no engine has yet"
+    untrained = "no engine here builds its linear-attention layers, nor has verify a decoder in fp64 for them"
     default_pattern = ("linear", "linear", "linear", "full")
     tables: tuple[str, ...] = ("linear",)
     qk_norm = True
@@ -38,7 +38,12 @@ class GatedDeltaDecoder(Decoder):
         return queries._replace(out_width=2 * queries.out_width), *rest
 
     def layer(self, shape: ModelShape, kind: LayerKind) -> LayerGroup:
-        """A layer of kind `linear` leaves a state behind, which does not grow with the tokens."""
+        """A layer of kind `linear` leaves a state behind, which does not grow with the tokens.
+
+        Ranks that share a sequence trade it for heads of q, k, v, the gate, beta and alpha, before the
+        convolution, and back behind the gated norm: so do Megatron-LM (pull request 2614) and PyTorch
+        (197487). Systems that send states round instead (torchtitan, MaxText) move no such bytes.
+        """
         group = super().layer(shape, kind)
         if kind != "linear":
             return group
@@ -53,13 +58,14 @@ class GatedDeltaDecoder(Decoder):
             query_heads=0,
             kv_heads=0,
             cached=0,
+            traded=(convolved + values + 2 * heads, values),
             scan_flops=scan_flops(linear) + 2.0 * convolved * linear.conv_width,
             scan_values=scan_values(linear) + 2.0 * convolved + 4.0 * keys + 3.0 * values,
         )
 
     def shrink(self, shape: ModelShape, small: ModelShape) -> ModelShape:
         """A few narrow heads."""
-        linear = LinearAttention(num_key_heads=2, num_value_heads=4, key_dim=16, value_dim=16)
+        linear = LinearAttention(num_key_heads=4, num_value_heads=8, key_dim=16, value_dim=16)
         return super().shrink(shape, replace(small, linear=linear))
 
     def problems(self, shape: ModelShape) -> list[str]:
@@ -73,9 +79,8 @@ class GatedDeltaDecoder(Decoder):
     def config(self, shape: ModelShape, seq_len: int) -> dict[str, Any]:
         """What their config.json have in common."""
         linear = linear_of(shape)
-        names = {"full": "full_attention", "linear": "linear_attention"}
         return super().config(shape, seq_len) | {
-            "layer_types": [names[kind] for kind in self.pattern(shape)],
+            "layer_types": self.layer_types(shape),
             "linear_num_key_heads": linear.num_key_heads,
             "linear_num_value_heads": linear.num_value_heads,
             "linear_key_head_dim": linear.key_dim,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tgsbench.models.config_reader import period
+from tgsbench.models.decoder import LAYER_TYPES
 
 if TYPE_CHECKING:
     from tgsbench.models.config_reader import ConfigReader
@@ -25,10 +26,9 @@ def read_window(config: ConfigReader) -> None:
 
 def window_options(shape: ModelShape, pattern: tuple[LayerKind, ...]) -> dict[str, Any]:
     """The same, as a config.json says it."""
-    names = {"full": "full_attention", "window": "sliding_attention"}
     windowed = "window" in pattern
     return {
         "use_sliding_window": windowed,
         "sliding_window": shape.window if windowed else None,
-        "layer_types": [names[kind] for kind in pattern],
+        "layer_types": [LAYER_TYPES[kind] for kind in pattern],
     }

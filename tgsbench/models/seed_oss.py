@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tgsbench.models.decoder import Decoder
-from tgsbench.models.family import NO_ORACLE
 
 if TYPE_CHECKING:
     from tgsbench.models.config_reader import ConfigReader
@@ -16,8 +15,8 @@ class SeedOss(Decoder):
     """See `family.ModelFamily`."""
 
     name = "seed_oss"
+    torch_module = "tgsbench.training.model.seed_oss"
     model_types = ("seed_oss",)
-    untrained = NO_ORACLE
     architecture = "SeedOssForCausalLM"
 
     def biases(self, shape: ModelShape) -> int:
@@ -26,8 +25,12 @@ class SeedOss(Decoder):
 
     def config(self, shape: ModelShape, seq_len: int) -> dict[str, Any]:
         """SeedOssForCausalLM's config.json; without dropout."""
-        own = {"attention_bias": shape.attention_bias, "attention_out_bias": False, "residual_dropout": 0.0}
-        return super().config(shape, seq_len) | own
+        return super().config(shape, seq_len) | {
+            "attention_bias": shape.attention_bias,
+            "attention_out_bias": False,
+            "residual_dropout": 0.0,
+            "pad_token_id": None,
+        }
 
     def read_config(self, config: ConfigReader) -> None:
         """A bias of the output or of the MLP is refused: no public model has one; dropout is off."""

@@ -13,9 +13,10 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from tgsbench.models.family import Dims
+from tgsbench.planner.counts import kv_heads_traded
 from tgsbench.planner.plan import Estimate
 from tgsbench.planner.time import LayerTime, StepEstimate
+from tgsbench.planner.workload import StepWorkload
 from tgsbench.schema import spans as names
 
 _COMPUTE, _NETWORK, _BESIDE = 1, 2, 3
@@ -61,7 +62,7 @@ def chrome_trace(numbers: Estimate, name: str, max_micro_steps: int = 1) -> dict
 def _micro_step(numbers: Estimate, time: StepEstimate, index: int) -> Iterator[Event]:
     """Forward, loss, backward of one micro-step, and the parameter traffic beside them."""
     layers, passes = numbers.work.dims.num_layers, time.passes
-    mixing = functools.partial(_mixing_of, numbers.work.dims)
+    mixing = functools.partial(_mixing_of, numbers.work)
     per_micro = {key: 1e6 * s / numbers.work.accumulation for key, s in time.items.items()}
     clock = 0.0
     for layer in range(layers):
@@ -95,16 +96,30 @@ def _traffic(gather: float, forward_end: float, end: float) -> Iterator[Event]:
     yield _span("all-gather, reduce-scatter", start, max(0.0, min(2 * gather / 3, end - start)), _NETWORK)
 
 
-def _mixing_of(dims: Dims, time: LayerTime, layer: int) -> LayerTime:
+def _mixing_of(work: StepWorkload, time: LayerTime, layer: int) -> LayerTime:
     """The average layer's time with the attention that this layer has: a hybrid's have one kind each."""
-    recurrent = sum(dims.recurrent)
-    if not recurrent:
+    dims = work.dims
+    num_linear = sum(dims.recurrent)
+    if not num_linear:
         return time
-    if layer < len(dims.recurrent) and dims.recurrent[layer]:
-        return replace(time, attention=0.0, recurrence=time.recurrence * dims.num_layers / recurrent)
+    is_linear = layer < len(dims.recurrent) and dims.recurrent[layer]
+    more = dims.num_layers / (num_linear if is_linear else dims.num_layers - num_linear)
+    traded = _traded(work, is_linear)
     return replace(
-        time, recurrence=0.0, attention=time.attention * dims.num_layers / (dims.num_layers - recurrent)
+        time,
+        attention=0.0 if is_linear else more * time.attention,
+        recurrence=more * time.recurrence if is_linear else 0.0,
+        exchange_node=traded * time.exchange_node,
+        exchange_network=traded * time.exchange_network,
     )
+
+
+def _traded(work: StepWorkload, is_linear: bool) -> float:
+    """What a layer with linear attention, or without, has in its all-to-alls, by the average layer."""
+    kv_heads = kv_heads_traded(work)
+    same = [group for group in work.dims.groups if bool(group.scan_flops) == is_linear]
+    values = sum(group.num * sum(group.exchange(kv_heads)) for group in same)
+    return values / sum(group.num for group in same) / sum(work.dims.exchange(kv_heads))
 
 
 def _layer(

@@ -188,14 +188,20 @@ def _scan(work: StepWorkload) -> Product:
 
 
 def exchange_bytes(work: StepWorkload) -> tuple[float, float]:
-    """Bytes of this rank's all-to-all buffers before and after attention, this rank's own part included."""
+    """Bytes of this rank's all-to-all buffers before and after attention, this rank's own part included.
+
+    Of the average layer: linear attention trades heads, too (Megatron-LM, pull request 2614).
+    """
     if work.ulysses == 1:
         return 0.0, 0.0
-    d = work.dims
-    kv = d.query_heads if work.system.repeats_kv else work.kv_heads_sent
     per_value = float(work.local_tokens * work.compute_bytes)
-    before = d.query_heads * d.head_dim + kv * (d.head_dim + d.value_width)
-    return per_value * before, per_value * d.query_heads * d.value_width
+    before, after = work.dims.exchange(kv_heads_traded(work))
+    return per_value * before, per_value * after
+
+
+def kv_heads_traded(work: StepWorkload) -> int:
+    """KV heads in an all-to-all: those of the model, repeated up to the ranks or to the query heads."""
+    return work.dims.query_heads if work.system.repeats_kv else work.kv_heads_sent
 
 
 _MERGE_BYTES = 26.0

@@ -271,6 +271,12 @@ def _crosses_nodes(numbers: Estimate) -> bool:
     return numbers.work.world > numbers.work.gpus_per_node
 
 
+def _linear_attention_note(work: StepWorkload) -> str:
+    note = "linear attention is planned by its products and memory traffic: no row to check it on"
+    trade = "; its layers trade sequence for heads, as in Megatron-LM and not torchtitan, which sends states"
+    return note + (trade if work.ulysses > 1 else "")
+
+
 def _notes(preset: Preset, numbers: Estimate) -> list[str]:
     notes, machine, system = [], numbers.machine, numbers.work.system
     constants = machine.constants
@@ -284,7 +290,7 @@ def _notes(preset: Preset, numbers: Estimate) -> list[str]:
     if preset.parallel.sp > 1 and not system.sequence_parallel:
         notes.append(f"{system.name} has no sequence parallelism: sp={preset.parallel.sp} cannot run on it")
     if numbers.work.dims.has_recurrence:
-        notes.append("linear attention is planned by its products and memory traffic: no row to check it on")
+        notes.append(_linear_attention_note(numbers.work))
     if note := attended_length(preset.workload).note:
         notes.append(note)
     if preset.linear:

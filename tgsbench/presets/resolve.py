@@ -338,9 +338,12 @@ def _from(origins: Origins, dotted: str) -> str:
 
 
 def _problems_error(source: str, problems: list[str]) -> TgsError:
-    head = f"{source}: {units.counted(len(problems), 'problem')}"
+    is_base = Path(source).stem.startswith("_")  # nobody named it: what was asked for is at fault
+    head = f"{'what was asked for' if is_base else source}: {units.counted(len(problems), 'problem')}"
     return TgsError(
         "\n  ".join([head, *problems]),
-        hint="`tgsbench presets show NAME --origin` shows every value and where it came from",
+        hint="`tgsbench models` lists the models that are known"
+        if is_base
+        else "`tgsbench presets show NAME --origin` shows every value and where it came from",
         exit_code=ExitCode.BAD_PRESET,
     )

@@ -165,6 +165,8 @@ def _sp_reasons(preset: Preset, sp: int) -> list[str]:
         reasons.append(f"{heads} query heads are not divisible by {of}")
     if kv_heads % ulysses and ulysses % kv_heads:
         reasons.append(f"{kv_heads} KV heads neither divide {of} nor are divisible by it")
+    if (linear := preset.model.linear) is not None and linear.num_key_heads % ulysses:
+        reasons.append(f"{linear.num_key_heads} key heads of linear attention are not divisible by {of}")
     if preset.workload.seq_len % sp:
         reasons.append(f"seq_len {preset.workload.seq_len} is not divisible by {sp}")
     elif ring > 1 and preset.workload.seq_len % (2 * ring):

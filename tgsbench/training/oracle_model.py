@@ -45,11 +45,26 @@ class Traits(NamedTuple):
     biased_if_said: tuple[str, ...] = ()
     """Those that have one where the shape says so; empty: all of them."""
     qk_norm: bool = False
+    head_norms: tuple[str, str] = ("q_norm", "k_norm")
+    norms_all_heads: bool = False
+    """Is that one norm over all heads?"""
+    turned_first: bool = False
+    """Are heads normalised behind RoPE?"""
+    norms: tuple[str, str, str, str] = ("input_layernorm", "", "post_attention_layernorm", "")
+    """Before and behind attention, before and behind the MLP."""
     gemma: bool = False
-    """1 + weight in norms, norms behind attention and MLP, a scaled embedding, GELU, slow RoPE in windows."""
+    """1 + weight in norms, a scaled embedding, GELU."""
+    local_theta: float = 0.0
+    """Base of the frequencies in windowed layers; 0: that of the others."""
+    pairs: bool = False
+    """RoPE turns neighbouring values."""
+    still_every: int = 0
+    """Each layer of this number has no positions."""
+    still_full: bool = False
+    """Have full layers no positions where others have a window?"""
     sinks: bool = False
-    joined: bool = False
-    """q, k and v are one product, and so are gate and up."""
+    joined: tuple[str, ...] = ()
+    """What is one product: `qkv`, `gate_up`."""
     router: str = "mlp.gate"
     sigmoid: bool = False
     """A router's scores are chances of their own, not shares of one."""
@@ -57,18 +72,34 @@ class Traits(NamedTuple):
     """Kinds of layers where the shape names none: w sees a window, f everything; repeated."""
 
 
+_BEHIND = ("", "post_attention_layernorm", "", "post_feedforward_layernorm")
+_GEMMA = (
+    "input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm",
+)  # fmt: skip
+_AROUND = ("input_layernorm", "post_self_attn_layernorm", "post_attention_layernorm", "post_mlp_layernorm")
+_GLM = Traits(biased_if_said=("q_proj", "k_proj", "v_proj"), pairs=True, joined=("gate_up",))
 _TRAITS = {
     "qwen2": Traits(biased=("q_proj", "k_proj", "v_proj")),
     "qwen3": Traits(qk_norm=True),
     "qwen3_moe": Traits(qk_norm=True),
     "deepseek_v3": Traits(sigmoid=True),
     "glm4_moe": Traits(biased_if_said=("q_proj", "k_proj", "v_proj"), sigmoid=True),
-    "phi3": Traits(joined=True),
-    "gemma3_text": Traits(qk_norm=True, gemma=True, windows="wwwwwf"),
+    "phi3": Traits(joined=("qkv", "gate_up")),
+    "gemma3_text": Traits(qk_norm=True, gemma=True, norms=_GEMMA, windows="wwwwwf", local_theta=10_000.0),
+    "gemma2": Traits(gemma=True, norms=_GEMMA, windows="wf"),
     "gpt_oss": Traits(sinks=True, router="mlp.router", windows="wf"),
+    "olmo2": Traits(qk_norm=True, norms_all_heads=True, norms=_BEHIND),
+    "olmo3": Traits(qk_norm=True, norms_all_heads=True, norms=_BEHIND, windows="wwwf"),
+    "exaone4": Traits(qk_norm=True, norms=_BEHIND, still_full=True),
+    "smollm3": Traits(still_every=4),
+    "seed_oss": Traits(biased_if_said=("q_proj", "k_proj", "v_proj")),
+    "hunyuan_v1_dense": Traits(
+        qk_norm=True, head_norms=("query_layernorm", "key_layernorm"), turned_first=True
+    ),
+    "ernie4_5": Traits(pairs=True),
+    "glm": _GLM,
+    "glm4": _GLM._replace(norms=_AROUND),
 }
-_LOCAL_THETA = 10_000.0
-"""Base of the frequencies in Gemma 3's windowed layers."""
 _LATENT_EPS = 1e-6
 """Of the norms of latents, whatever the shape's is."""
 
@@ -105,7 +136,7 @@ def _attention_sizes(shape: ModelShape, traits: Traits) -> Sizes:
     else:
         q, kv = heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
         sizes = {"q_proj": (q, h), "k_proj": (kv, h), "v_proj": (kv, h), "o_proj": (h, q)}
-        if traits.joined:
+        if "qkv" in traits.joined:
             sizes = {"qkv_proj": (q + 2 * kv, h), "o_proj": (h, q)}
     biased = (traits.biased_if_said or tuple(sizes)) if shape.attention_bias else traits.biased
     found: Sizes = {f"self_attn.{name}.weight": size for name, size in sizes.items()}
@@ -117,7 +148,7 @@ def _mlp_sizes(shape: ModelShape, traits: Traits, layer: int) -> Sizes:
     h, experts = shape.hidden_size, shape.experts
     if experts is None or layer < experts.dense_first:
         i = shape.intermediate_size
-        if traits.joined:
+        if "gate_up" in traits.joined:
             return {"mlp.gate_up_proj.weight": (2 * i, h), "mlp.down_proj.weight": (h, i)}
         return _gated("mlp", h, i)
     e, i, num = experts, experts.intermediate_size, experts.num
@@ -143,12 +174,11 @@ def _gated(at: str, h: int, i: int) -> Sizes:
 
 
 def _norm_sizes(shape: ModelShape, traits: Traits) -> Sizes:
-    names = ["input_layernorm", "post_attention_layernorm"]
-    if traits.gemma:
-        names += ["pre_feedforward_layernorm", "post_feedforward_layernorm"]
-    sizes: Sizes = {f"{name}.weight": (shape.hidden_size,) for name in names}
+    sizes: Sizes = {f"{name}.weight": (shape.hidden_size,) for name in traits.norms if name}
     if traits.qk_norm or shape.qk_norm is True:
-        sizes |= {f"self_attn.{name}.weight": (shape.head_dim,) for name in ("q_norm", "k_norm")}
+        heads = (shape.num_query_heads, shape.num_kv_heads) if traits.norms_all_heads else (1, 1)
+        for name, num in zip(traits.head_norms, heads, strict=True):
+            sizes[f"self_attn.{name}.weight"] = (num * shape.head_dim,)
     if (mla := shape.latent) is not None:
         ranks = {"q_a_layernorm": mla.query_rank, "kv_a_layernorm": mla.kv_rank}
         sizes |= {f"self_attn.{name}.weight": (rank,) for name, rank in ranks.items() if rank}
@@ -164,7 +194,7 @@ def loss_sum(shape: ModelShape, weights: Weights, row: PackRow) -> Tensor:
     for layer in range(shape.num_layers):
         at = f"model.layers.{layer}."
         w = {name.removeprefix(at): value for name, value in weights.items() if name.startswith(at)}
-        x = _layer(shape, traits, w, x, row, _sees_window(shape, traits, layer))
+        x = _layer(shape, traits, w, x, row, _place_of(shape, traits, layer))
     x = _normed(shape, traits, x, weights["model.norm.weight"])
     head = weights.get("head.weight", weights["model.embed_tokens.weight"])
     kept = row.labels >= 0
@@ -173,22 +203,30 @@ def loss_sum(shape: ModelShape, weights: Weights, row: PackRow) -> Tensor:
     return (torch.logsumexp(logits, 1) - right).sum()
 
 
-def _sees_window(shape: ModelShape, traits: Traits, layer: int) -> bool:
+class _Place(NamedTuple):
+    """What a layer's place among the others means for its attention."""
+
+    windowed: bool
+    turns: bool
+    """Has it positions?"""
+
+
+def _place_of(shape: ModelShape, traits: Traits, layer: int) -> _Place:
     kinds = [kind[0] for kind in shape.layer_pattern] or list(traits.windows) or ["f"]
-    return kinds[layer % len(kinds)] == "w"
+    windowed = kinds[layer % len(kinds)] == "w"
+    still = traits.still_full and "w" in kinds and not windowed
+    if traits.still_every:
+        still = (layer + 1) % traits.still_every == 0
+    return _Place(windowed, not still)
 
 
-def _layer(shape: ModelShape, traits: Traits, w: Weights, x: Tensor, row: PackRow, windowed: bool) -> Tensor:
+def _layer(shape: ModelShape, traits: Traits, w: Weights, x: Tensor, row: PackRow, place: _Place) -> Tensor:
     def norm(value: Tensor, name: str) -> Tensor:
-        return _normed(shape, traits, value, w[f"{name}.weight"])
+        return _normed(shape, traits, value, w[f"{name}.weight"]) if name else value
 
-    attended = _attention(shape, traits, w, norm(x, "input_layernorm"), row, windowed)
-    if not traits.gemma:
-        x = x + attended
-        return x + _mlp(shape, traits, w, norm(x, "post_attention_layernorm"), row.ties)
-    x = x + norm(attended, "post_attention_layernorm")
-    made = _mlp(shape, traits, w, norm(x, "pre_feedforward_layernorm"), row.ties)
-    return x + norm(made, "post_feedforward_layernorm")
+    before, behind, before_mlp, behind_mlp = traits.norms
+    x = x + norm(_attention(shape, traits, w, norm(x, before), row, place), behind)
+    return x + norm(_mlp(shape, traits, w, norm(x, before_mlp), row.ties), behind_mlp)
 
 
 def _normed(shape: ModelShape, traits: Traits, x: Tensor, weight: Tensor, eps: float | None = None) -> Tensor:
@@ -204,15 +242,15 @@ def _projected(w: Weights, name: str, x: Tensor) -> Tensor:
 
 
 def _attention(
-    shape: ModelShape, traits: Traits, w: Weights, x: Tensor, row: PackRow, windowed: bool
+    shape: ModelShape, traits: Traits, w: Weights, x: Tensor, row: PackRow, place: _Place
 ) -> Tensor:
     """Softmax attention [S, h] -> [S, h]: query head n reads KV head n // (query heads per KV head)."""
     heads = _latent_heads if shape.latent is not None else _grouped_heads
-    q, k, v = heads(shape, traits, w, x, row, windowed)
+    q, k, v = heads(shape, traits, w, x, row, place)
     sees = row.sees
-    if windowed:
-        place = torch.arange(len(x))
-        sees = sees & (place[:, None] - place[None, :] < shape.window)
+    if place.windowed:
+        index = torch.arange(len(x))
+        sees = sees & (index[:, None] - index[None, :] < shape.window)
     owner = torch.arange(shape.num_query_heads) // (shape.num_query_heads // k.shape[1])
     q, k, v = (value.transpose(0, 1) for value in (q, k[:, owner], v[:, owner]))
     sink = w["self_attn.sinks"][:, None, None] if traits.sinks else None
@@ -231,23 +269,34 @@ def _mixed(q: Tensor, k: Tensor, v: Tensor, sees: Tensor, sink: Tensor | None, b
 
 
 def _grouped_heads(
-    shape: ModelShape, traits: Traits, w: Weights, x: Tensor, row: PackRow, windowed: bool
+    shape: ModelShape, traits: Traits, w: Weights, x: Tensor, row: PackRow, place: _Place
 ) -> tuple[Tensor, Tensor, Tensor]:
     a, n, d = shape.num_query_heads, shape.num_kv_heads, shape.head_dim
-    if traits.joined:
+    if "qkv" in traits.joined:
         q, k, v = _projected(w, "qkv_proj", x).split([a * d, n * d, n * d], -1)
     else:
         q, k, v = (_projected(w, f"{name}_proj", x) for name in "qkv")
-    q, k, v = q.view(-1, a, d), k.view(-1, n, d), v.view(-1, n, d)
-    if traits.qk_norm or shape.qk_norm is True:
-        q = _normed(shape, traits, q, w["self_attn.q_norm.weight"])
-        k = _normed(shape, traits, k, w["self_attn.k_norm.weight"])
-    theta = _LOCAL_THETA if traits.gemma and windowed else shape.rope_theta
-    return _rotated(q, row.positions, theta), _rotated(k, row.positions, theta), v
+    theta = (traits.local_theta if place.windowed else 0.0) or shape.rope_theta
+    turn = _rotated_pairs if traits.pairs else _rotated
+    heads = [q.view(-1, a, d), k.view(-1, n, d)]
+    for turns in (traits.turned_first, not traits.turned_first):
+        if turns and place.turns:
+            heads = [turn(x, row.positions, theta) for x in heads]
+        elif not turns:
+            names = zip(heads, traits.head_norms, strict=True)
+            heads = [_normed_head(shape, traits, x, w.get(f"self_attn.{name}.weight")) for x, name in names]
+    return heads[0], heads[1], v.view(-1, n, d)
+
+
+def _normed_head(shape: ModelShape, traits: Traits, x: Tensor, weight: Tensor | None) -> Tensor:
+    """Each head of [S, n, d] for itself, or all of them together, where there is such a norm."""
+    if weight is None:
+        return x
+    return _normed(shape, traits, x.flatten(1) if traits.norms_all_heads else x, weight).view_as(x)
 
 
 def _latent_heads(
-    shape: ModelShape, traits: Traits, w: Weights, x: Tensor, row: PackRow, windowed: bool
+    shape: ModelShape, traits: Traits, w: Weights, x: Tensor, row: PackRow, place: _Place
 ) -> tuple[Tensor, Tensor, Tensor]:
     mla, heads = shape.latent, shape.num_query_heads
     assert mla is not None
@@ -295,7 +344,7 @@ def _mlp(shape: ModelShape, traits: Traits, w: Weights, x: Tensor, ties: TieBrea
     if f"{traits.router}.weight" in w and shape.experts is not None:
         return _mixture(shape, traits, w, x, ties)
     act = _gelu if traits.gemma else _silu
-    if traits.joined:
+    if "gate_up" in traits.joined:
         gate, up = (x @ w["mlp.gate_up_proj.weight"].T).chunk(2, -1)
         return (act(gate) * up) @ w["mlp.down_proj.weight"].T
     return _gated_mlp(w, "mlp", x, act)

@@ -27,6 +27,7 @@ from tgsbench.training.local_ranks import HEARD, forked, run_ranks
 with many_imports():  # torch comes with each of them
     from tgsbench.training.engines.build import preload_engine
     from tgsbench.training.model.builder import find_builder
+    from tgsbench.training.model.cpu_bf16 import multiply_exactly
 
 
 _BY_SIGNAL = 128
@@ -39,6 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("run_dirs", nargs="+", type=Path)
     parser.add_argument("--parent-pid", type=int, default=0)
     args = parser.parse_args(argv)
+    multiply_exactly()
     agent.take_charge(args.parent_pid)
     codes = list[int]()
     for _, runs in itertools.groupby(args.run_dirs, _engine_of):

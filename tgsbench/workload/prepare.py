@@ -71,8 +71,9 @@ def check_packs(bounds: Bounds, corpus: str, num_documents: int, workload: Workl
         return [events.Warn(code="short_packs", msg=msg, hint=hint)]
     # Carry packing leaves a short pack only where the whole corpus is shorter than one sequence.
     raise TgsError(
-        f"corpus {corpus} holds {bounds.num_tokens:,} tokens in {num_documents:,} documents, too few for "
-        f"one sequence of {size}: {mean}, at least {units.percent(MIN_MEAN_FILL)} is needed",
+        f"corpus {corpus} holds {bounds.num_tokens:,} tokens in "
+        f"{units.counted(num_documents, 'document')}, too few for one sequence of {size}: {mean}, "
+        f"at least {units.percent(MIN_MEAN_FILL)} is needed",
         hint=_cures(bounds, workload),
         exit_code=ExitCode.BAD_DATA,
     )

@@ -624,6 +624,23 @@ def router_of_one_rank_differs():
         Qwen3MoeTopKRouter.forward = beside
 
 
+def positions_in_every_layer():
+    """Of SmolLM3, whose every fourth layer has none."""
+    from tgsbench.models.smollm3 import SmolLm3
+
+    config = SmolLm3.config
+    SmolLm3.config = lambda self, shape, length: config(self, shape, length) | {"no_rope_layers": [1] * 4}
+
+
+def halves_of_a_head_turned():
+    """Of GLM-4, whose RoPE turns neighbouring values."""
+    from transformers.models.glm import modeling_glm
+
+    from tgsbench.training.model import fused_layers
+
+    modeling_glm.apply_rotary_pos_emb = fused_layers.fused_rope
+
+
 def window_off_by_one():
     from tgsbench.training.attention import windowed
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from tgsbench.training.attention.documents import PackDocuments
-from tgsbench.training.model.cpu_bf16 import to_fp32
+from tgsbench.training.model.cpu_bf16 import widened
 
 Pair = tuple[Tensor, Tensor]
 Triple = tuple[Tensor, Tensor, Tensor]
@@ -83,41 +83,42 @@ def _of(saved: Saved, part: slice) -> Saved:
 
 def _heads_first(x: Tensor, num_heads: int) -> Tensor:
     """[T, m, d] -> [1, a, T, d]: the kernel knows no groups."""
-    return to_fp32(x).repeat_interleave(num_heads // x.shape[1], dim=1).transpose(0, 1).unsqueeze(0)
+    return widened(x).repeat_interleave(num_heads // x.shape[1], dim=1).transpose(0, 1).unsqueeze(0)
 
 
 def _cpu_forward(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool, left: int) -> Pair:
     heads = q.shape[1]
-    inputs = (_heads_first(x, heads) for x in (q, k, v))
-    mask = _band(len(q), len(k), causal, left)
+    inputs = [_heads_first(x, heads) for x in (q, k, v)]
+    mask = _band(len(q), len(k), causal, left, inputs[0].dtype)
     out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         *inputs, 0.0, causal and mask is None, attn_mask=mask, scale=scale
     )
     return out.squeeze(0).transpose(0, 1).to(q.dtype), _rows(lse, heads)
 
 
-def _band(num_queries: int, num_keys: int, causal: bool, left: int) -> Tensor | None:
+def _band(num_queries: int, num_keys: int, causal: bool, left: int, dtype: torch.dtype) -> Tensor | None:
     """What is added to scores [T, U]: 0 where a query sees a key, else minus infinity; None: no bound."""
     if left < 0:
         return None
     query = torch.arange(num_queries).unsqueeze(1) + num_keys - num_queries
     key = torch.arange(num_keys)
     hidden = (key < query - left) | (key > query) if causal else key < query - left
-    return torch.zeros(num_queries, num_keys).masked_fill_(hidden, -torch.inf)
+    return torch.zeros(num_queries, num_keys, dtype=dtype).masked_fill_(hidden, -torch.inf)
 
 
 def _rows(lse: Tensor, heads: int) -> Tensor:
     """The kernel lays [1, a, T] out by query."""
-    return lse.reshape(heads, -1)
+    return lse.reshape(heads, -1).float()
 
 
 def _cpu_backward(grad: Tensor, saved: Saved, scale: float, causal: bool, left: int) -> Triple:
     q, k, v, out, lse = saved
     heads, kv_heads = q.shape[1], k.shape[1]
-    mask = _band(len(q), len(k), causal, left)
     grad, q, k, v, out = (_heads_first(x, heads) for x in (grad, q, k, v, out))
+    mask = _band(q.shape[2], k.shape[2], causal, left, q.dtype)
+    lse = lse.unsqueeze(0).to(q.dtype)
     grads = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-        grad, q, k, v, out, lse.unsqueeze(0), 0.0, causal and mask is None, attn_mask=mask, scale=scale
+        grad, q, k, v, out, lse, 0.0, causal and mask is None, attn_mask=mask, scale=scale
     )
     grad_q, grad_k, grad_v = (x.squeeze(0).transpose(0, 1) for x in grads)
     return grad_q, _grouped(grad_k, kv_heads), _grouped(grad_v, kv_heads)

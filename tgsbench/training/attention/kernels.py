@@ -25,7 +25,7 @@ from tgsbench.training.attention import flash
 from tgsbench.training.attention.documents import Bucket, PackDocuments
 from tgsbench.training.attention.kernel_timing import KernelShape, forward_backward_s
 from tgsbench.training.attention.windowed import PLAIN, Own, blockwise
-from tgsbench.training.model.cpu_bf16 import to_fp32
+from tgsbench.training.model.cpu_bf16 import widened
 
 AttentionFn = Callable[..., Tensor]
 """(q, k, v, scale, documents), and `own=` for layers with a window or sinks."""
@@ -174,7 +174,7 @@ def _with_documents(
 def _causal(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     dtype = q.dtype
     # On a CPU without bf16 products SDPA's backward takes 5 times as long in bf16 as in fp32.
-    q, k, v = (to_fp32(x).transpose(1, 2) for x in (q, k, v))
+    q, k, v = (widened(x).transpose(1, 2) for x in (q, k, v))
     out = functional.scaled_dot_product_attention(
         q,
         k,

@@ -70,7 +70,13 @@ def _refuse(preset: Preset) -> None:
             hint=f"add --set engine.name={ENGINE.name}",
             exit_code=ExitCode.UNSUPPORTED,
         )
-    if preset.model.window or _untrained(preset):
+    if untrained := find_family(preset.model.family).untrained:
+        raise TgsError(
+            f"--trace runs a step of what ranks train, which {preset.model.name} is not: {untrained}",
+            hint="leave --trace out: the plan itself counts it",
+            exit_code=ExitCode.UNSUPPORTED,
+        )
+    if preset.model.window or preset.model.mtp_layers:
         raise TgsError(
             f"--trace runs attention over everything before: {preset.model.name} has layers of another kind",
             hint="leave --trace out: the plan itself counts them",
@@ -94,11 +100,6 @@ def _refuse(preset: Preset) -> None:
             hint="add --set workload.document_mask=false",
             exit_code=ExitCode.UNSUPPORTED,
         )
-
-
-def _untrained(preset: Preset) -> bool:
-    """Is there nothing that ranks could run?"""
-    return bool(find_family(preset.model.family).untrained or preset.model.mtp_layers)
 
 
 def _with_cpu_kernel(preset: Preset) -> Preset:

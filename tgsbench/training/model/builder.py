@@ -52,10 +52,24 @@ class TransformersBuilder:
     """Its RMSNorm; `weight` and `variance_epsilon` are all that a fused one uses; None: left as it is."""
     mlp_class: Any
     """Its SwiGLU of gate_proj, up_proj and down_proj; None where it has none."""
-    module: ModuleType
-    """Where its attention looks up `apply_rotary_pos_emb`."""
+    module: ModuleType | None
+    """Where its attention looks up `apply_rotary_pos_emb`; None: the family's is left."""
     norm_value: float = 1.0
     """What a norm's weight is at the start: 0 where it multiplies by 1 + weight."""
+
+    @classmethod
+    def of(
+        cls, module: ModuleType, prefix: str, *, has_mlp: bool = True, turns_pairs: bool = False
+    ) -> TransformersBuilder:
+        """A family whose classes are called by one prefix, as nearly all are.
+
+        `has_mlp`: are gate and up products of their own; `turns_pairs`: does RoPE turn neighbouring values.
+        """
+        config, decoder, rotary, norm = (
+            getattr(module, prefix + name) for name in ("Config", "Model", "RotaryEmbedding", "RMSNorm")
+        )
+        mlp = getattr(module, prefix + "MLP") if has_mlp else None
+        return cls(config, decoder, rotary, norm, mlp, None if turns_pairs else module)
 
     def config(self, settings: dict[str, Any]) -> Any:
         """An instance of config_class."""

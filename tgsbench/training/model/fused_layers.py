@@ -36,8 +36,8 @@ class FusingRules:
     """RMSNorm with `weight` and `variance_epsilon`; None: the family's is another one."""
     mlp: type[nn.Module] | None
     """SwiGLU with gate_proj, up_proj and down_proj; None: the family has no such module."""
-    module: ModuleType
-    """The module whose `apply_rotary_pos_emb` its attention calls."""
+    module: ModuleType | None
+    """The module whose `apply_rotary_pos_emb` its attention calls; None: the family's turns other pairs."""
 
 
 def fuse(decoder: nn.Module, engine: EngineOptions, rules: FusingRules) -> str:
@@ -49,14 +49,13 @@ def fuse(decoder: nn.Module, engine: EngineOptions, rules: FusingRules) -> str:
     """
     if engine.tiled_mlp and rules.mlp is None:
         raise TgsError("engine.tiled_mlp=true: this model's MLP has no tiles", exit_code=ExitCode.UNSUPPORTED)
-    plain_rope = _plain_ropes.setdefault(rules.module, rules.module.apply_rotary_pos_emb)
     norm: type[nn.Module] | None
     mlp: type[nn.Module] | None
     if engine.liger:
         require_liger()
         norm, mlp, rope, source = LigerNorm, LigerMLP, _liger_rope(), f"liger-kernel {liger_version()}"
     elif engine.compile:
-        norm, mlp, rope, source = rules.norm, rules.mlp, plain_rope, "torch.compile"
+        norm, mlp, rope, source = rules.norm, rules.mlp, None, "torch.compile"
     else:
         norm, mlp, rope, source = FusedNorm, FusedMLP, fused_rope, "torch"
     for module in decoder.modules():
@@ -66,9 +65,17 @@ def fuse(decoder: nn.Module, engine: EngineOptions, rules: FusingRules) -> str:
             module.__class__ = TiledMLP if engine.tiled_mlp else mlp
         elif type(module) is nn.Linear and not engine.compile:
             module.__class__ = Fp32Linear
-    rules.module.apply_rotary_pos_emb = rope  # type: ignore[attr-defined]
-    swapped = ["norms"] * (rules.norm is not None) + ["RoPE"] + ["SwiGLU"] * (rules.mlp is not None)
+    if rules.module is not None:
+        _swap_rope(rules.module, rope)
+    kinds = (rules.norm, "norms"), (rules.module, "RoPE"), (rules.mlp, "SwiGLU")
+    swapped = [name for of_family, name in kinds if of_family is not None]
     return f"{_listed(swapped)} by {source}" + (", the MLP tiled" if engine.tiled_mlp else "")
+
+
+def _swap_rope(module: Any, rope: Any) -> None:
+    """Another RoPE for all that a module of transformers builds; None: its own."""
+    plain = _plain_ropes.setdefault(module, module.apply_rotary_pos_emb)
+    module.apply_rotary_pos_emb = rope or plain
 
 
 def _listed(words: list[str]) -> str:
