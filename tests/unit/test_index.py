@@ -38,7 +38,9 @@ def ask(*words: str, root: Path):
 def test_a_run_of_another_year_says_its_year():
     now = datetime.now()
     shown = [
-        run_columns.COLUMNS["when"].text(index.Summary(run_id="r", status="ok", created_unix=when.timestamp()))
+        run_columns.COLUMNS["when"].text(
+            index.Summary(run_id="r", status="ok", created_unix=when.timestamp())
+        )
         for when in (now.replace(month=3, day=4, hour=5, minute=6), datetime(2019, 12, 31, 23, 59))
     ]
     assert shown == ["03-04 05:06", "2019-12-31"]

@@ -155,7 +155,7 @@ def _read_sums(source: Path, tar: tarfile.TarFile, members: Iterator[tarfile.Tar
     try:
         return msgspec.json.decode(file.read(), type=Sums)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise _bad(source, f"its list of files: {error}") from error
+        raise _bad(source, f"its list of files: {reason_of(error)}") from error
 
 
 def _check_size(source: Path, sums: Sums, max_bytes: int | None) -> None:
