@@ -87,10 +87,10 @@ def nearest(word: str, known: Iterable[str], n: int = 3) -> str:
     close = close or [name for name in names if word and word.lower() in name.lower()][:n]
     close = close or (_begins_like(word, names)[:n] if len(word) > 2 else [])
     if close:
-        return "nearest: " + ", ".join(map(_in_one_line, close))
-    return "known: " + ", ".join(map(_in_one_line, names[:12])) + (", …" if len(names) > 12 else "")
+        return "nearest: " + ", ".join(map(in_one_line, close))
+    return "known: " + ", ".join(map(in_one_line, names[:12])) + (", …" if len(names) > 12 else "")
 
 
-def _in_one_line(name: str) -> str:
-    """A name as it is, or as Python spells it where a line break or an escape in it would forge a line."""
-    return name if name.isprintable() else repr(name)
+def in_one_line(text: str) -> str:
+    """A name or value as it is, or as Python spells it where a line break or an escape would forge a line."""
+    return text if text.isprintable() else repr(text)
