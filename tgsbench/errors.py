@@ -87,5 +87,10 @@ def nearest(word: str, known: Iterable[str], n: int = 3) -> str:
     close = close or [name for name in names if word and word.lower() in name.lower()][:n]
     close = close or (_begins_like(word, names)[:n] if len(word) > 2 else [])
     if close:
-        return "nearest: " + ", ".join(close)
-    return "known: " + ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
+        return "nearest: " + ", ".join(map(in_one_line, close))
+    return "known: " + ", ".join(map(in_one_line, names[:12])) + (", …" if len(names) > 12 else "")
+
+
+def in_one_line(text: str) -> str:
+    """A name or value as it is, or as Python spells it where a line break or an escape would forge a line."""
+    return text if text.isprintable() else repr(text)

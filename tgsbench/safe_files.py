@@ -47,13 +47,13 @@ def read_regular(path: Path, max_bytes: int, follow: bool = False) -> bytes:
 
 
 def reason_of(error: Exception) -> str:
-    """What an exception of a reader says of the file, in words that are not the interpreter's."""
+    """What an exception of a reader says of the file, in one line of words that are not the interpreter's."""
     if isinstance(error, RecursionError):
         return "nested too deeply"
     if isinstance(error, OSError):
         return error.strerror or str(error)
     text = str(error)
-    return "a number of thousands of digits" if "integer string conversion" in text else text
+    return "a number of thousands of digits" if "integer string conversion" in text else one_line(text)
 
 
 def read_toml(path: Path) -> dict[str, Any]:

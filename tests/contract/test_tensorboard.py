@@ -87,6 +87,7 @@ def test_a_run_without_traces_says_how_to_capture_some(tmp_path):
     done = tgsbench(tmp_path, "tensorboard")
     assert done.returncode == 17
     assert "no traces: bare" in done.stderr and "--profile timeline" in done.stderr
+    assert "are shown" not in done.stderr
 
 
 def test_a_run_named_twice_is_refused(tmp_path):

@@ -42,6 +42,10 @@ FOUND = {
     "splits that are a number": ("data_folder", b'{"splits": 3}'),
     "splits that are a table": ("data_folder", b'{"splits": {"a": 1}}'),
     "a split that is the folder itself": ("data_folder", b'{"splits": ["."]}'),
+    "a tokenizer whose only id is below 0": (
+        "tokenizer",
+        b'[{"added_tokens": [{"id": -9223372036854775808}], "model": 1e9}, {}]',
+    ),
     "data files that are lists": ("data_folder", b'{"_data_files": [["x"]]}'),
     "a file name of thousands of letters": (
         "data_folder",

@@ -9,6 +9,7 @@ from tgsbench import presets
 from tgsbench.launch.preflight import LocalMachine
 from tgsbench.live import session
 from tgsbench.presets import catalog
+from tgsbench.results import run_columns
 from tgsbench.store.run_dir import RunDir
 from tgsbench.system.doctor import DoctorCheck
 from tgsbench.tui import recorded
@@ -41,6 +42,7 @@ def _own_world(tmp_path, monkeypatch):
     monkeypatch.setattr("tgsbench.launch.preflight.this_machine", lambda: LocalMachine([], 2, 16 << 30))
     monkeypatch.setattr("tgsbench.system.doctor.iter_checks", lambda root, **_: [(0, CHECKS)])
     monkeypatch.setattr(catalog, "files", _of_a_few_families)
+    monkeypatch.setattr(run_columns, "_this_year", lambda: 2026)  # the recording's
     welcome(False, tmp_path)
 
 

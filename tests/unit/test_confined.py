@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from tgsbench.errors import TgsError
 from tgsbench.events.tail import FileTail, RunTail
 from tgsbench.safe_files import harmless, inside, open_regular, read_regular, toml_document
+from tgsbench.store.run_dir import RunDir, Store
 
 
 def test_links_fifos_devices_and_folders_are_no_files(tmp_path):
@@ -89,3 +91,19 @@ def test_every_text_of_a_toml_file_is_harmless_whatever_way_it_is_read(text, lef
     except tomllib.TOMLDecodeError:
         return
     assert toml_document(document.encode()) == harmless(plain)
+
+
+def test_a_name_or_a_value_with_a_line_break_forges_no_line_of_an_error(tmp_path):
+    for name in ("nightly-1\nerror: forged", "nightly-2\nerror: forged"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text("{}")
+    with pytest.raises(TgsError) as several:
+        Store(tmp_path).find("nightly")
+    outcome = tmp_path / "r" / "outcome.json"
+    outcome.parent.mkdir()
+    outcome.write_text(json.dumps({"status": "ok\nerror: forged", "reason": "", "exit_code": 0}))
+    with pytest.raises(TgsError) as value:
+        RunDir(outcome.parent).outcome()
+    for error in (several.value, value.value):
+        assert "forged" in error.msg
+        assert "\n" not in error.msg

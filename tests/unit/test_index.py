@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import shutil
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,17 @@ def ask(*words: str, root: Path):
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
     return done.output
+
+
+def test_a_run_of_another_year_says_its_year():
+    now = datetime.now()
+    shown = [
+        run_columns.COLUMNS["when"].text(
+            index.Summary(run_id="r", status="ok", created_unix=when.timestamp())
+        )
+        for when in (now.replace(month=3, day=4, hour=5, minute=6), datetime(2019, 12, 31, 23, 59))
+    ]
+    assert shown == ["03-04 05:06", "2019-12-31"]
 
 
 def test_the_cache_can_be_deleted_at_any_time(tmp_path):

@@ -90,11 +90,13 @@ def test_a_long_run_takes_little_memory():
     assert held < 100 * 20_000, "bytes; an object of each step takes 700"
 
 
-def test_no_more_steps_wait_for_their_ranks_than_a_piece_of_each_file_holds(tmp_path, monkeypatch):
+@pytest.mark.parametrize("digest", [0, 2**62], ids=["lines as long", "longer lines of rank 0"])
+def test_no_more_steps_wait_for_their_ranks_than_a_piece_of_each_file_holds(tmp_path, monkeypatch, digest):
     monkeypatch.setattr(tail.FileTail.read, "__defaults__", (4096,))
     for rank, own in enumerate(reports(2000)):
         for seq, event in enumerate(own):
             event.seq, event.loss_sum = seq, 1.5  # JSON has no NaN
+            event.pack_digest = 0 if rank else digest
         lines = b"".join(msgspec.json.encode(event) + b"\n" for event in own)
         (tmp_path / f"rank{rank:05d}.jsonl").write_bytes(lines)
     observed, most = RunTotals(WORLD), 0

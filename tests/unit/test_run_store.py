@@ -120,6 +120,12 @@ def test_a_damaged_run_that_somebody_holds_is_not_deleted(tmp_path):
     with run_dir.claimed(run), pytest.raises(run_dir.TgsError, match="still running"):
         detached.discard(run)
     assert not run.is_claimed()
+    run.events_dir.mkdir()
+    events = run.events_dir / "rank00000.jsonl"
+    events.touch()
+    with pytest.raises(run_dir.TgsError, match="may be running: its run"):
+        detached.discard(run)
+    os.utime(events, (1.0, 1.0))
     detached.discard(run)
     assert not run.path.exists()
 

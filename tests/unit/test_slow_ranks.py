@@ -110,6 +110,32 @@ def test_ranks_may_be_read_one_after_the_other():
     assert table_of(events, 4).slow.rank == 1
 
 
+class _Unscanned(dict):
+    """Rows that may be thousands, of which no row's end looks at all."""
+
+    def __iter__(self):
+        raise AssertionError("all open rows were looked at")
+
+
+def test_a_rank_that_is_read_far_ahead_costs_a_row_no_more():
+    table, num_steps = WaitTable(2), 100
+    table._open = _Unscanned()
+    for rank in range(2):
+        for step in range(num_steps):
+            table.add(Waits(rank=rank, step=step, step_s=1.0, wait_s={"sp": 0.1}))
+    assert (table.num_rows, len(table._open)) == (num_steps, 0)
+
+
+def test_rows_end_alike_in_whatever_order_steps_come():
+    order = [5, 3, 9, 1, 7]
+    table = WaitTable(2)
+    for step in order:
+        table.add(Waits(rank=0, step=step, step_s=1.0, wait_s={}))
+    ended = [row.step for step in (3, 1, 9) for row in table.add(Waits(rank=1, step=step, step_s=1.0))]
+    assert ended == [3, 9], "step 1 was given up with step 3, and is begun anew"
+    assert not table._open.keys() & {5, 7}
+
+
 def test_damaged_reports_do_no_harm():
     events = simulated(4, 2, slow=1, delay_s=0.3)
     odd = [Waits(rank=9, step=1), Waits(rank=-1, step=1), Waits(rank=0, step=-5), Waits(rank=1, step=3)]

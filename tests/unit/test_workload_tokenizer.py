@@ -206,6 +206,9 @@ def test_a_template_that_fails_or_reaches_out_is_told(tmp_path, conversations, t
         ),
         (lambda folder: _written(folder / "tokenizer.json", "{"), "not valid JSON"),
         (lambda folder: _written(folder / "tokenizer.json", "{}"), "it has no vocabulary"),
+        (lambda folder: _ids_alone(folder, -5), "has the id -5, and ids are 0 to"),
+        (lambda folder: _ids_alone(folder, 2**31), "has the id 2,147,483,648, and ids are 0 to"),
+        (lambda folder: _ids_alone(folder, 1.5), "it has no vocabulary"),
         (lambda _: "someone/hidden", "not in the hub's local cache, and the hub cannot be reached"),
     ],
 )
@@ -220,6 +223,12 @@ def test_a_tokenizer_that_will_not_do_is_told_before_anything_is_started(
     with pytest.raises(TgsError, match=words) as caught:
         first_look.check(asked)
     assert caught.value.exit_code == ExitCode.BAD_DATA and caught.value.hint
+
+
+def _ids_alone(folder, added):
+    """A tokenizer of three tokens and of one that was added with this id."""
+    document = {"model": {"vocab": {"a": 0, "b": 1, "ab": 2}}, "added_tokens": [{"id": added}]}
+    return _written(folder / "tokenizer.json", json.dumps(document))
 
 
 def _written(path, text):

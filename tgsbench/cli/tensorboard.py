@@ -45,6 +45,9 @@ def tensorboard(sources: tuple[str, ...], port: int | None, folder: Path | None)
             hint="capture some: tgsbench run --preset NAME --profile timeline",
             exit_code=ExitCode.BAD_INPUT,
         )
+    for one in shown:
+        if not one.traces:
+            diagnostics.note(f"{one.name}: no traces were captured, its scalars are shown")
     if (wanted := logdir.memory_bytes(traces)) > _MUCH_MEMORY:
         diagnostics.warn(f"TensorBoard takes {units.size(wanted)} of memory to read the largest trace")
     with scratch_folder("tgsbench-tensorboard-") as temporary:
@@ -62,7 +65,6 @@ def _shown(source: str, folder: Path | None) -> LogdirRun:
     run = find_run(source, root)
     name = Path(source).resolve().name if run is None else run.run_id
     if run is not None and not profiles.has_traces(run):
-        diagnostics.note(f"{name}: no traces were captured, its scalars are shown")
         return LogdirRun(name, (), run)
     # A FIFO among them would be waited for without end.
     return LogdirRun(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections import deque
 from collections.abc import Callable, Iterator
+from heapq import heappop, heappush
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from tgsbench.events.native import GLANCE, line_scanner
 from tgsbench.events.step_columns import RankBatch, condensed
 from tgsbench.install import upgrade
 from tgsbench.safe_files import harmless, harmless_json, is_plain_json, open_regular
-from tgsbench.schema.events import PROTOCOL_VERSION, Event
+from tgsbench.schema.events import PROTOCOL_VERSION, Event, Step
 
 _WHOLE = msgspec.json.Decoder(Event)
 _CHUNK = 4 << 20
@@ -320,14 +320,20 @@ class RunTail:
                 yield batch
 
     def read_all(self) -> Iterator[Event]:
-        """Every event that is there now, a piece of each file in turn: few steps wait for their ranks."""
+        """Every event that is there now, a piece of the rank that is least far in turn.
+
+        Few steps wait for their ranks so: of pieces in turns, a rank that writes shorter lines is ever
+        further ahead (by 29,000 of 800,000 steps where lines differ by 4 %).
+        """
         self._discover()
-        unread = deque(tail.read_to_end() for tail in self._files.values())
-        while unread:
-            pieces = unread.popleft()
-            if events := next(pieces, None):
+        pieces = [tail.read_to_end() for tail in self._files.values()]
+        due = [(0, index) for index in range(len(pieces))]
+        while due:
+            num_steps, index = heappop(due)
+            if events := next(pieces[index], None):
                 yield from events
-                unread.append(pieces)
+                num_steps += sum(isinstance(event, Step) for event in events)
+                heappush(due, (num_steps, index))
 
     def _discover(self) -> None:
         if self._dir.is_symlink():

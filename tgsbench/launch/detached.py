@@ -14,6 +14,7 @@ from tgsbench.system.child import child_environment
 from tgsbench.system.session import start_in_session
 
 _SILENT_S = 60.0
+_MAY_BE = f"may be running: its run.json is damaged, and it was written to in the last {_SILENT_S:.0f} s"
 
 
 class Supervisor:
@@ -49,17 +50,22 @@ def discard(run: RunDir) -> None:
     """Delete a run that is over. Raises TgsError when it goes on or the folder is no run."""
     if run.path.is_symlink() or not (run.path / "run.json").is_file():
         raise TgsError(f"{run.path} is no run folder", exit_code=ExitCode.STORE)
-    if _may_be_alive(run):
-        raise TgsError(f"{run.run_id} is still running", hint="stop it first", exit_code=ExitCode.STORE)
+    if alive := _alive(run):
+        raise TgsError(f"{run.run_id} {alive}", hint="stop it first", exit_code=ExitCode.STORE)
     try:
         shutil.rmtree(run.path)
     except OSError as error:
         raise TgsError(f"cannot delete {run.path}: {error.strerror}", exit_code=ExitCode.STORE) from error
 
 
-def _may_be_alive(run: RunDir) -> bool:
-    """As its run.json says; where that is damaged, whether anybody holds the folder or writes to it."""
+def _alive(run: RunDir) -> str:
+    """Why a run is taken to go on; empty: it does not.
+
+    As its run.json says; where that is damaged, whether anybody holds the folder or writes to it.
+    """
     try:
-        return run.is_alive()
+        return "is still running" if run.is_alive() else ""
     except TgsError:
-        return run.is_claimed() or age_s(run) < _SILENT_S
+        if run.is_claimed():
+            return "is still running"
+        return _MAY_BE if age_s(run) < _SILENT_S else ""

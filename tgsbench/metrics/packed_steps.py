@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import tempfile
 import zlib
+from array import array
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -16,12 +18,39 @@ from tgsbench.metrics.step_total import StepTotal
 
 _BLOCK = 1024
 """Steps that are packed together."""
-_WORD = 64
 _IN_MEMORY = 2 << 20
 """Packed bytes of about 50,000 steps; more go to a temporary file, and memory stays the same."""
 _LARGEST = 2**63 - 1
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(list[StepTotal])
+
+
+class _Spans:
+    """Which steps there are: spans of those that came in order, 16 bytes a span, and those that did not."""
+
+    def __init__(self) -> None:
+        self._begins, self._ends = array("q"), array("q")
+        self._late: set[int] = set()
+
+    def __contains__(self, step: int) -> bool:
+        at = bisect_right(self._begins, step) - 1
+        return (at >= 0 and step < self._ends[at]) or step in self._late
+
+    @property
+    def is_in_order(self) -> bool:
+        """Has each step a higher number than the one before?"""
+        return not self._late
+
+    def add(self, step: int) -> None:
+        """Take in a step that is not here yet."""
+        newest = self._ends[-1] if self._ends else -1
+        if step < newest:
+            self._late.add(step)
+        elif step == newest:
+            self._ends[-1] = step + 1
+        else:
+            self._begins.append(step)
+            self._ends.append(step + 1)
 
 
 class PackedSteps:
@@ -35,10 +64,7 @@ class PackedSteps:
         """Packed bytes in memory, and in the file."""
         self._newest: list[StepTotal] = []
         """Not yet packed."""
-        self._known: dict[int, int] = {}
-        """Bits of the steps that are here, 64 steps a word."""
-        self._last_step = -1
-        self._is_in_order = True
+        self._steps = _Spans()
         self._num = 0
         self.num: Counter[str] = Counter()
         """Phase -> steps."""
@@ -47,14 +73,12 @@ class PackedSteps:
         return self._num
 
     def __contains__(self, step: int) -> bool:
-        return bool(self._known.get(step // _WORD, 0) >> step % _WORD & 1)
+        return step in self._steps
 
     def append(self, total: StepTotal) -> None:
         """Take a step in whose figures are final."""
         total.reported = 0
-        self._known[total.step // _WORD] = self._known.get(total.step // _WORD, 0) | 1 << total.step % _WORD
-        self._is_in_order &= total.step > self._last_step
-        self._last_step = total.step
+        self._steps.add(total.step)
         self.num[total.phase] += 1
         self._num += 1
         self._newest.append(total)
@@ -81,7 +105,7 @@ class PackedSteps:
     def __iter__(self) -> Iterator[StepTotal]:
         """In the order of their numbers; the objects are made anew, and what changes them changes nothing."""
         steps = self._in_order_told()
-        return steps if self._is_in_order else iter(sorted(steps, key=lambda total: total.step))
+        return steps if self._steps.is_in_order else iter(sorted(steps, key=lambda total: total.step))
 
     def _in_order_told(self) -> Iterator[StepTotal]:
         begin = 0

@@ -225,14 +225,21 @@ def _packs(m: Measured) -> str:
 
 def _update(m: Measured) -> str:
     """AdamW's first step changes each weight by the learning rate, every later one by a share of it."""
-    seen = [(s.step, s.update, scheduled_lr(m.preset, s.step)) for s in m.steps if s.update is not None]
-    if not seen or m.preset.training.lr == 0:
-        raise NotChecked("no rank looked at its weights" if not seen else "the learning rate is 0")
-    for step, update, lr in seen:
-        low, high = _LATER_UPDATE if step else _FIRST_UPDATE
-        if lr >= _LEAST_LR_SHARE * m.preset.training.lr and not low * lr <= update <= high * lr:
-            return f"step {step} changed weights by {update:.2g} at a learning rate of {lr:.2g}"
-    return _still_layers(m)
+    if all(s.update is None for s in m.steps):
+        raise NotChecked("no rank looked at its weights")
+    if m.preset.training.lr == 0:
+        raise NotChecked("the learning rate is 0")
+    return next(filter(None, (_odd_update(m.preset, s) for s in m.steps)), "") or _still_layers(m)
+
+
+def _odd_update(preset: Preset, s: StepTotal) -> str:
+    """What a step's change of the weights is, where its learning rate does not explain it."""
+    if s.update is None:
+        return ""
+    lr, (low, high) = scheduled_lr(preset, s.step), _LATER_UPDATE if s.step else _FIRST_UPDATE
+    if lr < _LEAST_LR_SHARE * preset.training.lr or low * lr <= s.update <= high * lr:
+        return ""
+    return f"step {s.step} changed weights by {s.update:.2g} at a learning rate of {lr:.2g}"
 
 
 def _still_layers(m: Measured) -> str:

@@ -11,6 +11,7 @@ import statistics
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from itertools import pairwise
 from typing import Final, NamedTuple
 
@@ -61,6 +62,8 @@ class WaitTable:
     total_s: float = 0.0
     _open: dict[int, WaitRow] = field(default_factory=dict)
     _missing: dict[int, int] = field(default_factory=dict)
+    _steps: list[int] = field(default_factory=list)
+    """The open rows' steps, a heap: one rank may be thousands of them ahead of another."""
     _named: HeldUp | None = None
 
     def add(self, event: Waits) -> list[WaitRow]:
@@ -74,6 +77,7 @@ class WaitTable:
             nothing = [math.nan] * self.world
             self._open[key] = WaitRow(key, array("d", nothing), array("d", nothing))
             self._missing[key] = self.world
+            heappush(self._steps, key)
         row = self._open[key]
         self._missing[key] -= math.isnan(row.step_s[event.rank])
         row.step_s[event.rank] = event.step_s
@@ -82,8 +86,9 @@ class WaitTable:
 
     def _close(self, key: int) -> WaitRow:
         row = self._open[key]
-        for step in [step for step in self._open if step <= key]:
+        while self._steps and self._steps[0] <= key:
             # Every rank has passed this step: what is missing of earlier ones will never come.
+            step = heappop(self._steps)
             del self._open[step], self._missing[step]
         self.rows.append(row)
         self.num_rows += 1

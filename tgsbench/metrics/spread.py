@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
+from array import array
 from collections.abc import Sequence
 from math import erfc, sqrt
 
@@ -40,13 +41,16 @@ def trend(samples: Sequence[float]) -> tuple[float, float]:
     n = len(samples)
     if n < LEAST:
         return 0.0, 1.0
-    pairs = [(j - i, samples[j] - samples[i]) for i, j in itertools.combinations(range(n), 2)]
-    score = sum((rise > 0) - (rise < 0) for _, rise in pairs)
+    score, slopes = 0, array("d")
+    for i, j in itertools.combinations(range(n), 2):
+        rise = samples[j] - samples[i]
+        score += (rise > 0) - (rise < 0)
+        slopes.append(rise / (j - i))
     ties = sum(c * (c - 1) * (2 * c + 5) for c in map(samples.count, set(samples)))
     variance = (n * (n - 1) * (2 * n + 5) - ties) / 18
     if variance <= 0:
         return 0.0, 1.0
-    slope = statistics.median(rise / run for run, rise in pairs)
+    slope = statistics.median(slopes)
     p_value = erfc(max(0.0, abs(score) - 1) / sqrt(2 * variance))
     return slope * (n - 1) / statistics.median(samples), p_value
 

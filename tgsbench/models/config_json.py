@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from tgsbench.errors import ExitCode, TgsError, nearest
+from tgsbench.errors import ExitCode, TgsError, in_one_line, nearest
 from tgsbench.models.config_reader import ConfigReader
 from tgsbench.models.family import ModelFamily
 from tgsbench.models.registry import families, find_family, is_family
@@ -43,7 +43,7 @@ def shape_of(settings: dict[str, Any], name: str, where: str) -> ConfigShape:
     try:
         shape = msgspec.convert(reader.fields, ModelShape)
     except msgspec.ValidationError as error:
-        raise TgsError(f"{where}: {error}", exit_code=ExitCode.BAD_PRESET) from error
+        raise TgsError(f"{where}: {in_one_line(str(error))}", exit_code=ExitCode.BAD_PRESET) from error
     if problems := family.problems(shape):
         raise TgsError(f"{where}: {problems[0]}", exit_code=ExitCode.BAD_PRESET)
     return ConfigShape(shape=shape, origins=reader.origins, notes=reader.notes)

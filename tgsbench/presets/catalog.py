@@ -14,7 +14,7 @@ import msgspec
 from tgsbench import units
 from tgsbench.errors import ExitCode, TgsError, nearest
 from tgsbench.models.registry import family_names, is_family
-from tgsbench.safe_files import read_regular, read_toml, toml_document
+from tgsbench.safe_files import read_regular, read_toml, reason_of, toml_document
 from tgsbench.schema.hardware import Constants, GpuSpec, Link
 from tgsbench.schema.preset import ModelShape
 from tgsbench.schema.reference import PublishedRows, ReferenceRow
@@ -283,11 +283,11 @@ def _reference_row(row: dict[str, Any], path: Path, index: int) -> ReferenceRow:
         row["seq_len"] = units.parse_length(row.get("seq_len", ""))
         return msgspec.convert(row, ReferenceRow)
     except ValueError as error:  # msgspec's ValidationError is one too
-        raise TgsError(f"{path}: rows[{index}]: {error}", exit_code=ExitCode.BAD_PRESET) from error
+        raise TgsError(f"{path}: rows[{index}]: {reason_of(error)}", exit_code=ExitCode.BAD_PRESET) from error
 
 
 def _convert(document: dict[str, Any], kind: type[T], path: Path) -> T:
     try:
         return msgspec.convert(document, kind)
     except msgspec.ValidationError as error:
-        raise TgsError(f"{path}: {error}", exit_code=ExitCode.BAD_PRESET) from error
+        raise TgsError(f"{path}: {reason_of(error)}", exit_code=ExitCode.BAD_PRESET) from error

@@ -6,7 +6,7 @@ import msgspec
 
 from tgsbench.errors import ExitCode, TgsError, nearest
 from tgsbench.presets import catalog
-from tgsbench.safe_files import read_toml
+from tgsbench.safe_files import read_toml, reason_of
 from tgsbench.schema.recipe import Recipe
 
 
@@ -25,7 +25,7 @@ def load_recipe(name: str) -> Recipe:
     try:
         recipe = msgspec.convert({"name": name, **read_toml(known[name])}, Recipe)
     except msgspec.ValidationError as error:
-        raise TgsError(f"{known[name]}: {error}", exit_code=ExitCode.BAD_PRESET) from error
+        raise TgsError(f"{known[name]}: {reason_of(error)}", exit_code=ExitCode.BAD_PRESET) from error
     if recipe.active_steps < 1 or recipe.warmup_steps < 0:
         raise TgsError(
             f"{known[name]}: active_steps must be at least 1 and warmup_steps at least 0",

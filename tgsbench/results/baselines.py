@@ -12,7 +12,7 @@ from tgsbench.errors import ExitCode, TgsError, nearest
 from tgsbench.metrics.gate import LEAST_RUNS
 from tgsbench.metrics.ratio import Interval
 from tgsbench.results.compare import Row
-from tgsbench.safe_files import harmless, read_regular
+from tgsbench.safe_files import harmless, read_regular, reason_of
 from tgsbench.store.run_dir import unwritable, write_atomic
 
 _MAX_BYTES: Final = 16 << 20
@@ -40,7 +40,9 @@ def load(path: Path) -> Baselines:
             exit_code=ExitCode.BAD_INPUT,
         ) from error
     except (OSError, msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise TgsError(f"{path} is no file of baselines: {error}", exit_code=ExitCode.BAD_INPUT) from error
+        raise TgsError(
+            f"{path} is no file of baselines: {reason_of(error)}", exit_code=ExitCode.BAD_INPUT
+        ) from error
     if found.schema > _SCHEMA:
         raise TgsError(
             f"{path} is of a newer tgsbench (schema {found.schema}, known: {_SCHEMA})",

@@ -42,8 +42,15 @@ def _length(seq_len: int) -> str:
 
 
 def _when(unix: float) -> str:
-    """Local time, without the year."""
-    return datetime.fromtimestamp(unix).strftime("%m-%d %H:%M") if unix else ""
+    """Local time of a run of this year; of another, the day with its year, in a character less."""
+    if not unix:
+        return ""
+    when = datetime.fromtimestamp(unix)
+    return when.strftime("%m-%d %H:%M" if when.year == _this_year() else "%Y-%m-%d")
+
+
+def _this_year() -> int:
+    return datetime.now().year
 
 
 def _count(number: int) -> str:
@@ -79,7 +86,7 @@ COLUMNS: Final[dict[str, RunColumn]] = {
     "run": RunColumn("run", lambda s: one_line(s.run_id), width=40),
     "status": RunColumn("status", lambda s: s.status, width=11, figure="status"),
     "preset": RunColumn("preset", _preset, width=20),
-    "engine": RunColumn("engine", _engine, width=9),
+    "engine": RunColumn("engine", _engine, width=12),
     "n": RunColumn("n", lambda s: s.n, width=5, right=True),
     "length": RunColumn("length", lambda s: s.seq_len, _length, width=6, right=True),
     "when": RunColumn("when", lambda s: s.created_unix, _when, width=11),
@@ -93,9 +100,9 @@ COLUMNS: Final[dict[str, RunColumn]] = {
 TABLE: tuple[str, ...] = ("run", "when", "status", "preset", "engine", "tgs", "n", "tags", "why")
 """Columns of `tgsbench runs`, from the left."""
 LIST: tuple[str, ...] = (
-    "status", "preset", "tgs", "length", "when", "engine", "ranks", "run", "reason",
+    "status", "preset", "tgs", "engine", "when", "length", "ranks", "run", "reason",
 )  # fmt: skip
-"""Columns of the terminal UI's list, from the left, after the marks."""
+"""Columns of the terminal UI's list, from the left, after the marks; 80 columns show the first five whole."""
 
 
 def columns(names: tuple[str, ...]) -> list[RunColumn]:

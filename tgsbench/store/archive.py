@@ -125,9 +125,17 @@ class _BoundedTarInfo(tarfile.TarInfo):
     _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10
 
 
+def _opened(raw: IO[bytes]) -> tarfile.TarFile:
+    """The archive as a stream; tarfile takes the end of a file within gzip's first ten bytes for a letter."""
+    try:
+        return tarfile.open(fileobj=raw, mode="r|gz", tarinfo=_BoundedTarInfo)
+    except TypeError as error:
+        raise tarfile.ReadError("it ends within its first bytes") from error
+
+
 def _extract(source: Path, staging: Path, max_bytes: int | None) -> list[str]:
     raw = os.fdopen(open_regular(source, follow=True), "rb")
-    with raw, tarfile.open(fileobj=raw, mode="r|gz", tarinfo=_BoundedTarInfo) as tar:
+    with raw, _opened(raw) as tar:
         members = iter(tar)
         sums = _read_sums(source, tar, members)
         _check_size(source, sums, max_bytes)
@@ -155,7 +163,7 @@ def _read_sums(source: Path, tar: tarfile.TarFile, members: Iterator[tarfile.Tar
     try:
         return msgspec.json.decode(file.read(), type=Sums)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise _bad(source, f"its list of files: {error}") from error
+        raise _bad(source, f"its list of files: {reason_of(error)}") from error
 
 
 def _check_size(source: Path, sums: Sums, max_bytes: int | None) -> None:

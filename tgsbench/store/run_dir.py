@@ -28,6 +28,7 @@ from tgsbench.safe_files import (
     harmless,
     harmless_json,
     is_plain_json,
+    one_line,
     printable,
     read_regular,
     reason_of,
@@ -244,7 +245,7 @@ class RunDir:
             found = found if is_plain_json(raw) else harmless(found)
         except (OSError, ValueError, RecursionError) as error:
             raise _damaged(path, reason_of(error)) from error
-        self._notes[name] = [f"{name}: {note}" for note in notes]
+        self._notes[name] = [f"{name}: {one_line(note)}" for note in notes]
         return found
 
     def _read_optional(self, name: str, kind: type[T]) -> T | None:

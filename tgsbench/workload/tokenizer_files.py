@@ -18,6 +18,8 @@ from tgsbench.system.hub_cache import newest_snapshot
 _MAX_BYTES: Final = 256 << 20
 """The largest public tokenizer.json have some 33 MB."""
 _MAX_SETTINGS: Final = 8 << 20
+_MAX_ID: Final = 2**31 - 1
+"""Packs hold ids in 32 bits."""
 _HUB_NAME: Final = re.compile(r"^[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}$")
 _NAMES: Final = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
@@ -111,14 +113,24 @@ def _read(path: Path, name: str) -> TokenizerFiles:
 
 
 def _vocab_size(document: dict[str, Any], path: Path) -> int:
-    model = document.get("model")
+    ids = _ids(document)
+    if not ids or any(type(one) is not int for one in ids):
+        raise _bad(f"{path}: no tokenizer.json: it has no vocabulary", "save the tokenizer anew")
+    if odd := [one for one in ids if not 0 <= one <= _MAX_ID]:
+        raise _bad(
+            f"{path}: a token has the id {odd[0]:,}, and ids are 0 to {_MAX_ID:,}", "save the tokenizer anew"
+        )
+    return 1 + int(max(ids))
+
+
+def _ids(document: dict[str, Any]) -> list[Any]:
+    """What stands where ids do; a vocabulary that is a list has its places for them."""
+    model, added = document.get("model"), document.get("added_tokens")
     vocab = model.get("vocab") if isinstance(model, dict) else None
-    try:
-        ids = list(vocab.values()) if isinstance(vocab, dict) else list(range(len(vocab or ())))
-        ids += [token["id"] for token in document.get("added_tokens") or []]
-        return 1 + max(ids)
-    except (TypeError, ValueError, KeyError) as error:
-        raise _bad(f"{path}: no tokenizer.json: it has no vocabulary", "save the tokenizer anew") from error
+    ids = list(vocab.values()) if isinstance(vocab, dict) else []
+    ids += range(len(vocab)) if isinstance(vocab, list) else ()
+    extra = added if isinstance(added, list) else [added] * bool(added)
+    return ids + [one.get("id") if isinstance(one, dict) else one for one in extra]
 
 
 def _chat_template(settings: dict[str, Any], path: Path) -> str:

@@ -109,7 +109,7 @@ class RunsScreen(ModeScreen):
         shown = run_rows.matching(self._rows, self.query_one("#run-filter", Input).value)
         self.query_one(ListTable).fill(run_rows.table_rows(shown, self._marked))
         marked = f"{len(self._marked)} marked (v compares them), " if self._marked else ""
-        text = f" {marked}{self._order}: {len(shown)} of {len(self._rows)} runs in {self.tgs.runs_root}"
+        text = f" {marked}{self._order}: {len(shown):,} of {len(self._rows):,} runs in {self.tgs.runs_root}"
         if not self._rows:
             text = f" no runs in {self.tgs.runs_root} yet: choose a preset (1) and press r"
         self.query_one("#run-count", Line).show(text)
