@@ -25,7 +25,7 @@ starts = {
     "program": local_ranks.program([sys.executable, "-c", sys.argv[1]]),
     "forked": local_ranks.forked(functools.partial(exec, sys.argv[1], {})),
 }
-code = local_ranks.run_ranks(starts[sys.argv[3]], int(sys.argv[2]), report)
+code = local_ranks.run_ranks(lambda: starts[sys.argv[3]], int(sys.argv[2]), report)
 assert not any(name.split(".")[0] == "torch" for name in sys.modules)
 print(code, msgspec.json.encode(report).decode(), flush=True)
 """
