@@ -180,7 +180,7 @@ def _place(rank: int, num_ranks: int, port: int) -> dict[str, str]:
 def _watch(ranks: Ranks, stop: _Stop, report: LauncherReport) -> int:
     while stop.caught is None:
         codes = [process.poll() for process in ranks]
-        if any(codes):
+        if any(codes) and stop.caught is None:  # else they left because all were asked to
             now = int(time.time())
             report.exits = [rank_exit(rank, code, now) for rank, code in enumerate(codes) if code]
             return failed_code(report.exits)
