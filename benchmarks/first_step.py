@@ -2,7 +2,7 @@
 
 `python -m benchmarks.first_step OTHER_PYTHON [--pairs N] [--json OUT]`; alternates `tgsbench run --preset
 tiny_cpu --headless` of both: seconds, and processor seconds of launcher, agent and busiest rank one after the
-other, which other work on the machine hardly changes.
+other, which other work on the machine hardly changes, and of all processes: what the cores had to do.
 """
 
 from __future__ import annotations
@@ -22,12 +22,15 @@ import psutil
 
 from benchmarks.pairs import ratio, store
 
+FIGURES = ("wall", "processor", "processor, all ranks")
+
 
 class Start(NamedTuple):
     """What a run took until its first step was done."""
 
     wall_s: float
     path_s: float
+    all_s: float
 
 
 def main() -> None:
@@ -42,7 +45,10 @@ def main() -> None:
     found = [
         ratio(f"first step, {what}", "this", "other", a, b, "to reach: <= 0.6")
         for what, a, b in zip(
-            ("wall", "processor"), zip(*own, strict=True), zip(*other, strict=True), strict=True
+            ("wall", "processor", "all processors"),
+            zip(*own, strict=True),
+            zip(*other, strict=True),
+            strict=True,
         )
     ]
     store(args.json, found)
@@ -59,7 +65,7 @@ def first_step(python: str) -> Start:
         )  # fmt: skip
         try:
             end_s = next(_steps(process, Path(folder) / "start" / "events" / "rank00000.jsonl"))
-            return Start(end_s - begin_s, _path_s(psutil.Process(process.pid)))
+            return Start(end_s - begin_s, *_processor_s(psutil.Process(process.pid)))
         finally:
             process.send_signal(signal.SIGINT)
             process.wait()
@@ -74,10 +80,11 @@ def _steps(process: subprocess.Popen[bytes], path: Path) -> Iterator[float]:
     raise RuntimeError(f"no step: the run ended with {process.returncode}")
 
 
-def _path_s(launcher: psutil.Process) -> float:
-    """Launcher, agent and the busiest rank, in processor seconds."""
+def _processor_s(launcher: psutil.Process) -> tuple[float, float]:
+    """Processor seconds of launcher, agent and the busiest rank, and of all ranks with them."""
     (agent,) = launcher.children()
-    return _used_s(launcher) + _used_s(agent) + max(_used_s(rank) for rank in agent.children())
+    before, ranks = _used_s(launcher) + _used_s(agent), [_used_s(rank) for rank in agent.children()]
+    return before + max(ranks), before + sum(ranks)
 
 
 def _used_s(process: psutil.Process) -> float:

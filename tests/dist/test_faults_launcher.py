@@ -42,7 +42,7 @@ def test_no_rank_outlives_a_killed_launcher(running):
 
 def test_no_rank_outlives_a_killed_agent(running):
     run, family = running
-    agent = next(p for p in family if "tgsbench.training.agent" in p.cmdline())
+    (agent,) = psutil.Process(run.process.pid).children()
     os.kill(agent.pid, signal.SIGKILL)
     assert gone(family, 10)
     run.finish()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,8 +13,11 @@ import msgspec
 import pytest
 
 from tests.contract.cli import environment
+from tgsbench import presets
 from tgsbench.errors import ExitCode
 from tgsbench.schema.run import LauncherReport
+from tgsbench.system.lifetime import rank_named
+from tgsbench.training import agent
 
 AGENT = """
 import functools, sys, msgspec
@@ -25,7 +29,7 @@ starts = {
     "program": local_ranks.program([sys.executable, "-c", sys.argv[1]]),
     "forked": local_ranks.forked(functools.partial(exec, sys.argv[1], {})),
 }
-code = local_ranks.run_ranks(starts[sys.argv[3]], int(sys.argv[2]), report)
+code = local_ranks.run_ranks(lambda: starts[sys.argv[3]], int(sys.argv[2]), report)
 assert not any(name.split(".")[0] == "torch" for name in sys.modules)
 print(code, msgspec.json.encode(report).decode(), flush=True)
 """
@@ -131,3 +135,76 @@ def test_ranks_that_come_before_the_first_one_wait_for_its_store(started):
         )
     )
     assert code == ExitCode.OK, report
+
+
+CHOOSING = """
+import os, signal, sys, time, msgspec
+from tgsbench.schema.run import LauncherReport
+from tgsbench.training import local_ranks
+def choose():
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(1000)
+report = LauncherReport()
+print(local_ranks.run_ranks(choose, 2, report), msgspec.json.encode(report).decode())
+"""
+
+
+def test_a_signal_ends_imports_before_any_rank_is_started(tmp_path):
+    argv = [sys.executable, "-c", CHOOSING]
+    agent = subprocess.Popen(argv, cwd=tmp_path, env=environment(tmp_path), stdout=subprocess.PIPE, text=True)
+    code, report = ended(agent)
+    assert (code, report.exits, report.signal) == (128 + signal.SIGTERM, [], "SIGTERM")
+
+
+def test_what_a_copy_printed_before_it_was_killed_is_not_lost(tmp_path):
+    rank = RANK + "print('last words of', rank); os.kill(os.getpid(), signal.SIGKILL)"
+    done = subprocess.run(
+        [sys.executable, "-c", AGENT, rank, "1", "forked"],
+        cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[0] == "last words of 0"
+
+
+def test_a_rank_is_known_by_its_name():
+    code = (
+        "from tgsbench.system.lifetime import name_rank; name_rank(12); print(open('/proc/self/comm').read())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert rank_named(done.stdout.strip()) == 12
+    assert [rank_named(name) for name in ("python3", "rank", "rank x", "frank 1", "rank 1 ")] == [None] * 5
+
+
+class Loaded:
+    """A preload that does something, and how often it was asked."""
+
+    def __init__(self, does: Callable[[], object] = int) -> None:
+        self.does, self.calls = does, 0
+
+    def __call__(self, _preset: object) -> None:
+        self.calls += 1
+        self.does()
+
+
+def _cannot_import() -> None:
+    raise ImportError("no torch")
+
+
+def preloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loaded: Loaded, preset: str) -> bool:
+    (tmp_path / "preset.toml").write_text(presets.to_toml(presets.resolve(preset, []).preset))
+    monkeypatch.setattr(agent, "preload", loaded)
+    return agent._is_preloaded(tmp_path)
+
+
+def test_ranks_on_cpus_are_copies_unless_imports_fail_or_leave_threads(tmp_path, monkeypatch):
+    assert preloaded(tmp_path, monkeypatch, Loaded(), "tiny_cpu")
+    assert not preloaded(tmp_path, monkeypatch, Loaded(_cannot_import), "tiny_cpu")
+    assert not preloaded(tmp_path, monkeypatch, Loaded(sys.exit), "tiny_cpu")
+    over = threading.Event()
+    assert not preloaded(tmp_path, monkeypatch, Loaded(threading.Thread(target=over.wait).start), "tiny_cpu")
+    over.set()
+
+
+def test_no_process_that_may_have_called_a_gpu_is_copied(tmp_path, monkeypatch):
+    loaded = Loaded()
+    assert not preloaded(tmp_path, monkeypatch, loaded, "llama3_8b_8k")
+    assert loaded.calls == 0

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 
 from tgsbench.store.run_dir import RunDir, write_atomic
+from tgsbench.system.lifetime import rank_named
 from tgsbench.system.process import ProcessGroup
 
 _PATIENCE_S = 5.0
@@ -34,11 +35,12 @@ def collect(run: RunDir, child: ProcessGroup) -> list[Path]:
 
 
 def _ranks(child: ProcessGroup) -> Iterator[tuple[int, psutil.Process]]:
-    """The agent's own children with the rank that it gave them; theirs would die of the signal."""
+    """The agent's own children that call themselves ranks; theirs would die of the signal."""
     for process in child.family():
-        with contextlib.suppress(psutil.Error, ValueError, KeyError):
-            if process.ppid() == child.pid and "tgsbench.training" in process.cmdline():
-                yield int(process.environ()["RANK"]), process
+        with contextlib.suppress(psutil.Error):
+            rank = rank_named(process.name())
+            if process.ppid() == child.pid and rank is not None:
+                yield rank, process
 
 
 def _wait_for_answers(run: RunDir, sizes: Mapping[int, int]) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import signal
 import sys
 from pathlib import Path
 
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
+_RANK_NAME = re.compile(r"rank (\d{1,9})")
 _START_FIELD = 19
 """Index of starttime in /proc/PID/stat, counted after the command's closing bracket (proc(5), field 22)."""
 
@@ -23,6 +25,18 @@ def die_with_parent(sig: signal.Signals, expected_parent: int = 0) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(sig), 0, 0, 0)
     if expected_parent and os.getppid() != expected_parent:
         os.kill(os.getpid(), sig)
+
+
+def name_rank(rank: int) -> None:
+    """Let this process be called "rank 3" by `ps` and its like: copies of one process share its command."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_PR_SET_NAME, f"rank {rank}".encode(), 0, 0, 0)
+
+
+def rank_named(name: str) -> int | None:
+    """The rank that a process of this name is; None for any other."""
+    match = _RANK_NAME.fullmatch(name)
+    return int(match[1]) if match else None
 
 
 def process_identity(pid: int) -> str:

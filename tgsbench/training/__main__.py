@@ -11,7 +11,7 @@ from pathlib import Path
 from tgsbench.errors import ExitCode
 from tgsbench.events.emitter import Emitter
 from tgsbench.schema.events import Bye
-from tgsbench.system.lifetime import die_with_parent
+from tgsbench.system.lifetime import die_with_parent, name_rank
 from tgsbench.training import errors, signals
 from tgsbench.training.imports import many_imports
 from tgsbench.training.rank_log import RankLog
@@ -20,6 +20,7 @@ from tgsbench.training.rank_log import RankLog
 def main(run_dir: Path) -> None:
     """Set the process up before anything heavy is imported, then train."""
     rank = int(os.environ["RANK"])
+    name_rank(rank)
     die_with_parent(signal.SIGKILL, int(os.environ.get("TGSBENCH_AGENT_PID", "0")))
     try:
         RankLog(run_dir, rank).take_output()

@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
 import msgspec
 
 from tgsbench.schema.run import LauncherReport
+from tgsbench.store.run_dir import RunDir
 from tgsbench.system.child import module_argv
 from tgsbench.system.lifetime import die_with_parent
-from tgsbench.training.local_ranks import program, run_ranks
+from tgsbench.training.__main__ import main as rank_main
+from tgsbench.training.local_ranks import Start, forked, program, run_ranks
+from tgsbench.training.preload import preload
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -33,9 +38,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace, report: LauncherReport) -> int:
-    python, *words = _rank_argv(args)
     if args.nnodes == 1 and not args.rendezvous:
-        return run_ranks(program([python, "-u", *words]), args.nproc_per_node, report)
+        return run_ranks(functools.partial(_start_of, args), args.nproc_per_node, report)
+    python, *words = _rank_argv(args)
     from tgsbench.training import elastic  # with torch, which ranks of one machine need not wait for
 
     config = elastic.launch_config(args.nproc_per_node, args.nnodes)
@@ -44,6 +49,33 @@ def _run(args: argparse.Namespace, report: LauncherReport) -> int:
     config.rdzv_configs["is_host"] = args.node_rank == 0
     config.local_addr = args.local_addr or None
     return elastic.launch(config, report, python, "-u", *words)
+
+
+def _start_of(args: argparse.Namespace) -> Start:
+    """Ranks on CPUs are copies of this process once it has imported what they need; others run a command.
+
+    A GPU's driver bears no copy of a process that has called it, and on import some packages do.
+    """
+    if args.lone_rank is None and _is_preloaded(args.run_dir):
+        return forked(functools.partial(rank_main, args.run_dir))
+    python, *words = _rank_argv(args)
+    return program([python, "-u", *words])
+
+
+def _is_preloaded(run_dir: Path) -> bool:
+    """Has this process what ranks on CPUs need, and may it be copied?
+
+    What cannot be imported is told by fresh ranks: a second import, after one that failed half-way, fails for
+    another reason. Threads that a package starts would be missing in copies, while their locks stay shut.
+    """
+    try:
+        preset = RunDir(run_dir).preset()
+        if preset.hardware.device != "cpu":
+            return False
+        preload(preset)
+    except (Exception, SystemExit):  # noqa: BLE001 - whatever it is, a rank meets it again
+        return False
+    return threading.active_count() == 1
 
 
 def _rank_argv(args: argparse.Namespace) -> list[str]:

@@ -6,6 +6,7 @@ Without torch: importing it would take longer than all else between the command 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import signal
 import socket
@@ -46,6 +47,8 @@ class Rank(Protocol):
 Ranks = Sequence[Rank]
 Start = Callable[[Mapping[str, str], Sequence[int]], Rank]
 """Starts a rank with these variables besides this process's, which keeps these open files."""
+Choose = Callable[[], Start]
+"""Says how ranks start; may import for seconds what they are to find, and is given up at a signal."""
 
 
 class _Stop:
@@ -53,11 +56,25 @@ class _Stop:
 
     def __init__(self) -> None:
         self.caught: signal.Signals | None = None
+        self._ends_work = False
         for sig in HEARD:
             signal.signal(sig, self._catch)
 
+    def unless_asked(self, choose: Choose) -> Start | None:
+        """What it chooses; None where a signal came first, for which nobody waits until all is imported."""
+        self._ends_work = True
+        try:
+            return choose()
+        except KeyboardInterrupt:
+            return None
+        finally:
+            self._ends_work = False
+
     def _catch(self, signum: int, _frame: FrameType | None) -> None:
         self.caught = self.caught or signal.Signals(signum)
+        if self._ends_work:
+            self._ends_work = False
+            raise KeyboardInterrupt
 
 
 def program(argv: Sequence[str]) -> Start:
@@ -102,6 +119,7 @@ def _run_and_leave(function: Callable[[], object], place: Mapping[str, str]) -> 
         for sig in HEARD:
             signal.signal(sig, signal.SIG_DFL)
         os.environ.update(place)
+        _print_by_line()
         function()
         code = int(ExitCode.OK)
     except SystemExit as end:
@@ -114,27 +132,35 @@ def _run_and_leave(function: Callable[[], object], place: Mapping[str, str]) -> 
         os._exit(code)
 
 
-def run_ranks(start: Start, num_ranks: int, report: LauncherReport) -> int:
+def _print_by_line() -> None:
+    """What a rank printed must not be lost with it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True)
+
+
+def run_ranks(choose: Choose, num_ranks: int, report: LauncherReport) -> int:
     """Run ranks to their end; how each of them failed goes into the report.
 
     Acts on the first exit code other than 0, or signal: the others are asked to leave. Returns an exit code.
     """
     stop, ranks = _Stop(), list[Rank]()
     try:
-        # Ranks meet at a port that is bound here: no other run can snatch it between choice and use.
-        with socket.create_server((LOOPBACK, 0)) as listener:
-            for rank in range(num_ranks):
-                ranks.append(_started(start, rank, num_ranks, listener))
+        if start := stop.unless_asked(choose):
+            _start_all(start, num_ranks, ranks)
         return _watch(ranks, stop, report)
     finally:
         _end(ranks, stop.caught or signal.SIGTERM)
 
 
-def _started(start: Start, rank: int, num_ranks: int, listener: socket.socket) -> Rank:
-    place = _place(rank, num_ranks, listener.getsockname()[1])
-    if rank:
-        return start(place, [])
-    return start({**place, "TGSBENCH_STORE_FD": str(listener.fileno())}, [listener.fileno()])
+def _start_all(start: Start, num_ranks: int, ranks: list[Rank]) -> None:
+    # Ranks meet at a port that is bound here: no other run can snatch it between choice and use.
+    with socket.create_server((LOOPBACK, 0)) as listener:
+        port, listens = listener.getsockname()[1], listener.fileno()
+        first = _place(0, num_ranks, port) | {"TGSBENCH_STORE_FD": str(listens)}
+        ranks.append(start(first, [listens]))
+    # Closed by now: a copy of this process would keep it, and a store that is gone would take calls.
+    ranks += (start(_place(rank, num_ranks, port), []) for rank in range(1, num_ranks))
 
 
 def _place(rank: int, num_ranks: int, port: int) -> dict[str, str]:
@@ -154,7 +180,7 @@ def _place(rank: int, num_ranks: int, port: int) -> dict[str, str]:
 def _watch(ranks: Ranks, stop: _Stop, report: LauncherReport) -> int:
     while stop.caught is None:
         codes = [process.poll() for process in ranks]
-        if any(codes):
+        if any(codes) and stop.caught is None:  # else they left because all were asked to
             now = int(time.time())
             report.exits = [rank_exit(rank, code, now) for rank, code in enumerate(codes) if code]
             return failed_code(report.exits)

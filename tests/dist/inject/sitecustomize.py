@@ -65,7 +65,7 @@ def _install(fault):
     step = loop.Stepper.step
 
     def faulty(self, index, phase):
-        if index == fault["step"]:
+        if index == fault["step"] and os.environ["RANK"] == str(fault["rank"]):
             _fault(fault["do"], self, index)
         return step(self, index, phase)
 
@@ -81,5 +81,5 @@ def _jump(seconds):
 _told = json.loads(os.environ.get("TGSBENCH_TEST_FAULT", "{}"))
 if _told.get("do") == "clock":
     _jump(_told["seconds"])
-elif _told and os.environ.get("RANK") == str(_told["rank"]) and "tgsbench.training" in sys.orig_argv:
+elif _told and not {"tgsbench.training", "tgsbench.training.agent"}.isdisjoint(sys.orig_argv):
     _install(_told)

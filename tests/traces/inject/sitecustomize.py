@@ -58,6 +58,8 @@ def _install(path):
 
     def noted(self, index, phase):
         _spent.update(dict.fromkeys(_spent, 0.0))
+        if os.environ["RANK"] != "0":
+            return step(self, index, phase)
         done = step(self, index, phase)
         with open(path, "a") as file:
             file.write(json.dumps({"step": index, "phase": phase, "step_s": done.step_s, **_spent}) + "\n")
@@ -67,5 +69,5 @@ def _install(path):
 
 
 _path = os.environ.get("TGSBENCH_TEST_TIMERS")
-if _path and os.environ.get("RANK") == "0" and "tgsbench.training" in sys.orig_argv:
+if _path and not {"tgsbench.training", "tgsbench.training.agent"}.isdisjoint(sys.orig_argv):
     _install(_path)
