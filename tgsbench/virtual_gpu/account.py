@@ -37,7 +37,8 @@ NOT_KNOWN = [
 ]
 OF_OTHERS_NOT_KNOWN = [
     "what other ranks would have sent: groups on CPUs and objects are answered with this rank's own",
-    "labels at the loss, and a peak of one phase alone: memory is the most since the rank began",
+    "labels at the loss (a mask chooses everything), and a peak of one phase: memory is the most so far",
+    "a clock: it knows our kernels alone",
 ]
 """Of another system's rank."""
 _LAUNCHES = (Kind.KERNEL, Kind.GEMM, Kind.COPY, Kind.MEMSET, Kind.COLLECTIVE)
@@ -69,7 +70,8 @@ def account(folder: Path, manifest: Manifest, preset: Preset, events: Sequence[E
     windows = _windows(folder, rank, preset, own, records)
     if windows:
         _count_step(found, preset, records, windows)
-        found.clock = _clock(folder, manifest, preset, records, windows[-1])
+        if not preset.is_external:  # the clock knows our kernels, and a step that ends with a wait
+            found.clock = _clock(folder, manifest, preset, records, windows[-1])
     if preset.is_external:
         found.not_known += OF_OTHERS_NOT_KNOWN
     else:

@@ -8,7 +8,7 @@ does on the virtual device: every peer is taken to have sent what this rank send
 from __future__ import annotations
 
 import ctypes
-import functools
+import inspect
 import os
 import runpy
 import sys
@@ -17,14 +17,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.distributed.distributed_c10d as c10d
-from torch._C._distributed_c10d import FakeProcessGroup, TCPStore
+import torch.testing._internal.distributed.fake_pg  # registers the backend of that name
+from torch._C._distributed_c10d import TCPStore
 
 
 def main() -> None:
     """Take the place, and run the program as torchrun would have started it."""
     meet_alone(int(sys.argv[1]))
     answer_at_once()
-    split_nothing()
     choose_everything()
     sys.argv = sys.argv[2:]
     run_program()
@@ -43,27 +43,21 @@ def meet_alone(world: int) -> None:
 
 
 def answer_at_once() -> None:
-    """Let torch's own group of pretended peers stand for gloo's, which connects to each of them."""
+    """Let torch's own pretended peers stand for gloo's, which connects to each of them.
 
-    class Alone:
-        """What `init_process_group` and `new_group` make of the name gloo."""
+    Every NCCL group is made by itself: of one that is split off another nobody can count the ranks.
+    """
+    make = c10d._new_process_group_helper
+    signature = inspect.signature(make)
 
-        def __new__(cls, _store: Any, rank: int, size: int, *_: Any, **__: Any) -> Any:
-            return FakeProcessGroup._create_internal(rank, size)
+    def make_alone(*args: Any, **named: Any) -> Any:
+        bound = signature.bind(*args, **named)
+        bound.arguments["backend"] = dist.Backend(str(bound.arguments["backend"]).replace("gloo", "fake"))
+        bound.arguments["device_id"] = None
+        return make(*bound.args, **bound.kwargs)
 
-    c10d.ProcessGroupGloo = Alone  # type: ignore[misc, assignment]
-
-
-def split_nothing() -> None:
-    """Let every NCCL group be made by itself: of one split off another nobody can count the ranks."""
-    initialize = dist.init_process_group
-
-    @functools.wraps(initialize)
-    def unbound(*args: Any, **named: Any) -> Any:
-        named.pop("device_id", None)
-        return initialize(*args, **named)
-
-    dist.init_process_group = unbound
+    c10d._new_process_group_helper = make_alone
+    dist.Backend.default_device_backend_map["cpu"] = "fake"
 
 
 def choose_everything() -> None:
