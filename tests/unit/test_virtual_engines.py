@@ -126,7 +126,7 @@ def _observed(tmp_path, *steps: tuple[int, float, float]) -> None:
 
 def test_a_step_of_another_system_is_what_its_observer_saw_between_two_optimizer_steps(tmp_path):
     # The warm-up begins at 1 ms; the optimizer steps in two parts, so of two lines the last one counts.
-    _observed(tmp_path, (0, 0.001, 0.002), (0, 0.001, 0.003), (1, 0.001, 0.0075))
+    _observed(tmp_path, (0, 0.001, 0.002), (0, 0.001, 0.0035), (1, 0.001, 0.0075))
     virtual = tmp_path / "virtual"
     virtual.mkdir()
     log = Log(log_path(virtual, 0))
