@@ -14,7 +14,7 @@ from tests.unit.test_virtual_gpu import H100, Log
 from tgsbench import api
 from tgsbench.cli.main import cli
 from tgsbench.errors import ExitCode, TgsError
-from tgsbench.external import observed
+from tgsbench.external import observed, training_data
 from tgsbench.external.process import PEER
 from tgsbench.report import virtual_table
 from tgsbench.report.virtual_table import VirtualRow
@@ -174,3 +174,30 @@ def test_steps_on_a_virtual_gpu_are_told_by_the_observer_alone():
     (step,) = observed.alone(observed.steps([json.dumps(row) + "\n"], ended=True))
     assert (step.tokens, step.mem_by_rank_gib, step.reserved_by_rank_gib) == (8192, [2.0], [3.0])
     assert Step(step=0).mem_reserved == 0
+
+
+def test_weights_that_nobody_computes_with_take_no_room(tmp_path):
+    shape = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    settings = {"model_type": "llama", "intermediate_size": 128, "vocab_size": 50_000, **shape}
+    settings |= {"torch_dtype": "bfloat16", "_path": str(tmp_path / "w")}
+    (tmp_path / "model.json").write_text(json.dumps(settings))
+    argv = [sys.executable, str(PEER / "empty_weights.py"), str(tmp_path)]
+    subprocess.run(argv, check=True, capture_output=True, timeout=300)
+    assert json.loads((tmp_path / "w" / "config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
+    from safetensors import safe_open
+
+    file = tmp_path / "w" / "model.safetensors"
+    with safe_open(file, "pt") as weights:
+        assert weights.get_tensor("lm_head.weight").shape == (50_000, 64)
+        assert "model.layers.1.mlp.down_proj.weight" in weights.keys()  # noqa: SIM118, it is no mapping
+    assert file.stat().st_size > 12_000_000 > 100_000 > file.stat().st_blocks * 512
+
+
+def test_empty_weights_are_kept_apart_from_random_ones(monkeypatch):
+    preset = a_preset("llama2_7b_8k", "engine.name=swift", "training.checkpointing=full")
+    monkeypatch.delenv("TGSBENCH_VGPU_LOG", raising=False)
+    random = training_data.weights_dir(preset)
+    monkeypatch.setenv("TGSBENCH_VGPU_LOG", "")
+    empty = training_data.weights_dir(preset)
+    assert (random.name, random.parent.name) == (empty.name, "random-weights")
+    assert empty.parent.name == "empty-weights"

@@ -17,7 +17,7 @@ from tgsbench.events.emitter import Emitter
 from tgsbench.external import exit_report, observed
 from tgsbench.external.activity import Activity
 from tgsbench.external.adapter import Adapter, StepReport, num_steps
-from tgsbench.external.process import PEER, ExternalProcess, peer_environment, tail
+from tgsbench.external.process import PEER, VIRTUAL_GPU, ExternalProcess, peer_environment, tail
 from tgsbench.schema.events import (
     Bye,
     Claimed,
@@ -46,8 +46,6 @@ from tgsbench.systems.spec import External
 from tgsbench.units import GIB
 
 _POLL_S = 0.5
-_DEVICE_LOG = "TGSBENCH_VGPU_LOG"
-"""Where the virtual device writes; see virtual_gpu/device/spec.cpp."""
 _MISCOUNTED = 0.005
 """A step whose tokens are further than this from the preset's is not the step that was asked for."""
 
@@ -174,7 +172,7 @@ class ExternalRun:
 
     def _peer(self, python: str) -> ExternalProcess:
         # What comes before training is none of the virtual GPU's log.
-        env = self._env(python) | ({_DEVICE_LOG: ""} if self._on_virtual_gpu else {})
+        env = self._env(python) | ({VIRTUAL_GPU: ""} if self._on_virtual_gpu else {})
         return ExternalProcess(python, env, self._log, self._stop, self._beat)
 
     def _env(self, python: str) -> dict[str, str]:
