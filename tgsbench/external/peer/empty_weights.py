@@ -1,7 +1,7 @@
 """Write weights that take no room, for a GPU that computes nothing: `python FILE FOLDER`.
 
-FOLDER holds model.json with the configuration, and under _path where the weights go. They are one file
-(https://github.com/huggingface/safetensors#format): a header, and a hole where the data would be.
+FOLDER holds model.json with the configuration, and under _path where the weights go. They are safetensors
+files (https://github.com/huggingface/safetensors#format): a header, and a hole where the data would be.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 _NAMES = {torch.bfloat16: "BF16", torch.float32: "F32", torch.float16: "F16"}
+_SHARD_BYTES = 2 << 30
+"""A file is closed once it has more."""
 
 
 def main() -> None:
@@ -29,9 +31,37 @@ def main() -> None:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     path.mkdir(parents=True, exist_ok=True)
-    write_hole(path / "model.safetensors", model.state_dict())
+    write_shards(path, model.state_dict())
     config.architectures = [type(model).__name__]
     config.save_pretrained(str(path))
+
+
+def write_shards(path: Path, tensors: dict[str, Any]) -> None:
+    """All tensors in files of some GiB, and the index that says which has what.
+
+    Linux refuses to map a file larger than the machine's memory as transformers does it.
+    """
+    shards: list[dict[str, Any]] = [{}]
+    size = 0
+    for name, tensor in tensors.items():
+        if size > _SHARD_BYTES:
+            shards.append({})
+            size = 0
+        shards[-1][name] = tensor
+        size += num_bytes(tensor)
+    index: dict[str, str] = {}
+    for number, shard in enumerate(shards, start=1):
+        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        write_hole(path / file, shard)
+        index |= dict.fromkeys(shard, file)
+    total = sum(map(num_bytes, tensors.values()))
+    document = {"metadata": {"total_size": total}, "weight_map": index}
+    (path / "model.safetensors.index.json").write_text(json.dumps(document), "utf-8")
+
+
+def num_bytes(tensor: Any) -> int:
+    """Of a tensor's values."""
+    return math.prod(tensor.shape) * int(tensor.element_size())
 
 
 def write_hole(path: Path, tensors: dict[str, Any]) -> None:
@@ -39,7 +69,7 @@ def write_hole(path: Path, tensors: dict[str, Any]) -> None:
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, tensor in tensors.items():
-        begin, end = end, end + math.prod(tensor.shape) * tensor.element_size()
+        begin, end = end, end + num_bytes(tensor)
         described = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape)}
         header[name] = {**described, "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
