@@ -105,10 +105,10 @@ def compare(
     refuse_together(("within", "repeats"), *(("virtual_gpu", name) for name in _OF_TIMED_RUNS))
     if engines is None:
         _finish(api.compare(*words, baseline=baseline, force=force, root=root), wanted)
+    names = _engine_names(words, engines)
     if virtual_gpu is not None:
-        names = _engine_names(words, engines)
         sys.exit(compare_virtually(words[0], names, sets, virtual_gpu, root, as_json))
-    found = _contenders(words, engines, sets, rehearse)
+    found = interleaved.contenders(words[0], sets, names, rehearse)
     limits = interleaved.Limits(within=within / 100, budget_s=budget, rounds=repeats)
     source = row_specs.RowFinder(root)
     others = [row for word in words[1:] for row in source.resolve(word)]
@@ -139,14 +139,8 @@ def _priced(found: Comparison, price: float) -> Comparison:
     return msgspec.structs.replace(found, a=priced(found.a, price), b=priced(found.b, price))
 
 
-def _contenders(
-    words: tuple[str, ...], engines: str, sets: tuple[str, ...], rehearse: bool
-) -> list[EngineRuns]:
-    """The engines that --engines names, each with the preset that is the first word."""
-    return interleaved.contenders(words[0], sets, _engine_names(words, engines), rehearse)
-
-
 def _engine_names(words: tuple[str, ...], engines: str) -> list[str]:
+    """The engines that --engines names; the first word is the preset."""
     names = list(dict.fromkeys(name.strip() for name in engines.split(",") if name.strip()))
     if not words or len(names) < 2:
         raise TgsError(
