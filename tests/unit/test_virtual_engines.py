@@ -202,3 +202,12 @@ def test_empty_weights_are_kept_apart_from_random_ones(monkeypatch):
     empty = training_data.weights_dir(preset)
     assert (random.name, random.parent.name) == (empty.name, "random-weights")
     assert empty.parent.name == "empty-weights"
+
+
+def test_torchtitan_finds_the_time_outs_that_its_torch_has_by_another_name():
+    code = (
+        "import runpy, sys, torch.distributed as dist\n"
+        "runpy.run_path(sys.argv[1])['name_what_torch_has']()\n"
+        "assert callable(dist.set_timeout)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(PEER / "titan_train.py")], check=True, timeout=300)
