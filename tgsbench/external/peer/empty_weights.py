@@ -61,7 +61,7 @@ def write_shards(path: Path, tensors: dict[str, Any]) -> None:
 
 def num_bytes(tensor: Any) -> int:
     """Of a tensor's values."""
-    return math.prod(tensor.shape) * int(tensor.element_size())
+    return int(math.prod(tensor.shape) * tensor.element_size())
 
 
 def write_hole(path: Path, tensors: dict[str, Any]) -> None:
