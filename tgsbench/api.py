@@ -253,10 +253,10 @@ def check_machine(preset: Preset, *, emulate_rank: bool = False, virtual: Virtua
     if preset.profile:
         load_recipe(preset.profile)
     if virtual is not None:
-        from tgsbench.virtual_gpu import installation
+        from tgsbench.virtual_gpu import settings
 
-        support.check(preset)
-        installation.require()
+        support.check(preset, on_virtual_gpu=True)
+        settings.installation_for(preset)
         return
     if emulate_rank:
         if preset.is_external:

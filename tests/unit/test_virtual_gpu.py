@@ -127,7 +127,9 @@ def test_a_virtual_result_is_compared_with_nothing():
      (("hardware.num_gpus=64", "parallel.sp=8"), "all", ExitCode.DOES_NOT_FIT),
      (("profile=hotspots",), "0", ExitCode.UNSUPPORTED),
      (("engine.name=deepspeed",), "5", ExitCode.UNSUPPORTED),
-     (("engine.name=xtuner",), "0", ExitCode.UNSUPPORTED)],
+     (("engine.name=xtuner",), "3", ExitCode.UNSUPPORTED),
+     (("engine.name=xtuner",), "all", ExitCode.UNSUPPORTED),
+     (("engine.name=megatron_bridge",), "0", ExitCode.UNSUPPORTED)],
 )  # fmt: skip
 def test_what_no_virtual_gpu_can_do_is_refused(sets, rank, code):
     with pytest.raises(TgsError) as raised:

@@ -17,6 +17,7 @@ from tgsbench import api
 from tgsbench.cli import complete, diagnostics, output
 from tgsbench.cli.effect import refuse_idle, refuse_together
 from tgsbench.cli.report import write_page
+from tgsbench.cli.virtual_compare import compare_virtually
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.launch import interleaved
 from tgsbench.launch.interleaved import EngineRuns
@@ -28,6 +29,9 @@ from tgsbench.results.rows import priced
 from tgsbench.store import run_dir
 from tgsbench.systems import registry
 
+_OF_ENGINES = ("sets", "rehearse", "within", "budget", "repeats", "html_file")
+_OF_TIMED_RUNS = ("rehearse", "within", "budget", "repeats", "html_file", "price", "fail_on", "baseline")
+"""What says nothing of runs on a virtual GPU, which have no TGS."""
 _FAIL_ON = re.compile(r"^worse(?::(\d+(?:\.\d+)?)\s*%?)?$")
 
 
@@ -63,6 +67,12 @@ class Wanted(Struct, frozen=True, kw_only=True):
 @click.option(
     "--html", "html_file", type=click.Path(path_type=Path), help="With --engines: write one page of it."
 )
+@click.option(
+    "--virtual-gpu",
+    "virtual_gpu",
+    metavar="GPU",
+    help="With --engines: rank 0 of each on a GPU that is not there: memory, launches, host time, bytes.",
+)
 @click.option("--price", type=click.FloatRange(min=0), help="USD for an hour of one GPU.")
 @click.option("--output", "folder", type=click.Path(path_type=Path, file_okay=False), help="Folder of runs.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -78,6 +88,7 @@ def compare(
     budget: float,
     repeats: int | None,
     html_file: Path | None,
+    virtual_gpu: str | None,
     price: float | None,
     folder: Path | None,
     as_json: bool,
@@ -90,11 +101,14 @@ def compare(
     """
     wanted = Wanted(margin=_margin(fail_on), baseline=baseline, force=force, price=price, as_json=as_json)
     root = run_dir.runs_root(folder)
-    refuse_idle(dict.fromkeys(("sets", "rehearse", "within", "budget", "repeats", "html_file"), "engines"))
-    refuse_together(("within", "repeats"))
+    refuse_idle(dict.fromkeys((*_OF_ENGINES, "virtual_gpu"), "engines"))
+    refuse_together(("within", "repeats"), *(("virtual_gpu", name) for name in _OF_TIMED_RUNS))
     if engines is None:
         _finish(api.compare(*words, baseline=baseline, force=force, root=root), wanted)
-    found = _contenders(words, engines, sets, rehearse)
+    names = _engine_names(words, engines)
+    if virtual_gpu is not None:
+        sys.exit(compare_virtually(words[0], names, sets, virtual_gpu, root, as_json))
+    found = interleaved.contenders(words[0], sets, names, rehearse)
     limits = interleaved.Limits(within=within / 100, budget_s=budget, rounds=repeats)
     source = row_specs.RowFinder(root)
     others = [row for word in words[1:] for row in source.resolve(word)]
@@ -125,10 +139,8 @@ def _priced(found: Comparison, price: float) -> Comparison:
     return msgspec.structs.replace(found, a=priced(found.a, price), b=priced(found.b, price))
 
 
-def _contenders(
-    words: tuple[str, ...], engines: str, sets: tuple[str, ...], rehearse: bool
-) -> list[EngineRuns]:
-    """The engines that --engines names, each with the preset that is the first word."""
+def _engine_names(words: tuple[str, ...], engines: str) -> list[str]:
+    """The engines that --engines names; the first word is the preset."""
     names = list(dict.fromkeys(name.strip() for name in engines.split(",") if name.strip()))
     if not words or len(names) < 2:
         raise TgsError(
@@ -137,7 +149,7 @@ def _contenders(
         )
     for name in names:
         registry.find_engine(name)
-    return interleaved.contenders(words[0], sets, names, rehearse)
+    return names
 
 
 def _side_by_side(

@@ -29,6 +29,8 @@ class StepReport(Struct, frozen=True, kw_only=True):
     mem_gib: float = 0.0
     mem_by_rank_gib: list[float] = []
     """Where somebody looked into every rank; empty: `mem_gib` stands for all."""
+    reserved_by_rank_gib: list[float] = []
+    """What CUDA's allocator held, where somebody looked."""
     num_all_to_alls: int | None = None
     """That its process groups did, counted from outside; None where nothing counts them."""
 

@@ -17,7 +17,7 @@ from tgsbench.events.emitter import Emitter
 from tgsbench.external import exit_report, observed
 from tgsbench.external.activity import Activity
 from tgsbench.external.adapter import Adapter, StepReport, num_steps
-from tgsbench.external.process import ExternalProcess, peer_environment, tail
+from tgsbench.external.process import PEER, VIRTUAL_GPU, ExternalProcess, peer_environment, tail
 from tgsbench.schema.events import (
     Bye,
     Claimed,
@@ -82,23 +82,24 @@ class ExternalRun:
     def __init__(self, run: RunDir, preset: Preset, stop: _Stop) -> None:
         self._run, self._preset, self._stop = run, preset, stop
         self._adapter = load_adapter(preset)
-        self._folder = run.path.resolve() / "external"
+        self._folder = run.path.resolve() / observed.FOLDER
         self._log = run.log_dir / f"{self._adapter.name}.log"
-        self._emitters = [
-            Emitter(run.events_dir / f"rank{rank:05d}.jsonl", rank) for rank in range(preset.world_size)
-        ]
+        manifest = run.manifest()
+        self._on_virtual_gpu = manifest.virtual is not None
+        self._ranks = manifest.started_ranks
+        self._emitters = [Emitter(run.events_dir / f"rank{rank:05d}.jsonl", rank) for rank in self._ranks]
         self._num_reported = 0
         self._padded = 0.0
-        self._resident = [0] * preset.world_size
+        self._resident = [0] * len(self._ranks)
         """Bytes of each CPU rank, as last looked at."""
-        self._is_observed = observed.is_wanted(preset)
+        self._is_observed = self._on_virtual_gpu or observed.is_wanted(preset)
         self._heartbeat_s = 0.0
         self._activity = Activity(self._log, ranks_compute=preset.hardware.device == "cpu")
 
     def run(self) -> int:
         """Write configuration and data, start the ranks, and turn their log into events."""
-        support.check(self._preset)
-        environment = environments.require(self._adapter.name)
+        support.check(self._preset, self._on_virtual_gpu)
+        environment = environments.require(self._adapter.name, self._on_virtual_gpu)
         self._hello(environment)
         if told := environments.untested(environment):
             hint = f"{environments.setup_command(self._adapter.name)} makes an environment with that release"
@@ -119,19 +120,22 @@ class ExternalRun:
         return error.exit_code
 
     def _hello(self, environment: environments.EngineEnvironment) -> None:
-        gpus = list_gpus()
-        on_gpu = self._preset.hardware.device == "cuda" and gpus
+        device = os.environ["TGSBENCH_VGPU_NAME"] if self._on_virtual_gpu else self._device()
         for rank, emitter in enumerate(self._emitters):
             emitter.emit(
                 Hello(
                     world=self._preset.world_size,
                     host=host_name(),
-                    device=gpus[0].name if on_gpu else "cpu",
+                    device=device,
                     local_rank=rank,
                     unix_t=time.time(),
                     versions=environment.versions,
                 )
             )
+
+    def _device(self) -> str:
+        gpus = list_gpus() if self._preset.hardware.device == "cuda" else []
+        return gpus[0].name if gpus else "cpu"
 
     def _prepare(self, python: str) -> None:
         preset, adapter = self._preset, self._adapter
@@ -167,7 +171,9 @@ class ExternalRun:
         return code
 
     def _peer(self, python: str) -> ExternalProcess:
-        return ExternalProcess(python, self._env(python), self._log, self._stop, self._beat)
+        # What comes before training is none of the virtual GPU's log.
+        env = self._env(python) | ({VIRTUAL_GPU: ""} if self._on_virtual_gpu else {})
+        return ExternalProcess(python, env, self._log, self._stop, self._beat)
 
     def _env(self, python: str) -> dict[str, str]:
         # Ops of one torch do not load in another: builds of two environments must not meet in one folder.
@@ -175,8 +181,11 @@ class ExternalRun:
         return own | peer_environment(self._preset, self._adapter.environment(self._preset), os.environ)
 
     def _argv(self, python: str) -> list[str]:
-        argv = [python, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
-        argv += ["--nproc-per-node", str(self._preset.world_size)]
+        if self._on_virtual_gpu:
+            argv = [python, str(PEER / "lone_rank.py"), str(self._preset.world_size)]
+        else:
+            argv = [python, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
+            argv += ["--nproc-per-node", str(self._preset.world_size)]
         program = self._adapter.program(self._preset)
         if self._is_observed:
             program = observed.program(self._folder, program)
@@ -206,10 +215,12 @@ class ExternalRun:
 
     def _steps(self, ended: bool) -> list[StepReport]:
         """The steps so far, as the log tells them, or an observer inside the ranks."""
+        if self._on_virtual_gpu:
+            return observed.alone(observed.read(self._folder, len(self._ranks), ended))
         logged = self._adapter.steps(self._adapter.read_log(self._folder), self._preset)
         if not self._is_observed:
             return logged
-        return observed.told_by(observed.read(self._folder, self._preset.world_size, ended), logged)
+        return observed.told_by(observed.read(self._folder, len(self._ranks), ended), logged)
 
     def _report(self, child: ProcessGroup, ended: bool = False) -> None:
         """Emit the steps that the log has gained."""
@@ -226,36 +237,37 @@ class ExternalRun:
         if index in (0, warmup):
             self._phase(phase)
         if index == warmup:
-            for warning in other_work(self._preset, step):
+            for warning in other_work(self._preset, step, len(self._ranks)):
                 self._emitters[0].emit(warning)
-        shares = shared_out(round(step.tokens * (1 - self._padded)), self._preset.world_size)
+        shares = shared_out(round(step.tokens * (1 - self._padded)), len(self._ranks))
         self._each(
-            lambda rank: Step(
+            lambda place: Step(
                 step=index,
                 phase=phase,
-                tokens=shares[rank],
+                tokens=shares[place],
                 # The log gives one mean: it stands as the loss of one label a rank.
                 labels=1,
                 loss_sum=step.loss,
                 micro_steps=self._preset.accumulation,
                 step_s=step.step_s,
-                mem_peak=self._memory(step, rank),
-                mem_alloc=self._memory(step, rank),
+                mem_peak=self._memory(step, place),
+                mem_alloc=self._memory(step, place),
+                mem_reserved=int(step.reserved_by_rank_gib[place] * GIB) if step.reserved_by_rank_gib else 0,
             )
         )
 
-    def _memory(self, step: StepReport, rank: int) -> int:
-        """Bytes of a rank at the end of a step."""
+    def _memory(self, step: StepReport, place: int) -> int:
+        """Bytes of the rank at this place of those that run, at the end of a step."""
         if step.mem_by_rank_gib:
-            return int(step.mem_by_rank_gib[rank] * GIB)
-        return int(step.mem_gib * GIB) or self._resident[rank]
+            return int(step.mem_by_rank_gib[place] * GIB)
+        return int(step.mem_gib * GIB) or self._resident[place]
 
     def _end(self, code: int) -> int:
         log = self._adapter.read_log(self._folder)
         figures, own = self._adapter.claims(log, self._preset), self._adapter.own_tgs(log, self._preset)
         if self._is_observed:
-            figures |= observed.figures(observed.read(self._folder, self._preset.world_size, ended=True))
-        if figures:
+            figures |= observed.figures(observed.read(self._folder, len(self._ranks), ended=True))
+        if figures and not self._on_virtual_gpu:  # speeds that it tells of a device that computes nothing
             tgs, basis = own or (0.0, "")
             self._emitters[0].emit(Claimed(system=self._adapter.name, figures=figures, tgs=tgs, basis=basis))
         if self._stop.asked:
@@ -294,8 +306,8 @@ class ExternalRun:
         self._each(lambda _: Phase(phase=name, note=note))
 
     def _each(self, make: Callable[[int], Event]) -> None:
-        for rank, emitter in enumerate(self._emitters):
-            emitter.emit(make(rank))
+        for place, emitter in enumerate(self._emitters):
+            emitter.emit(make(place))
 
 
 def load_adapter(preset: Preset) -> Adapter:
@@ -306,9 +318,10 @@ def load_adapter(preset: Preset) -> Adapter:
     return adapter
 
 
-def other_work(preset: Preset, step: StepReport) -> list[Warn]:
-    """What shows that a system did not train the step that was asked for."""
-    name, asked, told = preset.engine.name, preset.tokens_per_step, list[str]()
+def other_work(preset: Preset, step: StepReport, num_ranks: int | None = None) -> list[Warn]:
+    """What shows that a system did not train the step that was asked for; `num_ranks` (None: all) ran."""
+    name, told = preset.engine.name, list[str]()
+    asked = preset.tokens_per_step * (num_ranks or preset.world_size) // preset.world_size
     if preset.workload.packing == "carry" and abs(step.tokens / asked - 1) > _MISCOUNTED:
         told.append(f"{name} counts {step.tokens:,.0f} tokens a step where {asked:,} were asked for")
     if preset.parallel.sp > 1 and step.num_all_to_alls == 0:

@@ -21,6 +21,10 @@ ASK = "TGSBENCH_OBSERVE"
 """Environment variable that asks for an observer where a system can do without."""
 
 
+FOLDER = "external"
+"""Of a run folder: a system's configuration, and what its observer writes."""
+
+
 class ObservedStep(Struct, frozen=True, kw_only=True):
     """One optimizer step as all ranks together did it."""
 
@@ -34,6 +38,8 @@ class ObservedStep(Struct, frozen=True, kw_only=True):
     all_to_all_bytes: int
     mem_gib: list[float]
     """By rank, at the end of the step."""
+    reserved_gib: list[float]
+    """By rank: what CUDA's allocator held at most so far; 0 on CPUs."""
 
 
 class _Row(Struct):
@@ -45,6 +51,7 @@ class _Row(Struct):
     num_all_to_alls: int
     all_to_all_bytes: int
     mem_bytes: int
+    reserved_bytes: int = 0
 
 
 def is_wanted(preset: Preset, env: Mapping[str, str] = os.environ) -> bool:
@@ -69,11 +76,15 @@ def read(folder: Path, num_ranks: int, ended: bool) -> list[ObservedStep]:
 
 def steps(logs: Sequence[str], ended: bool) -> list[ObservedStep]:
     """The same from the text of each rank's file."""
-    ranks = [list({row.step: row for row in typed_lines(log, _Row)}.values()) for log in logs]
+    ranks = [_last_of_each(log) for log in logs]
     whole = min(map(len, ranks), default=0)
     if not ended:
         whole = min(whole, *(len(rows) - 1 for rows in ranks)) if ranks else 0
     return [_joined(ranks, index) for index in range(max(0, whole))]
+
+
+def _last_of_each(log: str) -> list[_Row]:
+    return list({row.step: row for row in typed_lines(log, _Row)}.values())
 
 
 def _joined(ranks: Sequence[Sequence[_Row]], index: int) -> ObservedStep:
@@ -86,7 +97,23 @@ def _joined(ranks: Sequence[Sequence[_Row]], index: int) -> ObservedStep:
         num_all_to_alls=sum(row.num_all_to_alls for row in rows),
         all_to_all_bytes=sum(row.all_to_all_bytes for row in rows),
         mem_gib=[row.mem_bytes / GIB for row in rows],
+        reserved_gib=[row.reserved_bytes / GIB for row in rows],
     )
+
+
+def windows_ns(folder: Path, rank: int) -> list[tuple[int, int]]:
+    """Begin and end of each step of a rank by the machine's monotonic clock, nanoseconds.
+
+    A step begins where the one before ended; the first one with its first token.
+    """
+    rows = _last_of_each(log_text(folder / f"observed.{rank}.jsonl"))
+    begins = [row.begin_s for row in rows[:1]] + [row.end_s for row in rows[:-1]]
+    return [(int(begin * 1e9), int(row.end_s * 1e9)) for begin, row in zip(begins, rows, strict=True)]
+
+
+def alone(seen: Sequence[ObservedStep]) -> list[StepReport]:
+    """Steps as the observer alone tells them, where nothing is computed that a log could tell."""
+    return [_told(own, StepReport(tokens=0.0, step_s=0.0)) for own in seen]
 
 
 def told_by(seen: Sequence[ObservedStep], logged: Sequence[StepReport]) -> list[StepReport]:
@@ -101,6 +128,7 @@ def _told(seen: ObservedStep, report: StepReport) -> StepReport:
         step_s=seen.step_s,
         mem_gib=max(seen.mem_gib),
         mem_by_rank_gib=seen.mem_gib,
+        reserved_by_rank_gib=seen.reserved_gib,
         num_all_to_alls=seen.num_all_to_alls,
     )
 

@@ -21,6 +21,15 @@ _MAX_TAIL = 8 << 20
 _OURS = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "TGSBENCH_RUNS")
 
 
+VIRTUAL_GPU = "TGSBENCH_VGPU_LOG"
+"""Where the virtual device writes: the launcher sets it for a run there (virtual_gpu/device/spec.cpp)."""
+
+
+def is_on_virtual_gpu(env: Mapping[str, str] = os.environ) -> bool:
+    """Are this process's ranks started on a virtual GPU?"""
+    return VIRTUAL_GPU in env
+
+
 class Stop(Protocol):
     """Something that knows whether this process was asked to end."""
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.external.adapter import model_config, num_steps
-from tgsbench.external.process import ExternalProcess
+from tgsbench.external.process import ExternalProcess, is_on_virtual_gpu
 from tgsbench.presets.data_names import corpus_kind
 from tgsbench.schema import events
 from tgsbench.schema.preset import Preset
@@ -87,20 +87,24 @@ def write_packs_and_weights(
     """Our own packs, and random weights of the preset's shape.
 
     The weights are written by `script` of peer/, which reads model.json; `saying` is told before it starts.
+    On a virtual GPU they are a hole in a file: 70 B parameters take no room, and nobody computes with them.
     Raises TgsError with what the script raised.
     """
     written = write_packs(preset, folder, say)
     settings = {**model_config(preset), "_path": str(weights_dir(preset))}
     (folder / "model.json").write_text(json.dumps(settings), "utf-8")
     say(saying)
+    if is_on_virtual_gpu():
+        peer.script("empty_weights.py", str(folder))
     peer.script(script, str(folder))
     return written
 
 
 def weights_dir(preset: Preset) -> Path:
-    """Folder of random weights, shared by presets of one shape."""
+    """Folder of random weights, shared by presets of one shape; a virtual GPU's are apart."""
     settings = json.dumps(model_config(preset), sort_keys=True)
-    return user_cache() / "random-weights" / hashlib.sha256(settings.encode()).hexdigest()[:16]
+    kind = "empty-weights" if is_on_virtual_gpu() else "random-weights"
+    return user_cache() / kind / hashlib.sha256(settings.encode()).hexdigest()[:16]
 
 
 def _write_pack(data: PackedDataset, index: int, tokens: np.ndarray, labels: np.ndarray) -> int:

@@ -41,10 +41,11 @@ def agent_argv(
 ) -> list[str]:
     """Argument list of what starts one node's ranks; an emulated mesh has one process.
 
-    `python` is of the environment with a CUDA build of torch where the GPU is virtual.
+    `python` is of the environment with a CUDA build of torch where the GPU is virtual. Another system's ranks
+    are started from here by this very Python, which finds theirs.
     """
     if preset.is_external:
-        return module_argv("tgsbench.external", str(run_dir), python=python)
+        return module_argv("tgsbench.external", str(run_dir))
     argv = module_argv("tgsbench.training.agent", str(run_dir), python=python)
     lone_rank = virtual.rank if virtual is not None else None
     alone = emulated or lone_rank is not None

@@ -37,7 +37,7 @@ from tgsbench.system.environment import describe_environment, host_name
 from tgsbench.system.lifetime import process_identity
 from tgsbench.system.process import ProcessGroup
 from tgsbench.systems import registry
-from tgsbench.virtual_gpu import installation, settings
+from tgsbench.virtual_gpu import settings
 
 _OTHERS_S = 30.0
 """Patience with the other nodes at the end: an agent takes up to 5 s, NFS shows a file after up to 30 s."""
@@ -52,7 +52,7 @@ def prepare_run(
     virtual: VirtualGpu | None = None,
 ) -> Manifest:
     """Write what is known before launch: run.json, command.sh, env.json; `hosts`: of a run over several."""
-    python = installation.require().python if virtual else sys.executable
+    python = settings.installation_for(preset).python if virtual else sys.executable
     argv = agent_argv(run.path.resolve(), preset, node, python, emulated, virtual)
     manifest = Manifest(
         run_id=run.run_id,
@@ -157,7 +157,7 @@ def _start(run: RunDir, preset: Preset, node: Node) -> ProcessGroup:
 
 def _start_virtual(run: RunDir, preset: Preset, virtual: VirtualGpu) -> ProcessGroup:
     """Start ranks that find a virtual GPU where they look for a driver."""
-    found = installation.require()
+    found = settings.installation_for(preset)
     argv = agent_argv(run.path.resolve(), preset, python=found.python, virtual=virtual)
     nproc = preset.world_size if virtual.rank is None else 1
     base = rank_environment(preset, child_environment(), num_cores(), nproc)

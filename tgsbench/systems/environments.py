@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -38,6 +39,13 @@ _ASK = (
     "print(json.dumps({'python': sys.version.split()[0], **said}))\n"
 )
 
+_ASK_SITE = (
+    "import sys\n"
+    "from importlib import util\n"
+    "from pathlib import Path\n"
+    "print(Path(util.find_spec(sys.argv[1]).origin).parents[1])\n"
+)
+
 
 class EngineEnvironment(Struct, frozen=True, kw_only=True):
     """The environment that a system would run in."""
@@ -51,10 +59,21 @@ class EngineEnvironment(Struct, frozen=True, kw_only=True):
     missing: list[str] = []
 
 
-def find_environment(system: str) -> EngineEnvironment:
-    """The named interpreter, else the one that `engines setup` made, and what it lacks."""
+class SharedTorch(Struct, frozen=True, kw_only=True):
+    """A build of torch in another environment, which a system's own can be made over."""
+
+    python: str
+    version: str
+    site_packages: str
+
+
+def find_environment(system: str, on_virtual_gpu: bool = False) -> EngineEnvironment:
+    """The named interpreter, else the one that `engines setup` made, and what it lacks.
+
+    On a virtual GPU the one that was made for it goes first.
+    """
     named = named_python(system)
-    python = named or str(made_python(system))
+    python = named or str(_chosen_python(system, on_virtual_gpu))
     if not Path(python).exists():
         return EngineEnvironment(
             system=system, python=named, named=bool(named), missing=[_absent(system, named)]
@@ -76,13 +95,14 @@ def find_environment(system: str) -> EngineEnvironment:
     )
 
 
-def require(system: str) -> EngineEnvironment:
+def require(system: str, on_virtual_gpu: bool = False) -> EngineEnvironment:
     """The environment of a system that can run; TgsError with the command that makes one."""
-    environment = find_environment(system)
+    environment = find_environment(system, on_virtual_gpu)
     if environment.missing:
         raise TgsError(
             f"engine {system} cannot run here: {'; '.join(environment.missing)}",
-            hint=f"{setup_command(system)}, or name a Python that has it: --python PATH",
+            hint=f"{setup_command(system)}{' --virtual-gpu' * on_virtual_gpu}, "
+            "or name a Python that has it: --python PATH",
             exit_code=ExitCode.MISSING_DEPENDENCY,
         )
     return environment
@@ -131,15 +151,21 @@ def config_path() -> Path:
     return config_dir() / "engines.toml"
 
 
-def made_python(system: str) -> Path:
+def made_python(system: str, for_virtual_gpu: bool = False) -> Path:
     """Interpreter of the environment that `engines setup` makes for a system."""
-    return environment_dir(system) / "bin" / "python"
+    return environment_dir(system, for_virtual_gpu) / "bin" / "python"
 
 
-def environment_dir(system: str) -> Path:
+def environment_dir(system: str, for_virtual_gpu: bool = False) -> Path:
     """Folder of a system's environment under XDG_CACHE_HOME."""
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "tgsbench" / "engines" / f"{system}-{find_recipe(system).version}"
+    name = f"{system}-{find_recipe(system).version}" + "-virtual-gpu" * for_virtual_gpu
+    return Path(base) / "tgsbench" / "engines" / name
+
+
+def _chosen_python(system: str, on_virtual_gpu: bool) -> Path:
+    special = made_python(system, for_virtual_gpu=True)
+    return special if on_virtual_gpu and special.exists() else made_python(system)
 
 
 def extensions_dir(system: str, python: str) -> Path:
@@ -165,11 +191,19 @@ def setup_command(system: str) -> str:
     return f"tgsbench engines setup {system}{given}"
 
 
-def install_argv(system: str, source: Path | None = None) -> list[list[str]]:
-    """What `engines setup` runs inside the new environment; `source` alone, without what it asks for."""
-    pip = [str(made_python(system)), "-m", "pip", "install"]
+def install_argv(
+    system: str, source: Path | None = None, torch: SharedTorch | None = None
+) -> list[list[str]]:
+    """What `engines setup` runs inside the new environment; `source` alone, without what it asks for.
+
+    Over another environment's `torch` that release is asked for, and pip finds it there.
+    """
+    pip = [str(made_python(system, torch is not None)), "-m", "pip", "install"]
     given = [[*pip, "--no-deps", str(source.absolute())]] if source else []
-    return [[*pip, *find_recipe(system).requirements], *given]
+    asked = list(find_recipe(system).requirements)
+    if torch is not None:
+        asked = [f"torch==={torch.version}", *(each for each in asked if not _is_torch(each))]
+    return [[*pip, *asked], *given]
 
 
 def check_source(system: str, source: Path | None) -> None:
@@ -189,10 +223,13 @@ def check_source(system: str, source: Path | None) -> None:
         raise TgsError(f"{source}: neither a checkout nor a wheel", hint=f"name {asked}")
 
 
-def plan_text(system: str) -> str:
+def plan_text(system: str, torch: SharedTorch | None = None) -> str:
     """What `engines setup` is about to do, how much disk and time it took where it was tried."""
-    recipe, folder = find_recipe(system), environment_dir(system)
-    begun = "going on with" if made_python(system).exists() else "making"
+    is_shared = torch is not None
+    recipe, folder = find_recipe(system), environment_dir(system, is_shared)
+    begun = "going on with" if made_python(system, is_shared).exists() else "making"
+    if torch is not None:
+        return f"{begun} {folder} over torch {torch.version} of {torch.python}"
     least_gb, most_gb = recipe.disk_gb, recipe.disk_gb + _CUDA_GB
     sizes = f"{least_gb:g} GB with a CPU build of torch, {most_gb:g} GB with a CUDA one"
     size = f", about {sizes}" if recipe.disk_gb else ""
@@ -200,13 +237,21 @@ def plan_text(system: str) -> str:
     return f"{begun} {folder}{size}{took}"
 
 
-def create(system: str, say: Callable[[str], None], source: Path | None = None) -> Path:
+def create(
+    system: str,
+    say: Callable[[str], None],
+    source: Path | None = None,
+    torch: SharedTorch | None = None,
+) -> Path:
     """Make a system's environment and install it, or go on where that was cut off; pip writes to stderr.
+
+    Over another environment's `torch` it takes all packages from there that fit, and adds the others.
 
     Raises TgsError for a Python that the release does not support, a checkout or a wheel that is needed and
     not given, or when pip fails.
     """
-    recipe, folder = find_recipe(system), environment_dir(system)
+    recipe, folder = find_recipe(system), environment_dir(system, torch is not None)
+    python = made_python(system, torch is not None)
     check_source(system, source)
     if sys.version_info[:2] >= recipe.below_python:
         raise TgsError(
@@ -215,16 +260,44 @@ def create(system: str, say: Callable[[str], None], source: Path | None = None) 
             hint="make an environment with an older Python and name it: --python PATH",
             exit_code=ExitCode.UNSUPPORTED,
         )
-    say(plan_text(system))
+    say(plan_text(system, torch))
     try:
-        import venv  # here, for it brings logging to every command that runs something
-
-        venv.create(folder, with_pip=True, clear=not made_python(system).exists())
-        for argv in install_argv(system, source):
+        _make_empty(folder, clear=not python.exists(), torch=torch)
+        for argv in install_argv(system, source, torch):
             _install(argv)
     except (OSError, subprocess.CalledProcessError) as error:
         raise TgsError(f"{folder}: {error}", exit_code=ExitCode.STORE) from error
-    return made_python(system)
+    return python
+
+
+def _make_empty(folder: Path, *, clear: bool, torch: SharedTorch | None) -> None:
+    """A venv; over another environment's torch by its Python, with its packages behind the own ones."""
+    if torch is None:
+        import venv  # here, for it brings logging to every command that runs something
+
+        venv.create(folder, with_pip=True, clear=clear)
+        return
+    subprocess.run([torch.python, "-m", "venv", *["--clear"] * clear, str(folder)], check=True)
+    own = next(folder.glob("lib/python3*/site-packages"))
+    (own / "shared_torch.pth").write_text(torch.site_packages + "\n", "utf-8")
+
+
+def site_of(python: str, module: str) -> str:
+    """Folder that another interpreter would import a module from; nothing of the module is run.
+
+    Raises TgsError when the interpreter does not start, or has no such module.
+    """
+    try:
+        done = subprocess.run(
+            [python, "-I", "-c", _ASK_SITE, module], capture_output=True, timeout=_ASK_S, check=True
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise TgsError(f"{python} does not say where its {module} is: {error}") from error
+    return os.fsdecode(done.stdout.strip())
+
+
+def _is_torch(requirement: str) -> bool:
+    return re.split(r"[^\w-]", requirement, maxsplit=1)[0] == "torch"
 
 
 def installed_versions(python: str, names: tuple[str, ...]) -> dict[str, str]:

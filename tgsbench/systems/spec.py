@@ -127,6 +127,8 @@ class External(Struct, frozen=True, kw_only=True):
     observed: Literal["never", "asked", "always"] = "asked"
     """Are its ranks watched by `external/peer/observe.py`? Always where its log has no tokens or no clock,
     never where a script of ours counts anyway, else when TGSBENCH_OBSERVE=1 asks for it."""
+    not_on_virtual_gpu: str = ""
+    """Why its ranks cannot run on a virtual GPU; empty: they can."""
 
 
 class EngineSpec(Struct, frozen=True, kw_only=True):

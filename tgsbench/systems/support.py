@@ -16,11 +16,16 @@ class Unsupported(NamedTuple):
 
     what: str
     remedy: str
+    is_of_machines: bool = False
+    """Is it about how many machines there are?"""
 
 
-def check(preset: Preset) -> None:
-    """Raise TgsError (unsupported) when the preset's external engine cannot do what it asks."""
-    found = gaps(preset)
+def check(preset: Preset, on_virtual_gpu: bool = False) -> None:
+    """Raise TgsError (unsupported) when the preset's external engine cannot do what it asks.
+
+    On a virtual GPU one rank runs, of however many machines.
+    """
+    found = [gap for gap in gaps(preset) if not (on_virtual_gpu and gap.is_of_machines)]
     if found:
         raise TgsError(
             f"engine {preset.engine.name} cannot run {preset.name}: {'; '.join(gap.what for gap in found)}",
@@ -89,5 +94,6 @@ def _common(preset: Preset) -> list[Unsupported]:
     if preset.world_size > preset.hardware.gpus_per_node:
         nodes = -(-preset.world_size // preset.hardware.gpus_per_node)
         remedy = f"--nproc {preset.hardware.gpus_per_node}"
-        found.append(Unsupported(f"tgsbench starts it on one machine only, not on {nodes}", remedy))
+        what = f"tgsbench starts it on one machine only, not on {nodes}"
+        found.append(Unsupported(what, remedy, is_of_machines=True))
     return found

@@ -10,6 +10,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from tgsbench.errors import TgsError
+from tgsbench.external import observed
 from tgsbench.metrics.integrity import (
     expected_all_to_alls,
     expected_expert_exchanges,
@@ -34,6 +35,12 @@ NOT_KNOWN = [
     "which attention kernel is fastest: `auto` takes the first that runs, the clock the planner's pick",
     "reserved memory is a best case: blocks that wait for a stream come back at once",
 ]
+OF_OTHERS_NOT_KNOWN = [
+    "what other ranks would have sent: groups on CPUs and objects are answered with this rank's own",
+    "labels at the loss (a mask chooses everything), and a peak of one phase: memory is the most so far",
+    "a clock: it knows our kernels alone",
+]
+"""Of another system's rank."""
 _LAUNCHES = (Kind.KERNEL, Kind.GEMM, Kind.COPY, Kind.MEMSET, Kind.COLLECTIVE)
 _MOST_NAMES = 40
 _NAME_CHARACTERS = 160
@@ -56,16 +63,19 @@ def account(folder: Path, manifest: Manifest, preset: Preset, events: Sequence[E
     own = [event for event in events if event.rank == rank]
     records = list(read_log(log_path(folder, rank)))
     found = Virtual(gpu=manifest.virtual.gpu, rank=manifest.virtual.rank, micro_steps=preset.accumulation)
-    found.peaks = _peaks(own, records)
+    found.peaks = _peaks(own, [] if preset.is_external else records)
     found.mem_planned_gib = _planned_gib(manifest, preset, own)
     found.unknown_calls = dict(Counter(r.name for r in records if r.kind == Kind.UNKNOWN))
     found.not_known = list(NOT_KNOWN)
-    steps = [event for event in own if isinstance(event, Step) and event.phase == "measure"]
-    windows = [window for step in steps if (window := step_window(step, records))]
+    windows = _windows(folder, rank, preset, own, records)
     if windows:
         _count_step(found, preset, records, windows)
-        found.clock = _clock(folder, manifest, preset, records, windows[-1])
-    found.problems = _problems(found)
+        if not preset.is_external:  # the clock knows our kernels, and a step that ends with a wait
+            found.clock = _clock(folder, manifest, preset, records, windows[-1])
+    if preset.is_external:
+        found.not_known += OF_OTHERS_NOT_KNOWN
+    else:
+        found.problems = _problems(found)
     return found
 
 
@@ -108,6 +118,17 @@ def _clock(
         write_trace(path, line, rank, preset.world_size, ranks, preset.measure.warmup)
         found.trace = f"{folder.name}/{path.name}"
     return found
+
+
+def _windows(
+    folder: Path, rank: int, preset: Preset, events: Sequence[Event], records: Sequence[Record]
+) -> list[CountedSteps]:
+    """The measured steps: by their own events, or as the observer inside another system's rank saw them."""
+    if preset.is_external:
+        seen = observed.windows_ns(folder.parent / observed.FOLDER, rank)
+        return [CountedSteps(*window) for window in seen[preset.measure.warmup :]]
+    steps = [event for event in events if isinstance(event, Step) and event.phase == "measure"]
+    return [window for step in steps if (window := step_window(step, records))]
 
 
 def step_window(step: Step, records: Sequence[Record]) -> CountedSteps | None:
@@ -162,7 +183,8 @@ def _count_step(
     )
     ranks = {record.args[0]: record.args[1] for record in records if record.kind == Kind.COMMUNICATOR}
     found.collectives = _collectives(last, ranks)
-    expect(found.collectives, preset)
+    if not preset.is_external:  # what another system must send is its own affair
+        expect(found.collectives, preset)
 
 
 def _by_name(records: Sequence[Record], *, moved: bool = False) -> list[CallCount]:

@@ -11,7 +11,8 @@ from msgspec import Struct
 
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.system.user_cache import user_cache
-from tgsbench.systems.environments import installed_versions
+from tgsbench.systems import environments
+from tgsbench.systems.environments import installed_versions, site_of
 from tgsbench.systems.spec import release_of
 
 PYTHON_VARIABLE = "TGSBENCH_VIRTUAL_GPU_PYTHON"
@@ -49,18 +50,22 @@ def chosen_python() -> str:
 
 def look() -> Installation:
     """What the chosen interpreter has; every problem at once, in `missing`."""
-    python = chosen_python()
+    return _seen(chosen_python(), _PACKAGES)
+
+
+def _seen(python: str, packages: tuple[str, ...]) -> Installation:
     try:
-        versions = installed_versions(python, (*_PACKAGES, *_RUNTIMES))
+        versions = installed_versions(python, (*packages, *_RUNTIMES))
+        site_packages = site_of(python, "torch") if versions["torch"] else ""
     except TgsError as error:
         return Installation(python=python, missing=[error.msg])
     found = Installation(
         python=python,
         torch=versions["torch"],
         cuda_runtime=next((versions[name] for name in _RUNTIMES if versions[name]), ""),
-        site_packages=str(_site_packages(python)),
+        site_packages=site_packages,
     )
-    return _judged(found, versions)
+    return _judged(found, {name: versions[name] for name in packages})
 
 
 def require() -> Installation:
@@ -76,8 +81,24 @@ def require() -> Installation:
     return found
 
 
+def require_of(system: str) -> Installation:
+    """The environment of a system outside our ranks, as a virtual GPU needs it.
+
+    Raises TgsError (exit code 6) that says what it lacks and how to get it.
+    """
+    found = _seen(environments.require(system, on_virtual_gpu=True).python, ("torch",))
+    if found.missing:
+        raise TgsError(
+            f"no virtual GPU for engine {system}: {'; '.join(found.missing)}",
+            hint=f"{environments.setup_command(system)} --virtual-gpu makes one over the torch of `{MAKE}`, "
+            "or name a Python that has a CUDA build: --python PATH",
+            exit_code=ExitCode.MISSING_DEPENDENCY,
+        )
+    return found
+
+
 def _judged(found: Installation, versions: dict[str, str]) -> Installation:
-    problems = [f"package {name} in {found.python}" for name in _PACKAGES if not versions[name]]
+    problems = [f"package {name} in {found.python}" for name in versions if not versions[name]]
     if found.torch and not OLDEST <= release_of(found.torch)[:2] <= NEWEST:
         oldest, newest = (".".join(map(str, release)) for release in (OLDEST, NEWEST))
         problems.append(f"torch {oldest} to {newest} in {found.python}, there is {found.torch}")
@@ -91,10 +112,3 @@ def _judged(found: Installation, versions: dict[str, str]) -> Installation:
         site_packages=found.site_packages,
         missing=[f"it needs {problem}" for problem in problems],
     )
-
-
-def _site_packages(python: str) -> Path:
-    """Of a venv: beside its bin folder. Links are not followed: they lead out of the venv."""
-    folder = Path(python).absolute().parent.parent / "lib"
-    found = sorted(folder.glob("python3*/site-packages"))
-    return found[0] if found else folder

@@ -14,8 +14,10 @@ from tgsbench.presets.catalog import find_gpu
 from tgsbench.schema.hardware import GpuSpec
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import VirtualGpu
+from tgsbench.systems import registry
 from tgsbench.systems.engines import deepspeed, fsdp2
-from tgsbench.virtual_gpu import build
+from tgsbench.systems.spec import External
+from tgsbench.virtual_gpu import build, installation
 from tgsbench.virtual_gpu.installation import Installation
 
 LOG_FOLDER = "virtual"
@@ -55,11 +57,8 @@ def virtual_gpu(preset: Preset, gpu: GpuSpec, rank: str) -> VirtualGpu:
     """Which ranks run: one by its number, or all. Raises TgsError for a rank that the world does not have."""
     world = preset.world_size
     if preset.is_external:
-        raise TgsError(
-            f"--virtual-gpu runs engines of our own ranks, and {preset.engine.name} runs in its own",
-            hint=f"--engine {fsdp2.ENGINE.name} or --engine {deepspeed.ENGINE.name}",
-            exit_code=ExitCode.UNSUPPORTED,
-        )
+        refuse_absent(preset.engine.name)
+        _require_first(preset.engine.name, rank)
     if preset.profile:
         raise TgsError(
             f"a virtual GPU computes nothing that a profiler could time, and profile={preset.profile!r} asks",
@@ -86,6 +85,34 @@ def virtual_gpu(preset: Preset, gpu: GpuSpec, rank: str) -> VirtualGpu:
     if number is None or number >= world:
         raise TgsError(f"--rank {rank}: {world} ranks are numbered 0 to {world - 1}, or write --rank {ALL}")
     return VirtualGpu(gpu=gpu.name, rank=number)
+
+
+def installation_for(preset: Preset) -> Installation:
+    """The environment that a preset's ranks need on a virtual GPU: ours, or that of another system.
+
+    Raises TgsError (exit code 6) that says what it lacks and how to get it.
+    """
+    return installation.require_of(preset.engine.name) if preset.is_external else installation.require()
+
+
+def refuse_absent(system: str) -> None:
+    """Raise TgsError (exit code 13) with the reason where another system cannot run on a virtual GPU."""
+    launch = registry.find_engine(system).launch
+    if isinstance(launch, External) and launch.not_on_virtual_gpu:
+        raise TgsError(
+            f"engine {system} does not run on a virtual GPU: {launch.not_on_virtual_gpu}",
+            hint=f"--engine {fsdp2.ENGINE.name} or --engine {deepspeed.ENGINE.name}",
+            exit_code=ExitCode.UNSUPPORTED,
+        )
+
+
+def _require_first(system: str, rank: str) -> None:
+    if rank != "0":
+        raise TgsError(
+            f"--rank {rank}: of {system} rank 0 alone runs there, for others wait for what rank 0 sends",
+            hint=f"--rank 0, or --engine {fsdp2.ENGINE.name}",
+            exit_code=ExitCode.UNSUPPORTED,
+        )
 
 
 def device_environment(

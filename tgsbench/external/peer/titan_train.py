@@ -25,6 +25,7 @@ def main() -> None:
     settings = json.loads(Path(sys.argv[1]).read_text("utf-8"))
     if settings["on_cpu"]:
         answer_for_a_cpu()
+    name_what_torch_has()
     from torchtitan.tools.logging import init_logger, logger
 
     init_logger()
@@ -38,6 +39,13 @@ def main() -> None:
     finally:
         trainer.close()
     torch.distributed.destroy_process_group()
+
+
+def name_what_torch_has() -> None:
+    """torchtitan 0.3.0 calls torch.distributed.set_timeout after a step; torch 2.13 has no such name."""
+    distributed: Any = torch.distributed
+    if not hasattr(distributed, "set_timeout"):
+        distributed.set_timeout = distributed.distributed_c10d._set_pg_timeout
 
 
 def configuration(settings: dict[str, Any]) -> Any:

@@ -54,6 +54,8 @@ ENGINE = EngineSpec(
             requirements=("torch", "megatron-bridge==0.3.1"),
             needs=("megatron-bridge", "megatron-core", "transformer-engine", "torch"),
         ),
+        not_on_virtual_gpu="its layers are Transformer Engine's, which reaches CUDA, cuDNN and cuBLAS by "
+        "libraries of its own, and none of these is answered there",
     ),
     families=("llama",),
     options=MegatronBridgeOptions,

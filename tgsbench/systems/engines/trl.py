@@ -64,6 +64,6 @@ ENGINE = EngineSpec(
         ),
         NO_BF16_ON_CPU,
     ),
-    unequal=("logits of a whole sequence at the loss, where ours come in chunks",),
+    unequal=("logits of up to 32,768 labelled tokens at once at the loss, and their entropy beside it",),
     costs=replace(ZERO3, name="trl", fused_exchange=False, repeats_kv=True, whole_logits=True, traffic=EAGER),
 )
