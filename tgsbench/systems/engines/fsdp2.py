@@ -24,6 +24,8 @@ class Fsdp2Options(EngineOptions, frozen=True, kw_only=True, forbid_unknown_fiel
     zero_stage: Literal[1, 2, 3] = 3
     """3: parameters are gathered for each pass; 2: once for all micro-steps of an optimizer step; 1: whole
     gradients are summed over the micro-steps, and reduced once."""
+    offload: Literal["none", "optimizer", "all"] = "none"
+    """AdamW's moments in host memory, or with fp32 parameters and gradients; the step runs on the device."""
     head_parts: Literal[0, 1, 2] = 0
     """Parts of a rank's heads whose attention runs one after the other, so that all-to-alls hide behind it;
     0: two where what is sent is large enough to be worth it."""

@@ -37,7 +37,8 @@ class PageLocked:
     torch's own pinned blocks are rounded up to powers of two: 5.4 GiB of a layer's input took 8.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, what: str, remedy: str) -> None:
+        self._what, self._remedy = what, remedy
         self._locked: list[Tensor] = []
         # Not at exit: the driver does it then, and may be gone before.
         weakref.finalize(self, _unlock, self._locked).atexit = False
@@ -46,9 +47,9 @@ class PageLocked:
         """Lock a tensor's pages, and keep it. Raises TgsError where the host locks no more."""
         if error := int(torch.cuda.cudart().cudaHostRegister(host.data_ptr(), host.nbytes, 0)):
             raise TgsError(
-                f"the host locks no {gib(host.nbytes)} for a layer's input beside {len(self._locked)} others "
+                f"the host locks no {gib(host.nbytes)} for {self._what} beside {len(self._locked)} others "
                 f"(CUDA error {error})",
-                hint="more host memory for the job, or --set engine.activation_offload=false",
+                hint=f"more host memory for the job, or --set {self._remedy}",
                 exit_code=ExitCode.DOES_NOT_FIT,
             )
         self._locked.append(host)
@@ -75,7 +76,7 @@ class HostOffload:
         self._slots: list[_Slot | None] = []
         self.on_host: Callable[[Tensor], None] = lambda _: None
         """Told of each new host buffer: where fake tensors stand for a GPU's, host and device look alike."""
-        self._blocks = PageLocked()
+        self._blocks = PageLocked("a layer's input", "engine.activation_offload=false")
         self._free: dict[tuple[torch.Size, torch.dtype], list[Tensor]] = {}
 
     def hooks(self) -> AbstractContextManager[Any]:
