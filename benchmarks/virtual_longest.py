@@ -29,7 +29,7 @@ BOTH = (
     "engine.loss_chunk_tokens=2048",
 )  # fmt: skip
 SIDES = {
-    "ours": ("engine.name=fsdp2",),
+    "ours": ("engine.name=fsdp2", "engine.offload=all"),
     "alst": ("engine.name=deepspeed", "engine.tiled_loss=true", "engine.offload=optimizer"),
 }
 CASES = {

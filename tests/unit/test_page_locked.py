@@ -34,7 +34,8 @@ def runtime(monkeypatch) -> Runtime:
 
 
 def test_a_block_is_locked_at_its_own_size_and_unlocked_with_its_owner(runtime):
-    blocks, host = PageLocked("a layer's input", "engine.activation_offload=false"), torch.empty(3, 1000, dtype=torch.bfloat16)
+    blocks = PageLocked("a layer's input", "engine.activation_offload=false")
+    host = torch.empty(3, 1000, dtype=torch.bfloat16)
     blocks.lock(host)
     assert runtime.registered == {host.data_ptr(): 6000}
     del blocks

@@ -1,7 +1,7 @@
 """AdamW whose states wait in host memory and pass the device piece by piece.
 
-The step runs on the device: 8 bytes of moments a parameter go each way over PCIe, both ways at once, 0.16 s for
-1e9 parameters at 50 GB/s. A rank's share of a host's cores takes 40 bytes through memory at 12 GB/s: 3.3 s.
+The step runs on the device: 8 bytes of moments a parameter go each way over PCIe, both ways at once, 0.16 s
+for 1e9 parameters at 50 GB/s. A rank's share of a host's cores moves 40 bytes at 12 GB/s: 3.3 s.
 """
 
 from __future__ import annotations

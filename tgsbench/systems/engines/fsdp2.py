@@ -9,7 +9,7 @@ import msgspec
 
 from tgsbench.schema.preset import EngineOptions, Preset
 from tgsbench.systems.costs import OWN, System
-from tgsbench.systems.spec import TRAIN, EngineSpec, Native
+from tgsbench.systems.spec import TRAIN, AdvisedChange, EngineSpec, Native
 
 
 class Fsdp2Options(EngineOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -41,6 +41,8 @@ def _rules(preset: Preset) -> list[str]:
     return []
 
 
+_SHARDING = ((3, "none"), (3, "optimizer"), (3, "all"), (2, "none"))
+
 ENGINE = EngineSpec(
     name="fsdp2",
     title="FSDP2",
@@ -58,6 +60,7 @@ ENGINE = EngineSpec(
         regathers_embedding=False,
         gradient_bytes=4,
         optimizer_bytes=8,
+        streams_states=True,
         copy_bytes=32.0,
         early_stop=True,
         norm_units=4.0,
@@ -77,7 +80,13 @@ ENGINE = EngineSpec(
         traffic=OWN,
     ),
     variants=tuple(
-        {"zero_stage": stage, "activation_offload": away, "tiled_mlp": tiled}
-        for stage, away, tiled in itertools.product((3, 2), (False, True), (False, True))
+        {"zero_stage": stage, "offload": offload, "activation_offload": away, "tiled_mlp": tiled}
+        for (stage, offload), away, tiled in itertools.product(_SHARDING, (False, True), (False, True))
+    ),
+    advice=(
+        AdvisedChange(switches={"offload": "optimizer"}, effort=21, what="optimizer states in host memory"),
+        AdvisedChange(
+            switches={"offload": "all"}, effort=22, what="optimizer states and parameters in host memory"
+        ),
     ),
 )
