@@ -274,9 +274,10 @@ class _Pass:
             arrivals.append(start_gather([out], [heads], self.group, spans.A2A_POST))
         return arrivals
 
-    def flattened(self, arrivals: Iterable[Arrival]) -> Iterator[Tensor]:
-        """Attention's outputs [T, a·d/chunks] as they arrive."""
-        yield from (arrive()[0].reshape(self.num_rows, -1) for arrive in arrivals)
+    def flattened(self, arrivals: list[Arrival]) -> Iterator[Tensor]:
+        """Attention's outputs [T, a·d/chunks] as they arrive; `arrivals` is emptied, and their messages go."""
+        while arrivals:
+            yield arrivals.pop(0)()[0].reshape(self.num_rows, -1)
 
     def projected(self, returned: Iterable[Tensor], keep: list[Tensor]) -> Tensor:
         """The residual stream [T, h] after attention, from its outputs, which are put into `keep`."""
@@ -588,6 +589,8 @@ def _again(run: _Pass, graphs: list[AttentionGraph]) -> tuple[_Mlp, list[Tensor]
     """The forward once more, up to the last product: what the MLP takes, and attention's outputs."""
     layer, returned = run.layer, list[Tensor]()
     arrivals = run.attended(run.received(run.normed()[0]), lambda inputs: _graphed(layer, inputs, graphs))
+    if run.away:
+        run.hold_normed(None, run.normed()[1])
     hidden = run.projected(run.flattened(arrivals), returned)
     run.let_go()
     return run.mlp(hidden), returned
