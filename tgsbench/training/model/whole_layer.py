@@ -275,7 +275,7 @@ class _Pass:
         return arrivals
 
     def flattened(self, arrivals: list[Arrival]) -> Iterator[Tensor]:
-        """Attention's outputs [T, a·d/chunks] as they arrive; `arrivals` is emptied, and their messages go."""
+        """Attention's outputs [T, a·d/chunks] as they arrive; `arrivals` is emptied: messages go."""
         while arrivals:
             yield arrivals.pop(0)()[0].reshape(self.num_rows, -1)
 
