@@ -2,10 +2,10 @@
 
 python -m benchmarks.virtual_longest [--case NAME …] [--side ours] [--side alst] [--step SHARE] [--json FILE]
 
-Both sides checkpoint every layer into host memory and run MLP and loss in tiles; ALST keeps optimizer states
-on the host too, and on one GPU the parameters. Lengths are tried until one trains and one that is `--step`
-longer runs out of memory; torch's own allocator decides. A try is one warm-up and one measured step of one
-rank. Needs `make virtual-gpu`.
+Both sides checkpoint every layer into host memory and run MLP and loss in tiles; fsdp2 keeps parameters,
+gradients and optimizer states on the host, ALST gradients and states, and on one GPU the parameters. Lengths
+are tried until one trains and one that is `--step` longer runs out of memory; torch's own allocator decides.
+A try is one warm-up and one measured step of one rank. Needs `make virtual-gpu`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BOTH = (
     "engine.loss_chunk_tokens=2048",
 )  # fmt: skip
 SIDES = {
-    "ours": ("engine.name=fsdp2",),
+    "ours": ("engine.name=fsdp2", "engine.offload=all"),
     "alst": ("engine.name=deepspeed", "engine.tiled_loss=true", "engine.offload=optimizer"),
 }
 CASES = {

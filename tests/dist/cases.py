@@ -44,9 +44,11 @@ for _mode in ("selective", "full"):
         "engine.activation_offload": True,
     }
     CASES[f"compile-{_mode}"] = {"model": _GQA, "training.checkpointing": _mode, "engine.compile": True}
+for _kept in ("optimizer", "all"):
+    CASES[f"offload-{_kept}"] = {**CASES["offload-full"], "engine.offload": _kept}
 CASES["tiled"] = {"model": _GQA, "training.checkpointing": "full", "engine.tiled_mlp": True}
 CASES["plain"] = {"model": _GQA, "training.checkpointing": "none"}
-"""What the five above must agree with."""
+"""What the seven above must agree with."""
 for _mode in ("none", "selective", "full"):
     # Alone a rank attends in two parts of its heads.
     CASES[f"heads_in_parts-{_mode}"] = {

@@ -49,12 +49,14 @@ def one_step(preset, times: int = 1) -> dict[str, object]:
     dist.all_reduce(of_all)
     norm = gradient_norm((p.grad for p in engine.model.parameters() if p.grad is not None), mesh.experts)
     stepped = float(engine.optimizer_step(1e-3))
+    weights = {key: weight.clone() for key, weight in engine.parameters()}
     return {
         "loss": loss / num_labels,
         "grads": grads,
         "a2a": torch.tensor([calls, num_bytes]),
         "ring": torch.tensor([sends, sent_bytes]),
         "experts": of_all,
+        "weights": weights,
         "norm": torch.tensor([float(norm), stepped]),
     }
 

@@ -89,3 +89,12 @@ def test_offload_compile_and_tiling_train_what_the_plain_path_trains(outcomes, c
     for name, grad in plain["grads"].items():
         error = (other["grads"][name] - grad).norm() / grad.norm()
         assert error < 2e-6, f"{name}: relative error {error:.1e}"
+
+
+@pytest.mark.parametrize("kept", ["optimizer", "all"])
+@pytest.mark.parametrize("world", [1, 2])
+def test_states_on_the_host_step_to_the_same_bits(outcomes, kept, world):
+    here, away = outcomes[world]["offload-full"], outcomes[world][f"offload-{kept}"]
+    assert torch.equal(away["norm"], here["norm"])
+    for name, weight in here["weights"].items():
+        assert torch.equal(away["weights"][name], weight), name

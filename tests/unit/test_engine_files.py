@@ -70,7 +70,6 @@ def test_the_planner_knows_what_every_engine_costs():
     ("sets", "owner"),
     [
         (["engine.tiled_loss=true"], "deepspeed"),
-        (["engine.offload=optimizer"], "deepspeed"),
         (["engine.data_adapter=true"], "deepspeed"),
         (["engine.cpu_shim=true"], "xtuner"),
         (["engine.name=deepspeed", "engine.cpu_shim=true"], "xtuner"),

@@ -34,7 +34,8 @@ def runtime(monkeypatch) -> Runtime:
 
 
 def test_a_block_is_locked_at_its_own_size_and_unlocked_with_its_owner(runtime):
-    blocks, host = PageLocked(), torch.empty(3, 1000, dtype=torch.bfloat16)
+    blocks = PageLocked("a layer's input", "engine.activation_offload=false")
+    host = torch.empty(3, 1000, dtype=torch.bfloat16)
     blocks.lock(host)
     assert runtime.registered == {host.data_ptr(): 6000}
     del blocks
@@ -42,7 +43,10 @@ def test_a_block_is_locked_at_its_own_size_and_unlocked_with_its_owner(runtime):
 
 
 def test_a_host_that_cannot_lock_so_much_is_told(runtime):
-    blocks, host = PageLocked(), torch.empty(4)
+    blocks, host = PageLocked("a layer's input", "engine.activation_offload=false"), torch.empty(4)
     blocks.lock(host)
-    with pytest.raises(TgsError, match=r"beside 1 others \(CUDA error 712\)"):
+    with pytest.raises(TgsError, match=r"a layer's input beside 1 others \(CUDA error 712\)") as raised:
         blocks.lock(host)
+    hint = raised.value.hint
+    del raised  # it holds this frame, and with it the owner
+    assert "engine.activation_offload=false" in hint

@@ -84,6 +84,27 @@ def test_fp8_products_pass_torchs_own_checks_and_are_all_there(installed, tmp_pa
     assert peak == pytest.approx(result.virtual.mem_planned_gib, rel=0.03)
 
 
+LONG = ["training.checkpointing=full", "engine.tiled_mlp=true", "engine.activation_offload=true"]
+
+
+@pytest.mark.parametrize(
+    ("preset", "num_gpus", "seq_len", "sets"),
+    [
+        ("llama3_8b_8k", 8, 1 << 20, [*LONG, "engine.offload=all"]),
+        ("llama3_8b_8k", 8, 1 << 18, ["engine.offload=optimizer"]),
+        ("llama3_8b_8k", 1, 1 << 18, [*LONG, "engine.offload=all"]),
+        ("llama2_70b_8k", 64, 1 << 22, [*LONG, "engine.offload=all"]),
+    ],
+)
+def test_what_is_on_the_host_is_not_on_the_card(installed, tmp_path, preset, num_gpus, seq_len, sets):
+    sets = [*sets, f"hardware.num_gpus={num_gpus}", f"parallel.sp={num_gpus}", f"workload.seq_len={seq_len}"]
+    sets += ["model.num_layers=4", "training.accumulation=1", "workload.corpus=lengths", "workload.concat=1"]
+    result = _run(tmp_path, preset, *sets)
+    assert result.status == "virtual", result.failure
+    peak = max(peak.allocated_gib or 0.0 for peak in result.virtual.peaks)
+    assert peak == pytest.approx(result.virtual.mem_planned_gib, rel=0.03)
+
+
 def test_one_rank_of_512_starts(installed, tmp_path):
     result = _run(tmp_path, "llama3_1b_8k", *SMALL, "hardware.num_gpus=512", rank=300)
     assert result.status == "virtual", result.failure
@@ -121,10 +142,12 @@ def test_a_ring_sends_what_it_must_beside_its_attention(installed, tmp_path, rin
     [
         ["training.checkpointing=selective"],
         ["training.checkpointing=full", "engine.tiled_mlp=true", "engine.activation_offload=true"],
+        ["training.checkpointing=full", "engine.activation_offload=true", "engine.offload=all"],
+        ["engine.offload=optimizer"],
         ["parallel.ring=4"],
         ["engine.zero_stage=1", "training.accumulation=2"],
     ],
-    ids=["selective", "tiled and offloaded", "ring", "zero 1"],
+    ids=["selective", "tiled and offloaded", "all on the host", "states on the host", "ring", "zero 1"],
 )
 def test_torchs_sanitizer_finds_no_race_between_streams(installed, tmp_path, monkeypatch, sets):
     monkeypatch.setenv("TORCH_CUDA_SANITIZER", "1")

@@ -89,20 +89,22 @@ def attention_workspace(work: StepWorkload) -> float:
     head_tokens = float(work.local_tokens * d.head_dim) / work.head_parts
     padded = 1.0 + 128.0 / work.attended_len if work.attended_len < work.seq_len else 1.0
     sums = 4.0 * padded * d.query_heads * head_tokens
-    if d.kv_heads == d.query_heads:
+    kv_heads = work.kv_heads_sent  # with as many as ranks each has a query head and its own KV head
+    if kv_heads >= d.query_heads:
         return sums
     expanded = 2.0 * work.compute_bytes * d.query_heads * head_tokens
-    native = 8.0 * d.kv_heads * head_tokens
+    native = 8.0 * kv_heads * head_tokens
     return sums + (native if work.kernel in ("flash3", "cudnn") else expanded)
 
 
 def attention_backward(work: StepWorkload) -> float:
     """Live while attention's backward runs: the MLP is through, and so may be the norm before it."""
     d = work.dims
-    heads, kv = d.query_heads * d.head_dim, 2 * d.kv_heads * d.head_dim
+    heads, kv = d.query_heads * d.head_dim, 2 * work.kv_heads_sent * d.head_dim
     if work.system.seen_on_allocator:
         # Of the norm before attention its results are left, and what heads' norms took.
-        kept = _kept_by_norms(work, d.hidden + d.head_norm_width) - unit(work, d.hidden)
+        results = 0.0 if work.lets_inputs_go else unit(work, d.hidden)
+        kept = _kept_by_norms(work, d.hidden + d.head_norm_width) - 2 * unit(work, d.hidden) + results
     else:
         kept = _kept_by_norms(work, d.norm_width) / 2 + (
             0.0 if work.system.norm_keeps_checkpoint else unit(work, d.hidden)
@@ -138,8 +140,10 @@ def _mlp_gradients(work: StepWorkload) -> float:
     if not work.tiled_mlp:
         again = 1.0 if _makes_product_again(work) else 0.0
         return (work.system.mlp_gradients + again) * unit(work, d.intermediate)
-    tile = float(tile_tokens(work) * d.intermediate * work.compute_bytes)
-    return unit(work, d.hidden) + max(6.0 * tile + 4.0 * d.mlp_weights, unit(work, d.hidden))
+    tiles = 6.0 * float(tile_tokens(work) * d.intermediate * work.compute_bytes) + 4.0 * d.mlp_weights
+    if work.whole_layers:  # the norm's result makes room for its gradient
+        return unit(work, d.hidden) + tiles
+    return unit(work, d.hidden) + max(tiles, unit(work, d.hidden))
 
 
 def attention_saved(work: StepWorkload) -> tuple[float, float]:
@@ -154,6 +158,8 @@ def mlp_backward(work: StepWorkload) -> tuple[float, float]:
     recomputed = layer_activations(work)
     activations, exchanged = recomputed["activations"], recomputed["all_to_all_buffers"]
     if work.system.norm_keeps_checkpoint:
+        activations -= unit(work, d.hidden)
+    if work.lets_inputs_go:
         activations -= unit(work, d.hidden)
     if work.checkpointing == "selective":
         attention, received = attention_saved(work)

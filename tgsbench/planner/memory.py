@@ -20,6 +20,7 @@ from tgsbench.planner.activations import (
 from tgsbench.planner.buckets import Reduction, bucket_weights, reductions
 from tgsbench.planner.counts import exchange_bytes, run_here, tile_tokens
 from tgsbench.planner.workload import StepWorkload
+from tgsbench.systems.host_states import PIECE_VALUES, PIECES_AT_ONCE
 from tgsbench.systems.score_blocks import score_bytes
 from tgsbench.units import GIB
 
@@ -141,13 +142,13 @@ def resident_bytes(work: StepWorkload) -> float:
 def _states(work: StepWorkload) -> dict[str, float]:
     """Parameters and optimizer states resident on the GPU, as the ZeRO stage shards and offloads them."""
     n, ranks = float(work.dims.num_parameters), work.sharing_ranks
-    parameters = n * work.system.parameter_bytes / (ranks if work.zero_stage == 3 else 1)
+    is_cut = work.zero_stage == 3 or work.system.shards_masters
+    parameters = 0.0 if work.offload == "all" else n * work.system.parameter_bytes / (ranks if is_cut else 1)
     if work.zero_stage < 3 and work.system.shards_masters:
-        held = work.dims.held_parameters(work.ep)
-        parameters = n * work.system.parameter_bytes / ranks + held * work.compute_bytes
+        parameters += work.dims.held_parameters(work.ep) * work.compute_bytes
     optimizer = n * work.system.optimizer_bytes / ranks
     return {
-        "parameters": 0.0 if work.offload == "all" else parameters,
+        "parameters": parameters,
         "optimizer_states": 0.0 if work.offload != "none" else optimizer,
     }
 
@@ -157,7 +158,7 @@ def _gradients(work: StepWorkload) -> tuple[float, float]:
     held, ranks = work.dims.held_parameters(work.ep), work.sharing_ranks
     whole = work.dims.num_parameters / ranks if work.zero_stage >= 2 else held
     whole *= work.system.gradient_bytes
-    if work.offload != "none":
+    if work.gradients_away and (work.zero_stage >= 2 or not work.system.streams_states):
         return 0.0, 0.0
     kept = work.accumulation > 1 or work.system.gradients_resident
     return (whole if kept else 0.0), whole
@@ -249,10 +250,10 @@ def _saved_of_a_layer(work: StepWorkload) -> dict[str, float]:
 
 
 def _saved(work: StepWorkload, of_a_layer: dict[str, float], layers: int) -> dict[str, float]:
-    """What this many layers keep on the GPU; of inputs that are offloaded, two at most."""
+    """What this many layers keep on the GPU; of inputs that are offloaded two at most, or none if let go."""
     saved = {name: size * layers for name, size in of_a_layer.items()}
     if work.activation_offload and "checkpoints" in saved:
-        saved["checkpoints"] = of_a_layer["checkpoints"] * min(2, layers)
+        saved["checkpoints"] = of_a_layer["checkpoints"] * (0 if work.lets_inputs_go else min(2, layers))
     return saved
 
 
@@ -297,7 +298,7 @@ def _fuller(work: StepWorkload, mlp: float, exchanged: float) -> dict[str, float
     A whole layer takes the gradient of its output projection when attention's is through; elsewhere the
     projection's input, which came back from attention, is gone by then.
     """
-    is_gone = work.system.seen_on_allocator and not work.whole_layers
+    is_gone = work.system.seen_on_allocator and (not work.whole_layers or work.lets_inputs_go)
     returned = exchange_bytes(work)[1] if is_gone else 0.0
     attention = attention_backward(work) - freed_by_mlp(work)
     moments = (mlp, exchanged), (attention, max(0.0, exchanged - returned))
@@ -394,11 +395,27 @@ def _copies_of_head(work: StepWorkload) -> int:
 
 
 def _optimizer_extra(work: StepWorkload) -> dict[str, float]:
-    """DeepSpeed casts gradients to fp32 a sub-group of 1e9 at a time."""
+    """DeepSpeed casts gradients to fp32 a sub-group of 1e9 at a time; what is away passes in pieces."""
+    if work.offload != "none" and work.system.streams_states:
+        return {"states_passing": _passing(work)}
     if not work.system.live_parameters or work.offload != "none":
         return {}
     shard = work.dims.num_parameters / work.sharing_ranks
     return {"gradient_buffers": 4.0 * min(1e9, shard) + _bucket(work)}
+
+
+def _largest_shard(work: StepWorkload) -> float:
+    """Values of the largest parameter on one GPU."""
+    d = work.dims
+    layer = d.layer_weights if work.whole_layers else max(weight.size for weight in d.mlp + d.attention)
+    return max(layer, d.embedding_weights) / work.sharing_ranks
+
+
+def _passing(work: StepWorkload) -> float:
+    """Buffers of a step whose states are away, or two gradients on their way through the norm."""
+    largest, tensors = _largest_shard(work), 4 if work.offload == "all" else 2
+    pieces = 4.0 * PIECES_AT_ONCE * tensors * min(PIECE_VALUES, largest)
+    return max(pieces, 8.0 * largest if work.gradients_away else 0.0)
 
 
 def _held(work: StepWorkload) -> tuple[float, float]:
@@ -458,7 +475,7 @@ def _host_bytes(work: StepWorkload) -> float:
     size = 0.0
     if work.offload != "none":
         # Gradients arrive in fp32, beside master copy and moments.
-        size += (work.system.optimizer_bytes + 4.0) * shard
+        size += (work.system.optimizer_bytes + (4.0 if work.gradients_away else 0.0)) * shard
     if work.offload == "all":
         size += work.system.parameter_bytes * shard
     if work.activation_offload and work.checkpointing != "none":

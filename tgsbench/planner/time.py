@@ -365,14 +365,34 @@ def _gathers(work: StepWorkload, machine: Machine, passes: Passes) -> tuple[floa
         forward += expert_ring_s(of_experts.gather_forward, calls, work, machine)
         backward += expert_ring_s(of_experts.gather_backward, calls, work, machine)
         scatter += expert_ring_s(of_experts.scatter, calls, work, machine)
-    if work.offload == "all":  # each GPU's shard comes from the host before it is gathered
+    beside = 0.0
+    if work.offload == "all" and work.system.streams_states:
+        beside = _passing_s(work, machine)
+    elif work.offload == "all":  # each GPU's shard comes from the host before it is gathered
         fetch = work.compute_bytes * work.dims.num_parameters / ranks / (machine.gpu.host_gb_per_s * 1e9)
         forward, backward = forward + fetch, backward + fetch
     behind_forward = num_layers * passes.forward.compute
     behind_backward = num_layers * (passes.recompute.compute + passes.backward.compute)
     exposed = max(forward / num_layers, forward - behind_forward)
     exposed += max(scatter / num_layers, backward + scatter - behind_backward)
-    return forward + backward + scatter, exposed
+    return forward + backward + scatter + beside, exposed + beside
+
+
+def _passing_s(work: StepWorkload, machine: Machine) -> float:
+    """Seconds of a micro-step that nothing hides where fp32 parameters and gradients are on the host.
+
+    Parameters come on the stream that computes, for both passes (ZeRO-3); gradients go beside it, but where
+    micro-steps add to them the host waits for each and adds.
+    """
+    shard = work.dims.num_parameters / work.sharing_ranks
+    host_s = work.system.parameter_bytes * shard / (machine.gpu.host_gb_per_s * 1e9)
+    share_added = 1 - 1 / work.accumulation
+    added_s = share_added * (host_s + _ADDED_BYTES * shard / _cpu_adam_rate(work))
+    return (2 if work.zero_stage == 3 else 0) * host_s + added_s
+
+
+_ADDED_BYTES = 12.0
+"""Per fp32 gradient that the host adds: both are read, the sum written."""
 
 
 def _activation_offload_s(work: StepWorkload, machine: Machine, passes: Passes) -> float:
@@ -393,16 +413,26 @@ def _step_items(work: StepWorkload, machine: Machine) -> dict[str, float]:
     per_step = ring_s(moved.shared, 1, work.sharing_ranks, work, machine)
     per_step += ring_s(moved.everywhere, 1, work.world, work, machine) + broadcasts_s(work)
     per_step += expert_ring_s(expert_shard_bytes(work).shared, 1, work, machine)
-    if work.offload == "none":
-        return {
-            "optimizer": stream_s(work.system.optimizer_traffic * shard, machine),
-            "gather_step": per_step,
-        }
+    on_device = stream_s(work.system.optimizer_traffic * shard, machine)
+    if work.offload == "none" or work.system.streams_states:
+        passing = _state_bytes_in(work) * shard / (machine.gpu.host_gb_per_s * 1e9)
+        return {"optimizer": max(on_device, passing), "gather_step": per_step}
     to_host = (work.system.gradient_bytes + work.compute_bytes) * shard / (machine.gpu.host_gb_per_s * 1e9)
     return {
         "optimizer": work.system.optimizer_traffic * shard / _cpu_adam_rate(work) + to_host,
         "gather_step": per_step,
     }
+
+
+def _state_bytes_in(work: StepWorkload) -> float:
+    """Per parameter, what comes from the host for a step on the device; less goes back at the same time.
+
+    Gradients come twice, first for their norm; below ZeRO-3 parameters once more, to be gathered.
+    """
+    if work.offload == "none":
+        return 0.0
+    of_all = 2 * 4.0 + work.system.parameter_bytes * (1 if work.zero_stage == 3 else 2)
+    return work.system.optimizer_bytes + (of_all if work.offload == "all" else 0.0)
 
 
 def _cpu_adam_rate(work: StepWorkload) -> float:

@@ -87,6 +87,16 @@ class StepWorkload(Struct, frozen=True, kw_only=True):
         return self.system.one_pool and not (shares_out or self.on_cpu)
 
     @property
+    def lets_inputs_go(self) -> bool:
+        """Does a layer's backward hold its input, which waits on the host, only where it reads it?"""
+        return self.whole_layers and self.activation_offload and self.checkpointing == "full"
+
+    @property
+    def gradients_away(self) -> bool:
+        """Do gradients lie in host memory once they are reduced?"""
+        return self.offload == "all" or (self.offload != "none" and not self.system.streams_states)
+
+    @property
     def routed_bytes(self) -> float:
         """Bytes of the rows that go to experts from one layer in a micro-step, a row for each expert."""
         return float(self.local_tokens) * self.dims.routed * self.compute_bytes

@@ -46,6 +46,9 @@ class System(Struct, frozen=True, kw_only=True):
     gradient_bytes: int
     optimizer_bytes: int
     """AdamW moments, and the fp32 master copy where parameters are kept in bf16."""
+    streams_states: bool = False
+    """Optimizer states in host memory pass the device, where the step runs, and gradients stay beside the
+    parameters; False: the step runs on the host, and gradients lie there."""
     reduce_bytes: int = 4
     """Per gradient in a reduce-scatter, where the compute precision has no more."""
     copy_bytes: float = 26.0

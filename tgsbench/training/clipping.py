@@ -34,8 +34,17 @@ def by_mesh(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
     return list(found.values())
 
 
-def gradient_norm(gradients: Iterable[Tensor], experts: ExpertMesh | None = None) -> Tensor:
+def scale_to(max_norm: float, norm: Tensor) -> Tensor:
+    """What torch.nn.utils.clip_grads_with_norm_ multiplies gradients of this norm by."""
+    return (max_norm / (norm + 1e-6)).clamp(max=1.0)
+
+
+def gradient_norm(
+    gradients: Iterable[Tensor], experts: ExpertMesh | None = None, device: torch.device | None = None
+) -> Tensor:
     """Root of the sum of squares over all ranks' shards, fp32; one all-reduce for each way of sharding.
+
+    `device`: where it is computed, by which shards that lie on the host pass one after the other.
 
     Of experts that are shared out each rank of the group has others: their squares are summed there too.
 
@@ -46,12 +55,15 @@ def gradient_norm(gradients: Iterable[Tensor], experts: ExpertMesh | None = None
     for gradient in gradients:
         layout = (gradient.device_mesh, gradient.placements) if isinstance(gradient, DTensor) else None
         by_layout[layout].append(gradient.to_local() if isinstance(gradient, DTensor) else gradient)
-    squares = [_of_all_ranks(_squared(own), layout, experts) for layout, own in by_layout.items()]
+    squares = [_of_all_ranks(_squared(own, device), layout, experts) for layout, own in by_layout.items()]
     return torch.stack(squares).sum().sqrt()
 
 
-def _squared(tensors: list[Tensor]) -> Tensor:
+def _squared(tensors: list[Tensor], device: torch.device | None) -> Tensor:
     """Sum of the squares of these local tensors; fake ones stand for a GPU's, which add in pairs."""
+    if device is not None and device != tensors[0].device:
+        passing = (tensor.to(device, non_blocking=True) for tensor in tensors)
+        return torch.stack([torch._foreach_norm([tensor])[0] for tensor in passing]).square().sum()
     if tensors[0].is_cuda or is_fake(tensors[0]):
         return torch.stack(torch._foreach_norm(tensors)).square().sum()
     return torch.stack([tensor.square().sum() for tensor in tensors]).sum()

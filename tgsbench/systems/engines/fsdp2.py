@@ -9,7 +9,7 @@ import msgspec
 
 from tgsbench.schema.preset import EngineOptions, Preset
 from tgsbench.systems.costs import OWN, System
-from tgsbench.systems.spec import TRAIN, EngineSpec, Native
+from tgsbench.systems.spec import TRAIN, AdvisedChange, EngineSpec, Native
 
 
 class Fsdp2Options(EngineOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -24,6 +24,8 @@ class Fsdp2Options(EngineOptions, frozen=True, kw_only=True, forbid_unknown_fiel
     zero_stage: Literal[1, 2, 3] = 3
     """3: parameters are gathered for each pass; 2: once for all micro-steps of an optimizer step; 1: whole
     gradients are summed over the micro-steps, and reduced once."""
+    offload: Literal["none", "optimizer", "all"] = "none"
+    """AdamW's moments in host memory, or with fp32 parameters and gradients; the step runs on the device."""
     head_parts: Literal[0, 1, 2] = 0
     """Parts of a rank's heads whose attention runs one after the other, so that all-to-alls hide behind it;
     0: two where what is sent is large enough to be worth it."""
@@ -38,6 +40,8 @@ def _rules(preset: Preset) -> list[str]:
         return ['engine.attention="alst" is DeepSpeed\'s; use --engine deepspeed, or "native"']
     return []
 
+
+_SHARDING = ((3, "none"), (3, "optimizer"), (3, "all"), (2, "none"))
 
 ENGINE = EngineSpec(
     name="fsdp2",
@@ -56,6 +60,7 @@ ENGINE = EngineSpec(
         regathers_embedding=False,
         gradient_bytes=4,
         optimizer_bytes=8,
+        streams_states=True,
         copy_bytes=32.0,
         early_stop=True,
         norm_units=4.0,
@@ -75,7 +80,13 @@ ENGINE = EngineSpec(
         traffic=OWN,
     ),
     variants=tuple(
-        {"zero_stage": stage, "activation_offload": away, "tiled_mlp": tiled}
-        for stage, away, tiled in itertools.product((3, 2), (False, True), (False, True))
+        {"zero_stage": stage, "offload": offload, "activation_offload": away, "tiled_mlp": tiled}
+        for (stage, offload), away, tiled in itertools.product(_SHARDING, (False, True), (False, True))
+    ),
+    advice=(
+        AdvisedChange(switches={"offload": "optimizer"}, effort=21, what="optimizer states in host memory"),
+        AdvisedChange(
+            switches={"offload": "all"}, effort=22, what="optimizer states and parameters in host memory"
+        ),
     ),
 )

@@ -94,6 +94,12 @@ def _refuse(preset: Preset) -> None:
             hint="leave --trace out: the plan itself counts them, and --virtual-gpu runs them",
             exit_code=ExitCode.UNSUPPORTED,
         )
+    if preset.engine.offload != "none":
+        raise TgsError(
+            f"--trace tells no host from a GPU in the optimizer: engine.offload={preset.engine.offload}",
+            hint="add --set engine.offload=none, or leave --trace out: the plan itself counts it",
+            exit_code=ExitCode.UNSUPPORTED,
+        )
     if preset.workload.document_mask:
         raise TgsError(
             "--trace has no documents to mask by: it runs no data",

@@ -5,11 +5,18 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+)
 from torch.distributed.tensor import DTensor, Shard
 
 from tgsbench.schema import spans
@@ -20,6 +27,7 @@ from tgsbench.training.attention.kernel_timing import kernel_shape_of
 from tgsbench.training.attention.ring import Ring
 from tgsbench.training.clipping import by_mesh, clip_gradients
 from tgsbench.training.engines.base import Batch, Engine, Note
+from tgsbench.training.host_adamw import HostAdamW, local_part
 from tgsbench.training.model.build import CausalLM, build_meta, materialise, part_of, plain_parts
 from tgsbench.training.model.experts import EXPERT_LOAD, expert_modules, share_out
 from tgsbench.training.model.fp8 import require_fp8
@@ -28,7 +36,7 @@ from tgsbench.training.model.products import LayerProducts, fp8_products
 from tgsbench.training.model.whole_layer import WholeLayer
 from tgsbench.training.parallel.checkpointing import wrap_layer
 from tgsbench.training.parallel.mesh import ExpertMesh, SequenceMesh
-from tgsbench.training.parallel.offload import HostOffload
+from tgsbench.training.parallel.offload import HostOffload, PageLocked
 from tgsbench.training.parallel.one_pool import share_memory
 from tgsbench.training.parallel.tracing import Mark, mlp_marks, span
 from tgsbench.training.parallel.traffic import ALL_TO_ALL_COUNTER
@@ -60,8 +68,8 @@ class Fsdp2Engine:
         if preset.linear:
             reason += f"; {preset.linear} products of projections" + " emulated" * (device.type == "cpu")
         self.kernel = dataclasses.replace(self.kernel, reason=reason)
-        materialise(self.model, device, preset.training.seed)
-        self.optimizer = _optimizer(self.model, preset)
+        self._locked = _materialise(self.model, preset, device)
+        self.optimizer = _optimizer(self.model, preset, device)
 
     def forward_backward(self, batch: Batch, num_labels: int) -> Tensor:
         """Forward, chunked loss, backward; FSDP averages over ranks, hence the factor `world`."""
@@ -88,7 +96,8 @@ class Fsdp2Engine:
 
     def _whole(self, name: str, tensor: Tensor) -> Tensor:
         """A sharded tensor; parts of those that are shared out one after the other."""
-        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        here: Any = tensor.to(self.device)
+        whole: Tensor = here.full_tensor() if isinstance(here, DTensor) else here
         _, num_parts = part_of(self.model, name)
         if num_parts == 1 or self.mesh.experts is None:
             return whole
@@ -115,10 +124,10 @@ class Fsdp2Engine:
 
     def moments_squared(self) -> float | None:
         """Of this rank's shards; None where there are copies, and of experts that are shared out."""
-        moments = [state["exp_avg"] for state in self.optimizer.state.values()]
-        own = [moment.to_local() for moment in moments if isinstance(moment, DTensor)]
-        if self.mesh.has_copies or self.mesh.experts is not None or len(own) < len(moments):
+        is_whole = not all(isinstance(parameter, DTensor) for parameter in self.optimizer.state)
+        if self.mesh.has_copies or self.mesh.experts is not None or is_whole:
             return None
+        own = (local_part(state["exp_avg"]).to(self.device) for state in self.optimizer.state.values())
         return sum(float(torch.linalg.vector_norm(part, dtype=torch.float64)) ** 2 for part in own)
 
     def optimizer_step(self, lr: float) -> Tensor:
@@ -128,10 +137,16 @@ class Fsdp2Engine:
         with span(spans.OPTIMIZER):
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
-            norm = clip_gradients(self.model.parameters(), self.clip_norm, self.mesh.experts)
+            norm = self._clip()
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
         return norm
+
+    def _clip(self) -> Tensor:
+        optimizer = self.optimizer
+        if isinstance(optimizer, HostAdamW) and optimizer.all_away:
+            return optimizer.clip(self.clip_norm, self.mesh.experts)
+        return clip_gradients(self.model.parameters(), self.clip_norm, self.mesh.experts)
 
     def marks(self) -> list[Mark]:
         """FSDP's collectives by their names before and after torch 2.13; a compiled layer stays whole."""
@@ -189,12 +204,14 @@ def _sharded_model(
         param_dtype=getattr(torch, preset.training.compute_dtype),
         reduce_dtype=getattr(torch, preset.reduce_dtype),
     )
-    decoder = model.model
+    decoder, home = model.model, _home(preset, device)
     if mesh.experts is not None:
         share_out(decoder, mesh.experts.group)
-        _shard_experts(decoder, mesh.world, mesh.experts, policy, engine.zero_stage == 3)
+        _shard_experts(decoder, mesh.world, mesh.experts, policy, home, engine.zero_stage == 3)
     cut = _cut_of(decoder, mesh.shard_group.size())
-    shard = functools.partial(fully_shard, mesh=mesh.fsdp, mp_policy=policy, shard_placement_fn=cut)
+    shard = functools.partial(
+        fully_shard, mesh=mesh.fsdp, mp_policy=policy, offload_policy=home, shard_placement_fn=cut
+    )
     stash = HostOffload(preset.model.hidden_size, device) if engine.activation_offload else None
     products = _products(preset, device)
     for index, layer in enumerate(decoder.layers):
@@ -220,8 +237,19 @@ def _sharded_model(
     return model
 
 
+def _home(preset: Preset, device: torch.device) -> OffloadPolicy:
+    """Where FSDP keeps parameters and gradients; on a CPU they are on the host anyway."""
+    is_away = preset.engine.offload == "all" and device.type == "cuda"
+    return CPUOffloadPolicy() if is_away else OffloadPolicy()
+
+
 def _shard_experts(
-    decoder: nn.Module, world: int, mesh: ExpertMesh, policy: MixedPrecisionPolicy, reshard: bool
+    decoder: nn.Module,
+    world: int,
+    mesh: ExpertMesh,
+    policy: MixedPrecisionPolicy,
+    home: OffloadPolicy,
+    reshard: bool,
 ) -> None:
     """Shard experts over the ranks that hold the same ones; their gradients are of all ranks' tokens."""
     # Nothing is cast on the way in: the router's shares stay in fp32, as where all experts are on one rank.
@@ -230,7 +258,12 @@ def _shard_experts(
     for module in expert_modules(decoder):
         cut = _cut_of(module, ranks)
         fully_shard(
-            module, mesh=mesh.shard, mp_policy=policy, reshard_after_forward=reshard, shard_placement_fn=cut
+            module,
+            mesh=mesh.shard,
+            mp_policy=policy,
+            offload_policy=home,
+            reshard_after_forward=reshard,
+            shard_placement_fn=cut,
         )
         module.set_gradient_divide_factor(float(world))
         if ranks > 1:  # gloo has no sum with a factor; alone nothing is summed, and the factor is applied
@@ -259,20 +292,34 @@ def _products(preset: Preset, device: torch.device) -> LayerProducts:
     return fp8_products(preset.training.fp8_recipe)
 
 
-def _optimizer(model: nn.Module, preset: Preset) -> torch.optim.AdamW:
-    """AdamW with its states, so that they lie beside the parameters.
+def _materialise(model: CausalLM, preset: Preset, device: torch.device) -> PageLocked | None:
+    """Give the model its memory and weights; what locks parameters that lie on the host."""
+    if isinstance(_home(preset, device), CPUOffloadPolicy):
+        materialise(model, device, preset.training.seed, torch.device("cpu"))
+        locked = PageLocked("parameters", "engine.offload=optimizer")
+        for parameter in filter(Tensor.numel, map(local_part, model.parameters())):
+            locked.lock(parameter)  # FSDP would copy them into blocks of powers of two
+        return locked
+    materialise(model, device, preset.training.seed)
+    return None
+
+
+def _optimizer(model: nn.Module, preset: Preset, device: torch.device) -> torch.optim.AdamW:
+    """AdamW with its states, so that they lie beside the parameters, or on the host.
 
     AdamW itself makes them in the first step, in the holes that a forward and backward left: what is between
     them then is too small for most tensors of later steps.
     """
     training = preset.training
-    optimizer = torch.optim.AdamW(
-        [{"params": same_mesh} for same_mesh in by_mesh(model.parameters())],
-        lr=training.lr,
-        betas=(training.beta1, training.beta2),
-        weight_decay=training.weight_decay,
-        fused=True,
-    )
+    groups = [{"params": same_mesh} for same_mesh in by_mesh(model.parameters())]
+    options: dict[str, Any] = {
+        "lr": training.lr,
+        "betas": (training.beta1, training.beta2),
+        "weight_decay": training.weight_decay,
+    }
+    if preset.engine.offload != "none":
+        return HostAdamW(groups, device, preset.engine.offload == "all", **options)
+    optimizer = torch.optim.AdamW(groups, fused=True, **options)
     for parameter in (p for group in optimizer.param_groups for p in group["params"]):
         optimizer.state[parameter] = {
             "step": torch.zeros((), device=parameter.device),

@@ -88,21 +88,22 @@ def build_meta(
         return build(shape, seq_len, attn_implementation, loss_chunk_tokens, engine)
 
 
-def materialise(model: CausalLM, device: torch.device, seed: int) -> None:
+def materialise(model: CausalLM, device: torch.device, seed: int, home: torch.device | None = None) -> None:
     """Give a (sharded) meta model memory and seeded weights that depend on names and shapes only.
 
     Every rank draws whole parameters one at a time and keeps its shard, so the same model comes out of
-    every mesh and every engine, and no collective runs.
+    every mesh and every engine, and no collective runs. `home`: where parameters lie if not on the device;
+    they are drawn there all the same, and so are the same.
     """
-    model.to_empty(device=device)
+    model.to_empty(device=home or device)
     model.restore_buffers(device)  # they are computed, not stored, so to_empty loses them
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if layer := whole_layer_of(model, name):
-                _fill_flat(parameter, layer, plain_name(name), seed, model.builder.norm_value)
+                _fill_flat(parameter, layer, plain_name(name), seed, model.builder.norm_value, device)
             else:
                 part = part_of(model, name)
-                fill(parameter, plain_name(name), seed, model.builder.norm_value, *part)
+                fill(parameter, plain_name(name), seed, device, model.builder.norm_value, *part)
 
 
 def part_of(model: nn.Module, name: str) -> tuple[int, int]:
@@ -128,7 +129,9 @@ def plain_parts(model: nn.Module, name: str, whole: Tensor) -> Iterator[tuple[st
     yield from ((owner + part, view) for part, view in layer.parts(whole))
 
 
-def _fill_flat(flat: Tensor, layer: WholeLayer, name: str, seed: int, norm_value: float) -> None:
+def _fill_flat(
+    flat: Tensor, layer: WholeLayer, name: str, seed: int, norm_value: float, device: torch.device
+) -> None:
     """Overwrite a flat parameter, or its shard, with the initial values of its parts."""
     target = flat._local_tensor if isinstance(flat, DTensor) else flat
     first = _shard_start(flat) if isinstance(flat, DTensor) else 0
@@ -141,7 +144,7 @@ def _fill_flat(flat: Tensor, layer: WholeLayer, name: str, seed: int, norm_value
             if is_norm(part):
                 into.fill_(norm_value)
             else:
-                whole = draw(owner + part, shape, seed, target.device).flatten()
+                whole = draw(owner + part, shape, seed, device).flatten()
                 into.copy_(whole[own.start - begin : own.stop - begin])
         begin = end
 
@@ -152,9 +155,15 @@ def plain_name(name: str) -> str:
 
 
 def fill(
-    parameter: Tensor, name: str, seed: int, norm_value: float = 1.0, part: int = 0, num_parts: int = 1
+    parameter: Tensor,
+    name: str,
+    seed: int,
+    device: torch.device,
+    norm_value: float = 1.0,
+    part: int = 0,
+    num_parts: int = 1,
 ) -> None:
-    """Overwrite one parameter (or its DTensor shard) with its seeded initial value.
+    """Overwrite one parameter (or its DTensor shard) with its seeded initial value, drawn on `device`.
 
     It is part number `part` of `num_parts` along the first dimension.
     """
@@ -163,9 +172,7 @@ def fill(
         target.fill_(norm_value)
         return
     rows, *rest = parameter.shape
-    whole = draw(name, torch.Size([rows * num_parts, *rest]), seed, target.device).narrow(
-        0, part * rows, rows
-    )
+    whole = draw(name, torch.Size([rows * num_parts, *rest]), seed, device).narrow(0, part * rows, rows)
     if isinstance(parameter, DTensor):
         dim = shard_dim(parameter)
         whole = whole.narrow(dim, _shard_start(parameter), target.shape[dim])

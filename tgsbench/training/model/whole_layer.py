@@ -12,7 +12,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -102,9 +102,8 @@ class WholeLayer(nn.Module):
 
     def forward(self, hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor], **_: Any) -> Tensor:
         """hidden_states [B, s, h] -> the same."""
-        hooks: AbstractContextManager[Any] = self.stash.hooks() if self.stash else nullcontext()
-        with hooks:
-            out: Tensor = _Layer.apply(hidden_states, self.flat, *position_embeddings, self)  # type: ignore[no-untyped-call]
+        stash = self.stash if torch.is_grad_enabled() else None
+        out: Tensor = _Layer.apply(hidden_states, self.flat, *position_embeddings, self, stash)  # type: ignore[no-untyped-call]
         return out
 
     def parts(self, flat: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -131,12 +130,13 @@ Inputs = tuple[Tensor, Tensor, Tensor]
 """q, k and v of one chunk of heads over the whole sequence."""
 
 
-class _Mlp(NamedTuple):
+@dataclass
+class _Mlp:
     """What the MLP's backward needs, each [T, …]; nothing of the MLP itself where it runs in tiles."""
 
     hidden: Tensor
-    normed: Tensor
     inverse: Tensor
+    normed: Tensor | None
     gate: Tensor | None = None
     up: Tensor | None = None
 
@@ -149,8 +149,40 @@ class _Pass:
         self.of_inputs, self.of_gradients = layer.products.of_inputs, layer.products.of_gradients
         self.group = layer.attention.group
         self.shape = x.shape[:2]
-        self.rows = x.flatten(0, 1)
+        self.num_rows = x.shape[0] * x.shape[1]
         self.cos, self.sin = cos, sin
+        self._rows: Tensor | None = x.flatten(0, 1)
+        self._normed: Tensor | None = None
+        self._inverse: Tensor | None = None
+
+        self.away: _Away | None = None
+        """Where the input may be let go, because it comes again from the host."""
+
+    @property
+    def rows(self) -> Tensor:
+        """The layer's input [T, h]; one that was let go comes back."""
+        if self._rows is None:
+            assert self.away is not None
+            self._rows = self.away.bring().flatten(0, 1)
+        return self._rows
+
+    def normed(self) -> tuple[Tensor, Tensor]:
+        """The normed input [T, h] and its 1/rms; computed when it is not there."""
+        if self._normed is None or self._inverse is None:
+            self._normed, self._inverse = fused_layers.norm_forward(self.rows, self.w.norm, self.layer.eps)
+        return self._normed, self._inverse
+
+    def hold_normed(self, normed: Tensor | None, inverse: Tensor) -> None:
+        """Hold what the forward kept, or the normed input no longer."""
+        self._normed, self._inverse = normed, inverse
+
+    def let_go(self) -> None:
+        """Hold neither an input that waits on the host nor its norm's result until they are asked for.
+
+        Two tensors [T, h] less in the backward of MLP and attention.
+        """
+        if self.away is not None:
+            self._rows = self._normed = None
 
     def split_heads(self, x: Tensor) -> Tensor:
         """[T, n·d] -> [B, s, n, d]."""
@@ -242,9 +274,10 @@ class _Pass:
             arrivals.append(start_gather([out], [heads], self.group, spans.A2A_POST))
         return arrivals
 
-    def flattened(self, arrivals: Iterable[Arrival]) -> Iterator[Tensor]:
-        """Attention's outputs [T, a·d/chunks] as they arrive."""
-        yield from (arrive()[0].reshape(len(self.rows), -1) for arrive in arrivals)
+    def flattened(self, arrivals: list[Arrival]) -> Iterator[Tensor]:
+        """Attention's outputs [T, a·d/chunks] as they arrive; `arrivals` is emptied: messages go."""
+        while arrivals:
+            yield arrivals.pop(0)()[0].reshape(self.num_rows, -1)
 
     def projected(self, returned: Iterable[Tensor], keep: list[Tensor]) -> Tensor:
         """The residual stream [T, h] after attention, from its outputs, which are put into `keep`."""
@@ -264,15 +297,16 @@ class _Pass:
         w = self.w
         normed, inverse = fused_layers.norm_forward(hidden, w.mlp_norm, self.layer.eps)
         if self.layer.tile_tokens:
-            return _Mlp(hidden, normed, inverse)
+            return _Mlp(hidden, inverse, normed)
         given = self.of_inputs.left(normed)
         gate, up = (self.of_inputs.product(given, weight.t()) for weight in (w.gate, w.up))
-        return _Mlp(hidden, normed, inverse, gate, up)
+        return _Mlp(hidden, inverse, normed, gate, up)
 
     def output(self, mlp: _Mlp, in_place: bool) -> Tensor:
         """The layer's output [B, s, h]; `in_place`: nobody needs `hidden` any more."""
         w, hidden = self.w, mlp.hidden if in_place else mlp.hidden.clone()
         if mlp.gate is None or mlp.up is None:
+            assert mlp.normed is not None
             hidden.add_(
                 tiles_forward(mlp.normed, (w.gate, w.up, w.down), self.layer.tile_tokens, self.of_inputs)
             )
@@ -285,6 +319,7 @@ class _Pass:
     def mlp_backward(self, grad: Tensor, mlp: _Mlp, to: _Weights) -> tuple[Tensor, Tensor]:
         """Gradients of the residual stream [T, h] before the MLP, and of the norm's weight."""
         grad_normed = self._tiled_backward(grad, mlp, to) if mlp.gate is None else self._gated(grad, mlp, to)
+        mlp.normed = mlp.gate = mlp.up = None
         grad_hidden, weight = fused_layers.norm_backward(
             grad_normed, mlp.hidden, mlp.inverse, self.w.mlp_norm
         )
@@ -292,7 +327,7 @@ class _Pass:
         return grad.add_(grad_hidden), weight
 
     def _gated(self, grad: Tensor, mlp: _Mlp, to: _Weights) -> Tensor:
-        assert mlp.gate is not None and mlp.up is not None
+        assert mlp.normed is not None and mlp.gate is not None and mlp.up is not None
         # Made again and not kept: one [T, i] less beside the two gradients.
         product, add_product = self.of_gradients.product, self.of_gradients.add_product
         product(grad.t(), fused_layers.swiglu(mlp.gate, mlp.up), to.down)
@@ -302,6 +337,7 @@ class _Pass:
         return add_product(product(grad_gate, self.w.gate), grad_up, self.w.up)
 
     def _tiled_backward(self, grad: Tensor, mlp: _Mlp, to: _Weights) -> Tensor:
+        assert mlp.normed is not None
         weights = self.w.gate, self.w.up, self.w.down
         grad_normed, sums = tiles_backward(
             mlp.normed, grad, weights, self.layer.tile_tokens, self.layer.products
@@ -317,33 +353,49 @@ class _Pass:
         return [start_scatter([self.split_heads(each)], self.group, spans.A2A_POST) for each in gradients]
 
     def attention_backward(
-        self, arrivals: list[Arrival], graphs: Iterable[AttentionGraph]
+        self, arrivals: list[Arrival], graphs: Iterable[AttentionGraph], o_backward: Callable[[], None]
     ) -> tuple[list[Arrival], Arrival]:
-        """Gradients of each chunk's q, and of all k and v, on their way back; `arrivals` is emptied."""
-        of_kv, under_way = [], []
+        """Gradients of each chunk's q, and of all k and v, on their way back; `arrivals` is emptied.
+
+        `o_backward` hides the last of them, or, where memory counts, takes attention's outputs before.
+        """
+        if self.away is not None:
+            o_backward()
+        of_k, of_v, under_way = list[Tensor](), list[Tensor](), []
         for graph in graphs:
-            grad_q, *rest = graph.backward(*arrivals.pop(0)())
+            grad_q, *of_kv = graph.backward(*arrivals.pop(0)())
+            # What attention took and gave is gone before gradients are copied into messages.
+            del graph
             under_way.append(self._returned([grad_q]))
-            of_kv.append(rest)
-        both = [self._joined_kv(list(each)) for each in zip(*of_kv, strict=True)]
-        return under_way, self._returned(both)
+            for parts in (of_v, of_k):
+                parts.append(of_kv.pop())
+        both = self._returned([self._joined_kv(of_k), self._joined_kv(of_v)])
+        if self.away is None:
+            o_backward()
+        return under_way, both
 
     def _returned(self, grads: list[Tensor]) -> Arrival:
+        """Gradients on their way back; `grads` is emptied."""
         if self.group is None:
             return functools.partial(tuple, grads)
         return start_return(grads, self.group, spans.A2A_PRE)
 
     def _joined_kv(self, parts: list[Tensor]) -> Tensor:
-        """Gradients of the KV heads from those of each chunk, which share a head or have their own."""
+        """Gradients of the KV heads from those of each chunk, which share a head or have their own.
+
+        `parts` is emptied.
+        """
         if len(parts) == 1:
-            return parts[0]
-        return parts[0].add_(parts[1]) if self.layer.shares_kv else torch.cat(parts, dim=2)
+            return parts.pop()
+        joined = parts[0].add_(parts[1]) if self.layer.shares_kv else torch.cat(parts, dim=2)
+        parts.clear()
+        return joined
 
     def o_backward(self, grad: Tensor, returned: list[Tensor], to: _Weights) -> None:
-        """Gradient of the output projection."""
+        """Gradient of the output projection; `returned` is emptied."""
         given = self.of_gradients.left(grad.t())
-        for index, out in enumerate(returned):
-            self._write(self.chunk_of_o(index, to.o), given, out)
+        for index in range(len(returned)):
+            self._write(self.chunk_of_o(index, to.o), given, returned.pop(0))
 
     def qkv_backward(self, normed: Tensor, under_way: list[Arrival], both: Arrival, to: _Weights) -> Tensor:
         """Gradient [T, h] of the normed input, and of the three projections."""
@@ -371,7 +423,7 @@ class _Pass:
         grad = message.new_empty(*self.shape, heads, self.layer.head_dim)
         back = for_ranks(message, heads)
         self.rotated(back, -1.0, grad.view(back.shape))
-        return grad.view(len(self.rows), -1)
+        return grad.view(self.num_rows, -1)
 
     def _joint_kv(self, *messages: Tensor) -> Tensor:
         """Gradients [T, 2·n·d] of k before RoPE and of v, from messages of their heads; copies are summed."""
@@ -382,7 +434,7 @@ class _Pass:
         into_k, into_v = (half.view(k.shape) for half in joint.unbind(2))
         self.rotated(k, -1.0, into_k)
         into_v.copy_(v)
-        return joint.view(len(self.rows), -1)
+        return joint.view(self.num_rows, -1)
 
     def _joint_backward(self, normed: Tensor, grads: list[Tensor], to: _Weights) -> Tensor:
         joint = self._joint_gradient(grads)
@@ -404,7 +456,7 @@ class _Pass:
         for x, into in zip(parts, rotary, strict=False):
             self.rotated(x, -1.0, into)
         last.copy_(parts[-1])
-        return joint.view(len(self.rows), -1)
+        return joint.view(self.num_rows, -1)
 
 
 def _laid_out_as(to_ranks: Tensor, x: Tensor) -> Tensor:
@@ -413,9 +465,33 @@ def _laid_out_as(to_ranks: Tensor, x: Tensor) -> Tensor:
     return x.reshape(batch, seq, parts, ranks, 1, heads, dim).expand(to_ranks.shape)
 
 
+class _Away(NamedTuple):
+    """A layer's input that waits on the host."""
+
+    stash: HostOffload
+    number: int
+
+    def bring(self) -> Tensor:
+        """It on the device; who drops it may ask again."""
+        return self.stash.bring(self.number)
+
+    def finish(self) -> None:
+        """It is not asked for again, and that of the layer before comes while this one ends."""
+        self.stash.release(self.number)
+        self.stash.ahead(self.number - 1)
+
+
 class _Layer(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, flat: Tensor, cos: Tensor, sin: Tensor, layer: WholeLayer) -> Tensor:
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        flat: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        layer: WholeLayer,
+        stash: HostOffload | None,
+    ) -> Tensor:
         run, mode = _Pass(layer, x, flat, cos, sin), layer.checkpointing
         results: list[KeptResults] = []
         graphs: list[AttentionGraph] = []
@@ -431,7 +507,7 @@ class _Layer(torch.autograd.Function):
             results.append(KeptResults(layer.kept_ops))
             return attend_keeping(layer.attend, *own, results[-1])
 
-        normed, inverse = fused_layers.norm_forward(run.rows, run.w.norm, layer.eps)
+        normed, inverse = run.normed()
         arrivals = run.attended(run.received(normed), attend)
         with_attention = run.projected(run.flattened(arrivals), returned)
         with span(spans.MLP):
@@ -441,43 +517,56 @@ class _Layer(torch.autograd.Function):
         if mode == "selective" and run.group is not None:
             saved += itertools.chain.from_iterable(inputs)
         if mode == "none":
-            saved += [normed, inverse, *mlp]
+            saved += [normed, inverse, mlp.hidden, mlp.inverse, mlp.normed, mlp.gate, mlp.up]
         ctx.layer, ctx.results, ctx.graphs = layer, results, graphs
-        ctx.save_for_backward(x, flat, cos, sin, *saved)
+        ctx.away = _Away(stash, stash.keep(x)) if stash else None
+        ctx.save_for_backward(flat, cos, sin, *saved, *([] if stash else [x]))
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         layer: WholeLayer = ctx.layer
-        x, flat, cos, sin, *saved = ctx.saved_tensors
-        run, mode = _Pass(layer, x, flat, cos, sin), layer.checkpointing
+        away: _Away | None = ctx.away
+        flat, cos, sin, *saved = ctx.saved_tensors
+        run = _Pass(layer, away.bring() if away else saved.pop(), flat, cos, sin)
+        run.away = away if layer.checkpointing == "full" else None
         to = layer.weights(torch.empty_like(flat))
-        returned, rest = saved[: layer.chunks], saved[layer.chunks :]
-        graphs: Iterable[AttentionGraph] = _taken(ctx.graphs)
-        if mode == "none":
-            normed, inverse, *of_mlp = rest
-            mlp = _Mlp(*of_mlp)
-        elif mode == "full":
-            with span(spans.RECOMPUTE):
-                normed, inverse, mlp, returned = _again(run, ctx.graphs)
-        else:
-            with span(spans.RECOMPUTE):
-                mlp = run.mlp(run.projected(returned, []))
+        mlp, returned, rest = _until_mlp(run, saved, ctx.graphs)
         grad, of_mlp_norm = run.mlp_backward(grads[0].flatten(0, 1), mlp, to)
         del mlp
         arrivals = run.send_output_gradients(grad)
-        if mode == "selective":
+        graphs: Iterable[AttentionGraph] = _taken(ctx.graphs)
+        if layer.checkpointing == "selective":
             with span(spans.RECOMPUTE):
-                normed, inverse = fused_layers.norm_forward(run.rows, run.w.norm, layer.eps)
-                inputs = zip(*[iter(rest)] * 3, strict=True) if rest else run.received(normed)
+                inputs = zip(*[iter(rest)] * 3, strict=True) if rest else run.received(run.normed()[0])
                 graphs = map(functools.partial(_replayed, layer), inputs, ctx.results)
-        under_way, both = run.attention_backward(arrivals, graphs)
-        run.o_backward(grad, returned, to)
+        under_way, both = run.attention_backward(arrivals, graphs, lambda: run.o_backward(grad, returned, to))
+        normed, inverse = run.normed()
         grad_normed = run.qkv_backward(normed, under_way, both, to)
+        run.hold_normed(None, inverse)
+        del normed, under_way, both  # alone a rank has all gradients of q, k and v in them
+        if away:
+            away.finish()
         grad_x, of_norm = fused_layers.norm_backward(grad_normed, run.rows, inverse, run.w.norm)
         torch._foreach_copy_([to.norm, to.mlp_norm], [of_norm, of_mlp_norm])
         ctx.graphs = ctx.results = None
-        return grad_x.add_(grad).view_as(x), to.flat, None, None, None
+        return grad_x.add_(grad).view(*run.shape, -1), to.flat, None, None, None, None
+
+
+def _until_mlp(
+    run: _Pass, saved: list[Any], graphs: list[AttentionGraph]
+) -> tuple[_Mlp, list[Tensor], list[Tensor]]:
+    """What the MLP's backward needs, attention's outputs, and what else was saved."""
+    layer = run.layer
+    if layer.checkpointing == "full":
+        with span(spans.RECOMPUTE):
+            return *_again(run, graphs), []
+    returned, rest = saved[: layer.chunks], saved[layer.chunks :]
+    if layer.checkpointing == "none":
+        run.hold_normed(*rest[:2])
+        return _Mlp(*rest[2:]), returned, []
+    with span(spans.RECOMPUTE):
+        return run.mlp(run.projected(returned, [])), returned, rest
 
 
 def _taken(graphs: list[AttentionGraph]) -> Iterator[AttentionGraph]:
@@ -496,10 +585,12 @@ def _replayed(layer: WholeLayer, inputs: Inputs, kept: KeptResults) -> Attention
     return attend_again(layer.attend, *inputs, kept)
 
 
-def _again(run: _Pass, graphs: list[AttentionGraph]) -> tuple[Tensor, Tensor, _Mlp, list[Tensor]]:
-    """The forward once more, up to the last product: normed input, its 1/rms, MLP, attention's outputs."""
+def _again(run: _Pass, graphs: list[AttentionGraph]) -> tuple[_Mlp, list[Tensor]]:
+    """The forward once more, up to the last product: what the MLP takes, and attention's outputs."""
     layer, returned = run.layer, list[Tensor]()
-    normed, inverse = fused_layers.norm_forward(run.rows, run.w.norm, layer.eps)
-    arrivals = run.attended(run.received(normed), lambda inputs: _graphed(layer, inputs, graphs))
-    mlp = run.mlp(run.projected(run.flattened(arrivals), returned))
-    return normed, inverse, mlp, returned
+    arrivals = run.attended(run.received(run.normed()[0]), lambda inputs: _graphed(layer, inputs, graphs))
+    if run.away:
+        run.hold_normed(None, run.normed()[1])
+    hidden = run.projected(run.flattened(arrivals), returned)
+    run.let_go()
+    return run.mlp(hidden), returned

@@ -37,7 +37,8 @@ class PageLocked:
     torch's own pinned blocks are rounded up to powers of two: 5.4 GiB of a layer's input took 8.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, what: str, remedy: str) -> None:
+        self._what, self._remedy = what, remedy
         self._locked: list[Tensor] = []
         # Not at exit: the driver does it then, and may be gone before.
         weakref.finalize(self, _unlock, self._locked).atexit = False
@@ -46,9 +47,9 @@ class PageLocked:
         """Lock a tensor's pages, and keep it. Raises TgsError where the host locks no more."""
         if error := int(torch.cuda.cudart().cudaHostRegister(host.data_ptr(), host.nbytes, 0)):
             raise TgsError(
-                f"the host locks no {gib(host.nbytes)} for a layer's input beside {len(self._locked)} others "
+                f"the host locks no {gib(host.nbytes)} for {self._what} beside {len(self._locked)} others "
                 f"(CUDA error {error})",
-                hint="more host memory for the job, or --set engine.activation_offload=false",
+                hint=f"more host memory for the job, or --set {self._remedy}",
                 exit_code=ExitCode.DOES_NOT_FIT,
             )
         self._locked.append(host)
@@ -62,7 +63,7 @@ def _unlock(locked: list[Tensor]) -> None:
 
 
 class HostOffload:
-    """Takes layer inputs in the order of the forward and gives them back in reverse.
+    """Takes layer inputs in the order of the forward and gives them back in reverse, each as often as asked.
 
     Host buffers are pinned once and used again in every step. On a CPU there is no second stream and no
     saving; the same code runs, for tests.
@@ -75,17 +76,15 @@ class HostOffload:
         self._slots: list[_Slot | None] = []
         self.on_host: Callable[[Tensor], None] = lambda _: None
         """Told of each new host buffer: where fake tensors stand for a GPU's, host and device look alike."""
-        self._blocks = PageLocked()
+        self._blocks = PageLocked("a layer's input", "engine.activation_offload=false")
         self._free: dict[tuple[torch.Size, torch.dtype], list[Tensor]] = {}
 
     def hooks(self) -> AbstractContextManager[Any]:
         """What a layer's forward runs in, so that its saved input goes to the host."""
         return saved_tensors_hooks(self._pack, self._unpack)
 
-    def _pack(self, tensor: Tensor) -> Tensor | int:
-        # Only [B, s, h]: the rotary angles are shared by all layers, and parameters stay where they are.
-        if tensor.ndim != 3 or tensor.shape[-1] != self._hidden_size:
-            return tensor
+    def keep(self, tensor: Tensor) -> int:
+        """Start a layer input's copy to the host; the number that it comes back by."""
         buffers = self._free.setdefault((tensor.shape, tensor.dtype), [])
         host = buffers.pop() if buffers else self._pinned(tensor)
         with self._beside(tensor):
@@ -93,25 +92,9 @@ class HostOffload:
         self._slots.append(_Slot(host, tensor.device))
         return len(self._slots) - 1
 
-    def _pinned(self, tensor: Tensor) -> Tensor:
-        host = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
-        if self._cuda:
-            self._blocks.lock(host)
-        self.on_host(host)
-        return host
-
-    def _unpack(self, packed: Tensor | int) -> Tensor:
-        if isinstance(packed, Tensor):
-            return packed
-        self._fetch(packed)
-        tensor = self._take(packed)
-        if packed > 0:
-            self._fetch(packed - 1)  # the next layer's input comes while this layer's backward runs
-        return tensor
-
-    def _fetch(self, index: int) -> None:
-        """Start a slot's copy back to the device, unless it is under way or gone."""
-        slot = self._slots[index]
+    def ahead(self, index: int) -> None:
+        """Start an input's copy back to the device, unless it is under way or there is none."""
+        slot = self._slots[index] if index >= 0 else None
         if slot is None or slot.on_device is not None:
             return
         slot.on_device = torch.empty(slot.host.shape, dtype=slot.host.dtype, device=slot.device)
@@ -120,17 +103,43 @@ class HostOffload:
             if self._stream is not None:
                 slot.arrived = self._stream.record_event()
 
-    def _take(self, index: int) -> Tensor:
-        """Wait (on the device's stream, not on the host) for a slot's tensor, and free the slot."""
+    def bring(self, index: int) -> Tensor:
+        """An input on the device, whose stream waits for it and not the host; who drops it may ask again."""
+        self.ahead(index)
         slot = self._slots[index]
         assert slot is not None and slot.on_device is not None
         if slot.arrived is not None:
             torch.cuda.current_stream(slot.device).wait_event(slot.arrived)
+        tensor, slot.on_device = slot.on_device, None
+        return tensor
+
+    def release(self, index: int) -> None:
+        """Nobody asks for this input again: its host buffer is free."""
+        slot, self._slots[index] = self._slots[index], None
+        assert slot is not None
         self._free[slot.host.shape, slot.host.dtype].append(slot.host)
-        self._slots[index] = None
         while self._slots and self._slots[-1] is None:
             self._slots.pop()
-        return slot.on_device
+
+    def _pinned(self, tensor: Tensor) -> Tensor:
+        host = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+        if self._cuda:
+            self._blocks.lock(host)
+        self.on_host(host)
+        return host
+
+    def _pack(self, tensor: Tensor) -> Tensor | int:
+        # Only [B, s, h]: the rotary angles are shared by all layers, and parameters stay where they are.
+        is_input = tensor.ndim == 3 and tensor.shape[-1] == self._hidden_size
+        return self.keep(tensor) if is_input else tensor
+
+    def _unpack(self, packed: Tensor | int) -> Tensor:
+        if isinstance(packed, Tensor):
+            return packed
+        tensor = self.bring(packed)
+        self.release(packed)
+        self.ahead(packed - 1)  # the next layer's input comes while this layer's backward runs
+        return tensor
 
     def _beside(self, tensor: Tensor) -> AbstractContextManager[Any]:
         """Work on the side stream that comes after what is queued, and that `tensor` must outlive."""

@@ -97,11 +97,16 @@ def start_filled(filled: Tensor, sizes: Sequence[int], group: dist.ProcessGroup,
     return lambda: _join_sequence(flight.arrive(name)).split(list(sizes), dim=2)
 
 
-def start_return(parts: Sequence[Tensor], group: dist.ProcessGroup, name: str) -> Arrival:
-    """Send head shards [B, S, m, d] off; they arrive as `for_ranks` reads them: [p, B, s, m, d]."""
+def start_return(parts: list[Tensor], group: dist.ProcessGroup, name: str) -> Arrival:
+    """Send head shards [B, S, m, d] off; they arrive as `for_ranks` reads them: [p, B, s, m, d].
+
+    `parts` is emptied: the message has them.
+    """
     sizes = [(x.shape[2], x.shape[3]) for x in parts]
     with span(name):
-        flight = _Flight(_joined(_split_sequence(x.contiguous(), group.size()) for x in parts), group)
+        message = _joined(_split_sequence(x.contiguous(), group.size()) for x in parts)
+        parts.clear()
+        flight = _Flight(message, group)
     return lambda: tuple(_parted(flight.arrive(name), sizes))
 
 
