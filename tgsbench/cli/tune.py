@@ -18,7 +18,7 @@ from tgsbench.schema.preset import Preset
 from tgsbench.store import run_dir
 from tgsbench.tune import text
 from tgsbench.tune.asking import OBJECTIVES, TuneWords, budget_seconds
-from tgsbench.tune.campaign import Answer, Campaign, Plan, measure, measure_longest
+from tgsbench.tune.campaign import Campaign, Ending, Plan, measure, measure_longest
 from tgsbench.tune.halving import Tuner
 from tgsbench.tune.journal import Asked, Journal
 from tgsbench.tune.longest import at_length
@@ -120,7 +120,7 @@ def _none_held(found: Verdict, name: str) -> None:
     )
 
 
-def _answered(typed: TuneWords, options: TuneOptions) -> Answer:
+def _answered(typed: TuneWords, options: TuneOptions) -> Ending:
     """Plan, and measure what can be measured here. Raises TgsError for words that ask for nothing."""
     asked, prices, stages = typed.asked(), typed.usd_per_hour(), typed.wanted_stages()
     root, name = run_dir.runs_root(options.folder), typed.tune_name()
@@ -146,7 +146,7 @@ def _answered(typed: TuneWords, options: TuneOptions) -> Answer:
     ended = f"nothing was run: {'--dry-run' if options.dry_run else why_none(space, here)}"
     if not options.dry_run:
         StateFile(root, name, asked, 0.0, space).write(tuner, None, ended)
-    return Answer(asked=asked, verdict=verdict_of(space, tuner, ended))
+    return Ending(asked=asked, verdict=verdict_of(space, tuner, ended))
 
 
 def _show(options: TuneOptions, asked: Asked, found: Verdict) -> None:

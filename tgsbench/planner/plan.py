@@ -273,7 +273,7 @@ def _crosses_nodes(numbers: Estimate) -> bool:
 
 def _linear_attention_note(work: StepWorkload) -> str:
     note = "linear attention is planned by its products and memory traffic: no row to check it on"
-    trade = "; its layers trade sequence for heads, as in Megatron-LM and not torchtitan, which sends states"
+    trade = "; its layers trade sequence for heads, as Megatron-LM does it, and send no states"
     return note + (trade if work.ulysses > 1 else "")
 
 

@@ -39,7 +39,7 @@ class Campaign(Struct, frozen=True, kw_only=True):
         return Journal(self.root, self.name)
 
 
-class Answer(Struct, frozen=True, kw_only=True):
+class Ending(Struct, frozen=True, kw_only=True):
     """How a tune ended."""
 
     asked: Asked
@@ -48,7 +48,7 @@ class Answer(Struct, frozen=True, kw_only=True):
     is_interrupted: bool = False
 
 
-def measure(made: Campaign, space: Space, rungs: tuple[Rung, ...], asked: Asked) -> Answer:
+def measure(made: Campaign, space: Space, rungs: tuple[Rung, ...], asked: Asked) -> Ending:
     """Make the trials that the budget allows.
 
     What the journal of this name holds is not made again. Raises TgsError when another process makes this
@@ -59,7 +59,7 @@ def measure(made: Campaign, space: Space, rungs: tuple[Rung, ...], asked: Asked)
         return _settings(made, space, Tuner(candidates=space.candidates, stages=rungs), asked, known)
 
 
-def measure_longest(made: Campaign, planned: PlannedLength, plan: Plan, asked: Asked) -> Answer:
+def measure_longest(made: Campaign, planned: PlannedLength, plan: Plan, asked: Asked) -> Ending:
     """Find the longest sequence that trains, then the fastest setting there, in one budget; see `measure`.
 
     Raises TgsError besides when no length trains.
@@ -88,7 +88,7 @@ def _known(made: Campaign, asked: Asked) -> list[TrialOutcome]:
 
 def _settings(
     made: Campaign, space: Space, tuner: Tuner, asked: Asked, known: Sequence[TrialOutcome]
-) -> Answer:
+) -> Ending:
     keys, interrupted = {candidate.key for candidate in tuner.candidates}, False
     for outcome in known:
         if outcome.key in keys:
@@ -102,7 +102,7 @@ def _settings(
     except (Interrupted, KeyboardInterrupt):
         ended, interrupted = _interrupted(made), True
     state.write(tuner, None, ended)
-    return Answer(asked=asked, verdict=verdict_of(space, tuner, ended), is_interrupted=interrupted)
+    return Ending(asked=asked, verdict=verdict_of(space, tuner, ended), is_interrupted=interrupted)
 
 
 def _lengths(made: Campaign, search: LengthSearch, asked: Asked) -> str:
@@ -125,13 +125,13 @@ def _lengths(made: Campaign, search: LengthSearch, asked: Asked) -> str:
     return ""
 
 
-def _cut_short(search: LengthSearch, asked: Asked, ended: str) -> Answer:
+def _cut_short(search: LengthSearch, asked: Asked, ended: str) -> Ending:
     """The longest so far, as what is asked for."""
     seen = search.seen
     tuner = Tuner(candidates=[], before=search.outcomes)
     verdict = verdict_of(replace(_NO_SPACE, longest=seen), tuner, ended)
     found = at_length(asked, seen.seq_len) if seen.seq_len else asked
-    return Answer(asked=found, verdict=verdict, is_interrupted=True)
+    return Ending(asked=found, verdict=verdict, is_interrupted=True)
 
 
 def _interrupted(made: Campaign) -> str:
