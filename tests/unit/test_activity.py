@@ -4,9 +4,22 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from tgsbench.external.activity import Activity
+
+
+@pytest.fixture(autouse=True)
+def two_cores(monkeypatch):
+    """Two cores with nothing else to do; returns what sets their load."""
+    monkeypatch.setattr(psutil, "cpu_count", lambda: 2)
+
+    def set_load(load: float) -> None:
+        monkeypatch.setattr(psutil, "getloadavg", lambda: (load, load, load))
+
+    set_load(1.0)
+    return set_load
 
 
 def process(pid: int, used_s: float, name: str = "python3", **environ: str) -> SimpleNamespace:
@@ -42,3 +55,12 @@ def test_a_compiler_that_a_rank_started_counts_and_a_rank_that_waits_does_not(tm
     for beat in range(3):
         waiting.look([process(1, 0.05 * beat, RANK="0")], 2.0 * beat)
     assert waiting.ticks == 0
+
+
+def test_ranks_that_get_little_of_a_loaded_machine_are_not_hung(tmp_path, two_cores):
+    two_cores(40.0)
+    starved, waiting = (Activity(tmp_path / "none", ranks_compute=True) for _ in range(2))
+    for beat in range(3):
+        starved.look([process(1, 0.05 * beat, RANK="0")], 2.0 * beat)
+        waiting.look([process(1, 0.005 * beat, RANK="0")], 2.0 * beat)
+    assert (starved.ticks, waiting.ticks) == (2, 0)

@@ -11,7 +11,7 @@ from tgsbench.metrics.integrity import expected_all_to_alls
 from tgsbench.metrics.packs import PackLedger, packs_of_step
 from tgsbench.metrics.physical import CHECKS, scheduled_lr
 from tgsbench.report.summary import summary_lines
-from tgsbench.schema.events import FirstStep, Hello, Step
+from tgsbench.schema.events import FirstStep, Hello, Step, Waits
 from tgsbench.schema.hotspots import Collective, HotOp, Profile
 from tgsbench.traces.findings import findings
 
@@ -74,6 +74,13 @@ def test_a_run_whose_kernels_do_no_work_is_invalid_and_no_record():
 )
 def test_what_stays_or_is_no_number_is_invalid(change):
     assert len(problems(stream(change=change))) == 1
+
+
+@pytest.mark.parametrize(("wait_s", "odd"), [(1.0, False), (3.8, True)])
+def test_nobody_waits_longer_than_the_step(wait_s, odd):
+    waits = Waits(rank=1, t=103.5, step=2, step_s=1.0, wait_s={"sp": wait_s, "fsdp": 0.5})
+    found = problems([*stream(), waits])
+    assert found == ["waits: in step 2 a rank waited 3.8 times the whole step"] * odd
 
 
 def test_an_honest_run_on_a_gpu_passes_every_check():

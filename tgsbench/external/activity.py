@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 
 _BUSY_SHARE = 0.2
-"""Of one core, over a beat: more than ranks need that only wait for each other."""
+"""Of what a busy process gets of a core, over a beat: more than ranks need that only wait for each other."""
 
 
 class Activity:
@@ -33,7 +33,7 @@ class Activity:
         before, self._cpu_s = self._cpu_s, self._processor_times(family)
         used_s = sum(max(0.0, used - before.get(pid, used)) for pid, used in self._cpu_s.items())
         grown = log_bytes != self._log_bytes
-        self.ticks += grown or used_s > _BUSY_SHARE * (now_s - self._at_s)
+        self.ticks += grown or used_s > _BUSY_SHARE * _fair_share() * (now_s - self._at_s)
         self._log_bytes, self._at_s = log_bytes, now_s
 
     def _processor_times(self, family: Iterable[psutil.Process]) -> dict[int, float]:
@@ -44,6 +44,12 @@ class Activity:
                     used = process.cpu_times()
                     times[process.pid] = used.user + used.system
         return times
+
+
+def _fair_share() -> float:
+    """What one busy process gets of a core: under a load of 40 on two, ranks at work had a twentieth."""
+    load: float = psutil.getloadavg()[0]
+    return min(1.0, (psutil.cpu_count() or 1) / max(load, 1e-9))
 
 
 def _is_rank(process: psutil.Process) -> bool:

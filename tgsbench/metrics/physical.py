@@ -60,6 +60,8 @@ class Measured(Struct, frozen=True, kw_only=True):
     """Packs of an epoch."""
     first_steps: Mapping[int, FirstStep] = {}
     """What each rank saw of the first optimizer step."""
+    longest_wait: tuple[float, int] = (0.0, -1)
+    """Of a rank in one group's collectives, over its step's time, and the step."""
 
 
 class NotChecked(Exception):
@@ -199,10 +201,16 @@ def _data_time(m: Measured) -> str:
     return f"in step {odd.step} data took {odd.data_share:.1f} times the whole step" if odd else ""
 
 
+def _waits(m: Measured) -> str:
+    """A step takes no less than what a rank stood in the collectives of one group."""
+    share, step = m.longest_wait
+    return f"in step {step} a rank waited {share:.1f} times the whole step" if share > _CLOCKS_AGREE else ""
+
+
 def _memory(m: Measured) -> str:
     """A rank holds at least its shard of the weights."""
     peak = max(s.mem_peak for s in m.steps)
-    if m.preset.engine.offload != "none" or not peak:
+    if m.preset.engine.offload == "all" or not peak:
         raise NotChecked("weights are offloaded" if peak else "no memory was reported")
     shard = _BYTES_PER_PARAMETER * num_parameters(m.preset.model) / m.preset.world_size
     return f"a peak of {peak:,} bytes cannot hold the weights' shard of {shard:,.0f}" if peak < shard else ""
@@ -269,6 +277,7 @@ CHECKS: Final[dict[str, Callable[[Measured], str]]] = {
     "MFU": _mfu,
     "all-to-all rate": _link_rate,
     "data time": _data_time,
+    "waits": _waits,
     "memory": _memory,
     "clock": _clock,
     "packs": _packs,

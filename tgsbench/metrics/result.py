@@ -297,6 +297,7 @@ def _check_physics(result: Result, preset: Preset, observed: RunTotals) -> None:
         clocks=observed.clocks,
         packs=observed.packs,
         first_steps=observed.first_steps,
+        longest_wait=observed.waits.longest,
         num_packs=observed.data.num_full + observed.data.num_short if observed.data else 0,
     )
     physical.check_physics(measured, result.integrity)

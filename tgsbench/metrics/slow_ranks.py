@@ -60,6 +60,8 @@ class WaitTable:
     lost_s: dict[int, float] = field(default_factory=dict)
     """Rank -> seconds that the run lost to it while it was named."""
     total_s: float = 0.0
+    longest: tuple[float, int] = (0.0, -1)
+    """The longest that a rank stood in one group's collectives, over its step's time, and the step."""
     _open: dict[int, WaitRow] = field(default_factory=dict)
     _missing: dict[int, int] = field(default_factory=dict)
     _steps: list[int] = field(default_factory=list)
@@ -82,6 +84,8 @@ class WaitTable:
         self._missing[key] -= math.isnan(row.step_s[event.rank])
         row.step_s[event.rank] = event.step_s
         row.wait_s[event.rank] = sum(event.wait_s.values())
+        if event.step_s > 0:
+            self.longest = max(self.longest, (max(event.wait_s.values(), default=0.0) / event.step_s, key))
         return [self._close(key)] if not self._missing[key] else []
 
     def _close(self, key: int) -> WaitRow:
