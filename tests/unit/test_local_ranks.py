@@ -192,7 +192,10 @@ def _cannot_import() -> None:
 def preloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loaded: Loaded, preset: str) -> bool:
     (tmp_path / "preset.toml").write_text(presets.to_toml(presets.resolve(preset, []).preset))
     monkeypatch.setattr(agent, "preload", loaded)
-    return agent._is_preloaded(tmp_path)
+    count, others = threading.active_count, threading.active_count() - 1  # the test runner's own
+    with monkeypatch.context() as patch:
+        patch.setattr(threading, "active_count", lambda: count() - others)
+        return agent._is_preloaded(tmp_path)
 
 
 def test_ranks_on_cpus_are_copies_unless_imports_fail_or_leave_threads(tmp_path, monkeypatch):

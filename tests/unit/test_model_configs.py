@@ -170,7 +170,7 @@ def test_the_language_model_of_one_that_sees_is_that_family():
         ("qwen3_8b", {"num_hidden_layers": "many"}, "num_hidden_layers=.*expected a whole number"),
         ("qwen3_8b", {"num_hidden_layers": -1}, "expected a whole number of at least 1"),
         ("qwen3_8b", {"hidden_size": 10**15}, "of at least 1, at most 1,099,511,627,776$"),
-        ("qwen3_8b", {"my_new_option": 3}, "my_new_option=3: not understood, and it may change the cost$"),
+        ("qwen3_8b", {"xyzzy": 3}, "xyzzy=3: not understood, and it may change the cost$"),
         ("qwen3_8b", {"hidden_size": None}, "hidden_size is missing"),
         ("qwen3_30b_a3b", {"decoder_sparse_step": 2}, "decoder_sparse_step=2: only 1"),
         ("qwen3_30b_a3b", {"num_experts_per_tok": 129}, r"experts\.used=129: must be 1 to"),

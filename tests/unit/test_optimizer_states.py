@@ -24,7 +24,7 @@ def test_states_made_beforehand_step_as_those_of_adamw():
         torch.manual_seed(0)
         models.append(nn.Linear(5, 3))
     ours, plain = models
-    optimizer = _optimizer(ours, a_preset("llama2_7b_8k", "training.weight_decay=0.1"))
+    optimizer = _optimizer(ours, a_preset("llama2_7b_8k", "training.weight_decay=0.1"), torch.device("cpu"))
     before = {name: value.data_ptr() for name, value in optimizer.state[ours.weight].items()}
     group = optimizer.param_groups[0]
     options = {name: group[name] for name in ("lr", "betas", "weight_decay", "fused")}

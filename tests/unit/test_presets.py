@@ -104,7 +104,7 @@ def test_set_overrides_with_origin():
         (["training.lr_warmup_ratio=2", "training.weight_decay=-1"], ["lr_warmup_ratio", "weight_decay"]),
         (["workload.seq_len=1" + "0" * 400], ["workload.seq_len", "not a positive whole number"]),
         (["hardware.num_gpus=0"], ["hardware.num_gpus=0: must be at least 1"]),
-        (["engine.offload=all"], ["--engine deepspeed"]),
+        (["engine.tiled_loss=true"], ["--engine deepspeed"]),
         (["workload=5"], ["workload: expected a table"]),
         (["nonsense"], ["write key=value"]),
     ],

@@ -174,7 +174,7 @@ class ConfigReader:
             if key in _NOTED and value and value != 1:
                 self.notes.append(f"{key}: {_NOTED[key]}")
             elif key not in known and not _is_off(value):
-                near = nearest(key, known)
+                near = nearest(key, (name for name in known if not name.startswith("_")))
                 also = f"; {near}" if near.startswith("nearest") else ""  # not a dozen unlike it
                 raise self.refused(key, f"not understood, and it may change the cost{also}")
 
