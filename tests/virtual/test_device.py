@@ -55,6 +55,19 @@ def test_a_full_card_fails_as_a_real_one_does(on_device):
     assert any(record.kind == Kind.MEMORY and record.args[3] == 1 for record in _records(folder))
 
 
+def test_pages_are_locked_once(on_device):
+    out, _ = on_device(
+        "import torch\n"
+        "torch.cuda.init()\n"
+        "lib, host, pinned = torch.cuda.cudart(), torch.empty(4096), torch.empty(4096, pin_memory=True)\n"
+        "lock = lambda x: int(lib.cudaHostRegister(x.data_ptr(), x.nbytes, 0))\n"
+        "print(lock(host), host.is_pinned(), lock(host), lock(pinned))\n"
+        "lib.cudaHostUnregister(host.data_ptr())\n"
+        "print(lock(host))\n"
+    )
+    assert out.split() == ["0", "True", "712", "712", "0"]  # cudaErrorHostMemoryAlreadyRegistered
+
+
 @pytest.mark.parametrize("rank", [0, 5])
 def test_the_sizes_of_a_meshs_groups_are_known(on_device, rank):
     _, folder = on_device(

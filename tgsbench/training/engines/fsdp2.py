@@ -294,14 +294,19 @@ def _products(preset: Preset, device: torch.device) -> LayerProducts:
 
 def _materialise(model: CausalLM, preset: Preset, device: torch.device) -> PageLocked | None:
     """Give the model its memory and weights; what locks parameters that lie on the host."""
-    if isinstance(_home(preset, device), CPUOffloadPolicy):
-        materialise(model, device, preset.training.seed, torch.device("cpu"))
-        locked = PageLocked("parameters", "engine.offload=optimizer")
-        for parameter in filter(Tensor.numel, map(local_part, model.parameters())):
-            locked.lock(parameter)  # FSDP would copy them into blocks of powers of two
-        return locked
-    materialise(model, device, preset.training.seed)
-    return None
+    if not isinstance(_home(preset, device), CPUOffloadPolicy):
+        materialise(model, device, preset.training.seed)
+        return None
+    locked = PageLocked("parameters", "engine.offload=optimizer")
+
+    def on_host(like: Tensor) -> Tensor:
+        made = torch.empty_like(like, device="cpu")
+        if isinstance(like, nn.Parameter) and (part := local_part(made)).numel():
+            locked.lock(part)  # at once: what FSDP finds unlocked it copies into blocks of powers of two
+        return made
+
+    materialise(model, device, preset.training.seed, on_host)
+    return locked
 
 
 def _optimizer(model: nn.Module, preset: Preset, device: torch.device) -> torch.optim.AdamW:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -88,14 +88,19 @@ def build_meta(
         return build(shape, seq_len, attn_implementation, loss_chunk_tokens, engine)
 
 
-def materialise(model: CausalLM, device: torch.device, seed: int, home: torch.device | None = None) -> None:
+def materialise(
+    model: CausalLM, device: torch.device, seed: int, empty: Callable[[Tensor], Tensor] | None = None
+) -> None:
     """Give a (sharded) meta model memory and seeded weights that depend on names and shapes only.
 
     Every rank draws whole parameters one at a time and keeps its shard, so the same model comes out of
-    every mesh and every engine, and no collective runs. `home`: where parameters lie if not on the device;
-    they are drawn there all the same, and so are the same.
+    every mesh and every engine, and no collective runs. `empty`: makes a parameter's or buffer's memory where
+    that is not the device; parameters are drawn on the device all the same, and so are the same.
     """
-    model.to_empty(device=home or device)
+    if empty is None:
+        model.to_empty(device=device)
+    else:
+        model._apply(empty)  # type: ignore[no-untyped-call]  # as to_empty does it
     model.restore_buffers(device)  # they are computed, not stored, so to_empty loses them
     with torch.no_grad():
         for name, parameter in model.named_parameters():

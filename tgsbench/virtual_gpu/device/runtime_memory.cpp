@@ -41,6 +41,7 @@ cudaError_t cudaFreeHost(void* address) {
 }
 
 cudaError_t cudaHostRegister(void* address, size_t bytes, unsigned) {
+  if (vgpu::place_of(address) == Place::kPinned) return cudaErrorHostMemoryAlreadyRegistered;
   vgpu::remember(address, bytes, Place::kPinned);
   return cudaSuccess;
 }
