@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import sys
 from pathlib import Path
@@ -14,7 +13,7 @@ from tgsbench.schema.preset import Attention, Preset
 from tgsbench.systems.costs import OWN
 from tgsbench.systems.engines import fsdp2
 from tgsbench.systems.spec import TRAIN, AdvisedChange, EngineSpec, Native, Package, options_of
-from tgsbench.systems.zero import ZERO3, ZeroOptions
+from tgsbench.systems.zero import ON_THE_HOST, ZERO3, ZeroOptions, variants_of
 
 
 class DeepSpeedOptions(ZeroOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -88,15 +87,9 @@ ENGINE = EngineSpec(
         mlp_gradients=1.0,
         traffic=OWN,
     ),
-    variants=tuple(
-        {"zero_stage": stage, "offload": offload, "activation_offload": away, "tiled_mlp": tiled}
-        for (stage, offload), away, tiled in itertools.product(_SHARDING, (False, True), (False, True))
-    ),
+    variants=variants_of(_SHARDING),
     advice=(
-        AdvisedChange(switches={"offload": "optimizer"}, effort=21, what="optimizer states in host memory"),
-        AdvisedChange(
-            switches={"offload": "all"}, effort=22, what="optimizer states and parameters in host memory"
-        ),
+        *ON_THE_HOST,
         AdvisedChange(
             switches={"offload": "optimizer"},
             effort=23,

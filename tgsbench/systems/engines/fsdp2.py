@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import ClassVar, Literal, Self
 
 import msgspec
 
 from tgsbench.schema.preset import EngineOptions, Preset
 from tgsbench.systems.costs import OWN, System
-from tgsbench.systems.spec import TRAIN, AdvisedChange, EngineSpec, Native
+from tgsbench.systems.spec import TRAIN, EngineSpec, Native
+from tgsbench.systems.zero import ON_THE_HOST, variants_of
 
 
 class Fsdp2Options(EngineOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -79,14 +79,6 @@ ENGINE = EngineSpec(
         mlp_tile_again=2 / 3,
         traffic=OWN,
     ),
-    variants=tuple(
-        {"zero_stage": stage, "offload": offload, "activation_offload": away, "tiled_mlp": tiled}
-        for (stage, offload), away, tiled in itertools.product(_SHARDING, (False, True), (False, True))
-    ),
-    advice=(
-        AdvisedChange(switches={"offload": "optimizer"}, effort=21, what="optimizer states in host memory"),
-        AdvisedChange(
-            switches={"offload": "all"}, effort=22, what="optimizer states and parameters in host memory"
-        ),
-    ),
+    variants=variants_of(_SHARDING),
+    advice=ON_THE_HOST,
 )
