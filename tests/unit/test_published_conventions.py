@@ -65,3 +65,8 @@ def test_megatron_leaves_out_the_router():
     found = identify(read(row["config"]).shape, 4096, float(row["tgs"]), float(row["tflops"]))
     assert found.convention == "model_no_router"
     assert abs(found.candidates[0].deviation) < 1e-4
+
+
+def test_a_figure_of_which_nothing_is_left_per_token_contradicts_itself():
+    found = identify(read("qwen3_8b").shape, 8192, 1e12, 5e-324)
+    assert found.contradiction.startswith("0.0 GFLOPs a token, but its weights alone take")

@@ -110,7 +110,8 @@ def _fewer_layers(shape: ModelShape, attended_len: float, flops: float) -> int:
     """How many layers `model` needs for these FLOPs per token, or 0 where no number gives them."""
     fewer = range(1, shape.num_layers)
     best = min(fewer, key=lambda n: abs(_model(_of_layers(shape, n), attended_len) - flops), default=0)
-    if not best or abs(_model(_of_layers(shape, best), attended_len) / flops - 1) > WITHIN / 2:
+    # No quotient: of a tiny figure over a huge TGS nothing is left.
+    if not best or abs(_model(_of_layers(shape, best), attended_len) - flops) > WITHIN / 2 * flops:
         return 0
     return best
 
