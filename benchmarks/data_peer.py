@@ -40,7 +40,6 @@ def main():
     from transformers import PreTrainedTokenizerFast
 
     data, tokenizer_folder, cache, seq_len, processes = sys.argv[1:]
-    datasets.disable_progress_bars()
     tokenizer = PreTrainedTokenizerFast.from_pretrained(tokenizer_folder)
     process, alpaca, template = load_xtuner()
     started = time.perf_counter()
