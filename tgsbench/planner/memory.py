@@ -88,6 +88,7 @@ def _moments(work: StepWorkload) -> list[tuple[str, dict[str, float]]]:
     """The moments that can be the peak: the loss, both ends of the backward, the optimizer step."""
     before, after = _gradients(work)
     states = _states(work)
+    at_step = states | {"parameters": states["parameters"] - _whole_copy(work)}
     layers = work.dims.num_layers
     of_a_layer = _saved_of_a_layer(work)
     saved, second, two, first = (_saved(work, of_a_layer, n) for n in (layers, layers - 1, 2, 1))
@@ -96,41 +97,40 @@ def _moments(work: StepWorkload) -> list[tuple[str, dict[str, float]]]:
     working = _layer_working_set(work)
     of_one = {"gradient_buffers": _bucket(work) or layer_scatter}
 
-    def grown(behind: int) -> float:
-        """Gradients held while the layer with `behind` layers after it runs."""
-        return max(before, after * _share_behind(work, behind))
+    def held(behind: int) -> dict[str, float]:
+        """States and gradients while the layer with `behind` layers after it runs."""
+        return _held_in_backward(work, states, before, after, behind)
 
     moments = [
         ("loss", states | {"gradients": before} | _kept_at_loss(work, saved) | _loss(work)),
         (
             "backward of the last layer",
-            states | {"gradients": before} | saved | working | {"gradient_buffers": head_scatter},
+            held(0) | {"gradients": before} | saved | working | {"gradient_buffers": head_scatter},
         ),
         _while_reduced(work, of_a_layer, states | {"gradients": after})
         if work.system.live_parameters
         else (
             "backward of the second last layer",
-            states | {"gradients": grown(1)} | second | working | {"gradient_buffers": layer_scatter},
+            held(1) | second | working | {"gradient_buffers": layer_scatter},
         ),
         (
             "backward of the first layer",
-            states | {"gradients": grown(layers - 1)} | first | working | of_one,
+            held(layers - 1) | first | working | of_one,
         ),
         (
             "backward of the embedding",
-            states | {"gradients": grown(layers), "gradient_buffers": layer_scatter} | _embedding(work),
+            held(layers) | {"gradient_buffers": layer_scatter} | _embedding(work),
         ),
-        ("optimizer step", states | {"gradients": after} | _optimizer_extra(work)),
+        ("optimizer step", at_step | {"gradients": after} | _optimizer_extra(work)),
     ]
     if work.dims.routed and layers > 1:
         reduced = {"weight_gradients": work.compute_bytes * work.dims.held_weights(work.ep)}
         reduced |= {"gathered_layers": working["gathered_layers"], "gradient_buffers": layer_scatter}
         # A layer with experts is over: activations are gone, and its gradients are whole in both types.
-        moments.append(("reduction of the first layer", states | {"gradients": grown(layers - 1)} | reduced))
+        moments.append(("reduction of the first layer", held(layers - 1) | reduced))
     if work.activation_offload and layers > 1:
         # Inputs come back two at a time down to the last one, while gradients grow.
-        back = states | {"gradients": grown(layers - 2)} | two | working | of_one
-        moments.append(("backward of the second layer", back))
+        moments.append(("backward of the second layer", held(layers - 2) | two | working | of_one))
     return moments
 
 
@@ -144,8 +144,7 @@ def _states(work: StepWorkload) -> dict[str, float]:
     n, ranks = float(work.dims.num_parameters), work.sharing_ranks
     is_cut = work.zero_stage == 3 or work.system.shards_masters
     parameters = 0.0 if work.offload == "all" else n * work.system.parameter_bytes / (ranks if is_cut else 1)
-    if work.zero_stage < 3 and work.system.shards_masters:
-        parameters += work.dims.held_parameters(work.ep) * work.compute_bytes
+    parameters += _whole_copy(work)
     optimizer = n * work.system.optimizer_bytes / ranks
     return {
         "parameters": parameters,
@@ -153,10 +152,42 @@ def _states(work: StepWorkload) -> dict[str, float]:
     }
 
 
+def _whole_copy(work: StepWorkload) -> float:
+    """All parameters in compute precision: below ZeRO-3 they stay after the forward, beside masters."""
+    if work.zero_stage == 3 or not work.system.shards_masters:
+        return 0.0
+    return float(work.compute_bytes * work.dims.held_parameters(work.ep))
+
+
+def _held_in_backward(
+    work: StepWorkload, states: dict[str, float], before: float, after: float, behind: int
+) -> dict[str, float]:
+    """States and gradients while the layer with `behind` layers after it runs, in the fullest micro-step.
+
+    Gradients grow in the first. In the last, head and layers that are through let their whole copies go.
+    """
+    gone = 0.0
+    if _whole_copy(work):
+        gone = work.compute_bytes * (_head_weights(work) + behind * work.dims.held_weights(work.ep))
+    grown = after * _share_behind(work, behind)
+    steps = [(max(before, grown), gone)]
+    if work.accumulation > 1:
+        steps.append((max(before, grown) if work.accumulation > 2 else grown, 0.0))
+    gradients, let_go = max(steps, key=lambda step: step[0] - step[1])
+    return states | {"gradients": gradients, "parameters": states["parameters"] - let_go}
+
+
+def _head_weights(work: StepWorkload) -> int:
+    """Weights of a head that is not the embedding."""
+    return 0 if work.dims.tied else work.dims.embedding_weights
+
+
 def _gradients(work: StepWorkload) -> tuple[float, float]:
     """Gradient bytes held when a backward begins and when it ends."""
     held, ranks = work.dims.held_parameters(work.ep), work.sharing_ranks
-    whole = work.dims.num_parameters / ranks if work.zero_stage >= 2 else held
+    # FSDP2's only micro-step is its last, which reduces each layer's gradients at once, under ZeRO-1 too.
+    is_cut = work.zero_stage >= 2 or (work.system.shards_masters and work.accumulation == 1)
+    whole = work.dims.num_parameters / ranks if is_cut else held
     whole *= work.system.gradient_bytes
     if work.gradients_away and (work.zero_stage >= 2 or not work.system.streams_states):
         return 0.0, 0.0
@@ -179,8 +210,7 @@ def _share_behind(work: StepWorkload, behind: int) -> float:
     The embedding's come last; tied to the head they are added there.
     """
     d = work.dims
-    head = 0 if d.tied else d.embedding_weights
-    return min(1.0, (head + behind * d.layer_weights) / d.num_parameters)
+    return min(1.0, (_head_weights(work) + behind * d.layer_weights) / d.num_parameters)
 
 
 def _scatter(work: StepWorkload, weights: float) -> float:
@@ -286,8 +316,9 @@ def _layer_working_set(work: StepWorkload) -> dict[str, float]:
     if work.fp8:
         made["fp8_operands"] = fp8_operands(work)
     tied = _tied_embedding(work)
+    is_counted = work.system.live_parameters or _whole_copy(work)
     return made | {
-        "gathered_layers": _gathered(work) + (0.0 if work.system.live_parameters else tied),
+        "gathered_layers": _gathered(work) + (0.0 if is_counted else tied),
         "weight_gradients": float(work.compute_bytes * weights) + tied,
     }
 
@@ -348,7 +379,7 @@ def _gathered(work: StepWorkload) -> float:
 
     DeepSpeed gathers ahead by matrices while no more are live than may be (70B: 0.92 of 1e9 were).
     """
-    if work.world == 1 and not work.system.live_parameters:
+    if work.world == 1 and not work.system.live_parameters and not _whole_copy(work):
         # FSDP keeps the low-precision copies of one layer at a time even when there is nothing to gather.
         return float(work.compute_bytes * work.dims.held_weights(work.ep))
     if not _gathers(work):
@@ -387,9 +418,9 @@ def _copies_of_head(work: StepWorkload) -> int:
     """Tensors of the head's size beside its gradient's fp32 sum: the chunk's gradient, and what is gathered.
 
     In a pool of its own what it was gathered into stays until the next gather. DeepSpeed's is among its live
-    parameters.
+    parameters, and below ZeRO-3 it is in the whole copy.
     """
-    if work.system.live_parameters:
+    if work.system.live_parameters or _whole_copy(work):
         return 1
     return 2 if work.dims.tied or work.one_pool else 3
 
