@@ -42,6 +42,20 @@ async def test_another_model_and_a_file_of_ones_own_are_chosen_in_the_form(app, 
     assert (preset.workload.corpus, preset.workload.file) == ("file", str(data))
 
 
+async def test_data_of_ones_own_are_looked_at_beside_the_form(app, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    data = tmp_path / "mine.jsonl"
+    data.write_text('{"text": "a few words"}\n' * 3)
+    async with app.run_test(size=(120, 45)) as pilot:
+        await opened(pilot, "tiny_cpu")
+        form = app.screen
+        form.query_one("#set-workload-corpus").value = "file"
+        form.query_one("#set-workload-file").value = str(data)
+        await shows(pilot, "✗ data: corpus file holds")
+        form.query_one("#set-workload-seq-len").value = "12"
+        await shows(pilot, "✓ data: 3 documents of")
+
+
 async def test_a_config_json_and_a_tokenizer_of_ones_own_are_typed_into_the_form(app, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config.json").write_text((CONFIGS / "qwen3_0_6b.json").read_text())

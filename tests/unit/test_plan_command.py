@@ -46,6 +46,24 @@ def test_bad_input_says_what_is_wrong_and_what_would_do(words, code, said, tmp_p
     assert said in done.exception.msg
 
 
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (2, "warning: a run would be refused (exit code 5): corpus few.jsonl holds"),
+        (400, "data: 400 documents of "),
+        (0, "few.jsonl: No such file"),
+    ],
+)
+def test_beside_a_plan_stands_whether_the_data_would_do(rows, said, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    data = tmp_path / "few.jsonl"
+    if rows:
+        data.write_text("".join(f'{{"text": "{n}"}}\n' for n in range(rows)))
+    done = run("--preset", "tiny_cpu", "--set", f"workload.corpus={data}", "--json")
+    assert said in done.stderr
+    assert done.exit_code == 0 and json.loads(done.stdout)["preset"] == "tiny_cpu"
+
+
 def test_every_constant_in_the_output_has_a_source():
     text = run("--preset", "llama2_70b_1M").output
     sources = text.split("source of its constant")[1]

@@ -6,11 +6,13 @@ import json
 import os
 import sys
 import tracemalloc
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.presets.resolve import resolve
@@ -184,6 +186,26 @@ def test_what_cannot_be_read_is_told_before_anything_is_started(tmp_path, name, 
     with pytest.raises(TgsError, match=words) as caught:
         first_look.check(preset(f"workload.corpus={tmp_path / name}"))
     assert caught.value.exit_code == ExitCode.BAD_DATA and caught.value.hint
+
+
+def test_data_that_fill_no_sequence_are_told_before_anything_is_started(tmp_path):
+    path = tmp_path / "few.jsonl"
+    path.write_text('{"text": "a few words"}\n' * 3)
+    with pytest.raises(TgsError, match=r"corpus few.jsonl holds \d+ tokens in 3 documents, too few for one") as e:
+        first_look.check(preset(f"workload.corpus={path}"))
+    assert "sequence of 64, and the run takes 24" in e.value.msg
+    assert "workload.concat=" in e.value.hint and e.value.exit_code == ExitCode.BAD_DATA
+
+
+def test_small_data_are_packed_at_first_sight_and_found_in_the_cache_later(tmp_path):
+    path = tmp_path / "small.jsonl"
+    path.write_text("".join(f'{{"text": "words {i}"}}\n' for i in range(20)))
+    asked = f"workload.corpus={path}"
+    seen = first_look.check(preset(asked))
+    assert (seen.num_documents, seen.cached) == (20, False)
+    assert packs_of(asked).data == replace(seen, cached=True, note=ANY)
+    path.write_text(path.read_text() * 20)
+    assert first_look.check(preset(asked)) is None
 
 
 def test_a_saved_data_set_of_several_splits_is_read_from_train(tmp_path):

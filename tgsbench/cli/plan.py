@@ -17,7 +17,7 @@ from tgsbench.cli.effect import refuse_idle, refuse_together
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.planner.limits import MAX_GPUS
 from tgsbench.planner.plan import estimate, why_no_time
-from tgsbench.presets import catalog
+from tgsbench.presets import catalog, data_names
 from tgsbench.report import plan as report
 from tgsbench.schema.preset import Preset
 from tgsbench.systems.costs import System
@@ -147,6 +147,21 @@ def _forecast(asked: PlanOptions) -> None:
     if asked.chrome is not None:
         _write_trace(asked, preset, asked.chrome)
     _print(asked.as_json, document, lambda: report.plan_lines(document))
+    _tell_of_data(preset)
+
+
+def _tell_of_data(preset: Preset) -> None:
+    """A plan needs no data; whether a run of it would find enough is said beside it."""
+    if not data_names.is_here(preset.workload):
+        return
+    from tgsbench.launch.preflight import data_words
+
+    try:
+        if words := data_words(preset):
+            diagnostics.note(f"data: {words}")
+    except TgsError as error:
+        told = f"a run would be refused (exit code {int(error.exit_code)}): {error.msg}"
+        diagnostics.warn(told, error.hint)
 
 
 def _write_trace(asked: PlanOptions, preset: Preset, path: Path) -> None:

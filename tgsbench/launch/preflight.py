@@ -10,13 +10,14 @@ from tgsbench.models.spec import num_parameters
 from tgsbench.planner import states_bytes
 from tgsbench.presets import data_names
 from tgsbench.presets.catalog import data_problems
+from tgsbench.schema.events import Data
 from tgsbench.schema.preset import Preset
 from tgsbench.system.clock import preloaded_clock_problem
 from tgsbench.system.cores import num_cores
 from tgsbench.system.gpus import GpuInfo, list_gpus
 from tgsbench.systems import availability, environments, support
 from tgsbench.systems.engines import fsdp2
-from tgsbench.units import GIB, gib
+from tgsbench.units import GIB, counted, gib, length
 
 
 class LocalMachine(Struct, frozen=True):
@@ -58,13 +59,32 @@ def check(preset: Preset, machine: LocalMachine, num_local_ranks: int, *, emulat
     check_data(preset)
 
 
-def check_data(preset: Preset) -> None:
-    """Raise TgsError (exit code 5 or 6) when data or tokenizer of the user's own cannot be trained on."""
+def check_data(preset: Preset) -> Data | None:
+    """What small data of the user's own are packed to; None for larger ones, and for those that are shipped.
+
+    Raises TgsError (exit code 5 or 6) when data or tokenizer cannot be trained on.
+    """
     if not data_names.is_own(preset.workload):
-        return
+        return None
     from tgsbench.workload import first_look  # with NumPy, which few launches need
 
-    first_look.check(preset)
+    return first_look.check(preset)
+
+
+def data_words(preset: Preset) -> str:
+    """Documents, tokens and packs of small data of the user's own beside what the run takes; else empty.
+
+    No hub is asked: a plan or a form is read without it. Raises TgsError as `check_data` does.
+    """
+    data = check_data(preset) if data_names.is_here(preset.workload) else None
+    if data is None:
+        return ""
+    num_packs = counted(data.num_full + data.num_short, "pack")
+    taken = (preset.measure.warmup + preset.measure.steps) * preset.packs_per_step
+    return (
+        f"{counted(data.num_documents, 'document')} of {data.num_tokens:,} tokens make {num_packs} of "
+        f"{length(preset.workload.seq_len)}, and the run takes {taken:,}"
+    )
 
 
 def check_emulation(preset: Preset, on_several: bool) -> None:

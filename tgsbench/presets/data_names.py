@@ -42,6 +42,13 @@ def is_own(workload: Workload) -> bool:
     )
 
 
+def is_here(workload: Workload) -> bool:
+    """Are the user's own data and tokenizer paths, for which no hub is asked?"""
+    tokenizer = workload.tokenizer
+    has_files = not tokenizer or _exists(Path(tokenizer).expanduser())
+    return is_own(workload) and corpus_kind(workload.corpus) != "hub" and has_files
+
+
 def place_paths(document: dict[str, Any], folder: Path) -> None:
     """Make paths of a preset's data whole: what lies beside the preset's file is meant."""
     workload = document.get("workload")

@@ -34,7 +34,7 @@ def prepare(preset: Preset, num_packs: int, report: Callable[[str], None]) -> Pa
     kept = _stream(corpus, workload, report)
     stream = Documents(kept.arrays["coded"], kept.arrays["starts"])
     bounds = pack_bounds(stream.starts, workload)
-    warnings = corpus.warnings + check_packs(bounds, corpus.name, stream.num_documents, workload)
+    warnings = corpus.warnings + check_packs(bounds, corpus.name, stream.num_documents, workload, num_packs)
     if kept.problem:
         warnings.append(_cache_warning(kept.problem))
     return PackedDataset(
@@ -54,8 +54,12 @@ def pack_bounds(document_starts: Int64, workload: Workload) -> Bounds:
     return stock_bounds(document_starts, workload.seq_len, workload.map_batch_size, workload.map_num_proc)
 
 
-def check_packs(bounds: Bounds, corpus: str, num_documents: int, workload: Workload) -> list[events.Warn]:
+def check_packs(
+    bounds: Bounds, corpus: str, num_documents: int, workload: Workload, num_packs: int
+) -> list[events.Warn]:
     """Refuse packs that are too short; under `xtuner_stock`, which makes such packs, warn instead.
+
+    A run reads `num_packs`, repeating what there is.
 
     Raises TgsError when the mean pack is too short and packing is another.
     """
@@ -72,8 +76,8 @@ def check_packs(bounds: Bounds, corpus: str, num_documents: int, workload: Workl
     # Carry packing leaves a short pack only where the whole corpus is shorter than one sequence.
     raise TgsError(
         f"corpus {corpus} holds {bounds.num_tokens:,} tokens in "
-        f"{units.counted(num_documents, 'document')}, too few for one sequence of {size}: {mean}, "
-        f"at least {units.percent(MIN_MEAN_FILL)} is needed",
+        f"{units.counted(num_documents, 'document')}, too few for one sequence of {size}, and the run takes "
+        f"{num_packs:,}: {mean}, at least {units.percent(MIN_MEAN_FILL)} is needed",
         hint=_cures(bounds, workload),
         exit_code=ExitCode.BAD_DATA,
     )

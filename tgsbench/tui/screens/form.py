@@ -6,6 +6,8 @@ import contextlib
 from pathlib import Path
 from typing import ClassVar, get_args
 
+import msgspec
+from textual import work
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal
@@ -14,8 +16,7 @@ from textual.widgets import Input, Label, Static
 from tgsbench import presets, units
 from tgsbench.errors import TgsError
 from tgsbench.launch import preflight
-from tgsbench.presets import catalog
-from tgsbench.presets.data_names import CORPORA
+from tgsbench.presets import catalog, data_names
 from tgsbench.presets.recipes import load_recipe
 from tgsbench.presets.save import save_user_preset
 from tgsbench.presets.validate import valid_ep, valid_sp
@@ -44,7 +45,7 @@ def entries(preset: Preset) -> list[FormField]:
             "workload.corpus",
             "data",
             w.corpus,
-            tuple(dict.fromkeys([*CORPORA, w.corpus])),
+            tuple(dict.fromkeys([*data_names.CORPORA, w.corpus])),
             hint="what is trained on",
         ),
         FormField("workload.file", "data file", w.file, hint="any data, for data: file"),
@@ -104,6 +105,7 @@ class PresetForm(FieldForm):
     def __init__(self, base: str) -> None:
         """Raises TgsError when the preset called `base` is unknown or broken."""
         super().__init__(base, f"Edit {base}", entries(presets.resolve(base).preset))
+        self._of_data: dict[bytes, str] = {}
         self._suggested = catalog.free_name(f"my_{base.removeprefix('my_')}")
 
     def _lines_below(self) -> ComposeResult:
@@ -131,7 +133,9 @@ class PresetForm(FieldForm):
     def _told(self) -> Told:
         preset = self._resolved()
         command = command_line(preset, self.assignments, base=self.base)
-        return Told(self._fit_line(preset), f"{mesh_line(preset)}\n{command}")
+        lines = filter(None, (self._data_line(preset), self._fit_line(preset)))
+        fit = "\n".join(sorted(lines, key=lambda line: not line.startswith("✗")))
+        return Told(fit, f"{mesh_line(preset)}\n{command}")
 
     def _mark(self, wrong: set[str]) -> None:
         """A key without a line of its own is in `others`."""
@@ -153,6 +157,26 @@ class PresetForm(FieldForm):
             return ""
         problem = preflight.machine_problem(preset, self._machine, preset.world_size)
         return f"✗ does not fit this machine: {problem}" if problem else "✓ fits this machine"
+
+    def _data_line(self, preset: Preset) -> str:
+        """What is known of data of the user's own; looked at beside the screen, once for each state of it."""
+        if not data_names.is_here(preset.workload):
+            return ""
+        key = msgspec.json.encode(preset)
+        if key not in self._of_data:
+            self._of_data[key] = ""
+            self._look_at_data(preset, key)
+        return self._of_data[key]
+
+    @work(thread=True, exclusive=True, group="data", exit_on_error=False)
+    def _look_at_data(self, preset: Preset, key: bytes) -> None:
+        try:
+            words = preflight.data_words(preset)
+            found = words and f"✓ data: {words}"
+        except TgsError as error:
+            found = f"✗ data: {error.msg}"
+        self._of_data[key] = found
+        self.app.call_from_thread(self._check)
 
     def action_launch(self) -> None:
         """Run the preset as edited; the form stays when it cannot be started."""
