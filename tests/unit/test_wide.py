@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from tgsbench.presets import resolve
 from tgsbench.training.attention import kernels
-from tgsbench.training.attention.blocks import CpuBlocks
+from tgsbench.training.attention.blocks import CpuBlocks, Saved
 from tgsbench.training.attention.documents import documents
 from tgsbench.training.model import cpu_bf16
 from tgsbench.training.model.build import build_meta
@@ -110,6 +110,20 @@ def test_attention_returns_the_fp32_kernels_result_in_bf16(old_cpu):
     q, k, v = bf16(1, 12, 4, 16), bf16(1, 12, 2, 16), bf16(1, 12, 2, 16)
     exact = kernels.sdpa(q.float(), k.float(), v.float(), 0.25, None)
     assert torch.equal(kernels.sdpa(q, k, v, 0.25, None), exact.bfloat16())
+
+
+@pytest.mark.parametrize("left", [-1, 3])
+def test_blocks_of_attention_run_in_bf16_forward_and_backward(cpu, left):
+    q, k, v, grad = (torch.randn(12, heads, 16).bfloat16() for heads in (4, 2, 2, 4))
+    docs = documents(torch.tensor([0, 5, 12], dtype=torch.int32), torch.device("cpu"))
+
+    def through(q, k, v, grad):
+        out, lse = CpuBlocks().forward(q, k, v, 0.25, docs, left)
+        return out, *CpuBlocks().backward(grad, Saved(q, k, v, out, lse), 0.25, docs, left)
+
+    exact = through(*(x.float() for x in (q, k, v, grad)))
+    for found, wanted in zip(through(q, k, v, grad), exact, strict=True):
+        assert (found.float() - wanted).norm() < 1e-2 * wanted.norm()
 
 
 @pytest.mark.parametrize("chunk_tokens", [0, 5])
