@@ -191,10 +191,20 @@ def test_what_cannot_be_read_is_told_before_anything_is_started(tmp_path, name, 
 def test_data_that_fill_no_sequence_are_told_before_anything_is_started(tmp_path):
     path = tmp_path / "few.jsonl"
     path.write_text('{"text": "a few words"}\n' * 3)
-    with pytest.raises(TgsError, match=r"corpus few.jsonl holds \d+ tokens in 3 documents, too few for one") as e:
+    with pytest.raises(
+        TgsError, match=r"corpus few.jsonl holds \d+ tokens in 3 documents, too few for one"
+    ) as e:
         first_look.check(preset(f"workload.corpus={path}"))
     assert "sequence of 64, and the run takes 24" in e.value.msg
     assert "workload.concat=" in e.value.hint and e.value.exit_code == ExitCode.BAD_DATA
+
+
+def test_a_policy_that_drops_all_documents_is_told_before_anything_is_started(tmp_path):
+    path = tmp_path / "long.jsonl"
+    path.write_text(f'{{"text": "{"long words " * 500}"}}\n' * 3)
+    assert first_look.check(preset(f"workload.corpus={path}")) is None
+    with pytest.raises(TgsError, match="each of the 3 documents is longer than 64 tokens"):
+        first_look.check(preset(f"workload.corpus={path}", "workload.long_documents=drop"))
 
 
 def test_small_data_are_packed_at_first_sight_and_found_in_the_cache_later(tmp_path):

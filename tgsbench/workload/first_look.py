@@ -48,7 +48,9 @@ def check(preset: Preset) -> events.Data | None:
 
 def _may_be_few(preset: Preset, source: Source) -> bool:
     """Could all data be less than a sequence? For other systems they are packed before ranks start anyway."""
-    enough = min(_MOST_BYTES, _TOKEN_BYTES * preset.workload.seq_len)
+    # Of documents of which the long ones are dropped, any size may leave none.
+    is_kept = preset.workload.long_documents != "drop"
+    enough = min(_MOST_BYTES, _TOKEN_BYTES * preset.workload.seq_len) if is_kept else _MOST_BYTES
     return 0 < source.size <= enough and not preset.is_external
 
 
