@@ -12,6 +12,7 @@ from tests.unit.family_shapes import CONFIGS, NAMES, read
 from tgsbench import presets
 from tgsbench.cli.main import cli
 from tgsbench.errors import TgsError
+from tgsbench.presets import config_file
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +55,16 @@ def test_an_added_config_is_a_model_like_any_other(own_folder):
     again = run("add", str(CONFIGS / "kimi_k2.json"), "--name", "kimi")
     assert isinstance(again.exception, TgsError) and "exists already" in again.exception.msg
     assert isinstance(run("add", str(CONFIGS / "kimi_k2.json"), "--name", "../kimi").exception, TgsError)
+
+
+@pytest.mark.parametrize("text", ["config.json", "./config.json", ".", "../qwen3-0.6b"])
+def test_a_config_is_called_as_its_folder_wherever_it_is_named_from(tmp_path, monkeypatch, text):
+    (tmp_path / "qwen3-0.6b").mkdir()
+    monkeypatch.chdir(tmp_path / "qwen3-0.6b")
+    (tmp_path / "qwen3-0.6b" / "config.json").write_text((CONFIGS / "qwen3_0_6b.json").read_text())
+    assert presets.find_model(text).name == config_file.short_name(text) == "qwen3-0.6b"
+    assert config_file.short_name("qwen3_8b") == "qwen3_8b"
+    assert config_file.short_name("Qwen/Qwen3-8B") == "Qwen3-8B"
 
 
 @pytest.mark.parametrize("name", NAMES)

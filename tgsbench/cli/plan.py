@@ -18,6 +18,7 @@ from tgsbench.errors import ExitCode, TgsError
 from tgsbench.planner.limits import MAX_GPUS
 from tgsbench.planner.plan import estimate, why_no_time
 from tgsbench.presets import catalog, data_names
+from tgsbench.presets.config_file import short_name
 from tgsbench.report import plan as report
 from tgsbench.schema.preset import Preset
 from tgsbench.systems.costs import System
@@ -135,7 +136,7 @@ def _preset(asked: PlanOptions) -> Preset:
         given = {"--seq-len": asked.seq_len, "--num-gpus": num_gpus, "--gpu": asked.gpu}
         missing = ", ".join(option for option, value in given.items() if not value)
         raise TgsError(f"--model also needs {missing}", hint="or name a --preset")
-    shown = f"{asked.model}_{asked.seq_len}"
+    shown = f"{short_name(asked.model or '')}_{asked.seq_len}"
     return api.load_preset("_reference", [f"model={asked.model}", f"name={shown}", *assignments, *asked.sets])
 
 

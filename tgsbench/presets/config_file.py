@@ -28,6 +28,16 @@ def is_path(text: str) -> bool:
     return "/" in text or text.endswith(".json") or text in (".", "..")
 
 
+def short_name(text: str) -> str:
+    """What a model is called by its path or hub name: the folder's name, or that of a file called otherwise."""
+    if not is_path(text):
+        return text
+    path = Path(text).expanduser()
+    if path.name == "config.json":
+        return path.parent.resolve().name
+    return path.stem if path.suffix == ".json" else path.resolve().name
+
+
 def read_model(text: str, base: Path | None = None) -> ConfigShape:
     """The shape of the config.json that `text` means; a relative path is looked up from `base` first.
 
@@ -37,7 +47,7 @@ def read_model(text: str, base: Path | None = None) -> ConfigShape:
 
     path = _find(text, base)
     document = _document(path)
-    name = path.parent.name if path.name == "config.json" else path.stem
+    name = short_name(str(path))
     if re.match(_HUB_NAME, text) and "snapshots" in path.parts:
         name = text.rpartition("/")[2]
     return shape_of(document, name or "model", str(path))
