@@ -29,7 +29,7 @@ def is_path(text: str) -> bool:
 
 
 def short_name(text: str) -> str:
-    """What a model is called by its path or hub name: the folder's name, or that of a file called otherwise."""
+    """What a model is called by its path or hub name: its folder, or a file that is called otherwise."""
     if not is_path(text):
         return text
     path = Path(text).expanduser()
