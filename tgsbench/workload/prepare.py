@@ -167,7 +167,9 @@ def _data(
 ) -> events.Data:
     notes = [corpus.note] if corpus.note else []
     if num_packs > bounds.num_packs:
-        notes.append(f"{bounds.num_packs:,} packs an epoch, repeated for the run's {num_packs:,}")
+        notes.append(
+            f"{units.counted(bounds.num_packs, 'pack')} an epoch, repeated for the run's {num_packs:,}"
+        )
     return events.Data(
         corpus=corpus.name,
         num_documents=stream.num_documents,
