@@ -8,11 +8,14 @@ import pytest
 
 from tgsbench import presets
 from tgsbench.cli.verify import peer
+from tgsbench.launch.evidence_runs import EvidenceRun, _blame_the_first
 from tgsbench.launch.verify import one_rank, small_preset
 from tgsbench.metrics import verification
 from tgsbench.metrics.integrity import expected_expert_exchanges
 from tgsbench.presets.validate import mesh_problems
+from tgsbench.schema.run import LauncherReport
 from tgsbench.schema.verify import Evidence, MaskProbe, ShardRecord
+from tgsbench.store import run_dir
 from tgsbench.systems.whole_layers import most_attention_calls
 
 
@@ -29,6 +32,18 @@ def told(*cuts: ShardRecord) -> list[Evidence]:
     """Two ranks that were fed these, and count 8 tokens each."""
     first = Evidence(rank=0, demanded=DEMANDED, cuts=[cuts[0]], tokens=[8])
     return [first, Evidence(rank=1, cuts=list(cuts[1:]), tokens=[8])]
+
+
+def test_runs_that_never_began_say_which_one_failed_before_them(tmp_path):
+    made = {name: run_dir.create(tmp_path, PRESET, name) for name in ("again", "bf16", "one-rank")}
+    for name in ("again", "bf16"):
+        made[name].write("launcher.json", LauncherReport())
+    problems = {"again": "", "bf16": "exception: rank 2", "one-rank": "vanished: no rank came up"}
+    seen = {name: EvidenceRun(problem=problem) for name, problem in problems.items()}
+    _blame_the_first(list(seen), made, seen)
+    assert [run.problem for run in seen.values()] == [
+        "", "exception: rank 2", "not started, since bf16 before it failed",
+    ]  # fmt: skip
 
 
 def test_shards_that_are_fed_once_pass():

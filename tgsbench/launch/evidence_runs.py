@@ -71,7 +71,22 @@ def gather(folder: Path, side_by_side: Sequence[Runs], stop: StopSignals, say: S
     Raises TgsError when interrupted, or when a rank refuses to start, as for a missing compiler.
     """
     made, outcome = run_side_by_side(folder, side_by_side, stop, say)
-    return {name: _read(run, outcome) for name, run in made.items()}
+    seen = {name: _read(run, outcome) for name, run in made.items()}
+    for runs in side_by_side:
+        _blame_the_first(list(runs), made, seen)
+    return seen
+
+
+def _blame_the_first(
+    names: Sequence[str], made: Mapping[str, RunDir], seen: Mapping[str, EvidenceRun]
+) -> None:
+    """Say of runs that never began which one before them failed in the process that would have run them."""
+    failed = ""
+    for name in names:
+        if failed and made[name].launcher_report() is None:
+            seen[name].problem = f"not started, since {failed} before it failed"
+        elif seen[name].problem:
+            failed = failed or name
 
 
 def run_side_by_side(
