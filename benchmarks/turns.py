@@ -30,6 +30,8 @@ class Ranks:
         self._log = log
         self._processes: list[subprocess.Popen[bytes]] = []
         self._replies: list[int] = []
+        self.peak_mib = 0.0
+        """What the larger rank held at most, up to the last turn."""
         port = _free_port()
         try:
             for rank in range(NUM_RANKS):
@@ -67,6 +69,7 @@ class Ranks:
     def steps(self, count: int) -> tuple[float, float]:
         """Of one step, mean over `count`: seconds of the slower rank, processor seconds of both together."""
         found = self.turn(str(count))
+        self.peak_mib = max(reply["peak_mib"] for reply in found)
         cpu_s = sum(reply["cpu_seconds"] for reply in found)
         return max(reply["seconds"] for reply in found) / count, cpu_s / count
 
@@ -124,7 +127,14 @@ def take_turns(step: Callable[[], float], other: Callable[[str], dict[str, Any]]
         begin_s, begin_cpu_s = time.perf_counter(), time.process_time()
         losses = [step() for _ in range(int(word))]
         cpu_s = time.process_time() - begin_cpu_s
-        reply(seconds=time.perf_counter() - begin_s, cpu_seconds=cpu_s, loss=losses[-1])
+        seconds = time.perf_counter() - begin_s
+        reply(seconds=seconds, cpu_seconds=cpu_s, loss=losses[-1], peak_mib=peak_mib())
+
+
+def peak_mib() -> float:
+    """What this process held at most (VmHWM: getrusage's figure would begin with the parent's)."""
+    status = Path("/proc/self/status").read_text("ascii")
+    return float(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def _rank_env(rank: int, port: int) -> dict[str, str]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from mmengine.runner import IterBasedTrainLoop
 
-from benchmarks.turns import reply, words
+from benchmarks.turns import peak_mib, reply, words
 
 
 class Turns:
@@ -44,7 +44,8 @@ class Turns:
         self._left -= 1
         if self._left == 0:
             cpu_s = time.process_time() - self._begin_cpu_s
-            reply(seconds=time.perf_counter() - self._begin_s, cpu_seconds=cpu_s)
+            seconds = time.perf_counter() - self._begin_s
+            reply(seconds=seconds, cpu_seconds=cpu_s, peak_mib=peak_mib())
 
 
 def main() -> None:
