@@ -122,6 +122,11 @@ class EngineOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return "none"
 
     @property
+    def sequence_chunks(self) -> int:
+        """Chunks of the sequence that a layer takes one after the other; 1: the whole."""
+        return 1
+
+    @property
     def attention_in_use(self) -> Attention:
         """Sequence-parallel attention once `auto` is decided."""
         return "native" if self.attention == "auto" else self.attention
