@@ -19,6 +19,8 @@ from tgsbench.planner.activations import (
 )
 from tgsbench.planner.buckets import Reduction, bucket_weights, reductions
 from tgsbench.planner.counts import exchange_bytes, run_here, tile_tokens
+from tgsbench.planner.sequence_chunks import host_bytes as chunks_on_host
+from tgsbench.planner.sequence_chunks import of_chunk, working_set
 from tgsbench.planner.workload import StepWorkload
 from tgsbench.systems.host_states import PIECE_VALUES, PIECES_AT_ONCE
 from tgsbench.systems.score_blocks import score_bytes
@@ -244,7 +246,7 @@ def _saved_of_a_layer(work: StepWorkload) -> dict[str, float]:
     if work.checkpointing == "none":
         return layer_activations(work)
     saved = {"checkpoints": unit(work, work.dims.hidden)}
-    if work.checkpointing == "selective":
+    if work.checkpointing == "selective" and work.sequence_chunks == 1:
         saved["attention_saved"], saved["all_to_all_saved"] = attention_saved(work)
     return saved
 
@@ -272,8 +274,10 @@ _EXPERT_ROWS = 4.0
 def _layer_working_set(work: StepWorkload) -> dict[str, float]:
     """The layer in the backward: recomputed activations, gradients on the way, gathered weights."""
     d = work.dims
-    mlp, exchanged = mlp_backward(work)
-    made = _fuller(work, mlp, exchanged)
+    if work.sequence_chunks > 1:
+        made, part = working_set(work), of_chunk(work)
+    else:
+        made, part = _fuller(work, *mlp_backward(work)), work
     if work.ring > 1:
         made["ring_buffers"] = ring_buffers(work)
     # A whole layer has one gradient for all its weights, others have that of the down projection first.
@@ -284,7 +288,7 @@ def _layer_working_set(work: StepWorkload) -> dict[str, float]:
         of_rows = _RESULT_GRADIENTS * work.routed_bytes - work.compute_bytes * weights
         made["expert_gradients"] = max(0.0, of_rows)
     if work.fp8:
-        made["fp8_operands"] = fp8_operands(work)
+        made["fp8_operands"] = fp8_operands(part)
     tied = _tied_embedding(work)
     return made | {
         "gathered_layers": _gathered(work) + (0.0 if work.system.live_parameters else tied),
@@ -480,4 +484,6 @@ def _host_bytes(work: StepWorkload) -> float:
         size += work.system.parameter_bytes * shard
     if work.activation_offload and work.checkpointing != "none":
         size += unit(work, work.dims.hidden) * work.dims.num_layers
+    if work.sequence_chunks > 1:
+        size += chunks_on_host(work)
     return size * ranks
