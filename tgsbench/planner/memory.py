@@ -372,6 +372,8 @@ def _loss(work: StepWorkload) -> dict[str, float]:
     d = work.dims
     head = float(d.embedding_weights)
     around = unit(work, d.hidden) * (3.0 if work.system.norm_keeps_checkpoint else 5.0)
+    if work.sequence_chunks > 1 and work.loss_chunk_tokens:  # rows become their gradients chunk by chunk
+        around = unit(work, d.hidden)
     whole = work.system.whole_logits or work.loss_chunk_tokens == 0
     if whole:
         logits, weights = work.system.logits_bytes * work.local_tokens * d.vocab, work.compute_bytes * head
