@@ -32,6 +32,7 @@ def working_set(work: StepWorkload) -> dict[str, float]:
     return {
         "layer_activations": unit(work, work.dims.hidden) + max(_mlp(of_chunk(work)), _attention(work)),
         "chunk_sums": _FP32 * work.dims.layer_weights,
+        "angles": unit(work, 2 * work.dims.head_dim),
     }
 
 

@@ -78,6 +78,7 @@ _MEMORY = {
     "all_to_all_buffers": "received q, k and v, and the output that came back",
     "fp8_operands": "s·i + h·i + 2·s·h bytes, or s·(i+h) + 2·h·i: FP8 operands of a product, and its result",
     "ring_buffers": "keys and values of a ring at hand and coming, their fp32 gradients, fp32 gradient of q",
+    "angles": "cosines and sines of the rotary embedding, 2·s·d",
     "chunk_sums": "fp32 sum over chunks of the sequence of one layer's weight gradients",
     "expert_buffers": "tokens sent to and come for experts, their results, and gradients of these",
     "loss": "logits, final norm, the head's weight and its gradient",

@@ -121,7 +121,8 @@ class Durations:
         The grid does not tell how many these are: as many as queries where a chunk of the sequence meets
         an earlier one, and of what a member of a ring holds, half of all pairs of queries and keys.
         """
-        is_causal, is_local = (flag == "true" for flag in (_FLAGS.search(name) or ["", "true", ""])[1:3])
+        flags = _FLAGS.search(name)
+        is_causal, is_local = (flag == "true" for flag in flags.groups()) if flags else (True, False)
         if is_local:
             return seen_keys(length, self._window)
         if is_causal:

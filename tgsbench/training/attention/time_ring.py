@@ -88,13 +88,17 @@ class TimeRing:
         """
         numbers = [[kept[chunk], *_known(sums[chunk])] for chunk, _ in plan.earlier]
         coming = Coming(self.host, numbers)
-        grad_q, *own = self.blocks.backward(grad, saved, scale, plan.own, plan.left)
-        grad_q, of_own = grad_q.float(), torch.stack(own).float()
+        grads = self.blocks.backward(grad, saved, scale, plan.own, plan.left)
+        grad_q, of_own = grads[0].float(), torch.stack(grads[1:]).float()
+        del grads
         for (chunk, blocks), (here, *before) in zip(plan.earlier, coming, strict=True):
-            theirs = before[0] if before else torch.zeros_like(here, dtype=torch.float32)
-            parts = [add_gradients(self.blocks, grad, saved, here, scale, block, grad_q) for block in blocks]
-            add_to_keys(theirs, blocks, parts)
+            theirs = before.pop() if before else torch.zeros_like(here, dtype=torch.float32)
+            for block in blocks:
+                part = add_gradients(self.blocks, grad, saved, here, scale, block, grad_q)
+                add_to_keys(theirs, [block], [part])
+                del part
             self.give(sums, chunk, theirs)
+            del theirs
         return grad_q, of_own
 
     def give(self, sums: list[int | None], chunk: int, total: Tensor) -> None:
