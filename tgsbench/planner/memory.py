@@ -106,7 +106,7 @@ def _moments(work: StepWorkload) -> list[tuple[str, dict[str, float]]]:
         ("loss", states | {"gradients": before} | _kept_at_loss(work, saved) | _loss(work)),
         (
             "backward of the last layer",
-            states | {"gradients": before} | saved | working | {"gradient_buffers": head_scatter},
+            states | {"gradients": grown(0)} | saved | working | {"gradient_buffers": head_scatter},
         ),
         _while_reduced(work, of_a_layer, states | {"gradients": after})
         if work.system.live_parameters

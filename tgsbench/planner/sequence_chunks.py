@@ -47,8 +47,9 @@ def _kept(chunk: StepWorkload) -> float:
 
 
 def _mlp(chunk: StepWorkload) -> float:
-    """In the MLP: the residual stream and its norm, and gate, up and their gradients unless in tiles."""
-    between = 0.0 if chunk.tiled_mlp else 3 * unit(chunk, chunk.dims.intermediate)
+    """In the MLP: the residual stream and its norm; unless in tiles gate, up and all three gradients."""
+    between = unit(chunk, 3 * chunk.dims.intermediate + chunk.dims.hidden)
+    between = 0.0 if chunk.tiled_mlp else between
     return _kept(chunk) + 2 * unit(chunk, chunk.dims.hidden) + between + mlp_gradients(chunk)
 
 

@@ -19,6 +19,7 @@ class Fsdp2Options(EngineOptions, frozen=True, kw_only=True, forbid_unknown_fiel
     has_copies: ClassVar[bool] = True
     has_expert_parallel: ClassVar[bool] = True
     has_fp8: ClassVar[bool] = True
+    has_sequence_chunks: ClassVar[bool] = True
 
     name: str = "fsdp2"
     zero_stage: Literal[1, 2, 3] = 3
