@@ -558,7 +558,8 @@ CHUNKED_GIB = {
 """Tokens of Llama3-8B on one virtual H100, chunks, checkpointing: tensors at the peak."""
 ON_THE_HOST = [
     "hardware.num_gpus=1", "parallel.sp=1", "hardware.gpu=H100-SXM5-80GB", "model.num_layers=2",
-    "engine.tiled_mlp=true", "engine.activation_offload=true", "engine.offload=all", "training.accumulation=1",
+    "engine.tiled_mlp=true", "engine.activation_offload=true", "engine.offload=all",
+    "training.accumulation=1",
 ]  # fmt: skip
 
 
