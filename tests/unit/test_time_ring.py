@@ -12,6 +12,7 @@ from tests.unit.test_zigzag import BORDERS, allowed
 from tgsbench.training.attention.blocks import CpuBlocks, Saved
 from tgsbench.training.attention.documents import documents
 from tgsbench.training.attention.time_ring import TimeRing
+from tgsbench.training.model import cpu_bf16
 from tgsbench.training.parallel.offload import HostOffload
 from tgsbench.workload.zigzag import Layout
 
@@ -72,6 +73,22 @@ def within(seen: np.ndarray, left: int) -> np.ndarray:
     queries, keys = seen.shape
     query, key = np.arange(queries)[:, None] + keys - queries, np.arange(keys)
     return seen & (key >= query - left)
+
+
+@pytest.mark.parametrize("has_instructions", [False, True])
+def test_a_block_runs_in_bf16_with_and_without_a_cpus_instructions_for_it(monkeypatch, has_instructions):
+    monkeypatch.setattr(cpu_bf16, "_has_bf16_products", lambda: has_instructions)
+    torch.manual_seed(1)
+    q, k, v, grad = (torch.randn(LENGTH, heads, 8) for heads in (4, 2, 2, 4))
+    narrow = [x.bfloat16() for x in (q, k, v)]
+    docs = documents(torch.tensor([0, 40, LENGTH], dtype=torch.int32), CPU)
+    out, lse = CpuBlocks().forward(q, k, v, 0.3, docs)
+    wanted = CpuBlocks().backward(grad, Saved(q, k, v, out, lse), 0.3, docs)
+    out, lse = CpuBlocks().forward(*narrow, 0.3, docs)
+    assert lse.dtype == torch.float32
+    found = CpuBlocks().backward(grad.bfloat16(), Saved(*narrow, out, lse), 0.3, docs)
+    for one, other in zip(found, wanted, strict=True):
+        assert (one.float() - other).norm() < 0.02 * other.norm()
 
 
 def test_blocks_from_the_host_give_the_attention_and_the_gradients_of_the_whole_sequence():
