@@ -52,7 +52,8 @@ def test_keys_of_earlier_chunks_come_from_the_host_beside_attention(installed, t
     kernels = [event for event in events if event.get("cat") == "kernel"]
     copies = [event for event in events if "Memcpy HtoD" in event["name"]]
     hidden_us = sum(_shared_us(copy, kernel) for copy in copies for kernel in kernels)
-    assert hidden_us > 0.9 * sum(copy["dur"] for copy in copies) > 0
+    # Inputs from which keys are made again come beside two small products: 9 % of all that comes.
+    assert hidden_us > 0.85 * sum(copy["dur"] for copy in copies) > 0
 
 
 def _shared_us(copy: dict, kernel: dict) -> float:

@@ -37,11 +37,11 @@ def working_set(work: StepWorkload) -> dict[str, float]:
 
 
 def _kept(chunk: StepWorkload) -> float:
-    """All through: inputs of this chunk and of the next, q, k, v, attention's output and log-sum-exp."""
+    """All through: the input, q, k, v, attention's output, log-sum-exp, and what of the next chunk waited."""
     heads, keys = _heads(chunk), _keys(chunk)
     inputs = 2 * unit(chunk, chunk.dims.hidden) if chunk.activation_offload else 0.0
-    again = chunk.checkpointing == "full" or chunk.ulysses == 1
-    normed = unit(chunk, chunk.dims.hidden) if again else 0.0
+    inputs += max(unit(chunk, keys), _kept_on_host(chunk))
+    normed = unit(chunk, chunk.dims.hidden) if makes_keys_again(chunk) else 0.0
     returned = unit(chunk, heads) if chunk.ulysses > 1 else 0.0
     return inputs + normed + unit(chunk, 2 * heads + keys) + lse(chunk) + returned
 
@@ -93,6 +93,11 @@ def _kept_on_host(work: StepWorkload) -> float:
     return unit(work, _heads(work)) + lse(work) + exchanged
 
 
+def makes_keys_again(work: StepWorkload) -> bool:
+    """Does the backward begin with the keys and values of all chunks, from the layer's input?"""
+    return work.checkpointing == "full" or work.ulysses == 1
+
+
 def link_bytes(work: StepWorkload) -> tuple[float, float]:
     """Bytes between device and host of one layer, forward and backward, both ways: one stream has them.
 
@@ -102,7 +107,7 @@ def link_bytes(work: StepWorkload) -> tuple[float, float]:
     inputs = unit(work, work.dims.hidden) if work.activation_offload else 0.0
     keys, selective = unit(work, _keys(work)), work.checkpointing == "selective"
     sums, kept = keys * _FP32 / work.compute_bytes, _kept_on_host(work)
-    made_again = 0.0 if selective and work.ulysses > 1 else 1.0
+    made_again = 1.0 if makes_keys_again(work) else 0.0
     met = work.earlier_chunks
     forward = inputs + kept + keys * (1 + met)
     backward = inputs * (1 + made_again) + kept

@@ -28,6 +28,7 @@ from tgsbench.workload.zigzag import Layout, SeenBlock, seen_of
 class ChunkPlan(NamedTuple):
     """What the queries of one chunk see."""
 
+    chunk: int
     own: PackDocuments
     """Documents of the chunk, or its rows."""
     earlier: tuple[tuple[int, tuple[SeenBlock, ...]], ...]
@@ -82,16 +83,16 @@ class TimeRing:
         sums: list[int | None],
         scale: float,
     ) -> tuple[Tensor, Tensor]:
-        """Gradients in fp32 of a chunk's queries [T, a, d], and of its own keys by them [2, T, m, d].
+        """Gradients in fp32 of a chunk's queries [T, a, d], and of its own keys and values [2, T, m, d].
 
         `sums`: numbers of what later chunks have given to the keys of each one; this one's share is added.
         """
-        numbers = [[kept[chunk], *_known(sums[chunk])] for chunk, _ in plan.earlier]
-        coming = Coming(self.host, numbers)
+        groups = [[kept[chunk], *_known(sums[chunk])] for chunk, _ in plan.earlier]
+        coming = iter(Coming(self.host, [*groups, _known(sums[plan.chunk])]))
         grads = self.blocks.backward(grad, saved, scale, plan.own, plan.left)
         grad_q, of_own = grads[0].float(), torch.stack(grads[1:]).float()
         del grads
-        for (chunk, blocks), (here, *before) in zip(plan.earlier, coming, strict=True):
+        for (chunk, blocks), (here, *before) in zip(plan.earlier, coming, strict=False):
             theirs = before.pop() if before else torch.zeros_like(here, dtype=torch.float32)
             for block in blocks:
                 part = add_gradients(self.blocks, grad, saved, here, scale, block, grad_q)
@@ -99,7 +100,7 @@ class TimeRing:
                 del part
             self.give(sums, chunk, theirs)
             del theirs
-        return grad_q, of_own
+        return grad_q, self.take(sums, plan.chunk, of_own, next(coming))
 
     def give(self, sums: list[int | None], chunk: int, total: Tensor) -> None:
         """Put a chunk's sum on the host in place of the one that was there."""
@@ -107,14 +108,14 @@ class TimeRing:
             self.host.release(number)
         sums[chunk] = self.host.keep(total)
 
-    def take(self, sums: list[int | None], chunk: int) -> Tensor | None:
-        """A chunk's sum, which is whole; None where no later one sees it."""
-        number, sums[chunk] = sums[chunk], None
-        if number is None:
-            return None
-        total = self.host.bring(number)
-        self.host.release(number)
-        return total
+    def take(self, sums: list[int | None], chunk: int, of_own: Tensor, later: Sequence[Tensor]) -> Tensor:
+        """The gradient of a chunk's keys: its own share and that of later chunks, if one sees it."""
+        for number in _known(sums[chunk]):
+            self.host.release(number)
+        sums[chunk] = None
+        for total in later:
+            of_own += total
+        return of_own
 
     def _plan(self, docs: PackDocuments | None, num_rows: int, window: int, chunk: int) -> ChunkPlan:
         length, here = self._layout.seq_len, self._layout.sequence_chunk(chunk)
@@ -126,7 +127,9 @@ class TimeRing:
             own += [row * len(here) + edge for edge in (*inside, len(here))]
         own_documents = documents(torch.tensor(own, dtype=torch.int32), self._device)
         seen = ((before, self._seen(by_row, here, before, window)) for before in range(chunk))
-        return ChunkPlan(own_documents, tuple((at, blocks) for at, blocks in seen if blocks), window - 1)
+        return ChunkPlan(
+            chunk, own_documents, tuple((at, blocks) for at, blocks in seen if blocks), window - 1
+        )
 
     def _seen(
         self, by_row: Sequence[list[int]], here: range, before: int, window: int

@@ -103,6 +103,9 @@ class _Kept:
     """The output of all heads for this rank's rows, where ranks trade them."""
 
 
+_NAMES = [each.name for each in dataclasses.fields(_Kept)]
+
+
 class _Chunks:
     """A layer's weights, positions and plans in one pass over its chunks, and what of them is on the host."""
 
@@ -215,19 +218,22 @@ class _Backward:
     def make_keys(self) -> None:
         """Keys and values of all chunks again: the last one's queries see them all."""
         for chunk, one in enumerate(self._chunks.kept):
-            run = self._begin(chunk, chunk + 1)
+            run = self._begin(chunk)
+            self._ahead(chunk + 1, ["rows"])
             one.keys = self._host.keep(_rows_of(run.start_keys(run.normed()[0])))
 
     def take(self, chunk: int) -> None:
         """One chunk: its share of the gradients of weights, and its gradient of the input."""
         one, to = self._chunks.kept[chunk], self._to
-        run = self._begin(chunk, chunk - 1)
+        run, kept = self._begin(chunk), {name: self._bring(getattr(one, name)) for name in _NAMES[1:]}
+        self._ahead(chunk - 1, _NAMES)
         with span(spans.RECOMPUTE):
-            graph = self._graph(chunk, run)
-            back = self._bring(one.returned)
-            returned, outputs = run.returned(graph.out) if back is None else back, list[Tensor]()
+            graph, outputs = self._graph(chunk, run, kept), list[Tensor]()
+            returned = kept.pop("returned")
+            if returned is None:
+                returned = run.returned(graph.out)
             mlp = run.mlp(run.projected(_taken(returned), outputs))
-            del returned, back
+            del returned
         grad = self._chunks.part(self._grad, chunk)
         of_hidden, of_mlp_norm = run.mlp_backward(grad.flatten(0, 1), mlp, to)
         del mlp
@@ -243,28 +249,30 @@ class _Backward:
         torch._foreach_copy_([to.norm, to.mlp_norm], [of_norm, of_mlp_norm])
         self.total.add_(to.flat)
         grad.copy_(grad_x.add_(of_hidden).view_as(grad))
-        _release(self._host, one, [each.name for each in dataclasses.fields(one)])
+        _release(self._host, one, _NAMES)
 
-    def _begin(self, chunk: int, following: int) -> ChunkPass:
-        """The pass of a chunk; the rows of the following one are under way meanwhile."""
-        kept = self._chunks.kept
-        if (number := kept[chunk].rows) is None:
+    def _begin(self, chunk: int) -> ChunkPass:
+        """The pass of a chunk over its rows, from the host or from the layer's input."""
+        rows = self._bring(self._chunks.kept[chunk].rows)
+        if rows is None:
             assert self._x is not None
-            return self._chunks.begin(chunk, self._chunks.part(self._x, chunk))
-        rows = self._host.bring(number)
-        ahead = kept[following].rows if 0 <= following < len(kept) else None
-        if ahead is not None:
-            self._host.ahead(ahead)
+            rows = self._chunks.part(self._x, chunk)
         return self._chunks.begin(chunk, rows)
 
-    def _graph(self, chunk: int, run: ChunkPass) -> _Graph:
+    def _ahead(self, chunk: int, names: Sequence[str]) -> None:
+        """Start what waits of the chunk whose turn is next, so that it comes beside this one's work."""
+        if not 0 <= chunk < len(self._chunks.kept):
+            return
+        for name in names:
+            if (number := getattr(self._chunks.kept[chunk], name)) is not None:
+                self._host.ahead(number)
+
+    def _graph(self, chunk: int, run: ChunkPass, kept: dict[str, Tensor | None]) -> _Graph:
         """Attention of a chunk as it was in the forward: kept, or run again."""
-        one = self._chunks.kept[chunk]
-        own, q = self._bring(one.keys), self._bring(one.queries)
+        own, q, out, lse = (kept.pop(name) for name in ("keys", "queries", "out", "lse"))
         assert own is not None
         if q is None:
             q = run.start_queries(run.normed()[0])()[0].flatten(0, 1)
-        out, lse = self._bring(one.out), self._bring(one.lse)
         if out is None or lse is None:
             out, lse = self._chunks.attend(chunk, q, own)
         return _Graph(self._chunks, chunk, self._sums, Saved(q, own[0], own[1], out, lse), run.shape[0])
@@ -290,17 +298,15 @@ class _Graph:
 
     def backward(self, grad: Tensor) -> tuple[Tensor, ...]:
         """Gradients of q by all keys, of the chunk's keys and values by all queries: [B, C, …, d]."""
-        ring, chunk, chunks = self.chunks.ring, self.chunk, self.chunks
-        grad_q, of_own = ring.backward(
-            chunks.plans[chunk],
+        chunks = self.chunks
+        grad_q, of_own = chunks.ring.backward(
+            chunks.plans[self.chunk],
             grad.flatten(0, 1).contiguous(),
             self.saved,
             chunks.keys,
             self.sums,
             chunks.scale,
         )
-        if (later := ring.take(self.sums, chunk)) is not None:
-            of_own += later
         return tuple(x.to(grad.dtype).unflatten(0, (self.num_rows, -1)) for x in (grad_q, *of_own))
 
 
