@@ -104,6 +104,7 @@ class _Kept:
 
 
 _NAMES = [each.name for each in dataclasses.fields(_Kept)]
+"""The rows first."""
 
 
 class _Chunks:
@@ -203,7 +204,7 @@ class _ChunkedLayer(torch.autograd.Function):
                 back.make_keys()
         for chunk in reversed(range(layer.ring.num_chunks)):
             back.take(chunk)
-        return grads[0], back.total.to(flat.dtype), None, None, None, None
+        return grads[0], back.of_weights(), None, None, None, None
 
 
 class _Backward:
@@ -214,6 +215,10 @@ class _Backward:
         self._to = chunks.layer.weights(flat)
         self._sums: list[int | None] = [None] * len(chunks.kept)
         self.total = torch.zeros_like(flat, dtype=torch.float32)
+
+    def of_weights(self) -> Tensor:
+        """The flat gradient, when all chunks are through."""
+        return self._to.flat.copy_(self.total)
 
     def make_keys(self) -> None:
         """Keys and values of all chunks again: the last one's queries see them all."""
