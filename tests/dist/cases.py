@@ -103,6 +103,36 @@ CASES["copies-ring-documents"] = {
     "parallel.ring": 2,
     "parallel.shard": "half",
 }
+CASES["windows"] = {
+    "model": {**_GQA, "family": "mistral", "window": 7, "layer_pattern": ["window"]},
+    "workload.document_mask": True,
+    "training.checkpointing": "none",
+}
+WHOLE: dict[str, str] = {}
+"""Cases in chunks of the sequence -> the case that takes it whole."""
+for _mode in ("selective", "full"):
+    for _heads in ("mha", "gqa", "kv_below_sp"):
+        for _mask in ("causal", "documents"):
+            _name = f"{_heads}-{_mask}-{_mode}"
+            WHOLE[f"chunks-{_name}"] = _name
+            CASES[f"chunks-{_name}"] = {**CASES[_name], "engine.sequence_chunks": 4}
+            del CASES[f"chunks-{_name}"]["engine.head_parts"]
+    WHOLE |= {
+        f"chunks-two_rows-{_mode}": "two_rows-documents",
+        f"chunks-offload-{_mode}": "plain",
+        f"chunks-windows-{_mode}": "windows",
+    }
+    _chunks = {"training.checkpointing": _mode, "engine.sequence_chunks": 4}
+    CASES[f"chunks-windows-{_mode}"] = {**CASES["windows"], **_chunks}
+    _chunks |= {"training.accumulation": 3, "engine.tiled_mlp": True}
+    CASES[f"chunks-two_rows-{_mode}"] = {**CASES["two_rows-documents"], **_chunks}
+    CASES[f"chunks-offload-{_mode}"] = {
+        **CASES["plain"],
+        "training.checkpointing": _mode,
+        "engine.sequence_chunks": 8,
+        "engine.activation_offload": True,
+        "engine.offload": "all",
+    }
 CASES["ring_beyond_heads"] = {
     "model": {**_MODEL, "num_query_heads": 1, "num_kv_heads": 1},
     "training.checkpointing": "selective",

@@ -15,7 +15,7 @@ from tgsbench.training.engines.fsdp2 import Fsdp2Engine
 from tgsbench.training.attention.documents import documents
 from tgsbench.training.parallel.mesh import mesh_of
 from tgsbench.training.parallel.traffic import ALL_TO_ALL_COUNTER, SEND_COUNTER
-from tgsbench.workload.zigzag import Layout
+from tgsbench.workload.zigzag import layout_of
 
 
 def main(out: Path) -> None:
@@ -77,7 +77,7 @@ def make_batch(preset, mesh) -> tuple[Batch, int]:
         position_ids = torch.cat([torch.arange(n) for n in bounds.diff().tolist()]).expand(rows, -1)
         ends = [bounds[:-1] + row * seq_len for row in range(rows)]
         docs = documents(torch.cat([*ends, torch.tensor([rows * seq_len])]), torch.device("cpu"))
-    pieces = Layout(seq_len, mesh.sp, mesh.ring).pieces(mesh.sp_rank)
+    pieces = layout_of(preset).pieces(mesh.sp_rank)
     local = torch.cat([torch.arange(piece.start, piece.stop) for piece in pieces])
     shard = Batch(ids[:, local], labels[:, local], position_ids[:, local], docs)
     return shard, int((labels != -100).sum())

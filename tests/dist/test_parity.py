@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.dist.cases import CASES, case_preset
+from tests.dist.cases import CASES, WHOLE, case_preset
 from tests.dist.launch import torchrun
 from tgsbench.metrics.integrity import expected_all_to_alls, expected_ring_sends
 
@@ -88,6 +88,16 @@ def test_offload_compile_and_tiling_train_what_the_plain_path_trains(outcomes, c
     torch.testing.assert_close(other["loss"], plain["loss"], rtol=1e-6, atol=1e-6)
     for name, grad in plain["grads"].items():
         error = (other["grads"][name] - grad).norm() / grad.norm()
+        assert error < 2e-6, f"{name}: relative error {error:.1e}"
+
+
+@pytest.mark.parametrize("case", WHOLE)
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_chunks_of_the_sequence_train_what_the_whole_one_does(outcomes, case, world):
+    whole, chunks = outcomes[1][WHOLE[case]], outcomes[world][case]
+    torch.testing.assert_close(chunks["loss"], whole["loss"], rtol=1e-6, atol=1e-6)
+    for name, grad in whole["grads"].items():
+        error = (chunks["grads"][name] - grad).norm() / grad.norm()
         assert error < 2e-6, f"{name}: relative error {error:.1e}"
 
 

@@ -78,6 +78,21 @@ WINDOWED_RING = {
     "a_message_of_the_ring_sent_twice": {"ring"},
 }
 """The same, layers with a window of 48 tokens."""
+CHUNKS = {
+    "a_block_of_an_earlier_chunk_missing": {"oracle", "parity"},
+    "a_block_of_an_earlier_chunk_twice": {"oracle", "parity"},
+    "gradients_of_later_chunks_a_position_off": {"oracle", "parity"},
+    "gradients_of_later_chunks_lost": {"oracle", "parity"},
+    "weights_learn_from_the_first_chunk_alone": {"oracle", "parity"},
+    "a_merge_without_the_maximum": {"oracle", "parity"},
+    "a_shards_positions_off_by_one": {"oracle", "parity"},
+    "chunks_of_the_ring_in_order": {"oracle", "parity", "tokens"},
+}
+"""In four chunks of the sequence, sp 2."""
+MASKED_CHUNKS = {"blocks_of_earlier_chunks_in_wrong_order": {"oracle"}}
+"""Without documents every earlier chunk is seen whole, and any order is right; in the first step, the one of
+parity, no document reaches over two borders of chunks."""
+WINDOWED_CHUNKS = {"windows_over_chunks_a_token_too_wide": {"oracle", "parity"}}
 
 
 def small(name: str, *sets: str) -> Preset:
@@ -121,6 +136,18 @@ SETS = {
             "model.window=48", 'model.layer_pattern=["window"]',
         ),
         WINDOWED_RING,
+    ),
+    "chunks": (("tiny_cpu", "engine.sequence_chunks=4"), CHUNKS),
+    "masked_chunks": (
+        ("tiny_cpu", "engine.sequence_chunks=4", "workload.document_mask=true"),
+        MASKED_CHUNKS,
+    ),
+    "windowed_chunks": (
+        (
+            "tiny_cpu", "engine.sequence_chunks=4", "model.family=mistral", "model.window=48",
+            'model.layer_pattern=["window"]',
+        ),
+        WINDOWED_CHUNKS,
     ),
     "padded": (("tiny_cpu", "workload.packing=xtuner_stock", "workload.map_batch_size=4"), PADDED),
 }

@@ -551,6 +551,53 @@ def test_live_tensors_within_3_percent_of_the_allocator(name):
     assert memory.tensors_gib == pytest.approx(ALLOCATED_GIB[name], rel=0.03)
 
 
+CHUNKED_GIB = {
+    (1_310_720, 20, "full"): 23.32,
+    (7_340_032, 112, "full"): 72.33,
+}
+"""Tokens of Llama3-8B on one virtual H100, chunks, checkpointing: tensors at the peak."""
+ON_THE_HOST = [
+    "hardware.num_gpus=1", "parallel.sp=1", "hardware.gpu=H100-SXM5-80GB", "model.num_layers=2",
+    "engine.tiled_mlp=true", "engine.activation_offload=true", "engine.offload=all",
+    "training.accumulation=1",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("tokens", "chunks", "mode"), CHUNKED_GIB)
+def test_chunks_of_the_sequence_are_planned_within_3_percent_of_the_allocator(tokens, chunks, mode):
+    sets = [*ON_THE_HOST, f"workload.seq_len={tokens}", f"engine.sequence_chunks={chunks}"]
+    preset = presets.resolve("llama3_8b_8k", [*sets, f"training.checkpointing={mode}"]).preset
+    assert forecast_preset(preset).memory.tensors_gib == pytest.approx(
+        CHUNKED_GIB[tokens, chunks, mode], rel=0.03
+    )
+
+
+def test_chunks_trade_memory_for_host_memory_and_hide_what_they_move():
+    sets = [*ON_THE_HOST, "workload.seq_len=1048576", "training.checkpointing=full"]
+    whole, chunked = (
+        forecast_preset(presets.resolve("llama3_8b_8k", [*sets, f"engine.sequence_chunks={n}"]).preset)
+        for n in (1, 16)
+    )
+    assert chunked.memory.tensors_gib < 0.5 * whole.memory.tensors_gib
+    assert chunked.memory.host_gib > whole.memory.host_gib
+    assert chunked.time.get("offload", 0) == 0
+
+
+def test_chunks_make_as_many_all_to_alls_as_integrity_demands():
+    preset = presets.resolve("llama3_8b_128k", ["engine.sequence_chunks=4"]).preset
+    calls, num_bytes = expected_all_to_alls(preset)
+    whole = expected_all_to_alls(presets.resolve("llama3_8b_128k", ["engine.head_parts=1"]).preset)
+    assert (calls, num_bytes) == (4 * whole[0], whole[1])
+    assert layer_counts(work_of(preset, "flash2")).exchanges_forward == 12
+
+
+def test_windows_and_documents_end_what_a_chunk_meets():
+    sets = ["engine.sequence_chunks=8", "model.family=mistral", "model.window=16385"]
+    sets += ['model.layer_pattern=["window"]']
+    works = [work_of(presets.resolve("llama3_8b_128k", more).preset, "flash2") for more in (sets[:1], sets)]
+    assert [work.earlier_chunks for work in works] == [3.5, 7 / 8]
+
+
 @pytest.mark.parametrize("name", RESERVED_GIB)
 def test_reserved_memory_within_6_percent_of_the_allocator(name):
     memory = forecast_preset(presets.resolve(name, []).preset).memory

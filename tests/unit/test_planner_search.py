@@ -18,7 +18,7 @@ from tgsbench.planner.chrome import chrome_trace
 from tgsbench.planner.machine import Machine
 from tgsbench.planner.plan import estimate, forecast_preset, machine_of
 from tgsbench.planner.scale import scale
-from tgsbench.planner.search import max_seq_len, search, variants
+from tgsbench.planner.search import assignments_of, max_seq_len, search, variants
 from tgsbench.presets.validate import mesh_problems
 from tgsbench.report import plan as report
 from tgsbench.schema import spans
@@ -340,6 +340,17 @@ def test_two_changes_on_the_same_gpus_come_before_more_gpus():
     first = advise(asked, base)[0]
     assert not any("num_gpus" in change for change in first.change)
     assert first.verdict in ("fits", "tight")
+
+
+def test_a_search_takes_long_sequences_in_chunks():
+    sets = ["hardware.num_gpus=8", "parallel.sp=8", "workload.seq_len=4194304", "training.accumulation=1"]
+    preset = presets.resolve("llama3_8b_8k", sets).preset
+    found = [variant for variant in variants(preset) if variant.engine.sequence_chunks > 1]
+    assert found and all(not mesh_problems(variant) for variant in found)
+    assert {variant.engine.sequence_chunks for variant in found if variant.parallel.sp == 8} == {8}
+    assert all("engine.sequence_chunks=8" in assignments_of(v) for v in found if v.parallel.sp == 8)
+    short = presets.resolve("llama3_8b_8k", []).preset
+    assert all(variant.engine.sequence_chunks == 1 for variant in variants(short))
 
 
 def test_a_price_says_what_a_billion_tokens_cost():

@@ -391,6 +391,36 @@ def test_fp8_that_cannot_be_is_refused_with_what_can(sets, words):
         assert word in caught.value.msg + caught.value.hint
 
 
+@pytest.mark.parametrize(
+    ("sets", "words"),
+    [
+        (["engine.sequence_chunks=3"], ["16384 tokens of a rank", "nearest: 2, 4"]),
+        (["engine.sequence_chunks=0"], ["nearest: 1"]),
+        (["engine.sequence_chunks=5000"], ["nearest: 4096"]),
+        (["parallel.ring=2"], ["parallel.ring=2", "nearest: 1, or parallel.ring=1"]),
+        (["training.checkpointing=none"], ['training.checkpointing="full"']),
+        (["engine.compile=true"], ["engine.compile=false"]),
+        (["engine.liger=true"], ["engine.liger=false"]),
+        (["engine.kernel=flash3"], ["engine.kernel", '"auto"']),
+        (["training.compute_dtype=float32"], ['"bfloat16"']),
+        (["model.attention_bias=true"], ["attention_bias", "nearest: 1"]),
+        (["model.family=qwen3"], ["llama and mistral", "nearest: 1"]),
+        (["engine.head_parts=2"], ["engine.head_parts has no effect", "no chunks"]),
+        (["training.linear=fp8", "engine.sequence_chunks=2048"], ["=8: FP8", "nearest: 16"]),
+        (["engine.name=deepspeed"], ["sequence_chunks"]),
+    ],
+)
+def test_chunks_of_the_sequence_that_cannot_be_are_refused_with_what_can(sets, words):
+    with pytest.raises(TgsError) as caught:
+        presets.resolve("llama3_8b_128k", ["engine.sequence_chunks=4", *sets])
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_chunks_of_the_sequence_are_said_in_words():
+    preset = presets.resolve("llama3_8b_128k", ["engine.sequence_chunks=4"]).preset
+    assert preset.sharing == "4 sequence chunks"
+
+
 def test_fp8_of_experts_is_refused_and_a_recipe_without_it_has_no_effect():
     for name, sets, word in (
         ("qwen3_30b_a3b_8k", ["training.linear=fp8"], "experts are grouped"),

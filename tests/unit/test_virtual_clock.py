@@ -6,6 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from tests.unit.stored import a_preset
+from tgsbench import presets
 from tgsbench.models.family import seen_keys
 from tgsbench.planner.machine import Machine, find_machine
 from tgsbench.planner.network import exchange_s, ring_s
@@ -182,6 +183,21 @@ def test_attention_of_a_window_takes_what_its_queries_see():
     grid = 1024, 1 | 8 << 32, 128
     whole, window = (seconds(_record(Kind.KERNEL, name, *grid)) for name in (causal, local))
     assert window / whole == pytest.approx(seen_keys(1 << 17, 128) / (1 << 16))
+
+
+@pytest.mark.parametrize(("sets", "share"), [([], 2.0), (["parallel.sp=16", "parallel.ring=8"], 1.0)])
+def test_a_block_that_is_not_causal_takes_all_its_pairs(sets, share):
+    """Two chunks of the sequence are a square, a step of a ring has half the pairs that a member holds."""
+    preset = presets.resolve("llama2_70b_1M", sets).preset
+    seconds = Durations(work_of(preset, "flash2"), find_machine("H100-SXM5-80GB"), [])
+    traits = "Flash_fwd_kernel_traits<128, 128, 64, 4, false, false, bf16, Traits<128, 128, 64, 4> >"
+    causal, all_pairs = (
+        f"void pytorch_flash::flash_fwd_kernel<{traits}, false, {words}, false, false, true, false, false>(P)"
+        for words in ("true, false", "false, false")
+    )
+    grid = (preset.workload.seq_len // preset.ring) // 128, 1 | 8 << 32, 128
+    own, met = (seconds(_record(Kind.KERNEL, name, *grid)) for name in (causal, all_pairs))
+    assert met / own == pytest.approx(share)
 
 
 def test_collectives_take_what_the_planner_says_of_their_bytes_and_group():

@@ -12,6 +12,7 @@ from tgsbench.units import GIB
 
 pytestmark = pytest.mark.virtual
 
+IN_CHUNKS = ["engine.sequence_chunks=4"]
 SMALL = ["model.num_layers=2", "workload.corpus=lengths", "workload.concat=1"]
 
 
@@ -145,14 +146,36 @@ def test_a_ring_sends_what_it_must_beside_its_attention(installed, tmp_path, rin
         ["training.checkpointing=full", "engine.activation_offload=true", "engine.offload=all"],
         ["engine.offload=optimizer"],
         ["parallel.ring=4"],
+        ["training.checkpointing=full", *IN_CHUNKS, "engine.activation_offload=true", "engine.offload=all"],
+        ["training.checkpointing=selective", *IN_CHUNKS],
         ["engine.zero_stage=1", "training.accumulation=2"],
     ],
-    ids=["selective", "tiled and offloaded", "all on the host", "states on the host", "ring", "zero 1"],
+    ids=[
+        "selective",
+        "tiled and offloaded",
+        "all on the host",
+        "states on the host",
+        "ring",
+        "chunks",
+        "chunks kept",
+        "zero 1",
+    ],
 )
 def test_torchs_sanitizer_finds_no_race_between_streams(installed, tmp_path, monkeypatch, sets):
     monkeypatch.setenv("TORCH_CUDA_SANITIZER", "1")
     result = _run(tmp_path, "llama2_7b_128k", *SMALL, *sets)
     assert result.status == "virtual", result.failure
+
+
+@pytest.mark.parametrize("mode", ["full", "selective"])
+def test_chunks_of_the_sequence_hold_and_send_what_is_planned(installed, tmp_path, mode):
+    sets = [*SMALL, "engine.sequence_chunks=8", "engine.activation_offload=true", "engine.tiled_mlp=true"]
+    result = _run(tmp_path, "llama3_8b_512k", *sets, f"training.checkpointing={mode}")
+    virtual = result.virtual
+    assert result.status == "virtual", result.failure
+    assert result.integrity.a2a_ok
+    peak = max(peak.allocated_gib or 0.0 for peak in virtual.peaks)
+    assert peak == pytest.approx(virtual.mem_planned_gib, rel=0.03)
 
 
 def test_gathers_and_states_leave_no_holes(installed, tmp_path):

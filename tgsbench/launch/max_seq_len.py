@@ -87,8 +87,9 @@ class _Clock:
 
 
 def granule_of(preset: Preset) -> int:
-    """Smallest step between lengths: what sp and a ring divide, at least 1,024 where the length is."""
-    unit = math.lcm(preset.parallel.sp, 2 * preset.ring if preset.ring > 1 else 1)
+    """Smallest step between lengths: what sp, ring and chunks divide, at least 1,024 where the length is."""
+    strips = preset.parallel.sp * preset.engine.sequence_chunks
+    unit = math.lcm(strips, 2 * preset.ring if preset.ring > 1 else 1)
     base = min(GRANULE, preset.workload.seq_len)
     return -(-base // unit) * unit
 

@@ -9,12 +9,14 @@ import msgspec
 from tgsbench.launch.preflight import LocalMachine
 from tgsbench.models.registry import find_family
 from tgsbench.presets.validate import mesh_problems
-from tgsbench.schema.preset import Device, ModelShape, Parallel, Preset
+from tgsbench.schema.preset import Device, EngineOptions, ModelShape, Parallel, Preset
 from tgsbench.systems.whole_layers import with_parts_of
 
 _HEAD_DIM = 32
 _LOCAL_SEQ_LEN = 1024
 _MAX_LAYERS = 2
+_MAX_CHUNKS = 4
+"""The last one has earlier chunks of which neither the first nor the last is its neighbour."""
 
 
 def rehearsal(preset: Preset, num_ranks: int, device: Device = "cpu") -> Preset:
@@ -54,7 +56,7 @@ def shrunken(
         # Not the tokenizer: its vocabulary is the real model's.
         workload=replace(preset.workload, seq_len=seq_len, corpus=_corpus(preset), concat=1, tokenizer=""),
         parallel=Parallel(sp=sp, ring=ring, shard=_shard(preset, world), ep=_ep(preset, model, world)),
-        engine=replace(preset.engine, kernel="auto", compile=False, liger=False),
+        engine=_engine(preset, seq_len // sp),
         training=replace(preset.training, accumulation=min(preset.training.accumulation, 4)),
         measure=replace(
             preset.measure, steps=min(preset.measure.steps, 6), warmup=min(preset.measure.warmup, 1)
@@ -62,6 +64,15 @@ def shrunken(
     )
     assert not mesh_problems(small), mesh_problems(small)
     return with_parts_of(preset, small)
+
+
+def _engine(preset: Preset, local_seq_len: int) -> EngineOptions:
+    """Without kernels of its own; in up to four chunks of the sequence where it had some."""
+    plain = msgspec.structs.replace(preset.engine, kernel="auto", compile=False, liger=False)
+    if (chunks := plain.sequence_chunks) == 1:
+        return plain
+    fewer = max(n for n in range(1, min(chunks, _MAX_CHUNKS) + 1) if local_seq_len % n == 0)
+    return msgspec.structs.replace(plain, sequence_chunks=fewer)
 
 
 def rehearsal_on(preset: Preset, machine: LocalMachine) -> Preset:

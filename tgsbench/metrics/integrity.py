@@ -22,8 +22,9 @@ def expected_all_to_alls(preset: Preset) -> tuple[int, int]:
 
     A layer's forward makes one call with q, k, v (KV repeated only up to sp) and one with the output
     (ALST: one each for q, k, v; a whole layer: one for k and v, and for each part of the heads one with q and
-    one with the output); the backward mirrors them; full checkpointing runs the forward's again,
-    selective checkpointing saves their results. Bytes include the share a rank keeps.
+    one with the output, all that for each chunk of the sequence); the backward mirrors them; full
+    checkpointing runs the forward's again, selective checkpointing saves their results. Bytes include the
+    share a rank keeps.
     """
     sp, shape = preset.ulysses, preset.model
     if sp == 1:
@@ -35,7 +36,7 @@ def expected_all_to_alls(preset: Preset) -> tuple[int, int]:
     num_bytes = values * _ELEMENT_BYTES[preset.training.compute_dtype]
     calls = (4 if preset.attention == "alst" else 2) * len(widths)
     if runs_whole_layers(preset):
-        calls = exchanges_of_a_pass(head_parts(preset)) * len(widths)
+        calls = exchanges_of_a_pass(head_parts(preset)) * len(widths) * preset.engine.sequence_chunks
     times = passes * preset.accumulation
     return times * calls, times * num_bytes
 

@@ -130,7 +130,7 @@ def freed_by_mlp(work: StepWorkload) -> float:
     return _mlp_kept(work) + unit(work, work.dims.hidden / 2) * _norm_units(work)
 
 
-def _mlp_gradients(work: StepWorkload) -> float:
+def mlp_gradients(work: StepWorkload) -> float:
     """What is live in the MLP's backward beside what it kept.
 
     In tiles: six tensors of a tile's width, the fp32 sums of the weights' gradients, the input's gradient
@@ -168,7 +168,7 @@ def mlp_backward(work: StepWorkload) -> tuple[float, float]:
             activations -= unit(work, (d.query_heads + 2 * d.kv_heads) * d.head_dim)
         # What came back from attention is copied once into the layout that the projection takes.
         exchanged -= received - (unit(work, d.query_heads * d.head_dim) if work.ulysses > 1 else 0.0)
-    gradients = _mlp_gradients(work) + unit(work, d.hidden)
+    gradients = mlp_gradients(work) + unit(work, d.hidden)
     if work.checkpointing == "none":  # nothing is made again: it is among what all layers keep
         return gradients, 0.0
     return activations + gradients, exchanged

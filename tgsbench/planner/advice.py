@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from tgsbench.errors import TgsError
 from tgsbench.planner.plan import Estimate, estimate
 from tgsbench.planner.verdict import host_fits
+from tgsbench.presets.sequence_chunks import fewest_chunks
 from tgsbench.presets.validate import mesh_problems, valid_ep, valid_sp
 from tgsbench.schema.forecast import Advice, Verdict
 from tgsbench.schema.preset import Preset
@@ -98,6 +99,8 @@ def _candidates(preset: Preset) -> Iterator[Candidate]:
         yield {"engine.loss_chunk_tokens": 2048}, 0, "the logits exist a chunk at a time"
     yield {"engine.tiled_mlp": True}, 4, "the MLP in tiles of the sequence"
     yield {"engine.activation_offload": True}, 20, "checkpointed inputs in host memory"
+    if (chunks := fewest_chunks(preset)) > preset.engine.sequence_chunks:
+        yield {"engine.sequence_chunks": chunks}, 23, f"{chunks} chunks of the sequence through host memory"
     yield from _engine_advice(preset.engine.name)
     for factor in (2, 4, 8):
         more = preset.hardware.num_gpus * factor

@@ -66,6 +66,7 @@ def layer_counts(work: StepWorkload) -> LayerCounts:
     recompute = forward - (6.0 * work.local_tokens * work.dims.hidden if work.system.early_stop else 0.0)
     send_in, send_out = exchange_bytes(work)
     message, merged, summed = _ring(work)
+    of_chunks = _of_chunks(work)
     return LayerCounts(
         gemm=gemm,
         gemm_backward=backward_products(work, weights),
@@ -73,9 +74,9 @@ def layer_counts(work: StepWorkload) -> LayerCounts:
         gemm_tiled=_tiled_again(work),
         attention_flops=attention_flops(work),
         scan=_scan(work),
-        elementwise_forward=forward,
-        elementwise_backward=_elementwise(work, traffic, 1),
-        elementwise_recompute=recompute,
+        elementwise_forward=forward + of_chunks[0],
+        elementwise_backward=_elementwise(work, traffic, 1) + of_chunks[1],
+        elementwise_recompute=recompute + of_chunks[0],
         exchange_in=send_in,
         exchange_out=send_out,
         exchanges_forward=_exchanges_forward(work),
@@ -96,7 +97,7 @@ def _exchanges_forward(work: StepWorkload) -> int:
     if work.ulysses == 1:
         return 0
     if work.whole_layers:
-        return exchanges_of_a_pass(work.head_parts)
+        return exchanges_of_a_pass(work.head_parts) * work.sequence_chunks
     return 2 if work.system.fused_exchange else 4
 
 
@@ -218,6 +219,20 @@ def _ring(work: StepWorkload) -> tuple[float, float, float]:
     keys = float(work.local_tokens * 2 * work.kv_heads_sent * d.head_dim)
     queries = work.local_tokens * d.query_heads * d.head_dim / 2
     return keys * work.compute_bytes, _MERGE_BYTES * queries, _SUM_GRADIENT_BYTES * (queries + keys / 2)
+
+
+def _of_chunks(work: StepWorkload) -> tuple[float, float]:
+    """Bytes of memory traffic that chunks of the sequence add, forward and backward.
+
+    Merges and sums as in a ring; weights that each chunk reads again, and its gradients of them in fp32.
+    """
+    if work.sequence_chunks == 1:
+        return 0.0, 0.0
+    d, weights = work.dims, work.dims.layer_weights
+    read = float(work.compute_bytes * weights * (work.sequence_chunks - 1))
+    met = work.local_tokens * work.earlier_chunks * d.head_dim
+    gradients = met * (d.query_heads + 2 * work.kv_heads_sent) + work.sequence_chunks * weights
+    return read + _MERGE_BYTES * met * d.query_heads, 2 * read + _SUM_GRADIENT_BYTES * gradients
 
 
 def _elementwise(work: StepWorkload, traffic: ElementwiseTraffic, index: int) -> float:

@@ -19,6 +19,8 @@ from tgsbench.planner.activations import (
 )
 from tgsbench.planner.buckets import Reduction, bucket_weights, reductions
 from tgsbench.planner.counts import exchange_bytes, run_here, tile_tokens
+from tgsbench.planner.sequence_chunks import host_bytes as chunks_on_host
+from tgsbench.planner.sequence_chunks import of_chunk, working_set
 from tgsbench.planner.workload import StepWorkload
 from tgsbench.systems.host_states import PIECE_VALUES, PIECES_AT_ONCE
 from tgsbench.systems.score_blocks import score_bytes
@@ -105,7 +107,7 @@ def _moments(work: StepWorkload) -> list[tuple[str, dict[str, float]]]:
         ("loss", states | {"gradients": before} | _kept_at_loss(work, saved) | _loss(work)),
         (
             "backward of the last layer",
-            held(0) | {"gradients": before} | saved | working | {"gradient_buffers": head_scatter},
+            held(0) | saved | working | {"gradient_buffers": head_scatter},
         ),
         _while_reduced(work, of_a_layer, states | {"gradients": after})
         if work.system.live_parameters
@@ -274,7 +276,7 @@ def _saved_of_a_layer(work: StepWorkload) -> dict[str, float]:
     if work.checkpointing == "none":
         return layer_activations(work)
     saved = {"checkpoints": unit(work, work.dims.hidden)}
-    if work.checkpointing == "selective":
+    if work.checkpointing == "selective" and work.sequence_chunks == 1:
         saved["attention_saved"], saved["all_to_all_saved"] = attention_saved(work)
     return saved
 
@@ -302,8 +304,10 @@ _EXPERT_ROWS = 4.0
 def _layer_working_set(work: StepWorkload) -> dict[str, float]:
     """The layer in the backward: recomputed activations, gradients on the way, gathered weights."""
     d = work.dims
-    mlp, exchanged = mlp_backward(work)
-    made = _fuller(work, mlp, exchanged)
+    if work.sequence_chunks > 1:
+        made, part = working_set(work), of_chunk(work)
+    else:
+        made, part = _fuller(work, *mlp_backward(work)), work
     if work.ring > 1:
         made["ring_buffers"] = ring_buffers(work)
     # A whole layer has one gradient for all its weights, others have that of the down projection first.
@@ -314,7 +318,7 @@ def _layer_working_set(work: StepWorkload) -> dict[str, float]:
         of_rows = _RESULT_GRADIENTS * work.routed_bytes - work.compute_bytes * weights
         made["expert_gradients"] = max(0.0, of_rows)
     if work.fp8:
-        made["fp8_operands"] = fp8_operands(work)
+        made["fp8_operands"] = fp8_operands(part)
     tied = _tied_embedding(work)
     is_counted = work.system.live_parameters or _whole_copy(work)
     return made | {
@@ -399,6 +403,8 @@ def _loss(work: StepWorkload) -> dict[str, float]:
     d = work.dims
     head = float(d.embedding_weights)
     around = unit(work, d.hidden) * (3.0 if work.system.norm_keeps_checkpoint else 5.0)
+    if work.sequence_chunks > 1 and work.loss_chunk_tokens:  # rows become their gradients chunk by chunk
+        around = unit(work, d.hidden)
     whole = work.system.whole_logits or work.loss_chunk_tokens == 0
     if whole:
         logits, weights = work.system.logits_bytes * work.local_tokens * d.vocab, work.compute_bytes * head
@@ -511,4 +517,6 @@ def _host_bytes(work: StepWorkload) -> float:
         size += work.system.parameter_bytes * shard
     if work.activation_offload and work.checkpointing != "none":
         size += unit(work, work.dims.hidden) * work.dims.num_layers
+    if work.sequence_chunks > 1:
+        size += chunks_on_host(work)
     return size * ranks

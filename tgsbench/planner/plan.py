@@ -97,13 +97,13 @@ def states_bytes(preset: Preset) -> float:
 def pick_kernel(preset: Preset, constants: Constants | None, ring_kernel: str = RING_KERNEL) -> str:
     """The attention kernel to plan with: the named one, or for `auto` the fastest in stock PyTorch.
 
-    `ring_kernel` is what a ring's blocks run on, whatever is named.
+    `ring_kernel` is what blocks of a ring, or of chunks, run on, whatever is named.
     """
     name = preset.engine.kernel
     if constants is None:
         return name
     known = {speed.kernel for speed in constants.attention}
-    if preset.ring > 1 and ring_kernel in known:
+    if (preset.ring > 1 or preset.engine.sequence_chunks > 1) and ring_kernel in known:
         return ring_kernel
     if name != "auto":
         return name if name in known else _ALIASES.get(name, name)

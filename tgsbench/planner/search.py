@@ -17,6 +17,7 @@ from tgsbench.planner.memory import MemoryPlan, memory_plan
 from tgsbench.planner.plan import RING_KERNEL, Estimate, pick_kernel, timed, why_no_time
 from tgsbench.planner.verdict import host_fits, verdict_of
 from tgsbench.planner.workload import StepWorkload, work_of
+from tgsbench.presets.sequence_chunks import fewest_chunks
 from tgsbench.presets.validate import mesh_problems, valid_rings, valid_sp
 from tgsbench.schema.forecast import Cost, Verdict
 from tgsbench.schema.preset import EngineOptions, Parallel, Preset, Training
@@ -48,6 +49,8 @@ class Candidate(Struct, frozen=True, kw_only=True):
     """GPUs that share one copy; 0: all."""
     ep: int = 1
     """GPUs that share out the experts."""
+    sequence_chunks: int = 1
+    """Chunks of the sequence that a layer takes one after the other."""
     micro_batch: int
     checkpointing: str
     tgs: float
@@ -98,7 +101,8 @@ def search(preset: Preset, machine: Machine) -> Found:
         way = (variant.engine, variant.parallel, variant.training.checkpointing)
         if way in too_large:
             continue
-        work = work_of(variant, in_ring if variant.ring > 1 else kernel)
+        in_blocks = variant.ring > 1 or variant.engine.sequence_chunks > 1
+        work = work_of(variant, in_ring if in_blocks else kernel)
         memory = memory_plan(work)
         if _holds(work, memory, machine):
             fitting.append(_candidate(variant, timed(work, machine, memory)))
@@ -131,9 +135,22 @@ def variants(preset: Preset, *, every_ring: bool = False) -> Iterator[Preset]:
         first = replace(preset, engine=engine, parallel=parallel)
         if mesh_problems(first):
             continue
+        both = [first, *_in_chunks(first)]
         yield from (
-            replace(first, training=training) for training in trainings if _sensible(engine, training)
+            replace(one, training=training)
+            for one, training in itertools.product(both, trainings)
+            if _sensible(one.engine, training)
         )
+
+
+def _in_chunks(preset: Preset) -> list[Preset]:
+    """The same in chunks of the sequence, where it saves all else that it can and is long enough."""
+    engine, chunks = preset.engine, fewest_chunks(preset)
+    if chunks == 1 or not (engine.activation_offload and engine.tiled_mlp):
+        return []
+    in_chunks = replace(preset, engine=replace(engine, sequence_chunks=chunks))
+    full = replace(in_chunks, training=replace(preset.training, checkpointing="full"))
+    return [in_chunks] if not mesh_problems(full) else []
 
 
 def _meshes(preset: Preset, every_ring: bool) -> list[Parallel]:
@@ -168,8 +185,9 @@ def _expert_ranks(preset: Preset) -> list[int]:
 
 
 def _sensible(engine: EngineOptions, training: Training) -> bool:
-    """Without checkpoints there is nothing to offload."""
-    return not (engine.activation_offload and training.checkpointing == "none")
+    """Without checkpoints there is nothing to offload, and no layer takes chunks."""
+    saves = engine.activation_offload or engine.sequence_chunks > 1
+    return not (saves and training.checkpointing == "none")
 
 
 def max_seq_len(preset: Preset, machine: Machine) -> LongestForecast:
@@ -272,6 +290,7 @@ def _candidate(preset: Preset, numbers: Estimate) -> Candidate:
         ring=preset.ring,
         shard=preset.parallel.shard,
         ep=preset.parallel.ep,
+        sequence_chunks=engine.sequence_chunks,
         micro_batch=preset.training.micro_batch,
         checkpointing=preset.training.checkpointing,
         tgs=numbers.tgs,
@@ -300,5 +319,6 @@ def assignments_of(preset: Preset) -> list[str]:
     if isinstance(engine, ZeroOptions) or engine.zero_stage != 3:
         sets.append(f"engine.zero_stage={engine.zero_stage}")
     sets += [f"engine.offload={engine.offload}"] if engine.offload != "none" else []
+    sets += [f"engine.sequence_chunks={engine.sequence_chunks}"] if engine.sequence_chunks > 1 else []
     sets += ["engine.activation_offload=true"] if engine.activation_offload else []
     return sets + (["engine.tiled_mlp=true"] if engine.tiled_mlp else [])

@@ -24,6 +24,7 @@ from tgsbench.planner.network import (
     shard_bytes,
 )
 from tgsbench.planner.overlap import Pieces, exposed_backward, exposed_forward
+from tgsbench.planner.sequence_chunks import link_bytes, makes_keys_again
 from tgsbench.planner.workload import StepWorkload
 
 CPU_ADAM_BYTES_PER_S = 96e9
@@ -396,14 +397,20 @@ _ADDED_BYTES = 12.0
 
 
 def _activation_offload_s(work: StepWorkload, machine: Machine, passes: Passes) -> float:
-    """Checkpointed inputs go to the host in the forward and come back in the backward, behind compute."""
-    if not work.activation_offload:
-        return 0.0
-    num_layers = work.dims.num_layers
-    one_way = num_layers * work.local_tokens * work.dims.hidden * work.compute_bytes
-    one_way_s = one_way / (machine.gpu.host_gb_per_s * 1e9)
-    behind_backward = num_layers * (passes.recompute.compute + passes.backward.compute)
-    return max(0.0, one_way_s - num_layers * passes.forward.compute) + max(0.0, one_way_s - behind_backward)
+    """Checkpointed inputs go to the host in the forward and come back in the backward, behind compute.
+
+    So do keys and values of chunks of the sequence, and what else they keep there. Where they are made again,
+    inputs come once more, behind the projections of keys and values alone.
+    """
+    inputs = float(work.local_tokens * work.dims.hidden * work.compute_bytes) * work.activation_offload
+    both_ways = link_bytes(work) if work.sequence_chunks > 1 else (inputs, inputs)
+    out_s, back_s = (num_bytes / (machine.gpu.host_gb_per_s * 1e9) for num_bytes in both_ways)
+    behind_backward = passes.recompute.compute + passes.backward.compute
+    exposed = max(0.0, out_s - passes.forward.compute) + max(0.0, back_s - behind_backward)
+    if work.sequence_chunks > 1 and makes_keys_again(work):
+        of_keys = product_s(products(work, work.dims.attention[1:3]), work, machine)
+        exposed += max(0.0, inputs / (machine.gpu.host_gb_per_s * 1e9) - of_keys)
+    return work.dims.num_layers * exposed
 
 
 def _step_items(work: StepWorkload, machine: Machine) -> dict[str, float]:

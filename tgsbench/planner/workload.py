@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 from msgspec import Struct
@@ -54,6 +55,10 @@ class StepWorkload(Struct, frozen=True, kw_only=True):
     """Each decoder layer is one function with one flat parameter."""
     head_parts: int = 1
     """Parts of a rank's heads in a whole layer; attention of one hides the exchanges of the other."""
+    sequence_chunks: int = 1
+    """Chunks of the sequence that a layer takes one after the other."""
+    earlier_chunks: float = 0.0
+    """Of those before it whose keys a chunk meets, the mean."""
     loss_chunk_tokens: int = 0
     compute_bytes: int = 2
     fp8: bool = False
@@ -89,7 +94,8 @@ class StepWorkload(Struct, frozen=True, kw_only=True):
     @property
     def lets_inputs_go(self) -> bool:
         """Does a layer's backward hold its input, which waits on the host, only where it reads it?"""
-        return self.whole_layers and self.activation_offload and self.checkpointing == "full"
+        of_full = self.checkpointing == "full" or self.sequence_chunks > 1
+        return self.whole_layers and self.activation_offload and of_full
 
     @property
     def gradients_away(self) -> bool:
@@ -123,6 +129,20 @@ def _ring_steps(preset: Preset) -> float:
     windows = find_family(preset.model.family).ring_windows(preset.model)
     met = [len(met_steps(preset.workload.seq_len, preset.ring, window)) for window in windows]
     return sum(met) / len(met)
+
+
+def _earlier_chunks(preset: Preset, attended_len: float) -> float:
+    """Windows end what a chunk sees, and so do documents, of which their mean stands for all."""
+    chunks, seq_len = preset.engine.sequence_chunks, preset.workload.seq_len
+    if chunks == 1:
+        return 0.0
+    size, met = seq_len / chunks, 0.0
+    windows = find_family(preset.model.family).ring_windows(preset.model)
+    for window in windows:
+        most = math.ceil((window - 1) / size) if window else chunks
+        reach = most if attended_len >= seq_len else min(float(most), attended_len / size)
+        met += sum(min(float(chunk), reach) for chunk in range(chunks))
+    return met / (chunks * len(windows))
 
 
 @lru_cache(maxsize=64)
@@ -168,6 +188,8 @@ def work_of(
         fused_ops=engine.liger or engine.compile,
         whole_layers=whole_layers,
         head_parts=head_parts(preset) if whole_layers else 1,
+        sequence_chunks=engine.sequence_chunks,
+        earlier_chunks=_earlier_chunks(preset, attended.tokens),
         loss_chunk_tokens=engine.loss_chunk_tokens,
         compute_bytes=2 if preset.training.compute_dtype == "bfloat16" else 4,
         fp8=bool(preset.linear),

@@ -85,7 +85,7 @@ CONDITIONS: Final = (
         "engine.compile",
         can_have_parts,
         "nearest: 0; parts have whole layers (tgsbench's own, without compile and Liger, a Llama, sp > 1, no "
-        "ring) with an even number of query heads a rank, and of KV heads unless it is one",
+        "ring, no chunks) with an even number of query heads a rank, and of KV heads unless it is one",
         lambda p: not getattr(p.engine, "head_parts", 0),
     ),
     Condition(

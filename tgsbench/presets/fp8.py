@@ -54,12 +54,12 @@ def _gpu_problems(preset: Preset) -> list[str]:
 
 def _size_problems(preset: Preset) -> list[str]:
     model, multiple = preset.model, MULTIPLE[preset.training.fp8_recipe]
-    tokens = preset.training.micro_batch * preset.local_seq_len
+    tokens = preset.training.micro_batch * preset.local_seq_len // preset.engine.sequence_chunks
     sizes = {
         "model.hidden_size": model.hidden_size,
         "model.intermediate_size": model.intermediate_size,
         "model.head_dim": model.head_dim,
-        "tokens of a rank (micro_batch · seq_len / sp)": tokens,
+        "tokens of a rank (micro_batch · seq_len / sp / engine.sequence_chunks)": tokens,
     }
     return [
         f"{name}={size}: FP8 products take multiples of {multiple}; nearest: {_nearest(size, multiple)}"

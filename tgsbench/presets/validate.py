@@ -10,6 +10,7 @@ from tgsbench.errors import nearest
 from tgsbench.models.registry import family_names, find_family, is_family
 from tgsbench.presets.data_names import CORPORA, corpus_kind
 from tgsbench.presets.fp8 import fp8_problems
+from tgsbench.presets.sequence_chunks import chunk_problems
 from tgsbench.schema.preset import Preset, Training, Workload
 from tgsbench.systems import registry
 
@@ -26,7 +27,7 @@ def mesh_problems(preset: Preset) -> list[str]:
         *_expert_problems(preset),
         *_engine_problems(preset),
     ]
-    return found or fp8_problems(preset)
+    return found or chunk_problems(preset) or fp8_problems(preset)
 
 
 def valid_sp(preset: Preset) -> list[int]:

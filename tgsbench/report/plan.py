@@ -177,6 +177,7 @@ def manner(c: Candidate) -> str:
     told += [f"shard {c.shard}"] if c.shard else []
     told += [f"ep {c.ep}"] if c.ep > 1 else []
     told += [f"{c.offload} offload"] if c.offload != "none" else []
+    told += [f"{c.sequence_chunks} chunks"] if c.sequence_chunks > 1 else []
     told += ["activation offload"] if c.activation_offload else []
     told += ["tiled MLP"] if c.tiled_mlp else []
     by_zero = issubclass(find_engine(c.engine).options, ZeroOptions) or c.zero_stage != 3

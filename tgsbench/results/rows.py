@@ -43,7 +43,7 @@ class Row(Struct, frozen=True, kw_only=True):
     seq_len: int = 0
     sp: int = 0
     sharing: str = ""
-    """Of a run or a plan: ring, copies, ZeRO stage below 3, bf16 sums of gradients; empty: as usual."""
+    """Of a run or a plan: ring, copies, ZeRO stage below 3, sequence chunks, bf16 sums; empty: as usual."""
     document_mask: bool | None = None
     tokens_per_step: int = 0
     share_padded: float | None = None

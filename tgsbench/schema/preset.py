@@ -98,6 +98,8 @@ class EngineOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Can experts be shared out over ranks?"""
     has_fp8: ClassVar[bool] = False
     """Can products of its layers run in FP8?"""
+    has_sequence_chunks: ClassVar[bool] = False
+    """Can layers take a sequence in chunks through host memory?"""
 
     name: str = ""
     attention: Literal["auto", "native", "alst"] = "auto"
@@ -120,6 +122,11 @@ class EngineOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     def offload(self) -> str:
         """What is kept in host memory: none, optimizer (its states), or all (parameters too)."""
         return "none"
+
+    @property
+    def sequence_chunks(self) -> int:
+        """Chunks of the sequence that a layer takes one after the other; 1: the whole."""
+        return 1
 
     @property
     def attention_in_use(self) -> Attention:
@@ -230,6 +237,7 @@ class Preset(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             f"copies on {shard} of {self.world_size} GPUs" if shard != self.world_size else "",
             f"experts over {self.parallel.ep} GPUs" if self.parallel.ep > 1 else "",
             f"ZeRO-{stage}" if stage != 3 else "",
+            f"{self.engine.sequence_chunks} sequence chunks" if self.engine.sequence_chunks > 1 else "",
             "gradients summed in bfloat16" if self.reduce_dtype != "float32" else "",
         ]
         return ", ".join(filter(None, words))

@@ -23,7 +23,18 @@ def runs_whole_layers(preset: Preset) -> bool:
 def _can_be_whole(preset: Preset) -> bool:
     """A ring stands where the kernel does, on shards that no chunk of heads cuts."""
     model = preset.model
+    if preset.engine.sequence_chunks > 1:
+        return can_be_chunked(preset)
     return model.family in FAMILIES and not (model.window or model.attention_bias) and preset.ring == 1
+
+
+CHUNKED_FAMILIES = FAMILIES | {"mistral"}
+"""Those whose layers can take a sequence in chunks: the same, and such layers with a window."""
+
+
+def can_be_chunked(preset: Preset) -> bool:
+    """Can the layers take the sequence in chunks through host memory?"""
+    return preset.model.family in CHUNKED_FAMILIES and not preset.model.attention_bias and preset.ring == 1
 
 
 def most_head_parts(num_query_heads: int, num_kv_heads: int, sp: int) -> int:
@@ -54,7 +65,7 @@ def is_worth_parts(q_bytes: int, is_inside_node: bool) -> bool:
 def head_parts(preset: Preset) -> int:
     """Parts of a rank's heads whose attention runs one after the other, so that exchanges hide behind it."""
     asked = getattr(preset.engine, "head_parts", 0)
-    if not runs_whole_layers(preset):
+    if not runs_whole_layers(preset) or preset.engine.sequence_chunks > 1:
         return 1
     if preset.ulysses == 1:
         return _alone_in_parts(preset)
@@ -88,7 +99,7 @@ def _is_worth_it(preset: Preset) -> bool:
 
 def can_have_parts(preset: Preset) -> bool:
     """Do the layers run whole, with heads that can be cut?"""
-    return runs_whole_layers(preset) and most_parts(preset) > 1
+    return runs_whole_layers(preset) and most_parts(preset) > 1 and preset.engine.sequence_chunks == 1
 
 
 def with_parts_of(preset: Preset, small: Preset) -> Preset:
@@ -101,7 +112,7 @@ def with_parts_of(preset: Preset, small: Preset) -> Preset:
 
 def most_attention_calls(preset: Preset) -> int:
     """Times that attention runs in a layer's forward, each for some heads of a rank, whatever the engine."""
-    if not _can_be_whole(preset):
+    if not _can_be_whole(preset) or preset.engine.sequence_chunks > 1:
         return 1
     if _alone_in_parts(preset) > 1:
         return _alone_in_parts(preset)

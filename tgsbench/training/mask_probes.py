@@ -18,7 +18,7 @@ from tgsbench.training.engines.base import Batch, Engine
 from tgsbench.training.engines.batches import Batches, StepCounts
 from tgsbench.training.parallel.mesh import SequenceMesh
 from tgsbench.workload import IGNORE_INDEX, Pack, PackedDataset
-from tgsbench.workload.zigzag import Layout
+from tgsbench.workload.zigzag import layout_of
 
 Bools = npt.NDArray[np.bool_]
 Change = Callable[[Pack], tuple[Bools, str]]
@@ -79,7 +79,7 @@ class MaskProber:
 
     def _shard(self, rows: Sequence[npt.NDArray[Any]]) -> Tensor:
         """This rank's part [B, s] of whole rows [S]."""
-        layout = Layout(rows[0].shape[0], self._mesh.sp, self._mesh.ring)
+        layout = layout_of(self._preset)
         parts = [layout.cut(row, self._mesh.sp_rank) for row in rows]
         return torch.from_numpy(np.stack(parts)).to(self._engine.device)
 

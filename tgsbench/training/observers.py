@@ -116,10 +116,14 @@ def _cuts_of(preset: Preset, data: PackedDataset, index: int) -> list[ShardRecor
 
 
 def _places(preset: Preset) -> Int64:
-    """Positions of each shard, int64 [sp, s]: an early and a late chunk to each member of a ring."""
+    """Positions of each shard, int64 [sp, s]: an early and a late chunk to each member of a ring.
+
+    Where ranks take chunks one after the other, each holds a part of every chunk.
+    """
     place, members = np.arange(preset.workload.seq_len, dtype=np.int64), preset.ring
     if members == 1:
-        return place.reshape(preset.parallel.sp, -1)
+        by_chunk = place.reshape(preset.engine.sequence_chunks, preset.parallel.sp, -1)
+        return by_chunk.swapaxes(0, 1).reshape(preset.parallel.sp, -1)
     chunks = place.reshape(2 * members, -1)
     return np.stack([chunks[:members], chunks[::-1][:members]], axis=1).reshape(preset.parallel.sp, -1)
 

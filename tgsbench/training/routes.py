@@ -18,7 +18,7 @@ from tgsbench.metrics.verification import TIE
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.verify import EVIDENCE
 from tgsbench.training.model.experts import EXPERT_LOAD
-from tgsbench.workload.zigzag import Layout
+from tgsbench.workload.zigzag import layout_of
 
 
 class RouteRecorder:
@@ -63,7 +63,7 @@ class Routes:
         )
         micro, row = divmod(place, preset.training.micro_batch)
         parts = [self._of_rank[group * sp + part][step, micro, :, row] for part in range(sp)]
-        layout = Layout(preset.workload.seq_len, sp, preset.ring)
+        layout = layout_of(preset)
         whole = layout.join([part.swapaxes(0, 1) for part in parts])
         return torch.from_numpy(whole.swapaxes(0, 1).astype(np.int64))
 

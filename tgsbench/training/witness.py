@@ -24,7 +24,7 @@ from tgsbench.training.parallel.traffic import ALL_TO_ALL_COUNTER, SEND_COUNTER
 from tgsbench.workload import PackedDataset, checksum
 from tgsbench.workload.documents import Int64, tokens_of
 from tgsbench.workload.sharding import MODULUS
-from tgsbench.workload.zigzag import Layout
+from tgsbench.workload.zigzag import layout_of
 
 _BLOCK = 2**15
 """Positions that are weighed together: 2^15 · 2^15 · a token id stays below 2^63."""
@@ -58,7 +58,7 @@ class Witness:
 
     def __init__(self, preset: Preset, mesh: SequenceMesh, data: PackedDataset, engine: Engine) -> None:
         self._preset, self._mesh, self._data, self._engine = preset, mesh, data, engine
-        self._pieces = Layout(preset.workload.seq_len, mesh.sp, mesh.ring).pieces(mesh.sp_rank)
+        self._pieces = layout_of(preset).pieces(mesh.sp_rank)
         self._sums: Tensor | None = None
         self._weights: list[Tensor | None] = []
         """Of each layer that is looked at, a sample before the step; the first step moves all of them."""

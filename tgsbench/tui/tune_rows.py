@@ -36,7 +36,7 @@ _SHORT = {
     "engine.name": "", "parallel.sp": "sp", "parallel.ring": "ring", "parallel.shard": "shard",
     "training.micro_batch": "batch", "training.checkpointing": "recompute", "engine.zero_stage": "zero",
     "engine.tiled_mlp": "tiled", "engine.activation_offload": "act-offload", "engine.offload": "offload",
-    "engine.compile": "compile",
+    "engine.sequence_chunks": "chunks", "engine.compile": "compile",
 }  # fmt: skip
 """What columns call a knob."""
 _EVIDENCE = {"emulated": "emulated", "virtual": "virtual GPU"}

@@ -172,7 +172,8 @@ def _crossed(preset: Preset, on_cpu: bool) -> Iterator[Preset]:
     """What a search tries, and each compiled and not where the engine can compile on this device."""
     for variant in variants(preset, every_ring=True):
         yield variant
-        if not on_cpu and not variant.engine.compile and variant.engine.name == registry.DEFAULT.name:
+        can_compile = not (on_cpu or variant.engine.compile or variant.engine.sequence_chunks > 1)
+        if can_compile and variant.engine.name == registry.DEFAULT.name:
             yield replace(variant, engine=replace(variant.engine, compile=True))
 
 

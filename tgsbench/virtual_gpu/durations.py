@@ -25,8 +25,8 @@ _ADAM_TRAFFIC = 7 / 4
 _THREAD_BYTES = 32
 """Read and written by a thread of a kernel that nothing is known of: four fp32 values in, four out."""
 _FLASH = re.compile(r"flash_(fwd|bwd)_kernel_traits<(\d+), (\d+), (\d+)", re.IGNORECASE)
-_LOCAL = re.compile(r"> ?>, \w+, \w+, true")
-"""Dropout, causal, local: a kernel whose queries see a window."""
+_FLAGS = re.compile(r"> ?>, \w+, (\w+), (\w+)")
+"""Behind dropout: is the kernel causal, and do its queries see a window."""
 _NUM_ARRAYS = re.compile(r"std::array<char\*, (\d+)ul>")
 _LISTS = re.compile(r"TensorListMetadata<(\d+)>|TensorListScalarListMetadata<[^,]*, (\d+)>")
 
@@ -101,7 +101,7 @@ class Durations:
         return self._stream(self._bytes(record))
 
     def _attention(self, record: Record, traits: re.Match[str]) -> float:
-        """By the grid: blocks of the sequence, batch, heads; the causal half is computed, or a window."""
+        """By the grid: blocks of the sequence, batch, heads; and by the kernel's flags."""
         is_forward = traits[1].lower() == "fwd"
         head_dim, block_q, block_k = (int(traits[i]) for i in (2, 3, 4))
         blocks, rest = record.args[:2]
@@ -110,11 +110,25 @@ class Durations:
         length = blocks * (block_q if is_forward else block_k)
         speed = attention_speed(self._machine.fitted, self._work.kernel, head_dim)
         reached = length / (length + speed.half_len) * self._work.system.attention_share * 1e12
-        window = self._window if _LOCAL.search(record.name) else 0
-        flops = 4.0 * rows * length * seen_keys(length, window) * head_dim
+        flops = 4.0 * rows * length * self._keys_of_query(record.name, length) * head_dim
         if is_forward:
             return flops / (speed.forward_tflops * reached)
         return 2.5 * flops / (speed.backward_tflops * reached)
+
+    def _keys_of_query(self, name: str, length: int) -> float:
+        """Keys that a query sees in the mean: a window, the causal half, or all of a block.
+
+        The grid does not tell how many these are: as many as queries where a chunk of the sequence meets
+        an earlier one, and of what a member of a ring holds, half of all pairs of queries and keys.
+        """
+        flags = _FLAGS.search(name)
+        is_causal, is_local = (flag == "true" for flag in flags.groups()) if flags else (True, False)
+        if is_local:
+            return seen_keys(length, self._window)
+        if is_causal:
+            return seen_keys(length, 0)
+        held = self._work.seq_len / self._work.ring
+        return held * held / 2 / length if self._work.ring > 1 else float(length)
 
     def _bytes(self, record: Record) -> float:
         """What a kernel without products reads and writes."""

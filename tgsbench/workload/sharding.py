@@ -26,15 +26,18 @@ class Shard:
     """Borders of the whole pack's documents, from 0 to S; padding is a document of its own."""
 
 
-def shard(pack: Pack, sp_rank: int, sp: int, document_mask: bool, ring: int = 1) -> Shard:
+def shard(
+    pack: Pack, sp_rank: int, sp: int, document_mask: bool, ring: int = 1, sequence_chunks: int = 1
+) -> Shard:
     """Cut a pack for one rank; labels were shifted before, so that no target is lost at a cut.
 
-    With a ring of `ring` members it holds an early and a late part: see `workload.zigzag`.
+    With a ring of `ring` members it holds an early and a late part, with `sequence_chunks` a part of each of
+    them: see `workload.zigzag`.
     Positions restart with every document under a document mask, else they run from 0 to S - 1.
     """
     seq_len = len(pack.tokens)
     assert seq_len % sp == 0, "the preset's check guarantees that sp divides seq_len"
-    layout = Layout(seq_len, sp, ring)
+    layout = Layout(seq_len, sp, ring, sequence_chunks)
     cu_seqlens = document_borders(pack)
     positions = layout.cut(np.arange(seq_len, dtype=np.int64), sp_rank)
     if document_mask:

@@ -6,6 +6,10 @@ early and a late one, so that causal work is the same for all (so was Llama 3 tr
 At step t a member meets the keys of member j = i - t: its own causally, those of earlier members (j < i) with
 all its queries and their first chunk, those of later ones with its second chunk's queries. A document mask
 leaves one rectangle of each step, since at most one document reaches from one chunk into a later one.
+
+Without a ring, a sequence whose chunks a rank takes one after the other (Yao et al. 2024, arXiv 2408.16978)
+is cut into these first, and each chunk among all ranks. So a chunk is one stretch of the sequence once its
+heads are traded, its queries see the keys of earlier chunks alone, and no pair of chunks is met twice.
 """
 
 from __future__ import annotations
@@ -16,6 +20,8 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+
+from tgsbench.schema.preset import Preset
 
 Item = TypeVar("Item", bound=np.generic)
 
@@ -37,11 +43,16 @@ class SeenBlock(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """How one sequence lies over sp = ulysses · ring ranks; 2 · ring and sp divide its length."""
+    """How one sequence lies over sp = ulysses · ring ranks.
+
+    2 · ring and sp · sequence_chunks divide its length.
+    """
 
     seq_len: int
     sp: int = 1
     ring: int = 1
+    sequence_chunks: int = 1
+    """Chunks that every rank takes a part of and all take one after the other; 1 with a ring."""
 
     @property
     def ulysses(self) -> int:
@@ -59,6 +70,8 @@ class Layout(NamedTuple):
 
     def pieces(self, sp_rank: int) -> list[range]:
         """Positions that a rank holds, in the order in which it holds them."""
+        if self.sequence_chunks > 1 and self.sp > 1:
+            return self._strips(sp_rank)
         member, place = divmod(sp_rank, self.ulysses)
         size = self.seq_len // self.sp
         begin, end = place * size, (place + 1) * size
@@ -69,6 +82,16 @@ class Layout(NamedTuple):
         if len(parts) == 2 and early.stop == late.start:
             return [range(early.start, late.stop)]
         return parts
+
+    def sequence_chunk(self, index: int) -> range:
+        """Positions of a chunk of all ranks."""
+        size = self.seq_len // self.sequence_chunks
+        return range(index * size, (index + 1) * size)
+
+    def _strips(self, sp_rank: int) -> list[range]:
+        size = self.seq_len // (self.sequence_chunks * self.sp)
+        begins = (self.sequence_chunk(index).start + sp_rank * size for index in range(self.sequence_chunks))
+        return [range(begin, begin + size) for begin in begins]
 
     def cut(self, row: npt.NDArray[Item], sp_rank: int) -> npt.NDArray[Item]:
         """A rank's part [S/sp, …] of a whole row [S, …]."""
@@ -116,14 +139,8 @@ class Layout(NamedTuple):
 
     def _chunks(self, borders: Sequence[int], query: int, key: int, window: int) -> SeenBlock | None:
         """What queries of one chunk see of an earlier one's keys, in positions of the sequence."""
-        q_begin, k_end = query * self.chunk, (key + 1) * self.chunk
-        begin, end = _document(borders, k_end - 1)
-        q_end = min(q_begin + self.chunk, end, k_end + window - 1)
-        k_begin = max(key * self.chunk, begin, q_begin - window + 1)
-        if q_end <= q_begin or k_end <= k_begin:
-            return None
-        sees_all = q_end - window <= k_begin
-        return SeenBlock(q_begin, q_end, k_begin, k_end, -1 if sees_all else k_end - q_end + window - 1)
+        queries, keys = (range(at * self.chunk, (at + 1) * self.chunk) for at in (query, key))
+        return seen_of(borders, queries, keys, window)
 
     def _earlier(self, borders: Sequence[int], member: int, other: int) -> SeenBlock | None:
         """All queries, keys of the other's first chunk: the document at that chunk's end."""
@@ -138,6 +155,25 @@ class Layout(NamedTuple):
         begin, end = _document(borders, last)
         keys = sum(min(chunk, max(0, (number + 1) * chunk - begin)) for number in self.chunks(other))
         return SeenBlock(chunk, chunk + min(chunk, end - last), 2 * chunk - keys, 2 * chunk) if keys else None
+
+
+def layout_of(preset: Preset) -> Layout:
+    """How a preset's sequences lie over its ranks."""
+    chunks = preset.engine.sequence_chunks
+    return Layout(preset.workload.seq_len, preset.parallel.sp, preset.ring, chunks)
+
+
+def seen_of(borders: Sequence[int], queries: range, keys: range, window: int = 0) -> SeenBlock | None:
+    """What queries see of keys that all come before them, in positions of the sequence; 0: no window."""
+    begin, end = _document(borders, keys.stop - 1)
+    q_end, k_begin = min(queries.stop, end), max(keys.start, begin)
+    if window:
+        q_end, k_begin = min(q_end, keys.stop + window - 1), max(k_begin, queries.start - window + 1)
+    if q_end <= queries.start or keys.stop <= k_begin:
+        return None
+    sees_all = not window or q_end - window <= k_begin
+    left = -1 if sees_all else keys.stop - q_end + window - 1
+    return SeenBlock(queries.start, q_end, k_begin, keys.stop, left)
 
 
 def _document(borders: Sequence[int], position: int) -> tuple[int, int]:

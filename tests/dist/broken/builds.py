@@ -765,9 +765,9 @@ def gradients_of_the_ring_lost_on_their_last_hop():
 
     backward = ring.add_gradients
 
-    def broken(here, *args):
-        grad_k, grad_v = backward(here, *args)
-        return (grad_k * 0, grad_v * 0) if here.member == 0 else (grad_k, grad_v)
+    def broken(*args):
+        grad_k, grad_v = backward(*args)
+        return (grad_k * 0, grad_v * 0) if torch.distributed.get_rank() == 0 else (grad_k, grad_v)
 
     ring.add_gradients = broken
 
@@ -801,6 +801,78 @@ def a_message_of_the_ring_sent_twice():
         return pass_on(self, *message)
 
     ring.Ring.pass_on = broken
+
+
+def _earlier_chunks(broken):
+    """`broken(chunk, earlier)` in place of what a chunk sees of those before it."""
+    from tgsbench.training.attention import time_ring
+
+    make = time_ring.TimeRing._plan
+
+    def plan(self, docs, num_rows, window, chunk):
+        made = make(self, docs, num_rows, window, chunk)
+        return made._replace(earlier=tuple(broken(chunk, made.earlier)))
+
+    time_ring.TimeRing._plan = plan
+
+
+def a_block_of_an_earlier_chunk_missing():
+    """The last chunk leaves out the first one."""
+    _earlier_chunks(lambda chunk, earlier: earlier[1:] if chunk == 3 else earlier)
+
+
+def a_block_of_an_earlier_chunk_twice():
+    """The third chunk meets each of those before it twice."""
+    _earlier_chunks(lambda chunk, earlier: [(at, blocks * (1 + (chunk == 2))) for at, blocks in earlier])
+
+
+def blocks_of_earlier_chunks_in_wrong_order():
+    """Keys of one chunk meet the rectangle of another."""
+
+    def swapped(chunk, earlier):
+        numbers, blocks = zip(*earlier, strict=True) if earlier else ((), ())
+        return zip(numbers[::-1], blocks, strict=True)
+
+    _earlier_chunks(swapped)
+
+
+def gradients_of_later_chunks_a_position_off():
+    """What later chunks give to the keys of one goes to the keys beside them."""
+    from tgsbench.training.attention import time_ring
+
+    take = time_ring.TimeRing.take
+
+    def broken(self, sums, chunk, of_own, later):
+        return take(self, sums, chunk, of_own, [total.roll(1, dims=1) for total in later])
+
+    time_ring.TimeRing.take = broken
+
+
+def gradients_of_later_chunks_lost():
+    from tgsbench.training.attention import time_ring
+
+    take = time_ring.TimeRing.take
+    time_ring.TimeRing.take = lambda self, sums, chunk, of_own, later: take(self, sums, chunk, of_own, [])
+
+
+def windows_over_chunks_a_token_too_wide():
+    from tgsbench.training.attention import time_ring
+
+    seen_of = time_ring.seen_of
+    time_ring.seen_of = lambda *args: seen_of(*args[:3], args[3] + (args[3] > 0))
+
+
+def weights_learn_from_the_first_chunk_alone():
+    """Gradients of weights are those of the chunk that comes last in the backward."""
+    from tgsbench.training.model import chunked_layer
+
+    take = chunked_layer._Backward.take
+
+    def broken(self, chunk):
+        self.total.zero_()
+        take(self, chunk)
+
+    chunked_layer._Backward.take = broken
 
 
 # Faults of experts that are shared out over ranks

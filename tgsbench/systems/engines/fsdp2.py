@@ -19,6 +19,7 @@ class Fsdp2Options(EngineOptions, frozen=True, kw_only=True, forbid_unknown_fiel
     has_copies: ClassVar[bool] = True
     has_expert_parallel: ClassVar[bool] = True
     has_fp8: ClassVar[bool] = True
+    has_sequence_chunks: ClassVar[bool] = True
 
     name: str = "fsdp2"
     zero_stage: Literal[1, 2, 3] = 3
@@ -29,10 +30,13 @@ class Fsdp2Options(EngineOptions, frozen=True, kw_only=True, forbid_unknown_fiel
     head_parts: Literal[0, 1, 2] = 0
     """Parts of a rank's heads whose attention runs one after the other, so that all-to-alls hide behind it;
     0: two where what is sent is large enough to be worth it."""
+    sequence_chunks: int = 1
+    """Chunks of the sequence that a layer takes one after the other, so that what it computes exists for one
+    of them alone; keys and values of earlier ones come from host memory (FPDT). 1: the whole sequence."""
 
     def on_one_rank(self) -> Self:
-        """Without parts of heads, which exist for their exchanges."""
-        return msgspec.structs.replace(self, head_parts=0)
+        """Without parts of heads, which exist for their exchanges, and whole: a yardstick of the chunks."""
+        return msgspec.structs.replace(self, head_parts=0, sequence_chunks=1)
 
 
 def _rules(preset: Preset) -> list[str]:

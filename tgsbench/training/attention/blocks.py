@@ -116,7 +116,8 @@ def _cpu_backward(grad: Tensor, saved: Saved, scale: float, causal: bool, left: 
     heads, kv_heads = q.shape[1], k.shape[1]
     grad, q, k, v, out = (_heads_first(x, heads) for x in (grad, q, k, v, out))
     mask = _band(q.shape[2], k.shape[2], causal, left, q.dtype)
-    lse = lse.unsqueeze(0).to(torch.promote_types(q.dtype, lse.dtype))  # the kernel's own: fp32 for bf16
+    # In fp32 beside bf16 operands, which a CPU with bf16 instructions is given as they are.
+    lse = lse.unsqueeze(0).to(torch.promote_types(q.dtype, torch.float32))
     grads = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
         grad, q, k, v, out, lse, 0.0, causal and mask is None, attn_mask=mask, scale=scale
     )

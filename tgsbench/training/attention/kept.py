@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -67,6 +67,14 @@ def attend_keeping(attend: Attend, q: Tensor, k: Tensor, v: Tensor, kept: KeptRe
     """Run attention outside autograd; what its kernels return goes to `kept`."""
     with torch.no_grad(), Keeping(kept):
         return attend(q, k, v)
+
+
+class HasRun(Protocol):
+    """Attention that waits for its backward."""
+
+    def backward(self, grad: Tensor) -> tuple[Tensor, ...]:
+        """Gradients of q, k and v."""
+        ...
 
 
 @dataclass

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from tgsbench.schema import spans
 from tgsbench.systems.ring_steps import is_cut, met_steps
-from tgsbench.training.attention.blocks import BLOCK_KERNELS, Saved
+from tgsbench.training.attention.blocks import BLOCK_KERNELS, BlockKernel, Saved
 from tgsbench.training.attention.documents import PackDocuments, documents
 from tgsbench.training.attention.kernels import AttentionKernel
 from tgsbench.training.attention.sinks import share_of, sink_gradients, with_sinks
@@ -137,7 +137,7 @@ class Ring:
         held = 2 * layout.chunk
         rows = num_tokens // held
         edges = range(0, rows * length + 1, length) if docs is None else docs.on_host.tolist()
-        by_row = [_row_borders(edges, row * length, length) for row in range(rows)]
+        by_row = [row_borders(edges, row * length, length) for row in range(rows)]
         own = [0]
         for row, borders in enumerate(by_row):
             own += [row * held + edge for edge in layout.own_borders(borders, self.member, window)[1:]]
@@ -161,7 +161,7 @@ def _blocks(layout: Layout, borders: list[int], member: int, step: int, window: 
     return [block] if block else []
 
 
-def _row_borders(edges: Any, begin: int, length: int) -> list[int]:
+def row_borders(edges: Any, begin: int, length: int) -> list[int]:
     """Borders of the documents of one row, from 0 to its length."""
     inside = {edge - begin for edge in edges if begin < edge < begin + length}
     return sorted({0, length, *inside})
@@ -187,10 +187,10 @@ def _ring_forward(
     out, lse = ring.blocks.forward(q, k, v, scale, plan.own, plan.left)
     out = out.float()
     for block in plan.own_blocks:
-        add_block(ring, q, own, scale, block, (out, lse))
+        add_block(ring.blocks, q, own, scale, block, (out, lse))
     for blocks, here in zip(plan.steps, arrivals, strict=True):
         for block in blocks:
-            add_block(ring, q, here, scale, block, (out, lse))
+            add_block(ring.blocks, q, here, scale, block, (out, lse))
     if sinks is not None:
         out, lse = with_sinks(out, lse, sinks)
     return out.to(q.dtype), lse
@@ -219,11 +219,11 @@ class Arrivals:
 
 
 def add_block(
-    ring: Ring, q: Tensor, kv: Tensor, scale: float, block: SeenBlock, so_far: tuple[Tensor, Tensor]
+    kernel: BlockKernel, q: Tensor, kv: Tensor, scale: float, block: SeenBlock, so_far: tuple[Tensor, Tensor]
 ) -> None:
     """Attend to one block of keys and values [2, T, m, d], and merge it into output and log-sum-exp."""
     queries, keys = slice(block.q_begin, block.q_end), slice(block.k_begin, block.k_end)
-    part, part_lse = ring.blocks.forward(q[queries], kv[0, keys], kv[1, keys], scale, None, block.left)
+    part, part_lse = kernel.forward(q[queries], kv[0, keys], kv[1, keys], scale, None, block.left)
     merge(so_far[0][queries], so_far[1][:, queries], part, part_lse)
 
 
@@ -283,9 +283,9 @@ def _ring_backward(ring: Ring, plan: Plan, grad: Tensor, saved: Saved, scale: fl
     grad_q, *own = ring.blocks.backward(grad, saved, scale, plan.own)
     grad_q, sums = grad_q.float(), ring.pass_on(torch.stack(own).float(), _GRADIENTS)
     for blocks, here in zip(plan.steps, arrivals, strict=True):
-        parts = [add_gradients(ring, grad, saved, here, scale, block, grad_q) for block in blocks]
+        parts = [add_gradients(ring.blocks, grad, saved, here, scale, block, grad_q) for block in blocks]
         summed = sums.wait()
-        _add_to_keys(summed, blocks, parts)
+        add_to_keys(summed, blocks, parts)
         sums = ring.pass_on(summed, _GRADIENTS)
     return grad_q, sums.wait()
 
@@ -298,13 +298,13 @@ def _window_backward(
     arrivals = Arrivals(ring, plan, kv)
     grad_q, *own = ring.blocks.backward(grad, saved, scale, plan.own, plan.left)
     grad_q, total = grad_q.float(), torch.stack(own).float()
-    parts = [add_gradients(ring, grad, saved, kv, scale, block, grad_q) for block in plan.own_blocks]
-    _add_to_keys(total, plan.own_blocks, parts)
+    parts = [add_gradients(ring.blocks, grad, saved, kv, scale, block, grad_q) for block in plan.own_blocks]
+    add_to_keys(total, plan.own_blocks, parts)
     returning: Transfer | None = None
     for blocks, hop, here in zip(plan.steps, plan.hops, arrivals, strict=True):
-        parts = [add_gradients(ring, grad, saved, here, scale, block, grad_q) for block in blocks]
+        parts = [add_gradients(ring.blocks, grad, saved, here, scale, block, grad_q) for block in blocks]
         theirs = torch.zeros_like(total)
-        _add_to_keys(theirs, blocks, parts)
+        add_to_keys(theirs, blocks, parts)
         if returning is not None:
             total += returning.wait()
         returning = ring.pass_on(theirs, _GRADIENTS, -hop)
@@ -313,7 +313,7 @@ def _window_backward(
     return grad_q, total
 
 
-def _add_to_keys(summed: Tensor, blocks: Sequence[SeenBlock], parts: Sequence[tuple[Tensor, Tensor]]) -> None:
+def add_to_keys(summed: Tensor, blocks: Sequence[SeenBlock], parts: Sequence[tuple[Tensor, Tensor]]) -> None:
     """Add gradients of each block's keys and values to those of all [2, T, m, d]."""
     for block, (grad_k, grad_v) in zip(blocks, parts, strict=True):
         keys = slice(block.k_begin, block.k_end)
@@ -322,13 +322,19 @@ def _add_to_keys(summed: Tensor, blocks: Sequence[SeenBlock], parts: Sequence[tu
 
 
 def add_gradients(
-    ring: Ring, grad: Tensor, saved: Saved, kv: Tensor, scale: float, block: SeenBlock, grad_q: Tensor
+    kernel: BlockKernel,
+    grad: Tensor,
+    saved: Saved,
+    kv: Tensor,
+    scale: float,
+    block: SeenBlock,
+    grad_q: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Add one block's share to the gradient of q; returns those of its keys and values."""
     queries, keys = slice(block.q_begin, block.q_end), slice(block.k_begin, block.k_end)
     here = Saved(
         saved.q[queries], kv[0, keys], kv[1, keys], saved.out[queries], saved.lse[:, queries].contiguous()
     )
-    part_q, part_k, part_v = ring.blocks.backward(grad[queries], here, scale, None, block.left)
+    part_q, part_k, part_v = kernel.backward(grad[queries], here, scale, None, block.left)
     grad_q[queries] += part_q
     return part_k, part_v

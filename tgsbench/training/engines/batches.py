@@ -13,7 +13,7 @@ from tgsbench.training.attention.documents import documents
 from tgsbench.training.engines.base import Batch
 from tgsbench.training.parallel.mesh import SequenceMesh
 from tgsbench.workload import Pack, PackedDataset, Shard, shard
-from tgsbench.workload.zigzag import Layout
+from tgsbench.workload.zigzag import layout_of
 
 
 @dataclass
@@ -61,14 +61,14 @@ class Batches:
 
     def _shard(self, index: int, fed: StepCounts) -> Shard:
         pack = self._data.pack(index)
-        masked = self._preset.workload.document_mask
-        part = shard(pack, self._mesh.sp_rank, self._mesh.sp, masked, self._mesh.ring)
+        masked, mesh = self._preset.workload.document_mask, self._mesh
+        part = shard(pack, mesh.sp_rank, mesh.sp, masked, mesh.ring, self._preset.engine.sequence_chunks)
         self._count(part.input_ids, part.labels, pack, fed)
         return part
 
     def _count(self, tokens: np.ndarray, labels: np.ndarray, pack: Pack, fed: StepCounts) -> None:
         """Add this rank's shard (tokens and labels [s]) of a pack to `fed`."""
-        pieces = Layout(len(pack.tokens), self._mesh.sp, self._mesh.ring).pieces(self._mesh.sp_rank)
+        pieces = layout_of(self._preset).pieces(self._mesh.sp_rank)
         fed.tokens += sum(min(len(piece), max(0, pack.num_tokens - piece.start)) for piece in pieces)
         fed.labels += int(np.count_nonzero(labels >= 0))
 

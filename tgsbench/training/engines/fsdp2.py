@@ -19,16 +19,19 @@ from torch.distributed.fsdp import (
 )
 from torch.distributed.tensor import DTensor, Shard
 
+from tgsbench.models.registry import find_family
 from tgsbench.schema import spans
 from tgsbench.schema.preset import Preset
 from tgsbench.systems.whole_layers import head_parts, runs_whole_layers
 from tgsbench.training.attention import attention, kernels
 from tgsbench.training.attention.kernel_timing import kernel_shape_of
 from tgsbench.training.attention.ring import Ring
+from tgsbench.training.attention.time_ring import TimeRing
 from tgsbench.training.clipping import by_mesh, clip_gradients
 from tgsbench.training.engines.base import Batch, Engine, Note
 from tgsbench.training.host_adamw import HostAdamW, local_part
 from tgsbench.training.model.build import CausalLM, build_meta, materialise, part_of, plain_parts
+from tgsbench.training.model.chunked_layer import ChunkedLayer
 from tgsbench.training.model.experts import EXPERT_LOAD, expert_modules, share_out
 from tgsbench.training.model.fp8 import require_fp8
 from tgsbench.training.model.fp8_linear import use_products
@@ -41,6 +44,7 @@ from tgsbench.training.parallel.one_pool import share_memory
 from tgsbench.training.parallel.tracing import Mark, mlp_marks, span
 from tgsbench.training.parallel.traffic import ALL_TO_ALL_COUNTER
 from tgsbench.training.progress import PROGRESS, follow_layers
+from tgsbench.workload.zigzag import layout_of
 
 
 class Fsdp2Engine:
@@ -187,6 +191,10 @@ def build(preset: Preset, mesh: SequenceMesh, device: torch.device, note: Note) 
 
 def _kernel(preset: Preset, mesh: SequenceMesh, device: torch.device) -> kernels.AttentionKernel:
     """What attends to the sequence with a share of the heads: one kernel, or a ring of them."""
+    if (chunks := preset.engine.sequence_chunks) > 1:
+        made = kernels.make("varlen" if device.type == "cuda" else "sdpa", device)
+        reason = f"{chunks} chunks of the sequence by torch's flash attention, merged by log-sum-exp"
+        return dataclasses.replace(made, reason=reason)
     if mesh.ring_group is not None:
         return Ring(mesh.ring_group, preset.workload.seq_len, device).kernel()
     masked = preset.workload.document_mask
@@ -213,10 +221,14 @@ def _sharded_model(
         fully_shard, mesh=mesh.fsdp, mp_policy=policy, offload_policy=home, shard_placement_fn=cut
     )
     stash = HostOffload(preset.model.hidden_size, device) if engine.activation_offload else None
-    products = _products(preset, device)
+    products, time_ring = _products(preset, device), _time_ring(preset, device)
+    windows = find_family(preset.model.family).ring_windows(preset.model)
     for index, layer in enumerate(decoder.layers):
         if engine.compile:
             layer.compile()
+        elif time_ring is not None:
+            options = decoder.config, own, engine.tiled_mlp, products
+            layer = ChunkedLayer(layer, *options, time_ring, windows[index])
         elif runs_whole_layers(preset):
             layer = WholeLayer(layer, decoder.config, own, engine.tiled_mlp, products, head_parts(preset))
         elif preset.linear:
@@ -235,6 +247,14 @@ def _sharded_model(
         in_order = (decoder.embed_tokens, *decoder.layers, decoder.norm)
         share_memory(model, [module for module in in_order if isinstance(module, FSDPModule)], device)
     return model
+
+
+def _time_ring(preset: Preset, device: torch.device) -> TimeRing | None:
+    """What the layers' chunks of the sequence attend by; None where each takes the whole one."""
+    if preset.engine.sequence_chunks == 1:
+        return None
+    locked = PageLocked("keys and values of a chunk", "engine.sequence_chunks=1")
+    return TimeRing(layout_of(preset), HostOffload(preset.model.hidden_size, device, locked), device)
 
 
 def _home(preset: Preset, device: torch.device) -> OffloadPolicy:

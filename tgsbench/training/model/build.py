@@ -39,6 +39,8 @@ class CausalLM(nn.Module):
         self.fused = builder.fuse(self.model, engine)
         """Whose norms, RoPE and SwiGLU run."""
         self.head = LossHead(config.hidden_size, config.vocab_size, loss_chunk_tokens, engine.liger)
+        if engine.sequence_chunks > 1 and loss_chunk_tokens:
+            self.head.take_over(self.model.norm)
         if config.tie_word_embeddings:
             self.head.weight = self.model.embed_tokens.weight
 

@@ -10,10 +10,22 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tgsbench.schema import spans
+from tgsbench.training.model import fused_layers
 from tgsbench.training.model.cpu_bf16 import linear, to_fp32
 from tgsbench.training.parallel.tracing import span
 
 IGNORE_INDEX = -100
+
+
+class PassingNorm(nn.Module):
+    """The last norm of a decoder whose loss head norms each chunk itself."""
+
+    weight: Tensor
+    variance_epsilon: float
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """hidden_states as they are."""
+        return hidden_states
 
 
 class LossHead(nn.Module):
@@ -24,6 +36,17 @@ class LossHead(nn.Module):
         self.weight = nn.Parameter(torch.empty(vocab_size, hidden_size))
         self.chunk_tokens = chunk_tokens
         self.liger = liger
+        self._norm: list[PassingNorm] = []
+        """A module that is not one of this one's own."""
+
+    def take_over(self, norm: nn.Module) -> None:
+        """Norm each chunk before its logits: neither normed rows nor their gradients exist for all.
+
+        The rows themselves become their gradients.
+        """
+        norm.__class__ = PassingNorm
+        assert isinstance(norm, PassingNorm)
+        self._norm.append(norm)
 
     def forward(self, hidden: Tensor, labels: Tensor) -> Tensor:
         """Sum of token losses in fp32; hidden [B, s, h], labels [B, s] already shifted."""
@@ -31,6 +54,10 @@ class LossHead(nn.Module):
         with span(spans.LOSS):
             if self.liger:
                 return liger_linear_cross_entropy(rows, self.weight, targets)
+            for norm in self._norm:
+                weights, eps = (norm.weight, self.weight), norm.variance_epsilon
+                total: Tensor = _NormedLoss.apply(rows, *weights, targets, eps, self.chunk_tokens)  # type: ignore[no-untyped-call]
+                return total
             return linear_cross_entropy(rows, self.weight, targets, self.chunk_tokens)
 
 
@@ -81,6 +108,40 @@ class _ChunkedLoss(torch.autograd.Function):
         grad_hidden, grad_weight = ctx.saved_tensors
         scale = grads[0]
         return grad_hidden.mul_(scale), grad_weight.mul_(scale), None, None
+
+
+class _NormedLoss(torch.autograd.Function):
+    """Norm, projection and loss of rows [T, h], whose gradient takes their place in the forward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, rows: Tensor, norm_weight: Tensor, weight: Tensor, labels: Tensor, eps: float, tokens: int
+    ) -> Tensor:
+        dtype, wide = weight.dtype, to_fp32(weight)
+        # Without its history: nobody reads the rows again, and autograd would take them for changed.
+        into = rows.data if any(ctx.needs_input_grad) else None
+        total = torch.zeros((), dtype=torch.float32, device=rows.device)
+        of_norm, of_weight = (torch.zeros_like(w, dtype=torch.float32) for w in (norm_weight, weight))
+        for piece, targets in zip(rows.split(tokens), labels.split(tokens), strict=True):
+            normed, inverse = fused_layers.norm_forward(piece, norm_weight, eps)
+            labelled = (targets != IGNORE_INDEX).unsqueeze(1)
+            hidden = to_fp32(normed)
+            grad = None if into is None else torch.empty_like(hidden)
+            total += _chunk(hidden, targets.unsqueeze(1) * labelled, labelled, wide, grad, of_weight)
+            if grad is not None:
+                of_piece, share = fused_layers.norm_backward(grad.to(dtype), piece, inverse, norm_weight)
+                piece.data.copy_(of_piece)
+                of_norm.add_(share)
+        ctx.save_for_backward(of_norm.to(dtype), of_weight.to(dtype))
+        ctx.into = into
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        of_norm, of_weight = ctx.saved_tensors
+        grad, ctx.into = ctx.into, None
+        scaled = (each.mul_(grads[0]) for each in (grad, of_norm, of_weight))
+        return *scaled, None, None, None
 
 
 def _row(tensor: Tensor | None, piece: slice) -> Tensor | None:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tgsbench.schema import spans
 from tgsbench.schema.preset import Checkpointing
 from tgsbench.training.attention.attention import UlyssesAttention
-from tgsbench.training.attention.kept import AttentionGraph, KeptResults, attend_again, attend_keeping
+from tgsbench.training.attention.kept import AttentionGraph, HasRun, KeptResults, attend_again, attend_keeping
 from tgsbench.training.model import fused_layers
 from tgsbench.training.model.fp8 import Operand
 from tgsbench.training.model.products import LayerProducts
@@ -141,7 +141,7 @@ class _Mlp:
     up: Tensor | None = None
 
 
-class _Pass:
+class LayerPass:
     """One layer's weights and positions in one pass; T = B·s rows."""
 
     def __init__(self, layer: WholeLayer, x: Tensor, flat: Tensor, cos: Tensor, sin: Tensor) -> None:
@@ -216,9 +216,11 @@ class _Pass:
         return o.view(o.shape[0], layer.sp, layer.chunks, -1)[:, :, index]
 
     def q_weight(self, index: int) -> Tensor:
+        """`chunk_of_q` of the weight, as one matrix."""
         return self.chunk_of_q(index, self.w.q).reshape(-1, self.w.q.shape[1])
 
     def o_weight(self, index: int) -> Tensor:
+        """`chunk_of_o` of the weight, as one matrix."""
         return self.chunk_of_o(index, self.w.o).reshape(self.w.o.shape[0], -1)
 
     def chunk_of_kv(self, index: int, x: Tensor) -> Tensor:
@@ -353,7 +355,7 @@ class _Pass:
         return [start_scatter([self.split_heads(each)], self.group, spans.A2A_POST) for each in gradients]
 
     def attention_backward(
-        self, arrivals: list[Arrival], graphs: Iterable[AttentionGraph], o_backward: Callable[[], None]
+        self, arrivals: list[Arrival], graphs: Iterable[HasRun], o_backward: Callable[[], None]
     ) -> tuple[list[Arrival], Arrival]:
         """Gradients of each chunk's q, and of all k and v, on their way back; `arrivals` is emptied.
 
@@ -492,7 +494,7 @@ class _Layer(torch.autograd.Function):
         layer: WholeLayer,
         stash: HostOffload | None,
     ) -> Tensor:
-        run, mode = _Pass(layer, x, flat, cos, sin), layer.checkpointing
+        run, mode = LayerPass(layer, x, flat, cos, sin), layer.checkpointing
         results: list[KeptResults] = []
         graphs: list[AttentionGraph] = []
         inputs: list[Inputs] = []
@@ -528,7 +530,7 @@ class _Layer(torch.autograd.Function):
         layer: WholeLayer = ctx.layer
         away: _Away | None = ctx.away
         flat, cos, sin, *saved = ctx.saved_tensors
-        run = _Pass(layer, away.bring() if away else saved.pop(), flat, cos, sin)
+        run = LayerPass(layer, away.bring() if away else saved.pop(), flat, cos, sin)
         run.away = away if layer.checkpointing == "full" else None
         to = layer.weights(torch.empty_like(flat))
         mlp, returned, rest = _until_mlp(run, saved, ctx.graphs)
@@ -554,7 +556,7 @@ class _Layer(torch.autograd.Function):
 
 
 def _until_mlp(
-    run: _Pass, saved: list[Any], graphs: list[AttentionGraph]
+    run: LayerPass, saved: list[Any], graphs: list[AttentionGraph]
 ) -> tuple[_Mlp, list[Tensor], list[Tensor]]:
     """What the MLP's backward needs, attention's outputs, and what else was saved."""
     layer = run.layer
@@ -585,7 +587,7 @@ def _replayed(layer: WholeLayer, inputs: Inputs, kept: KeptResults) -> Attention
     return attend_again(layer.attend, *inputs, kept)
 
 
-def _again(run: _Pass, graphs: list[AttentionGraph]) -> tuple[_Mlp, list[Tensor]]:
+def _again(run: LayerPass, graphs: list[AttentionGraph]) -> tuple[_Mlp, list[Tensor]]:
     """The forward once more, up to the last product: what the MLP takes, and attention's outputs."""
     layer, returned = run.layer, list[Tensor]()
     arrivals = run.attended(run.received(run.normed()[0]), lambda inputs: _graphed(layer, inputs, graphs))

@@ -23,10 +23,11 @@ from tgsbench.units import gib
 
 @dataclass
 class _Slot:
-    """One layer input: its host copy, and its device copy once that is on its way back."""
+    """One tensor that waits: its host copy, and its device copy once that is on its way back."""
 
     host: Tensor
     device: torch.device
+    left: torch.cuda.Event | None = None
     on_device: Tensor | None = None
     arrived: torch.cuda.Event | None = None
 
@@ -65,18 +66,19 @@ def _unlock(locked: list[Tensor]) -> None:
 class HostOffload:
     """Takes layer inputs in the order of the forward and gives them back in reverse, each as often as asked.
 
-    Host buffers are pinned once and used again in every step. On a CPU there is no second stream and no
-    saving; the same code runs, for tests.
+    So it does with the blocks of chunks of a sequence: one stream has all copies, in the order in which they
+    were asked for, so that a buffer that is free may be written at once. Host buffers are pinned once and
+    used again in every step. On a CPU there is no second stream and no saving; the same code runs, for tests.
     """
 
-    def __init__(self, hidden_size: int, device: torch.device) -> None:
+    def __init__(self, hidden_size: int, device: torch.device, locked: PageLocked | None = None) -> None:
         self._hidden_size = hidden_size
         self._cuda = device.type == "cuda"
         self._stream = torch.cuda.Stream(device) if self._cuda else None
         self._slots: list[_Slot | None] = []
         self.on_host: Callable[[Tensor], None] = lambda _: None
         """Told of each new host buffer: where fake tensors stand for a GPU's, host and device look alike."""
-        self._blocks = PageLocked("a layer's input", "engine.activation_offload=false")
+        self._blocks = locked or PageLocked("a layer's input", "engine.activation_offload=false")
         self._free: dict[tuple[torch.Size, torch.dtype], list[Tensor]] = {}
 
     def hooks(self) -> AbstractContextManager[Any]:
@@ -89,8 +91,15 @@ class HostOffload:
         host = buffers.pop() if buffers else self._pinned(tensor)
         with self._beside(tensor):
             host.copy_(tensor, non_blocking=self._cuda)
-        self._slots.append(_Slot(host, tensor.device))
+            left = self._stream.record_event() if self._stream is not None else None
+        self._slots.append(_Slot(host, tensor.device, left))
         return len(self._slots) - 1
+
+    def wait_until_left(self, index: int) -> None:
+        """What is computed from here on may overwrite the tensor that was kept."""
+        slot = self._slots[index]
+        if slot is not None and slot.left is not None:
+            torch.cuda.current_stream(slot.device).wait_event(slot.left)
 
     def ahead(self, index: int) -> None:
         """Start an input's copy back to the device, unless it is under way or there is none."""
