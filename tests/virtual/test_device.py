@@ -42,6 +42,19 @@ def test_a_number_that_nobody_computed_reads_as_zero_where_it_would_be_nan(on_de
     assert out.split() == ["-100", "0.0"]
 
 
+def test_a_truth_value_that_nobody_computed_reads_as_false_whatever_lay_there(on_device):
+    out, _ = on_device(
+        "import torch\n"
+        "numbers = torch.zeros(4, device='cuda')\n"
+        "mask = torch.ones(4, dtype=torch.bool).cuda()\n"
+        "flag = torch.tensor(True, device='cuda')\n"
+        "print(mask.tolist()[0], flag.item())\n"
+        "del mask\n"
+        "print(numbers.isnan().any().item(), numbers.isinf().any().item())\n"
+    )
+    assert out.split() == ["True", "True", "False", "False"]
+
+
 def test_a_full_card_fails_as_a_real_one_does(on_device):
     out, folder = on_device(
         "import torch\n"
