@@ -99,7 +99,7 @@ class Swift:
             "use_hf": True,
         }
         if is_on_virtual_gpu():
-            # It would choose labelled tokens by two masks that agree on what they hold, which nobody computed.
+            # It would choose labelled tokens by two masks that agree only where somebody computed them.
             found["use_logits_to_keep"] = False
         return found | ({"deepspeed": str(folder / "deepspeed.json")} if stage else {})
 

@@ -69,7 +69,9 @@ def one_of(env: Environment) -> str:
                 num_nodes = len(launcher.read(env).hosts)
             except (KeyError, ValueError, IndexError):
                 return ""
-            said = f"{launcher.title} started this on one of {num_nodes} machines, and it runs on this one alone"
+            said = (
+                f"{launcher.title} started this on one of {num_nodes} machines, and it runs on this one alone"
+            )
             return said if num_nodes > 1 else ""
     return ""
 

@@ -139,14 +139,15 @@ def answer_for_a_cpu() -> None:
 
 
 def attend_by_torch() -> None:
-    """torch's own flash attention for the package's on a virtual GPU, which knows the kernels of torch alone."""
+    """torch's own flash attention on a virtual GPU, which knows the kernels of torch alone."""
     import xtuner.v1.module.attention.mha as mha
     import xtuner.v1.ops.attn_imp as ops
     from torch.nn.attention.varlen import AuxRequest, varlen_attn
 
     def attend(q: Any, k: Any, v: Any, **named: Any) -> Any:
         return varlen_attn(
-            q, k, v, named["cu_seqlens_q"], named["cu_seqlens_k"], named["max_seqlen_q"], named["max_seqlen_k"],
+            q, k, v, named["cu_seqlens_q"], named["cu_seqlens_k"],
+            named["max_seqlen_q"], named["max_seqlen_k"],
             scale=named["softmax_scale"], window_size=(-1, 0),
             enable_gqa=q.shape[1] != k.shape[1], return_aux=AuxRequest(lse=True),
         )  # fmt: skip

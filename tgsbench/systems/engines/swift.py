@@ -77,7 +77,7 @@ ENGINE = EngineSpec(
         NO_BF16_ON_CPU,
     ),
     unequal=(
-        "logits of all labelled tokens at once at the loss (under sp of a whole piece), where ours come in chunks",
+        "logits of all labelled tokens at once at the loss (with sp, of all), where ours come in chunks",
     ),
     costs=replace(
         ZERO3, name="swift", fused_exchange=False, repeats_kv=False, whole_logits=True, traffic=EAGER
