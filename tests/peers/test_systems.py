@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+import tgsbench.api as api
+from tgsbench.external.bridge import load_adapter
+from tgsbench.external.process import PEER
 from tgsbench.systems import environments
 
 pytestmark = pytest.mark.peers
@@ -139,3 +142,21 @@ def exact(result: dict) -> None:
     for tgs, step_s in zip(result["tgs"]["samples"], result["step_s"]["samples"], strict=True):
         assert tgs * step_s * 2 == pytest.approx(result["tokens_per_step"], rel=0.001)
     assert not result["warnings"] or "tokens a step" not in str(result["warnings"])
+
+
+@pytest.mark.skipif(bool(environments.find_environment("torchtitan").missing), reason="make peers")
+@pytest.mark.parametrize(
+    ("shared_by", "said"), [("context", "context_parallel_degree=4"), ("tensor", "tensor_parallel_degree=4")]
+)
+def test_what_gpus_would_be_given_is_taken_by_torchtitans_own_classes(tmp_path, shared_by, said):
+    options = ["engine.name=torchtitan", "training.checkpointing=full", f"engine.sp_by={shared_by}"]
+    preset = api.load_preset("llama2_70b_32k", options)
+    settings = tmp_path / "titan.json"
+    settings.write_text(load_adapter(preset).files(preset, tmp_path)["titan.json"])
+    code = "import json, runpy, sys\nthere = runpy.run_path(sys.argv[1])\n"
+    code += "print(there['configuration'](json.load(open(sys.argv[2]))).parallelism)\n"
+    python = environments.find_environment("torchtitan").python
+    argv = [python, "-c", code, str(PEER / "titan_train.py"), str(settings)]
+    done = subprocess.run(argv, capture_output=True, text=True, cwd=tmp_path, timeout=500)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert said in done.stdout

@@ -530,6 +530,14 @@ def test_swift_gets_the_presets_values_and_logs_a_mean_since_it_began():
     assert own.tgs == preset.tokens_per_step / 3.0 / 2 and "warm-up included" in own.basis
 
 
+def test_swift_scores_every_token_where_nobody_computes_which_are_labelled(monkeypatch):
+    words = load_adapter(a_tiny("swift")).arguments(a_tiny("swift"), Path("/x"))
+    assert "--use_logits_to_keep" not in words
+    monkeypatch.setenv("TGSBENCH_VGPU_LOG", "/x")
+    words = load_adapter(a_tiny("swift")).arguments(a_tiny("swift"), Path("/x"))
+    assert words[words.index("--use_logits_to_keep") + 1] == "false"
+
+
 def test_swift_without_zero_is_started_without_deepspeed():
     words = load_adapter(a_tiny("swift")).arguments(a_tiny("swift", "engine.zero_stage=0"), Path("/x"))
     assert "--deepspeed" not in words
@@ -654,6 +662,23 @@ def test_xtuner_v1_gets_the_presets_values():
     settings = json.loads(load_adapter(a_tiny("xtuner_v1")).files(on_gpus, Path("/x"))["xtuner_v1.json"])
     assert settings["fsdp_cfg"]["recompute_ratio"] == 0.0 and "dist_backend" not in settings["trainer"]
     assert settings["model"]["attention"]["attn_impl"] == "flash_attention"
+
+
+def test_xtuner_v1_does_not_take_another_attention_than_was_asked_for(monkeypatch):
+    def config(**values):
+        return SimpleNamespace(**values)
+
+    model = runpy.run_path(str(PEER / "xtuner_v1_train.py"))["model"]
+    base = SimpleNamespace(RopeParametersConfig=config)
+    monkeypatch.setitem(sys.modules, "xtuner.v1.model.base", base)
+    monkeypatch.setitem(sys.modules, "xtuner.v1.model.dense.qwen2", SimpleNamespace(Qwen2DenseConfig=config))
+    attention = SimpleNamespace(MHAConfig=lambda **_: config(attn_impl="flex_attention"))
+    monkeypatch.setitem(sys.modules, "xtuner.v1.module.attention", attention)
+    settings = {"rope_theta": 1e4, "attention": {"attn_impl": "flex_attention"}}
+    assert model(settings).attention.attn_impl == "flex_attention"
+    settings["attention"]["attn_impl"] = "flash_attention"
+    with pytest.raises(ModuleNotFoundError, match="flex_attention for flash_attention: install flash-attn"):
+        model(settings)
 
 
 def test_xtuner_v1_ranks_each_count_their_piece_of_a_sequence(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 
 from tests.contract.cli import environment, tgsbench
 from tgsbench.errors import TgsError
-from tgsbench.launch.launchers import from_environment
+from tgsbench.launch.launchers import from_environment, one_of
 
 KUBEFLOW = {
     "PET_NNODES": "3", "PET_NODE_RANK": "2", "PET_NPROC_PER_NODE": "1",
@@ -56,6 +56,16 @@ def test_torchruns_own_port_is_left_to_torchrun():
 def test_a_launcher_inside_another_is_the_one_that_counts():
     assert from_environment(SLURM | SKYPILOT)[0].hosts[0] == "10.0.0.4"
     assert from_environment(KUBEFLOW | TORCHRUN, "r1")[0].hosts[0] == "host1"
+
+
+@pytest.mark.parametrize(
+    ("env", "num_machines"),
+    [(KUBEFLOW, 3), (SKYPILOT, 2), (SLURM, 2), (TORCHRUN, 2), (KUBEFLOW | {"PET_NNODES": "1"}, 0), ({}, 0),
+     ({"PET_NODE_RANK": "0"}, 0)],
+)  # fmt: skip
+def test_a_run_that_leaves_its_launchers_other_machines_out_is_told(env, num_machines):
+    assert (f"one of {num_machines} machines" in one_of(env)) == bool(num_machines)
+    assert bool(one_of(env)) == bool(num_machines)
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,30 @@ def test_a_number_that_nobody_computed_reads_as_zero_where_it_would_be_nan(on_de
     assert out.split() == ["-100", "0.0"]
 
 
+def test_a_truth_value_that_nobody_computed_reads_as_false_whatever_lay_there(on_device):
+    out, _ = on_device(
+        "import torch\n"
+        "numbers = torch.zeros(4, device='cuda')\n"
+        "mask = torch.ones(4, dtype=torch.bool).cuda()\n"
+        "flag = torch.tensor(True, device='cuda')\n"
+        "print(mask.tolist()[0], flag.item())\n"
+        "del mask\n"
+        "print(numbers.isnan().any().item(), numbers.isinf().any().item())\n"
+    )
+    assert out.split() == ["True", "True", "False", "False"]
+
+
+def test_what_fills_a_small_tensor_is_read_back(on_device):
+    out, _ = on_device(
+        "import torch\n"
+        "sizes = torch.full((3,), 32768, dtype=torch.int64, device='cuda')\n"
+        "print(*sizes.tolist(), torch.full((), 0.5, device='cuda').item())\n"
+        "print(torch.ones((), dtype=torch.bool, device='cuda').item())\n"
+        "print(*torch.full((2,), 3, dtype=torch.bfloat16, device='cuda').tolist())\n"
+    )
+    assert out.split() == ["32768"] * 3 + ["0.5", "True", "3.0", "3.0"]
+
+
 def test_a_full_card_fails_as_a_real_one_does(on_device):
     out, folder = on_device(
         "import torch\n"

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.virtual
 SMALL = ["model.num_layers=2", "workload.corpus=lengths", "workload.concat=1", "training.checkpointing=full"]
 
 
-@pytest.mark.parametrize("engine", ["trl", "torchtitan"])
+@pytest.mark.parametrize("engine", ["trl", "torchtitan", "swift", "xtuner_v1"])
 def test_a_system_of_another_environment_is_counted_as_our_ranks_are(installed, tmp_path, engine):
     try:
         installation.require_of(engine)

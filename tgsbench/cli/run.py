@@ -175,6 +175,8 @@ def run(
         options = several.preset_options(name, assignments, rehearse)
         sys.exit(_run_part(part, preset, options, root, as_json, metrics))
     api.check_machine(preset, emulate_rank=emulate, virtual=virtual)
+    if not virtual and not preset.is_external and (told := launchers.one_of(os.environ)):
+        diagnostics.warn(told, "--nodes auto joins them")
     if repeats:
         sys.exit(_run_repeats(preset, root, run_name, repeats, as_json, metrics))
     with StopSignals() as stop:

@@ -18,7 +18,7 @@ from tgsbench.external.adapter import (
     log_text,
     trainer_arguments,
 )
-from tgsbench.external.process import PEER, ExternalProcess
+from tgsbench.external.process import PEER, ExternalProcess, is_on_virtual_gpu
 from tgsbench.schema.events import Data, Warn
 from tgsbench.schema.preset import Preset
 from tgsbench.systems.engines.swift import ENGINE, KERNELS, SwiftOptions
@@ -98,6 +98,9 @@ class Swift:
             "data_seed": training.seed % 2**32,
             "use_hf": True,
         }
+        if is_on_virtual_gpu():
+            # It would choose labelled tokens by two masks that agree only where somebody computed them.
+            found["use_logits_to_keep"] = False
         return found | ({"deepspeed": str(folder / "deepspeed.json")} if stage else {})
 
     def environment(self, preset: Preset) -> dict[str, str]:

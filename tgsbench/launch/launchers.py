@@ -61,6 +61,21 @@ def from_environment(env: Environment, name: str = "") -> tuple[NodePart, bool]:
     return NodePart(part.hosts, part.node_rank, part.rendezvous, named), is_first
 
 
+def one_of(env: Environment) -> str:
+    """What a run of one machine should know where a launcher started it on several; empty where none did."""
+    for launcher in LAUNCHERS:
+        if launcher.known_by in env:
+            try:
+                num_nodes = len(launcher.read(env).hosts)
+            except (KeyError, ValueError, IndexError):
+                return ""
+            said = (
+                f"{launcher.title} started this on one of {num_nodes} machines, and it runs on this one alone"
+            )
+            return said if num_nodes > 1 else ""
+    return ""
+
+
 def _kubeflow(env: Environment) -> NodePart:
     """torchrun's defaults as Kubeflow's controller and our JobSets set them."""
     num_nodes, node_rank = _number(env, "PET_NNODES"), _number(env, "PET_NODE_RANK")

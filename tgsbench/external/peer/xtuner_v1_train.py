@@ -24,6 +24,8 @@ def main() -> None:
     if settings["on_cpu"]:
         answer_for_a_cpu()
     norm_tensors_one_by_one()
+    if "TGSBENCH_VGPU_LOG" in os.environ:
+        attend_by_torch()
     from xtuner.v1.train import Trainer
 
     Trainer.from_config(configuration(settings)).fit()
@@ -55,6 +57,10 @@ def model(settings: dict[str, Any]) -> Any:
 
     rope = RopeParametersConfig(rope_theta=settings["rope_theta"])
     attention = MHAConfig(**settings["attention"])
+    asked = settings["attention"]["attn_impl"]
+    if attention.attn_impl != asked:  # it says so in its log, and goes on
+        taken = f"XTuner would take {attention.attn_impl} for {asked}"
+        raise ModuleNotFoundError(f"{taken}: install flash-attn in this environment")
     shape = {name: value for name, value in settings.items() if name not in ("rope_theta", "attention")}
     return Qwen2DenseConfig(**shape, rope_parameters_cfg=rope, attention=attention)
 
@@ -130,6 +136,24 @@ def answer_for_a_cpu() -> None:
     for name in ("memory_allocated", "memory_reserved", "max_memory_allocated", "max_memory_reserved"):
         setattr(device, name, lambda *_: 0)
     device.device_count = lambda: int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def attend_by_torch() -> None:
+    """torch's own flash attention on a virtual GPU, which knows the kernels of torch alone."""
+    import xtuner.v1.module.attention.mha as mha
+    import xtuner.v1.ops.attn_imp as ops
+    from torch.nn.attention.varlen import AuxRequest, varlen_attn
+
+    def attend(q: Any, k: Any, v: Any, **named: Any) -> Any:
+        return varlen_attn(
+            q, k, v, named["cu_seqlens_q"], named["cu_seqlens_k"],
+            named["max_seqlen_q"], named["max_seqlen_k"],
+            scale=named["softmax_scale"], window_size=(-1, 0),
+            enable_gqa=q.shape[1] != k.shape[1], return_aux=AuxRequest(lse=True),
+        )  # fmt: skip
+
+    mha.is_installed = lambda _: True
+    ops.flash_attn_varlen_func, ops.flash_attn_exception = attend, None
 
 
 def norm_tensors_one_by_one() -> None:

@@ -76,7 +76,9 @@ ENGINE = EngineSpec(
         ),
         NO_BF16_ON_CPU,
     ),
-    unequal=("logits of a whole sequence at the loss, where ours come in chunks",),
+    unequal=(
+        "logits of all labelled tokens at once at the loss (with sp, of all), where ours come in chunks",
+    ),
     costs=replace(
         ZERO3, name="swift", fused_exchange=False, repeats_kv=False, whole_logits=True, traffic=EAGER
     ),

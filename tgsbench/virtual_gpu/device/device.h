@@ -111,4 +111,11 @@ struct Launch {
 };
 void log_launch(const void* handle, const void* stream, const Launch& launch);
 
+// Bytes of an element that a kernel of this name fills with (int count, value, address); 0: it is no such kernel.
+size_t width_of_fill(const std::string& kernel);
+// Do that fill, where it is small.
+void fill(size_t width, void** args);
+// From now on a truth value at this address is somebody's own, and not what lay there before.
+void trust_truth(const void* address);
+
 }  // namespace vgpu

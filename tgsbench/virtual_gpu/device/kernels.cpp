@@ -19,6 +19,7 @@ struct Kernel {
   std::string mangled;
   std::string name;      // readable; made at the first launch
   bool counts_elements;  // its first argument is the number of elements
+  size_t fill_width;     // bytes of each element that it fills; 0: it fills none
 };
 
 std::mutex& guard() {
@@ -48,13 +49,14 @@ bool starts_with_count(const std::string& name) {
 
 const Kernel& kernel_of(const void* handle) {
   std::lock_guard<std::mutex> held(guard());
-  static const auto* nameless = new Kernel{nullptr, "", "kernel without a name", false};
+  static const auto* nameless = new Kernel{nullptr, "", "kernel without a name", false, 0};
   const auto found = kernels().find(handle);
   if (found == kernels().end()) return *nameless;
   Kernel& kernel = found->second;
   if (kernel.name.empty()) {
     kernel.name = readable(kernel.mangled);
     kernel.counts_elements = starts_with_count(kernel.name);
+    kernel.fill_width = width_of_fill(kernel.name);
   }
   return kernel;
 }
@@ -106,7 +108,7 @@ int architecture_that_runs(const Kernel& kernel) {
 
 void register_kernel(const void* handle, const char* name, const void* built_for) {
   std::lock_guard<std::mutex> held(guard());
-  kernels()[handle] = Kernel{static_cast<const Architectures*>(built_for), name, "", false};
+  kernels()[handle] = Kernel{static_cast<const Architectures*>(built_for), name, "", false, 0};
 }
 
 void log_launch(const void* handle, const void* stream, const Launch& launch) {
@@ -115,6 +117,7 @@ void log_launch(const void* handle, const void* stream, const Launch& launch) {
   const uint64_t threads = uint64_t{launch.block.x} * launch.block.y * launch.block.z;
   log(kKernel, stream, kernel.name, launch.grid.x, yz, threads | launch.shared_bytes << 32,
       elements_of(kernel, launch.args));
+  if (kernel.fill_width && launch.args) fill(kernel.fill_width, launch.args);
 }
 
 }  // namespace vgpu

@@ -2,6 +2,8 @@
 #include "device.h"
 
 #include <cstring>
+#include <mutex>
+#include <unordered_set>
 
 using vgpu::Place;
 
@@ -76,6 +78,31 @@ cudaError_t cudaGetSymbolAddress(void** address, const void*) {
 
 namespace {
 
+struct Truths {
+  std::mutex guard;
+  std::unordered_set<const void*> addresses;
+};
+
+Truths& truths() {
+  static auto* known = new Truths;
+  return *known;
+}
+
+bool is_trusted(const void* address) {
+  std::lock_guard<std::mutex> held(truths().guard);
+  return truths().addresses.count(address) != 0;
+}
+
+}  // namespace
+
+// Forgotten by none: a block that is used again for a value of the device's own holds the old one, as good as any.
+void vgpu::trust_truth(const void* address) {
+  std::lock_guard<std::mutex> held(truths().guard);
+  truths().addresses.insert(address);
+}
+
+namespace {
+
 // Which way a copy goes, from where its ends lie.
 cudaMemcpyKind direction(const void* target, const void* source) {
   const bool to_device = vgpu::place_of(target) == Place::kDevice;
@@ -100,11 +127,11 @@ bool host_waits(cudaMemcpyKind kind, const void* target, const void* source) {
   return false;
 }
 
-// A number that nobody computed holds what lay there before, such as labels of -100: as a float that is NaN, as
-// a truth value neither true nor false, and the program would take it for a failure of its own. One that the
-// host reads by itself is 0 then.
-void settle_number(void* number, size_t bytes) {
-  if (bytes == 1 && *static_cast<unsigned char*>(number) > 1) memset(number, 0, bytes);
+// A number that nobody computed holds what lay there before, such as labels of -100 or a mask: as a float that
+// is NaN, as a truth value true by chance, and the program would take it for a failure of its own (DeepSpeed's
+// "gradients are non-finite", now in one run and now in none). One that the host reads by itself is 0 then.
+void settle_number(void* number, const void* source, size_t bytes) {
+  if (bytes == 1 && !is_trusted(source)) memset(number, 0, bytes);
   if (bytes == 8) {
     uint64_t bits;
     memcpy(&bits, number, bytes);
@@ -124,7 +151,8 @@ cudaError_t copy(void* target, const void* source, size_t bytes, const void* str
   const cudaMemcpyKind kind = direction(target, source);
   vgpu::log(vgpu::kCopy, stream, name_of(kind), bytes, kind, blocking || host_waits(kind, target, source));
   vgpu::move_bytes(target, source, bytes);
-  if (kind == cudaMemcpyDeviceToHost) settle_number(target, bytes);
+  if (kind == cudaMemcpyHostToDevice && bytes == 1) vgpu::trust_truth(target);
+  if (kind == cudaMemcpyDeviceToHost) settle_number(target, source, bytes);
   return cudaSuccess;
 }
 
