@@ -580,7 +580,8 @@ def test_chunks_trade_memory_for_host_memory_and_hide_what_they_move():
     )
     assert chunked.memory.tensors_gib < 0.5 * whole.memory.tensors_gib
     assert chunked.memory.host_gib > whole.memory.host_gib
-    assert chunked.time.get("offload", 0) == 0
+    # The layers' inputs come back twice, once with little to hide behind; all else is hidden.
+    assert 0 < chunked.time["offload"] < 0.001 * sum(chunked.time.values())
 
 
 def test_chunks_make_as_many_all_to_alls_as_integrity_demands():
