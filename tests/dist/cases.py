@@ -107,6 +107,18 @@ CASES["ring_beyond_heads"] = {
     "model": {**_MODEL, "num_query_heads": 1, "num_kv_heads": 1},
     "training.checkpointing": "selective",
 }
+for _kv in (1, 2):
+    for _mask in ("causal", "documents"):
+        for _mode in ("none", "selective", "full"):
+            # With sp 4 two nodes of two ranks, which need a head each, or both the same one.
+            CASES[f"kv_hops{_kv}-{_mask}-{_mode}"] = {
+                "model": {**_MODEL, "num_query_heads": 8, "num_kv_heads": _kv},
+                "workload.document_mask": _mask == "documents",
+                "training.checkpointing": _mode,
+                "training.micro_batch": _kv,
+                "hardware.gpus_per_node": 2,
+                "engine.head_parts": 2,
+            }
 
 
 def case_preset(name: str, world: int) -> Preset:

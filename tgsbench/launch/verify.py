@@ -27,6 +27,7 @@ from tgsbench.schema.preset import Measure, ModelShape, Parallel, Preset
 from tgsbench.schema.verify import Check, CheckName, Verification
 from tgsbench.system.scratch import scratch_folder
 from tgsbench.systems import availability, registry, support
+from tgsbench.systems.kv_hops import with_hops_of
 from tgsbench.systems.whole_layers import most_attention_calls, most_parts, with_parts_of
 
 NUM_STEPS = 20
@@ -73,7 +74,7 @@ def small_preset(preset: Preset) -> Preset:
     small = shrunken(preset, sp, world, "cpu", _SEQ_LEN // sp, head_dim, _KV_HEADS_PER_CALL)
     if (calls := min(most_attention_calls(preset), most_parts(small))) > 1:
         small = shrunken(preset, sp, world, "cpu", _SEQ_LEN // sp, head_dim, _KV_HEADS_PER_CALL * calls)
-    small, training = with_parts_of(preset, small), small.training
+    small, training = with_hops_of(preset, with_parts_of(preset, small)), small.training
     return replace(
         small,
         profile="",

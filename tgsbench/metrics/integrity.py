@@ -11,6 +11,7 @@ from tgsbench.metrics.step_total import StepTotal
 from tgsbench.models.registry import find_family
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Integrity
+from tgsbench.systems.kv_hops import first_hop_width, kv_nodes
 from tgsbench.systems.ring_steps import messages
 from tgsbench.systems.whole_layers import exchanges_of_a_pass, head_parts, runs_whole_layers
 
@@ -22,7 +23,7 @@ def expected_all_to_alls(preset: Preset) -> tuple[int, int]:
 
     A layer's forward makes one call with q, k, v (KV repeated only up to sp) and one with the output
     (ALST: one each for q, k, v; a whole layer: one for k and v, and for each part of the heads one with q and
-    one with the output); the backward mirrors them; full checkpointing runs the forward's again,
+    one with the output, and where keys and values go between nodes first one more); the backward mirrors them; full checkpointing runs the forward's again,
     selective checkpointing saves their results. Bytes include the share a rank keeps.
     """
     sp, shape = preset.ulysses, preset.model
@@ -31,11 +32,11 @@ def expected_all_to_alls(preset: Preset) -> tuple[int, int]:
     passes = 3 if preset.training.checkpointing == "full" else 2
     widths = find_family(shape.family).exchange_widths(shape, sp)
     rows = preset.training.micro_batch * preset.local_seq_len
-    values = rows * sum(before + after for before, after in widths)
+    values = rows * sum(before + after + first_hop_width(preset) for before, after in widths)
     num_bytes = values * _ELEMENT_BYTES[preset.training.compute_dtype]
     calls = (4 if preset.attention == "alst" else 2) * len(widths)
     if runs_whole_layers(preset):
-        calls = exchanges_of_a_pass(head_parts(preset)) * len(widths)
+        calls = exchanges_of_a_pass(head_parts(preset), kv_nodes(preset)) * len(widths)
     times = passes * preset.accumulation
     return times * calls, times * num_bytes
 

@@ -30,9 +30,13 @@ class Fsdp2Options(EngineOptions, frozen=True, kw_only=True, forbid_unknown_fiel
     """Parts of a rank's heads whose attention runs one after the other, so that all-to-alls hide behind it;
     0: two where what is sent is large enough to be worth it."""
 
+    kv_hops: Literal[0, 1, 2] = 0
+    """Where Ulysses ranks of several nodes need copies of a KV head: 1: it goes straight to each; 2: once to
+    every node, and inside it to each; 0: two where that can be, since fewer bytes pass between nodes."""
+
     def on_one_rank(self) -> Self:
-        """Without parts of heads, which exist for their exchanges."""
-        return msgspec.structs.replace(self, head_parts=0)
+        """Without parts of heads and hops, which exist for their exchanges."""
+        return msgspec.structs.replace(self, head_parts=0, kv_hops=0)
 
 
 def _rules(preset: Preset) -> list[str]:

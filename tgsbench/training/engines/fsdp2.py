@@ -218,7 +218,10 @@ def _sharded_model(
         if engine.compile:
             layer.compile()
         elif runs_whole_layers(preset):
-            layer = WholeLayer(layer, decoder.config, own, engine.tiled_mlp, products, head_parts(preset))
+            parts = head_parts(preset)
+            layer = WholeLayer(
+                layer, decoder.config, own, engine.tiled_mlp, products, parts, mesh.kv_hops
+            )
         elif preset.linear:
             use_products(layer, products)
         wrapped = wrap_layer(layer, preset.training.checkpointing, stash)
