@@ -99,7 +99,7 @@ rank = emulate.EmulatedRank(preset, mesh, batch, labels, emulate.choose_depths(2
 loss = rank.engine.forward_backward(batch, labels)
 assert torch.isfinite(loss), loss
 experts = rank.engine.model.model.layers[0].mlp.experts
-print(experts.num_experts, preset.model.experts.num, *ALL_TO_ALL_COUNTER.take(of_experts=True))
+print(experts.num_experts, preset.model.experts.num, *ALL_TO_ALL_COUNTER.take('experts'))
 """
 
 

@@ -27,7 +27,7 @@ from tgsbench.schema.preset import Measure, ModelShape, Parallel, Preset
 from tgsbench.schema.verify import Check, CheckName, Verification
 from tgsbench.system.scratch import scratch_folder
 from tgsbench.systems import availability, registry, support
-from tgsbench.systems.kv_hops import with_hops_of
+from tgsbench.systems.kv_hops import kv_nodes, with_hops_of
 from tgsbench.systems.whole_layers import most_attention_calls, most_parts, with_parts_of
 
 NUM_STEPS = 20
@@ -270,7 +270,8 @@ def _engine_checks(preset: Preset, seen: dict[str, EvidenceRun]) -> list[Check]:
     if mesh.problem:
         rings: tuple[CheckName, ...] = ("ring",) if preset.ring > 1 else ()
         experts: tuple[CheckName, ...] = ("experts",) if preset.parallel.ep > 1 else ()
-        wanted = (*_OF_ONE_ENGINE, *rings, *experts)
+        hops: tuple[CheckName, ...] = ("kv_hops",) if kv_nodes(preset) > 1 else ()
+        wanted = (*_OF_ONE_ENGINE, *rings, *experts, *hops)
         return [verification.not_run(check, name, mesh.problem) for check in wanted]
     return [
         *_against(preset, seen, ORACLE, ("oracle", "update"), _oracle),
@@ -280,6 +281,7 @@ def _engine_checks(preset: Preset, seen: dict[str, EvidenceRun]) -> list[Check]:
         verification.all_to_alls(preset, mesh.ranks),
         *([verification.ring_sends(preset, mesh.ranks)] if preset.ring > 1 else []),
         *([verification.expert_exchanges(preset, mesh.ranks)] if preset.parallel.ep > 1 else []),
+        *([verification.kv_hops(preset, mesh.ranks)] if kv_nodes(preset) > 1 else []),
         *_against(preset, seen, IN_BF16, ("reduction",), _reduction),
         verification.mask(preset, mesh.ranks),
         verification.causality(preset, mesh.ranks),

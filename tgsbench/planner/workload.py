@@ -12,6 +12,7 @@ from tgsbench.models.registry import find_family
 from tgsbench.planner.lengths import attended_length
 from tgsbench.schema.preset import Checkpointing, ModelShape, Preset
 from tgsbench.systems.costs import System
+from tgsbench.systems.kv_hops import kv_nodes
 from tgsbench.systems.registry import system_of
 from tgsbench.systems.ring_steps import met_steps
 from tgsbench.systems.whole_layers import head_parts, runs_whole_layers
@@ -54,6 +55,8 @@ class StepWorkload(Struct, frozen=True, kw_only=True):
     """Each decoder layer is one function with one flat parameter."""
     head_parts: int = 1
     """Parts of a rank's heads in a whole layer; attention of one hides the exchanges of the other."""
+    kv_nodes: int = 1
+    """Nodes that each get a KV head once and copy it inside; 1: it goes straight to every rank."""
     loss_chunk_tokens: int = 0
     compute_bytes: int = 2
     fp8: bool = False
@@ -168,6 +171,7 @@ def work_of(
         fused_ops=engine.liger or engine.compile,
         whole_layers=whole_layers,
         head_parts=head_parts(preset) if whole_layers else 1,
+        kv_nodes=kv_nodes(preset) if whole_layers else 1,
         loss_chunk_tokens=engine.loss_chunk_tokens,
         compute_bytes=2 if preset.training.compute_dtype == "bfloat16" else 4,
         fp8=bool(preset.linear),

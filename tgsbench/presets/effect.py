@@ -93,8 +93,8 @@ CONDITIONS: Final = (
         "engine.kv_hops",
         "engine.compile",
         can_hop,
-        "nearest: 0; two hops have whole layers (tgsbench's own, without compile and Liger, a Llama, no ring) "
-        "whose Ulysses ranks fill several nodes and are more than the KV heads",
+        "nearest: 0; two hops have whole layers (tgsbench's own, without compile and Liger, a Llama, no "
+        "ring) whose Ulysses ranks fill several nodes and are more than the KV heads",
         lambda p: not getattr(p.engine, "kv_hops", 0),
     ),
     Condition(

@@ -30,12 +30,6 @@ def kv_nodes(preset: Preset) -> int:
     return preset.ulysses // preset.hardware.gpus_per_node
 
 
-def first_hop_width(preset: Preset) -> int:
-    """Values per token of keys and values that a rank sends to the nodes, its own among them, in one layer."""
-    nodes, shape = kv_nodes(preset), preset.model
-    return 2 * max(shape.num_kv_heads, nodes) * shape.head_dim if nodes > 1 else 0
-
-
 def with_hops_of(preset: Preset, small: Preset) -> Preset:
     """`small` on two made-up nodes where the preset that it stands for has two hops and it can have them."""
     half = small.ulysses // 2

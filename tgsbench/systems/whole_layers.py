@@ -109,9 +109,6 @@ def most_attention_calls(preset: Preset) -> int:
     return most_parts(preset) if asked == 2 or (not asked and _is_worth_it(preset)) else 1
 
 
-def exchanges_of_a_pass(parts: int, kv_nodes: int = 1) -> int:
-    """All-to-alls of a whole layer's forward: k and v together, and for each part one of q and one out.
-
-    Where k and v go to several nodes first, one more.
-    """
-    return 1 + 2 * parts + (kv_nodes > 1)
+def exchanges_of_a_pass(parts: int) -> int:
+    """All-to-alls of a whole layer's forward: k and v together, and for each part one of q and one out."""
+    return 1 + 2 * parts

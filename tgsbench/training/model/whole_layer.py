@@ -247,6 +247,7 @@ class _Pass:
             both = layer.kv_hops.spread(both)
         under_way += [self._send_q(given, index, self.group) for index in range(1, layer.chunks)]
         k, v = both()
+        del both  # a message that was copied into the order of the sequence
         for index, arrive in enumerate(under_way):
             yield arrive()[0], self.chunk_of_kv(index, k), self.chunk_of_kv(index, v)
 

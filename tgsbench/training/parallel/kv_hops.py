@@ -1,9 +1,9 @@
 """Keys and values in two hops, where fewer KV heads than ranks go to ranks of several nodes.
 
-Letters as in `ulysses`, and N nodes of g ranks, p = N·g, u = max(1, n/N) heads that the ranks of a node need.
+Letters as in `ulysses`, and N nodes of g ranks, p = N·g, u = max(1, n/N) heads that a node's ranks need.
 Straight, a rank sends each of a node's g ranks a copy of its head. Here it sends the node's u heads once, to
-the rank of its own place there; that rank has N·s tokens then, of which it sends every neighbour the head that
-this one needs. For 8 heads on 8 nodes of 8, a seventh of the copies' bytes are left between nodes.
+the rank of its own place there; that rank has N·s tokens then, of which it sends every neighbour the head
+that this one needs. For 8 heads on 8 nodes of 8, an eighth of these bytes are left between nodes.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class KvHops:
 
     def _by_node(self, x: Tensor) -> Tensor:
         """[B, S, 1, d] from the order of places and their nodes into that of the sequence."""
-        by_place = x.unflatten(1, (self.inside.size(), self.between.size(), -1))
+        by_place: Tensor = x.unflatten(1, (self.inside.size(), self.between.size(), -1))
         return by_place.transpose(1, 2).flatten(1, 3)
 
     def collect(self, grads: list[Tensor]) -> Arrival:
