@@ -183,17 +183,16 @@ def exchange_s(num_bytes: float, work: StepWorkload, machine: Machine, ranks: in
     return Exchange(inside - outside, outside + latency)
 
 
-def kv_hops_s(num_bytes: float, between_bytes: float, work: StepWorkload, machine: Machine) -> list[Exchange]:
-    """Seconds of keys and values on their way to the nodes, and of their `num_bytes` inside of each.
+def between_nodes_s(num_bytes: float, work: StepWorkload, machine: Machine) -> Exchange:
+    """Seconds of an all-to-all of `num_bytes` in a group of one rank a node, for keys and values.
 
-    Where NVLink joins all ranks it takes the first hop, too.
+    Where NVLink joins all ranks it takes that, too.
     """
-    nodes = work.kv_nodes
-    inside = exchange_s(num_bytes, work, machine, work.ulysses // nodes)
-    sent, latency = between_bytes * (nodes - 1) / nodes, NODE_LATENCY_S + HOP_LATENCY_S * (nodes - 1)
+    sent = num_bytes * (work.kv_nodes - 1) / work.kv_nodes
     if work.ulysses <= joined_ranks(work, machine):
-        return [Exchange(sent / nvlink_rate(machine) + NODE_LATENCY_S, 0.0), inside]
-    return [Exchange(0.0, sent / all_to_all_rate(machine) + latency), inside]
+        return Exchange(sent / nvlink_rate(machine) + NODE_LATENCY_S, 0.0)
+    latency = NODE_LATENCY_S + HOP_LATENCY_S * (work.kv_nodes - 1)
+    return Exchange(0.0, sent / all_to_all_rate(machine) + latency)
 
 
 def nvlink_rate(machine: Machine) -> float:

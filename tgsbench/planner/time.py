@@ -15,12 +15,12 @@ from tgsbench.metrics import figures
 from tgsbench.planner.counts import LayerCounts, Product, head_products, layer_counts, products
 from tgsbench.planner.machine import Machine, attention_speed
 from tgsbench.planner.network import (
+    between_nodes_s,
     broadcasts_s,
     exchange_s,
     expert_ring_s,
     expert_shard_bytes,
     hop_s,
-    kv_hops_s,
     ring_s,
     shard_bytes,
 )
@@ -280,7 +280,8 @@ def _in_flight(work: StepWorkload, machine: Machine, counts: LayerCounts) -> tup
     after, empty = exchange_s(counts.exchange_out, work, machine), exchange_s(0.0, work, machine)
     num_bytes = counts.exchange_in - counts.exchange_out
     if counts.kv_between:
-        key_value = kv_hops_s(num_bytes, counts.kv_between, work, machine)
+        between = between_nodes_s(counts.kv_between, work, machine)
+        key_value = between, exchange_s(num_bytes, work, machine, work.ulysses // work.kv_nodes)
         sent, extra = [after, after, *key_value], counts.exchanges_forward - 3
     else:
         sent, extra = [exchange_s(counts.exchange_in, work, machine), after], counts.exchanges_forward - 2
