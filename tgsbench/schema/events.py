@@ -201,6 +201,10 @@ class Depth(_Event, tag="depth", gc=False):
     """Bytes in tensors when the forward was over: all layers' activations are kept then."""
     a2a_calls: Int64 = 0
     a2a_bytes: Int64 = 0
+    ring_calls: Int64 = 0
+    ring_bytes: Int64 = 0
+    hop_calls: Int64 = 0
+    hop_bytes: Int64 = 0
     finite: bool = True
     """Neither loss nor gradient norm was NaN or infinite: products of NaN take another time."""
 
