@@ -154,7 +154,7 @@ def test_keys_and_values_go_to_each_node_once(installed, tmp_path, num_gpus, gro
         assert count.calls == count.calls_expected
         assert count.gib == pytest.approx(count.gib_expected, rel=1e-12)
     assert all(exchanges[f"{ranks} ranks"].calls == times * passes for ranks, times in groups.items())
-    assert fast.virtual.clock.by_kind["all_to_all"] < 0.7 * slow.virtual.clock.by_kind["all_to_all"]
+    assert fast.virtual.clock.by_kind["all_to_all"] < 0.8 * slow.virtual.clock.by_kind["all_to_all"]
     peaks = [max(peak.allocated_gib or 0.0 for peak in result.virtual.peaks) for result in (fast, slow)]
     assert peaks[0] == pytest.approx(peaks[1], rel=0.03)
 

@@ -28,7 +28,7 @@ from tgsbench.schema.verify import Check, CheckName, Verification
 from tgsbench.system.scratch import scratch_folder
 from tgsbench.systems import availability, registry, support
 from tgsbench.systems.kv_hops import kv_nodes, with_hops_of
-from tgsbench.systems.whole_layers import most_attention_calls, most_parts, with_parts_of
+from tgsbench.systems.whole_layers import head_parts, most_attention_calls, most_parts, with_parts_of
 
 NUM_STEPS = 20
 _SEQ_LEN = 384
@@ -212,11 +212,28 @@ def describe(small: Preset) -> str:
         f"{model.num_layers} layers, {model.num_query_heads}:{model.num_kv_heads} heads, "
         f"length {small.workload.seq_len}, sp {small.parallel.sp}{_sharing(small)} x dp {small.dp} "
         f"on CPU ranks, fp32{products}, checkpointing {small.training.checkpointing}, {mask}"
+        + "".join(f", {option}" for option in _options(small))
     )
 
 
 def _sharing(small: Preset) -> str:
     return f" ({small.sharing})" if small.sharing else ""
+
+
+def _options(small: Preset) -> list[str]:
+    """What else the preset asks of the training, in words."""
+    engine, nodes, parts = small.engine, kv_nodes(small), head_parts(small)
+    words = {
+        f"keys and values in two hops over {nodes} made-up nodes": nodes > 1,
+        f"heads in {parts} parts": parts > 1,
+        "the MLP in tiles": engine.tiled_mlp,
+        "layers' inputs on the host": engine.activation_offload,
+        "optimizer states on the host": engine.offload == "optimizer",
+        "parameters and optimizer states on the host": engine.offload == "all",
+        # On the mesh all is fp32; the one step in bf16 shows it.
+        "gradients summed in bfloat16 in the bf16 step": small.training.reduce_dtype == "bfloat16",
+    }
+    return [text for text, is_asked in words.items() if is_asked]
 
 
 def unseen() -> str:
