@@ -119,6 +119,8 @@ for _kv in (1, 2):
                 "hardware.gpus_per_node": 2,
                 "engine.head_parts": 2,
             }
+for _name in ("offload-selective", "tiled", "zero1-copies", "fp8-full"):
+    CASES[f"kv_hops-{_name}"] = {**CASES[_name], "hardware.gpus_per_node": 2}
 
 
 def case_preset(name: str, world: int) -> Preset:
@@ -137,6 +139,8 @@ def case_preset(name: str, world: int) -> Preset:
     sets += [f"model.{key}={msgspec.json.encode(value).decode()}" for key, value in model.items()]
     sets += [f"hardware.num_gpus={world}", f"parallel.sp={world}", "workload.seq_len=64"]
     sets += ["training.compute_dtype=float32"]
+    if "hardware.gpus_per_node" not in case:
+        sets.append(f"hardware.gpus_per_node={world}")
     if "engine.loss_chunk_tokens" not in case:
         sets.append("engine.loss_chunk_tokens=16")
     return presets.resolve("tiny_cpu", sets).preset
