@@ -168,8 +168,9 @@ def test_keys_and_values_go_to_each_node_once(installed, tmp_path, num_gpus, gro
         ["engine.offload=optimizer"],
         ["parallel.ring=4"],
         ["engine.zero_stage=1", "training.accumulation=2"],
+        ["model.num_kv_heads=4", "hardware.gpus_per_node=2", "training.checkpointing=full"],
     ],
-    ids=["selective", "tiled and offloaded", "all on the host", "states on the host", "ring", "zero 1"],
+    ids=["selective", "tiled and offloaded", "all on the host", "states on host", "ring", "zero 1", "hops"],
 )
 def test_torchs_sanitizer_finds_no_race_between_streams(installed, tmp_path, monkeypatch, sets):
     monkeypatch.setenv("TORCH_CUDA_SANITIZER", "1")

@@ -23,7 +23,7 @@ from tgsbench.schema.reference import LLAMA_FACTORY, XTUNER
 @click.option("--model", help="Only presets of models with this in their name.")
 @click.pass_context
 def presets(ctx: click.Context, as_json: bool, model: str | None) -> None:
-    """List presets; `show NAME` and `validate FILE` look at one, `explain` and `schema` say what it may say."""
+    """List presets; `show NAME` and `validate FILE` look at one, `explain` and `schema` say what it says."""
     refuse_before_subcommand()
     if ctx.invoked_subcommand is not None:
         return
