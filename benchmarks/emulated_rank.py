@@ -79,14 +79,14 @@ def work(side: str, sets: list[str]) -> None:
     from tgsbench import presets
     from tgsbench.metrics.emulation import fit
     from tgsbench.training import emulate
-    from tgsbench.training.parallel.mesh import build_mesh
+    from tgsbench.training.parallel.mesh import mesh_of
 
     torch.set_num_threads(1)
     device = torch.device("cpu")
     preset = presets.resolve("tiny_cpu", sets).preset
     if side == "gloo":
         dist.init_process_group("gloo")
-        mesh = build_mesh("cpu", preset.parallel.sp)
+        mesh = mesh_of(preset, "cpu")
     else:
         mesh = emulate.fake_mesh(preset, device)
     batch, labels = emulate.make_batch(preset, mesh, device, lambda note: None)

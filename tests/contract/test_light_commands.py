@@ -20,6 +20,7 @@ HEAVY = ("torch", "transformers", "textual", "deepspeed", "datasets", "numpy")
         ["run", "--preset", "llama2_70b_8k", "--nodes", "a,b,c,d,e,f,g,h"],
         ["slurm", "--preset", "llama2_70b_1M"], ["plan", "--preset", "llama2_70b_1M"], ["show", "latest"],
         ["compare", "llama2_7b_8k", "published:llama2_7b_8k"],
+        ["presets", "explain", "engine.tiled_mlp", "llama2_7b_8k"],
     ],
 )  # fmt: skip
 def test_no_heavy_module_is_imported(tmp_path, args):

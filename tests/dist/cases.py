@@ -137,6 +137,20 @@ CASES["ring_beyond_heads"] = {
     "model": {**_MODEL, "num_query_heads": 1, "num_kv_heads": 1},
     "training.checkpointing": "selective",
 }
+for _kv in (1, 2):
+    for _mask in ("causal", "documents"):
+        for _mode in ("none", "selective", "full"):
+            # With sp 4 two nodes of two ranks, which need a head each, or both the same one.
+            CASES[f"kv_hops{_kv}-{_mask}-{_mode}"] = {
+                "model": {**_MODEL, "num_query_heads": 8, "num_kv_heads": _kv},
+                "workload.document_mask": _mask == "documents",
+                "training.checkpointing": _mode,
+                "training.micro_batch": _kv,
+                "hardware.gpus_per_node": 2,
+                "engine.head_parts": 2,
+            }
+for _name in ("offload-selective", "tiled", "zero1-copies", "fp8-full"):
+    CASES[f"kv_hops-{_name}"] = {**CASES[_name], "hardware.gpus_per_node": 2}
 
 
 def case_preset(name: str, world: int) -> Preset:
@@ -155,6 +169,8 @@ def case_preset(name: str, world: int) -> Preset:
     sets += [f"model.{key}={msgspec.json.encode(value).decode()}" for key, value in model.items()]
     sets += [f"hardware.num_gpus={world}", f"parallel.sp={world}", "workload.seq_len=64"]
     sets += ["training.compute_dtype=float32"]
+    if "hardware.gpus_per_node" not in case:
+        sets.append(f"hardware.gpus_per_node={world}")
     if "engine.loss_chunk_tokens" not in case:
         sets.append("engine.loss_chunk_tokens=16")
     return presets.resolve("tiny_cpu", sets).preset

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import get_args
 
 import torch
 import torch.distributed as dist
@@ -14,7 +15,7 @@ from tgsbench.training.engines.base import Batch
 from tgsbench.training.engines.fsdp2 import Fsdp2Engine
 from tgsbench.training.attention.documents import documents
 from tgsbench.training.parallel.mesh import mesh_of
-from tgsbench.training.parallel.traffic import ALL_TO_ALL_COUNTER, SEND_COUNTER
+from tgsbench.training.parallel.traffic import ALL_TO_ALL_COUNTER, SEND_COUNTER, Kind
 from tgsbench.workload.zigzag import layout_of
 
 
@@ -35,13 +36,14 @@ def one_step(preset, times: int = 1) -> dict[str, object]:
     """Mean loss, whole gradients by parameter, and this rank's all-to-all calls and bytes."""
     mesh = mesh_of(preset, "cpu")
     engine = Fsdp2Engine(preset, mesh, torch.device("cpu"))
-    for of_experts in (False, True):
-        ALL_TO_ALL_COUNTER.take(of_experts)
+    for kind in get_args(Kind):
+        ALL_TO_ALL_COUNTER.take(kind)
     batch, num_labels = make_batch(preset, mesh)
     SEND_COUNTER.take()
     loss = sum(engine.forward_backward(batch, num_labels * times) for _ in range(times)) / times
     calls, num_bytes = (count // times for count in ALL_TO_ALL_COUNTER.take())
-    exchanges, exchanged = (count // times for count in ALL_TO_ALL_COUNTER.take(of_experts=True))
+    exchanges, exchanged = (count // times for count in ALL_TO_ALL_COUNTER.take("experts"))
+    hops, hop_bytes = (count // times for count in ALL_TO_ALL_COUNTER.take("kv_hops"))
     sends, sent_bytes = (count // times for count in SEND_COUNTER.take())
     grads = {name: grad.clone() for name, grad in engine.gradients()}
     dist.all_reduce(loss)
@@ -56,6 +58,7 @@ def one_step(preset, times: int = 1) -> dict[str, object]:
         "a2a": torch.tensor([calls, num_bytes]),
         "ring": torch.tensor([sends, sent_bytes]),
         "experts": of_all,
+        "kv_hops": torch.tensor([hops, hop_bytes]),
         "weights": weights,
         "norm": torch.tensor([float(norm), stepped]),
     }

@@ -9,7 +9,7 @@ import torch
 
 from tests.dist.cases import CASES, WHOLE, case_preset
 from tests.dist.launch import torchrun
-from tgsbench.metrics.integrity import expected_all_to_alls, expected_ring_sends
+from tgsbench.metrics.integrity import expected_all_to_alls, expected_kv_hops, expected_ring_sends
 
 pytestmark = pytest.mark.dist
 WORKER = Path(__file__).with_name("parity_worker.py")
@@ -32,7 +32,7 @@ def test_loss_and_every_gradient_agree_with_one_rank(outcomes, case, sp):
     for name, grad in one["grads"].items():
         error = (many["grads"][name] - grad).norm() / grad.norm()
         # A sum in another order tips the rounding to FP8 of one value in 10^5 or so.
-        bound = 1e-3 if case.startswith("fp8") else 2e-6
+        bound = 1e-3 if "fp8" in case else 2e-6
         assert error < bound, f"{name}: relative error {error:.1e}"
 
 
@@ -52,6 +52,15 @@ def test_all_to_all_calls_and_bytes_follow_from_the_shapes(outcomes, case):
         calls, num_bytes = expected_all_to_alls(preset)
         ran_calls, ran_bytes = outcomes[world][case]["a2a"].tolist()
         assert (ran_calls * preset.accumulation, ran_bytes * preset.accumulation) == (calls, num_bytes)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_keys_and_values_go_between_nodes_as_often_as_the_shapes_say(outcomes, case):
+    for world in (1, 2, 4):
+        preset = case_preset(case, world)
+        calls, num_bytes = outcomes[world][case]["kv_hops"].tolist()
+        assert (calls * preset.accumulation, num_bytes * preset.accumulation) == expected_kv_hops(preset)
+        assert (calls > 0) == (world == 4 and case.startswith("kv_hops"))
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -94,6 +94,14 @@ MASKED_CHUNKS = {"blocks_of_earlier_chunks_in_wrong_order": {"oracle"}}
 parity, no document reaches over two borders of chunks."""
 WINDOWED_CHUNKS = {"windows_over_chunks_a_token_too_wide": {"oracle", "parity"}}
 
+KV_HOPS = {
+    "nodes_get_each_others_kv_head": {"oracle", "parity"},
+    "copied_keys_in_the_order_of_places": {"oracle", "parity"},
+    "a_copys_gradient_lost": {"oracle", "parity"},
+    "keys_go_between_nodes_twice": {"kv_hops"},
+}
+"""On two nodes of two ranks each, two KV heads."""
+
 
 def small(name: str, *sets: str) -> Preset:
     made = verify.small_preset(presets.resolve(name, list(sets)).preset)
@@ -148,6 +156,13 @@ SETS = {
             'model.layer_pattern=["window"]',
         ),
         WINDOWED_CHUNKS,
+    ),
+    "kv_hops": (
+        (
+            "tiny_cpu", "hardware.num_gpus=4", "hardware.gpus_per_node=2", "parallel.sp=4",
+            "model.num_kv_heads=2",
+        ),
+        KV_HOPS,
     ),
     "padded": (("tiny_cpu", "workload.packing=xtuner_stock", "workload.map_batch_size=4"), PADDED),
 }

@@ -27,9 +27,9 @@ COMMUNICATION = {"all_to_all_network": 30.0, "gather_exposed": 4.0, "gemm": 1e9}
 
 
 def _events(noise=lambda index: 0.0, depths=(2, 4), built=4, layers_s=LAYER_S):
-    from tgsbench.metrics.integrity import expected_all_to_alls
+    from tgsbench.metrics.integrity import expected_all_to_alls, expected_kv_hops
 
-    calls, num_bytes = expected_all_to_alls(PRESET)
+    (calls, num_bytes), (hops, hop_bytes) = expected_all_to_alls(PRESET), expected_kv_hops(PRESET)
     share = ACCUMULATION * LAYERS
     for index in range(7):
         for depth in depths:
@@ -44,6 +44,8 @@ def _events(noise=lambda index: 0.0, depths=(2, 4), built=4, layers_s=LAYER_S):
                 mem_peak=(10 + depth) * GIB,
                 a2a_calls=depth * calls // share,
                 a2a_bytes=depth * num_bytes // share,
+                hop_calls=depth * hops // share,
+                hop_bytes=depth * hop_bytes // share,
             )
 
 
@@ -96,9 +98,13 @@ def test_missing_all_to_alls_and_impossible_times_are_said():
     events = list(_events(layers_s=-0.01))
     events[0].a2a_calls += 1
     events[1].finite = False
+    events[2].hop_calls -= 1
+    events[3].ring_calls += 1
     problems = " ".join(_projected(events).problems)
     assert "4 layers gave a loss or gradients that are not finite" in problems
-    assert "all-to-alls" in problems
+    assert "2 layers did not make the 18 all-to-alls that they must" in problems
+    assert "2 layers did not make the 6 all-to-alls of keys and values between nodes that they" in problems
+    assert "4 layers did not make the 0 messages of a ring that they must" in problems
     assert "too noisy" in problems
     assert "no forecast" in problems
 

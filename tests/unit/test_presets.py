@@ -326,7 +326,7 @@ def test_a_ring_is_chosen_where_the_heads_do_not_do(sets, ring, ulysses):
 @pytest.mark.parametrize(
     ("sets", "words"),
     [
-        (["parallel.ring=3"], ["64 is not divisible by parallel.ring=3"]),
+        (["parallel.ring=3"], ["64 is not divisible by parallel.ring=3; nearest: parallel.ring=2 or 4"]),
         (["parallel.ring=64", "workload.seq_len=64"], ["not divisible by 2 · 64 chunks"]),
         (["parallel.ring=2", "engine.name=deepspeed"], ["deepspeed has no ring", "--engine fsdp2"]),
         (["parallel.ring=2", "engine.kernel=flash3"], ["flash attention", "parallel.ring=1"]),

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import pytest
 
 from tgsbench import presets
 from tgsbench.cli.verify import peer
 from tgsbench.launch.evidence_runs import EvidenceRun, _blame_the_first
-from tgsbench.launch.verify import one_rank, small_preset
+from tgsbench.launch.verify import describe, one_rank, small_preset
 from tgsbench.metrics import verification
 from tgsbench.metrics.integrity import expected_expert_exchanges
 from tgsbench.presets.validate import mesh_problems
+from tgsbench.report.verify import TITLES
 from tgsbench.schema.run import LauncherReport
-from tgsbench.schema.verify import Evidence, MaskProbe, ShardRecord
+from tgsbench.schema.verify import CheckName, Evidence, MaskProbe, ShardRecord
 from tgsbench.store import run_dir
 from tgsbench.systems.whole_layers import most_attention_calls
 
@@ -247,3 +249,20 @@ def test_a_verification_in_blocks_has_heads_of_whole_blocks():
     small = small_preset(presets.resolve("llama3_8b_8k", sets).preset)
     assert small.model.head_dim == 32
     assert mesh_problems(small) == []
+
+
+def test_a_verification_names_what_it_ran_with():
+    sets = ["parallel.ring=1", "parallel.shard=32", "engine.zero_stage=2", "training.reduce_dtype=bfloat16"]
+    sets += ["engine.activation_offload=true", "engine.tiled_mlp=true", "engine.offload=optimizer"]
+    text = describe(small_preset(presets.resolve("llama2_70b_1M", sets).preset))
+    for option in (
+        "copies on 2 of 4 GPUs, ZeRO-2", "two hops over 2 made-up nodes", "the MLP in tiles",
+        "layers' inputs on the host", "optimizer states on the host", "summed in bfloat16 in the bf16 step",
+    ):  # fmt: skip
+        assert option in text
+    plain = describe(small_preset(presets.resolve("tiny_cpu").preset))
+    assert plain.endswith("no document mask"), "nothing else was asked for"
+
+
+def test_every_check_has_a_title():
+    assert TITLES.keys() == set(get_args(CheckName))

@@ -19,8 +19,11 @@ MOST_EXPOSED = 0.25
 @pytest.fixture(scope="module")
 def trace(installed, tmp_path_factory) -> Path:
     """One rank of sp 8 in a node at 128k tokens."""
-    root = tmp_path_factory.mktemp("runs")
-    result = tgsbench.run("llama2_7b_128k", SETS, virtual_gpu="H100-SXM5-80GB", root=root)
+    return _traced(tmp_path_factory.mktemp("runs"))
+
+
+def _traced(root: Path, *sets: str) -> Path:
+    result = tgsbench.run("llama2_7b_128k", [*SETS, *sets], virtual_gpu="H100-SXM5-80GB", root=root)
     assert result.status == "virtual", result.failure
     return root / result.run_id / result.virtual.clock.trace
 
@@ -33,8 +36,7 @@ def test_most_of_their_time_is_hidden_and_a_profile_says_so(trace):
 
 
 def test_keys_travel_while_q_is_projected_and_outputs_while_other_heads_attend(trace):
-    events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
-    kernels = sorted((e for e in events if e.get("cat") == "kernel"), key=lambda e: e["ts"])
+    kernels = _kernels(trace)
     exchanges = [event for event in kernels if "SendRecv" in event["name"]]
     keys, _first_q, _second_q, first_out, _second_out = exchanges[:5]
     assert any(name.startswith("gemm") for name in _beside(keys, kernels))
@@ -60,6 +62,18 @@ def _shared_us(copy: dict, kernel: dict) -> float:
     """How long both run at once; kernels of the stream that computes follow one another."""
     ends = (event["ts"] + event["dur"] for event in (copy, kernel))
     return max(0.0, min(ends) - max(copy["ts"], kernel["ts"]))
+
+
+def test_keys_travel_between_nodes_while_q_is_projected(installed, tmp_path):
+    trace = _traced(tmp_path, "model.num_kv_heads=4", "hardware.gpus_per_node=2", "engine.kv_hops=2")
+    kernels = _kernels(trace)
+    between = next(event for event in kernels if "SendRecv" in event["name"])
+    assert any(name.startswith("gemm") for name in _beside(between, kernels))
+
+
+def _kernels(trace: Path) -> list[dict]:
+    events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
+    return sorted((e for e in events if e.get("cat") == "kernel"), key=lambda e: e["ts"])
 
 
 def _beside(exchange: dict, kernels: list[dict]) -> list[str]:

@@ -138,6 +138,28 @@ def test_a_ring_sends_what_it_must_beside_its_attention(installed, tmp_path, rin
     assert virtual.clock.exposed_s < sent_s + others_s, "messages go on beside attention"
 
 
+@pytest.mark.parametrize(("num_gpus", "groups"), [(64, {8: 2}), (32, {4: 1, 8: 1})])
+def test_keys_and_values_go_to_each_node_once(installed, tmp_path, num_gpus, groups):
+    sets = [*SMALL, "parallel.ring=1", f"hardware.num_gpus={num_gpus}", f"parallel.sp={num_gpus}"]
+    sets += ["training.accumulation=1", "workload.seq_len=256k"]  # two layers: no plan of memory holds
+    fast, slow = (
+        _run(tmp_path / hops, "llama2_70b_1M", *sets, f"engine.kv_hops={hops}", gpu="A100-SXM4-80GB", rank=13)
+        for hops in "21"
+    )
+    assert fast.status == "virtual" and fast.integrity.hops_ok, fast.failure
+    assert not fast.integrity.problems
+    exchanges = {c.group: c for c in fast.virtual.collectives if c.name == "all_to_all"}
+    passes = 3 * 2  # of two layers
+    assert exchanges.keys() == {f"{ranks} ranks" for ranks in (num_gpus, *groups)}
+    for count in exchanges.values():
+        assert count.calls == count.calls_expected
+        assert count.gib == pytest.approx(count.gib_expected, rel=1e-12)
+    assert all(exchanges[f"{ranks} ranks"].calls == times * passes for ranks, times in groups.items())
+    assert fast.virtual.clock.by_kind["all_to_all"] < 0.8 * slow.virtual.clock.by_kind["all_to_all"]
+    peaks = [max(peak.allocated_gib or 0.0 for peak in result.virtual.peaks) for result in (fast, slow)]
+    assert peaks[0] == pytest.approx(peaks[1], rel=0.03)
+
+
 @pytest.mark.parametrize(
     "sets",
     [
@@ -149,6 +171,7 @@ def test_a_ring_sends_what_it_must_beside_its_attention(installed, tmp_path, rin
         ["training.checkpointing=full", *IN_CHUNKS, "engine.activation_offload=true", "engine.offload=all"],
         ["training.checkpointing=selective", *IN_CHUNKS],
         ["engine.zero_stage=1", "training.accumulation=2"],
+        ["model.num_kv_heads=4", "hardware.gpus_per_node=2", "training.checkpointing=full"],
     ],
     ids=[
         "selective",
@@ -159,6 +182,7 @@ def test_a_ring_sends_what_it_must_beside_its_attention(installed, tmp_path, rin
         "chunks",
         "chunks kept",
         "zero 1",
+        "hops",
     ],
 )
 def test_torchs_sanitizer_finds_no_race_between_streams(installed, tmp_path, monkeypatch, sets):

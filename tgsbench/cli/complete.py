@@ -50,6 +50,11 @@ def links(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[C
     return _offered(lambda: _data_names("links"), incomplete)
 
 
+def options(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Keys of a preset."""
+    return _offered(_option_keys, incomplete)
+
+
 def engines(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Every engine."""
     return _offered(_engine_names, incomplete)
@@ -100,6 +105,12 @@ def _engine_names() -> list[str]:
     from tgsbench.systems import registry
 
     return registry.names()
+
+
+def _option_keys() -> Iterable[str]:
+    from tgsbench.presets.options import all_options
+
+    return all_options()
 
 
 def _column_names() -> Iterable[str]:

@@ -23,7 +23,7 @@ from tgsbench.schema.reference import LLAMA_FACTORY, XTUNER
 @click.option("--model", help="Only presets of models with this in their name.")
 @click.pass_context
 def presets(ctx: click.Context, as_json: bool, model: str | None) -> None:
-    """List presets; `show NAME` and `validate FILE` look at one, `schema` prints what a file may say."""
+    """List presets; `show NAME` and `validate FILE` look at one, `explain` and `schema` say what it says."""
     refuse_before_subcommand()
     if ctx.invoked_subcommand is not None:
         return
@@ -75,6 +75,42 @@ def schema() -> None:
     from tgsbench.presets.json_schema import preset_schema
 
     output.json(preset_schema())
+
+
+@presets.command(short_help="Say what a key of a preset does, and what each value costs.")
+@click.argument("key", required=False, shell_complete=complete.options)
+@click.argument("name", required=False, shell_complete=complete.presets)
+@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a value of NAME first.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def explain(key: str | None, name: str | None, sets: tuple[str, ...], as_json: bool) -> None:
+    """Say what KEY does, its values and what it needs; with the preset NAME what each costs there.
+
+    Without KEY: every key in a line.
+    """
+    from tgsbench.planner.option_effects import effects
+    from tgsbench.presets.options import all_options, option_of, value_in
+    from tgsbench.report.option import effect_lines, option_line, option_lines
+
+    if key is None:
+        options = list(all_options().values())
+        _print(list(map(option_line, options)), options, as_json)
+        return
+    option = option_of(key)
+    lines = option_lines(option)
+    if name is None:
+        _print(lines, option, as_json)
+        return
+    source = catalog.named(name)
+    found, now = effects(source, sets, option), value_in(catalog.resolve(source, sets).preset, option)
+    lines += effect_lines(name, now, found)
+    _print(lines, {"option": option, "now": now, "effects": found}, as_json)
+
+
+def _print(lines: list[str], document: Any, as_json: bool) -> None:
+    if as_json:
+        output.json(document)
+    else:
+        output.line("\n".join(lines))
 
 
 def _row(name: str) -> dict[str, Any]:

@@ -27,7 +27,8 @@ from tgsbench.schema.preset import Measure, ModelShape, Parallel, Preset
 from tgsbench.schema.verify import Check, CheckName, Verification
 from tgsbench.system.scratch import scratch_folder
 from tgsbench.systems import availability, registry, support
-from tgsbench.systems.whole_layers import most_attention_calls, most_parts, with_parts_of
+from tgsbench.systems.kv_hops import kv_nodes, with_hops_of
+from tgsbench.systems.whole_layers import head_parts, most_attention_calls, most_parts, with_parts_of
 
 NUM_STEPS = 20
 _SEQ_LEN = 384
@@ -73,7 +74,7 @@ def small_preset(preset: Preset) -> Preset:
     small = shrunken(preset, sp, world, "cpu", _SEQ_LEN // sp, head_dim, _KV_HEADS_PER_CALL)
     if (calls := min(most_attention_calls(preset), most_parts(small))) > 1:
         small = shrunken(preset, sp, world, "cpu", _SEQ_LEN // sp, head_dim, _KV_HEADS_PER_CALL * calls)
-    small, training = with_parts_of(preset, small), small.training
+    small, training = with_hops_of(preset, with_parts_of(preset, small)), small.training
     return replace(
         small,
         profile="",
@@ -211,11 +212,28 @@ def describe(small: Preset) -> str:
         f"{model.num_layers} layers, {model.num_query_heads}:{model.num_kv_heads} heads, "
         f"length {small.workload.seq_len}, sp {small.parallel.sp}{_sharing(small)} x dp {small.dp} "
         f"on CPU ranks, fp32{products}, checkpointing {small.training.checkpointing}, {mask}"
+        + "".join(f", {option}" for option in _options(small))
     )
 
 
 def _sharing(small: Preset) -> str:
     return f" ({small.sharing})" if small.sharing else ""
+
+
+def _options(small: Preset) -> list[str]:
+    """What else the preset asks of the training, in words."""
+    engine, nodes, parts = small.engine, kv_nodes(small), head_parts(small)
+    words = {
+        f"keys and values in two hops over {nodes} made-up nodes": nodes > 1,
+        f"heads in {parts} parts": parts > 1,
+        "the MLP in tiles": engine.tiled_mlp,
+        "layers' inputs on the host": engine.activation_offload,
+        "optimizer states on the host": engine.offload == "optimizer",
+        "parameters and optimizer states on the host": engine.offload == "all",
+        # On the mesh all is fp32; the one step in bf16 shows it.
+        "gradients summed in bfloat16 in the bf16 step": small.training.reduce_dtype == "bfloat16",
+    }
+    return [text for text, is_asked in words.items() if is_asked]
 
 
 def unseen() -> str:
@@ -269,7 +287,8 @@ def _engine_checks(preset: Preset, seen: dict[str, EvidenceRun]) -> list[Check]:
     if mesh.problem:
         rings: tuple[CheckName, ...] = ("ring",) if preset.ring > 1 else ()
         experts: tuple[CheckName, ...] = ("experts",) if preset.parallel.ep > 1 else ()
-        wanted = (*_OF_ONE_ENGINE, *rings, *experts)
+        hops: tuple[CheckName, ...] = ("kv_hops",) if kv_nodes(preset) > 1 else ()
+        wanted = (*_OF_ONE_ENGINE, *rings, *experts, *hops)
         return [verification.not_run(check, name, mesh.problem) for check in wanted]
     return [
         *_against(preset, seen, ORACLE, ("oracle", "update"), _oracle),
@@ -279,6 +298,7 @@ def _engine_checks(preset: Preset, seen: dict[str, EvidenceRun]) -> list[Check]:
         verification.all_to_alls(preset, mesh.ranks),
         *([verification.ring_sends(preset, mesh.ranks)] if preset.ring > 1 else []),
         *([verification.expert_exchanges(preset, mesh.ranks)] if preset.parallel.ep > 1 else []),
+        *([verification.kv_hops(preset, mesh.ranks)] if kv_nodes(preset) > 1 else []),
         *_against(preset, seen, IN_BF16, ("reduction",), _reduction),
         verification.mask(preset, mesh.ranks),
         verification.causality(preset, mesh.ranks),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from msgspec import Struct
 
 from tgsbench.metrics import figures, stats
-from tgsbench.metrics.integrity import expected_all_to_alls
+from tgsbench.metrics.integrity import expected_all_to_alls, expected_kv_hops, expected_ring_sends
 from tgsbench.presets.catalog import find_gpu
 from tgsbench.schema.events import Depth
 from tgsbench.schema.forecast import Forecast
@@ -169,12 +169,12 @@ def _growing_gib(by_depth: Mapping[int, list[Depth]], peaks: dict[int, float]) -
 def _problems(preset: Preset, by_depth: Mapping[int, list[Depth]], forecast: Forecast | None) -> list[str]:
     """What keeps the projection from being believed."""
     problems = []
-    calls, num_bytes = expected_all_to_alls(preset)
     share = preset.accumulation * preset.model.num_layers
     for depth, events in by_depth.items():
-        wanted = calls * depth // share, num_bytes * depth // share
-        if any((e.a2a_calls, e.a2a_bytes) != wanted for e in events):
-            problems.append(f"{depth} layers did not make the {wanted[0]} all-to-alls that they must")
+        for what, ran, (calls, num_bytes) in _traffic(preset, events):
+            wanted = calls * depth // share, num_bytes * depth // share
+            if any(of_step != wanted for of_step in ran):
+                problems.append(f"{depth} layers did not make the {wanted[0]} {what} that they must")
         if not all(e.finite for e in events):
             problems.append(
                 f"{depth} layers gave a loss or gradients that are not finite: their time says nothing"
@@ -184,3 +184,13 @@ def _problems(preset: Preset, by_depth: Mapping[int, list[Depth]], forecast: For
     if any(line.micro_layer_s <= 0 for line in _lines(by_depth)):
         problems.append("a repetition was slower with fewer layers: the machine is too noisy or busy")
     return problems
+
+
+def _traffic(
+    preset: Preset, events: Sequence[Depth]
+) -> Iterator[tuple[str, list[tuple[int, int]], tuple[int, int]]]:
+    """What each repetition sent, by kind, and what all layers must in an optimizer step: calls and bytes."""
+    yield "all-to-alls", [(e.a2a_calls, e.a2a_bytes) for e in events], expected_all_to_alls(preset)
+    yield "messages of a ring", [(e.ring_calls, e.ring_bytes) for e in events], expected_ring_sends(preset)
+    between = [(e.hop_calls, e.hop_bytes) for e in events]
+    yield "all-to-alls of keys and values between nodes", between, expected_kv_hops(preset)

@@ -11,6 +11,7 @@ from tgsbench.metrics.step_total import StepTotal
 from tgsbench.models.registry import find_family
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Integrity
+from tgsbench.systems.kv_hops import kv_nodes
 from tgsbench.systems.ring_steps import messages
 from tgsbench.systems.whole_layers import exchanges_of_a_pass, head_parts, runs_whole_layers
 
@@ -24,12 +25,13 @@ def expected_all_to_alls(preset: Preset) -> tuple[int, int]:
     (ALST: one each for q, k, v; a whole layer: one for k and v, and for each part of the heads one with q and
     one with the output, all that for each chunk of the sequence); the backward mirrors them; full
     checkpointing runs the forward's again, selective checkpointing saves their results. Bytes include the
-    share a rank keeps.
+    share a rank keeps. Where keys and values go between nodes first, these are their second hops, of as many
+    bytes; see `expected_kv_hops`.
     """
     sp, shape = preset.ulysses, preset.model
     if sp == 1:
         return 0, 0
-    passes = 3 if preset.training.checkpointing == "full" else 2
+    passes = _passes(preset)
     widths = find_family(shape.family).exchange_widths(shape, sp)
     rows = preset.training.micro_batch * preset.local_seq_len
     values = rows * sum(before + after for before, after in widths)
@@ -39,6 +41,24 @@ def expected_all_to_alls(preset: Preset) -> tuple[int, int]:
         calls = exchanges_of_a_pass(head_parts(preset)) * len(widths) * preset.engine.sequence_chunks
     times = passes * preset.accumulation
     return times * calls, times * num_bytes
+
+
+def _passes(preset: Preset) -> int:
+    """Forward and backward, and the forward again where nothing is saved."""
+    return 3 if preset.training.checkpointing == "full" else 2
+
+
+def expected_kv_hops(preset: Preset) -> tuple[int, int]:
+    """All-to-alls of keys and values between nodes, and their bytes, of one rank in one optimizer step.
+
+    One a layer and pass: each node gets a head once, and copies it inside.
+    """
+    nodes, shape = kv_nodes(preset), preset.model
+    if nodes == 1:
+        return 0, 0
+    times = _passes(preset) * preset.accumulation * shape.num_layers
+    values = preset.training.micro_batch * preset.local_seq_len * 2 * max(shape.num_kv_heads, nodes)
+    return times, times * values * shape.head_dim * _ELEMENT_BYTES[preset.training.compute_dtype]
 
 
 _GRADIENT_BYTES = 4
@@ -55,7 +75,7 @@ def expected_ring_sends(preset: Preset) -> tuple[int, int]:
     ring = preset.ring
     if ring == 1:
         return 0, 0
-    family, passes = find_family(preset.model.family), 3 if preset.training.checkpointing == "full" else 2
+    family, passes = find_family(preset.model.family), _passes(preset)
     windows = family.ring_windows(preset.model)
     rows, of_value = preset.training.micro_batch * preset.workload.seq_len // ring, _ELEMENT_BYTES
     calls = num_bytes = 0
@@ -133,6 +153,7 @@ def check(preset: Preset, steps: Sequence[StepTotal], tokens_padded: int) -> Int
     _judge_all_to_alls(result, preset, steps, preset.world_size)
     _judge_ring(result, preset, steps, preset.world_size)
     _judge_experts(result, preset, steps, preset.world_size)
+    _judge_hops(result, preset, steps, preset.world_size)
     return result
 
 
@@ -141,6 +162,7 @@ def check_exchanges(preset: Preset, steps: Sequence[StepTotal], num_ranks: int) 
     result = Integrity()
     _judge_all_to_alls(result, preset, steps, num_ranks)
     _judge_ring(result, preset, steps, num_ranks)
+    _judge_hops(result, preset, steps, num_ranks)
     if preset.training.routing == "uniform":  # else bytes are known of all ranks together alone
         _judge_experts(result, preset, steps, num_ranks)
     return result
@@ -230,6 +252,19 @@ def _judge_experts(result: Integrity, preset: Preset, steps: Sequence[StepTotal]
             f"experts: {sent.calls:,} all-to-alls of {sent.num_bytes:,} bytes took tokens to their experts "
             f"and back where {sent.calls_expected:,} of {sent.bytes_expected:,} follow from the shapes"
             f"{sent.wrong}"
+        )
+
+
+def _judge_hops(result: Integrity, preset: Preset, steps: Sequence[StepTotal], num_ranks: int) -> None:
+    """Calls and bytes of each step; where keys and values go straight to every rank there must be none."""
+    sent = _sent(steps, lambda s: (s.hop_calls, s.hop_bytes), expected_kv_hops(preset), num_ranks)
+    result.hop_calls, result.hop_bytes = sent.calls, sent.num_bytes
+    result.hop_calls_expected, result.hop_bytes_expected = sent.calls_expected, sent.bytes_expected
+    result.hops_ok = sent.is_right
+    if sent.wrong.num:
+        result.problems.append(
+            f"keys and values: {sent.calls:,} all-to-alls of {sent.num_bytes:,} bytes went between nodes "
+            f"where {sent.calls_expected:,} of {sent.bytes_expected:,} follow from the shapes{sent.wrong}"
         )
 
 

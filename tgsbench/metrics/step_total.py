@@ -41,6 +41,8 @@ class StepTotal(Struct, array_like=True, gc=False):
     ring_bytes: int = 0
     expert_calls: int = 0
     expert_bytes: int = 0
+    hop_calls: int = 0
+    hop_bytes: int = 0
     update: float | None = None
     """Largest that a rank saw of its weights' median change."""
     reported: int = 0
@@ -103,6 +105,8 @@ class StepTotal(Struct, array_like=True, gc=False):
         self.ring_bytes += event.ring_bytes or 0
         self.expert_calls += event.expert_calls or 0
         self.expert_bytes += event.expert_bytes or 0
+        self.hop_calls += event.hop_calls or 0
+        self.hop_bytes += event.hop_bytes or 0
         if event.update is not None:
             self.update = max(self.update or 0.0, event.update)
         return True

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from tgsbench.metrics.integrity import (
     expected_all_to_alls,
     expected_expert_exchanges,
+    expected_kv_hops,
     expected_ring_sends,
 )
 from tgsbench.schema.preset import Preset
@@ -213,6 +214,12 @@ def ring_sends(preset: Preset, ranks: Ranks) -> Check:
     """Messages that went round the ring in each step, from each rank, against the shapes."""
     ran = {rank.rank: rank.ring_sends for rank in ranks}
     return _as_demanded("ring", preset, ran, expected_ring_sends(preset))
+
+
+def kv_hops(preset: Preset, ranks: Ranks) -> Check:
+    """All-to-alls of keys and values between nodes in each step, on each rank, against the shapes."""
+    ran = {rank.rank: rank.kv_hops for rank in ranks}
+    return _as_demanded("kv_hops", preset, ran, expected_kv_hops(preset))
 
 
 def expert_exchanges(preset: Preset, ranks: Ranks) -> Check:

@@ -42,6 +42,8 @@ class LayerCounts(Struct, frozen=True, kw_only=True):
     exchange_in: float
     """Bytes of q, k and v in the all-to-all before attention."""
     exchange_out: float
+    kv_between: float
+    """Bytes of k and v in the all-to-all between nodes that comes first; 0: they go straight."""
     exchanges_forward: int
     """All-to-alls in one forward pass of the layer."""
     ring_message: float = 0.0
@@ -79,6 +81,7 @@ def layer_counts(work: StepWorkload) -> LayerCounts:
         elementwise_recompute=recompute + of_chunks[0],
         exchange_in=send_in,
         exchange_out=send_out,
+        kv_between=kv_between_bytes(work),
         exchanges_forward=_exchanges_forward(work),
         ring_message=message,
         ring_merged=merged,
@@ -200,6 +203,18 @@ def exchange_bytes(work: StepWorkload) -> tuple[float, float]:
     return per_value * before, per_value * after
 
 
+def kv_between_bytes(work: StepWorkload) -> float:
+    """Bytes of k and v that a rank hands to the all-to-all between nodes; 0 where they go straight."""
+    if work.kv_nodes == 1:
+        return 0.0
+    return _kv_bytes(work) * max(work.dims.kv_heads, work.kv_nodes) / work.ulysses
+
+
+def _kv_bytes(work: StepWorkload) -> float:
+    """Bytes of k and v in the all-to-all before attention."""
+    return float(work.local_tokens * work.compute_bytes * 2 * work.kv_heads_sent * work.dims.head_dim)
+
+
 def kv_heads_traded(work: StepWorkload) -> int:
     """KV heads in an all-to-all: those of the model, repeated up to the ranks or to the query heads."""
     return work.dims.query_heads if work.system.repeats_kv else work.kv_heads_sent
@@ -247,4 +262,6 @@ def _elementwise(work: StepWorkload, traffic: ElementwiseTraffic, index: int) ->
         # k and v are written (their gradients read) at the query heads' width: 2 bytes each.
         per_token += 4.0 * d.query_heads * d.head_dim
     exchanged = sum(exchange_bytes(work)) / work.compute_bytes
+    if work.kv_nodes > 1:  # k and v once more, into the order of the sequence: read and written
+        per_token += 4.0 * 2 * work.kv_heads_sent * d.head_dim
     return scale * (per_token * work.local_tokens + traffic.exchange[index] * exchanged)

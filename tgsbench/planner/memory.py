@@ -460,7 +460,8 @@ def _held(work: StepWorkload) -> tuple[float, float]:
     if work.on_cpu:
         return float(PROCESS_BYTES), _SCORES_KEPT * _block_scores(work)
     shards = work.ep > 1 and work.ep < work.world
-    communicators = 0 if work.world == 1 else 1 + sum((work.ulysses > 1, work.ring > 1, work.ep > 1, shards))
+    apart = sum((work.ulysses > 1, work.ring > 1, work.ep > 1, shards)) + 2 * (work.kv_nodes > 1)
+    communicators = 0 if work.world == 1 else 1 + apart
     return float(CONTEXT_BYTES + communicators * COMMUNICATOR_BYTES), _pools(work)
 
 

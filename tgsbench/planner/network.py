@@ -6,7 +6,7 @@ import math
 
 from msgspec import Struct
 
-from tgsbench.planner.counts import exchange_bytes
+from tgsbench.planner.counts import exchange_bytes, kv_between_bytes
 from tgsbench.planner.machine import Machine
 from tgsbench.planner.workload import StepWorkload
 
@@ -145,7 +145,7 @@ def ring_rate(ranks: int, work: StepWorkload, machine: Machine) -> float:
     Inside a node NVLink bounds it; across nodes every byte enters the node once and all cards of the node
     share that, less for each doubling of the nodes, unless a rate was fitted for the link.
     """
-    inside = machine.gpu.nvlink_gb_per_s * machine.fitted.nvlink_share * GIGA
+    inside = nvlink_rate(machine)
     joined = joined_ranks(work, machine)
     if ranks <= joined:
         return inside
@@ -172,7 +172,7 @@ def exchange_s(num_bytes: float, work: StepWorkload, machine: Machine, ranks: in
     """
     ranks = ranks or work.ulysses
     inside_ranks = min(ranks, joined_ranks(work, machine))
-    nvlink = machine.gpu.nvlink_gb_per_s * machine.fitted.nvlink_share * GIGA
+    nvlink = nvlink_rate(machine)
     inside = num_bytes * (inside_ranks - 1) / ranks / nvlink
     if ranks == inside_ranks:
         return Exchange(inside + NODE_LATENCY_S, 0.0)
@@ -183,13 +183,30 @@ def exchange_s(num_bytes: float, work: StepWorkload, machine: Machine, ranks: in
     return Exchange(inside - outside, outside + latency)
 
 
+def between_nodes_s(num_bytes: float, work: StepWorkload, machine: Machine) -> Exchange:
+    """Seconds of an all-to-all of `num_bytes` in a group of one rank a node, for keys and values.
+
+    Where NVLink joins all ranks it takes that, too.
+    """
+    sent = num_bytes * (work.kv_nodes - 1) / work.kv_nodes
+    if work.ulysses <= joined_ranks(work, machine):
+        return Exchange(sent / nvlink_rate(machine) + NODE_LATENCY_S, 0.0)
+    latency = NODE_LATENCY_S + HOP_LATENCY_S * (work.kv_nodes - 1)
+    return Exchange(0.0, sent / all_to_all_rate(machine) + latency)
+
+
+def nvlink_rate(machine: Machine) -> float:
+    """Bytes per second that one GPU sends to its neighbours."""
+    return machine.gpu.nvlink_gb_per_s * machine.fitted.nvlink_share * GIGA
+
+
 def hop_s(num_bytes: float, work: StepWorkload, machine: Machine) -> float:
     """Seconds of a message to the next member of a ring, whose ranks lie as many apart as Ulysses has.
 
     The slowest hop decides: over the network where the ring leaves the ranks that NVLink joins.
     """
     joined = work.sp <= joined_ranks(work, machine)
-    inside = machine.gpu.nvlink_gb_per_s * machine.fitted.nvlink_share * GIGA
+    inside = nvlink_rate(machine)
     rate = inside if joined else min(inside, all_to_all_rate(machine))
     return num_bytes / rate + NODE_LATENCY_S
 
@@ -209,7 +226,8 @@ def exchange_passes(work: StepWorkload) -> int:
 
 def exchanged_bytes(work: StepWorkload) -> float:
     """All-to-all bytes of one rank in one micro-step, its own part included."""
-    return work.dims.num_layers * exchange_passes(work) * sum(exchange_bytes(work))
+    of_layer = sum(exchange_bytes(work)) + kv_between_bytes(work)
+    return work.dims.num_layers * exchange_passes(work) * of_layer
 
 
 def gathered_bytes(work: StepWorkload) -> float:

@@ -8,10 +8,12 @@ from msgspec.structs import replace
 from tgsbench import units
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.metrics import figures
+from tgsbench.planner.counts import layer_counts
 from tgsbench.planner.interval import error_bar
 from tgsbench.planner.lengths import attended_length
 from tgsbench.planner.machine import CPU, Machine, attention_speed, find_machine
 from tgsbench.planner.memory import MemoryPlan, memory_plan, resident_bytes
+from tgsbench.planner.network import exchange_passes
 from tgsbench.planner.terms import term_sources
 from tgsbench.planner.time import StepEstimate, step_time
 from tgsbench.planner.verdict import HOST_GIB_PER_GPU, breaking_item, host_fits, item_in_words, verdict_of
@@ -277,6 +279,18 @@ def _linear_attention_note(work: StepWorkload) -> str:
     return note + (trade if work.ulysses > 1 else "")
 
 
+def _hops_note(work: StepWorkload) -> str:
+    """What two hops of keys and values leave of their bytes between nodes."""
+    counts, nodes = layer_counts(work), work.kv_nodes
+    straight = (counts.exchange_in - counts.exchange_out) * (nodes - 1) / nodes
+    times = exchange_passes(work) * work.accumulation * work.dims.num_layers
+    sizes = [gib(times * size) for size in (counts.kv_between * (nodes - 1) / nodes, straight)]
+    return (
+        f"k and v go once to each of {nodes} nodes and are copied inside (engine.kv_hops): one GPU sends "
+        f"{sizes[0]} of them to other nodes in a step, straight it would be {sizes[1]}"
+    )
+
+
 def _notes(preset: Preset, numbers: Estimate) -> list[str]:
     notes, machine, system = [], numbers.machine, numbers.work.system
     constants = machine.constants
@@ -291,6 +305,8 @@ def _notes(preset: Preset, numbers: Estimate) -> list[str]:
         notes.append(f"{system.name} has no sequence parallelism: sp={preset.parallel.sp} cannot run on it")
     if numbers.work.dims.has_recurrence:
         notes.append(_linear_attention_note(numbers.work))
+    if numbers.work.kv_nodes > 1:
+        notes.append(_hops_note(numbers.work))
     if note := attended_length(preset.workload).note:
         notes.append(note)
     if preset.linear:

@@ -15,6 +15,7 @@ from tgsbench.metrics import figures
 from tgsbench.planner.counts import LayerCounts, Product, head_products, layer_counts, products
 from tgsbench.planner.machine import Machine, attention_speed
 from tgsbench.planner.network import (
+    between_nodes_s,
     broadcasts_s,
     exchange_s,
     expert_ring_s,
@@ -243,44 +244,53 @@ def _exchange(
 
     `attention`: what that takes in this pass. Ranks on a CPU exchange with the cores that compute.
     """
-    node, network = _in_flight(work, machine, counts)
+    node, network, key_value = _in_flight(work, machine, counts)
     if not work.whole_layers or work.on_cpu or work.ulysses == 1:
         return node, network, 0.0
-    pieces = _pieces(work, machine, counts, attention, node + network)
+    pieces = _pieces(work, machine, attention, node + network, key_value)
     exposed = (exposed_backward if backward else exposed_forward)(pieces)
     share = exposed / pieces.in_flight
     return node * share, network * share, (node + network) * (1.0 - share)
 
 
 def _pieces(
-    work: StepWorkload, machine: Machine, counts: LayerCounts, attention: float, in_flight: float
+    work: StepWorkload, machine: Machine, attention: float, in_flight: float, of_key_value: float
 ) -> Pieces:
-    """One pass in the pieces that hide its exchanges, which share `in_flight` seconds by their bytes."""
+    """One pass in the pieces that hide its exchanges; q is as wide as the output."""
     query, key, value, output = work.dims.attention
-    per_byte = in_flight / (counts.exchange_in + counts.exchange_out)
-    of_query = counts.exchange_out  # as wide as the output
+    of_query = (in_flight - of_key_value) / 2
     return Pieces(
         query=product_s(products(work, (query,)), work, machine),
         key_value=product_s(products(work, (key, value)), work, machine),
         output=product_s(products(work, (output,)), work, machine),
         attention=attention,
-        send_query=per_byte * of_query,
-        send_key_value=per_byte * (counts.exchange_in - of_query),
-        send_output=per_byte * counts.exchange_out,
+        send_query=of_query,
+        send_key_value=of_key_value,
+        send_output=of_query,
         chunks=work.head_parts,
     )
 
 
-def _in_flight(work: StepWorkload, machine: Machine, counts: LayerCounts) -> tuple[float, float]:
-    """Seconds of a layer's all-to-alls in one pass; three separate ones cost two latencies more."""
+def _in_flight(work: StepWorkload, machine: Machine, counts: LayerCounts) -> tuple[float, float, float]:
+    """Seconds of a layer's all-to-alls in one pass, in the node and across, and of all those of k and v.
+
+    Three separate ones cost two latencies more.
+    """
     if work.ulysses == 1:
-        return 0.0, 0.0
-    before = exchange_s(counts.exchange_in, work, machine)
-    after = exchange_s(counts.exchange_out, work, machine)
-    empty = exchange_s(0.0, work, machine)
-    extra = counts.exchanges_forward - 2
-    node = before.node_s + after.node_s + extra * empty.node_s
-    return node, before.network_s + after.network_s + extra * empty.network_s
+        return 0.0, 0.0, 0.0
+    after, empty = exchange_s(counts.exchange_out, work, machine), exchange_s(0.0, work, machine)
+    num_bytes = counts.exchange_in - counts.exchange_out
+    if counts.kv_between:
+        between = between_nodes_s(counts.kv_between, work, machine)
+        key_value = between, exchange_s(num_bytes, work, machine, work.ulysses // work.kv_nodes)
+        sent, extra = [after, after, *key_value], counts.exchanges_forward - 3
+    else:
+        sent, extra = [exchange_s(counts.exchange_in, work, machine), after], counts.exchanges_forward - 2
+    node = sum(each.node_s for each in sent) + extra * empty.node_s
+    network = sum(each.network_s for each in sent) + extra * empty.network_s
+    if counts.kv_between:
+        return node, network, sum(each.node_s + each.network_s for each in key_value)
+    return node, network, (node + network) * num_bytes / (counts.exchange_in + counts.exchange_out)
 
 
 def _micro_items(work: StepWorkload, machine: Machine, passes: Passes) -> dict[str, float]:

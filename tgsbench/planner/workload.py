@@ -13,6 +13,7 @@ from tgsbench.models.registry import find_family
 from tgsbench.planner.lengths import attended_length
 from tgsbench.schema.preset import Checkpointing, ModelShape, Preset
 from tgsbench.systems.costs import System
+from tgsbench.systems.kv_hops import kv_nodes
 from tgsbench.systems.registry import system_of
 from tgsbench.systems.ring_steps import met_steps
 from tgsbench.systems.whole_layers import head_parts, runs_whole_layers
@@ -59,6 +60,8 @@ class StepWorkload(Struct, frozen=True, kw_only=True):
     """Chunks of the sequence that a layer takes one after the other."""
     earlier_chunks: float = 0.0
     """Of those before it whose keys a chunk meets, the mean."""
+    kv_nodes: int = 1
+    """Nodes that each get a KV head once and copy it inside; 1: it goes straight to every rank."""
     loss_chunk_tokens: int = 0
     compute_bytes: int = 2
     fp8: bool = False
@@ -190,6 +193,7 @@ def work_of(
         head_parts=head_parts(preset) if whole_layers else 1,
         sequence_chunks=engine.sequence_chunks,
         earlier_chunks=_earlier_chunks(preset, attended.tokens),
+        kv_nodes=kv_nodes(preset) if whole_layers else 1,
         loss_chunk_tokens=engine.loss_chunk_tokens,
         compute_bytes=2 if preset.training.compute_dtype == "bfloat16" else 4,
         fp8=bool(preset.linear),

@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 
 from tgsbench.presets.data_names import corpus_kind
 from tgsbench.schema.preset import EngineOptions, Preset, Training, Workload
+from tgsbench.systems.kv_hops import can_hop
 from tgsbench.systems.whole_layers import can_have_parts
 
 SET: Final = "--set"
@@ -87,6 +88,14 @@ CONDITIONS: Final = (
         "nearest: 0; parts have whole layers (tgsbench's own, without compile and Liger, a Llama, sp > 1, no "
         "ring, no chunks) with an even number of query heads a rank, and of KV heads unless it is one",
         lambda p: not getattr(p.engine, "head_parts", 0),
+    ),
+    Condition(
+        "engine.kv_hops",
+        "engine.compile",
+        can_hop,
+        "nearest: 0; two hops have whole layers (tgsbench's own, without compile and Liger, a Llama, no "
+        "ring) whose Ulysses ranks fill several nodes and are more than the KV heads",
+        lambda p: not getattr(p.engine, "kv_hops", 0),
     ),
     Condition(
         "engine.loss_chunk_tokens",

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
+from tgsbench.schema.descriptions import descriptions
 from tgsbench.schema.preset import ModelShape, Preset, Workload
 from tgsbench.systems import registry
 
@@ -22,10 +23,13 @@ def preset_schema() -> dict[str, Any]:
     [engine] table has the switches of one engine; plug-ins that are installed count.
     """
     specs = registry.engines()
-    shapes = [Preset, *(spec.options for spec in specs)]
+    shapes: list[type[msgspec.Struct]] = [Preset, *(spec.options for spec in specs)]
     (root, *engines), tables = msgspec.json.schema_components(shapes, ref_template="#/$defs/{name}")
     for table in tables.values():
         table.pop("required", None)
+    for struct in _tables(shapes):
+        for field, text in descriptions(struct).items():
+            tables[struct.__name__]["properties"][field].setdefault("description", text)
     for spec, engine in zip(specs, engines, strict=True):
         options = tables[engine["$ref"].rpartition("/")[2]]
         options["properties"]["name"] = {"const": spec.name}
@@ -36,3 +40,9 @@ def preset_schema() -> dict[str, Any]:
     workload = tables[Workload.__name__]["properties"]
     workload["seq_len"] = {"anyOf": [workload["seq_len"], _LENGTH]}
     return {"$schema": _DRAFT, "title": "tgsbench preset", **root, "$defs": tables}
+
+
+def _tables(shapes: list[type[msgspec.Struct]]) -> list[type[msgspec.Struct]]:
+    """The structs that a preset's tables are typed by."""
+    of_preset = (field.type for field in msgspec.structs.fields(Preset))
+    return [*shapes, *(t for t in of_preset if isinstance(t, type) and issubclass(t, msgspec.Struct))]

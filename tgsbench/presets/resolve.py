@@ -344,6 +344,7 @@ def _problems_error(source: str, problems: list[str]) -> TgsError:
         "\n  ".join([head, *problems]),
         hint="`tgsbench models` lists the models that are known"
         if is_base
-        else "`tgsbench presets show NAME --origin` shows every value and where it came from",
+        else "`tgsbench presets show NAME --origin` shows every value and where it came from, "
+        "`tgsbench presets explain KEY` what a key does",
         exit_code=ExitCode.BAD_PRESET,
     )

@@ -33,7 +33,7 @@ def mesh_problems(preset: Preset) -> list[str]:
 def valid_sp(preset: Preset) -> list[int]:
     """Sequence-parallel sizes this preset's world, heads, ring and length allow, ascending."""
     common = math.gcd(preset.world_size, preset.workload.seq_len)
-    return [sp for sp in _divisors(common) if not _sp_reasons(preset, sp)]
+    return [sp for sp in divisors(common) if not _sp_reasons(preset, sp)]
 
 
 def valid_rings(preset: Preset) -> list[int]:
@@ -41,7 +41,7 @@ def valid_rings(preset: Preset) -> list[int]:
     sp = preset.parallel.sp
     if not preset.may_ring or preset.world_size % sp or preset.workload.seq_len % sp:
         return [1]
-    rings = (replace(preset, parallel=replace(preset.parallel, ring=ring)) for ring in _divisors(sp))
+    rings = (replace(preset, parallel=replace(preset.parallel, ring=ring)) for ring in divisors(sp))
     return [other.ring for other in rings if not _sp_reasons(other, sp)]
 
 
@@ -180,9 +180,19 @@ def _sp_problems(preset: Preset) -> list[str]:
     reasons = _sp_reasons(preset, sp)
     if not reasons:
         return _ring_problems(preset)
-    valid = sorted(valid_sp(preset), key=lambda v: abs(math.log2(v / sp)))[:2]
-    nearest = ", ".join(map(str, sorted(valid))) or "none"
+    nearest = ", ".join(_two_nearest(valid_sp(preset), sp)) or _nearest_rings(preset)
     return [f"parallel.sp={sp}: {reason}; nearest: {nearest}" for reason in reasons]
+
+
+def _two_nearest(values: list[int], wanted: int) -> list[str]:
+    """The two values that are fewest times larger or smaller, ascending."""
+    return list(map(str, sorted(sorted(values, key=lambda value: abs(math.log2(value / wanted)))[:2])))
+
+
+def _nearest_rings(preset: Preset) -> str:
+    """Where no sp goes with the ring that is asked for: rings that go with the sp."""
+    rings = _two_nearest(valid_rings(preset), preset.parallel.ring) if preset.parallel.ring else []
+    return f"parallel.ring={' or '.join(rings)}" if rings else "none"
 
 
 def _ring_problems(preset: Preset) -> list[str]:
@@ -211,8 +221,7 @@ def _shard_problems(preset: Preset) -> list[str]:
     """Copies that the world does not hold, and engines that keep none."""
     problems, shard, world = [], preset.shard, preset.world_size
     if world % shard:
-        near = sorted(_divisors(world), key=lambda size: abs(math.log2(size / shard)))[:2]
-        nearest = ", ".join(map(str, sorted(near)))
+        nearest = ", ".join(_two_nearest(divisors(world), shard))
         problems.append(
             f"copies · shard = world: {world} GPUs are not divisible by parallel.shard={shard}; "
             f"nearest: {nearest}"
@@ -237,7 +246,7 @@ def valid_ep(preset: Preset) -> list[int]:
     experts = preset.model.experts
     if experts is None or not preset.engine.has_expert_parallel or preset.shard != preset.world_size:
         return [1]
-    return _divisors(math.gcd(experts.num, preset.world_size))
+    return divisors(math.gcd(experts.num, preset.world_size))
 
 
 def _expert_problems(preset: Preset) -> list[str]:
@@ -251,8 +260,8 @@ def _expert_problems(preset: Preset) -> list[str]:
     if not preset.engine.has_expert_parallel:
         nearest = f"nearest: 1, or --engine {_engines_with('has_expert_parallel')}"
         return [f"{named}: engine {preset.engine.name} runs all experts on every rank; {nearest}"]
-    both = _divisors(math.gcd(experts.num, preset.world_size))
-    nearest = ", ".join(map(str, sorted(sorted(both, key=lambda v: abs(math.log2(v / ep)))[:2])))
+    both = divisors(math.gcd(experts.num, preset.world_size))
+    nearest = ", ".join(_two_nearest(both, ep))
     problems = []
     if experts.num % ep:
         problems.append(f"{named}: {experts.num} experts are not divisible by {ep}; nearest: {nearest}")
@@ -290,6 +299,7 @@ def _engine_problems(preset: Preset) -> list[str]:
     return problems
 
 
-def _divisors(number: int) -> list[int]:
+def divisors(number: int) -> list[int]:
+    """All numbers that divide this one, ascending."""
     small = [d for d in range(1, math.isqrt(number) + 1) if number % d == 0]
     return sorted({*small, *(number // d for d in small)})

@@ -10,7 +10,16 @@ from tgsbench.models.spec import num_parameters
 from tgsbench.report.forecast import cost_text, forecast_text, mfu_text
 from tgsbench.results.rows import Row, from_result, priced
 from tgsbench.safe_files import one_line
-from tgsbench.schema.run import CallCount, ExpertTokens, Packing, PhasePeak, ReferenceVerdict, Result, Virtual
+from tgsbench.schema.run import (
+    CallCount,
+    ExpertTokens,
+    Integrity,
+    Packing,
+    PhasePeak,
+    ReferenceVerdict,
+    Result,
+    Virtual,
+)
 
 
 def summary_lines(result: Result, price: float | None = None) -> list[str]:
@@ -316,22 +325,18 @@ def _integrity(result: Result) -> str:
     unknown = f"; not checked: {'; '.join(integrity.not_checked)}" if integrity.not_checked else ""
     return (
         f"ok: {integrity.tokens_seen:,} distinct tokens, {integrity.a2a_calls:,} all-to-alls, "
-        f"{units.size(integrity.a2a_bytes)}{_ring(result)}{_experts(result)}, as predicted{unknown}{damaged}"
+        f"{units.size(integrity.a2a_bytes)}{_apart(integrity)}, as predicted{unknown}{damaged}"
     )
 
 
-def _ring(result: Result) -> str:
-    integrity = result.integrity
-    if not integrity.ring_calls:
-        return ""
-    return f", {integrity.ring_calls:,} messages of a ring, {units.size(integrity.ring_bytes)}"
-
-
-def _experts(result: Result) -> str:
-    integrity = result.integrity
-    if not integrity.expert_calls:
-        return ""
-    return f", {integrity.expert_calls:,} of experts, {units.size(integrity.expert_bytes)}"
+def _apart(integrity: Integrity) -> str:
+    """What is sent beside the all-to-alls of every sequence-parallel run, where there is any."""
+    kinds = (
+        (integrity.ring_calls, "messages of a ring", integrity.ring_bytes),
+        (integrity.expert_calls, "of experts", integrity.expert_bytes),
+        (integrity.hop_calls, "of keys and values between nodes", integrity.hop_bytes),
+    )
+    return "".join(f", {calls:,} {what}, {units.size(sent)}" for calls, what, sent in kinds if calls)
 
 
 def _profile(result: Result) -> str:

@@ -20,6 +20,7 @@ TITLES: dict[CheckName, str] = {
     "all_to_all": "all-to-alls",
     "ring": "messages of the ring",
     "experts": "tokens to experts",
+    "kv_hops": "keys between nodes",
     "reduction": "gradient reduction",
     "mask": "document mask",
     "causality": "causal mask",

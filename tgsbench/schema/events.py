@@ -116,6 +116,10 @@ class Step(_Event, tag="step", gc=False):
     expert_bytes: Int64 | UnsetType = UNSET
     """All-to-alls of tokens to the ranks of their experts and back, counted there too; not written where
     experts are not shared out."""
+    hop_calls: Int64 | UnsetType = UNSET
+    hop_bytes: Int64 | UnsetType = UNSET
+    """All-to-alls of keys, values and their gradients between nodes, which are no part of `a2a_…` then;
+    not written where these go straight to every rank."""
     pack_tokens: Int64 = 0
     """Real tokens of the packs this step must train, from their lengths; as the next two, reported by the
     first rank of each sp group only."""
@@ -197,6 +201,10 @@ class Depth(_Event, tag="depth", gc=False):
     """Bytes in tensors when the forward was over: all layers' activations are kept then."""
     a2a_calls: Int64 = 0
     a2a_bytes: Int64 = 0
+    ring_calls: Int64 = 0
+    ring_bytes: Int64 = 0
+    hop_calls: Int64 = 0
+    hop_bytes: Int64 = 0
     finite: bool = True
     """Neither loss nor gradient norm was NaN or infinite: products of NaN take another time."""
 

@@ -24,9 +24,13 @@ class Hardware(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The machine a preset is meant for; `gpu` is a key of presets/hardware or empty for CPU."""
 
     device: Device = "cuda"
+    """What ranks compute on."""
     num_gpus: int
+    """Ranks, one a GPU; on CPUs processes."""
     gpus_per_node: int = 8
+    """GPUs of one machine, which NVLink joins; more ranks than that are on several machines."""
     gpu: str = ""
+    """Name of the GPU, a key of presets/hardware; empty: a CPU."""
     link: str = ""
     """Interconnect between nodes, a key of presets/links; empty: the GPU's default."""
 
@@ -57,6 +61,8 @@ class Workload(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     document_mask: bool = False
     """True: attention stays inside a document; False: causal over the whole pack."""
     packing: Literal["carry", "xtuner_stock"] = "carry"
+    """How documents fill sequences: one after the other, a rest carried into the next sequence, or as
+    XTuner's workers do it, each of which drops its last rest."""
     map_batch_size: int = 1000
     """Documents a packing worker maps at once (xtuner_stock only)."""
     map_num_proc: int = 32
@@ -64,6 +70,7 @@ class Workload(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     concat: int = 1
     """How often the corpus is repeated before packing."""
     seed: int = 42
+    """Of the order of documents, and of random tokens."""
 
 
 class Parallel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -103,7 +110,9 @@ class EngineOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     name: str = ""
     attention: Literal["auto", "native", "alst"] = "auto"
+    """Sequence parallelism of attention: ours, or DeepSpeed's UlyssesSPAttentionHF; auto: ours."""
     kernel: Literal["auto", "sdpa", "cudnn", "varlen", "flash2", "flash3", "flash4"] = "auto"
+    """Attention kernel of a GPU; auto: the fastest of those that run here, measured before the first step."""
     activation_offload: bool = False
     """Keep the layers' checkpointed inputs in pinned host memory."""
     tiled_mlp: bool = False
@@ -111,7 +120,9 @@ class EngineOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     loss_chunk_tokens: int = 2048
     """Tokens whose logits exist at once; 0 materialises [S/sp, V]."""
     compile: bool = False
+    """Compile each decoder layer with torch.compile: fewer kernels, and a start of minutes."""
     liger: bool = False
+    """Norms, RoPE and SwiGLU by Liger's kernels, which must be installed; needs a GPU."""
 
     @property
     def zero_stage(self) -> int:
@@ -142,10 +153,14 @@ class Training(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The optimisation that one step does."""
 
     micro_batch: int = 1
+    """Sequences of a rank's group in one forward and backward; memory grows with it."""
     accumulation: int = 0
     """Micro-steps per optimizer step; 0: as many as sp, as the reference does."""
     checkpointing: Checkpointing = "full"
+    """What a layer computes again in the backward: everything, all but attention and its all-to-alls, or
+    nothing. The less, the more memory and the faster."""
     compute_dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """What products and attention run in; weights and AdamW's states are fp32."""
     reduce_dtype: Literal["bfloat16", "float32"] = "float32"
     """What gradients are in while they are summed over ranks; never less than what they are computed in."""
     linear: Literal["plain", "fp8"] = "plain"
@@ -154,12 +169,19 @@ class Training(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     fp8_recipe: Fp8Recipe = "rowwise"
     """What shares a power-of-two scale: a row along the sum, a whole tensor, or 32 values along the sum."""
     lr: float = 2e-5
+    """Learning rate at its highest, after warm-up."""
     beta1: float = 0.9
+    """AdamW's decay of the first moment."""
     beta2: float = 0.999
+    """AdamW's decay of the second moment."""
     weight_decay: float = 0.0
+    """AdamW's decay of every weight in a step, times the learning rate."""
     clip_norm: float = 1.0
+    """Norm to which gradients of all parameters together are cut."""
     lr_warmup_ratio: float = 0.03
+    """Share of the steps in which the learning rate rises."""
     seed: int = 42
+    """Of the random weights."""
     routing: Routing = "learned"
     """Who sends tokens to experts: the router, whose random weights load them unevenly, or turn by turn."""
 
@@ -172,6 +194,7 @@ class Measure(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     warmup: int = 3
     """Optimizer steps run first and dropped."""
     heartbeat_s: float = 2.0
+    """Seconds between the signs of life of each rank."""
     stall_s: float = 600.0
     """No event from any rank for this long: the run is stalled."""
 

@@ -224,6 +224,12 @@ class Integrity(Struct, kw_only=True):
     expert_calls_expected: int = 0
     expert_bytes: int = 0
     expert_bytes_expected: int = 0
+    hops_ok: bool | None = None
+    """Did keys and values go to every node once? None where they go straight to every rank."""
+    hop_calls: int = 0
+    hop_calls_expected: int = 0
+    hop_bytes: int = 0
+    hop_bytes_expected: int = 0
     physical_ok: bool | None = None
     """Loss, gradients, rates, times and memory are what physics allows; see metrics/physical.py."""
     files_ok: bool | None = None

@@ -21,8 +21,8 @@ takes steps alone, "oracle" computes what they should give in fp64; empty: a mea
 
 Status = Literal["passed", "failed", "skipped"]
 CheckName = Literal[
-    "parity", "oracle", "update", "engines", "labels", "tokens", "all_to_all", "ring", "experts", "reduction",
-    "mask", "causality", "determinism",
+    "parity", "oracle", "update", "engines", "labels", "tokens", "all_to_all", "ring", "experts", "kv_hops",
+    "reduction", "mask", "causality", "determinism",
 ]  # fmt: skip
 
 
@@ -84,6 +84,8 @@ class Evidence(Struct, kw_only=True):
     """Messages round the ring and their bytes, of each step, counted there too."""
     expert_exchanges: list[tuple[int, int]] = []
     """All-to-alls of tokens to their experts and back, and their bytes, of each step, counted there too."""
+    kv_hops: list[tuple[int, int]] = []
+    """All-to-alls of keys and values between nodes, and their bytes, of each step, counted there too."""
     tokens: list[int] = []
     """Real tokens of each step, as the trainer counts them for TGS."""
     reduced: list[str] = []

@@ -12,6 +12,7 @@ import gc
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 import torch.distributed as dist
@@ -26,7 +27,7 @@ from tgsbench.training.engines.batches import Batches, StepCounts
 from tgsbench.training.engines.fsdp2 import Fsdp2Engine
 from tgsbench.training.fake_process_group import join_fake_group
 from tgsbench.training.parallel.mesh import SequenceMesh, mesh_of
-from tgsbench.training.parallel.traffic import ALL_TO_ALL_COUNTER
+from tgsbench.training.parallel.traffic import ALL_TO_ALL_COUNTER, SEND_COUNTER, Kind
 from tgsbench.workload import prepare
 
 _BUDGET_S = 60.0
@@ -164,13 +165,16 @@ class EmulatedRank:
         # transformers runs the layers that its configuration counts.
         self.engine.model.model.config.num_hidden_layers = num_layers
         self._memory.reset_peak()
-        ALL_TO_ALL_COUNTER.take()
+        for kind in get_args(Kind):
+            ALL_TO_ALL_COUNTER.take(kind)
+        SEND_COUNTER.take()
         begin_s = self._clock(self._device)
         loss = self.engine.forward_backward(self._batch, self._num_labels)
         middle_s = self._clock(self._device)
         norm = self.engine.optimizer_step(0.0)
         end_s = self._clock(self._device)
         memory, (calls, num_bytes) = self._memory.read(), ALL_TO_ALL_COUNTER.take()
+        (sends, sent), (hops, hop_bytes) = SEND_COUNTER.take(), ALL_TO_ALL_COUNTER.take("kv_hops")
         return Depth(
             num_layers=num_layers,
             built_layers=self._depths.built,
@@ -184,5 +188,9 @@ class EmulatedRank:
             mem_forward=self._after_forward,
             a2a_calls=calls,
             a2a_bytes=num_bytes,
+            ring_calls=sends,
+            ring_bytes=sent,
+            hop_calls=hops,
+            hop_bytes=hop_bytes,
             finite=math.isfinite(float(loss)) and math.isfinite(float(norm)),
         )

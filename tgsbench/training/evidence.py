@@ -65,6 +65,7 @@ def collect_evidence(
         seen.all_to_alls.append((step.a2a_calls, step.a2a_bytes))
         seen.ring_sends.append((step.ring_calls or 0, step.ring_bytes or 0))
         seen.expert_exchanges.append((step.expert_calls or 0, step.expert_bytes or 0))
+        seen.kv_hops.append((step.hop_calls or 0, step.hop_bytes or 0))
         seen.loss_sums.append(step.loss_sum)
         seen.grad_norms.append(step.grad_norm)
         seen.num_labels.append(batches.num_labels(index))

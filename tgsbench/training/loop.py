@@ -95,6 +95,8 @@ class Stepper:
             ring_bytes=seen.ring_bytes or UNSET,
             expert_calls=seen.expert_calls or UNSET,
             expert_bytes=seen.expert_bytes or UNSET,
+            hop_calls=seen.hop_calls or UNSET,
+            hop_bytes=seen.hop_bytes or UNSET,
             pack_tokens=seen.pack_tokens,
             seen_checksum=seen.checksum,
             pack_checksum=seen.pack_checksum,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from tgsbench.schema.events import FirstStep
 from tgsbench.schema.preset import Preset
 from tgsbench.training.engines.base import Engine
 from tgsbench.training.parallel.mesh import SequenceMesh
-from tgsbench.training.parallel.traffic import ALL_TO_ALL_COUNTER, SEND_COUNTER
+from tgsbench.training.parallel.traffic import ALL_TO_ALL_COUNTER, SEND_COUNTER, Kind
 from tgsbench.workload import PackedDataset, checksum
 from tgsbench.workload.documents import Int64, tokens_of
 from tgsbench.workload.sharding import MODULUS
@@ -43,6 +43,8 @@ class Seen(NamedTuple):
     ring_bytes: int
     expert_calls: int
     expert_bytes: int
+    hop_calls: int
+    hop_bytes: int
     update: float | None
     """Median absolute change of a sample of this rank's master weights; None where it owns none of them.
 
@@ -70,8 +72,8 @@ class Witness:
 
     def begin_step(self) -> None:
         """What comes now belongs to the next step."""
-        ALL_TO_ALL_COUNTER.take()
-        ALL_TO_ALL_COUNTER.take(of_experts=True)
+        for kind in get_args(Kind):
+            ALL_TO_ALL_COUNTER.take(kind)
         SEND_COUNTER.take()
         num_layers = self._preset.model.num_layers if self._is_first else 1
         self._sums, self._weights = None, [self._sample(layer) for layer in range(num_layers)]
@@ -84,8 +86,8 @@ class Witness:
 
     def end_step(self, step: int) -> Seen:
         """What step number `step` did, and what its packs demanded; waits for the device."""
-        of_experts = ALL_TO_ALL_COUNTER.take(of_experts=True)
-        sent = (*ALL_TO_ALL_COUNTER.take(), *SEND_COUNTER.take(), *of_experts)
+        apart = (*ALL_TO_ALL_COUNTER.take("experts"), *ALL_TO_ALL_COUNTER.take("kv_hops"))
+        sent = (*ALL_TO_ALL_COUNTER.take(), *SEND_COUNTER.take(), *apart)
         demanded = _demanded(self._preset, self._mesh, self._data, step) if not self._mesh.sp_rank else _NONE
         updates = self._updates()
         if self._is_first:

@@ -14,6 +14,7 @@ from tgsbench.external import observed
 from tgsbench.metrics.integrity import (
     expected_all_to_alls,
     expected_expert_exchanges,
+    expected_kv_hops,
     expected_ring_sends,
 )
 from tgsbench.planner.machine import find_constants
@@ -24,6 +25,7 @@ from tgsbench.planner.workload import StepWorkload, work_of
 from tgsbench.schema.events import Event, Kernel, Phase, Step
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import CallCount, Manifest, PhasePeak, Virtual, VirtualClock
+from tgsbench.systems.kv_hops import kv_nodes
 from tgsbench.units import GIB
 from tgsbench.virtual_gpu.log import Kind, Record, log_path, read_log
 from tgsbench.virtual_gpu.projection import clocked, project
@@ -243,11 +245,20 @@ def expect(collectives: Sequence[CallCount], preset: Preset) -> None:
 
 
 def _demanded_exchanges(preset: Preset) -> dict[str, tuple[int, int]]:
-    """Calls and bytes of all-to-alls by the size of their group: those of Ulysses, and those of experts."""
+    """Calls and bytes of all-to-alls by the size of their group: of Ulysses, its two hops, and of experts."""
     found: dict[str, tuple[int, int]] = {}
-    of_both = (preset.ulysses, expected_all_to_alls), (preset.parallel.ep, expected_expert_exchanges)
-    for ranks, expected in of_both:
-        calls, num_bytes = expected(preset)
+    nodes, (hops, hop_bytes) = kv_nodes(preset), expected_kv_hops(preset)
+    inside = preset.ulysses // nodes
+    # Inside a node as many keys and values go as would have gone straight: a head for each rank.
+    copied = hops and hop_bytes * preset.ulysses // max(preset.model.num_kv_heads, nodes)
+    all_calls, all_bytes = expected_all_to_alls(preset)
+    of_groups = (
+        (preset.ulysses, (all_calls - hops, all_bytes - copied)),
+        (nodes, (hops, hop_bytes)),
+        (inside, (hops, copied)),
+        (preset.parallel.ep, expected_expert_exchanges(preset)),
+    )
+    for ranks, (calls, num_bytes) in of_groups:
         if calls:
             before = found.get(f"{ranks} ranks", (0, 0))
             found[f"{ranks} ranks"] = before[0] + calls, before[1] + num_bytes

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from tgsbench.metrics import figures
 from tgsbench.models.family import seen_keys
 from tgsbench.planner.machine import Machine, attention_speed
-from tgsbench.planner.network import exchange_s, hop_s, ring_s
+from tgsbench.planner.network import between_nodes_s, exchange_s, hop_s, ring_s
 from tgsbench.planner.time import gemm_rate, stream_s
 from tgsbench.planner.workload import StepWorkload
 from tgsbench.virtual_gpu.log import Kind, Record
@@ -37,6 +37,7 @@ class Durations:
     def __init__(self, work: StepWorkload, machine: Machine, records: Sequence[Record]) -> None:
         self._work, self._machine = work, machine
         self._ranks = {r.args[0]: r.args[1] for r in records if r.kind == Kind.COMMUNICATOR}
+        self._between = _between_nodes(work, records)
         self._gathered = 0.0
         """Bytes of the last all-gather, which the next copy-out moves."""
         self._norm_elements = 0
@@ -83,7 +84,10 @@ class Durations:
         if ranks == 1:
             return LEAST_S
         if record.name == "all_to_all":
-            taken = exchange_s(float(size), self._work, self._machine, ranks)
+            if communicator == self._between:
+                taken = between_nodes_s(float(size), self._work, self._machine)
+            else:
+                taken = exchange_s(float(size), self._work, self._machine, ranks)
             return taken.node_s + taken.network_s
         if record.name in ("send", "receive") and ranks == self._work.ring:
             return hop_s(float(size), self._work, self._machine)
@@ -151,6 +155,21 @@ class Durations:
             self._norm_elements = blocks * width
             return 4.0 * self._norm_elements
         return 6.0 * self._norm_elements
+
+
+def _between_nodes(work: StepWorkload, records: Sequence[Record]) -> int:
+    """The communicator of the first hop of keys and values; 0: there is none.
+
+    It has one rank a node, and is made before the one inside a node, which may have as many.
+    """
+    exchanging = {r.args[1] for r in records if r.kind == Kind.COLLECTIVE and r.name in _EXCHANGES}
+    made = (r.args for r in records if r.kind == Kind.COMMUNICATOR)
+    of_hop = (handle for handle, ranks, *_ in made if ranks == work.kv_nodes and handle in exchanging)
+    return next(of_hop, 0) if work.kv_nodes > 1 else 0
+
+
+_EXCHANGES = ("all_to_all", "send")
+"""As torch asks NCCL for an all-to-all: by its own call, or by messages."""
 
 
 def _element_traffic(name: str) -> float:

@@ -16,6 +16,7 @@ from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import VirtualGpu
 from tgsbench.systems import registry
 from tgsbench.systems.engines import deepspeed, fsdp2
+from tgsbench.systems.kv_hops import kv_nodes
 from tgsbench.systems.spec import External
 from tgsbench.virtual_gpu import build, installation
 from tgsbench.virtual_gpu.installation import Installation
@@ -163,6 +164,9 @@ def _dimensions(preset: Preset) -> list[tuple[int, int]]:
         found += [(preset.world_size // shard, shard), (shard, 1)]
     if ep > 1:
         found += [(preset.world_size // ep, ep), (ep, 1)]
+    if (nodes := kv_nodes(preset)) > 1:
+        inside = preset.ulysses // nodes
+        found += [(preset.world_size // preset.ulysses, preset.ulysses), (nodes, inside), (inside, 1)]
     return found
 
 

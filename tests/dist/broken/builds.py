@@ -81,6 +81,52 @@ def kv_heads_swapped_within_a_rank():
     attention.scatter_heads, whole_layer.start_filled = broken, broken_start
 
 
+def nodes_get_each_others_kv_head():
+    """In the first hop keys and values go to the wrong node: all its copies are of another head."""
+    _first_hop(lambda start, filled, *rest: start(filled.flip(0), *rest))
+
+
+def keys_go_between_nodes_twice():
+    def broken(start, filled, *rest):
+        start(filled, *rest)()
+        return start(filled, *rest)
+
+    _first_hop(broken)
+
+
+def _first_hop(send):
+    from tgsbench.training.model import whole_layer
+
+    start = whole_layer.start_filled
+
+    def broken(filled, sizes, *rest):
+        return send(start, filled, sizes, *rest) if len(sizes) == 2 else start(filled, sizes, *rest)
+
+    whole_layer.start_filled = broken
+
+
+def copied_keys_in_the_order_of_places():
+    """A node's copies are in the order in which its ranks sent them, and not in that of the sequence."""
+    from tgsbench.training.parallel.kv_hops import KvHops
+
+    KvHops._by_node = lambda self, x: x
+
+
+def a_copys_gradient_lost():
+    """What the second rank of a node has for the head that all its ranks share is not added."""
+    from tgsbench.training.parallel.kv_hops import KvHops
+
+    give_back = KvHops.give_back
+
+    def broken(self, arrive):
+        messages = arrive()
+        for message in messages:
+            message[1] = 0
+        return give_back(self, lambda: messages)
+
+    KvHops.give_back = broken
+
+
 def a_layer_skipped():
     from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 

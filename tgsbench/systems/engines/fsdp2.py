@@ -33,10 +33,13 @@ class Fsdp2Options(EngineOptions, frozen=True, kw_only=True, forbid_unknown_fiel
     sequence_chunks: int = 1
     """Chunks of the sequence that a layer takes one after the other, so that what it computes exists for one
     of them alone; keys and values of earlier ones come from host memory (FPDT). 1: the whole sequence."""
+    kv_hops: Literal[0, 1, 2] = 0
+    """Where Ulysses ranks of several nodes need copies of a KV head: 1: it goes straight to each; 2: once to
+    every node, and inside it to each; 0: two where that can be, since fewer bytes pass between nodes."""
 
     def on_one_rank(self) -> Self:
-        """Without parts of heads, which exist for their exchanges, and whole: a yardstick of the chunks."""
-        return msgspec.structs.replace(self, head_parts=0, sequence_chunks=1)
+        """Without parts of heads and hops, which exist for their exchanges, and whole: a yardstick of chunks."""
+        return msgspec.structs.replace(self, head_parts=0, sequence_chunks=1, kv_hops=0)
 
 
 def _rules(preset: Preset) -> list[str]:

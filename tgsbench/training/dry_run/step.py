@@ -28,7 +28,7 @@ from tgsbench.training.engines.base import Batch
 from tgsbench.training.engines.fsdp2 import Fsdp2Engine
 from tgsbench.training.model import fused_layers
 from tgsbench.training.model.whole_layer import WholeLayer
-from tgsbench.training.parallel.mesh import build_mesh
+from tgsbench.training.parallel.mesh import mesh_of
 from tgsbench.training.parallel.offload import OffloadedCheckpoint
 
 _TOP = 24
@@ -47,7 +47,7 @@ def dry_run(preset: Preset) -> DryRun:
     begin_s = time.perf_counter()
     dist.init_process_group("fake", rank=0, world_size=preset.world_size, store=FakeStore())
     try:
-        mesh = build_mesh("cpu", preset.parallel.sp, ep=preset.parallel.ep)
+        mesh = mesh_of(preset, "cpu")
         # After the mesh: its construction reads real tensors.
         fake = FakeTensorMode(allow_non_fake_inputs=True)
         stream = OperatorStream(fake)

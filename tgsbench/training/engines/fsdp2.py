@@ -68,7 +68,9 @@ class Fsdp2Engine:
             over = f" over {preset.parallel.ep} ranks" if mesh.experts else ""
             reason += f"; experts by grouped products{over}, {preset.training.routing} routing"
         if mesh.experts is not None:
-            ALL_TO_ALL_COUNTER.expert_group = mesh.experts.group.group_name
+            ALL_TO_ALL_COUNTER.apart[mesh.experts.group.group_name] = "experts"
+        if mesh.kv_hops is not None:
+            ALL_TO_ALL_COUNTER.apart[mesh.kv_hops.between.group_name] = "kv_hops"
         if preset.linear:
             reason += f"; {preset.linear} products of projections" + " emulated" * (device.type == "cpu")
         self.kernel = dataclasses.replace(self.kernel, reason=reason)
@@ -230,7 +232,8 @@ def _sharded_model(
             options = decoder.config, own, engine.tiled_mlp, products
             layer = ChunkedLayer(layer, *options, time_ring, windows[index])
         elif runs_whole_layers(preset):
-            layer = WholeLayer(layer, decoder.config, own, engine.tiled_mlp, products, head_parts(preset))
+            parts = head_parts(preset)
+            layer = WholeLayer(layer, decoder.config, own, engine.tiled_mlp, products, parts, mesh.kv_hops)
         elif preset.linear:
             use_products(layer, products)
         wrapped = wrap_layer(layer, preset.training.checkpointing, stash)

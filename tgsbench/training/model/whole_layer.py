@@ -27,11 +27,13 @@ from tgsbench.training.model import fused_layers
 from tgsbench.training.model.fp8 import Operand
 from tgsbench.training.model.products import LayerProducts
 from tgsbench.training.model.tiled_mlp import TILE_TOKENS, tiles_backward, tiles_forward
+from tgsbench.training.parallel.kv_hops import KvHops
 from tgsbench.training.parallel.offload import HostOffload
 from tgsbench.training.parallel.tracing import span
 from tgsbench.training.parallel.ulysses import (
     Arrival,
     for_ranks,
+    laid_out_as,
     shards_to_fill,
     start_filled,
     start_gather,
@@ -79,6 +81,7 @@ class WholeLayer(nn.Module):
         tiled: bool,
         products: LayerProducts | None = None,
         head_parts: int = 1,
+        kv_hops: KvHops | None = None,
     ) -> None:
         super().__init__()
         sizes = {name: parameter.shape for name, parameter in layer.named_parameters()}
@@ -97,6 +100,7 @@ class WholeLayer(nn.Module):
         self.attention = attention
         self.sp = attention.group.size() if attention.group is not None else 1
         self.chunks = head_parts
+        self.kv_hops = kv_hops
         self.shares_kv = self.kv_heads <= self.sp
         """Do all chunks of a rank's query heads attend to one KV head?"""
 
@@ -239,20 +243,24 @@ class LayerPass:
             v = self.split_heads(product(given, w.v.t()))
             yield from zip(*(x.chunk(layer.chunks, dim=2) for x in (q, k, v)), strict=True)
             return
-        both = self._send_kv(given, self.group)
-        under_way = [self._send_q(given, index, self.group) for index in range(layer.chunks)]
+        both = self._send_kv(given, layer.kv_hops.between if layer.kv_hops else self.group)
+        under_way = [self._send_q(given, 0, self.group)]
+        if layer.kv_hops:  # the first hop was behind q's projection
+            both = layer.kv_hops.spread(both)
+        under_way += [self._send_q(given, index, self.group) for index in range(1, layer.chunks)]
         k, v = both()
+        del both  # a message that was copied into the order of the sequence
         for index, arrive in enumerate(under_way):
             yield arrive()[0], self.chunk_of_kv(index, k), self.chunk_of_kv(index, v)
 
     def _send_kv(self, given: Tensor | Operand, group: dist.ProcessGroup) -> Arrival:
         layer, w = self.layer, self.w
         k, v = self.split_heads(self.of_inputs.product(given, w.rows(w.k, w.v).t())).chunk(2, dim=2)
-        each = max(layer.kv_heads, layer.sp) // layer.sp
+        each = max(layer.kv_heads, group.size()) // group.size()
         message = shards_to_fill(k, 2 * each, group)
         own_k, own_v = (self._kv_for_ranks(half) for half in message.split(each, dim=3))
-        self.rotated(_laid_out_as(own_k, k), into=own_k)
-        own_v.copy_(_laid_out_as(own_v, v))
+        self.rotated(laid_out_as(own_k, k), into=own_k)
+        own_v.copy_(laid_out_as(own_v, v))
         return start_filled(message, [each, each], group, spans.A2A_PRE)
 
     def _kv_for_ranks(self, message: Tensor) -> Tensor:
@@ -264,7 +272,7 @@ class LayerPass:
         q = self.split_heads(self.of_inputs.product(given, self.q_weight(index).t()))
         message = shards_to_fill(q, q.shape[2] // self.layer.sp, group)
         to_ranks = for_ranks(message, q.shape[2])
-        self.rotated(_laid_out_as(to_ranks, q), into=to_ranks)
+        self.rotated(laid_out_as(to_ranks, q), into=to_ranks)
         return start_filled(message, [message.shape[3]], group, spans.A2A_PRE)
 
     def attended(self, received: Iterable[Inputs], attend: Callable[[Inputs], Tensor]) -> list[Arrival]:
@@ -371,7 +379,8 @@ class LayerPass:
             under_way.append(self._returned([grad_q]))
             for parts in (of_v, of_k):
                 parts.append(of_kv.pop())
-        both = self._returned([self._joined_kv(of_k), self._joined_kv(of_v)])
+        of_kv = [self._joined_kv(of_k), self._joined_kv(of_v)]
+        both = self.layer.kv_hops.collect(of_kv) if self.layer.kv_hops else self._returned(of_kv)
         if self.away is None:
             o_backward()
         return under_way, both
@@ -404,6 +413,8 @@ class LayerPass:
         if self.group is None:
             of_q = [arrive()[0] for arrive in under_way]
             return self._joint_backward(normed, [*of_q, *both()], to)
+        if self.layer.kv_hops:
+            both = self.layer.kv_hops.give_back(both)
         product, add_product = self.of_gradients.product, self.of_gradients.add_product
         grad_normed: Tensor | None = None
         for index, arrive in enumerate(under_way):
@@ -459,12 +470,6 @@ class LayerPass:
             self.rotated(x, -1.0, into)
         last.copy_(parts[-1])
         return joint.view(self.num_rows, -1)
-
-
-def _laid_out_as(to_ranks: Tensor, x: Tensor) -> Tensor:
-    """x [B, s, n, d] in the shape of `for_ranks`: a view, repeated where a head goes to several ranks."""
-    batch, seq, parts, ranks, _, heads, dim = to_ranks.shape
-    return x.reshape(batch, seq, parts, ranks, 1, heads, dim).expand(to_ranks.shape)
 
 
 class _Away(NamedTuple):

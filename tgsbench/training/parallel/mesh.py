@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from tgsbench.errors import ExitCode, TgsError
 from tgsbench.schema.preset import Preset
+from tgsbench.systems.kv_hops import kv_nodes
+from tgsbench.training.parallel.kv_hops import KvHops
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class SequenceMesh:
     """Members of this rank's ring."""
     experts: ExpertMesh | None = None
     """Without: every rank runs all experts."""
+    kv_hops: KvHops | None = None
+    """Without: keys and values go straight to every rank of `sp_group`."""
 
     @property
     def dp(self) -> int:
@@ -99,7 +103,17 @@ def _expert_mesh(device_type: str, world: int, ep: int) -> ExpertMesh:
     return ExpertMesh(group, mesh["expert_shard"])
 
 
+def _kv_hops(device_type: str, ulysses: int, nodes: int, kv_heads: int) -> KvHops:
+    sizes = dist.get_world_size() // ulysses, nodes, ulysses // nodes
+    mesh = init_device_mesh(device_type, sizes, mesh_dim_names=("kv_groups", "kv_between", "kv_inside"))
+    groups = mesh["kv_between"].get_group(), mesh["kv_inside"].get_group()
+    return KvHops(*groups, node_heads=max(1, kv_heads // nodes))
+
+
 def mesh_of(preset: Preset, device_type: str) -> SequenceMesh:
     """The mesh that a preset asks for."""
-    parallel = preset.parallel
-    return build_mesh(device_type, parallel.sp, preset.ring, parallel.shard, parallel.ep)
+    parallel, nodes = preset.parallel, kv_nodes(preset)
+    mesh = build_mesh(device_type, parallel.sp, preset.ring, parallel.shard, parallel.ep)
+    if nodes == 1:
+        return mesh
+    return replace(mesh, kv_hops=_kv_hops(device_type, preset.ulysses, nodes, preset.model.num_kv_heads))

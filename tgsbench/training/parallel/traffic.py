@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, Literal, get_args
 
 from torch._C._distributed_c10d import ProcessGroup
 
@@ -11,27 +11,31 @@ _ALL_TO_ALLS = ("all_to_all_single", "alltoall_base", "alltoall")
 """Methods of a process group, one of which every all-to-all of Python code ends in; torch 2.11 to 2.13."""
 
 
+Kind = Literal["ulysses", "experts", "kv_hops"]
+"""Of an all-to-all: sequence for heads, tokens to experts and back, keys and values once to each node."""
+
+
 class AllToAllCounter:
     """All-to-alls that this process asked its groups for: recomputed ones included, saved ones not."""
 
     def __init__(self) -> None:
-        self.expert_group = ""
-        """Name of the group over which experts are shared out: its all-to-alls are counted apart."""
-        self._sums: dict[bool, list[int]] = {False: [0, 0], True: [0, 0]}
+        self.apart: dict[str, Kind] = {}
+        """Names of groups whose all-to-alls are counted apart, each with what they are."""
+        self._sums: dict[Kind, list[int]] = {kind: [0, 0] for kind in get_args(Kind)}
         for name in _ALL_TO_ALLS:
             if method := getattr(ProcessGroup, name, None):
                 setattr(ProcessGroup, name, self._counted(method))
 
-    def take(self, of_experts: bool = False) -> tuple[int, int]:
+    def take(self, kind: Kind = "ulysses") -> tuple[int, int]:
         """Calls since the last take, and the bytes handed to them, this rank's own share included."""
-        calls, num_bytes = self._sums[of_experts]
-        self._sums[of_experts] = [0, 0]
+        calls, num_bytes = self._sums[kind]
+        self._sums[kind] = [0, 0]
         return calls, num_bytes
 
     def _counted(self, method: Any) -> Any:
         @functools.wraps(method)
         def counted(group: ProcessGroup, received: Any, sent: Any, *rest: Any) -> Any:
-            sums = self._sums[group.group_name == self.expert_group]
+            sums = self._sums[self.apart.get(group.group_name, "ulysses")]
             sums[0] += 1
             for tensor in sent if isinstance(sent, list) else [sent]:
                 sums[1] += tensor.numel() * tensor.element_size()

@@ -63,7 +63,7 @@ def start_scatter(parts: Sequence[Tensor], group: dist.ProcessGroup | None, name
     p = group.size()
     sizes = [(max(x.shape[2], p) // p, x.shape[3]) for x in parts]
     with span(name):
-        flight = _Flight(_joined(_by_rank(x, p) for x in parts), group)
+        flight = Flight(_joined(_by_rank(x, p) for x in parts), group)
     return lambda: tuple(_parted(_join_sequence(flight.arrive(name)), sizes))
 
 
@@ -78,7 +78,7 @@ def start_gather(
         return functools.partial(tuple, parts)
     sizes = [(x.shape[2], x.shape[3]) for x in parts]
     with span(name):
-        flight = _Flight(_joined(_split_sequence(x.contiguous(), group.size()) for x in parts), group)
+        flight = Flight(_joined(_split_sequence(x.contiguous(), group.size()) for x in parts), group)
     return lambda: tuple(
         _from_ranks(x, n) for x, n in zip(_parted(flight.arrive(name), sizes), heads, strict=True)
     )
@@ -93,7 +93,7 @@ def shards_to_fill(like: Tensor, heads: int, group: dist.ProcessGroup) -> Tensor
 def start_filled(filled: Tensor, sizes: Sequence[int], group: dist.ProcessGroup, name: str) -> Arrival:
     """Send [p, B, s, heads, d] off; its heads arrive as shards [B, S, n, d] for each n of `sizes`."""
     with span(name):
-        flight = _Flight(filled, group)
+        flight = Flight(filled, group)
     return lambda: _join_sequence(flight.arrive(name)).split(list(sizes), dim=2)
 
 
@@ -106,7 +106,7 @@ def start_return(parts: list[Tensor], group: dist.ProcessGroup, name: str) -> Ar
     with span(name):
         message = _joined(_split_sequence(x.contiguous(), group.size()) for x in parts)
         parts.clear()
-        flight = _Flight(message, group)
+        flight = Flight(message, group)
     return lambda: tuple(_parted(flight.arrive(name), sizes))
 
 
@@ -121,7 +121,13 @@ def for_ranks(message: Tensor, heads: int, parts: int = 1) -> Tensor:
     return by_head.permute(2, 3, 4, 0, 1, 5, 6)
 
 
-class _Flight:
+def laid_out_as(to_ranks: Tensor, x: Tensor) -> Tensor:
+    """x [B, s, n, d] in the shape of `for_ranks`: a view, repeated where a head goes to several ranks."""
+    batch, seq, parts, ranks, _, heads, dim = to_ranks.shape
+    return x.reshape(batch, seq, parts, ranks, 1, heads, dim).expand(to_ranks.shape)
+
+
+class Flight:
     """An all-to-all that goes on beside the computation."""
 
     def __init__(self, sent: Tensor, group: dist.ProcessGroup) -> None:

@@ -18,6 +18,7 @@ from tgsbench.errors import TgsError
 from tgsbench.launch import preflight
 from tgsbench.launch.preflight import LocalMachine
 from tgsbench.presets import catalog
+from tgsbench.presets.options import all_options
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,13 @@ def widget_id(key: str) -> str:
 
 
 def _editor(field: FormField) -> Input | Select[str]:
+    widget = _widget(field)
+    if option := all_options().get(field.key):
+        widget.tooltip = option.what or None
+    return widget
+
+
+def _widget(field: FormField) -> Input | Select[str]:
     name = widget_id(field.key)
     if field.choices:
         options = [(choice or "none", choice) for choice in field.choices]
