@@ -175,8 +175,8 @@ def run(
         options = several.preset_options(name, assignments, rehearse)
         sys.exit(_run_part(part, preset, options, root, as_json, metrics))
     api.check_machine(preset, emulate_rank=emulate, virtual=virtual)
-    if not virtual and not preset.is_external and (told := launchers.one_of(os.environ)):
-        diagnostics.warn(told, "--nodes auto joins them")
+    if not (virtual or preset.is_external):
+        _tell_of_other_machines()
     if repeats:
         sys.exit(_run_repeats(preset, root, run_name, repeats, as_json, metrics))
     with StopSignals() as stop:
@@ -188,6 +188,11 @@ def run(
         detached.discard(run_folder)  # nothing was started: no run without a status is left
         stop.send_on()
     _open_live_view(run_folder, ascii_only)
+
+
+def _tell_of_other_machines() -> None:
+    if told := launchers.one_of(os.environ):
+        diagnostics.warn(told, "--nodes auto joins them")
 
 
 def _run_repeats(preset: Preset, root: Path, name: str, num_runs: int, as_json: bool, metrics: str) -> int:

@@ -14,7 +14,7 @@ from tgsbench.presets.resolve import resolve
 from tgsbench.schema.forecast import Verdict
 
 
-class Effect(Struct, frozen=True, kw_only=True):
+class OptionEffect(Struct, frozen=True, kw_only=True):
     """A preset with one value of an option."""
 
     value: str
@@ -26,18 +26,18 @@ class Effect(Struct, frozen=True, kw_only=True):
     verdict: Verdict = "unknown"
 
 
-def effects(name: str | Path, sets: Sequence[str], option: Option) -> list[Effect]:
+def effects(name: str | Path, sets: Sequence[str], option: Option) -> list[OptionEffect]:
     """Plan a preset with every value that it could have there; TgsError when it has a problem anyway."""
     preset = resolve(name, sets).preset
     return [_effect(name, [*sets, f"{option.key}={value}"], value) for value in values_to_try(option, preset)]
 
 
-def _effect(name: str | Path, sets: Sequence[str], value: str) -> Effect:
+def _effect(name: str | Path, sets: Sequence[str], value: str) -> OptionEffect:
     try:
         planned = forecast_preset(resolve(name, sets).preset)
     except TgsError as error:
-        return Effect(value=value, problem=error.msg.splitlines()[-1].strip())
-    return Effect(
+        return OptionEffect(value=value, problem=error.msg.splitlines()[-1].strip())
+    return OptionEffect(
         value=value,
         tgs=planned.tgs.estimate if planned.tgs else None,
         memory_gib=planned.memory.total_gib,

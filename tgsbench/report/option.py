@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 
 from tgsbench import units
-from tgsbench.planner.option_effects import Effect
+from tgsbench.planner.option_effects import OptionEffect
 from tgsbench.presets.options import Option
 
 _WIDTH = 110
@@ -45,7 +45,7 @@ def _wrapped(text: str, indent: str) -> list[str]:
     return textwrap.wrap(text, _WIDTH, initial_indent=indent, subsequent_indent=indent)
 
 
-def effect_lines(name: str, now: str, found: Sequence[Effect]) -> list[str]:
+def effect_lines(name: str, now: str, found: Sequence[OptionEffect]) -> list[str]:
     """Each value with planned TGS and memory in the preset `name`, which has `now`; refused ones say why."""
     width = max((len(effect.value) for effect in found), default=0) + 2
     lines = [
@@ -62,7 +62,7 @@ def effect_lines(name: str, now: str, found: Sequence[Effect]) -> list[str]:
     ]
 
 
-def _planned(effect: Effect) -> str:
+def _planned(effect: OptionEffect) -> str:
     if effect.problem:
         return f"refused: {effect.problem}"
     tgs = units.rate(effect.tgs) if effect.tgs is not None else "-"

@@ -38,7 +38,7 @@ class Fsdp2Options(EngineOptions, frozen=True, kw_only=True, forbid_unknown_fiel
     every node, and inside it to each; 0: two where that can be, since fewer bytes pass between nodes."""
 
     def on_one_rank(self) -> Self:
-        """Without parts of heads and hops, which exist for their exchanges, and whole: a yardstick of chunks."""
+        """Without parts of heads, hops and chunks: a yardstick of what they change."""
         return msgspec.structs.replace(self, head_parts=0, sequence_chunks=1, kv_hops=0)
 
 
