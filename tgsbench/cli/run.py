@@ -174,9 +174,7 @@ def run(
         part = _part(nodes or "", node_rank, rendezvous, run_name)
         options = several.preset_options(name, assignments, rehearse)
         sys.exit(_run_part(part, preset, options, root, as_json, metrics))
-    api.check_machine(preset, emulate_rank=emulate, virtual=virtual)
-    if not (virtual or preset.is_external):
-        _tell_of_other_machines()
+    _check_machine(preset, emulate, virtual)
     if repeats:
         sys.exit(_run_repeats(preset, root, run_name, repeats, as_json, metrics))
     with StopSignals() as stop:
@@ -190,8 +188,10 @@ def run(
     _open_live_view(run_folder, ascii_only)
 
 
-def _tell_of_other_machines() -> None:
-    if told := launchers.one_of(os.environ):
+def _check_machine(preset: Preset, emulate: bool, virtual: VirtualGpu | None) -> None:
+    """Refuse what this machine cannot run; tell of a launcher's other machines that the run leaves out."""
+    api.check_machine(preset, emulate_rank=emulate, virtual=virtual)
+    if not (virtual or preset.is_external) and (told := launchers.one_of(os.environ)):
         diagnostics.warn(told, "--nodes auto joins them")
 
 
