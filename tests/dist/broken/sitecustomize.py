@@ -42,7 +42,7 @@ def kv_heads_wrongly_repeated():
     from tgsbench.training.model import whole_layer
     from tgsbench.training.parallel import ulysses
 
-    by_rank, laid_out_as = ulysses._by_rank, whole_layer._laid_out_as
+    by_rank, laid_out_as = ulysses._by_rank, whole_layer.laid_out_as
 
     def broken(x, p):
         return by_rank(x.repeat(1, 1, p // x.shape[2], 1) if x.shape[2] < p else x, p)
@@ -53,7 +53,7 @@ def kv_heads_wrongly_repeated():
             return laid_out_as(to_ranks, x)
         return x.repeat(1, 1, copies, 1).view(to_ranks.shape)
 
-    ulysses._by_rank, whole_layer._laid_out_as = broken, broken_layout
+    ulysses._by_rank, whole_layer.laid_out_as = broken, broken_layout
 
 
 def sp_silently_1():

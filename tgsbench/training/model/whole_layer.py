@@ -25,6 +25,7 @@ from tgsbench.training.attention.attention import UlyssesAttention
 from tgsbench.training.attention.kept import AttentionGraph, KeptResults, attend_again, attend_keeping
 from tgsbench.training.model import fused_layers
 from tgsbench.training.model.fp8 import Operand
+from tgsbench.training.model.layer_weights import PARTS, LayerWeights
 from tgsbench.training.model.products import LayerProducts
 from tgsbench.training.model.tiled_mlp import TILE_TOKENS, tiles_backward, tiles_forward
 from tgsbench.training.parallel.offload import HostOffload
@@ -32,40 +33,15 @@ from tgsbench.training.parallel.tracing import span
 from tgsbench.training.parallel.ulysses import (
     Arrival,
     for_ranks,
+    laid_out_as,
+    landed,
     shards_to_fill,
     start_filled,
     start_gather,
     start_return,
     start_scatter,
+    with_next_ahead,
 )
-
-PARTS = (
-    "self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight",
-    "self_attn.o_proj.weight", "mlp.gate_proj.weight", "mlp.up_proj.weight", "mlp.down_proj.weight",
-    "input_layernorm.weight", "post_attention_layernorm.weight",
-)  # fmt: skip
-"""Parameters of a layer in the order in which the flat one holds them."""
-
-
-class _Weights(NamedTuple):
-    """Views of a flat parameter, or of its gradient."""
-
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    o: Tensor
-    gate: Tensor
-    up: Tensor
-    down: Tensor
-    norm: Tensor
-    mlp_norm: Tensor
-    flat: Tensor
-
-    def rows(self, first: Tensor, last: Tensor) -> Tensor:
-        """The weights from one to another, which have as many columns, as one matrix."""
-        begin = first.storage_offset() - self.flat.storage_offset()
-        end = last.storage_offset() - self.flat.storage_offset() + last.numel()
-        return self.flat[begin:end].view(-1, first.shape[1])
 
 
 class WholeLayer(nn.Module):
@@ -91,6 +67,7 @@ class WholeLayer(nn.Module):
         self.stash: HostOffload | None = None
         self.eps: float = config.rms_norm_eps
         self.tile_tokens = TILE_TOKENS if tiled else 0
+        self.norm_rows = 8 * TILE_TOKENS if tiled else 0
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_dim: int = self.shapes[0][0] // self.heads
         self.products = products or LayerProducts()
@@ -116,10 +93,10 @@ class WholeLayer(nn.Module):
         """Names within the layer and shapes, in the order of the flat parameter."""
         yield from zip(PARTS, self.shapes, strict=True)
 
-    def weights(self, flat: Tensor) -> _Weights:
+    def weights(self, flat: Tensor) -> LayerWeights:
         """Views of the parameter or of its gradient."""
         q, k, v, o, gate, up, down, norm, mlp_norm = (view for _, view in self.parts(flat))
-        return _Weights(q, k, v, o, gate, up, down, norm, mlp_norm, flat)
+        return LayerWeights(q, k, v, o, gate, up, down, norm, mlp_norm, flat)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """One chunk's attention; its inputs as they are after the all-to-alls."""
@@ -172,9 +149,15 @@ class _Pass:
             self._normed, self._inverse = fused_layers.norm_forward(self.rows, self.w.norm, self.layer.eps)
         return self._normed, self._inverse
 
-    def hold_normed(self, normed: Tensor | None, inverse: Tensor) -> None:
-        """Hold what the forward kept, or the normed input no longer."""
+    def hold_normed(self, normed: Tensor, inverse: Tensor) -> None:
+        """Hold what the forward kept."""
         self._normed, self._inverse = normed, inverse
+
+    def drop_normed(self) -> Tensor:
+        """Hold the normed input no longer; its 1/rms."""
+        assert self._inverse is not None
+        self._normed = None
+        return self._inverse
 
     def let_go(self) -> None:
         """Hold neither an input that waits on the host nor its norm's result until they are asked for.
@@ -227,21 +210,29 @@ class _Pass:
 
     # Forward
 
-    def received(self, normed: Tensor) -> Iterator[Inputs]:
-        """q, k and v of each chunk of heads, as they arrive."""
-        layer, w, given = self.layer, self.w, self.of_inputs.left(normed)
-        product = self.of_inputs.product
-        if self.group is None:
-            q_and_k = self.split_heads(product(given, w.rows(w.q, w.k).t()))
-            q, k = self.rotated(q_and_k).split([layer.heads, layer.kv_heads], dim=2)
-            v = self.split_heads(product(given, w.v.t()))
-            yield from zip(*(x.chunk(layer.chunks, dim=2) for x in (q, k, v)), strict=True)
-            return
-        both = self._send_kv(given, self.group)
-        under_way = [self._send_q(given, index, self.group) for index in range(layer.chunks)]
+    def received(self, drop_normed: bool) -> Iterator[Inputs]:
+        """q, k and v of each chunk of heads, as they arrive; `drop_normed`: it is not needed again."""
+        given = self.of_inputs.left(self.normed()[0])
+        if drop_normed:
+            self.drop_normed()
+        return self._projected_alone(given) if self.group is None else self._exchanged(given, self.group)
+
+    def _projected_alone(self, given: Tensor | Operand) -> Iterator[Inputs]:
+        layer, w, product = self.layer, self.w, self.of_inputs.product
+        rotated = self.rotated(self.split_heads(product(given, w.rows(w.q, w.k).t())))
+        q, k = rotated.split([layer.heads, layer.kv_heads], dim=2)
+        v = self.split_heads(product(given, w.v.t()))
+        return zip(*(x.chunk(layer.chunks, dim=2) for x in (q, k, v)), strict=True)
+
+    def _exchanged(self, given: Tensor | Operand, group: dist.ProcessGroup) -> Iterator[Inputs]:
+        both = self._send_kv(given, group)
+        under_way = [self._send_q(given, index, group) for index in range(self.layer.chunks)]
+        return self._chunks(both, under_way)
+
+    def _chunks(self, both: Arrival, under_way: list[Arrival]) -> Iterator[Inputs]:
         k, v = both()
-        for index, arrive in enumerate(under_way):
-            yield arrive()[0], self.chunk_of_kv(index, k), self.chunk_of_kv(index, v)
+        for index in range(len(under_way)):
+            yield under_way.pop(0)()[0], self.chunk_of_kv(index, k), self.chunk_of_kv(index, v)
 
     def _send_kv(self, given: Tensor | Operand, group: dist.ProcessGroup) -> Arrival:
         layer, w = self.layer, self.w
@@ -249,8 +240,8 @@ class _Pass:
         each = max(layer.kv_heads, layer.sp) // layer.sp
         message = shards_to_fill(k, 2 * each, group)
         own_k, own_v = (self._kv_for_ranks(half) for half in message.split(each, dim=3))
-        self.rotated(_laid_out_as(own_k, k), into=own_k)
-        own_v.copy_(_laid_out_as(own_v, v))
+        self.rotated(laid_out_as(own_k, k), into=own_k)
+        own_v.copy_(laid_out_as(own_v, v))
         return start_filled(message, [each, each], group, spans.A2A_PRE)
 
     def _kv_for_ranks(self, message: Tensor) -> Tensor:
@@ -262,7 +253,7 @@ class _Pass:
         q = self.split_heads(self.of_inputs.product(given, self.q_weight(index).t()))
         message = shards_to_fill(q, q.shape[2] // self.layer.sp, group)
         to_ranks = for_ranks(message, q.shape[2])
-        self.rotated(_laid_out_as(to_ranks, q), into=to_ranks)
+        self.rotated(laid_out_as(to_ranks, q), into=to_ranks)
         return start_filled(message, [message.shape[3]], group, spans.A2A_PRE)
 
     def attended(self, received: Iterable[Inputs], attend: Callable[[Inputs], Tensor]) -> list[Arrival]:
@@ -307,26 +298,25 @@ class _Pass:
         w, hidden = self.w, mlp.hidden if in_place else mlp.hidden.clone()
         if mlp.gate is None or mlp.up is None:
             assert mlp.normed is not None
-            hidden.add_(
-                tiles_forward(mlp.normed, (w.gate, w.up, w.down), self.layer.tile_tokens, self.of_inputs)
-            )
+            weights, into = (w.gate, w.up, w.down), mlp.normed if in_place else None
+            hidden.add_(tiles_forward(mlp.normed, weights, self.layer.tile_tokens, self.of_inputs, into))
         else:
             self.of_inputs.add_product(hidden, fused_layers.swiglu(mlp.gate, mlp.up), w.down.t())
         return hidden.view(*self.shape, -1)
 
     # Backward
 
-    def mlp_backward(self, grad: Tensor, mlp: _Mlp, to: _Weights) -> tuple[Tensor, Tensor]:
+    def mlp_backward(self, grad: Tensor, mlp: _Mlp, to: LayerWeights) -> tuple[Tensor, Tensor]:
         """Gradients of the residual stream [T, h] before the MLP, and of the norm's weight."""
         grad_normed = self._tiled_backward(grad, mlp, to) if mlp.gate is None else self._gated(grad, mlp, to)
         mlp.normed = mlp.gate = mlp.up = None
-        grad_hidden, weight = fused_layers.norm_backward(
-            grad_normed, mlp.hidden, mlp.inverse, self.w.mlp_norm
-        )
         # Into the gradient that came, which the layer behind made for this one alone: one [T, h] less.
-        return grad.add_(grad_hidden), weight
+        weight = fused_layers.add_norm_backward(
+            grad, grad_normed, mlp.hidden, mlp.inverse, self.w.mlp_norm, self.layer.norm_rows
+        )
+        return grad, weight
 
-    def _gated(self, grad: Tensor, mlp: _Mlp, to: _Weights) -> Tensor:
+    def _gated(self, grad: Tensor, mlp: _Mlp, to: LayerWeights) -> Tensor:
         assert mlp.normed is not None and mlp.gate is not None and mlp.up is not None
         # Made again and not kept: one [T, i] less beside the two gradients.
         product, add_product = self.of_gradients.product, self.of_gradients.add_product
@@ -336,43 +326,57 @@ class _Pass:
         product(grad_up.t(), mlp.normed, to.up)
         return add_product(product(grad_gate, self.w.gate), grad_up, self.w.up)
 
-    def _tiled_backward(self, grad: Tensor, mlp: _Mlp, to: _Weights) -> Tensor:
+    def _tiled_backward(self, grad: Tensor, mlp: _Mlp, to: LayerWeights) -> Tensor:
         assert mlp.normed is not None
         weights = self.w.gate, self.w.up, self.w.down
         grad_normed, sums = tiles_backward(
-            mlp.normed, grad, weights, self.layer.tile_tokens, self.layer.products
+            mlp.normed, grad, weights, self.layer.tile_tokens, self.layer.products, into=mlp.normed
         )
         for target, total in zip((to.gate, to.up, to.down), sums, strict=True):
             target.copy_(total)
         return grad_normed
 
-    def send_output_gradients(self, grad: Tensor) -> list[Arrival]:
-        """Gradients of attention's output, chunk by chunk on their way to the head-sharded side."""
-        given, product = self.of_gradients.left(grad), self.of_gradients.product
-        gradients = (product(given, self.o_weight(index)) for index in range(self.layer.chunks))
-        return [start_scatter([self.split_heads(each)], self.group, spans.A2A_POST) for each in gradients]
+    def send_output_gradients(self, grad: Tensor) -> Iterator[Tensor]:
+        """Gradients of attention's output as they arrive head-sharded; the first is sent at once."""
+        sent = self._output_gradients(grad)
+        return with_next_ahead(next(sent), sent)
+
+    def _output_gradients(self, grad: Tensor) -> Iterator[Arrival]:
+        # In FP8 a copy, which goes with the last part.
+        given = [self.of_gradients.left(grad)] * self.layer.chunks
+        for index in range(self.layer.chunks):
+            yield self._send_output_gradient(given.pop(), index)
+
+    def _send_output_gradient(self, given: Tensor | Operand, index: int) -> Arrival:
+        part = self.of_gradients.product(given, self.o_weight(index))
+        return start_scatter([self.split_heads(part)], self.group, spans.A2A_POST)
 
     def attention_backward(
-        self, arrivals: list[Arrival], graphs: Iterable[AttentionGraph], o_backward: Callable[[], None]
-    ) -> tuple[list[Arrival], Arrival]:
-        """Gradients of each chunk's q, and of all k and v, on their way back; `arrivals` is emptied.
+        self, arriving: Iterator[Tensor], graphs: Iterable[AttentionGraph], o_backward: Callable[[], None]
+    ) -> list[Arrival]:
+        """Gradients of each chunk's q, and of all k and v, on their way back.
 
-        `o_backward` hides the last of them, or, where memory counts, takes attention's outputs before.
+        `o_backward` hides the last of them. Where memory counts it takes attention's outputs before, and what
+        is sent is waited for: the last exchange, 20 ms of 8M tokens on 8 GPUs beside minutes of attention.
         """
         if self.away is not None:
             o_backward()
-        of_k, of_v, under_way = list[Tensor](), list[Tensor](), []
+        of_k, of_v, under_way = list[Tensor](), list[Tensor](), list[Arrival]()
         for graph in graphs:
-            grad_q, *of_kv = graph.backward(*arrivals.pop(0)())
+            grad_q, *of_kv = graph.backward(next(arriving))
             # What attention took and gave is gone before gradients are copied into messages.
             del graph
+            if self.away is not None:
+                under_way = [landed(arrival) for arrival in under_way]
             under_way.append(self._returned([grad_q]))
+            del grad_q
             for parts in (of_v, of_k):
-                parts.append(of_kv.pop())
+                self._take(of_kv.pop(), parts)
         both = self._returned([self._joined_kv(of_k), self._joined_kv(of_v)])
-        if self.away is None:
-            o_backward()
-        return under_way, both
+        if self.away is not None:
+            return [landed(arrival) for arrival in (*under_way, both)]
+        o_backward()
+        return [*under_way, both]
 
     def _returned(self, grads: list[Tensor]) -> Arrival:
         """Gradients on their way back; `grads` is emptied."""
@@ -380,32 +384,34 @@ class _Pass:
             return functools.partial(tuple, grads)
         return start_return(grads, self.group, spans.A2A_PRE)
 
-    def _joined_kv(self, parts: list[Tensor]) -> Tensor:
-        """Gradients of the KV heads from those of each chunk, which share a head or have their own.
+    def _take(self, part: Tensor, parts: list[Tensor]) -> None:
+        """Gradients of a chunk's KV heads: summed with those of the chunks before that share them."""
+        if parts and self.layer.shares_kv:
+            parts[0].add_(part)
+        else:
+            parts.append(part)
 
-        `parts` is emptied.
-        """
-        if len(parts) == 1:
-            return parts.pop()
-        joined = parts[0].add_(parts[1]) if self.layer.shares_kv else torch.cat(parts, dim=2)
+    def _joined_kv(self, parts: list[Tensor]) -> Tensor:
+        """Gradients of all KV heads from those of chunks that have their own; `parts` is emptied."""
+        joined = torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]
         parts.clear()
         return joined
 
-    def o_backward(self, grad: Tensor, returned: list[Tensor], to: _Weights) -> None:
+    def o_backward(self, grad: Tensor, returned: list[Tensor], to: LayerWeights) -> None:
         """Gradient of the output projection; `returned` is emptied."""
         given = self.of_gradients.left(grad.t())
         for index in range(len(returned)):
             self._write(self.chunk_of_o(index, to.o), given, returned.pop(0))
 
-    def qkv_backward(self, normed: Tensor, under_way: list[Arrival], both: Arrival, to: _Weights) -> Tensor:
-        """Gradient [T, h] of the normed input, and of the three projections."""
+    def qkv_backward(self, under_way: list[Arrival], to: LayerWeights) -> Tensor:
+        """Gradient [T, h] of the normed input, and of the three projections; `under_way` is emptied."""
         if self.group is None:
-            of_q = [arrive()[0] for arrive in under_way]
-            return self._joint_backward(normed, [*of_q, *both()], to)
+            return self._joint_backward(under_way, to)
+        normed, _ = self.normed()
         product, add_product = self.of_gradients.product, self.of_gradients.add_product
         grad_normed: Tensor | None = None
-        for index, arrive in enumerate(under_way):
-            grad_q = self._rotated_back(arrive()[0])
+        for index in range(self.layer.chunks):
+            grad_q = self._rotated_back(under_way.pop(0)()[0])
             self._write(self.chunk_of_q(index, to.q), grad_q.t(), normed)
             weight = self.q_weight(index)
             if grad_normed is None:
@@ -413,7 +419,7 @@ class _Pass:
             else:
                 add_product(grad_normed, grad_q, weight)
         assert grad_normed is not None
-        joint = self._joint_kv(*both())
+        joint = self._joint_kv(*under_way.pop()())
         product(joint.t(), normed, to.rows(to.k, to.v))
         return add_product(grad_normed, joint, self.w.rows(self.w.k, self.w.v))
 
@@ -436,9 +442,12 @@ class _Pass:
         into_v.copy_(v)
         return joint.view(self.num_rows, -1)
 
-    def _joint_backward(self, normed: Tensor, grads: list[Tensor], to: _Weights) -> Tensor:
-        joint = self._joint_gradient(grads)
-        self.of_gradients.product(joint.t(), normed, to.rows(to.q, to.v))
+    def _joint_backward(self, under_way: list[Arrival], to: LayerWeights) -> Tensor:
+        joint = self._joint_gradient([part for arrive in under_way for part in arrive()])
+        # Alone a rank has all gradients of q, k and v in these: 15 GiB of 1.3M tokens of Llama3-8B.
+        under_way.clear()
+        self.of_gradients.product(joint.t(), self.normed()[0], to.rows(to.q, to.v))
+        self.drop_normed()
         return self.of_gradients.product(joint, self.w.rows(self.w.q, self.w.v))
 
     def _write(self, into: Tensor, a: Tensor | Operand, b: Tensor) -> None:
@@ -457,12 +466,6 @@ class _Pass:
             self.rotated(x, -1.0, into)
         last.copy_(parts[-1])
         return joint.view(self.num_rows, -1)
-
-
-def _laid_out_as(to_ranks: Tensor, x: Tensor) -> Tensor:
-    """x [B, s, n, d] in the shape of `for_ranks`: a view, repeated where a head goes to several ranks."""
-    batch, seq, parts, ranks, _, heads, dim = to_ranks.shape
-    return x.reshape(batch, seq, parts, ranks, 1, heads, dim).expand(to_ranks.shape)
 
 
 class _Away(NamedTuple):
@@ -507,17 +510,19 @@ class _Layer(torch.autograd.Function):
             results.append(KeptResults(layer.kept_ops))
             return attend_keeping(layer.attend, *own, results[-1])
 
-        normed, inverse = run.normed()
-        arrivals = run.attended(run.received(normed), attend)
+        arrivals = run.attended(run.received(drop_normed=mode != "none"), attend)
         with_attention = run.projected(run.flattened(arrivals), returned)
+        if mode == "full":
+            returned.clear()
+        of_norm = run.normed() if mode == "none" else ()
         with span(spans.MLP):
             mlp = run.mlp(with_attention)
             out = run.output(mlp, in_place=mode != "none")
-        saved: list[Tensor | None] = [] if mode == "full" else [*returned]
+        saved: list[Tensor | None] = [*returned]
         if mode == "selective" and run.group is not None:
             saved += itertools.chain.from_iterable(inputs)
         if mode == "none":
-            saved += [normed, inverse, mlp.hidden, mlp.inverse, mlp.normed, mlp.gate, mlp.up]
+            saved += [*of_norm, mlp.hidden, mlp.inverse, mlp.normed, mlp.gate, mlp.up]
         ctx.layer, ctx.results, ctx.graphs = layer, results, graphs
         ctx.away = _Away(stash, stash.keep(x)) if stash else None
         ctx.save_for_backward(flat, cos, sin, *saved, *([] if stash else [x]))
@@ -534,17 +539,15 @@ class _Layer(torch.autograd.Function):
         mlp, returned, rest = _until_mlp(run, saved, ctx.graphs)
         grad, of_mlp_norm = run.mlp_backward(grads[0].flatten(0, 1), mlp, to)
         del mlp
-        arrivals = run.send_output_gradients(grad)
+        arriving = run.send_output_gradients(grad)
         graphs: Iterable[AttentionGraph] = _taken(ctx.graphs)
         if layer.checkpointing == "selective":
             with span(spans.RECOMPUTE):
-                inputs = zip(*[iter(rest)] * 3, strict=True) if rest else run.received(run.normed()[0])
+                inputs = zip(*[iter(rest)] * 3, strict=True) if rest else run.received(drop_normed=False)
                 graphs = map(functools.partial(_replayed, layer), inputs, ctx.results)
-        under_way, both = run.attention_backward(arrivals, graphs, lambda: run.o_backward(grad, returned, to))
-        normed, inverse = run.normed()
-        grad_normed = run.qkv_backward(normed, under_way, both, to)
-        run.hold_normed(None, inverse)
-        del normed, under_way, both  # alone a rank has all gradients of q, k and v in them
+        under_way = run.attention_backward(arriving, graphs, lambda: run.o_backward(grad, returned, to))
+        grad_normed = run.qkv_backward(under_way, to)
+        inverse = run.drop_normed()
         if away:
             away.finish()
         grad_x, of_norm = fused_layers.norm_backward(grad_normed, run.rows, inverse, run.w.norm)
@@ -588,9 +591,9 @@ def _replayed(layer: WholeLayer, inputs: Inputs, kept: KeptResults) -> Attention
 def _again(run: _Pass, graphs: list[AttentionGraph]) -> tuple[_Mlp, list[Tensor]]:
     """The forward once more, up to the last product: what the MLP takes, and attention's outputs."""
     layer, returned = run.layer, list[Tensor]()
-    arrivals = run.attended(run.received(run.normed()[0]), lambda inputs: _graphed(layer, inputs, graphs))
-    if run.away:
-        run.hold_normed(None, run.normed()[1])
+    received = run.received(drop_normed=run.away is not None)
+    arrivals = run.attended(received, lambda inputs: _graphed(layer, inputs, graphs))
+    del received
     hidden = run.projected(run.flattened(arrivals), returned)
     run.let_go()
     return run.mlp(hidden), returned
