@@ -94,8 +94,8 @@ def attention_workspace(work: StepWorkload) -> float:
     if work.kernel in ("flash3", "cudnn"):
         return 4.0 * padded * queries + 8.0 * keys
     expanded = work.compute_bytes * queries
-    # torch sums more bytes than 32 bits can index in several passes, and in fp32 beside the result. DeepSpeed's
-    # layers came out 2 % below the plan without it.
+    # torch sums more bytes than 32 bits can index in several passes, and in fp32 beside the result.
+    # DeepSpeed's layers came out 2 % below the plan without it.
     many = work.whole_layers and work.compute_bytes < 4 and expanded > 2**31
     in_passes = 4.0 * keys if many else 0.0
     return 4.0 * padded * queries + 2.0 * expanded + in_passes
