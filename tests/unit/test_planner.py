@@ -652,6 +652,8 @@ def test_the_workspace_of_attentions_backward_by_hand():
     assert attention_workspace(whole) == dq
     in_parts = replace(grouped, whole_layers=True, head_parts=2)
     assert attention_workspace(in_parts) == (dq + expanded) / 2
+    sharing = replace(grouped, whole_layers=True, world=8, sp=2, head_parts=4)
+    assert attention_workspace(sharing) == dq / 8, "each query head of a rank by itself"
     # 32 documents of 128 tokens: each one's rows are padded by up to 128.
     assert attention_workspace(replace(whole, attended_len=128.0)) == 2 * dq
 
