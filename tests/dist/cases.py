@@ -47,8 +47,9 @@ for _mode in ("selective", "full"):
 for _kept in ("optimizer", "all"):
     CASES[f"offload-{_kept}"] = {**CASES["offload-full"], "engine.offload": _kept}
 CASES["tiled"] = {"model": _GQA, "training.checkpointing": "full", "engine.tiled_mlp": True}
+CASES["tiled-offloaded"] = {**CASES["tiled"], "engine.activation_offload": True}
 CASES["plain"] = {"model": _GQA, "training.checkpointing": "none"}
-"""What the seven above must agree with."""
+"""What the eight above must agree with."""
 for _mode in ("none", "selective", "full"):
     # Alone a rank attends in two parts of its heads.
     CASES[f"heads_in_parts-{_mode}"] = {

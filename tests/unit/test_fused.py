@@ -14,7 +14,8 @@ from tgsbench.errors import ExitCode, TgsError
 from tgsbench.schema.preset import EngineOptions
 from tgsbench.training.model import fused_layers
 from tgsbench.training.model.llama import BUILDER
-from tgsbench.training.model.tiled_mlp import tiled_mlp
+from tgsbench.training.model.products import LayerProducts
+from tgsbench.training.model.tiled_mlp import tiled_mlp, tiles_backward, tiles_forward
 
 _CONFIG = LlamaConfig(
     vocab_size=64, hidden_size=64, intermediate_size=160, num_hidden_layers=2, num_attention_heads=4,
@@ -129,3 +130,29 @@ def test_liger_is_refused_with_a_remedy_where_it_is_missing():
     with pytest.raises(TgsError) as caught:
         BUILDER.fuse(LlamaModel(_CONFIG), EngineOptions(liger=True))
     assert caught.value.exit_code == ExitCode.MISSING_DEPENDENCY
+
+
+@pytest.mark.parametrize("num_rows", [0, 3, 7])
+def test_a_norms_gradient_is_added_in_rows_as_at_once(num_rows):
+    torch.manual_seed(0)
+    x, grad, before, weight = (torch.randn(*size) for size in ((7, 16), (7, 16), (7, 16), (16,)))
+    _, inverse = fused_layers.norm_forward(x, weight, 1e-5)
+    grad_x, of_weight = fused_layers.norm_backward(grad, x, inverse, weight)
+    total = before.clone()
+    given = fused_layers.add_norm_backward(total, grad, x, inverse, weight, num_rows)
+    _same([total, given], [before + grad_x, of_weight])
+
+
+def test_tiles_may_be_written_over_their_rows():
+    torch.manual_seed(0)
+    rows, grad, *weights = (torch.randn(*size) for size in ((7, 16), (7, 16), (40, 16), (40, 16), (16, 40)))
+    out = tiles_forward(rows, weights, 3)
+    grad_x, sums = tiles_backward(rows, grad, weights, 3, LayerProducts())
+    over = rows.clone()
+    assert tiles_forward(over, weights, 3, into=over) is over
+    assert torch.equal(over, out)
+    over = rows.clone()
+    grad_over, sums_over = tiles_backward(over, grad, weights, 3, LayerProducts(), into=over)
+    assert grad_over is over
+    assert torch.equal(over, grad_x)
+    assert all(map(torch.equal, sums_over, sums))

@@ -11,7 +11,7 @@ from tgsbench.launch.verify import one_rank, small_preset
 from tgsbench.metrics.integrity import expected_all_to_alls
 from tgsbench.planner.counts import layer_counts
 from tgsbench.planner.workload import work_of
-from tgsbench.systems.whole_layers import head_parts
+from tgsbench.systems.whole_layers import head_parts, most_attention_calls
 
 SP8 = ["hardware.num_gpus=8", "parallel.sp=8"]
 
@@ -28,6 +28,17 @@ def test_heads_are_cut_where_an_exchange_is_long_enough_to_hide() -> None:
     )
     assert parts("llama2_70b_1M") == 1, "one query head a rank"
     assert parts("tiny_cpu") == 1
+
+
+def test_where_memory_counts_parts_are_as_small_as_they_can_be() -> None:
+    tiled = "engine.tiled_mlp=true"
+    assert parts("llama3_8b_128k", *SP8, tiled) == 4, "four query heads of a rank share one KV head"
+    assert parts("llama2_7b_128k", *SP8, tiled) == 4, "four heads of a rank, each with its own"
+    assert parts("llama3_8b_128k", "hardware.num_gpus=4", "parallel.sp=4", tiled) == 2, "two KV heads"
+    assert parts("llama3_8b_128k", *SP8, tiled, "engine.head_parts=2") == 2
+    preset = presets.resolve("llama3_8b_128k", [*SP8, tiled]).preset
+    assert head_parts(small_preset(preset)) > 1
+    assert most_attention_calls(preset) == 4
 
 
 def test_a_number_that_is_asked_for_is_taken() -> None:

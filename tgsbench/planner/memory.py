@@ -21,6 +21,7 @@ from tgsbench.planner.buckets import Reduction, bucket_weights, reductions
 from tgsbench.planner.counts import exchange_bytes, run_here, tile_tokens
 from tgsbench.planner.sequence_chunks import host_bytes as chunks_on_host
 from tgsbench.planner.sequence_chunks import of_chunk, working_set
+from tgsbench.planner.tiled_layers import are_tiled, tiled_backward
 from tgsbench.planner.workload import StepWorkload
 from tgsbench.systems.host_states import PIECE_VALUES, PIECES_AT_ONCE
 from tgsbench.systems.score_blocks import score_bytes
@@ -337,7 +338,7 @@ def _fuller(work: StepWorkload, mlp: float, exchanged: float) -> dict[str, float
     returned = exchange_bytes(work)[1] if is_gone else 0.0
     attention = attention_backward(work) - freed_by_mlp(work)
     moments = (mlp, exchanged), (attention, max(0.0, exchanged - returned))
-    activations, buffers = max(moments, key=sum)
+    activations, buffers = tiled_backward(work) if are_tiled(work) else max(moments, key=sum)
     # Where all layers keep them, they are counted there.
     return {"layer_activations": activations} | ({"all_to_all_buffers": buffers} if buffers else {})
 

@@ -101,6 +101,11 @@ class StepWorkload(Struct, frozen=True, kw_only=True):
         return self.whole_layers and self.activation_offload and of_full
 
     @property
+    def shares_kv(self) -> bool:
+        """Has a rank one KV head, which all parts of its query heads attend to?"""
+        return self.ulysses > 1 and self.dims.kv_heads <= self.ulysses
+
+    @property
     def gradients_away(self) -> bool:
         """Do gradients lie in host memory once they are reduced?"""
         return self.offload == "all" or (self.offload != "none" and not self.system.streams_states)

@@ -69,6 +69,8 @@ def head_parts(preset: Preset) -> int:
         return 1
     if preset.ulysses == 1:
         return _alone_in_parts(preset)
+    if not asked and preset.engine.tiled_mlp:
+        return _smallest_parts(preset)
     return min(asked or 2, most_parts(preset)) if asked or _is_worth_it(preset) else 1
 
 
@@ -81,6 +83,18 @@ def _alone_in_parts(preset: Preset) -> int:
     if preset.ulysses > 1 or not preset.engine.tiled_mlp or kv_heads % 2:
         return 1
     return max(1, kv_heads // 2)
+
+
+def _smallest_parts(preset: Preset) -> int:
+    """Parts of one KV head, or where a rank has one alone of one query head: its MLP runs in tiles, so memory
+    is what counts.
+
+    Queries that share a KV head take 12 bytes a value in flash attention's backward, and 2 more where their
+    gradients are past 2^31 bytes; one that has its own takes 4.
+    """
+    shape, sp = preset.model, preset.ulysses
+    kv_heads = max(shape.num_kv_heads, sp) // sp
+    return kv_heads if kv_heads > 1 else shape.num_query_heads // sp
 
 
 def most_parts(preset: Preset) -> int:
@@ -103,8 +117,11 @@ def can_have_parts(preset: Preset) -> bool:
 
 
 def with_parts_of(preset: Preset, small: Preset) -> Preset:
-    """`small` with as many parts of a rank's heads as the preset that it stands for, or as it can have."""
-    if not hasattr(small.engine, "head_parts"):
+    """`small` with as many parts of a rank's heads as the preset that it stands for, or as it can have.
+
+    Parts for the sake of memory come of themselves.
+    """
+    if not hasattr(small.engine, "head_parts") or (small.engine.tiled_mlp and not small.engine.head_parts):
         return small
     parts = head_parts(preset) if can_have_parts(small) else 0
     return replace(small, engine=replace(small.engine, head_parts=parts))
@@ -117,6 +134,8 @@ def most_attention_calls(preset: Preset) -> int:
     if _alone_in_parts(preset) > 1:
         return _alone_in_parts(preset)
     asked = getattr(preset.engine, "head_parts", 0)
+    if not asked and preset.engine.tiled_mlp and preset.ulysses > 1:
+        return _smallest_parts(preset)
     return most_parts(preset) if asked == 2 or (not asked and _is_worth_it(preset)) else 1
 
 

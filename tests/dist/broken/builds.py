@@ -65,9 +65,9 @@ def query_groups_dealt_round_robin():
 def kv_heads_swapped_within_a_rank():
     """After the exchange a rank's KV heads stand in the wrong order; one rank alone has no exchange."""
     from tgsbench.training.attention import attention
-    from tgsbench.training.model import whole_layer
+    from tgsbench.training.model import layer_pass
 
-    scatter, start = attention.scatter_heads, whole_layer.start_filled
+    scatter, start = attention.scatter_heads, layer_pass.start_filled
 
     def broken(q, k, v, group):
         q, k, v = scatter(q, k, v, group)
@@ -78,7 +78,7 @@ def kv_heads_swapped_within_a_rank():
         swapped = len(sizes) == 2
         return (lambda: tuple(x.flip(2) for x in arrive())) if swapped else arrive
 
-    attention.scatter_heads, whole_layer.start_filled = broken, broken_start
+    attention.scatter_heads, layer_pass.start_filled = broken, broken_start
 
 
 def nodes_get_each_others_kv_head():
@@ -95,14 +95,14 @@ def keys_go_between_nodes_twice():
 
 
 def _first_hop(send):
-    from tgsbench.training.model import whole_layer
+    from tgsbench.training.model import layer_pass
 
-    start = whole_layer.start_filled
+    start = layer_pass.start_filled
 
     def broken(filled, sizes, *rest):
         return send(start, filled, sizes, *rest) if len(sizes) == 2 else start(filled, sizes, *rest)
 
-    whole_layer.start_filled = broken
+    layer_pass.start_filled = broken
 
 
 def copied_keys_in_the_order_of_places():

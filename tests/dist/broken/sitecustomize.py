@@ -39,10 +39,10 @@ def targets_two_ahead():
 
 def kv_heads_wrongly_repeated():
     """0 1 0 1 instead of 0 0 1 1."""
-    from tgsbench.training.model import whole_layer
+    from tgsbench.training.model import layer_pass
     from tgsbench.training.parallel import ulysses
 
-    by_rank, laid_out_as = ulysses._by_rank, whole_layer._laid_out_as
+    by_rank, laid_out_as = ulysses._by_rank, layer_pass.laid_out_as
 
     def broken(x, p):
         return by_rank(x.repeat(1, 1, p // x.shape[2], 1) if x.shape[2] < p else x, p)
@@ -53,7 +53,7 @@ def kv_heads_wrongly_repeated():
             return laid_out_as(to_ranks, x)
         return x.repeat(1, 1, copies, 1).view(to_ranks.shape)
 
-    ulysses._by_rank, whole_layer._laid_out_as = broken, broken_layout
+    ulysses._by_rank, layer_pass.laid_out_as = broken, broken_layout
 
 
 def sp_silently_1():

@@ -23,8 +23,9 @@ from tgsbench.training.attention.attention import UlyssesAttention
 from tgsbench.training.attention.blocks import Saved
 from tgsbench.training.attention.time_ring import TimeRing
 from tgsbench.training.model import fused_layers
+from tgsbench.training.model.layer_pass import LayerPass
 from tgsbench.training.model.products import LayerProducts
-from tgsbench.training.model.whole_layer import LayerPass, WholeLayer
+from tgsbench.training.model.whole_layer import WholeLayer
 from tgsbench.training.parallel.offload import HostOffload
 from tgsbench.training.parallel.tracing import span
 from tgsbench.training.parallel.ulysses import Arrival, start_gather
@@ -158,9 +159,9 @@ class _Chunks:
 
 def _exchanged(run: ChunkPass) -> tuple[Tensor, Tensor]:
     """Keys and values [2, B · C, m, d] and queries [B · C, a, d] of a chunk."""
-    normed, inverse = run.normed()
+    normed, _ = run.normed()
     keys, queries = run.start_keys(normed), run.start_queries(normed)
-    run.hold_normed(None, inverse)
+    run.drop_normed()
     del normed
     return _rows_of(keys), queries()[0].flatten(0, 1)
 
@@ -242,15 +243,12 @@ class _Backward:
         grad = self._chunks.part(self._grad, chunk)
         of_hidden, of_mlp_norm = run.mlp_backward(grad.flatten(0, 1), mlp, to)
         del mlp
-        arrivals = run.send_output_gradients(of_hidden)
+        arriving = run.send_output_gradients(of_hidden)
         graphs = _taken(graph)
         del graph
-        under_way, both = run.attention_backward(
-            arrivals, graphs, lambda: run.o_backward(of_hidden, outputs, to)
-        )
-        normed, inverse = run.normed()
-        grad_normed = run.qkv_backward(normed, under_way, both, to)
-        grad_x, of_norm = fused_layers.norm_backward(grad_normed, run.rows, inverse, run.w.norm)
+        under_way = run.attention_backward(arriving, graphs, lambda: run.o_backward(of_hidden, outputs, to))
+        grad_normed = run.qkv_backward(under_way, to)
+        grad_x, of_norm = fused_layers.norm_backward(grad_normed, run.rows, run.drop_normed(), run.w.norm)
         torch._foreach_copy_([to.norm, to.mlp_norm], [of_norm, of_mlp_norm])
         self.total.add_(to.flat)
         grad.copy_(grad_x.add_(of_hidden).view_as(grad))

@@ -244,6 +244,25 @@ def norm_backward(grad: Tensor, x: Tensor, inverse: Tensor, weight: Tensor) -> t
     return grad_x.to(x.dtype), grad_weight.to(weight.dtype)
 
 
+def add_norm_backward(
+    total: Tensor, grad: Tensor, x: Tensor, inverse: Tensor, weight: Tensor, num_rows: int = 0
+) -> Tensor:
+    """Add the gradient of a norm's input to `total`, all [T, h], and give that of its weight.
+
+    So many rows at a time, which spares a tensor [T, h]; 0: all at once.
+    """
+    if not num_rows:
+        grad_x, of_weight = norm_backward(grad, x, inverse, weight)
+        total.add_(grad_x)
+        return of_weight
+    of_weight = torch.zeros_like(weight, dtype=torch.float32)
+    for into, *own in zip(*(tensor.split(num_rows) for tensor in (total, grad, x, inverse)), strict=True):
+        grad_x, of_rows = norm_backward(own[0], own[1], own[2], weight)
+        into.add_(grad_x)
+        of_weight.add_(of_rows)
+    return of_weight.to(weight.dtype)
+
+
 class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:

@@ -59,11 +59,15 @@ class _TiledMLP(torch.autograd.Function):
 
 
 def tiles_forward(
-    rows: Tensor, weights: Sequence[Tensor], tile_tokens: int, products: Products = PLAIN
+    rows: Tensor,
+    weights: Sequence[Tensor],
+    tile_tokens: int,
+    products: Products = PLAIN,
+    into: Tensor | None = None,
 ) -> Tensor:
-    """The MLP of rows [T, h] outside autograd."""
+    """The MLP of rows [T, h] outside autograd, written to `into`, which may be the rows themselves."""
     w_gate, w_up, w_down = weights
-    out = torch.empty_like(rows)
+    out = torch.empty_like(rows) if into is None else into
     for tile, into in zip(rows.split(tile_tokens), out.split(tile_tokens), strict=True):
         given = products.left(tile)
         gate, up = products.product(given, w_gate.t()), products.product(given, w_up.t())
@@ -72,10 +76,18 @@ def tiles_forward(
 
 
 def tiles_backward(
-    rows: Tensor, grad_out: Tensor, weights: Sequence[Tensor], tile_tokens: int, products: LayerProducts
+    rows: Tensor,
+    grad_out: Tensor,
+    weights: Sequence[Tensor],
+    tile_tokens: int,
+    products: LayerProducts,
+    into: Tensor | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
-    """Gradient of the rows [T, h], and the fp32 sums of those of the three weights."""
-    grad_x = torch.empty_like(rows)
+    """Gradient of the rows [T, h], and the fp32 sums of those of the three weights.
+
+    `into` may be the rows themselves: of a tile everything is read before its gradient is written.
+    """
+    grad_x = torch.empty_like(rows) if into is None else into
     sums = [torch.zeros_like(weight, dtype=torch.float32) for weight in weights]
     tiles = (tensor.split(tile_tokens) for tensor in (rows, grad_out, grad_x))
     for tile, grad, into in zip(*tiles, strict=True):

@@ -11,63 +11,24 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from tgsbench.schema import spans
 from tgsbench.schema.preset import Checkpointing
 from tgsbench.training.attention.attention import UlyssesAttention
-from tgsbench.training.attention.kept import AttentionGraph, HasRun, KeptResults, attend_again, attend_keeping
+from tgsbench.training.attention.kept import AttentionGraph, KeptResults, attend_again, attend_keeping
 from tgsbench.training.model import fused_layers
-from tgsbench.training.model.fp8 import Operand
+from tgsbench.training.model.layer_pass import Away, Inputs, LayerMlp, LayerPass
+from tgsbench.training.model.layer_weights import PARTS, LayerWeights
 from tgsbench.training.model.products import LayerProducts
-from tgsbench.training.model.tiled_mlp import TILE_TOKENS, tiles_backward, tiles_forward
+from tgsbench.training.model.tiled_mlp import TILE_TOKENS
 from tgsbench.training.parallel.kv_hops import KvHops
 from tgsbench.training.parallel.offload import HostOffload
 from tgsbench.training.parallel.tracing import span
-from tgsbench.training.parallel.ulysses import (
-    Arrival,
-    for_ranks,
-    laid_out_as,
-    shards_to_fill,
-    start_filled,
-    start_gather,
-    start_return,
-    start_scatter,
-)
-
-PARTS = (
-    "self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight",
-    "self_attn.o_proj.weight", "mlp.gate_proj.weight", "mlp.up_proj.weight", "mlp.down_proj.weight",
-    "input_layernorm.weight", "post_attention_layernorm.weight",
-)  # fmt: skip
-"""Parameters of a layer in the order in which the flat one holds them."""
-
-
-class _Weights(NamedTuple):
-    """Views of a flat parameter, or of its gradient."""
-
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    o: Tensor
-    gate: Tensor
-    up: Tensor
-    down: Tensor
-    norm: Tensor
-    mlp_norm: Tensor
-    flat: Tensor
-
-    def rows(self, first: Tensor, last: Tensor) -> Tensor:
-        """The weights from one to another, which have as many columns, as one matrix."""
-        begin = first.storage_offset() - self.flat.storage_offset()
-        end = last.storage_offset() - self.flat.storage_offset() + last.numel()
-        return self.flat[begin:end].view(-1, first.shape[1])
 
 
 class WholeLayer(nn.Module):
@@ -94,6 +55,7 @@ class WholeLayer(nn.Module):
         self.stash: HostOffload | None = None
         self.eps: float = config.rms_norm_eps
         self.tile_tokens = TILE_TOKENS if tiled else 0
+        self.norm_rows = 8 * TILE_TOKENS if tiled else 0
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_dim: int = self.shapes[0][0] // self.heads
         self.products = products or LayerProducts()
@@ -120,372 +82,14 @@ class WholeLayer(nn.Module):
         """Names within the layer and shapes, in the order of the flat parameter."""
         yield from zip(PARTS, self.shapes, strict=True)
 
-    def weights(self, flat: Tensor) -> _Weights:
+    def weights(self, flat: Tensor) -> LayerWeights:
         """Views of the parameter or of its gradient."""
         q, k, v, o, gate, up, down, norm, mlp_norm = (view for _, view in self.parts(flat))
-        return _Weights(q, k, v, o, gate, up, down, norm, mlp_norm, flat)
+        return LayerWeights(q, k, v, o, gate, up, down, norm, mlp_norm, flat)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """One chunk's attention; its inputs as they are after the all-to-alls."""
         return self.attention.attend(q, k, v, self.head_dim**-0.5)
-
-
-Inputs = tuple[Tensor, Tensor, Tensor]
-"""q, k and v of one chunk of heads over the whole sequence."""
-
-
-@dataclass
-class _Mlp:
-    """What the MLP's backward needs, each [T, …]; nothing of the MLP itself where it runs in tiles."""
-
-    hidden: Tensor
-    inverse: Tensor
-    normed: Tensor | None
-    gate: Tensor | None = None
-    up: Tensor | None = None
-
-
-class LayerPass:
-    """One layer's weights and positions in one pass; T = B·s rows."""
-
-    def __init__(self, layer: WholeLayer, x: Tensor, flat: Tensor, cos: Tensor, sin: Tensor) -> None:
-        self.layer, self.w = layer, layer.weights(flat)
-        self.of_inputs, self.of_gradients = layer.products.of_inputs, layer.products.of_gradients
-        self.group = layer.attention.group
-        self.shape = x.shape[:2]
-        self.num_rows = x.shape[0] * x.shape[1]
-        self.cos, self.sin = cos, sin
-        self._rows: Tensor | None = x.flatten(0, 1)
-        self._normed: Tensor | None = None
-        self._inverse: Tensor | None = None
-
-        self.away: _Away | None = None
-        """Where the input may be let go, because it comes again from the host."""
-
-    @property
-    def rows(self) -> Tensor:
-        """The layer's input [T, h]; one that was let go comes back."""
-        if self._rows is None:
-            assert self.away is not None
-            self._rows = self.away.bring().flatten(0, 1)
-        return self._rows
-
-    def normed(self) -> tuple[Tensor, Tensor]:
-        """The normed input [T, h] and its 1/rms; computed when it is not there."""
-        if self._normed is None or self._inverse is None:
-            self._normed, self._inverse = fused_layers.norm_forward(self.rows, self.w.norm, self.layer.eps)
-        return self._normed, self._inverse
-
-    def hold_normed(self, normed: Tensor | None, inverse: Tensor) -> None:
-        """Hold what the forward kept, or the normed input no longer."""
-        self._normed, self._inverse = normed, inverse
-
-    def let_go(self) -> None:
-        """Hold neither an input that waits on the host nor its norm's result until they are asked for.
-
-        Two tensors [T, h] less in the backward of MLP and attention.
-        """
-        if self.away is not None:
-            self._rows = self._normed = None
-
-    def split_heads(self, x: Tensor) -> Tensor:
-        """[T, n·d] -> [B, s, n, d]."""
-        return x.view(*self.shape, -1, self.layer.head_dim)
-
-    def rotated(self, x: Tensor, sign: float = 1.0, into: Tensor | None = None) -> Tensor:
-        """RoPE of [B, s, …, d], or its transpose for sign -1."""
-        heads = (1,) * (x.dim() - 3)
-        cos, sin = (angles.view(*self.shape, *heads, -1) for angles in (self.cos, self.sin))
-        return fused_layers.rotated(x, cos, sin, sign, into)
-
-    def chunk_of_q(self, index: int, q: Tensor) -> Tensor:
-        """Rows of q's weight [a·d, h] that give one chunk of every rank's heads.
-
-        Chunks with KV heads of their own lie one after the other; those that share one are cut out of it.
-        """
-        layer = self.layer
-        if layer.chunks == 1:
-            return q
-        if not layer.shares_kv:
-            return q.chunk(layer.chunks)[index]
-        return q.view(layer.sp, layer.chunks, -1, q.shape[1])[:, index]
-
-    def chunk_of_o(self, index: int, o: Tensor) -> Tensor:
-        """Columns of the output projection [h, a·d] that take one chunk of every rank's heads."""
-        layer = self.layer
-        if layer.chunks == 1:
-            return o
-        if not layer.shares_kv:
-            return o.chunk(layer.chunks, dim=1)[index]
-        return o.view(o.shape[0], layer.sp, layer.chunks, -1)[:, :, index]
-
-    def q_weight(self, index: int) -> Tensor:
-        """`chunk_of_q` of the weight, as one matrix."""
-        return self.chunk_of_q(index, self.w.q).reshape(-1, self.w.q.shape[1])
-
-    def o_weight(self, index: int) -> Tensor:
-        """`chunk_of_o` of the weight, as one matrix."""
-        return self.chunk_of_o(index, self.w.o).reshape(self.w.o.shape[0], -1)
-
-    def chunk_of_kv(self, index: int, x: Tensor) -> Tensor:
-        """KV heads [B, S, m, d] that one chunk of query heads attends to."""
-        return x if self.layer.shares_kv else x.chunk(self.layer.chunks, dim=2)[index]
-
-    # Forward
-
-    def received(self, normed: Tensor) -> Iterator[Inputs]:
-        """q, k and v of each chunk of heads, as they arrive."""
-        layer, w, given = self.layer, self.w, self.of_inputs.left(normed)
-        product = self.of_inputs.product
-        if self.group is None:
-            q_and_k = self.split_heads(product(given, w.rows(w.q, w.k).t()))
-            q, k = self.rotated(q_and_k).split([layer.heads, layer.kv_heads], dim=2)
-            v = self.split_heads(product(given, w.v.t()))
-            yield from zip(*(x.chunk(layer.chunks, dim=2) for x in (q, k, v)), strict=True)
-            return
-        both = self._send_kv(given, layer.kv_hops.between if layer.kv_hops else self.group)
-        under_way = [self._send_q(given, 0, self.group)]
-        if layer.kv_hops:  # the first hop was behind q's projection
-            both = layer.kv_hops.spread(both)
-        under_way += [self._send_q(given, index, self.group) for index in range(1, layer.chunks)]
-        k, v = both()
-        del both  # a message that was copied into the order of the sequence
-        for index, arrive in enumerate(under_way):
-            yield arrive()[0], self.chunk_of_kv(index, k), self.chunk_of_kv(index, v)
-
-    def _send_kv(self, given: Tensor | Operand, group: dist.ProcessGroup) -> Arrival:
-        layer, w = self.layer, self.w
-        k, v = self.split_heads(self.of_inputs.product(given, w.rows(w.k, w.v).t())).chunk(2, dim=2)
-        each = max(layer.kv_heads, group.size()) // group.size()
-        message = shards_to_fill(k, 2 * each, group)
-        own_k, own_v = (self._kv_for_ranks(half) for half in message.split(each, dim=3))
-        self.rotated(laid_out_as(own_k, k), into=own_k)
-        own_v.copy_(laid_out_as(own_v, v))
-        return start_filled(message, [each, each], group, spans.A2A_PRE)
-
-    def _kv_for_ranks(self, message: Tensor) -> Tensor:
-        """Keys or values of each chunk of heads and each rank; see `for_ranks`."""
-        layer = self.layer
-        return for_ranks(message, layer.kv_heads, 1 if layer.shares_kv else layer.chunks)
-
-    def _send_q(self, given: Tensor | Operand, index: int, group: dist.ProcessGroup) -> Arrival:
-        q = self.split_heads(self.of_inputs.product(given, self.q_weight(index).t()))
-        message = shards_to_fill(q, q.shape[2] // self.layer.sp, group)
-        to_ranks = for_ranks(message, q.shape[2])
-        self.rotated(laid_out_as(to_ranks, q), into=to_ranks)
-        return start_filled(message, [message.shape[3]], group, spans.A2A_PRE)
-
-    def attended(self, received: Iterable[Inputs], attend: Callable[[Inputs], Tensor]) -> list[Arrival]:
-        """Run attention chunk by chunk and send its outputs back."""
-        heads, arrivals = self.layer.heads // self.layer.chunks, []
-        for inputs in received:
-            with span(spans.ATTENTION):
-                out = attend(inputs)
-            arrivals.append(start_gather([out], [heads], self.group, spans.A2A_POST))
-        return arrivals
-
-    def flattened(self, arrivals: list[Arrival]) -> Iterator[Tensor]:
-        """Attention's outputs [T, a·d/chunks] as they arrive; `arrivals` is emptied: messages go."""
-        while arrivals:
-            yield arrivals.pop(0)()[0].reshape(self.num_rows, -1)
-
-    def projected(self, returned: Iterable[Tensor], keep: list[Tensor]) -> Tensor:
-        """The residual stream [T, h] after attention, from its outputs, which are put into `keep`."""
-        hidden: Tensor | None = None
-        for index, out in enumerate(returned):
-            keep.append(out)
-            weight = self.o_weight(index).t()
-            if hidden is None:
-                hidden = self.of_inputs.product(out, weight)
-            else:
-                self.of_inputs.add_product(hidden, out, weight)
-        assert hidden is not None
-        return hidden.add_(self.rows)
-
-    def mlp(self, hidden: Tensor) -> _Mlp:
-        """Norm, gate and up."""
-        w = self.w
-        normed, inverse = fused_layers.norm_forward(hidden, w.mlp_norm, self.layer.eps)
-        if self.layer.tile_tokens:
-            return _Mlp(hidden, inverse, normed)
-        given = self.of_inputs.left(normed)
-        gate, up = (self.of_inputs.product(given, weight.t()) for weight in (w.gate, w.up))
-        return _Mlp(hidden, inverse, normed, gate, up)
-
-    def output(self, mlp: _Mlp, in_place: bool) -> Tensor:
-        """The layer's output [B, s, h]; `in_place`: nobody needs `hidden` any more."""
-        w, hidden = self.w, mlp.hidden if in_place else mlp.hidden.clone()
-        if mlp.gate is None or mlp.up is None:
-            assert mlp.normed is not None
-            hidden.add_(
-                tiles_forward(mlp.normed, (w.gate, w.up, w.down), self.layer.tile_tokens, self.of_inputs)
-            )
-        else:
-            self.of_inputs.add_product(hidden, fused_layers.swiglu(mlp.gate, mlp.up), w.down.t())
-        return hidden.view(*self.shape, -1)
-
-    # Backward
-
-    def mlp_backward(self, grad: Tensor, mlp: _Mlp, to: _Weights) -> tuple[Tensor, Tensor]:
-        """Gradients of the residual stream [T, h] before the MLP, and of the norm's weight."""
-        grad_normed = self._tiled_backward(grad, mlp, to) if mlp.gate is None else self._gated(grad, mlp, to)
-        mlp.normed = mlp.gate = mlp.up = None
-        grad_hidden, weight = fused_layers.norm_backward(
-            grad_normed, mlp.hidden, mlp.inverse, self.w.mlp_norm
-        )
-        # Into the gradient that came, which the layer behind made for this one alone: one [T, h] less.
-        return grad.add_(grad_hidden), weight
-
-    def _gated(self, grad: Tensor, mlp: _Mlp, to: _Weights) -> Tensor:
-        assert mlp.normed is not None and mlp.gate is not None and mlp.up is not None
-        # Made again and not kept: one [T, i] less beside the two gradients.
-        product, add_product = self.of_gradients.product, self.of_gradients.add_product
-        product(grad.t(), fused_layers.swiglu(mlp.gate, mlp.up), to.down)
-        grad_gate, grad_up = fused_layers.swiglu_backward(product(grad, self.w.down), mlp.gate, mlp.up)
-        product(grad_gate.t(), mlp.normed, to.gate)
-        product(grad_up.t(), mlp.normed, to.up)
-        return add_product(product(grad_gate, self.w.gate), grad_up, self.w.up)
-
-    def _tiled_backward(self, grad: Tensor, mlp: _Mlp, to: _Weights) -> Tensor:
-        assert mlp.normed is not None
-        weights = self.w.gate, self.w.up, self.w.down
-        grad_normed, sums = tiles_backward(
-            mlp.normed, grad, weights, self.layer.tile_tokens, self.layer.products
-        )
-        for target, total in zip((to.gate, to.up, to.down), sums, strict=True):
-            target.copy_(total)
-        return grad_normed
-
-    def send_output_gradients(self, grad: Tensor) -> list[Arrival]:
-        """Gradients of attention's output, chunk by chunk on their way to the head-sharded side."""
-        given, product = self.of_gradients.left(grad), self.of_gradients.product
-        gradients = (product(given, self.o_weight(index)) for index in range(self.layer.chunks))
-        return [start_scatter([self.split_heads(each)], self.group, spans.A2A_POST) for each in gradients]
-
-    def attention_backward(
-        self, arrivals: list[Arrival], graphs: Iterable[HasRun], o_backward: Callable[[], None]
-    ) -> tuple[list[Arrival], Arrival]:
-        """Gradients of each chunk's q, and of all k and v, on their way back; `arrivals` is emptied.
-
-        `o_backward` hides the last of them, or, where memory counts, takes attention's outputs before.
-        """
-        if self.away is not None:
-            o_backward()
-        of_k, of_v, under_way = list[Tensor](), list[Tensor](), []
-        for graph in graphs:
-            grad_q, *of_kv = graph.backward(*arrivals.pop(0)())
-            # What attention took and gave is gone before gradients are copied into messages.
-            del graph
-            under_way.append(self._returned([grad_q]))
-            for parts in (of_v, of_k):
-                parts.append(of_kv.pop())
-        of_kv = [self._joined_kv(of_k), self._joined_kv(of_v)]
-        both = self.layer.kv_hops.collect(of_kv) if self.layer.kv_hops else self._returned(of_kv)
-        if self.away is None:
-            o_backward()
-        return under_way, both
-
-    def _returned(self, grads: list[Tensor]) -> Arrival:
-        """Gradients on their way back; `grads` is emptied."""
-        if self.group is None:
-            return functools.partial(tuple, grads)
-        return start_return(grads, self.group, spans.A2A_PRE)
-
-    def _joined_kv(self, parts: list[Tensor]) -> Tensor:
-        """Gradients of the KV heads from those of each chunk, which share a head or have their own.
-
-        `parts` is emptied.
-        """
-        if len(parts) == 1:
-            return parts.pop()
-        joined = parts[0].add_(parts[1]) if self.layer.shares_kv else torch.cat(parts, dim=2)
-        parts.clear()
-        return joined
-
-    def o_backward(self, grad: Tensor, returned: list[Tensor], to: _Weights) -> None:
-        """Gradient of the output projection; `returned` is emptied."""
-        given = self.of_gradients.left(grad.t())
-        for index in range(len(returned)):
-            self._write(self.chunk_of_o(index, to.o), given, returned.pop(0))
-
-    def qkv_backward(self, normed: Tensor, under_way: list[Arrival], both: Arrival, to: _Weights) -> Tensor:
-        """Gradient [T, h] of the normed input, and of the three projections."""
-        if self.group is None:
-            of_q = [arrive()[0] for arrive in under_way]
-            return self._joint_backward(normed, [*of_q, *both()], to)
-        if self.layer.kv_hops:
-            both = self.layer.kv_hops.give_back(both)
-        product, add_product = self.of_gradients.product, self.of_gradients.add_product
-        grad_normed: Tensor | None = None
-        for index, arrive in enumerate(under_way):
-            grad_q = self._rotated_back(arrive()[0])
-            self._write(self.chunk_of_q(index, to.q), grad_q.t(), normed)
-            weight = self.q_weight(index)
-            if grad_normed is None:
-                grad_normed = product(grad_q, weight)
-            else:
-                add_product(grad_normed, grad_q, weight)
-        assert grad_normed is not None
-        joint = self._joint_kv(*both())
-        product(joint.t(), normed, to.rows(to.k, to.v))
-        return add_product(grad_normed, joint, self.w.rows(self.w.k, self.w.v))
-
-    def _rotated_back(self, message: Tensor) -> Tensor:
-        """Gradient [T, a·d/chunks] of q before RoPE, from a message of its heads."""
-        heads = message.shape[0] * message.shape[3]
-        grad = message.new_empty(*self.shape, heads, self.layer.head_dim)
-        back = for_ranks(message, heads)
-        self.rotated(back, -1.0, grad.view(back.shape))
-        return grad.view(self.num_rows, -1)
-
-    def _joint_kv(self, *messages: Tensor) -> Tensor:
-        """Gradients [T, 2·n·d] of k before RoPE and of v, from messages of their heads; copies are summed."""
-        joint = messages[0].new_empty(*self.shape, 2, self.layer.kv_heads, self.layer.head_dim)
-        k, v = (self._kv_for_ranks(message) for message in messages)
-        if k.shape[4] > 1:
-            k, v = (x.sum(dim=4, keepdim=True) for x in (k, v))
-        into_k, into_v = (half.view(k.shape) for half in joint.unbind(2))
-        self.rotated(k, -1.0, into_k)
-        into_v.copy_(v)
-        return joint.view(self.num_rows, -1)
-
-    def _joint_backward(self, normed: Tensor, grads: list[Tensor], to: _Weights) -> Tensor:
-        joint = self._joint_gradient(grads)
-        self.of_gradients.product(joint.t(), normed, to.rows(to.q, to.v))
-        return self.of_gradients.product(joint, self.w.rows(self.w.q, self.w.v))
-
-    def _write(self, into: Tensor, a: Tensor | Operand, b: Tensor) -> None:
-        """a · b to a chunk of a weight's gradient, which may be strided."""
-        if into.dim() == 2:
-            self.of_gradients.product(a, b, into)
-        else:
-            into.copy_(self.of_gradients.product(a, b).view(into.shape))
-
-    def _joint_gradient(self, parts: list[Tensor]) -> Tensor:
-        """Gradients of projections side by side, the last of v, the others before RoPE: [T, (…)·d]."""
-        sizes = [x.shape[2] for x in parts]
-        joint = parts[0].new_empty(*self.shape, sum(sizes), self.layer.head_dim)
-        *rotary, last = joint.split(sizes, dim=2)
-        for x, into in zip(parts, rotary, strict=False):
-            self.rotated(x, -1.0, into)
-        last.copy_(parts[-1])
-        return joint.view(self.num_rows, -1)
-
-
-class _Away(NamedTuple):
-    """A layer's input that waits on the host."""
-
-    stash: HostOffload
-    number: int
-
-    def bring(self) -> Tensor:
-        """It on the device; who drops it may ask again."""
-        return self.stash.bring(self.number)
-
-    def finish(self) -> None:
-        """It is not asked for again, and that of the layer before comes while this one ends."""
-        self.stash.release(self.number)
-        self.stash.ahead(self.number - 1)
 
 
 class _Layer(torch.autograd.Function):
@@ -514,26 +118,28 @@ class _Layer(torch.autograd.Function):
             results.append(KeptResults(layer.kept_ops))
             return attend_keeping(layer.attend, *own, results[-1])
 
-        normed, inverse = run.normed()
-        arrivals = run.attended(run.received(normed), attend)
+        arrivals = run.attended(run.received(drop_normed=mode != "none"), attend)
         with_attention = run.projected(run.flattened(arrivals), returned)
+        if mode == "full":
+            returned.clear()
+        of_norm = run.normed() if mode == "none" else ()
         with span(spans.MLP):
             mlp = run.mlp(with_attention)
             out = run.output(mlp, in_place=mode != "none")
-        saved: list[Tensor | None] = [] if mode == "full" else [*returned]
+        saved: list[Tensor | None] = [*returned]
         if mode == "selective" and run.group is not None:
             saved += itertools.chain.from_iterable(inputs)
         if mode == "none":
-            saved += [normed, inverse, mlp.hidden, mlp.inverse, mlp.normed, mlp.gate, mlp.up]
+            saved += [*of_norm, mlp.hidden, mlp.inverse, mlp.normed, mlp.gate, mlp.up]
         ctx.layer, ctx.results, ctx.graphs = layer, results, graphs
-        ctx.away = _Away(stash, stash.keep(x)) if stash else None
+        ctx.away = Away(stash, stash.keep(x)) if stash else None
         ctx.save_for_backward(flat, cos, sin, *saved, *([] if stash else [x]))
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         layer: WholeLayer = ctx.layer
-        away: _Away | None = ctx.away
+        away: Away | None = ctx.away
         flat, cos, sin, *saved = ctx.saved_tensors
         run = LayerPass(layer, away.bring() if away else saved.pop(), flat, cos, sin)
         run.away = away if layer.checkpointing == "full" else None
@@ -541,17 +147,15 @@ class _Layer(torch.autograd.Function):
         mlp, returned, rest = _until_mlp(run, saved, ctx.graphs)
         grad, of_mlp_norm = run.mlp_backward(grads[0].flatten(0, 1), mlp, to)
         del mlp
-        arrivals = run.send_output_gradients(grad)
+        arriving = run.send_output_gradients(grad)
         graphs: Iterable[AttentionGraph] = _taken(ctx.graphs)
         if layer.checkpointing == "selective":
             with span(spans.RECOMPUTE):
-                inputs = zip(*[iter(rest)] * 3, strict=True) if rest else run.received(run.normed()[0])
+                inputs = zip(*[iter(rest)] * 3, strict=True) if rest else run.received(drop_normed=False)
                 graphs = map(functools.partial(_replayed, layer), inputs, ctx.results)
-        under_way, both = run.attention_backward(arrivals, graphs, lambda: run.o_backward(grad, returned, to))
-        normed, inverse = run.normed()
-        grad_normed = run.qkv_backward(normed, under_way, both, to)
-        run.hold_normed(None, inverse)
-        del normed, under_way, both  # alone a rank has all gradients of q, k and v in them
+        under_way = run.attention_backward(arriving, graphs, lambda: run.o_backward(grad, returned, to))
+        grad_normed = run.qkv_backward(under_way, to)
+        inverse = run.drop_normed()
         if away:
             away.finish()
         grad_x, of_norm = fused_layers.norm_backward(grad_normed, run.rows, inverse, run.w.norm)
@@ -562,7 +166,7 @@ class _Layer(torch.autograd.Function):
 
 def _until_mlp(
     run: LayerPass, saved: list[Any], graphs: list[AttentionGraph]
-) -> tuple[_Mlp, list[Tensor], list[Tensor]]:
+) -> tuple[LayerMlp, list[Tensor], list[Tensor]]:
     """What the MLP's backward needs, attention's outputs, and what else was saved."""
     layer = run.layer
     if layer.checkpointing == "full":
@@ -571,7 +175,7 @@ def _until_mlp(
     returned, rest = saved[: layer.chunks], saved[layer.chunks :]
     if layer.checkpointing == "none":
         run.hold_normed(*rest[:2])
-        return _Mlp(*rest[2:]), returned, []
+        return LayerMlp(*rest[2:]), returned, []
     with span(spans.RECOMPUTE):
         return run.mlp(run.projected(returned, [])), returned, rest
 
@@ -592,12 +196,12 @@ def _replayed(layer: WholeLayer, inputs: Inputs, kept: KeptResults) -> Attention
     return attend_again(layer.attend, *inputs, kept)
 
 
-def _again(run: LayerPass, graphs: list[AttentionGraph]) -> tuple[_Mlp, list[Tensor]]:
+def _again(run: LayerPass, graphs: list[AttentionGraph]) -> tuple[LayerMlp, list[Tensor]]:
     """The forward once more, up to the last product: what the MLP takes, and attention's outputs."""
     layer, returned = run.layer, list[Tensor]()
-    arrivals = run.attended(run.received(run.normed()[0]), lambda inputs: _graphed(layer, inputs, graphs))
-    if run.away:
-        run.hold_normed(None, run.normed()[1])
+    received = run.received(drop_normed=run.away is not None)
+    arrivals = run.attended(received, lambda inputs: _graphed(layer, inputs, graphs))
+    del received
     hidden = run.projected(run.flattened(arrivals), returned)
     run.let_go()
     return run.mlp(hidden), returned

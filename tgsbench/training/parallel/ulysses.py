@@ -10,7 +10,8 @@ sends 2.25h.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -125,6 +126,21 @@ def laid_out_as(to_ranks: Tensor, x: Tensor) -> Tensor:
     """x [B, s, n, d] in the shape of `for_ranks`: a view, repeated where a head goes to several ranks."""
     batch, seq, parts, ranks, _, heads, dim = to_ranks.shape
     return x.reshape(batch, seq, parts, ranks, 1, heads, dim).expand(to_ranks.shape)
+
+
+def with_next_ahead(first: Arrival, others: Iterator[Arrival]) -> Iterator[Tensor]:
+    """What each exchange brings; it is waited for when the next one is under way."""
+    under_way = [first]
+    del first
+    while under_way:
+        under_way.extend(itertools.islice(others, 1))
+        yield under_way.pop(0)()[0]
+
+
+def landed(arrival: Arrival) -> Arrival:
+    """What an exchange brought, without what was sent."""
+    brought = arrival()
+    return lambda: brought
 
 
 class Flight:
