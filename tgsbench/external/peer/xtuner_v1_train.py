@@ -50,7 +50,10 @@ def configuration(settings: dict[str, Any]) -> Any:
 
 
 def model(settings: dict[str, Any]) -> Any:
-    """Its Qwen2 without biases, which computes what a Llama of this shape does."""
+    """Its Qwen2 without biases, which computes what a Llama of this shape does.
+
+    Raises ModuleNotFoundError where XTuner would attend by another kernel than the one asked for.
+    """
     from xtuner.v1.model.base import RopeParametersConfig
     from xtuner.v1.model.dense.qwen2 import Qwen2DenseConfig
     from xtuner.v1.module.attention import MHAConfig
