@@ -40,6 +40,7 @@ from benchmarks.turns import Ranks
 from tgsbench import presets
 from tgsbench.external.process import ExternalProcess, peer_environment
 from tgsbench.external.xtuner import XTuner
+from tgsbench.system.build_locks import remove_abandoned
 from tgsbench.system.lifetime import die_with_parent_argv
 from tgsbench.systems import environments
 
@@ -207,7 +208,9 @@ def _python(module: str, sets: list[str]) -> Iterator[Ranks]:
     """Ranks of a module of this folder, in this environment."""
     with tempfile.TemporaryDirectory() as folder:
         # Ops that DeepSpeed compiles (a minute, once) must not mix with those of another environment's torch.
-        env = dict(os.environ, PYTHONPATH=str(ROOT), TORCH_EXTENSIONS_DIR=str(ROOT / ".peers" / "ops"))
+        ops = ROOT / ".peers" / "ops"
+        remove_abandoned(ops, print)
+        env = dict(os.environ, PYTHONPATH=str(ROOT), TORCH_EXTENSIONS_DIR=str(ops))
         argv = die_with_parent_argv([sys.executable, "-m", module, json.dumps(sets)])
         ranks = Ranks(argv, Path(folder) / "log", env, ROOT)
         with _closing(ranks):
