@@ -204,6 +204,15 @@ class _Sent(Struct):
         """None where nothing was sent and nothing had to be."""
         return not self.wrong.num if self.calls_expected or self.wrong.num else None
 
+    def problems(self, subject: str, kind: str, went: str) -> list[str]:
+        """What was sent where other follows from the shapes, or nothing."""
+        if not self.wrong.num:
+            return []
+        return [
+            f"{subject}: {self.calls:,} {kind} of {self.num_bytes:,} bytes {went} where "
+            f"{self.calls_expected:,} of {self.bytes_expected:,} follow from the shapes{self.wrong}"
+        ]
+
 
 def _sent(
     steps: Sequence[StepTotal],
@@ -233,11 +242,7 @@ def _judge_ring(result: Integrity, preset: Preset, steps: Sequence[StepTotal], n
     result.ring_calls, result.ring_bytes = sent.calls, sent.num_bytes
     result.ring_calls_expected, result.ring_bytes_expected = sent.calls_expected, sent.bytes_expected
     result.ring_ok = sent.is_right
-    if sent.wrong.num:
-        result.problems.append(
-            f"ring: {sent.calls:,} messages of {sent.num_bytes:,} bytes were sent where "
-            f"{sent.calls_expected:,} of {sent.bytes_expected:,} follow from the shapes{sent.wrong}"
-        )
+    result.problems += sent.problems("ring", "messages", "were sent")
 
 
 def _judge_experts(result: Integrity, preset: Preset, steps: Sequence[StepTotal], num_ranks: int) -> None:
@@ -247,12 +252,7 @@ def _judge_experts(result: Integrity, preset: Preset, steps: Sequence[StepTotal]
     result.expert_calls, result.expert_bytes = sent.calls, sent.num_bytes
     result.expert_calls_expected, result.expert_bytes_expected = sent.calls_expected, sent.bytes_expected
     result.experts_ok = sent.is_right
-    if sent.wrong.num:
-        result.problems.append(
-            f"experts: {sent.calls:,} all-to-alls of {sent.num_bytes:,} bytes took tokens to their experts "
-            f"and back where {sent.calls_expected:,} of {sent.bytes_expected:,} follow from the shapes"
-            f"{sent.wrong}"
-        )
+    result.problems += sent.problems("experts", "all-to-alls", "took tokens to their experts and back")
 
 
 def _judge_hops(result: Integrity, preset: Preset, steps: Sequence[StepTotal], num_ranks: int) -> None:
@@ -261,11 +261,7 @@ def _judge_hops(result: Integrity, preset: Preset, steps: Sequence[StepTotal], n
     result.hop_calls, result.hop_bytes = sent.calls, sent.num_bytes
     result.hop_calls_expected, result.hop_bytes_expected = sent.calls_expected, sent.bytes_expected
     result.hops_ok = sent.is_right
-    if sent.wrong.num:
-        result.problems.append(
-            f"keys and values: {sent.calls:,} all-to-alls of {sent.num_bytes:,} bytes went between nodes "
-            f"where {sent.calls_expected:,} of {sent.bytes_expected:,} follow from the shapes{sent.wrong}"
-        )
+    result.problems += sent.problems("keys and values", "all-to-alls", "went between nodes")
 
 
 def integrity_text(integrity: Integrity) -> str:

@@ -133,7 +133,6 @@ def values_to_try(option: Option, preset: Preset) -> list[str]:
     """Values that a preset could have here: all where they are few, those that divide, or its own alone."""
     if option.choices:
         return option.choices
-    own = str(_value_of(preset, option.key))
     world = preset.world_size
     found = {
         "parallel.sp": lambda: valid_sp(preset),
@@ -142,17 +141,17 @@ def values_to_try(option: Option, preset: Preset) -> list[str]:
         "parallel.ep": lambda: valid_ep(preset),
         "training.micro_batch": lambda: [1, 2, 4, 8],
     }.get(option.key)
-    return list(dict.fromkeys([own, *(map(str, found()) if found else ())]))
-
-
-def _value_of(preset: Preset, key: str) -> Any:
-    value: Any = preset
-    for part in key.split("."):
-        value = getattr(value, part, None)
-    return value
+    return list(dict.fromkeys([value_in(preset, option), *(map(str, found()) if found else ())]))
 
 
 def value_in(preset: Preset, option: Option) -> str:
     """What a preset has there, as --set would write it."""
-    value = _value_of(preset, option.key)
+    value: Any = preset
+    for part in option.key.split("."):
+        value = getattr(value, part, None)
+    return as_written(value)
+
+
+def as_written(value: Any) -> str:
+    """A value as --set takes it."""
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from tgsbench import units
 from tgsbench.planner.option_effects import OptionEffect
-from tgsbench.presets.options import Option
+from tgsbench.presets.options import Option, as_written
 
 _WIDTH = 110
 
@@ -20,7 +20,7 @@ def option_line(option: Option) -> str:
 def option_lines(option: Option) -> list[str]:
     """What an option does, its values, its default, and what it needs."""
     values = ", ".join(option.choices) or option.kind
-    default = "none, it must be given" if option.default is None else _shown(option.default)
+    default = "none, it must be given" if option.default is None else as_written(option.default) or "empty"
     rows = {
         "values": values,
         "default": default,
@@ -34,11 +34,6 @@ def option_lines(option: Option) -> list[str]:
             first, *more = textwrap.wrap(text, _WIDTH - 12)
             lines += [f"  {name:<9} {first}", *(f"{'':<12}{line}" for line in more)]
     return lines
-
-
-def _shown(value: object) -> str:
-    text = str(value).lower() if isinstance(value, bool) else str(value)
-    return text or "empty"
 
 
 def _wrapped(text: str, indent: str) -> list[str]:

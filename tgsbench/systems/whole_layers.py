@@ -64,11 +64,16 @@ def is_worth_parts(q_bytes: int, is_inside_node: bool) -> bool:
 
 def head_parts(preset: Preset) -> int:
     """Parts of a rank's heads whose attention runs one after the other, so that exchanges hide behind it."""
-    asked = getattr(preset.engine, "head_parts", 0)
-    if not runs_whole_layers(preset) or preset.engine.sequence_chunks > 1:
+    return _parts(preset) if runs_whole_layers(preset) else 1
+
+
+def _parts(preset: Preset) -> int:
+    """Parts of a rank's heads in a layer that runs whole."""
+    if preset.engine.sequence_chunks > 1:
         return 1
     if preset.ulysses == 1:
         return _alone_in_parts(preset)
+    asked = getattr(preset.engine, "head_parts", 0)
     if not asked and preset.engine.tiled_mlp:
         return _smallest_parts(preset)
     return min(asked or 2, most_parts(preset)) if asked or _is_worth_it(preset) else 1
@@ -80,7 +85,7 @@ def _alone_in_parts(preset: Preset) -> int:
     Nothing is hidden: attention's backward takes four times the bytes of queries that share KV heads.
     """
     kv_heads = preset.model.num_kv_heads
-    if preset.ulysses > 1 or not preset.engine.tiled_mlp or kv_heads % 2:
+    if not preset.engine.tiled_mlp or kv_heads % 2:
         return 1
     return max(1, kv_heads // 2)
 
@@ -129,14 +134,7 @@ def with_parts_of(preset: Preset, small: Preset) -> Preset:
 
 def most_attention_calls(preset: Preset) -> int:
     """Times that attention runs in a layer's forward, each for some heads of a rank, whatever the engine."""
-    if not _can_be_whole(preset) or preset.engine.sequence_chunks > 1:
-        return 1
-    if _alone_in_parts(preset) > 1:
-        return _alone_in_parts(preset)
-    asked = getattr(preset.engine, "head_parts", 0)
-    if not asked and preset.engine.tiled_mlp and preset.ulysses > 1:
-        return _smallest_parts(preset)
-    return most_parts(preset) if asked == 2 or (not asked and _is_worth_it(preset)) else 1
+    return _parts(preset) if _can_be_whole(preset) else 1
 
 
 def exchanges_of_a_pass(parts: int) -> int:

@@ -12,7 +12,6 @@ import gc
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import get_args
 
 import torch
 import torch.distributed as dist
@@ -27,7 +26,7 @@ from tgsbench.training.engines.batches import Batches, StepCounts
 from tgsbench.training.engines.fsdp2 import Fsdp2Engine
 from tgsbench.training.fake_process_group import join_fake_group
 from tgsbench.training.parallel.mesh import SequenceMesh, mesh_of
-from tgsbench.training.parallel.traffic import ALL_TO_ALL_COUNTER, SEND_COUNTER, Kind
+from tgsbench.training.parallel.traffic import ALL_TO_ALL_COUNTER, SEND_COUNTER, begin_counting
 from tgsbench.workload import prepare
 
 _BUDGET_S = 60.0
@@ -165,9 +164,7 @@ class EmulatedRank:
         # transformers runs the layers that its configuration counts.
         self.engine.model.model.config.num_hidden_layers = num_layers
         self._memory.reset_peak()
-        for kind in get_args(Kind):
-            ALL_TO_ALL_COUNTER.take(kind)
-        SEND_COUNTER.take()
+        begin_counting()
         begin_s = self._clock(self._device)
         loss = self.engine.forward_backward(self._batch, self._num_labels)
         middle_s = self._clock(self._device)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from tgsbench.schema.events import FirstStep
 from tgsbench.schema.preset import Preset
 from tgsbench.training.engines.base import Engine
 from tgsbench.training.parallel.mesh import SequenceMesh
-from tgsbench.training.parallel.traffic import ALL_TO_ALL_COUNTER, SEND_COUNTER, Kind
+from tgsbench.training.parallel.traffic import ALL_TO_ALL_COUNTER, SEND_COUNTER, begin_counting
 from tgsbench.workload import PackedDataset, checksum
 from tgsbench.workload.documents import Int64, tokens_of
 from tgsbench.workload.sharding import MODULUS
@@ -72,9 +72,7 @@ class Witness:
 
     def begin_step(self) -> None:
         """What comes now belongs to the next step."""
-        for kind in get_args(Kind):
-            ALL_TO_ALL_COUNTER.take(kind)
-        SEND_COUNTER.take()
+        begin_counting()
         num_layers = self._preset.model.num_layers if self._is_first else 1
         self._sums, self._weights = None, [self._sample(layer) for layer in range(num_layers)]
 
