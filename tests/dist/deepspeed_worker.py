@@ -24,7 +24,7 @@ import tgsbench.training.engines.deepspeed.data
 import tgsbench.training.engines.deepspeed.engine  # noqa: F401 - all that a rank needs is imported before the forks
 from tgsbench.training.engines.build import build_engine
 from tgsbench.training.parallel.mesh import build_mesh
-from tgsbench.training.parallel.traffic import ALL_TO_ALL_COUNTER
+from tgsbench.training.parallel.traffic import TRAFFIC, Sent
 
 
 def main(out: Path) -> None:
@@ -66,12 +66,12 @@ def run_case(name: str) -> dict[str, object]:
     notes: list[str] = []
     plain_sdpa = ALL_ATTENTION_FUNCTIONS["sdpa"]
     engine = build_engine(preset, mesh, torch.device("cpu"), notes.append)
-    ALL_TO_ALL_COUNTER.take()
+    TRAFFIC.take()
     gathers = _count_position_gathers()
     batch, num_labels = make_batch(preset, mesh)
     num_labels *= mesh.dp * preset.accumulation
     loss = sum(engine.forward_backward(batch, num_labels) for _ in range(preset.accumulation))
-    calls, num_bytes = ALL_TO_ALL_COUNTER.take()
+    calls, num_bytes = TRAFFIC.take().get("ulysses", Sent())
     grads = {name: grad.clone() for name, grad in engine.gradients()}
     norm = engine.optimizer_step(1e-3)
     dist.all_reduce(loss)

@@ -30,7 +30,7 @@ def apart(kv_heads: int, node: int) -> dict[str, object]:
         "apart": max(float((a - b).norm() / b.norm()) for a, b in pairs),
         "between": dist.get_process_group_ranks(groups.between),
         "inside": dist.get_process_group_ranks(groups.inside),
-        "hops": two["kv_hops"].tolist(),
+        "hops": two["sent"]["kv_hops"],
     }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import get_args
 
 import torch
 import torch.distributed as dist
@@ -15,7 +14,7 @@ from tgsbench.training.engines.base import Batch
 from tgsbench.training.engines.fsdp2 import Fsdp2Engine
 from tgsbench.training.attention.documents import documents
 from tgsbench.training.parallel.mesh import mesh_of
-from tgsbench.training.parallel.traffic import ALL_TO_ALL_COUNTER, SEND_COUNTER, Kind
+from tgsbench.training.parallel.traffic import TRAFFIC, Sent
 from tgsbench.workload.zigzag import layout_of
 
 
@@ -33,21 +32,16 @@ def run_case(name: str) -> dict[str, object]:
 
 
 def one_step(preset, times: int = 1) -> dict[str, object]:
-    """Mean loss, whole gradients by parameter, and this rank's all-to-all calls and bytes."""
+    """Mean loss, whole gradients by parameter, and calls and bytes of what this rank sent (experts: all)."""
     mesh = mesh_of(preset, "cpu")
     engine = Fsdp2Engine(preset, mesh, torch.device("cpu"))
-    for kind in get_args(Kind):
-        ALL_TO_ALL_COUNTER.take(kind)
     batch, num_labels = make_batch(preset, mesh)
-    SEND_COUNTER.take()
+    TRAFFIC.take()
     loss = sum(engine.forward_backward(batch, num_labels * times) for _ in range(times)) / times
-    calls, num_bytes = (count // times for count in ALL_TO_ALL_COUNTER.take())
-    exchanges, exchanged = (count // times for count in ALL_TO_ALL_COUNTER.take("experts"))
-    hops, hop_bytes = (count // times for count in ALL_TO_ALL_COUNTER.take("kv_hops"))
-    sends, sent_bytes = (count // times for count in SEND_COUNTER.take())
+    sent = TRAFFIC.take()
     grads = {name: grad.clone() for name, grad in engine.gradients()}
     dist.all_reduce(loss)
-    of_all = torch.tensor([exchanges, exchanged])
+    of_all = torch.tensor(sent.get("experts", Sent()))
     dist.all_reduce(of_all)
     norm = gradient_norm((p.grad for p in engine.model.parameters() if p.grad is not None), mesh.experts)
     stepped = float(engine.optimizer_step(1e-3))
@@ -55,10 +49,7 @@ def one_step(preset, times: int = 1) -> dict[str, object]:
     return {
         "loss": loss / num_labels,
         "grads": grads,
-        "a2a": torch.tensor([calls, num_bytes]),
-        "ring": torch.tensor([sends, sent_bytes]),
-        "experts": of_all,
-        "kv_hops": torch.tensor([hops, hop_bytes]),
+        "sent": {kind: tuple(of_kind) for kind, of_kind in sent.items()} | {"experts": tuple(of_all.tolist())},
         "weights": weights,
         "norm": torch.tensor([float(norm), stepped]),
     }

@@ -15,7 +15,7 @@ from tests.dist.cases import case_preset
 from tests.dist.parity_worker import make_batch
 from tgsbench.training.engines.fsdp2 import Fsdp2Engine
 from tgsbench.training.parallel.mesh import build_mesh
-from tgsbench.training.parallel.traffic import ALL_TO_ALL_COUNTER
+from tgsbench.training.parallel.traffic import TRAFFIC
 
 
 class Calls(TorchDispatchMode):
@@ -34,12 +34,12 @@ def counts(mode: str) -> dict[str, int]:
     preset = case_preset(f"gqa-causal-{mode}", dist.get_world_size())
     mesh = build_mesh("cpu", preset.parallel.sp)
     engine = Fsdp2Engine(preset, mesh, torch.device("cpu"))
-    ALL_TO_ALL_COUNTER.take()
+    TRAFFIC.take()
     with Calls() as ran:
         engine.forward_backward(*make_batch(preset, mesh))
     return {
         "attention": ran.names["aten::_scaled_dot_product_flash_attention_for_cpu"],
-        "all_to_all": ALL_TO_ALL_COUNTER.take()[0],
+        "all_to_all": TRAFFIC.take()["ulysses"].calls,
         "linear": ran.names["aten::mm"],
     }
 

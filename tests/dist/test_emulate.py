@@ -87,7 +87,7 @@ import torch
 from msgspec.structs import replace
 from tests.dist.family_worker import family_preset
 from tgsbench.training import emulate
-from tgsbench.training.parallel.traffic import ALL_TO_ALL_COUNTER
+from tgsbench.training.parallel.traffic import TRAFFIC
 preset = family_preset("qwen3_moe", 4, ep=2)
 preset = replace(
     preset,
@@ -100,7 +100,7 @@ rank = emulate.EmulatedRank(preset, mesh, batch, labels, emulate.choose_depths(2
 loss = rank.engine.forward_backward(batch, labels)
 assert torch.isfinite(loss), loss
 experts = rank.engine.model.model.layers[0].mlp.experts
-print(experts.num_experts, preset.model.experts.num, *ALL_TO_ALL_COUNTER.take('experts'))
+print(experts.num_experts, preset.model.experts.num, *TRAFFIC.take()['experts'])
 """
 
 

@@ -11,8 +11,11 @@ from tests.dist.family_worker import FAMILIES, ROUTER, WINDOWED, family_preset, 
 from tests.dist.launch import torchrun
 from tgsbench.metrics.integrity import (
     expected_all_to_alls,
+    expected_copy_sums,
     expected_expert_exchanges,
+    expected_gathers,
     expected_ring_sends,
+    expected_scatters,
 )
 
 pytestmark = pytest.mark.dist
@@ -45,10 +48,20 @@ def test_loss_and_every_gradient_agree_with_one_rank(outcomes, family, sp):
 @pytest.mark.parametrize("sp", SP)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_all_to_alls_are_those_of_the_shapes(outcomes, family, sp):
-    preset = family_preset(family, sp)
-    calls, num_bytes = expected_all_to_alls(preset)
-    ran_calls, ran_bytes = outcomes[sp][family]["a2a"].tolist()
-    assert (ran_calls * preset.accumulation, ran_bytes * preset.accumulation) == (calls, num_bytes)
+    assert outcomes[sp][family]["sent"]["ulysses"] == expected_all_to_alls(family_preset(family, sp))
+
+
+def check_shards(sent, preset):
+    """What FSDP gathers, scatters and sums, against the parameters of the shape, padding included."""
+    assert sent["gather"] == expected_gathers(preset)
+    assert sent["scatter"] == expected_scatters(preset)
+    assert sent.get("copies", (0, 0)) == expected_copy_sums(preset)
+
+
+@pytest.mark.parametrize("sp", SP)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_parameters_and_gradients_travel_as_often_as_the_shapes_say(outcomes, family, sp):
+    check_shards(outcomes[sp][family]["sent"], family_preset(family, sp))
 
 
 @pytest.mark.parametrize("sp", SP)
@@ -63,10 +76,9 @@ def test_layers_with_windows_and_sinks_round_a_ring_train_as_on_one_rank(outcome
 @pytest.mark.parametrize("family", WINDOWED)
 def test_keys_go_to_the_members_that_see_them_and_no_others(outcomes, family, sp):
     name = f"{family}, ring"
-    preset = ring_presets(sp)[name]
-    sends, num_bytes = outcomes[sp][name]["ring"].tolist()
+    sends, num_bytes = outcomes[sp][name]["sent"]["ring"]
     assert sends > 0
-    assert (sends * preset.accumulation, num_bytes * preset.accumulation) == expected_ring_sends(preset)
+    assert (sends, num_bytes) == expected_ring_sends(ring_presets(sp)[name])
 
 
 def test_a_router_that_differs_between_ranks_is_seen(outcomes):
@@ -86,7 +98,7 @@ def test_experts_on_several_ranks_train_as_on_one(outcomes, sp, run):
 def test_tokens_go_to_their_experts_in_the_calls_and_bytes_of_the_shapes(outcomes, sp, run):
     family, ep, mode = run
     preset = family_preset(family, sp, ep, mode)
-    of_step = [sp * count for count in expected_expert_exchanges(preset)]
-    found = outcomes[sp][f"{family}, ep {ep}, {mode}"]
-    assert found["experts"].tolist() == [count // preset.accumulation for count in of_step]
-    assert found["a2a"].tolist() == [count // preset.accumulation for count in expected_all_to_alls(preset)]
+    sent = outcomes[sp][f"{family}, ep {ep}, {mode}"]["sent"]
+    assert sent["experts"] == tuple(sp * count for count in expected_expert_exchanges(preset))
+    assert sent.get("ulysses", (0, 0)) == expected_all_to_alls(preset)
+    check_shards(sent, preset)

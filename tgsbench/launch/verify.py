@@ -27,6 +27,7 @@ from tgsbench.schema.preset import Measure, ModelShape, Parallel, Preset
 from tgsbench.schema.verify import Check, CheckName, Verification
 from tgsbench.system.scratch import scratch_folder
 from tgsbench.systems import availability, registry, support
+from tgsbench.systems.fsdp_units import is_sharded_by_fsdp
 from tgsbench.systems.kv_hops import kv_nodes, with_hops_of
 from tgsbench.systems.whole_layers import head_parts, most_attention_calls, most_parts, with_parts_of
 
@@ -288,7 +289,8 @@ def _engine_checks(preset: Preset, seen: dict[str, EvidenceRun]) -> list[Check]:
         rings: tuple[CheckName, ...] = ("ring",) if preset.ring > 1 else ()
         experts: tuple[CheckName, ...] = ("experts",) if preset.parallel.ep > 1 else ()
         hops: tuple[CheckName, ...] = ("kv_hops",) if kv_nodes(preset) > 1 else ()
-        wanted = (*_OF_ONE_ENGINE, *rings, *experts, *hops)
+        shards: tuple[CheckName, ...] = ("shards",) if is_sharded_by_fsdp(preset) else ()
+        wanted = (*_OF_ONE_ENGINE, *rings, *experts, *hops, *shards)
         return [verification.not_run(check, name, mesh.problem) for check in wanted]
     return [
         *_against(preset, seen, ORACLE, ("oracle", "update"), _oracle),
@@ -299,6 +301,7 @@ def _engine_checks(preset: Preset, seen: dict[str, EvidenceRun]) -> list[Check]:
         *([verification.ring_sends(preset, mesh.ranks)] if preset.ring > 1 else []),
         *([verification.expert_exchanges(preset, mesh.ranks)] if preset.parallel.ep > 1 else []),
         *([verification.kv_hops(preset, mesh.ranks)] if kv_nodes(preset) > 1 else []),
+        *([verification.shards(preset, mesh.ranks)] if is_sharded_by_fsdp(preset) else []),
         *_against(preset, seen, IN_BF16, ("reduction",), _reduction),
         verification.mask(preset, mesh.ranks),
         verification.causality(preset, mesh.ranks),

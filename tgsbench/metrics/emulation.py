@@ -5,10 +5,18 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from msgspec import Struct
+from msgspec import UNSET, Struct
+from msgspec.structs import replace
 
 from tgsbench.metrics import figures, stats
-from tgsbench.metrics.integrity import expected_all_to_alls, expected_kv_hops, expected_ring_sends
+from tgsbench.metrics.integrity import (
+    expected_all_to_alls,
+    expected_copy_sums,
+    expected_gathers,
+    expected_kv_hops,
+    expected_ring_sends,
+    expected_scatters,
+)
 from tgsbench.presets.catalog import find_gpu
 from tgsbench.schema.events import Depth
 from tgsbench.schema.forecast import Forecast
@@ -169,10 +177,9 @@ def _growing_gib(by_depth: Mapping[int, list[Depth]], peaks: dict[int, float]) -
 def _problems(preset: Preset, by_depth: Mapping[int, list[Depth]], forecast: Forecast | None) -> list[str]:
     """What keeps the projection from being believed."""
     problems = []
-    share = preset.accumulation * preset.model.num_layers
     for depth, events in by_depth.items():
-        for what, ran, (calls, num_bytes) in _traffic(preset, events):
-            wanted = calls * depth // share, num_bytes * depth // share
+        shallow = _of_depth(preset, depth)
+        for what, ran, wanted in _traffic(shallow, events):
             if any(of_step != wanted for of_step in ran):
                 problems.append(f"{depth} layers did not make the {wanted[0]} {what} that they must")
         if not all(e.finite for e in events):
@@ -186,11 +193,26 @@ def _problems(preset: Preset, by_depth: Mapping[int, list[Depth]], forecast: For
     return problems
 
 
+def _of_depth(preset: Preset, num_layers: int) -> Preset:
+    """The first layers of a preset in one micro-step: what a repetition runs."""
+    model, training = preset.model, preset.training
+    return replace(
+        preset,
+        model=replace(model, num_layers=num_layers),
+        training=replace(training, accumulation=1),
+    )
+
+
 def _traffic(
     preset: Preset, events: Sequence[Depth]
 ) -> Iterator[tuple[str, list[tuple[int, int]], tuple[int, int]]]:
-    """What each repetition sent, by kind, and what all layers must in an optimizer step: calls and bytes."""
+    """What each repetition sent, by kind, and what it must: calls and bytes."""
     yield "all-to-alls", [(e.a2a_calls, e.a2a_bytes) for e in events], expected_all_to_alls(preset)
     yield "messages of a ring", [(e.ring_calls, e.ring_bytes) for e in events], expected_ring_sends(preset)
     between = [(e.hop_calls, e.hop_bytes) for e in events]
     yield "all-to-alls of keys and values between nodes", between, expected_kv_hops(preset)
+    if any(e.gather_calls is UNSET for e in events):  # stored before these were counted
+        return
+    yield "gathers", [(e.gather_calls or 0, e.gather_bytes) for e in events], expected_gathers(preset)
+    yield "reduce-scatters", [(e.scatter_calls, e.scatter_bytes) for e in events], expected_scatters(preset)
+    yield "sums over copies", [(e.copy_calls, e.copy_bytes) for e in events], expected_copy_sums(preset)

@@ -11,11 +11,19 @@ from tgsbench.metrics.step_total import StepTotal
 from tgsbench.models.registry import find_family
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Integrity
+from tgsbench.systems.fsdp_units import (
+    Unit,
+    fsdp_units,
+    is_sharded_by_fsdp,
+    num_copy_sums,
+    num_gathers,
+    num_scatters,
+)
 from tgsbench.systems.kv_hops import kv_nodes
 from tgsbench.systems.ring_steps import messages
 from tgsbench.systems.whole_layers import exchanges_of_a_pass, head_parts, runs_whole_layers
 
-_ELEMENT_BYTES = {"bfloat16": 2, "float32": 4}
+ELEMENT_BYTES = {"bfloat16": 2, "float32": 4}
 
 
 def expected_all_to_alls(preset: Preset) -> tuple[int, int]:
@@ -35,7 +43,7 @@ def expected_all_to_alls(preset: Preset) -> tuple[int, int]:
     widths = find_family(shape.family).exchange_widths(shape, sp)
     rows = preset.training.micro_batch * preset.local_seq_len
     values = rows * sum(before + after for before, after in widths)
-    num_bytes = values * _ELEMENT_BYTES[preset.training.compute_dtype]
+    num_bytes = values * ELEMENT_BYTES[preset.training.compute_dtype]
     calls = (4 if preset.attention == "alst" else 2) * len(widths)
     if runs_whole_layers(preset):
         calls = exchanges_of_a_pass(head_parts(preset)) * len(widths) * preset.engine.sequence_chunks
@@ -58,7 +66,7 @@ def expected_kv_hops(preset: Preset) -> tuple[int, int]:
         return 0, 0
     times = _passes(preset) * preset.accumulation * shape.num_layers
     values = preset.training.micro_batch * preset.local_seq_len * 2 * max(shape.num_kv_heads, nodes)
-    return times, times * values * shape.head_dim * _ELEMENT_BYTES[preset.training.compute_dtype]
+    return times, times * values * shape.head_dim * ELEMENT_BYTES[preset.training.compute_dtype]
 
 
 _GRADIENT_BYTES = 4
@@ -77,7 +85,7 @@ def expected_ring_sends(preset: Preset) -> tuple[int, int]:
         return 0, 0
     family, passes = find_family(preset.model.family), _passes(preset)
     windows = family.ring_windows(preset.model)
-    rows, of_value = preset.training.micro_batch * preset.workload.seq_len // ring, _ELEMENT_BYTES
+    rows, of_value = preset.training.micro_batch * preset.workload.seq_len // ring, ELEMENT_BYTES
     calls = num_bytes = 0
     for width, window in zip(family.ring_widths(preset.model, preset.ulysses), windows, strict=True):
         keys, gradients = messages(preset.workload.seq_len, ring, window)
@@ -103,11 +111,38 @@ def expected_expert_exchanges(preset: Preset) -> tuple[int, int]:
         return 0, 0
     forwards = 1 if preset.training.checkpointing == "none" else 2
     rows = preset.training.micro_batch * preset.local_seq_len * experts.used
-    sent = rows * shape.hidden_size * _ELEMENT_BYTES[preset.training.compute_dtype]
+    sent = rows * shape.hidden_size * ELEMENT_BYTES[preset.training.compute_dtype]
     told = forwards if preset.training.routing == "learned" else 0
     times = preset.accumulation * (shape.num_layers - experts.dense_first)
     exchanges = 2 * (forwards + 1)
     return times * (exchanges + told), times * (exchanges * sent + told * experts.num * _COUNT_BYTES)
+
+
+def expected_gathers(preset: Preset) -> tuple[int, int]:
+    """Gathers of parameters of one rank in one optimizer step, and the bytes of what they make whole."""
+    calls, values = _of_units(preset, num_gathers, lambda unit: unit.values)
+    return calls, values * ELEMENT_BYTES[preset.training.compute_dtype]
+
+
+def expected_scatters(preset: Preset) -> tuple[int, int]:
+    """Reduce-scatters of gradients of one rank in one optimizer step, and the bytes that go into them."""
+    calls, values = _of_units(preset, num_scatters, lambda unit: unit.values)
+    return calls, values * ELEMENT_BYTES[preset.reduce_dtype]
+
+
+def expected_copy_sums(preset: Preset) -> tuple[int, int]:
+    """All-reduces over copies of a rank's shards of the gradients in one optimizer step, and their bytes."""
+    calls, values = _of_units(preset, num_copy_sums, lambda unit: unit.shard)
+    return calls, values * ELEMENT_BYTES[preset.reduce_dtype]
+
+
+def _of_units(
+    preset: Preset, times: Callable[[Preset, Unit], int], values: Callable[[Unit], int]
+) -> tuple[int, int]:
+    """Calls and values of a step in which each of FSDP's units travels so many times."""
+    units = fsdp_units(preset) if is_sharded_by_fsdp(preset) else []
+    calls = [times(preset, unit) * unit.num for unit in units]
+    return sum(calls), sum(num * values(unit) for num, unit in zip(calls, units, strict=True))
 
 
 class _Odd(Struct):
@@ -154,6 +189,7 @@ def check(preset: Preset, steps: Sequence[StepTotal], tokens_padded: int) -> Int
     _judge_ring(result, preset, steps, preset.world_size)
     _judge_experts(result, preset, steps, preset.world_size)
     _judge_hops(result, preset, steps, preset.world_size)
+    _judge_shards(result, preset, steps, preset.world_size)
     return result
 
 
@@ -163,6 +199,7 @@ def check_exchanges(preset: Preset, steps: Sequence[StepTotal], num_ranks: int) 
     _judge_all_to_alls(result, preset, steps, num_ranks)
     _judge_ring(result, preset, steps, num_ranks)
     _judge_hops(result, preset, steps, num_ranks)
+    _judge_shards(result, preset, steps, num_ranks)
     if preset.training.routing == "uniform":  # else bytes are known of all ranks together alone
         _judge_experts(result, preset, steps, num_ranks)
     return result
@@ -204,6 +241,17 @@ class _Sent(Struct):
         """None where nothing was sent and nothing had to be."""
         return not self.wrong.num if self.calls_expected or self.wrong.num else None
 
+    def tell(self, result: Integrity, name: str) -> None:
+        """Write the four figures into the fields whose names begin so."""
+        figures = {
+            "calls": self.calls,
+            "calls_expected": self.calls_expected,
+            "bytes": self.num_bytes,
+            "bytes_expected": self.bytes_expected,
+        }
+        for field, value in figures.items():
+            setattr(result, f"{name}_{field}", value)
+
     def problems(self, subject: str, kind: str, went: str) -> list[str]:
         """What was sent where other follows from the shapes, or nothing."""
         if not self.wrong.num:
@@ -239,8 +287,7 @@ def _sent(
 def _judge_ring(result: Integrity, preset: Preset, steps: Sequence[StepTotal], num_ranks: int) -> None:
     """Messages and bytes of each step; without a ring there must be none."""
     sent = _sent(steps, lambda s: (s.ring_calls, s.ring_bytes), expected_ring_sends(preset), num_ranks)
-    result.ring_calls, result.ring_bytes = sent.calls, sent.num_bytes
-    result.ring_calls_expected, result.ring_bytes_expected = sent.calls_expected, sent.bytes_expected
+    sent.tell(result, "ring")
     result.ring_ok = sent.is_right
     result.problems += sent.problems("ring", "messages", "were sent")
 
@@ -249,8 +296,7 @@ def _judge_experts(result: Integrity, preset: Preset, steps: Sequence[StepTotal]
     """Calls and bytes of each step, over all ranks: what one sends more another sends less."""
     demanded = expected_expert_exchanges(preset)
     sent = _sent(steps, lambda s: (s.expert_calls, s.expert_bytes), demanded, num_ranks)
-    result.expert_calls, result.expert_bytes = sent.calls, sent.num_bytes
-    result.expert_calls_expected, result.expert_bytes_expected = sent.calls_expected, sent.bytes_expected
+    sent.tell(result, "expert")
     result.experts_ok = sent.is_right
     result.problems += sent.problems("experts", "all-to-alls", "took tokens to their experts and back")
 
@@ -258,10 +304,26 @@ def _judge_experts(result: Integrity, preset: Preset, steps: Sequence[StepTotal]
 def _judge_hops(result: Integrity, preset: Preset, steps: Sequence[StepTotal], num_ranks: int) -> None:
     """Calls and bytes of each step; where keys and values go straight to every rank there must be none."""
     sent = _sent(steps, lambda s: (s.hop_calls, s.hop_bytes), expected_kv_hops(preset), num_ranks)
-    result.hop_calls, result.hop_bytes = sent.calls, sent.num_bytes
-    result.hop_calls_expected, result.hop_bytes_expected = sent.calls_expected, sent.bytes_expected
+    sent.tell(result, "hop")
     result.hops_ok = sent.is_right
     result.problems += sent.problems("keys and values", "all-to-alls", "went between nodes")
+
+
+def _judge_shards(result: Integrity, preset: Preset, steps: Sequence[StepTotal], num_ranks: int) -> None:
+    """Gathers, scatters and sums over copies of each step, where FSDP shards and a rank told of them."""
+    if not is_sharded_by_fsdp(preset) or not any(s.tells_shards for s in steps):
+        return
+    gathers = _sent(steps, lambda s: (s.gather_calls, s.gather_bytes), expected_gathers(preset), num_ranks)
+    scatters = _sent(
+        steps, lambda s: (s.scatter_calls, s.scatter_bytes), expected_scatters(preset), num_ranks
+    )
+    sums = _sent(steps, lambda s: (s.copy_calls, s.copy_bytes), expected_copy_sums(preset), num_ranks)
+    for name, sent in (("gather", gathers), ("scatter", scatters), ("copy", sums)):
+        sent.tell(result, name)
+    result.shards_ok = not any(sent.wrong.num for sent in (gathers, scatters, sums))
+    result.problems += gathers.problems("shards", "gathers", "made parameters whole")
+    result.problems += scatters.problems("shards", "reduce-scatters", "took gradients")
+    result.problems += sums.problems("shards", "all-reduces", "summed gradients over copies")
 
 
 def integrity_text(integrity: Integrity) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from msgspec import Struct
+from msgspec import UNSET, Struct
 
 from tgsbench.schema.events import Step
 
@@ -43,6 +43,14 @@ class StepTotal(Struct, array_like=True, gc=False):
     expert_bytes: int = 0
     hop_calls: int = 0
     hop_bytes: int = 0
+    tells_shards: bool = False
+    """Did a rank tell what it gathered? None did before this was counted."""
+    gather_calls: int = 0
+    gather_bytes: int = 0
+    scatter_calls: int = 0
+    scatter_bytes: int = 0
+    copy_calls: int = 0
+    copy_bytes: int = 0
     update: float | None = None
     """Largest that a rank saw of its weights' median change."""
     reported: int = 0
@@ -107,6 +115,13 @@ class StepTotal(Struct, array_like=True, gc=False):
         self.expert_bytes += event.expert_bytes or 0
         self.hop_calls += event.hop_calls or 0
         self.hop_bytes += event.hop_bytes or 0
+        self.tells_shards |= event.gather_calls is not UNSET
+        self.gather_calls += event.gather_calls or 0
+        self.gather_bytes += event.gather_bytes or 0
+        self.scatter_calls += event.scatter_calls or 0
+        self.scatter_bytes += event.scatter_bytes or 0
+        self.copy_calls += event.copy_calls or 0
+        self.copy_bytes += event.copy_bytes or 0
         if event.update is not None:
             self.update = max(self.update or 0.0, event.update)
         return True

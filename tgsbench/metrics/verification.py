@@ -9,9 +9,12 @@ from typing import NamedTuple
 
 from tgsbench.metrics.integrity import (
     expected_all_to_alls,
+    expected_copy_sums,
     expected_expert_exchanges,
+    expected_gathers,
     expected_kv_hops,
     expected_ring_sends,
+    expected_scatters,
 )
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.verify import Check, CheckName, Evidence, MaskProbe, ShardRecord
@@ -220,6 +223,21 @@ def kv_hops(preset: Preset, ranks: Ranks) -> Check:
     """All-to-alls of keys and values between nodes in each step, on each rank, against the shapes."""
     ran = {rank.rank: rank.kv_hops for rank in ranks}
     return _as_demanded("kv_hops", preset, ran, expected_kv_hops(preset))
+
+
+def shards(preset: Preset, ranks: Ranks) -> Check:
+    """Gathers of parameters, scatters of gradients and their sums over copies, against stage and shapes."""
+    kinds = {
+        "gathers": ({rank.rank: rank.gathers for rank in ranks}, expected_gathers(preset)),
+        "reduce-scatters": ({rank.rank: rank.scatters for rank in ranks}, expected_scatters(preset)),
+        "sums over copies": ({rank.rank: rank.copy_sums for rank in ranks}, expected_copy_sums(preset)),
+    }
+    found = {what: _as_demanded("shards", preset, *of_kind) for what, of_kind in kinds.items()}
+    what = next((what for what, check in found.items() if check.status == "failed"), "gathers")
+    check = found.pop(what)
+    beside = [f"{other.measured} of {kind}" for kind, other in found.items() if other.value]
+    check.note = "; ".join([f"{what} {check.note}", *beside])
+    return check
 
 
 def expert_exchanges(preset: Preset, ranks: Ranks) -> Check:

@@ -69,36 +69,38 @@ class Decoder:
         """Values between the matrices of a layer's MLP."""
         return shape.intermediate_size
 
-    def vectors(self, shape: ModelShape) -> int:
-        """A layer's parameters in no product: norms, biases, sinks."""
-        widths = 2 * shape.head_dim if not self.norms_all_heads else self._normed_heads(shape)
-        norms = self.norms_per_layer * self.norm_vectors(shape) + widths * self.has_qk_norm(shape)
-        return norms + self.biases(shape)
+    def vectors(self, shape: ModelShape) -> tuple[int, ...]:
+        """Lengths of a layer's parameters in no product: norms, biases, sinks."""
+        norms = self.norms_per_layer * self.norm_vectors(shape)
+        return norms + self._head_norms(shape) * self.has_qk_norm(shape) + self.biases(shape)
 
-    def norm_vectors(self, shape: ModelShape) -> int:
-        """Parameters of one norm of the hidden size."""
-        return shape.hidden_size * (1 + self.norms_are_biased)
+    def norm_vectors(self, shape: ModelShape) -> tuple[int, ...]:
+        """Those of one norm of the hidden size."""
+        return (shape.hidden_size,) * (1 + self.norms_are_biased)
 
-    def last_vectors(self, shape: ModelShape) -> int:
-        """Parameters behind the layers that belong to no product: the last norm."""
+    def last_vectors(self, shape: ModelShape) -> tuple[int, ...]:
+        """Those behind the layers: of the last norm."""
         return self.norm_vectors(shape)
 
     def has_qk_norm(self, shape: ModelShape) -> bool:
         """Does this shape normalise queries and keys?"""
         return shape.qk_norm is True if self.qk_norm is None else self.qk_norm
 
-    def _normed_heads(self, shape: ModelShape) -> int:
-        return (shape.num_query_heads + shape.num_kv_heads) * shape.head_dim
+    def _head_norms(self, shape: ModelShape) -> tuple[int, ...]:
+        """Lengths of the norms of queries and keys."""
+        if not self.norms_all_heads:
+            return (shape.head_dim,) * 2
+        return tuple(heads * shape.head_dim for heads in (shape.num_query_heads, shape.num_kv_heads))
 
-    def qkv_width(self, shape: ModelShape) -> int:
-        """Outputs of q, k and v together: as many biases where they have some."""
-        return sum(weight.out_width for weight in self.attention(shape)[:3])
+    def qkv_biases(self, shape: ModelShape) -> tuple[int, ...]:
+        """Lengths of the biases of q, k and v, where they have some."""
+        return tuple(weight.out_width for weight in self.attention(shape)[:3])
 
-    def biases(self, shape: ModelShape) -> int:
-        """Biases of a layer: those of q, k, v and o where the shape has them."""
+    def biases(self, shape: ModelShape) -> tuple[int, ...]:
+        """Of a layer: those of q, k, v and o where the shape has them."""
         if not shape.attention_bias:
-            return 0
-        return sum(weight.out_width for weight in self.attention(shape))
+            return ()
+        return tuple(weight.out_width for weight in self.attention(shape))
 
     def layer(self, shape: ModelShape, kind: LayerKind) -> LayerGroup:
         """One layer of a kind."""
@@ -145,7 +147,7 @@ class Decoder:
         head = 0 if shape.tie_word_embeddings else embedding
         joins = shape.mtp_layers * (2 * h * h + 3 * h)
         layers = sum(g.num * g.parameters for g in groups)
-        total = layers + embedding + head + self.last_vectors(shape) + joins
+        total = layers + embedding + head + sum(self.last_vectors(shape)) + joins
         most = max(groups, key=lambda group: group.num)
         return Parameters(
             layer=most.parameters,
@@ -192,7 +194,8 @@ class Decoder:
         return self.norms_per_layer * shape.hidden_size + self._head_norm_width(shape)
 
     def _head_norm_width(self, shape: ModelShape) -> int:
-        return self._normed_heads(shape) * self.has_qk_norm(shape)
+        heads = shape.num_query_heads + shape.num_kv_heads
+        return heads * shape.head_dim * self.has_qk_norm(shape)
 
     def forward_flops(self, shape: ModelShape, attended_len: float, causal: bool = True) -> float:
         """Products and attention of every layer, and the head: 2hV; once more for each MTP module."""

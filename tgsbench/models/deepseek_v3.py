@@ -39,17 +39,17 @@ class DeepseekV3(MixtureDecoder):
             Weight(h, heads * mla.value_dim),
         )
 
-    def biases(self, shape: ModelShape) -> int:
+    def biases(self, shape: ModelShape) -> tuple[int, ...]:
         """Of the projections into the latents and of the output, where the shape has them."""
         mla = latent_of(shape)
         if not shape.attention_bias:
-            return 0
-        return mla.query_rank + mla.kv_rank + mla.rope_dim + shape.hidden_size
+            return ()
+        return *_lengths(mla.query_rank), mla.kv_rank + mla.rope_dim, shape.hidden_size
 
-    def vectors(self, shape: ModelShape) -> int:
+    def vectors(self, shape: ModelShape) -> tuple[int, ...]:
         """Two norms of the layer, and one of each latent."""
         mla = latent_of(shape)
-        return super().vectors(shape) + mla.query_rank + mla.kv_rank
+        return *super().vectors(shape), *_lengths(mla.query_rank), mla.kv_rank
 
     def layer(self, shape: ModelShape, kind: LayerKind) -> LayerGroup:
         """Queries and keys are wider than values; what a token leaves behind is its latent."""
@@ -123,6 +123,11 @@ class DeepseekV3(MixtureDecoder):
         config.flag("attention_bias", "attention_bias", False)
         read_latent(config)
         read_groups(config, "n_routed_experts")
+
+
+def _lengths(rank: int) -> tuple[int, ...]:
+    """Of what a latent has; nothing where queries have none."""
+    return (rank,) if rank else ()
 
 
 def latent_of(shape: ModelShape) -> LatentAttention:

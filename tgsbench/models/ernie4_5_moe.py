@@ -20,13 +20,9 @@ class Ernie45Moe(MixtureDecoder):
     untrained = NO_ORACLE
     architecture = "Ernie4_5_MoeForCausalLM"
 
-    def vectors(self, shape: ModelShape) -> int:
-        """Norms, and what corrects the router's choice, which transformers counts as a parameter."""
-        return super().vectors(shape) + self.expert_vectors(shape)
-
-    def expert_vectors(self, shape: ModelShape) -> int:
-        """One value for each expert."""
-        return experts_of(shape).num
+    def router_vectors(self, shape: ModelShape) -> tuple[int, ...]:
+        """What corrects the router's choice, which transformers counts as a parameter."""
+        return (experts_of(shape).num,)
 
     def config(self, shape: ModelShape, seq_len: int) -> dict[str, Any]:
         """Ernie4_5_MoeForCausalLM's config.json."""

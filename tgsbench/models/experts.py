@@ -45,19 +45,23 @@ class MixtureDecoder(Decoder):
     def dense_layer(self, shape: ModelShape, kind: LayerKind) -> LayerGroup:
         """One of the layers that keep a dense MLP."""
         group = self.layer(shape, kind)
-        extra = self.expert_vectors(shape)
         return replace(
             group,
             mlp=Decoder.mlp(self, shape),
             between=shape.intermediate_size,
-            vectors=group.vectors - extra,
-            idle_vectors=0,
+            vectors=self.vectors(shape),
+            expert_vectors=(),
             runs_last_again=False,
         )
 
-    def expert_vectors(self, shape: ModelShape) -> int:
-        """Biases of a layer's router and experts."""
-        return 0
+    def router_vectors(self, shape: ModelShape) -> tuple[int, ...]:
+        """Lengths of a router's biases."""
+        return ()
+
+    def layer(self, shape: ModelShape, kind: LayerKind) -> LayerGroup:
+        """One layer with experts."""
+        group = super().layer(shape, kind)
+        return replace(group, vectors=group.vectors + self.router_vectors(shape))
 
     def problems(self, shape: ModelShape) -> list[str]:
         """More experts used than there are, or no layer left for them."""

@@ -53,10 +53,12 @@ class LayerGroup(Struct, frozen=True, kw_only=True):
     """Projections around the attention, in the order in which they run."""
     mlp: tuple[Weight, ...]
     """Products after attention, in the order in which they run."""
-    vectors: int
-    """Parameters that belong to no product: norms, biases, sinks."""
-    idle_vectors: int = 0
-    """Of these, those of experts that a token is not sent to."""
+    vectors: tuple[int, ...]
+    """Lengths of the parameters that belong to no product: norms, biases, sinks."""
+    expert_vectors: tuple[int, ...] = ()
+    """The same of each expert: its biases."""
+    experts_are_transposed: bool = False
+    """Is an expert's weight held as inputs by outputs?"""
     query_heads: int = 0
     """0: there is no softmax attention."""
     kv_heads: int = 0
@@ -87,20 +89,51 @@ class LayerGroup(Struct, frozen=True, kw_only=True):
         return before, self.query_heads * self.value_dim
 
     @property
+    def experts(self) -> list[Weight]:
+        """Weights that each expert has."""
+        return [weight for weight in self.mlp if weight.num > 1]
+
+    @property
     def matrices(self) -> list[Weight]:
         """Weights that a layer has once each."""
         return [weight for weight in self.attention + self.mlp if weight.num == 1]
 
     @property
+    def num_experts(self) -> int:
+        """Of one such layer."""
+        return max((weight.num for weight in self.experts), default=0)
+
+    @property
     def parameters(self) -> int:
         """Of one such layer."""
-        return int(sum(weight.size for weight in self.attention + self.mlp)) + self.vectors
+        return int(self.weights) + sum(self.vectors) + self.num_experts * sum(self.expert_vectors)
 
     @property
     def idle(self) -> int:
         """Parameters of one such layer that a token does not meet."""
-        weights = self.attention + self.mlp
-        return int(sum(weight.size - weight.active for weight in weights)) + self.idle_vectors
+        num_idle = max((weight.num - weight.used for weight in self.experts), default=0)
+        weights = sum(weight.size - weight.active for weight in self.experts)
+        return int(weights) + num_idle * sum(self.expert_vectors)
+
+    def cut_values(self, ranks: int, ep: int = 1) -> int:
+        """Values that FSDP cuts over so many ranks, padding included; shared-out experts not counted."""
+        matrices = sum(cut_length(weight.out_width, ranks) * weight.in_width for weight in self.matrices)
+        experts = self.cut_expert_values(ranks, self.num_experts) if ep == 1 else 0
+        return matrices + sum(cut_length(length, ranks) for length in self.vectors) + experts
+
+    def cut_expert_values(self, ranks: int, held: int) -> int:
+        """The same of so many of its experts.
+
+        They are cut along each one's rows where they are fewer than the ranks and those divide.
+        """
+        sizes = [weight[:2][:: -1 if self.experts_are_transposed else 1] for weight in self.experts]
+        sizes += [(length, 1) for length in self.expert_vectors]
+        is_whole = [held < ranks and rows % ranks == 0 for rows, _ in sizes]
+        padded = cut_length(held, ranks)
+        return sum(
+            (held if whole else padded) * rows * width
+            for whole, (rows, width) in zip(is_whole, sizes, strict=True)
+        )
 
     @property
     def products(self) -> float:
@@ -115,7 +148,7 @@ class LayerGroup(Struct, frozen=True, kw_only=True):
     @property
     def expert_weights(self) -> float:
         """Of these, those of the experts that tokens are sent to."""
-        return sum(weight.size for weight in self.mlp if weight.num > 1)
+        return sum(weight.size for weight in self.experts)
 
     @property
     def last_product(self) -> float:
@@ -126,6 +159,11 @@ class LayerGroup(Struct, frozen=True, kw_only=True):
         """Forward FLOPs per token of QKᵀ, PV and the recurrence."""
         pairs = 2.0 * self.query_heads * (self.key_dim + self.value_dim)
         return pairs * seen_keys(attended_len, self.window, causal) + self.scan_flops
+
+
+def cut_length(length: int, ranks: int) -> int:
+    """What so many ranks hold together of a dimension that FSDP cuts: a multiple of them."""
+    return -(-length // ranks) * ranks
 
 
 def seen_keys(attended_len: float, window: int, causal: bool = True) -> float:
@@ -220,12 +258,15 @@ class Dims(Struct, frozen=True, kw_only=True, dict=True):
         held = (group.weights - group.expert_weights * (1 - 1 / ep) for group in self.groups)
         return self.largest_layer_weights if ep == 1 else max(held)
 
-    def padding(self, ranks: int) -> float:
-        """Values that fill up matrices whose rows do not divide over so many ranks, experts left out."""
-        return sum(
-            group.num * sum(-weight.out_width % ranks * weight.in_width for weight in group.matrices)
-            for group in self.groups
-        )
+    def padding(self, ranks: int, ep: int) -> int:
+        """Values that fill up what does not divide over so many ranks, shared-out experts not counted."""
+        tables = (cut_length(self.vocab, ranks) - self.vocab) * self.hidden * (1 if self.tied else 2)
+        return tables + sum(g.num * (g.cut_values(ranks, ep) - g.cut_values(1, ep)) for g in self.groups)
+
+    def held_expert_values(self, ranks: int, ep: int) -> int:
+        """Values of the experts of one of `ep` parts as cut over so many ranks, padding included."""
+        groups = (group for group in self.groups if group.num_experts)
+        return sum(g.num * g.cut_expert_values(ranks, g.num_experts // ep) for g in groups)
 
     def held_parameters(self, ep: int) -> float:
         """The same of all parameters."""
@@ -294,6 +335,10 @@ class ModelFamily(Protocol):
 
     def layers(self, shape: ModelShape) -> tuple[LayerGroup, ...]:
         """The model's layers by kind."""
+        ...
+
+    def last_vectors(self, shape: ModelShape) -> tuple[int, ...]:
+        """Lengths of the parameters behind the layers that belong to no product."""
         ...
 
     def dims(self, shape: ModelShape) -> Dims:

@@ -25,9 +25,9 @@ class Glm(Decoder):
         h, i = shape.hidden_size, shape.intermediate_size
         return Weight(2 * i, h), Weight(h, i)
 
-    def biases(self, shape: ModelShape) -> int:
+    def biases(self, shape: ModelShape) -> tuple[int, ...]:
         """Of q, k and v, where the shape has them."""
-        return self.qkv_width(shape) * shape.attention_bias
+        return self.qkv_biases(shape) * shape.attention_bias
 
     def config(self, shape: ModelShape, seq_len: int) -> dict[str, Any]:
         """GlmForCausalLM's config.json; all of a head is turned, padding must be inside the vocabulary."""

@@ -23,9 +23,9 @@ class Glm4Moe(MixtureDecoder):
     runs_last_again = False
     """The shared expert's last product ends the layer."""
 
-    def biases(self, shape: ModelShape) -> int:
+    def biases(self, shape: ModelShape) -> tuple[int, ...]:
         """Of q, k and v, where the shape has them."""
-        return self.qkv_width(shape) * shape.attention_bias
+        return self.qkv_biases(shape) * shape.attention_bias
 
     def config(self, shape: ModelShape, seq_len: int) -> dict[str, Any]:
         """Glm4MoeForCausalLM's config.json; all of a head is turned, not a half of it."""

@@ -24,20 +24,19 @@ class GptOss(MixtureDecoder):
     default_pattern = ("window", "full")
     gate_kept = 3  # the gate clamped, its sigmoid, and up + 1
 
-    def vectors(self, shape: ModelShape) -> int:
-        """Norms, biases of q, k, v and o, a sink for each query head; biases of router and experts."""
-        return super().vectors(shape) + shape.num_query_heads + self.expert_vectors(shape)
+    def vectors(self, shape: ModelShape) -> tuple[int, ...]:
+        """Norms, biases of q, k, v and o, a sink for each query head."""
+        return *super().vectors(shape), shape.num_query_heads
 
-    def expert_vectors(self, shape: ModelShape) -> int:
-        """One value for each expert of the router, and what each expert adds to its two products."""
-        experts = experts_of(shape)
-        return experts.num * (1 + 2 * experts.intermediate_size + shape.hidden_size)
+    def router_vectors(self, shape: ModelShape) -> tuple[int, ...]:
+        """One for each expert."""
+        return (experts_of(shape).num,)
 
     def layer(self, shape: ModelShape, kind: LayerKind) -> LayerGroup:
-        """Biases of experts that a token is not sent to are idle with them."""
-        experts = experts_of(shape)
-        idle = (experts.num - experts.used) * (2 * experts.intermediate_size + shape.hidden_size)
-        return replace(super().layer(shape, kind), idle_vectors=idle, sinks=True)
+        """Each expert adds something to its two products, and holds their weights the other way round."""
+        biases = 2 * experts_of(shape).intermediate_size, shape.hidden_size
+        whole = super().layer(shape, kind)
+        return replace(whole, expert_vectors=biases, experts_are_transposed=True, sinks=True)
 
     def config(self, shape: ModelShape, seq_len: int) -> dict[str, Any]:
         """GptOssForCausalLM's config.json."""

@@ -22,9 +22,9 @@ class Phimoe(MixtureDecoder):
     norms_are_biased = True
     has_one_window = True
 
-    def last_vectors(self, shape: ModelShape) -> int:
-        """The last norm, and the bias of the head."""
-        return super().last_vectors(shape) + shape.vocab_size
+    def last_vectors(self, shape: ModelShape) -> tuple[int, ...]:
+        """Those of the last norm, and the bias of the head."""
+        return *super().last_vectors(shape), shape.vocab_size
 
     def config(self, shape: ModelShape, seq_len: int) -> dict[str, Any]:
         """PhimoeForCausalLM's config.json, which has one width for all MLPs."""

@@ -21,9 +21,9 @@ class Qwen2(Decoder):
     architecture = "Qwen2ForCausalLM"
     has_windows = True
 
-    def biases(self, shape: ModelShape) -> int:
+    def biases(self, shape: ModelShape) -> tuple[int, ...]:
         """Those of q, k and v, always."""
-        return self.qkv_width(shape)
+        return self.qkv_biases(shape)
 
     def config(self, shape: ModelShape, seq_len: int) -> dict[str, Any]:
         """Qwen2ForCausalLM's config.json."""

@@ -24,9 +24,9 @@ class Qwen2Moe(MixtureDecoder):
         """The shared MLP has a gate of one value."""
         return *super().mlp(shape), Weight(1, shape.hidden_size)
 
-    def biases(self, shape: ModelShape) -> int:
+    def biases(self, shape: ModelShape) -> tuple[int, ...]:
         """Of q, k and v, where the shape has them."""
-        return self.qkv_width(shape) * shape.attention_bias
+        return self.qkv_biases(shape) * shape.attention_bias
 
     def config(self, shape: ModelShape, seq_len: int) -> dict[str, Any]:
         """Qwen2MoeForCausalLM's config.json."""

@@ -54,7 +54,7 @@ class GatedDeltaDecoder(Decoder):
         return replace(
             group,
             attention=(Weight(convolved + values, h), Weight(2 * heads, h), Weight(h, values)),
-            vectors=2 * h + convolved * linear.conv_width + 2 * heads + linear.value_dim,
+            vectors=(h, h, convolved * linear.conv_width, heads, heads, linear.value_dim),
             query_heads=0,
             kv_heads=0,
             cached=0,

@@ -19,9 +19,9 @@ class SeedOss(Decoder):
     model_types = ("seed_oss",)
     architecture = "SeedOssForCausalLM"
 
-    def biases(self, shape: ModelShape) -> int:
+    def biases(self, shape: ModelShape) -> tuple[int, ...]:
         """Of q, k and v, where the shape has them."""
-        return self.qkv_width(shape) * shape.attention_bias
+        return self.qkv_biases(shape) * shape.attention_bias
 
     def config(self, shape: ModelShape, seq_len: int) -> dict[str, Any]:
         """SeedOssForCausalLM's config.json; without dropout."""

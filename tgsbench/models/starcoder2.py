@@ -23,10 +23,10 @@ class Starcoder2(Decoder):
     mlp_matrices = 2
     has_one_window = True
 
-    def biases(self, shape: ModelShape) -> int:
+    def biases(self, shape: ModelShape) -> tuple[int, ...]:
         """Of all products, where the shape has them."""
         weights = self.attention(shape) + self.mlp(shape)
-        return sum(weight.out_width for weight in weights) * shape.attention_bias
+        return tuple(weight.out_width for weight in weights) * shape.attention_bias
 
     def config(self, shape: ModelShape, seq_len: int) -> dict[str, Any]:
         """Starcoder2ForCausalLM's config.json; without dropout."""

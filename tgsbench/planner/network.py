@@ -42,8 +42,8 @@ def shard_bytes(work: StepWorkload) -> ShardBytes:
         return ShardBytes()
     d = work.dims
     everything = float(d.num_parameters - (d.expert_weights if work.ep > 1 else 0.0))
-    if work.system.shards_masters and not work.whole_layers:  # FSDP2 cuts each matrix by its rows
-        everything += d.padding(work.sharing_ranks)
+    if work.system.shards_masters and not work.whole_layers:  # FSDP2 cuts each tensor by its rows
+        everything += d.padding(work.sharing_ranks, work.ep)
     # Parameters travel in the compute precision, gradients never in a lower one.
     gather_bytes, reduce_bytes = work.compute_bytes, max(work.system.reduce_bytes, work.compute_bytes)
     copies = work.world // work.sharing_ranks
@@ -84,7 +84,7 @@ def expert_shard_bytes(work: StepWorkload) -> ShardBytes:
     """The same of experts that are shared out: those of one rank, over the ranks that hold the same ones."""
     if work.ep in (1, work.world):
         return ShardBytes()
-    held = work.dims.expert_weights / work.ep
+    held = work.dims.held_expert_values(work.world // work.ep, work.ep)
     gather, reduce = work.compute_bytes * held, max(work.system.reduce_bytes, work.compute_bytes) * held
     if work.zero_stage < 3:
         scatter = reduce if work.zero_stage == 2 else 0.0

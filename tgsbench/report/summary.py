@@ -335,6 +335,9 @@ def _apart(integrity: Integrity) -> str:
         (integrity.ring_calls, "messages of a ring", integrity.ring_bytes),
         (integrity.expert_calls, "of experts", integrity.expert_bytes),
         (integrity.hop_calls, "of keys and values between nodes", integrity.hop_bytes),
+        (integrity.gather_calls, "gathers", integrity.gather_bytes),
+        (integrity.scatter_calls, "reduce-scatters", integrity.scatter_bytes),
+        (integrity.copy_calls, "sums over copies", integrity.copy_bytes),
     )
     return "".join(f", {calls:,} {what}, {units.size(sent)}" for calls, what, sent in kinds if calls)
 

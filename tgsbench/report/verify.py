@@ -21,6 +21,7 @@ TITLES: dict[CheckName, str] = {
     "ring": "messages of the ring",
     "experts": "tokens to experts",
     "kv_hops": "keys between nodes",
+    "shards": "gathers, reductions",
     "reduction": "gradient reduction",
     "mask": "document mask",
     "causality": "causal mask",

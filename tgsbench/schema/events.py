@@ -120,6 +120,15 @@ class Step(_Event, tag="step", gc=False):
     hop_bytes: Int64 | UnsetType = UNSET
     """All-to-alls of keys, values and their gradients between nodes, which are no part of `a2a_…` then;
     not written where these go straight to every rank."""
+    gather_calls: Int64 | UnsetType = UNSET
+    gather_bytes: Int64 | UnsetType = UNSET
+    """Gathers of sharded parameters, and bytes of what they made whole; runs from before have none."""
+    scatter_calls: Int64 | UnsetType = UNSET
+    scatter_bytes: Int64 | UnsetType = UNSET
+    """Reduce-scatters of gradients, and bytes of what went into them."""
+    copy_calls: Int64 | UnsetType = UNSET
+    copy_bytes: Int64 | UnsetType = UNSET
+    """All-reduces of this rank's shards of the gradients over several copies."""
     pack_tokens: Int64 = 0
     """Real tokens of the packs this step must train, from their lengths; as the next two, reported by the
     first rank of each sp group only."""
@@ -203,8 +212,16 @@ class Depth(_Event, tag="depth", gc=False):
     a2a_bytes: Int64 = 0
     ring_calls: Int64 = 0
     ring_bytes: Int64 = 0
+    expert_calls: Int64 = 0
+    expert_bytes: Int64 = 0
     hop_calls: Int64 = 0
     hop_bytes: Int64 = 0
+    gather_calls: Int64 | UnsetType = UNSET
+    gather_bytes: Int64 = 0
+    scatter_calls: Int64 = 0
+    scatter_bytes: Int64 = 0
+    copy_calls: Int64 = 0
+    copy_bytes: Int64 = 0
     finite: bool = True
     """Neither loss nor gradient norm was NaN or infinite: products of NaN take another time."""
 

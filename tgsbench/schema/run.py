@@ -230,6 +230,22 @@ class Integrity(Struct, kw_only=True):
     hop_calls_expected: int = 0
     hop_bytes: int = 0
     hop_bytes_expected: int = 0
+    shards_ok: bool | None = None
+    """Were all parameters gathered, and all gradients reduced, as often as the ZeRO stage demands? None where
+    FSDP shards nothing, or where nobody counted."""
+    gather_calls: int = 0
+    gather_calls_expected: int = 0
+    gather_bytes: int = 0
+    gather_bytes_expected: int = 0
+    scatter_calls: int = 0
+    scatter_calls_expected: int = 0
+    scatter_bytes: int = 0
+    scatter_bytes_expected: int = 0
+    copy_calls: int = 0
+    """All-reduces of shards of the gradients over several copies."""
+    copy_calls_expected: int = 0
+    copy_bytes: int = 0
+    copy_bytes_expected: int = 0
     physical_ok: bool | None = None
     """Loss, gradients, rates, times and memory are what physics allows; see metrics/physical.py."""
     files_ok: bool | None = None

@@ -22,7 +22,7 @@ takes steps alone, "oracle" computes what they should give in fp64; empty: a mea
 Status = Literal["passed", "failed", "skipped"]
 CheckName = Literal[
     "parity", "oracle", "update", "engines", "labels", "tokens", "all_to_all", "ring", "experts", "kv_hops",
-    "reduction", "mask", "causality", "determinism",
+    "shards", "reduction", "mask", "causality", "determinism",
 ]  # fmt: skip
 
 
@@ -86,6 +86,12 @@ class Evidence(Struct, kw_only=True):
     """All-to-alls of tokens to their experts and back, and their bytes, of each step, counted there too."""
     kv_hops: list[tuple[int, int]] = []
     """All-to-alls of keys and values between nodes, and their bytes, of each step, counted there too."""
+    gathers: list[tuple[int, int]] = []
+    """Gathers of parameters, and bytes that they made whole, of each step, counted there too."""
+    scatters: list[tuple[int, int]] = []
+    """Reduce-scatters of gradients, and bytes that went into them, likewise."""
+    copy_sums: list[tuple[int, int]] = []
+    """All-reduces of shards of the gradients over copies, and their bytes, likewise."""
     tokens: list[int] = []
     """Real tokens of each step, as the trainer counts them for TGS."""
     reduced: list[str] = []

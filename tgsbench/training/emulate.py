@@ -26,7 +26,7 @@ from tgsbench.training.engines.batches import Batches, StepCounts
 from tgsbench.training.engines.fsdp2 import Fsdp2Engine
 from tgsbench.training.fake_process_group import join_fake_group
 from tgsbench.training.parallel.mesh import SequenceMesh, mesh_of
-from tgsbench.training.parallel.traffic import ALL_TO_ALL_COUNTER, SEND_COUNTER, begin_counting
+from tgsbench.training.parallel.traffic import TRAFFIC, event_fields
 from tgsbench.workload import prepare
 
 _BUDGET_S = 60.0
@@ -164,14 +164,13 @@ class EmulatedRank:
         # transformers runs the layers that its configuration counts.
         self.engine.model.model.config.num_hidden_layers = num_layers
         self._memory.reset_peak()
-        begin_counting()
+        TRAFFIC.take()
         begin_s = self._clock(self._device)
         loss = self.engine.forward_backward(self._batch, self._num_labels)
         middle_s = self._clock(self._device)
         norm = self.engine.optimizer_step(0.0)
         end_s = self._clock(self._device)
-        memory, (calls, num_bytes) = self._memory.read(), ALL_TO_ALL_COUNTER.take()
-        (sends, sent), (hops, hop_bytes) = SEND_COUNTER.take(), ALL_TO_ALL_COUNTER.take("kv_hops")
+        memory, sent = self._memory.read(), TRAFFIC.take()
         return Depth(
             num_layers=num_layers,
             built_layers=self._depths.built,
@@ -183,11 +182,6 @@ class EmulatedRank:
             mem_peak=memory.peak,
             mem_alloc=memory.allocated,
             mem_forward=self._after_forward,
-            a2a_calls=calls,
-            a2a_bytes=num_bytes,
-            ring_calls=sends,
-            ring_bytes=sent,
-            hop_calls=hops,
-            hop_bytes=hop_bytes,
+            **event_fields(sent),
             finite=math.isfinite(float(loss)) and math.isfinite(float(norm)),
         )

@@ -6,7 +6,6 @@ import math
 from contextlib import AbstractContextManager
 
 import torch
-from msgspec import UNSET
 
 from tgsbench.schema import spans
 from tgsbench.schema.events import Step, Waits
@@ -16,6 +15,7 @@ from tgsbench.training.engines.base import Engine
 from tgsbench.training.engines.batches import Batches, StepCounts
 from tgsbench.training.errors import check_finite
 from tgsbench.training.parallel.tracing import marking, span
+from tgsbench.training.parallel.traffic import event_fields
 from tgsbench.training.parallel.waits import COLLECTIVE_CLOCK
 from tgsbench.training.progress import PROGRESS
 from tgsbench.training.witness import Witness
@@ -89,14 +89,7 @@ class Stepper:
             mem_alloc=memory.allocated,
             mem_reserved=memory.reserved,
             mem_peak=memory.peak,
-            a2a_calls=seen.a2a_calls,
-            a2a_bytes=seen.a2a_bytes,
-            ring_calls=seen.ring_calls or UNSET,
-            ring_bytes=seen.ring_bytes or UNSET,
-            expert_calls=seen.expert_calls or UNSET,
-            expert_bytes=seen.expert_bytes or UNSET,
-            hop_calls=seen.hop_calls or UNSET,
-            hop_bytes=seen.hop_bytes or UNSET,
+            **event_fields(seen.sent),
             pack_tokens=seen.pack_tokens,
             seen_checksum=seen.checksum,
             pack_checksum=seen.pack_checksum,

@@ -1,6 +1,6 @@
 """What a rank does in a step of any run, seen where it happens and not told by the code that trains.
 
-Token ids are read where they enter the model, all-to-alls where they enter the process group, and weights
+Token ids are read where they enter the model, collectives where they enter the process group, and weights
 before and after the optimizer; what they are held against comes from the packed data alone. A step's clock
 does not run meanwhile, but for a sum over the ids of each micro-step.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +21,7 @@ from tgsbench.schema.events import FirstStep
 from tgsbench.schema.preset import Preset
 from tgsbench.training.engines.base import Engine
 from tgsbench.training.parallel.mesh import SequenceMesh
-from tgsbench.training.parallel.traffic import ALL_TO_ALL_COUNTER, SEND_COUNTER, begin_counting
+from tgsbench.training.parallel.traffic import TRAFFIC, Kind, Sent
 from tgsbench.workload import PackedDataset, checksum
 from tgsbench.workload.documents import Int64, tokens_of
 from tgsbench.workload.sharding import MODULUS
@@ -37,14 +38,7 @@ class Seen(NamedTuple):
 
     checksum: int
     """Of the ids that entered the model, each weighed by its place in its pack."""
-    a2a_calls: int
-    a2a_bytes: int
-    ring_calls: int
-    ring_bytes: int
-    expert_calls: int
-    expert_bytes: int
-    hop_calls: int
-    hop_bytes: int
+    sent: Mapping[Kind, Sent]
     update: float | None
     """Median absolute change of a sample of this rank's master weights; None where it owns none of them.
 
@@ -72,7 +66,7 @@ class Witness:
 
     def begin_step(self) -> None:
         """What comes now belongs to the next step."""
-        begin_counting()
+        TRAFFIC.take()
         num_layers = self._preset.model.num_layers if self._is_first else 1
         self._sums, self._weights = None, [self._sample(layer) for layer in range(num_layers)]
 
@@ -84,13 +78,12 @@ class Witness:
 
     def end_step(self, step: int) -> Seen:
         """What step number `step` did, and what its packs demanded; waits for the device."""
-        apart = (*ALL_TO_ALL_COUNTER.take("experts"), *ALL_TO_ALL_COUNTER.take("kv_hops"))
-        sent = (*ALL_TO_ALL_COUNTER.take(), *SEND_COUNTER.take(), *apart)
+        sent = TRAFFIC.take()
         demanded = _demanded(self._preset, self._mesh, self._data, step) if not self._mesh.sp_rank else _NONE
         updates = self._updates()
         if self._is_first:
             self._first_updates, self._is_first = updates, False
-        return Seen(self._checksum(), *sent, updates[0], *demanded)
+        return Seen(self._checksum(), sent, updates[0], *demanded)
 
     def first_step(self) -> FirstStep:
         """What the first step did, once it is over and before the second one begins."""

@@ -12,6 +12,7 @@ from msgspec import Struct
 from tgsbench.errors import TgsError
 from tgsbench.external import observed
 from tgsbench.metrics.integrity import (
+    ELEMENT_BYTES,
     expected_all_to_alls,
     expected_expert_exchanges,
     expected_kv_hops,
@@ -19,12 +20,13 @@ from tgsbench.metrics.integrity import (
 )
 from tgsbench.planner.machine import find_constants
 from tgsbench.planner.memory import CONTEXT_BYTES, MemoryPlan, memory_plan
-from tgsbench.planner.network import expert_shard_bytes, gathered_bytes, shard_bytes
+from tgsbench.planner.network import gathered_bytes, shard_bytes
 from tgsbench.planner.plan import machine_of, pick_kernel
-from tgsbench.planner.workload import StepWorkload, work_of
+from tgsbench.planner.workload import work_of
 from tgsbench.schema.events import Event, Kernel, Phase, Step
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import CallCount, Manifest, PhasePeak, Virtual, VirtualClock
+from tgsbench.systems.fsdp_units import fsdp_units, is_sharded_by_fsdp, num_gathers, num_scatters
 from tgsbench.systems.kv_hops import kv_nodes
 from tgsbench.units import GIB
 from tgsbench.virtual_gpu.log import Kind, Record, log_path, read_log
@@ -226,13 +228,10 @@ def _collectives(records: Sequence[Record], ranks: dict[int, int]) -> list[CallC
 
 def expect(collectives: Sequence[CallCount], preset: Preset) -> None:
     """Write beside each kind what the shapes and the planner demand of it in an optimizer step."""
-    planned = _planned_bytes(preset)
-    for kind in ("all_gather", "reduce_scatter"):
-        of_kind = [count for count in collectives if count.name == kind and count.group != "1 ranks"]
-        if of_kind and kind in planned:
-            of_kind[-1].gib_expected = planned[kind] / GIB
-        if len(of_kind) > 1 and f"expert {kind}" in planned:  # fewer ranks hold the same experts
-            of_kind[0].gib_expected = planned[f"expert {kind}"] / GIB
+    if is_sharded_by_fsdp(preset):
+        _expect_shards(collectives, preset)
+    else:
+        _expect_planned(collectives, preset)
     demanded = _demanded_exchanges(preset)
     for count in collectives:
         if count.name == "all_to_all" and count.group in demanded:
@@ -265,28 +264,31 @@ def _demanded_exchanges(preset: Preset) -> dict[str, tuple[int, int]]:
     return found
 
 
-def _planned_bytes(preset: Preset) -> dict[str, float]:
-    """Whole-tensor bytes of parameter gathers and gradient scatters in an optimizer step."""
-    try:
+def _expect_shards(collectives: Sequence[CallCount], preset: Preset) -> None:
+    """Gathers and scatters of FSDP's units, by how many ranks share one."""
+    kinds = {
+        "all_gather": (num_gathers, preset.training.compute_dtype),
+        "reduce_scatter": (num_scatters, preset.reduce_dtype),
+    }
+    units = fsdp_units(preset)
+    for count in collectives:
+        if count.name not in kinds or count.group == "1 ranks":
+            continue
+        times, dtype = kinds[count.name]
+        of_group = [(times(preset, u) * u.num, u) for u in units if f"{u.ranks} ranks" == count.group]
+        count.calls_expected = sum(calls for calls, _ in of_group)
+        count.gib_expected = ELEMENT_BYTES[dtype] * sum(calls * u.values for calls, u in of_group) / GIB
+
+
+def _expect_planned(collectives: Sequence[CallCount], preset: Preset) -> None:
+    """Whole-tensor bytes of an optimizer step's gathers and scatters as the planner has them."""
+    with contextlib.suppress(TgsError):
         work = work_of(preset, pick_kernel(preset, machine_of(preset).constants))
-    except TgsError:
-        return {}
-    times = preset.accumulation
-    moved = {"all_gather": gathered_bytes(work), "reduce_scatter": shard_bytes(work).scatter}
-    of_experts = expert_shard_bytes(work)
-    moved["expert all_gather"] = of_experts.gather_forward + of_experts.gather_backward
-    moved["expert reduce_scatter"] = of_experts.scatter
-    planned = {name: times * size for name, size in moved.items() if size}
-    return planned | (_once_a_step(work) if work.system.shards_masters and work.zero_stage < 3 else {})
-
-
-def _once_a_step(work: StepWorkload) -> dict[str, float]:
-    """What stages 1 and 2 gather and scatter in the first and last micro-step alone."""
-    num_parameters = float(work.dims.num_parameters)
-    found = {"all_gather": work.compute_bytes * num_parameters}
-    if work.zero_stage == 1:
-        found["reduce_scatter"] = max(work.system.reduce_bytes, work.compute_bytes) * num_parameters
-    return found
+        planned = {"all_gather": gathered_bytes(work), "reduce_scatter": shard_bytes(work).scatter}
+        for kind, num_bytes in planned.items():
+            of_kind = [count for count in collectives if count.name == kind and count.group != "1 ranks"]
+            if of_kind and num_bytes:
+                of_kind[-1].gib_expected = preset.accumulation * num_bytes / GIB
 
 
 def _problems(found: Virtual) -> list[str]:

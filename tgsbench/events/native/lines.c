@@ -34,13 +34,15 @@ typedef struct {
 
 /* In the order in which they are written, which makes finding them quick; those that nobody reads are ANY. */
 enum { STEP, PHASE, TOKENS, LABELS, MICRO_STEPS, STEP_S, DATA_S, LOSS_SUM, GRAD_NORM, MEM_ALLOC, MEM_RESERVED,
-       MEM_PEAK, UTIL = 0, MAX_FIELDS = 24 };
+       MEM_PEAK, UTIL = 0, MAX_FIELDS = 28 };
 static const Field STEP_FIELDS[] = {
     FIELD("step", WHOLE), FIELD("phase", STRING), FIELD("tokens", COUNT), FIELD("labels", COUNT),
     FIELD("micro_steps", ANY), FIELD("step_s", SECONDS), FIELD("data_s", SECONDS), FIELD("loss_sum", REAL),
     FIELD("grad_norm", ANY), FIELD("mem_alloc", ANY), FIELD("mem_reserved", ANY), FIELD("mem_peak", COUNT),
-    FIELD("a2a_calls", ANY), FIELD("a2a_bytes", ANY), FIELD("pack_tokens", ANY), FIELD("seen_checksum", ANY),
-    FIELD("pack_checksum", ANY), FIELD("pack_digest", ANY), FIELD("update", ANY), EVENT,
+    FIELD("a2a_calls", ANY), FIELD("a2a_bytes", ANY), FIELD("gather_calls", ANY), FIELD("gather_bytes", ANY),
+    FIELD("scatter_calls", ANY), FIELD("scatter_bytes", ANY), FIELD("pack_tokens", ANY),
+    FIELD("seen_checksum", ANY), FIELD("pack_checksum", ANY), FIELD("pack_digest", ANY), FIELD("update", ANY),
+    EVENT,
 };
 static const Field GPU_FIELDS[] = {
     FIELD("util", REAL), FIELD("power_w", REAL), FIELD("temp_c", REAL), FIELD("sm_mhz", REAL),

@@ -42,7 +42,7 @@ from tgsbench.training.parallel.mesh import ExpertMesh, SequenceMesh
 from tgsbench.training.parallel.offload import HostOffload, PageLocked
 from tgsbench.training.parallel.one_pool import share_memory
 from tgsbench.training.parallel.tracing import Mark, mlp_marks, span
-from tgsbench.training.parallel.traffic import ALL_TO_ALL_COUNTER
+from tgsbench.training.parallel.traffic import TRAFFIC
 from tgsbench.training.progress import PROGRESS, follow_layers
 from tgsbench.workload.zigzag import layout_of
 
@@ -68,9 +68,11 @@ class Fsdp2Engine:
             over = f" over {preset.parallel.ep} ranks" if mesh.experts else ""
             reason += f"; experts by grouped products{over}, {preset.training.routing} routing"
         if mesh.experts is not None:
-            ALL_TO_ALL_COUNTER.apart[mesh.experts.group.group_name] = "experts"
+            TRAFFIC.tell_apart(mesh.experts.group, "experts")
         if mesh.kv_hops is not None:
-            ALL_TO_ALL_COUNTER.apart[mesh.kv_hops.between.group_name] = "kv_hops"
+            TRAFFIC.tell_apart(mesh.kv_hops.between, "kv_hops")
+        if mesh.has_copies:
+            TRAFFIC.tell_apart(mesh.fsdp.get_group("copies"), "copies")
         if preset.linear:
             reason += f"; {preset.linear} products of projections" + " emulated" * (device.type == "cpu")
         self.kernel = dataclasses.replace(self.kernel, reason=reason)

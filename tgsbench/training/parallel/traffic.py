@@ -3,76 +3,97 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, Literal, get_args
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
 
 from torch._C._distributed_c10d import ProcessGroup
 
-_ALL_TO_ALLS = ("all_to_all_single", "alltoall_base", "alltoall")
-"""Methods of a process group, one of which every all-to-all of Python code ends in; torch 2.11 to 2.13."""
+Kind = Literal["ulysses", "experts", "kv_hops", "ring", "gather", "scatter", "copies"]
+"""All-to-alls of sequence for heads, of tokens to experts and back, and of keys and values once to each node;
+messages round a ring; gathers of parameters, scatters of gradients, and their sums over copies."""
 
 
-Kind = Literal["ulysses", "experts", "kv_hops"]
-"""Of an all-to-all: sequence for heads, tokens to experts and back, keys and values once to each node."""
+class _Methods(NamedTuple):
+    """Methods of a process group that do one thing, and what their calls are."""
+
+    names: tuple[str, ...]
+    """Every call of Python code ends in one of them; torch 2.11 to 2.14."""
+    kind: Kind | None
+    """None: only calls of groups that are told apart count."""
+    whole: int
+    """Which argument has the bytes that count."""
 
 
-class AllToAllCounter:
-    """All-to-alls that this process asked its groups for: recomputed ones included, saved ones not."""
+_COUNTED = (
+    _Methods(("all_to_all_single", "alltoall_base", "alltoall"), "ulysses", 1),
+    _Methods(("send",), "ring", 0),
+    _Methods(("all_gather_single", "_allgather_base"), "gather", 0),
+    _Methods(("reduce_scatter_single", "_reduce_scatter_base"), "scatter", 1),
+    _Methods(("allreduce",), None, 0),
+)
+_COUNTED_AS: dict[Kind, Kind | None] = {"experts": "ulysses", "kv_hops": "ulysses", "copies": None}
+"""What calls of a group that is told apart would be otherwise."""
+
+
+class Sent(NamedTuple):
+    """Calls, and the bytes handed to them or taken from them, this rank's own share included."""
+
+    calls: int = 0
+    num_bytes: int = 0
+
+
+class TrafficCounter:
+    """Collectives that this process asked its groups for: recomputed ones included, saved ones not."""
 
     def __init__(self) -> None:
-        self.apart: dict[str, Kind] = {}
-        """Names of groups whose all-to-alls are counted apart, each with what they are."""
-        self._sums: dict[Kind, list[int]] = {kind: [0, 0] for kind in get_args(Kind)}
-        for name in _ALL_TO_ALLS:
-            if method := getattr(ProcessGroup, name, None):
-                setattr(ProcessGroup, name, self._counted(method))
+        self._apart: dict[tuple[str, Kind | None], Kind] = {}
+        self._sums: dict[Kind, Sent] = {}
+        for methods in _COUNTED:
+            for name in methods.names:
+                if method := getattr(ProcessGroup, name, None):
+                    setattr(ProcessGroup, name, self._counted(method, methods))
 
-    def take(self, kind: Kind = "ulysses") -> tuple[int, int]:
-        """Calls since the last take, and the bytes handed to them, this rank's own share included."""
-        calls, num_bytes = self._sums[kind]
-        self._sums[kind] = [0, 0]
-        return calls, num_bytes
+    def tell_apart(self, group: ProcessGroup, kind: Kind) -> None:
+        """Count what this group does as something of its own."""
+        self._apart[group.group_name, _COUNTED_AS[kind]] = kind
 
-    def _counted(self, method: Any) -> Any:
+    def take(self) -> Mapping[Kind, Sent]:
+        """What was sent since the last take; a kind that was not is missing."""
+        sums, self._sums = self._sums, {}
+        return sums
+
+    def _counted(self, method: Any, methods: _Methods) -> Any:
+        _, usual, whole = methods
+
         @functools.wraps(method)
-        def counted(group: ProcessGroup, received: Any, sent: Any, *rest: Any) -> Any:
-            sums = self._sums[self.apart.get(group.group_name, "ulysses")]
-            sums[0] += 1
-            for tensor in sent if isinstance(sent, list) else [sent]:
-                sums[1] += tensor.numel() * tensor.element_size()
-            return method(group, received, sent, *rest)
+        def counted(group: ProcessGroup, *args: Any, **options: Any) -> Any:
+            kind = self._apart.get((group.group_name, usual), usual)
+            if kind is not None and group.size() > 1:  # alone a rank sends nothing, whoever asks
+                tensors = args[whole] if isinstance(args[whole], list) else [args[whole]]
+                calls, num_bytes = self._sums.get(kind, (0, 0))
+                num_bytes += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+                self._sums[kind] = Sent(calls + 1, num_bytes)
+            return method(group, *args, **options)
 
         return counted
 
 
-class SendCounter:
-    """Messages that this process handed to its groups for another rank: those of a ring."""
-
-    def __init__(self) -> None:
-        self._calls = self._num_bytes = 0
-        method = ProcessGroup.send
-
-        @functools.wraps(method)
-        def counted(group: ProcessGroup, tensors: list[Any], *rest: Any) -> Any:
-            self._calls += 1
-            self._num_bytes += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-            return method(group, tensors, *rest)
-
-        ProcessGroup.send = counted  # type: ignore[method-assign, assignment]
-
-    def take(self) -> tuple[int, int]:
-        """Messages since the last take, and their bytes."""
-        taken = self._calls, self._num_bytes
-        self._calls = self._num_bytes = 0
-        return taken
+_FIELDS: dict[Kind, str] = {
+    "ulysses": "a2a", "ring": "ring", "experts": "expert", "kv_hops": "hop", "gather": "gather",
+    "scatter": "scatter", "copies": "copy",
+}  # fmt: skip
+_ALWAYS = ("ulysses", "gather")
+"""Told where there were none too: a step without them was looked at."""
 
 
-SEND_COUNTER = SendCounter()
-ALL_TO_ALL_COUNTER = AllToAllCounter()
+def event_fields(sent: Mapping[Kind, Sent]) -> dict[str, int]:
+    """The same as fields of an event; what was not sent has none, 33 bytes of each line."""
+    found: dict[str, int] = {}
+    for kind, name in _FIELDS.items():
+        if kind in sent or kind in _ALWAYS:
+            found[f"{name}_calls"], found[f"{name}_bytes"] = sent.get(kind, Sent())
+    return found
+
+
+TRAFFIC = TrafficCounter()
 """One engine run per process, so one counter."""
-
-
-def begin_counting() -> None:
-    """What is sent from here on is what the next `take` of each kind tells."""
-    for kind in get_args(Kind):
-        ALL_TO_ALL_COUNTER.take(kind)
-    SEND_COUNTER.take()
