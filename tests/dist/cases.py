@@ -158,7 +158,7 @@ def case_preset(name: str, world: int) -> Preset:
     """The preset of a case with sp = world ranks, in fp32."""
     import msgspec
 
-    case = dict(CASES[name])
+    case = {"training.accumulation": 1, **CASES[name]}
     model = case.pop("model")
     if "parallel.ring" in case:
         case["parallel.ring"] = world if case["parallel.ring"] == "world" else min(world, 2)

@@ -30,6 +30,7 @@ def checks_of_one(preset: Preset, run: EvidenceRun) -> list[Check]:
         verification.ring_sends(preset, run.ranks),
         verification.expert_exchanges(preset, run.ranks),
         verification.kv_hops(preset, run.ranks),
+        verification.shards(preset, run.ranks),
         verification.mask(preset, run.ranks),
         verification.causality(preset, run.ranks),
     ]

@@ -52,9 +52,7 @@ def main(out: Path) -> None:
     for name, ring_preset in ring_presets(world).items():
         results[name] = run_family(ring_preset)
     for family, ep, mode in shared_out(world):
-        results[f"{family}, ep {ep}, {mode}"] = run_family(
-            family_preset(family, world, ep, mode), NUM_MICRO_STEPS
-        )
+        results[f"{family}, ep {ep}, {mode}"] = run_family(family_preset(family, world, ep, mode))
     if dist.get_rank() == 1:
         differ_in_routing()
     if world > 1:
@@ -81,8 +79,8 @@ def shared_out(world: int) -> list[tuple[str, int, str]]:
     return found + beside + latent + [("qwen3_moe", 2, mode) for mode in MODES[1:] if world > 1]
 
 
-def run_family(preset: Preset, times: int = 1) -> dict[str, object]:
-    found = one_step(preset, times)
+def run_family(preset: Preset) -> dict[str, object]:
+    found = one_step(preset)
     fused_layers.unfuse()
     return found
 

@@ -27,15 +27,15 @@ def main(out: Path) -> None:
 
 
 def run_case(name: str) -> dict[str, object]:
-    times = int(CASES[name].get("training.accumulation", 1))
-    return one_step(case_preset(name, dist.get_world_size()), times)
+    return one_step(case_preset(name, dist.get_world_size()))
 
 
-def one_step(preset, times: int = 1) -> dict[str, object]:
+def one_step(preset) -> dict[str, object]:
     """Mean loss, whole gradients by parameter, and calls and bytes of what this rank sent (experts: all)."""
     mesh = mesh_of(preset, "cpu")
     engine = Fsdp2Engine(preset, mesh, torch.device("cpu"))
     batch, num_labels = make_batch(preset, mesh)
+    times = preset.accumulation
     TRAFFIC.take()
     loss = sum(engine.forward_backward(batch, num_labels * times) for _ in range(times)) / times
     sent = TRAFFIC.take()

@@ -101,6 +101,13 @@ KV_HOPS = {
     "keys_go_between_nodes_twice": {"kv_hops"},
 }
 """On two nodes of two ranks each, two KV heads."""
+COPIES = {
+    "parameters_stay_gathered": {"shards"},
+    "a_layer_left_to_the_root": {"shards"},
+    "gradients_scattered_twice": {"shards"},
+    "copies_not_summed": {"shards", "parity", "oracle"},
+}
+"""Two copies on two ranks each, under ZeRO-3."""
 
 
 def small(name: str, *sets: str) -> Preset:
@@ -164,6 +171,7 @@ SETS = {
         ),
         KV_HOPS,
     ),
+    "copies": (("tiny_cpu", "hardware.num_gpus=4", "parallel.shard=2"), COPIES),
     "padded": (("tiny_cpu", "workload.packing=xtuner_stock", "workload.map_batch_size=4"), PADDED),
 }
 

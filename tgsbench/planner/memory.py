@@ -222,7 +222,8 @@ def _scatter(work: StepWorkload, weights: float) -> float:
         return 4.0 * weights
     if work.system.live_parameters:
         return 2 * _bucket(work)
-    return float(max(work.system.reduce_bytes, 4) * weights)
+    least = work.compute_bytes if work.system.shards_masters else 4
+    return float(max(work.system.reduce_bytes, least) * weights)
 
 
 def _while_reduced(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from msgspec import Struct
@@ -26,7 +26,14 @@ from tgsbench.planner.workload import work_of
 from tgsbench.schema.events import Event, Kernel, Phase, Step
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import CallCount, Manifest, PhasePeak, Virtual, VirtualClock
-from tgsbench.systems.fsdp_units import fsdp_units, is_sharded_by_fsdp, num_gathers, num_scatters
+from tgsbench.systems.fsdp_units import (
+    Unit,
+    fsdp_units,
+    is_sharded_by_fsdp,
+    num_copy_sums,
+    num_gathers,
+    num_scatters,
+)
 from tgsbench.systems.kv_hops import kv_nodes
 from tgsbench.units import GIB
 from tgsbench.virtual_gpu.log import Kind, Record, log_path, read_log
@@ -266,18 +273,25 @@ def _demanded_exchanges(preset: Preset) -> dict[str, tuple[int, int]]:
 
 def _expect_shards(collectives: Sequence[CallCount], preset: Preset) -> None:
     """Gathers and scatters of FSDP's units, by how many ranks share one."""
-    kinds = {
-        "all_gather": (num_gathers, preset.training.compute_dtype),
-        "reduce_scatter": (num_scatters, preset.reduce_dtype),
-    }
-    units = fsdp_units(preset)
-    for count in collectives:
-        if count.name not in kinds or count.group == "1 ranks":
-            continue
-        times, dtype = kinds[count.name]
-        of_group = [(times(preset, u) * u.num, u) for u in units if f"{u.ranks} ranks" == count.group]
-        count.calls_expected = sum(calls for calls, _ in of_group)
-        count.gib_expected = ELEMENT_BYTES[dtype] * sum(calls * u.values for calls, u in of_group) / GIB
+    demanded: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0, 0.0])
+    for unit in fsdp_units(preset):
+        for name, ranks, times, num_bytes in _of_unit(preset, unit):
+            count = demanded[name, f"{ranks} ranks"]
+            count[0] += times * unit.num
+            count[1] += times * unit.num * num_bytes
+    for found in collectives:
+        calls, total_bytes = demanded.get((found.name, found.group), (0, 0.0))
+        if calls:
+            found.calls_expected, found.gib_expected = int(calls), total_bytes / GIB
+
+
+def _of_unit(preset: Preset, unit: Unit) -> Iterator[tuple[str, int, int, int]]:
+    """Kind, ranks, calls and bytes of each of a unit's collectives."""
+    compute, reduced = ELEMENT_BYTES[preset.training.compute_dtype], ELEMENT_BYTES[preset.reduce_dtype]
+    yield "all_gather", unit.ranks, num_gathers(preset, unit), compute * unit.values
+    yield "reduce_scatter", unit.ranks, num_scatters(preset, unit), reduced * unit.values
+    if unit.copies != unit.ranks:  # else the norm of all gradients goes round as many ranks
+        yield "all_reduce", unit.copies, num_copy_sums(preset, unit), reduced * unit.shard
 
 
 def _expect_planned(collectives: Sequence[CallCount], preset: Preset) -> None:

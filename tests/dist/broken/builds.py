@@ -970,3 +970,48 @@ def gradients_of_experts_summed_over_their_shards_alone():
         shard(decoder, mesh.shard.size(), mesh, *rest)
 
     fsdp2._shard_experts = broken
+
+
+def _units(broken):
+    """`broken(shard, module, options)` in place of what makes a unit of FSDP."""
+    from tgsbench.training.engines import fsdp2
+
+    shard = fsdp2.fully_shard
+    fsdp2.fully_shard = lambda module, **options: broken(shard, module, options)
+
+
+def parameters_stay_gathered():
+    """ZeRO-3 that holds whole parameters from the forward to the backward: right, and no ZeRO-3."""
+    _units(lambda shard, module, options: shard(module, **options | {"reshard_after_forward": False}))
+
+
+def a_layer_left_to_the_root():
+    left = []
+
+    def broken(shard, module, options):
+        if left:
+            return shard(module, **options)
+        left.append(module)
+        return module
+
+    _units(broken)
+
+
+def gradients_scattered_twice():
+    from torch.distributed.fsdp._fully_shard import _fsdp_collectives
+
+    scatter = _fsdp_collectives.DefaultReduceScatter.__call__
+
+    def broken(self, *args, **options):
+        if (work := scatter(self, *args, **options)) is not None:
+            work.wait()
+        return scatter(self, *args, **options)
+
+    _fsdp_collectives.DefaultReduceScatter.__call__ = broken
+
+
+def copies_not_summed():
+    from torch.distributed.fsdp._fully_shard import _fsdp_collectives
+
+    without = vars(_fsdp_collectives.dist) | {"all_reduce": lambda *args, **options: None}
+    _fsdp_collectives.dist = types.SimpleNamespace(**without)
