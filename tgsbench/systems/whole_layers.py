@@ -7,8 +7,11 @@ from msgspec.structs import replace
 from tgsbench.schema.preset import Preset
 from tgsbench.systems.engines import fsdp2
 
-FAMILIES = frozenset({"llama"})
-"""Families whose layers are norm, attention with RoPE, norm, SwiGLU, and nothing else."""
+FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "seed_oss", "smollm3"})
+"""Families whose layers are norm, attention, norm, SwiGLU, and nothing else.
+
+Attention may have biases of its projections, norms of every query's and key's head, a window, and no RoPE.
+"""
 
 
 def runs_whole_layers(preset: Preset) -> bool:
@@ -22,19 +25,14 @@ def runs_whole_layers(preset: Preset) -> bool:
 
 def _can_be_whole(preset: Preset) -> bool:
     """A ring stands where the kernel does, on shards that no chunk of heads cuts."""
-    model = preset.model
     if preset.engine.sequence_chunks > 1:
         return can_be_chunked(preset)
-    return model.family in FAMILIES and not (model.window or model.attention_bias) and preset.ring == 1
-
-
-CHUNKED_FAMILIES = FAMILIES | {"mistral"}
-"""Those whose layers can take a sequence in chunks: the same, and such layers with a window."""
+    return preset.model.family in FAMILIES and preset.ring == 1
 
 
 def can_be_chunked(preset: Preset) -> bool:
     """Can the layers take the sequence in chunks through host memory?"""
-    return preset.model.family in CHUNKED_FAMILIES and not preset.model.attention_bias and preset.ring == 1
+    return preset.model.family in FAMILIES and preset.ring == 1
 
 
 def most_head_parts(num_query_heads: int, num_kv_heads: int, sp: int) -> int:

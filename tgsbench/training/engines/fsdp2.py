@@ -232,8 +232,8 @@ def _sharded_model(
             options = decoder.config, own, engine.tiled_mlp, products
             layer = ChunkedLayer(layer, *options, time_ring, windows[index])
         elif runs_whole_layers(preset):
-            parts = head_parts(preset)
-            layer = WholeLayer(layer, decoder.config, own, engine.tiled_mlp, products, parts, mesh.kv_hops)
+            options = decoder.config, own, engine.tiled_mlp, products
+            layer = WholeLayer(layer, *options, head_parts(preset), mesh.kv_hops, windows[index])
         elif preset.linear:
             use_products(layer, products)
         wrapped = wrap_layer(layer, preset.training.checkpointing, stash)
