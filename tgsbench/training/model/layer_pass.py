@@ -177,22 +177,25 @@ class LayerPass:
         return self._projected_alone(given) if self.group is None else self._exchanged(given, self.group)
 
     def _projected_alone(self, given: Tensor | Operand) -> Iterator[Inputs]:
-        layer, w, biased = self.layer, self.w, self.of_inputs.biased
-        if self.q_norm is not None:
-            return self._normed_alone(given)
-        rotated = self.rotated(
-            self.split_heads(biased(given, w.rows(w.q, w.k).t(), w.biases(w.q_bias, w.k_bias)))
-        )
+        layer, w = self.layer, self.w
+        if self.k_norm is not None:
+            return self._normed_alone(given, self.k_norm)
+        rotated = self.rotated(self._projected(given, w.rows(w.q, w.k), w.biases(w.q_bias, w.k_bias)))
         q, k = rotated.split([layer.heads, layer.kv_heads], dim=2)
-        v = self.split_heads(biased(given, w.v.t(), w.v_bias))
+        v = self._projected(given, w.v, w.v_bias)
         return zip(*(x.chunk(layer.chunks, dim=2) for x in (q, k, v)), strict=True)
 
-    def _normed_alone(self, given: Tensor | Operand) -> Iterator[Inputs]:
-        """The same with a norm of every head, which takes q and k apart."""
-        chunks = self.layer.chunks
-        k, v = self.keys(given)
+    def _normed_alone(self, given: Tensor | Operand, k_norm: HeadNorm) -> Iterator[Inputs]:
+        """The same with norms of heads; q, k and v apart, so that none holds what another came from."""
+        w, chunks = self.w, self.layer.chunks
+        k = self.rotated(k_norm.forward(self._projected(given, w.k, w.k_bias), self.keeps_heads))
+        v = self._projected(given, w.v, w.v_bias)
         queries = [self.rotated(self.queries(given, index)) for index in range(chunks)]
-        return zip(queries, self.rotated(k).chunk(chunks, dim=2), v.chunk(chunks, dim=2), strict=True)
+        return zip(queries, k.chunk(chunks, dim=2), v.chunk(chunks, dim=2), strict=True)
+
+    def _projected(self, given: Tensor | Operand, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Heads [B, s, n, d] by some rows of q, k and v."""
+        return self.split_heads(self.of_inputs.biased(given, weight.t(), bias))
 
     def queries(self, given: Tensor | Operand, index: int) -> Tensor:
         """A chunk of q [B, s, a/chunks, d] before RoPE."""
@@ -202,14 +205,13 @@ class LayerPass:
     def keys(self, given: Tensor | Operand) -> tuple[Tensor, Tensor]:
         """k before RoPE and v, [B, s, n, d] each."""
         w = self.w
-        both = self.of_inputs.biased(given, w.rows(w.k, w.v).t(), w.biases(w.k_bias, w.v_bias))
-        k, v = self.split_heads(both).chunk(2, dim=2)
+        k, v = self._projected(given, w.rows(w.k, w.v), w.biases(w.k_bias, w.v_bias)).chunk(2, dim=2)
         return (k if self.k_norm is None else self.k_norm.forward(k, self.keeps_heads)), v
 
     def _projected_q(self, given: Tensor | Operand, index: int) -> Tensor:
         bias = self._chunk_of_bias(index, self.w.q_bias)
         flat = None if bias is None else bias.flatten()
-        return self.split_heads(self.of_inputs.biased(given, self.q_weight(index).t(), flat))
+        return self._projected(given, self.q_weight(index), flat)
 
     def _exchanged(self, given: Tensor | Operand, group: dist.ProcessGroup) -> Iterator[Inputs]:
         hops = self.layer.kv_hops
@@ -411,9 +413,7 @@ class LayerPass:
         again = self._given_again(normed)
         grad_normed: Tensor | None = None
         for index in range(self.layer.chunks):
-            before = self._q_before(again, index)  # while gradients are on their way
-            grad_q = self._rotated_back(under_way.pop(0)()[0])
-            grad_q = self._q_norm_backward(grad_q, before)
+            grad_q = self._q_gradient(under_way.pop(0), again, index)
             self._write(self.chunk_of_q(index, to.q), grad_q.t(), normed)
             _write_bias(self._chunk_of_bias(index, to.q_bias), grad_q)
             weight = self.q_weight(index)
@@ -421,37 +421,25 @@ class LayerPass:
                 grad_normed = product(grad_q, weight)
             else:
                 add_product(grad_normed, grad_q, weight)
-            del before, grad_q
+            del grad_q
         assert grad_normed is not None
-        before = self._k_before(again)
-        del again
-        joint = self._joint_kv(before, *both())
+        joint = self._joint_kv(both, again)
         product(joint.t(), normed, to.rows(to.k, to.v))
         _write_bias(to.biases(to.k_bias, to.v_bias), joint)
         return add_product(grad_normed, joint, self.w.rows(self.w.k, self.w.v))
 
     def _given_again(self, normed: Tensor) -> Tensor | Operand | None:
-        """What q and k are projected from, where what goes into their norms is to be made again."""
+        """What q and k are projected from once more; None where norms kept what they took, or are not."""
         is_again = self.q_norm is not None and not self.q_norm.kept
         return self.of_inputs.left(normed) if is_again else None
 
-    def _q_before(self, given: Tensor | Operand | None, index: int) -> BeforeNorm | None:
-        """What a chunk's norm of queries took, kept or made again; None without a norm."""
-        if self.q_norm is None:
-            return None
-        return (
-            self.q_norm.again(self._projected_q(given, index))
-            if given is not None
-            else self.q_norm.kept.pop(0)
-        )
-
-    def _k_before(self, given: Tensor | Operand | None) -> BeforeNorm | None:
-        """The same of all keys."""
-        if self.k_norm is None:
-            return None
+    def _before(self, norm: HeadNorm, given: Tensor | Operand | None, index: int = 0) -> BeforeNorm:
+        """What the norm of a chunk of queries, or of the keys, took: kept, or made again."""
         if given is None:
-            return self.k_norm.kept.pop(0)
-        return self.k_norm.again(self.split_heads(self.of_inputs.biased(given, self.w.k.t(), self.w.k_bias)))
+            return norm.kept.pop(0)
+        if norm is self.q_norm:
+            return norm.again(self._projected_q(given, index))
+        return norm.again(self._projected(given, self.w.k, self.w.k_bias))
 
     def _rotated_back(self, message: Tensor) -> Tensor:
         """Gradient [T, a·d/chunks] of q before RoPE, from a message of its heads."""
@@ -461,14 +449,19 @@ class LayerPass:
         self.rotated(back, -1.0, grad.view(back.shape))
         return grad.view(self.num_rows, -1)
 
-    def _q_norm_backward(self, grad: Tensor, before: BeforeNorm | None) -> Tensor:
-        """Gradient [T, a·d/chunks] of q before its norm."""
-        if self.q_norm is None or before is None:
-            return grad
+    def _q_gradient(self, arrive: Arrival, again: Tensor | Operand | None, index: int) -> Tensor:
+        """Gradient [T, a·d/chunks] of a chunk of q as it was projected."""
+        if self.q_norm is None:
+            return self._rotated_back(arrive()[0])
+        before = self._before(self.q_norm, again, index)  # while the gradient is on its way
+        grad = self._rotated_back(arrive()[0])
+        del arrive  # the message
         return self.q_norm.backward(grad, before).view(self.num_rows, -1)
 
-    def _joint_kv(self, before: BeforeNorm | None, *messages: Tensor) -> Tensor:
+    def _joint_kv(self, arrive: Arrival, again: Tensor | Operand | None) -> Tensor:
         """Gradients [T, 2·n·d] of k and v as projected, from messages of their heads; copies are summed."""
+        before = None if self.k_norm is None else self._before(self.k_norm, again)
+        messages = arrive()
         joint = messages[0].new_empty(*self.shape, 2, self.layer.kv_heads, self.layer.head_dim)
         k, v = (self._kv_for_ranks(message) for message in messages)
         if k.shape[4] > 1:
@@ -484,10 +477,23 @@ class LayerPass:
         joint = self._joint_gradient([part for arrive in under_way for part in arrive()])
         # Alone a rank has all gradients of q, k and v in these: 15 GiB of 1.3M tokens of Llama3-8B.
         under_way.clear()
-        self.of_gradients.product(joint.t(), self.normed()[0], to.rows(to.q, to.v))
+        normed, _ = self.normed()
+        self._head_norms_backward(self.split_heads(joint), normed)
+        self.of_gradients.product(joint.t(), normed, to.rows(to.q, to.v))
         _write_bias(to.biases(to.q_bias, to.v_bias), joint)
+        del normed
         self.drop_normed()
         return self.of_gradients.product(joint, self.w.rows(self.w.q, self.w.v))
+
+    def _head_norms_backward(self, joint: Tensor, normed: Tensor) -> None:
+        """Gradients [B, s, a + 2·n, d] of q and k to those before their norms, in place."""
+        if self.q_norm is None or self.k_norm is None:
+            return
+        of_q, of_k, _ = joint.split([self.layer.heads, *[self.layer.kv_heads] * 2], dim=2)
+        again = self._given_again(normed)
+        for index, part in enumerate(of_q.chunk(self.layer.chunks, dim=2)):
+            part.copy_(self.q_norm.backward(part, self._before(self.q_norm, again, index)))
+        of_k.copy_(self.k_norm.backward(of_k, self._before(self.k_norm, again)))
 
     def _write(self, into: Tensor, a: Tensor | Operand, b: Tensor) -> None:
         """a · b to a chunk of a weight's gradient, which may be strided."""
@@ -497,20 +503,13 @@ class LayerPass:
             into.copy_(self.of_gradients.product(a, b).view(into.shape))
 
     def _joint_gradient(self, parts: list[Tensor]) -> Tensor:
-        """Gradients of projections side by side, [T, (…)·d]; of q and k they come after RoPE."""
+        """Gradients of projections side by side, the last of v, the others before RoPE: [T, (…)·d]."""
         sizes = [x.shape[2] for x in parts]
         joint = parts[0].new_empty(*self.shape, sum(sizes), self.layer.head_dim)
-        *of_q, of_k, of_v = joint.split(sizes, dim=2)
-        for x, into in zip(parts, (*of_q, of_k), strict=False):
+        *rotary, last = joint.split(sizes, dim=2)
+        for x, into in zip(parts, rotary, strict=False):
             self.rotated(x, -1.0, into)
-        of_v.copy_(parts[-1])
-        if self.q_norm is not None and self.k_norm is not None:
-            again = self._given_again(self.normed()[0])
-            for index, into in enumerate(of_q):
-                if before := self._q_before(again, index):
-                    into.copy_(self.q_norm.backward(into, before))
-            if before := self._k_before(again):
-                of_k.copy_(self.k_norm.backward(of_k, before))
+        last.copy_(parts[-1])
         return joint.view(self.num_rows, -1)
 
     def write_norms(self, to: LayerWeights, of_norm: Tensor, of_mlp_norm: Tensor) -> None:
