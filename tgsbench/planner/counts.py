@@ -111,7 +111,8 @@ def _whole_layer_again(work: StepWorkload) -> tuple[Weight, ...]:
     """
     attention, mlp = work.dims.attention, work.dims.mlp
     is_saved = work.checkpointing == "selective" and work.sp > 1
-    of_norms = attention[:2] if work.dims.head_norm_width and (is_saved or work.tiled_mlp) else ()
+    is_made_again = is_saved or work.tiled_mlp or work.sequence_chunks > 1
+    of_norms = attention[:2] if work.dims.head_norm_width and is_made_again else ()
     if is_saved:
         attention = attention[-1:]
     return of_norms + attention + (() if work.tiled_mlp else mlp[:-1])

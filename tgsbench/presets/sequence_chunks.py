@@ -6,7 +6,7 @@ import math
 
 from tgsbench.models.registry import find_family
 from tgsbench.schema.preset import Preset
-from tgsbench.systems.whole_layers import FAMILIES, can_be_chunked
+from tgsbench.systems.whole_layers import FAMILIES, can_be_chunked, families_in_words
 
 KERNELS = ("auto", "sdpa", "varlen")
 """Of `engine.kernel`: blocks of keys run torch's own flash attention."""
@@ -51,8 +51,7 @@ def _of_model(preset: Preset) -> list[str]:
     model = preset.model
     if model.family in FAMILIES:
         return []
-    *others, last = sorted(FAMILIES)
-    able, of = f"{', '.join(others)} and {last}", find_family(model.family).name
+    of, able = find_family(model.family).name, families_in_words()
     return [f"layers of {of} take a sequence whole, only those of {able} take chunks; nearest: 1"]
 
 

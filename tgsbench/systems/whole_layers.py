@@ -14,6 +14,12 @@ Attention may have biases of its projections, norms of every query's and key's h
 """
 
 
+def families_in_words() -> str:
+    """These families, for whoever asks of another one."""
+    *others, last = sorted(FAMILIES)
+    return f"{', '.join(others)} and {last}"
+
+
 def runs_whole_layers(preset: Preset) -> bool:
     """Does the training run this preset's decoder layers as one function each?
 
