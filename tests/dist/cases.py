@@ -94,8 +94,10 @@ for _mode in ("none", "selective", "full"):
 CASES["unrounded"] = {**CASES["fp8-full"], "training.linear": "plain"}
 """What they are near to."""
 CASES["fp8-tiled"] = {**CASES["fp8-full"], "engine.tiled_mlp": True}
-CASES["fp8-modules"] = {**CASES["fp8-full"], "parallel.ring": "world"}
-"""Of modules in place of whole layers, which no ring has."""
+CASES["unrounded-modules"] = {**CASES["unrounded"], "model": {**_GQA, "family": "phi3"}}
+CASES["fp8-modules"] = {**CASES["fp8-full"], "model": {**_GQA, "family": "phi3"}}
+"""Of modules in place of whole layers, which Phi-3 does not have."""
+CASES["ring-fp8"] = {**CASES["fp8-full"], "parallel.ring": "world"}
 CASES["copies-ring-documents"] = {
     "model": _GQA,
     "workload.document_mask": True,
@@ -135,6 +137,12 @@ for _kind in ("qwen3", "qwen3_biased"):
     CASES[f"{_kind}-tiled-offloaded"] = {**CASES[f"{_kind}-tiled"], "engine.activation_offload": True}
     CASES[f"{_kind}-fp8"] = {**_case, "training.linear": "fp8"}
     CASES[f"kv_hops-{_kind}"] = {**CASES[f"{_kind}-kv_below_sp-selective"], "hardware.gpus_per_node": 2}
+for _kind, _size in (("qwen3", "world"), ("qwen3_biased", 2), ("qwen2", 2), ("mistral", "world")):
+    for _mode in ("none", "selective", "full"):
+        _case = {**CASES[f"{_kind}-gqa-{_mode}"], "parallel.ring": _size}
+        CASES[f"ring-{_kind}-{_mode}"] = {**_case, "engine.head_parts": 0}
+CASES["ring-tiled"] = {**CASES["ring-qwen3-full"], "engine.tiled_mlp": True}
+CASES["ring-tiled-offloaded"] = {**CASES["ring-tiled"], "engine.activation_offload": True}
 WHOLE: dict[str, str] = {}
 """Cases in chunks of the sequence -> the case that takes it whole."""
 for _mode in ("selective", "full"):

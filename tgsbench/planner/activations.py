@@ -174,7 +174,7 @@ def mlp_backward(work: StepWorkload) -> tuple[float, float]:
     if work.checkpointing == "selective":
         attention, received = attention_saved(work)
         activations -= attention
-        if work.whole_layers and work.sp == 1:  # q, k and v are made again when the MLP is through
+        if work.whole_layers and work.ulysses == 1:  # q, k and v are made again when the MLP is through
             activations -= unit(work, (d.query_heads + 2 * d.kv_heads) * d.head_dim)
         # What came back from attention is copied once into the layout that the projection takes.
         exchanged -= received - (unit(work, d.query_heads * d.head_dim) if work.ulysses > 1 else 0.0)

@@ -110,7 +110,7 @@ def _whole_layer_again(work: StepWorkload) -> tuple[Weight, ...]:
     Norms of heads ask for q and k once more where nothing kept them.
     """
     attention, mlp = work.dims.attention, work.dims.mlp
-    is_saved = work.checkpointing == "selective" and work.sp > 1
+    is_saved = work.checkpointing == "selective" and work.ulysses > 1
     is_made_again = is_saved or work.tiled_mlp or work.sequence_chunks > 1
     of_norms = attention[:2] if work.dims.head_norm_width and is_made_again else ()
     if is_saved:

@@ -30,10 +30,10 @@ def runs_whole_layers(preset: Preset) -> bool:
 
 
 def _can_be_whole(preset: Preset) -> bool:
-    """A ring stands where the kernel does, on shards that no chunk of heads cuts."""
+    """A ring stands where the kernel does."""
     if preset.engine.sequence_chunks > 1:
         return can_be_chunked(preset)
-    return preset.model.family in FAMILIES and preset.ring == 1
+    return preset.model.family in FAMILIES
 
 
 def can_be_chunked(preset: Preset) -> bool:
@@ -72,8 +72,11 @@ def head_parts(preset: Preset) -> int:
 
 
 def _parts(preset: Preset) -> int:
-    """Parts of a rank's heads in a layer that runs whole."""
-    if preset.engine.sequence_chunks > 1:
+    """Parts of a rank's heads in a layer that runs whole.
+
+    In a ring each would send keys and values round again, or in more and smaller messages.
+    """
+    if preset.engine.sequence_chunks > 1 or preset.ring > 1:
         return 1
     if preset.ulysses == 1:
         return _alone_in_parts(preset)
@@ -122,7 +125,8 @@ def _is_worth_it(preset: Preset) -> bool:
 
 def can_have_parts(preset: Preset) -> bool:
     """Do the layers run whole, with heads that can be cut?"""
-    return runs_whole_layers(preset) and most_parts(preset) > 1 and preset.engine.sequence_chunks == 1
+    takes_one_kernel = preset.ring == 1 and preset.engine.sequence_chunks == 1
+    return takes_one_kernel and runs_whole_layers(preset) and most_parts(preset) > 1
 
 
 def with_parts_of(preset: Preset, small: Preset) -> Preset:

@@ -57,7 +57,8 @@ class Fsdp2Engine:
         self.compiled = preset.engine.compile
         self._steps = _MicroSteps(preset, mesh)
         self.kernel = _kernel(preset, mesh, device)
-        self.attention = attention.UlyssesAttention(self.kernel, mesh.sp_group if mesh.sp > 1 else None)
+        trades_heads = mesh.sp_group.size() > 1
+        self.attention = attention.UlyssesAttention(self.kernel, mesh.sp_group if trades_heads else None)
         self.attention.register()
         self.whole_layers = runs_whole_layers(preset)
         self.model = _sharded_model(preset, mesh, device, self.attention)
