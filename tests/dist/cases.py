@@ -131,6 +131,10 @@ for _kind, _own in KINDS.items():
                 "training.micro_batch": 1 + (_kv == 1),
                 "engine.head_parts": 2,
             }
+for _mode in ("none", "selective", "full"):
+    # Of 12 query heads four ranks have 3 each: parts of 2 and 1.
+    _odd = {**_MODEL, "num_query_heads": 12, "num_kv_heads": 2, **KINDS["qwen3_biased"]}
+    CASES[f"odd-{_mode}"] = {**CASES[f"qwen3_biased-gqa-{_mode}"], "model": _odd}
 for _kind in ("qwen3", "qwen3_biased"):
     _case = CASES[f"{_kind}-gqa-full"]
     CASES[f"{_kind}-tiled"] = {**_case, "engine.tiled_mlp": True, "engine.head_parts": 0}

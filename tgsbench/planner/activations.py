@@ -87,7 +87,7 @@ def attention_workspace(work: StepWorkload) -> float:
         return 0.0
     head_tokens = float(work.local_tokens * work.dims.head_dim)
     padded = 1.0 + 128.0 / work.attended_len if work.attended_len < work.seq_len else 1.0
-    queries = head_tokens * work.dims.query_heads / work.head_parts
+    queries = head_tokens * work.dims.query_heads * work.largest_part
     keys = head_tokens * work.kv_heads_sent / (1 if work.shares_kv else work.head_parts)
     if keys >= queries:  # each query head has its own KV head
         return 4.0 * padded * queries

@@ -88,7 +88,7 @@ CONDITIONS: Final = (
         "engine.compile",
         can_have_parts,
         f"nearest: 0; parts have whole layers ({WHOLE}, sp > 1, no ring, no chunks) "
-        "with an even number of query heads a rank, and of KV heads unless it is one",
+        "with several query heads a rank, and an even number of KV heads unless it is one",
         lambda p: not getattr(p.engine, "head_parts", 0),
     ),
     Condition(

@@ -44,12 +44,12 @@ def can_be_chunked(preset: Preset) -> bool:
 def most_head_parts(num_query_heads: int, num_kv_heads: int, sp: int) -> int:
     """Parts into which the attention of a rank's heads can be cut.
 
-    Two where the query heads of a rank, and its KV heads unless it has one, are even in number.
+    Two where a rank has several query heads, and its KV heads, unless it has one, are even in number.
     """
     if sp == 1:
         return 1
     query, kv = num_query_heads // sp, max(num_kv_heads, sp) // sp
-    return 2 if query % 2 == 0 and (kv == 1 or kv % 2 == 0) else 1
+    return 2 if query > 1 and (kv == 1 or kv % 2 == 0) else 1
 
 
 WORTH_BYTES, WORTH_BYTES_BETWEEN_NODES = 16 << 20, 2 << 20

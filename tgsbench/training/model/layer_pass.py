@@ -133,14 +133,15 @@ class LayerPass:
     def chunk_of_q(self, index: int, q: Tensor) -> Tensor:
         """Rows of q's weight [a·d, h] that give one chunk of every rank's heads.
 
-        Chunks with KV heads of their own lie one after the other; those that share one are cut out of it.
+        Chunks with KV heads of their own lie one after the other; those that share one are cut out of it, the
+        first ones larger by a head where they cannot be equal.
         """
         layer = self.layer
         if layer.chunks == 1:
             return q
         if not layer.shares_kv:
             return q.chunk(layer.chunks)[index]
-        return q.view(layer.sp, layer.chunks, -1, q.shape[1])[:, index]
+        return q.view(layer.sp, -1, layer.head_dim, q.shape[1]).chunk(layer.chunks, dim=1)[index]
 
     def chunk_of_o(self, index: int, o: Tensor) -> Tensor:
         """Columns of the output projection [h, a·d] that take one chunk of every rank's heads."""
@@ -149,7 +150,7 @@ class LayerPass:
             return o
         if not layer.shares_kv:
             return o.chunk(layer.chunks, dim=1)[index]
-        return o.view(o.shape[0], layer.sp, layer.chunks, -1)[:, :, index]
+        return o.view(o.shape[0], layer.sp, -1, layer.head_dim).chunk(layer.chunks, dim=2)[index]
 
     def q_weight(self, index: int) -> Tensor:
         """`chunk_of_q` of the weight, as one matrix."""
@@ -251,11 +252,11 @@ class LayerPass:
 
     def attended(self, received: Iterable[Inputs], attend: Callable[[Inputs], Tensor]) -> list[Arrival]:
         """Run attention chunk by chunk and send its outputs back."""
-        heads, arrivals = self.layer.heads // self.layer.chunks, []
+        arrivals = []
         for inputs in received:
             with span(spans.ATTENTION):
                 out = attend(inputs)
-            arrivals.append(start_gather([out], [heads], self.group, spans.A2A_POST))
+            arrivals.append(start_gather([out], [out.shape[2] * self.layer.sp], self.group, spans.A2A_POST))
         return arrivals
 
     def flattened(self, arrivals: list[Arrival]) -> Iterator[Tensor]:
