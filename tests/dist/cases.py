@@ -94,8 +94,10 @@ for _mode in ("none", "selective", "full"):
 CASES["unrounded"] = {**CASES["fp8-full"], "training.linear": "plain"}
 """What they are near to."""
 CASES["fp8-tiled"] = {**CASES["fp8-full"], "engine.tiled_mlp": True}
-CASES["fp8-modules"] = {**CASES["fp8-full"], "parallel.ring": "world"}
-"""Of modules in place of whole layers, which no ring has."""
+CASES["unrounded-modules"] = {**CASES["unrounded"], "model": {**_GQA, "family": "phi3"}}
+CASES["fp8-modules"] = {**CASES["fp8-full"], "model": {**_GQA, "family": "phi3"}}
+"""Of modules in place of whole layers, which Phi-3 does not have."""
+CASES["ring-fp8"] = {**CASES["fp8-full"], "parallel.ring": "world"}
 CASES["copies-ring-documents"] = {
     "model": _GQA,
     "workload.document_mask": True,
@@ -109,6 +111,42 @@ CASES["windows"] = {
     "workload.document_mask": True,
     "training.checkpointing": "none",
 }
+KINDS: dict[str, dict[str, object]] = {
+    "qwen3": {"family": "qwen3"},
+    "qwen3_biased": {"family": "qwen3", "attention_bias": True},
+    "qwen2": {"family": "qwen2", "window": 9, "layer_pattern": ["window", "full"]},
+    "mistral": {"family": "mistral", "window": 7, "layer_pattern": ["window"]},
+    "smollm3": {"family": "smollm3", "num_layers": 4},
+    "llama_biased": {"attention_bias": True},
+}
+"""Layers with norms of their heads, biases, windows, without positions."""
+for _kind, _own in KINDS.items():
+    for _heads, _kv in (("gqa", 4), ("kv_below_sp", 1)):
+        for _mode in ("none", "selective", "full"):
+            CASES[f"{_kind}-{_heads}-{_mode}"] = {
+                "model": {**_MODEL, "num_query_heads": 8, "num_kv_heads": _kv, **_own},
+                "workload.document_mask": _mode != "none",
+                "training.checkpointing": _mode,
+                "training.accumulation": 2,
+                "training.micro_batch": 1 + (_kv == 1),
+                "engine.head_parts": 2,
+            }
+for _mode in ("none", "selective", "full"):
+    # Of 12 query heads four ranks have 3 each: parts of 2 and 1.
+    _odd = {**_MODEL, "num_query_heads": 12, "num_kv_heads": 2, **KINDS["qwen3_biased"]}
+    CASES[f"odd-{_mode}"] = {**CASES[f"qwen3_biased-gqa-{_mode}"], "model": _odd}
+for _kind in ("qwen3", "qwen3_biased"):
+    _case = CASES[f"{_kind}-gqa-full"]
+    CASES[f"{_kind}-tiled"] = {**_case, "engine.tiled_mlp": True, "engine.head_parts": 0}
+    CASES[f"{_kind}-tiled-offloaded"] = {**CASES[f"{_kind}-tiled"], "engine.activation_offload": True}
+    CASES[f"{_kind}-fp8"] = {**_case, "training.linear": "fp8"}
+    CASES[f"kv_hops-{_kind}"] = {**CASES[f"{_kind}-kv_below_sp-selective"], "hardware.gpus_per_node": 2}
+for _kind, _size in (("qwen3", "world"), ("qwen3_biased", 2), ("qwen2", 2), ("mistral", "world")):
+    for _mode in ("none", "selective", "full"):
+        _case = {**CASES[f"{_kind}-gqa-{_mode}"], "parallel.ring": _size}
+        CASES[f"ring-{_kind}-{_mode}"] = {**_case, "engine.head_parts": 0}
+CASES["ring-tiled"] = {**CASES["ring-qwen3-full"], "engine.tiled_mlp": True}
+CASES["ring-tiled-offloaded"] = {**CASES["ring-tiled"], "engine.activation_offload": True}
 WHOLE: dict[str, str] = {}
 """Cases in chunks of the sequence -> the case that takes it whole."""
 for _mode in ("selective", "full"):
@@ -134,6 +172,10 @@ for _mode in ("selective", "full"):
         "engine.activation_offload": True,
         "engine.offload": "all",
     }
+for _kind in KINDS:
+    for _mode in ("selective", "full"):
+        WHOLE[f"chunks-{_kind}-{_mode}"] = _whole = f"{_kind}-gqa-{_mode}"
+        CASES[f"chunks-{_kind}-{_mode}"] = {**CASES[_whole], "engine.sequence_chunks": 4, "engine.head_parts": 0}
 CASES["ring_beyond_heads"] = {
     "model": {**_MODEL, "num_query_heads": 1, "num_kv_heads": 1},
     "training.checkpointing": "selective",

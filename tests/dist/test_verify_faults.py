@@ -109,6 +109,19 @@ COPIES = {
 }
 """Two copies on two ranks each, under ZeRO-3."""
 
+HEAD_NORMS = {
+    "head_norms_skipped": {"oracle"},
+    "a_head_norms_gradient_of_one_part_alone": {"oracle", "parity"},
+    "head_norms_passed_over_in_the_backward": {"oracle"},
+    "a_part_of_the_queries_projected_again_as_another": {"oracle", "parity"},
+}
+BIASES = {
+    "a_bias_of_another_part": {"oracle", "parity"},
+    "gradients_of_biases_lost": {"oracle"},
+}
+WINDOWS = {"a_part_of_the_heads_without_its_window": {"oracle", "parity"}}
+"""Of layers with norms of heads, with biases and with a window, a rank's heads in two parts."""
+
 
 def small(name: str, *sets: str) -> Preset:
     made = verify.small_preset(presets.resolve(name, list(sets)).preset)
@@ -140,6 +153,7 @@ def failed(preset: Preset, seen: dict[str, EvidenceRun], name: str) -> set[str]:
     return {check.name for check in checks if check.status == "failed"}
 
 
+IN_PARTS = ("engine.head_parts=2", "training.checkpointing=selective")
 SETS = {
     "tiny": (("tiny_cpu",), FAULTS),
     "masked": (("tiny_cpu", "workload.document_mask=true"), MASKED),
@@ -172,6 +186,12 @@ SETS = {
         KV_HOPS,
     ),
     "copies": (("tiny_cpu", "hardware.num_gpus=4", "parallel.shard=2"), COPIES),
+    "head_norms": (("tiny_cpu", "model.family=qwen3", *IN_PARTS), HEAD_NORMS),
+    "biases": (("tiny_cpu", "model.family=qwen2", *IN_PARTS), BIASES),
+    "windows": (
+        ("tiny_cpu", "model.family=mistral", "model.window=48", 'model.layer_pattern=["window"]', *IN_PARTS),
+        WINDOWS,
+    ),
     "padded": (("tiny_cpu", "workload.packing=xtuner_stock", "workload.map_batch_size=4"), PADDED),
 }
 

@@ -27,6 +27,7 @@ def test_heads_are_cut_where_an_exchange_is_long_enough_to_hide() -> None:
         "as many bytes between nodes take longer"
     )
     assert parts("llama2_70b_1M") == 1, "one query head a rank"
+    assert parts("llama3_8b_128k", "model=qwen25_7b", "parallel.sp=4") == 2, "seven heads a rank: 4 and 3"
     assert parts("tiny_cpu") == 1
 
 

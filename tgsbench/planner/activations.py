@@ -87,7 +87,7 @@ def attention_workspace(work: StepWorkload) -> float:
         return 0.0
     head_tokens = float(work.local_tokens * work.dims.head_dim)
     padded = 1.0 + 128.0 / work.attended_len if work.attended_len < work.seq_len else 1.0
-    queries = head_tokens * work.dims.query_heads / work.head_parts
+    queries = head_tokens * work.dims.query_heads * work.largest_part
     keys = head_tokens * work.kv_heads_sent / (1 if work.shares_kv else work.head_parts)
     if keys >= queries:  # each query head has its own KV head
         return 4.0 * padded * queries
@@ -174,7 +174,7 @@ def mlp_backward(work: StepWorkload) -> tuple[float, float]:
     if work.checkpointing == "selective":
         attention, received = attention_saved(work)
         activations -= attention
-        if work.whole_layers and work.sp == 1:  # q, k and v are made again when the MLP is through
+        if work.whole_layers and work.ulysses == 1:  # q, k and v are made again when the MLP is through
             activations -= unit(work, (d.query_heads + 2 * d.kv_heads) * d.head_dim)
         # What came back from attention is copied once into the layout that the projection takes.
         exchanged -= received - (unit(work, d.query_heads * d.head_dim) if work.ulysses > 1 else 0.0)

@@ -105,11 +105,17 @@ def _exchanges_forward(work: StepWorkload) -> int:
 
 
 def _whole_layer_again(work: StepWorkload) -> tuple[Weight, ...]:
-    """What a whole layer computes again: no projection whose exchange is saved, no MLP that runs in tiles."""
+    """What a whole layer computes again: no projection whose exchange is saved, no MLP that runs in tiles.
+
+    Norms of heads ask for q and k once more where nothing kept them.
+    """
     attention, mlp = work.dims.attention, work.dims.mlp
-    if work.checkpointing == "selective" and work.sp > 1:
+    is_saved = work.checkpointing == "selective" and work.ulysses > 1
+    is_made_again = is_saved or work.tiled_mlp or work.sequence_chunks > 1
+    of_norms = attention[:2] if work.dims.head_norm_width and is_made_again else ()
+    if is_saved:
         attention = attention[-1:]
-    return attention + (() if work.tiled_mlp else mlp[:-1])
+    return of_norms + attention + (() if work.tiled_mlp else mlp[:-1])
 
 
 def products(work: StepWorkload, weights: tuple[Weight, ...]) -> Product:

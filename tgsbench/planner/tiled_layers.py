@@ -76,10 +76,18 @@ def _attention_part(work: StepWorkload, number: int) -> float:
 
 
 def _projections(work: StepWorkload) -> float:
-    """Gradients of q, k and v before and after RoPE, the input, its norm's result and gradient."""
+    """Gradients of q, k and v before and after RoPE, the input, its norm's result and gradient.
+
+    Where heads are normed also what a part's norm took, made again, and one more gradient.
+    """
     needed = _hidden(work) * (2 if work.lets_inputs_go else 0)
-    own = _heads(work) + _keys(work)
+    own, part, is_normed = _heads(work) + _keys(work), _heads(work) / work.head_parts, _are_normed(work)
     if work.ulysses == 1:
-        return _kept(work) + max(2 * own, own + needed)
-    turned = 2.0 / work.head_parts * _heads(work)
+        return _kept(work) + max(2 * own, own + needed + 3 * part * is_normed)
+    turned = (2 + is_normed) * part
     return _kept(work) + needed + _hidden(work) + own + turned
+
+
+def _are_normed(work: StepWorkload) -> bool:
+    """Has every query's and every key's head a norm?"""
+    return work.dims.head_norm_width > 0

@@ -106,6 +106,12 @@ class StepWorkload(Struct, frozen=True, kw_only=True):
         return self.ulysses > 1 and self.dims.kv_heads <= self.ulysses
 
     @property
+    def largest_part(self) -> float:
+        """Share of a rank's query heads in the largest part of them: 3/5 of 5 in two parts."""
+        heads = self.dims.query_heads // self.ulysses
+        return -(-heads // self.head_parts) / heads
+
+    @property
     def gradients_away(self) -> bool:
         """Do gradients lie in host memory once they are reduced?"""
         return self.offload == "all" or (self.offload != "none" and not self.system.streams_states)

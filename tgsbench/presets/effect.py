@@ -8,10 +8,12 @@ from typing import Final, NamedTuple
 from tgsbench.presets.data_names import corpus_kind
 from tgsbench.schema.preset import EngineOptions, Preset, Training, Workload
 from tgsbench.systems.kv_hops import can_hop
-from tgsbench.systems.whole_layers import can_have_parts
+from tgsbench.systems.whole_layers import can_have_parts, families_in_words
 
 SET: Final = "--set"
 """Origin of a value that was given on the command line."""
+WHOLE: Final = f"tgsbench's own, without compile and Liger, of {families_in_words()}"
+"""Which layers are whole, in words."""
 
 
 class Condition(NamedTuple):
@@ -85,16 +87,16 @@ CONDITIONS: Final = (
         "engine.head_parts",
         "engine.compile",
         can_have_parts,
-        "nearest: 0; parts have whole layers (tgsbench's own, without compile and Liger, a Llama, sp > 1, no "
-        "ring, no chunks) with an even number of query heads a rank, and of KV heads unless it is one",
+        f"nearest: 0; parts have whole layers ({WHOLE}, sp > 1, no ring, no chunks) "
+        "with several query heads a rank, and an even number of KV heads unless it is one",
         lambda p: not getattr(p.engine, "head_parts", 0),
     ),
     Condition(
         "engine.kv_hops",
         "engine.compile",
         can_hop,
-        "nearest: 0; two hops have whole layers (tgsbench's own, without compile and Liger, a Llama, no "
-        "ring, no chunks) whose Ulysses ranks fill several nodes and are more than the KV heads",
+        f"nearest: 0; two hops have whole layers ({WHOLE}, no ring, no chunks) "
+        "whose Ulysses ranks fill several nodes and are more than the KV heads",
         lambda p: not getattr(p.engine, "kv_hops", 0),
     ),
     Condition(

@@ -6,7 +6,7 @@ import math
 
 from tgsbench.models.registry import find_family
 from tgsbench.schema.preset import Preset
-from tgsbench.systems.whole_layers import CHUNKED_FAMILIES, can_be_chunked
+from tgsbench.systems.whole_layers import FAMILIES, can_be_chunked, families_in_words
 
 KERNELS = ("auto", "sdpa", "varlen")
 """Of `engine.kernel`: blocks of keys run torch's own flash attention."""
@@ -49,13 +49,10 @@ def fewest_chunks(preset: Preset) -> int:
 
 def _of_model(preset: Preset) -> list[str]:
     model = preset.model
-    if model.family not in CHUNKED_FAMILIES:
-        of = find_family(model.family).name
-        able = " and ".join(sorted(CHUNKED_FAMILIES))
-        return [f"layers of {of} take a sequence whole, only those of {able} take chunks; nearest: 1"]
-    if model.attention_bias:
-        return ["projections with a bias (model.attention_bias) take a sequence whole; nearest: 1"]
-    return []
+    if model.family in FAMILIES:
+        return []
+    of, able = find_family(model.family).name, families_in_words()
+    return [f"layers of {of} take a sequence whole, only those of {able} take chunks; nearest: 1"]
 
 
 def _of_mesh(preset: Preset) -> list[str]:

@@ -7,8 +7,17 @@ from msgspec.structs import replace
 from tgsbench.schema.preset import Preset
 from tgsbench.systems.engines import fsdp2
 
-FAMILIES = frozenset({"llama"})
-"""Families whose layers are norm, attention with RoPE, norm, SwiGLU, and nothing else."""
+FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "seed_oss", "smollm3"})
+"""Families whose layers are norm, attention, norm, SwiGLU, and nothing else.
+
+Attention may have biases of its projections, norms of every query's and key's head, a window, and no RoPE.
+"""
+
+
+def families_in_words() -> str:
+    """These families, for whoever asks of another one."""
+    *others, last = sorted(FAMILIES)
+    return f"{', '.join(others)} and {last}"
 
 
 def runs_whole_layers(preset: Preset) -> bool:
@@ -21,31 +30,26 @@ def runs_whole_layers(preset: Preset) -> bool:
 
 
 def _can_be_whole(preset: Preset) -> bool:
-    """A ring stands where the kernel does, on shards that no chunk of heads cuts."""
-    model = preset.model
+    """A ring stands where the kernel does."""
     if preset.engine.sequence_chunks > 1:
         return can_be_chunked(preset)
-    return model.family in FAMILIES and not (model.window or model.attention_bias) and preset.ring == 1
-
-
-CHUNKED_FAMILIES = FAMILIES | {"mistral"}
-"""Those whose layers can take a sequence in chunks: the same, and such layers with a window."""
+    return preset.model.family in FAMILIES
 
 
 def can_be_chunked(preset: Preset) -> bool:
     """Can the layers take the sequence in chunks through host memory?"""
-    return preset.model.family in CHUNKED_FAMILIES and not preset.model.attention_bias and preset.ring == 1
+    return preset.model.family in FAMILIES and preset.ring == 1
 
 
 def most_head_parts(num_query_heads: int, num_kv_heads: int, sp: int) -> int:
     """Parts into which the attention of a rank's heads can be cut.
 
-    Two where the query heads of a rank, and its KV heads unless it has one, are even in number.
+    Two where a rank has several query heads, and its KV heads, unless it has one, are even in number.
     """
     if sp == 1:
         return 1
     query, kv = num_query_heads // sp, max(num_kv_heads, sp) // sp
-    return 2 if query % 2 == 0 and (kv == 1 or kv % 2 == 0) else 1
+    return 2 if query > 1 and (kv == 1 or kv % 2 == 0) else 1
 
 
 WORTH_BYTES, WORTH_BYTES_BETWEEN_NODES = 16 << 20, 2 << 20
@@ -68,8 +72,11 @@ def head_parts(preset: Preset) -> int:
 
 
 def _parts(preset: Preset) -> int:
-    """Parts of a rank's heads in a layer that runs whole."""
-    if preset.engine.sequence_chunks > 1:
+    """Parts of a rank's heads in a layer that runs whole.
+
+    In a ring each would send keys and values round again, or in more and smaller messages.
+    """
+    if preset.engine.sequence_chunks > 1 or preset.ring > 1:
         return 1
     if preset.ulysses == 1:
         return _alone_in_parts(preset)
@@ -118,7 +125,8 @@ def _is_worth_it(preset: Preset) -> bool:
 
 def can_have_parts(preset: Preset) -> bool:
     """Do the layers run whole, with heads that can be cut?"""
-    return runs_whole_layers(preset) and most_parts(preset) > 1 and preset.engine.sequence_chunks == 1
+    takes_one_kernel = preset.ring == 1 and preset.engine.sequence_chunks == 1
+    return takes_one_kernel and runs_whole_layers(preset) and most_parts(preset) > 1
 
 
 def with_parts_of(preset: Preset, small: Preset) -> Preset:

@@ -706,11 +706,74 @@ def sinks_dropped():
 def head_norms_skipped():
     """Norms of a head's 16 values pass them through."""
     from tgsbench.training.model.fused_layers import FusedNorm
+    from tgsbench.training.model.head_norm import HeadNorm
 
-    forward = FusedNorm.forward
+    forward, whole = FusedNorm.forward, HeadNorm.forward
     FusedNorm.forward = lambda self, x: (
         x + 0 * forward(self, x) if self.weight.numel() == 16 else forward(self, x)
     )
+    HeadNorm.forward = lambda self, heads, keep: heads + 0 * whole(self, heads, keep)
+
+
+def a_head_norms_gradient_of_one_part_alone():
+    """Its weight learns from the part of the heads that comes first."""
+    from tgsbench.training.model.head_norm import HeadNorm
+
+    HeadNorm.weight_gradient = lambda self: self._gradients[0]
+
+
+def head_norms_passed_over_in_the_backward():
+    """Gradients of normed heads are taken for those of the projected ones."""
+    from tgsbench.training.model.head_norm import HeadNorm
+
+    backward = HeadNorm.backward
+    HeadNorm.backward = lambda self, grad, before: grad.view_as(before.heads) + 0 * backward(
+        self, grad, before
+    )
+
+
+def a_part_of_the_queries_projected_again_as_another():
+    """What a norm of heads took is made again for the first part of the heads only."""
+    from tgsbench.training.model.layer_pass import LayerPass
+
+    projected = LayerPass._projected_q
+
+    def broken(self, given, index):
+        again = torch._C._current_graph_task_id() != -1
+        return projected(self, given, 0 if again else index)
+
+    LayerPass._projected_q = broken
+
+
+def a_bias_of_another_part():
+    """Queries of one part of the heads get the bias of the other."""
+    from tgsbench.training.model.layer_pass import LayerPass
+
+    of_part = LayerPass._chunk_of_bias
+    LayerPass._chunk_of_bias = lambda self, index, bias: of_part(self, self.layer.chunks - 1 - index, bias)
+
+
+def gradients_of_biases_lost():
+    from tgsbench.training.model import layer_pass
+
+    layer_pass._write_bias = lambda into, grad: None if into is None else into.zero_()
+
+
+def a_part_of_the_heads_without_its_window():
+    """Every second call of attention sees all before it."""
+    import itertools
+
+    from tgsbench.training.attention.windowed import PLAIN
+    from tgsbench.training.model.whole_layer import WholeLayer
+
+    attend, calls = WholeLayer.attend, itertools.count()
+
+    def broken(self, q, k, v):
+        if self.chunks == 1 or next(calls) % 2 == 0:
+            return attend(self, q, k, v)
+        return self.attention.attend(q, k, v, self.head_dim**-0.5, PLAIN)
+
+    WholeLayer.attend = broken
 
 
 def keys_and_values_of_a_latent_swapped():

@@ -57,7 +57,8 @@ class Fsdp2Engine:
         self.compiled = preset.engine.compile
         self._steps = _MicroSteps(preset, mesh)
         self.kernel = _kernel(preset, mesh, device)
-        self.attention = attention.UlyssesAttention(self.kernel, mesh.sp_group if mesh.sp > 1 else None)
+        trades_heads = mesh.sp_group.size() > 1
+        self.attention = attention.UlyssesAttention(self.kernel, mesh.sp_group if trades_heads else None)
         self.attention.register()
         self.whole_layers = runs_whole_layers(preset)
         self.model = _sharded_model(preset, mesh, device, self.attention)
@@ -234,8 +235,8 @@ def _sharded_model(
             options = decoder.config, own, engine.tiled_mlp, products
             layer = ChunkedLayer(layer, *options, time_ring, windows[index])
         elif runs_whole_layers(preset):
-            parts = head_parts(preset)
-            layer = WholeLayer(layer, decoder.config, own, engine.tiled_mlp, products, parts, mesh.kv_hops)
+            options = decoder.config, own, engine.tiled_mlp, products
+            layer = WholeLayer(layer, *options, head_parts(preset), mesh.kv_hops, windows[index])
         elif preset.linear:
             use_products(layer, products)
         wrapped = wrap_layer(layer, preset.training.checkpointing, stash)

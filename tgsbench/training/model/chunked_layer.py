@@ -46,8 +46,8 @@ class ChunkedLayer(WholeLayer):
         ring: TimeRing,
         window: int,
     ) -> None:
-        super().__init__(layer, config, attention, tiled, products)
-        self.ring, self.window = ring, window
+        super().__init__(layer, config, attention, tiled, products, window=window)
+        self.ring = ring
 
     @property
     def keeps_exchanged(self) -> bool:
@@ -69,16 +69,14 @@ class ChunkPass(LayerPass):
         given = self.of_inputs.left(normed)
         if self.group is not None:
             return self._send_q(given, 0, self.group)
-        q = self.split_heads(self.of_inputs.product(given, self.w.q.t()))
-        return functools.partial(tuple, [self.rotated(q)])
+        return functools.partial(tuple, [self.rotated(self.queries(given, 0))])
 
     def start_keys(self, normed: Tensor) -> Arrival:
         """Its keys and values, [B, C, m, d] each."""
         given = self.of_inputs.left(normed)
         if self.group is not None:
             return self._send_kv(given, self.group)
-        both = self.split_heads(self.of_inputs.product(given, self.w.rows(self.w.k, self.w.v).t()))
-        k, v = both.chunk(2, dim=2)
+        k, v = self.keys(given)
         return functools.partial(tuple, [self.rotated(k), v])
 
     def returned(self, out: Tensor) -> Tensor:
@@ -249,7 +247,7 @@ class _Backward:
         under_way = run.attention_backward(arriving, graphs, lambda: run.o_backward(of_hidden, outputs, to))
         grad_normed = run.qkv_backward(under_way, to)
         grad_x, of_norm = fused_layers.norm_backward(grad_normed, run.rows, run.drop_normed(), run.w.norm)
-        torch._foreach_copy_([to.norm, to.mlp_norm], [of_norm, of_mlp_norm])
+        run.write_norms(to, of_norm, of_mlp_norm)
         self.total.add_(to.flat)
         grad.copy_(grad_x.add_(of_hidden).view_as(grad))
         _release(self._host, one, _NAMES)

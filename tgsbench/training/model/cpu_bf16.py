@@ -106,6 +106,13 @@ def product(a: Tensor, b: Tensor, into: Tensor | None = None) -> Tensor:
     return torch.mm(a, b) if into is None else torch.mm(a, b, out=into)
 
 
+def biased_product(a: Tensor, b: Tensor, bias: Tensor) -> Tensor:
+    """a · b + bias in the dtype of a; a [m, k], b [k, n], bias [n] -> [m, n], rounded once."""
+    if (wide := wider(a)) is not None:
+        return torch.addmm(bias.to(wide), a.to(wide), b.to(wide)).to(a.dtype)
+    return torch.addmm(bias, a, b)
+
+
 def add_product(total: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """total += a · b in place; the product is not rounded before the sum."""
     wide = wider(a)

@@ -15,6 +15,7 @@ from tgsbench.schema import spans
 from tgsbench.training.attention.kept import HasRun
 from tgsbench.training.model import fused_layers
 from tgsbench.training.model.fp8 import Operand
+from tgsbench.training.model.head_norm import BeforeNorm, HeadNorm
 from tgsbench.training.model.layer_weights import LayerWeights
 from tgsbench.training.model.tiled_mlp import tiles_backward, tiles_forward
 from tgsbench.training.parallel.offload import HostOffload
@@ -63,6 +64,12 @@ class LayerPass:
         self._rows: Tensor | None = x.flatten(0, 1)
         self._normed: Tensor | None = None
         self._inverse: Tensor | None = None
+        self.q_norm, self.k_norm = (
+            None if weight is None else HeadNorm(weight, layer.eps)
+            for weight in (self.w.q_norm, self.w.k_norm)
+        )
+        self.keeps_heads = False
+        """Is what goes into norms of heads kept? Else a backward makes it again: one product of q and k."""
 
         self.away: Away | None = None
         """Where the input may be let go, because it comes again from the host."""
@@ -91,6 +98,18 @@ class LayerPass:
         self._normed = None
         return self._inverse
 
+    def kept_heads(self) -> list[Tensor]:
+        """What norms of heads keep: of each chunk of q, and of k."""
+        norms = [norm for norm in (self.q_norm, self.k_norm) if norm is not None]
+        return [x for norm in norms for before in norm.kept for x in before]
+
+    def hold_heads(self, kept: list[Tensor]) -> None:
+        """Hold what `kept_heads` gave."""
+        if self.q_norm is None or self.k_norm is None:
+            return
+        pairs = [BeforeNorm(*pair) for pair in zip(kept[::2], kept[1::2], strict=True)]
+        self.q_norm.kept, self.k_norm.kept = pairs[:-1], pairs[-1:]
+
     def let_go(self) -> None:
         """Hold neither an input that waits on the host nor its norm's result until they are asked for.
 
@@ -104,7 +123,9 @@ class LayerPass:
         return x.view(*self.shape, -1, self.layer.head_dim)
 
     def rotated(self, x: Tensor, sign: float = 1.0, into: Tensor | None = None) -> Tensor:
-        """RoPE of [B, s, …, d], or its transpose for sign -1."""
+        """RoPE of [B, s, …, d], or its transpose for sign -1; as it is where the layer has no positions."""
+        if not self.layer.has_rope:
+            return x if into is None else into.copy_(x)
         heads = (1,) * (x.dim() - 3)
         cos, sin = (angles.view(*self.shape, *heads, -1) for angles in (self.cos, self.sin))
         return fused_layers.rotated(x, cos, sin, sign, into)
@@ -112,14 +133,15 @@ class LayerPass:
     def chunk_of_q(self, index: int, q: Tensor) -> Tensor:
         """Rows of q's weight [a·d, h] that give one chunk of every rank's heads.
 
-        Chunks with KV heads of their own lie one after the other; those that share one are cut out of it.
+        Chunks with KV heads of their own lie one after the other; those that share one are cut out of it, the
+        first ones larger by a head where they cannot be equal.
         """
         layer = self.layer
         if layer.chunks == 1:
             return q
         if not layer.shares_kv:
             return q.chunk(layer.chunks)[index]
-        return q.view(layer.sp, layer.chunks, -1, q.shape[1])[:, index]
+        return q.view(layer.sp, -1, layer.head_dim, q.shape[1]).chunk(layer.chunks, dim=1)[index]
 
     def chunk_of_o(self, index: int, o: Tensor) -> Tensor:
         """Columns of the output projection [h, a·d] that take one chunk of every rank's heads."""
@@ -128,11 +150,15 @@ class LayerPass:
             return o
         if not layer.shares_kv:
             return o.chunk(layer.chunks, dim=1)[index]
-        return o.view(o.shape[0], layer.sp, layer.chunks, -1)[:, :, index]
+        return o.view(o.shape[0], layer.sp, -1, layer.head_dim).chunk(layer.chunks, dim=2)[index]
 
     def q_weight(self, index: int) -> Tensor:
         """`chunk_of_q` of the weight, as one matrix."""
         return self.chunk_of_q(index, self.w.q).reshape(-1, self.w.q.shape[1])
+
+    def _chunk_of_bias(self, index: int, bias: Tensor | None) -> Tensor | None:
+        """q's bias, or its gradient, of one chunk, as a view."""
+        return None if bias is None else self.chunk_of_q(index, bias.unsqueeze(1)).squeeze(-1)
 
     def o_weight(self, index: int) -> Tensor:
         """`chunk_of_o` of the weight, as one matrix."""
@@ -152,11 +178,41 @@ class LayerPass:
         return self._projected_alone(given) if self.group is None else self._exchanged(given, self.group)
 
     def _projected_alone(self, given: Tensor | Operand) -> Iterator[Inputs]:
-        layer, w, product = self.layer, self.w, self.of_inputs.product
-        rotated = self.rotated(self.split_heads(product(given, w.rows(w.q, w.k).t())))
+        layer, w = self.layer, self.w
+        if self.k_norm is not None:
+            return self._normed_alone(given, self.k_norm)
+        rotated = self.rotated(self._projected(given, w.rows(w.q, w.k), w.biases(w.q_bias, w.k_bias)))
         q, k = rotated.split([layer.heads, layer.kv_heads], dim=2)
-        v = self.split_heads(product(given, w.v.t()))
+        v = self._projected(given, w.v, w.v_bias)
         return zip(*(x.chunk(layer.chunks, dim=2) for x in (q, k, v)), strict=True)
+
+    def _normed_alone(self, given: Tensor | Operand, k_norm: HeadNorm) -> Iterator[Inputs]:
+        """The same with norms of heads; q, k and v apart, so that none holds what another came from."""
+        w, chunks = self.w, self.layer.chunks
+        k = self.rotated(k_norm.forward(self._projected(given, w.k, w.k_bias), self.keeps_heads))
+        v = self._projected(given, w.v, w.v_bias)
+        queries = [self.rotated(self.queries(given, index)) for index in range(chunks)]
+        return zip(queries, k.chunk(chunks, dim=2), v.chunk(chunks, dim=2), strict=True)
+
+    def _projected(self, given: Tensor | Operand, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Heads [B, s, n, d] by some rows of q, k and v."""
+        return self.split_heads(self.of_inputs.biased(given, weight.t(), bias))
+
+    def queries(self, given: Tensor | Operand, index: int) -> Tensor:
+        """A chunk of q [B, s, a/chunks, d] before RoPE."""
+        q = self._projected_q(given, index)
+        return q if self.q_norm is None else self.q_norm.forward(q, self.keeps_heads)
+
+    def keys(self, given: Tensor | Operand) -> tuple[Tensor, Tensor]:
+        """k before RoPE and v, [B, s, n, d] each."""
+        w = self.w
+        k, v = self._projected(given, w.rows(w.k, w.v), w.biases(w.k_bias, w.v_bias)).chunk(2, dim=2)
+        return (k if self.k_norm is None else self.k_norm.forward(k, self.keeps_heads)), v
+
+    def _projected_q(self, given: Tensor | Operand, index: int) -> Tensor:
+        bias = self._chunk_of_bias(index, self.w.q_bias)
+        flat = None if bias is None else bias.flatten()
+        return self._projected(given, self.q_weight(index), flat)
 
     def _exchanged(self, given: Tensor | Operand, group: dist.ProcessGroup) -> Iterator[Inputs]:
         hops = self.layer.kv_hops
@@ -174,9 +230,8 @@ class LayerPass:
             yield under_way.pop(0)()[0], self.chunk_of_kv(index, k), self.chunk_of_kv(index, v)
 
     def _send_kv(self, given: Tensor | Operand, group: dist.ProcessGroup) -> Arrival:
-        layer, w = self.layer, self.w
-        k, v = self.split_heads(self.of_inputs.product(given, w.rows(w.k, w.v).t())).chunk(2, dim=2)
-        each = max(layer.kv_heads, group.size()) // group.size()
+        k, v = self.keys(given)
+        each = max(self.layer.kv_heads, group.size()) // group.size()
         message = shards_to_fill(k, 2 * each, group)
         own_k, own_v = (self._kv_for_ranks(half) for half in message.split(each, dim=3))
         self.rotated(laid_out_as(own_k, k), into=own_k)
@@ -189,7 +244,7 @@ class LayerPass:
         return for_ranks(message, layer.kv_heads, 1 if layer.shares_kv else layer.chunks)
 
     def _send_q(self, given: Tensor | Operand, index: int, group: dist.ProcessGroup) -> Arrival:
-        q = self.split_heads(self.of_inputs.product(given, self.q_weight(index).t()))
+        q = self.queries(given, index)
         message = shards_to_fill(q, q.shape[2] // self.layer.sp, group)
         to_ranks = for_ranks(message, q.shape[2])
         self.rotated(laid_out_as(to_ranks, q), into=to_ranks)
@@ -197,11 +252,11 @@ class LayerPass:
 
     def attended(self, received: Iterable[Inputs], attend: Callable[[Inputs], Tensor]) -> list[Arrival]:
         """Run attention chunk by chunk and send its outputs back."""
-        heads, arrivals = self.layer.heads // self.layer.chunks, []
+        arrivals = []
         for inputs in received:
             with span(spans.ATTENTION):
                 out = attend(inputs)
-            arrivals.append(start_gather([out], [heads], self.group, spans.A2A_POST))
+            arrivals.append(start_gather([out], [out.shape[2] * self.layer.sp], self.group, spans.A2A_POST))
         return arrivals
 
     def flattened(self, arrivals: list[Arrival]) -> Iterator[Tensor]:
@@ -216,7 +271,7 @@ class LayerPass:
             keep.append(out)
             weight = self.o_weight(index).t()
             if hidden is None:
-                hidden = self.of_inputs.product(out, weight)
+                hidden = self.of_inputs.biased(out, weight, self.w.o_bias)
             else:
                 self.of_inputs.add_product(hidden, out, weight)
         assert hidden is not None
@@ -342,6 +397,7 @@ class LayerPass:
 
     def o_backward(self, grad: Tensor, returned: list[Tensor], to: LayerWeights) -> None:
         """Gradient of the output projection; `returned` is emptied."""
+        _write_bias(to.o_bias, grad)
         given = self.of_gradients.left(grad.t())
         for index in range(len(returned)):
             self._write(self.chunk_of_o(index, to.o), given, returned.pop(0))
@@ -355,19 +411,36 @@ class LayerPass:
             both = self.layer.kv_hops.give_back(both)
         normed, _ = self.normed()
         product, add_product = self.of_gradients.product, self.of_gradients.add_product
+        again = self._given_again(normed)
         grad_normed: Tensor | None = None
         for index in range(self.layer.chunks):
-            grad_q = self._rotated_back(under_way.pop(0)()[0])
+            grad_q = self._q_gradient(under_way.pop(0), again, index)
             self._write(self.chunk_of_q(index, to.q), grad_q.t(), normed)
+            _write_bias(self._chunk_of_bias(index, to.q_bias), grad_q)
             weight = self.q_weight(index)
             if grad_normed is None:
                 grad_normed = product(grad_q, weight)
             else:
                 add_product(grad_normed, grad_q, weight)
+            del grad_q
         assert grad_normed is not None
-        joint = self._joint_kv(*both())
+        joint = self._joint_kv(both, again)
         product(joint.t(), normed, to.rows(to.k, to.v))
+        _write_bias(to.biases(to.k_bias, to.v_bias), joint)
         return add_product(grad_normed, joint, self.w.rows(self.w.k, self.w.v))
+
+    def _given_again(self, normed: Tensor) -> Tensor | Operand | None:
+        """What q and k are projected from once more; None where norms kept what they took, or are not."""
+        is_again = self.q_norm is not None and not self.q_norm.kept
+        return self.of_inputs.left(normed) if is_again else None
+
+    def _before(self, norm: HeadNorm, given: Tensor | Operand | None, index: int = 0) -> BeforeNorm:
+        """What the norm of a chunk of queries, or of the keys, took: kept, or made again."""
+        if given is None:
+            return norm.kept.pop(0)
+        if norm is self.q_norm:
+            return norm.again(self._projected_q(given, index))
+        return norm.again(self._projected(given, self.w.k, self.w.k_bias))
 
     def _rotated_back(self, message: Tensor) -> Tensor:
         """Gradient [T, a·d/chunks] of q before RoPE, from a message of its heads."""
@@ -377,24 +450,51 @@ class LayerPass:
         self.rotated(back, -1.0, grad.view(back.shape))
         return grad.view(self.num_rows, -1)
 
-    def _joint_kv(self, *messages: Tensor) -> Tensor:
-        """Gradients [T, 2·n·d] of k before RoPE and of v, from messages of their heads; copies are summed."""
+    def _q_gradient(self, arrive: Arrival, again: Tensor | Operand | None, index: int) -> Tensor:
+        """Gradient [T, a·d/chunks] of a chunk of q as it was projected."""
+        if self.q_norm is None:
+            return self._rotated_back(arrive()[0])
+        before = self._before(self.q_norm, again, index)  # while the gradient is on its way
+        grad = self._rotated_back(arrive()[0])
+        del arrive  # the message
+        return self.q_norm.backward(grad, before).view(self.num_rows, -1)
+
+    def _joint_kv(self, arrive: Arrival, again: Tensor | Operand | None) -> Tensor:
+        """Gradients [T, 2·n·d] of k and v as projected, from messages of their heads; copies are summed."""
+        before = None if self.k_norm is None else self._before(self.k_norm, again)
+        messages = arrive()
         joint = messages[0].new_empty(*self.shape, 2, self.layer.kv_heads, self.layer.head_dim)
         k, v = (self._kv_for_ranks(message) for message in messages)
         if k.shape[4] > 1:
             k, v = (x.sum(dim=4, keepdim=True) for x in (k, v))
-        into_k, into_v = (half.view(k.shape) for half in joint.unbind(2))
-        self.rotated(k, -1.0, into_k)
-        into_v.copy_(v)
+        of_k, of_v = joint.unbind(2)
+        self.rotated(k, -1.0, of_k.view(k.shape))
+        of_v.view(v.shape).copy_(v)
+        if self.k_norm is not None and before is not None:
+            of_k.copy_(self.k_norm.backward(of_k, before))
         return joint.view(self.num_rows, -1)
 
     def _joint_backward(self, under_way: list[Arrival], to: LayerWeights) -> Tensor:
         joint = self._joint_gradient([part for arrive in under_way for part in arrive()])
         # Alone a rank has all gradients of q, k and v in these: 15 GiB of 1.3M tokens of Llama3-8B.
         under_way.clear()
-        self.of_gradients.product(joint.t(), self.normed()[0], to.rows(to.q, to.v))
+        normed, _ = self.normed()
+        self._head_norms_backward(self.split_heads(joint), normed)
+        self.of_gradients.product(joint.t(), normed, to.rows(to.q, to.v))
+        _write_bias(to.biases(to.q_bias, to.v_bias), joint)
+        del normed
         self.drop_normed()
         return self.of_gradients.product(joint, self.w.rows(self.w.q, self.w.v))
+
+    def _head_norms_backward(self, joint: Tensor, normed: Tensor) -> None:
+        """Gradients [B, s, a + 2·n, d] of q and k to those before their norms, in place."""
+        if self.q_norm is None or self.k_norm is None:
+            return
+        of_q, of_k, _ = joint.split([self.layer.heads, *[self.layer.kv_heads] * 2], dim=2)
+        again = self._given_again(normed)
+        for index, part in enumerate(of_q.chunk(self.layer.chunks, dim=2)):
+            part.copy_(self.q_norm.backward(part, self._before(self.q_norm, again, index)))
+        of_k.copy_(self.k_norm.backward(of_k, self._before(self.k_norm, again)))
 
     def _write(self, into: Tensor, a: Tensor | Operand, b: Tensor) -> None:
         """a · b to a chunk of a weight's gradient, which may be strided."""
@@ -412,6 +512,21 @@ class LayerPass:
             self.rotated(x, -1.0, into)
         last.copy_(parts[-1])
         return joint.view(self.num_rows, -1)
+
+    def write_norms(self, to: LayerWeights, of_norm: Tensor, of_mlp_norm: Tensor) -> None:
+        """Gradients of all norms' weights."""
+        into, grads = [to.norm, to.mlp_norm], [of_norm, of_mlp_norm]
+        for norm, target in ((self.q_norm, to.q_norm), (self.k_norm, to.k_norm)):
+            if norm is not None and target is not None:
+                into.append(target)
+                grads.append(norm.weight_gradient())
+        torch._foreach_copy_(into, grads)
+
+
+def _write_bias(into: Tensor | None, grad: Tensor) -> None:
+    """A bias's gradient, which may be strided: the sum over rows [T, n]; nothing where there is none."""
+    if into is not None:
+        into.copy_(grad.sum(0).view(into.shape))
 
 
 class Away(NamedTuple):

@@ -22,6 +22,10 @@ class Products(Protocol):
         """a · b in the dtype of a; a [m, k], b [k, n] -> [m, n], written to `into` if given."""
         ...
 
+    def biased(self, a: Tensor | Operand, b: Tensor, bias: Tensor | None) -> Tensor:
+        """a · b + bias; bias [n], or None where there is none."""
+        ...
+
     def add_product(self, total: Tensor, a: Tensor | Operand, b: Tensor) -> Tensor:
         """total += a · b in place."""
         ...
@@ -38,6 +42,11 @@ class PlainProducts:
         """One matrix product."""
         assert isinstance(a, Tensor)
         return cpu_bf16.product(a, b, into)
+
+    def biased(self, a: Tensor | Operand, b: Tensor, bias: Tensor | None) -> Tensor:
+        """One matrix product, not rounded before the bias is added."""
+        assert isinstance(a, Tensor)
+        return self.product(a, b) if bias is None else cpu_bf16.biased_product(a, b, bias)
 
     def add_product(self, total: Tensor, a: Tensor | Operand, b: Tensor) -> Tensor:
         """One matrix product, not rounded before the sum."""
@@ -60,6 +69,11 @@ class Fp8Products:
         left = a if isinstance(a, Operand) else self.left(a)
         out = multiply(left, self.scaling.right(b), self.scaling)
         return out if into is None else into.copy_(out)
+
+    def biased(self, a: Tensor | Operand, b: Tensor, bias: Tensor | None) -> Tensor:
+        """A product of two operands in FP8, rounded to its dtype before the bias is added."""
+        made = self.product(a, b)
+        return made if bias is None else made.add_(bias)
 
     def add_product(self, total: Tensor, a: Tensor | Operand, b: Tensor) -> Tensor:
         """A product of two operands in FP8, rounded to its dtype before the sum."""

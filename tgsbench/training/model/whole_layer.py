@@ -1,4 +1,4 @@
-"""A Llama decoder layer as one autograd function over one flat parameter.
+"""A decoder layer as Llama's, Qwen's or Mistral's as one autograd function over one flat parameter.
 
 Autograd of torch and a checkpoint that watches every op cost more host time than a layer's kernels: 7 ms a
 layer. Here the layer knows what its backward needs: it launches what that takes and nothing else, adds
@@ -21,9 +21,10 @@ from tgsbench.schema import spans
 from tgsbench.schema.preset import Checkpointing
 from tgsbench.training.attention.attention import UlyssesAttention
 from tgsbench.training.attention.kept import AttentionGraph, KeptResults, attend_again, attend_keeping
+from tgsbench.training.attention.windowed import Own
 from tgsbench.training.model import fused_layers
 from tgsbench.training.model.layer_pass import Away, Inputs, LayerMlp, LayerPass
-from tgsbench.training.model.layer_weights import PARTS, LayerWeights
+from tgsbench.training.model.layer_weights import LayerWeights, parts_of
 from tgsbench.training.model.products import LayerProducts
 from tgsbench.training.model.tiled_mlp import TILE_TOKENS
 from tgsbench.training.parallel.kv_hops import KvHops
@@ -43,11 +44,12 @@ class WholeLayer(nn.Module):
         products: LayerProducts | None = None,
         head_parts: int = 1,
         kv_hops: KvHops | None = None,
+        window: int = 0,
     ) -> None:
         super().__init__()
         sizes = {name: parameter.shape for name, parameter in layer.named_parameters()}
-        assert sizes.keys() == set(PARTS), sizes.keys()
-        self.shapes = [sizes[name] for name in PARTS]
+        self.names = parts_of(set(sizes))
+        self.shapes = [sizes[name] for name in self.names.values()]
         numel = sum(map(math.prod, self.shapes))
         self.flat = nn.Parameter(torch.empty(numel, device="meta"))
         self.checkpointing: Checkpointing = "none"
@@ -58,6 +60,9 @@ class WholeLayer(nn.Module):
         self.norm_rows = 8 * TILE_TOKENS if tiled else 0
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_dim: int = self.shapes[0][0] // self.heads
+        self.window = window
+        self.has_rope = bool(getattr(layer.self_attn, "use_rope", True))
+        """Without: SmolLM3 has every fourth layer so."""
         self.products = products or LayerProducts()
         self.attention = attention
         self.sp = attention.group.size() if attention.group is not None else 1
@@ -75,21 +80,21 @@ class WholeLayer(nn.Module):
     def parts(self, flat: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Names within the layer, and views of a whole flat tensor."""
         numels = [math.prod(shape) for shape in self.shapes]
-        pieces = zip(PARTS, flat.split(numels), self.shapes, strict=True)
+        pieces = zip(self.names.values(), flat.split(numels), self.shapes, strict=True)
         yield from ((name, piece.view(shape)) for name, piece, shape in pieces)
 
     def part_shapes(self) -> Iterator[tuple[str, torch.Size]]:
         """Names within the layer and shapes, in the order of the flat parameter."""
-        yield from zip(PARTS, self.shapes, strict=True)
+        yield from zip(self.names.values(), self.shapes, strict=True)
 
     def weights(self, flat: Tensor) -> LayerWeights:
         """Views of the parameter or of its gradient."""
-        q, k, v, o, gate, up, down, norm, mlp_norm = (view for _, view in self.parts(flat))
-        return LayerWeights(q, k, v, o, gate, up, down, norm, mlp_norm, flat)
+        views = (view for _, view in self.parts(flat))
+        return LayerWeights(flat, **dict(zip(self.names, views, strict=True)))
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """One chunk's attention; its inputs as they are after the all-to-alls."""
-        return self.attention.attend(q, k, v, self.head_dim**-0.5)
+        return self.attention.attend(q, k, v, self.head_dim**-0.5, Own(self.window))
 
 
 class _Layer(torch.autograd.Function):
@@ -104,6 +109,7 @@ class _Layer(torch.autograd.Function):
         stash: HostOffload | None,
     ) -> Tensor:
         run, mode = LayerPass(layer, x, flat, cos, sin), layer.checkpointing
+        run.keeps_heads = mode == "none"
         results: list[KeptResults] = []
         graphs: list[AttentionGraph] = []
         inputs: list[Inputs] = []
@@ -130,7 +136,7 @@ class _Layer(torch.autograd.Function):
         if mode == "selective" and run.group is not None:
             saved += itertools.chain.from_iterable(inputs)
         if mode == "none":
-            saved += [*of_norm, mlp.hidden, mlp.inverse, mlp.normed, mlp.gate, mlp.up]
+            saved += [*of_norm, mlp.hidden, mlp.inverse, mlp.normed, mlp.gate, mlp.up, *run.kept_heads()]
         ctx.layer, ctx.results, ctx.graphs = layer, results, graphs
         ctx.away = Away(stash, stash.keep(x)) if stash else None
         ctx.save_for_backward(flat, cos, sin, *saved, *([] if stash else [x]))
@@ -143,6 +149,7 @@ class _Layer(torch.autograd.Function):
         flat, cos, sin, *saved = ctx.saved_tensors
         run = LayerPass(layer, away.bring() if away else saved.pop(), flat, cos, sin)
         run.away = away if layer.checkpointing == "full" else None
+        run.keeps_heads = not layer.tile_tokens
         to = layer.weights(torch.empty_like(flat))
         mlp, returned, rest = _until_mlp(run, saved, ctx.graphs)
         grad, of_mlp_norm = run.mlp_backward(grads[0].flatten(0, 1), mlp, to)
@@ -159,7 +166,7 @@ class _Layer(torch.autograd.Function):
         if away:
             away.finish()
         grad_x, of_norm = fused_layers.norm_backward(grad_normed, run.rows, inverse, run.w.norm)
-        torch._foreach_copy_([to.norm, to.mlp_norm], [of_norm, of_mlp_norm])
+        run.write_norms(to, of_norm, of_mlp_norm)
         ctx.graphs = ctx.results = None
         return grad_x.add_(grad).view(*run.shape, -1), to.flat, None, None, None, None
 
@@ -175,7 +182,8 @@ def _until_mlp(
     returned, rest = saved[: layer.chunks], saved[layer.chunks :]
     if layer.checkpointing == "none":
         run.hold_normed(*rest[:2])
-        return LayerMlp(*rest[2:]), returned, []
+        run.hold_heads(rest[7:])
+        return LayerMlp(*rest[2:7]), returned, []
     with span(spans.RECOMPUTE):
         return run.mlp(run.projected(returned, [])), returned, rest
 
