@@ -31,12 +31,15 @@ def test_loss_and_every_gradient_agree_with_one_rank(outcomes, case, sp):
     assert many["grads"].keys() == one["grads"].keys()
     for name, grad in one["grads"].items():
         error = (many["grads"][name] - grad).norm() / grad.norm()
-        # A sum in another order tips the rounding to FP8 of one value in 10^5 or so.
-        bound = 1e-3 if "fp8" in case else 2e-6
-        assert error < bound, f"{name}: relative error {error:.1e}"
+        assert error < bound_of(case), f"{name}: relative error {error:.1e}"
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.startswith("fp8")])
+def bound_of(case: str) -> float:
+    """Of a gradient's relative error; a sum in another order tips the rounding to FP8 of one value in 10^5."""
+    return 1e-3 if "fp8" in case else 2e-6
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if "fp8" in case])
 def test_fp8_is_at_work_and_near_to_the_plain_training(outcomes, case):
     plain, fp8 = outcomes[2]["unrounded"], outcomes[2][case]
     torch.testing.assert_close(fp8["loss"], plain["loss"], rtol=5e-3, atol=0)
@@ -60,7 +63,7 @@ def test_keys_and_values_go_between_nodes_as_often_as_the_shapes_say(outcomes, c
         preset = case_preset(case, world)
         calls, num_bytes = outcomes[world][case]["kv_hops"].tolist()
         assert (calls * preset.accumulation, num_bytes * preset.accumulation) == expected_kv_hops(preset)
-        assert (calls > 0) == (world == 4 and case.startswith("kv_hops"))
+        assert (calls > 0) == (world == 4 and "kv_hops" in case)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -107,7 +110,7 @@ def test_chunks_of_the_sequence_train_what_the_whole_one_does(outcomes, case, wo
     torch.testing.assert_close(chunks["loss"], whole["loss"], rtol=1e-6, atol=1e-6)
     for name, grad in whole["grads"].items():
         error = (chunks["grads"][name] - grad).norm() / grad.norm()
-        assert error < 2e-6, f"{name}: relative error {error:.1e}"
+        assert error < bound_of(case), f"{name}: relative error {error:.1e}"
 
 
 @pytest.mark.parametrize("kept", ["optimizer", "all"])

@@ -94,7 +94,7 @@ CONDITIONS: Final = (
         "engine.compile",
         can_hop,
         "nearest: 0; two hops have whole layers (tgsbench's own, without compile and Liger, a Llama, no "
-        "ring, no chunks) whose Ulysses ranks fill several nodes and are more than the KV heads",
+        "ring) whose Ulysses ranks fill several nodes and are more than the KV heads",
         lambda p: not getattr(p.engine, "kv_hops", 0),
     ),
     Condition(
