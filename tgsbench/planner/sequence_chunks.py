@@ -54,7 +54,7 @@ def _mlp(chunk: StepWorkload) -> float:
 
 
 def _attention(work: StepWorkload) -> float:
-    """In attention: gradients of q, k and v in fp32 and as a block gives them, and blocks of earlier chunks."""
+    """In attention: gradients of q, k and v in fp32 and as a block gives them, blocks of earlier chunks."""
     chunk = of_chunk(work)
     heads, keys = _heads(chunk), _keys(chunk)
     sums = _FP32 * chunk.local_tokens * (heads + keys)
@@ -65,7 +65,7 @@ def _attention(work: StepWorkload) -> float:
 def _blocks(work: StepWorkload) -> float:
     """Keys and fp32 sums of the earlier chunk in use and of the one that comes.
 
-    The last chunk but one holds most: to the keys before the last one nobody has given yet. Those of the chunk
+    The last chunk but one holds most: to keys before the last one nobody has given yet. Those of the chunk
     whose turn is next wait all through (`_kept`), and are among these where chunks are few.
     """
     if not work.earlier_chunks:
