@@ -305,19 +305,22 @@ def test_max_seq_len_agrees_with_a_linear_scan_over_every_sp(name, gpus):
     assert not any(fits(length) for length in itertools.islice(scan, 20))
 
 
-def test_chunks_reach_as_far_as_their_multiples_fit_and_farther_than_whole_sequences():
-    asked = preset("llama3_8b_512k", "hardware.gpu=A100-SXM4-40GB")
+@pytest.mark.parametrize("gpus", [1, 8, 64])
+def test_chunks_reach_as_far_as_they_fit_and_farther_than_whole_sequences(gpus):
+    name = "llama3_8b_512k" if gpus < 64 else "llama2_70b_8k"
+    gpu = "H100-SXM5-80GB" if gpus == 1 else "A100-SXM4-40GB"
+    asked = preset(name, f"hardware.num_gpus={gpus}", f"parallel.sp={min(gpus, 8)}", f"hardware.gpu={gpu}")
     machine = machine_of(asked)
     found = max_seq_len(asked, machine)
     assert f"engine.sequence_chunks={found.best.sequence_chunks}" in found.best.change
-    assert found.best.sequence_chunks == found.seq_len // (found.best.sp * CHUNK_TOKENS) > 1
+    assert found.best.sequence_chunks >= math.ceil(found.seq_len / (found.best.sp * CHUNK_TOKENS))
     whole = leanest_at_longest(asked, machine, lambda variant: variant.engine.sequence_chunks == 1)
     assert whole.workload.seq_len < found.seq_len
-    for sp in (1, 2, 4, 8):
-        step = sp * CHUNK_TOKENS
+    for sp in {variant.parallel.sp for variant in variants(asked)}:
+        step = sp * 8192
         longer = search_module._at(asked, (found.seq_len // step + 1) * step)
         of_sp = [v for v in variants(longer) if v.parallel.sp == sp and v.engine.sequence_chunks > 1]
-        assert of_sp and not any(search_module._fits(v, machine) for v in of_sp)
+        assert not any(search_module._fits(v, machine) for v in of_sp)
 
 
 def test_yi_on_56_gpus_reaches_as_far_as_its_56_heads_allow():
@@ -374,7 +377,8 @@ def test_a_search_takes_long_sequences_in_chunks():
     preset = presets.resolve("llama3_8b_8k", sets).preset
     found = [variant for variant in variants(preset) if variant.engine.sequence_chunks > 1]
     assert found and all(not mesh_problems(variant) for variant in found)
-    assert {variant.engine.sequence_chunks for variant in found if variant.parallel.sp == 8} == {8}
+    by_sp = {sp: {v.engine.sequence_chunks for v in found if v.parallel.sp == sp} for sp in (1, 8)}
+    assert by_sp == {1: {64}, 8: {8, 64}}, "a chunk that eight ranks share hides its keys at an eighth of it"
     assert all("engine.sequence_chunks=8" in assignments_of(v) for v in found if v.parallel.sp == 8)
     short = presets.resolve("llama3_8b_8k", []).preset
     assert all(variant.engine.sequence_chunks == 1 for variant in variants(short))

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from tgsbench.errors import TgsError
 from tgsbench.planner.plan import Estimate, estimate
 from tgsbench.planner.verdict import host_fits
-from tgsbench.presets.sequence_chunks import fewest_chunks
+from tgsbench.presets.sequence_chunks import fewest_chunks, most_chunks
 from tgsbench.presets.validate import mesh_problems, valid_ep, valid_sp
 from tgsbench.schema.forecast import Advice, Verdict
 from tgsbench.schema.preset import Preset
@@ -173,16 +173,16 @@ def _remedies(preset: Preset, base: Estimate, known: Known) -> list[Advice]:
 
 def _in_chunks(preset: Preset) -> Iterator[Candidate]:
     """Chunks of the sequence with all else that saves activations, and with states on the host beside."""
-    chunks = fewest_chunks(preset)
-    if chunks <= preset.engine.sequence_chunks:
-        return
     saves = {"training.checkpointing": "full", "engine.activation_offload": True, "engine.tiled_mlp": True}
     new = {key: value for key, value in saves.items() if assign(preset, {key: value}) != preset}
-    sets = new | {"engine.sequence_chunks": chunks}
-    what = f"{chunks} chunks of the sequence with all else that saves activations"
-    yield sets, 50, what
-    for beside, effort, more in _engine_advice(preset.engine.name):
-        yield sets | beside, 50 + effort, f"{what}, {more}"
+    for chunks in {fewest_chunks(preset), most_chunks(preset)}:
+        if chunks <= preset.engine.sequence_chunks:
+            continue
+        sets = new | {"engine.sequence_chunks": chunks}
+        what = f"{chunks} chunks of the sequence with all else that saves activations"
+        yield sets, 50, what
+        for beside, effort, more in _engine_advice(preset.engine.name):
+            yield sets | beside, 50 + effort, f"{what}, {more}"
 
 
 def _of(known: Known, verdict: Verdict) -> Known:

@@ -17,7 +17,7 @@ from tgsbench.planner.memory import MemoryPlan, memory_plan
 from tgsbench.planner.plan import RING_KERNEL, Estimate, pick_kernel, timed, why_no_time
 from tgsbench.planner.verdict import host_fits, verdict_of
 from tgsbench.planner.workload import StepWorkload, work_of
-from tgsbench.presets.sequence_chunks import CHUNK_TOKENS, fewest_chunks
+from tgsbench.presets.sequence_chunks import fewest_chunks, least_tokens, most_chunks
 from tgsbench.presets.validate import mesh_problems, valid_rings, valid_sp
 from tgsbench.schema.forecast import Cost, Verdict
 from tgsbench.schema.preset import EngineOptions, Parallel, Preset, Training
@@ -135,22 +135,23 @@ def variants(preset: Preset, *, every_ring: bool = False) -> Iterator[Preset]:
         first = replace(preset, engine=engine, parallel=parallel)
         if mesh_problems(first):
             continue
-        both = [first, *_in_chunks(first)]
+        ways = [first, *_in_chunks(first)]
         yield from (
             replace(one, training=training)
-            for one, training in itertools.product(both, trainings)
+            for one, training in itertools.product(ways, trainings)
             if _sensible(one.engine, training)
         )
 
 
 def _in_chunks(preset: Preset) -> list[Preset]:
-    """The same in chunks of the sequence, where it saves all else that it can and is long enough."""
-    engine, chunks = preset.engine, fewest_chunks(preset)
-    if chunks == 1 or not (engine.activation_offload and engine.tiled_mlp):
+    """The same in few and in many chunks, where it saves all else that it can and is long enough."""
+    engine = preset.engine
+    if not (engine.activation_offload and engine.tiled_mlp):
         return []
-    in_chunks = replace(preset, engine=replace(engine, sequence_chunks=chunks))
-    full = replace(in_chunks, training=replace(preset.training, checkpointing="full"))
-    return [in_chunks] if not mesh_problems(full) else []
+    counts = {fewest_chunks(preset), most_chunks(preset)} - {1}
+    ways = [replace(preset, engine=replace(engine, sequence_chunks=chunks)) for chunks in sorted(counts)]
+    full = replace(preset.training, checkpointing="full")
+    return [way for way in ways if not mesh_problems(replace(way, training=full))]
 
 
 def _meshes(preset: Preset, every_ring: bool) -> list[Parallel]:
@@ -205,8 +206,8 @@ def leanest_at_longest(
     """The longest multiple of 1,024 tokens that some variant fits, as the variant that needs least there.
 
     Only what it `allows` is looked at. Each sp has lengths of its own, those that it divides, and on these
-    memory only grows with length: a bisection for each finds it. In chunks these are multiples of a chunk.
-    Raises TgsError when not even the shortest length fits.
+    memory only grows with length: a bisection for each finds it. In chunks it does so over whole ones, between
+    which a length of many divisors is looked for. Raises TgsError when not even the shortest length fits.
     """
     best, leanest = 0, _leanest(preset, allows)
 
@@ -216,7 +217,8 @@ def leanest_at_longest(
     for sp in sorted({variant.parallel.sp for variant in leanest}, reverse=True):
         here = [variant for variant in leanest if variant.parallel.sp == sp]
         best = max(best, _longest(here, math.lcm(1024, 2 * sp), best, machine))
-        best = max(best, _longest(here, sp * CHUNK_TOKENS, best, machine, in_chunks))
+        for step in (sp * least_tokens(here[0]), sp * 1024):
+            best = max(best, _longest(here, step, best, machine, in_chunks))
     if best == 0:
         raise TgsError(
             f"{preset.model.name} does not fit {preset.world_size} x {machine.gpu.name} at any length",
