@@ -206,7 +206,7 @@ def leanest_at_longest(
     """The longest multiple of 1,024 tokens that some variant fits, as the variant that needs least there.
 
     Only what it `allows` is looked at. Each sp has lengths of its own, those that it divides, and on these
-    memory only grows with length: a bisection for each finds it. In chunks it does so over whole ones, between
+    memory only grows with length: a bisection for each finds it. In chunks it grows over whole ones, between
     which a length of many divisors is looked for. Raises TgsError when not even the shortest length fits.
     """
     best, leanest = 0, _leanest(preset, allows)
