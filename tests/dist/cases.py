@@ -90,6 +90,7 @@ for _mode in ("none", "selective", "full"):
         "training.checkpointing": _mode,
         "training.linear": "fp8",
         "training.accumulation": 2,
+        "workload.seq_len": 256,
     }
 CASES["unrounded"] = {**CASES["fp8-full"], "training.linear": "plain"}
 """What they are near to."""
@@ -176,6 +177,8 @@ for _kind in KINDS:
     for _mode in ("selective", "full"):
         WHOLE[f"chunks-{_kind}-{_mode}"] = _whole = f"{_kind}-gqa-{_mode}"
         CASES[f"chunks-{_kind}-{_mode}"] = {**CASES[_whole], "engine.sequence_chunks": 4, "engine.head_parts": 0}
+    WHOLE[f"chunks-fp8-{_mode}"] = f"fp8-{_mode}"
+    CASES[f"chunks-fp8-{_mode}"] = {**CASES[f"fp8-{_mode}"], "engine.sequence_chunks": 4}
 CASES["ring_beyond_heads"] = {
     "model": {**_MODEL, "num_query_heads": 1, "num_kv_heads": 1},
     "training.checkpointing": "selective",
@@ -194,6 +197,13 @@ for _kv in (1, 2):
             }
 for _name in ("offload-selective", "tiled", "zero1-copies", "fp8-full"):
     CASES[f"kv_hops-{_name}"] = {**CASES[_name], "hardware.gpus_per_node": 2}
+for _name in (f"kv_hops{_kv}-documents-{_mode}" for _kv in (1, 2) for _mode in ("selective", "full")):
+    WHOLE[f"chunks-{_name}"] = _name
+    CASES[f"chunks-{_name}"] = {**CASES[_name], "engine.sequence_chunks": 4}
+    del CASES[f"chunks-{_name}"]["engine.head_parts"]
+for _name in ("fp8-full", "windows-full"):
+    WHOLE[f"chunks-kv_hops-{_name}"] = WHOLE[f"chunks-{_name}"]
+    CASES[f"chunks-kv_hops-{_name}"] = {**CASES[f"chunks-{_name}"], "hardware.gpus_per_node": 2}
 
 
 def case_preset(name: str, world: int) -> Preset:
@@ -210,8 +220,9 @@ def case_preset(name: str, world: int) -> Preset:
         case["parallel.shard"] = max(1, world // 2)
     sets = [f"{key}={msgspec.json.encode(value).decode()}" for key, value in case.items()]
     sets += [f"model.{key}={msgspec.json.encode(value).decode()}" for key, value in model.items()]
-    sets += [f"hardware.num_gpus={world}", f"parallel.sp={world}", "workload.seq_len=64"]
-    sets += ["training.compute_dtype=float32"]
+    sets += [f"hardware.num_gpus={world}", f"parallel.sp={world}", "training.compute_dtype=float32"]
+    if "workload.seq_len" not in case:
+        sets.append("workload.seq_len=64")
     if "hardware.gpus_per_node" not in case:
         sets.append(f"hardware.gpus_per_node={world}")
     if "engine.loss_chunk_tokens" not in case:

@@ -38,12 +38,15 @@ def test_loss_and_every_gradient_agree_with_one_rank(outcomes, case, sp):
     assert many["grads"].keys() == one["grads"].keys()
     for name, grad in one["grads"].items():
         error = (many["grads"][name] - grad).norm() / grad.norm()
-        # A sum in another order tips the rounding to FP8 of one value in 10^5 or so.
-        bound = 1e-3 if "fp8" in case else 2e-6
-        assert error < bound, f"{name}: relative error {error:.1e}"
+        assert error < bound_of(case), f"{name}: relative error {error:.1e}"
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.startswith("fp8")])
+def bound_of(case: str) -> float:
+    """Of a gradient's relative error; a sum in another order tips the rounding to FP8 of one value in 10^5."""
+    return 1e-3 if "fp8" in case else 2e-6
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if "fp8" in case])
 def test_fp8_is_at_work_and_near_to_the_plain_training(outcomes, case):
     plain = outcomes[2]["unrounded-modules" if case == "fp8-modules" else "unrounded"]
     fp8 = outcomes[2][case]
@@ -75,7 +78,7 @@ def test_calls_and_bytes_follow_from_the_shapes(outcomes, case, kind):
 def test_hops_and_rings_are_where_they_are_asked_for(outcomes, case):
     for world in (1, 2, 4):
         sent = outcomes[world][case]["sent"]
-        assert ("kv_hops" in sent) == (world == 4 and case.startswith("kv_hops"))
+        assert ("kv_hops" in sent) == (world == 4 and "kv_hops" in case)
         assert ("ring" in sent) == (case_preset(case, world).ring > 1)
 
 
@@ -114,7 +117,7 @@ def test_chunks_of_the_sequence_train_what_the_whole_one_does(outcomes, case, wo
     torch.testing.assert_close(chunks["loss"], whole["loss"], rtol=1e-6, atol=1e-6)
     for name, grad in whole["grads"].items():
         error = (chunks["grads"][name] - grad).norm() / grad.norm()
-        assert error < 2e-6, f"{name}: relative error {error:.1e}"
+        assert error < bound_of(case), f"{name}: relative error {error:.1e}"
 
 
 @pytest.mark.parametrize("kept", ["optimizer", "all"])

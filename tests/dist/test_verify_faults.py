@@ -192,6 +192,13 @@ SETS = {
         ("tiny_cpu", "model.family=mistral", "model.window=48", 'model.layer_pattern=["window"]', *IN_PARTS),
         WINDOWS,
     ),
+    "chunked_kv_hops": (
+        (
+            "tiny_cpu", "hardware.num_gpus=4", "hardware.gpus_per_node=2", "parallel.sp=4",
+            "model.num_kv_heads=2", "engine.sequence_chunks=4",
+        ),
+        KV_HOPS,
+    ),
     "padded": (("tiny_cpu", "workload.packing=xtuner_stock", "workload.map_batch_size=4"), PADDED),
 }
 

@@ -30,6 +30,7 @@ def test_two_hops_are_chosen_where_copies_would_cross_between_nodes() -> None:
     assert kv_nodes(resolved(LONG, ULYSSES)) == 8
     assert kv_nodes(resolved(LONG, ULYSSES, "engine.kv_hops=2")) == 8
     assert kv_nodes(resolved(LONG, ULYSSES, "engine.kv_hops=1")) == 1
+    assert kv_nodes(resolved(LONG, ULYSSES, "engine.sequence_chunks=4")) == 8
     assert kv_nodes(resolved(LONG, ULYSSES, "engine.liger=true")) == 1, "no whole layers"
     assert kv_nodes(resolved(LONG, "parallel.ring=8")) == 1, "Ulysses stays inside the node"
     assert kv_nodes(resolved("llama2_70b_128k")) == 1, "one node"
@@ -85,6 +86,15 @@ def test_plan_integrity_and_the_virtual_gpu_count_the_same_calls_and_bytes() -> 
     assert by_group["64 ranks"] == (2 * calls, 2 * calls * layer_counts(hops).exchange_out)
     assert sum(count for count, _ in by_group.values()) == expected_all_to_alls(preset)[0] + calls
     assert sum(sent for _, sent in by_group.values()) == expected_all_to_alls(preset)[1] + num_bytes
+
+
+def test_chunks_of_the_sequence_send_as_many_bytes_in_more_calls() -> None:
+    whole, chunks = resolved(LONG, ULYSSES), resolved(LONG, ULYSSES, "engine.sequence_chunks=4")
+    calls, num_bytes = expected_kv_hops(whole)
+    assert expected_kv_hops(chunks) == (4 * calls, num_bytes)
+    by_group = _demanded_exchanges(chunks)
+    assert sum(count for count, _ in by_group.values()) == expected_all_to_alls(chunks)[0] + 4 * calls
+    assert sum(sent for _, sent in by_group.values()) == expected_all_to_alls(chunks)[1] + num_bytes
 
 
 def replace_hops(preset: Preset, hops: int) -> Preset:

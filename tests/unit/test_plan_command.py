@@ -81,6 +81,16 @@ def test_the_longest_sequence_of_a_model_needs_no_length():
     assert found["best"]["verdict"] in ("fits", "tight")
 
 
+def test_a_search_on_fewer_gpus_than_a_presets_sp_says_settings_that_a_plan_takes():
+    words = ("--preset", "llama3_8b_512k", "--num-gpus", "1")
+    found = json.loads(run(*words, "--max-seq-len", "--json").output)
+    sets = [word for change in found["best"]["change"] for word in ("--set", change)]
+    followed = json.loads(run(*words, "--seq-len", str(found["seq_len"]), *sets, "--json").output)
+    assert followed["verdict"] == found["best"]["verdict"] in ("fits", "tight")
+    refused = run(*words, "--max-seq-len", "--set", "parallel.sp=8").exception
+    assert isinstance(refused, TgsError) and refused.exit_code == ExitCode.BAD_PRESET
+
+
 def test_scaling_a_model_takes_the_sp_that_fits_best():
     words = ("--scale", "8,64,512", "--model", "llama2_70b", "--seq-len", "128k", *H100, "--json")
     free = json.loads(run(*words).output)

@@ -18,7 +18,8 @@ from tgsbench.planner.chrome import chrome_trace
 from tgsbench.planner.machine import Machine
 from tgsbench.planner.plan import estimate, forecast_preset, machine_of
 from tgsbench.planner.scale import scale
-from tgsbench.planner.search import assignments_of, max_seq_len, search, variants
+from tgsbench.planner.search import assignments_of, leanest_at_longest, max_seq_len, search, variants
+from tgsbench.presets.sequence_chunks import CHUNK_TOKENS
 from tgsbench.presets.validate import mesh_problems
 from tgsbench.report import plan as report
 from tgsbench.schema import spans
@@ -304,6 +305,24 @@ def test_max_seq_len_agrees_with_a_linear_scan_over_every_sp(name, gpus):
     assert not any(fits(length) for length in itertools.islice(scan, 20))
 
 
+@pytest.mark.parametrize("gpus", [1, 8, 64])
+def test_chunks_reach_as_far_as_they_fit_and_farther_than_whole_sequences(gpus):
+    name = "llama3_8b_512k" if gpus < 64 else "llama2_70b_8k"
+    gpu = "H100-SXM5-80GB" if gpus == 1 else "A100-SXM4-40GB"
+    asked = preset(name, f"hardware.num_gpus={gpus}", f"parallel.sp={min(gpus, 8)}", f"hardware.gpu={gpu}")
+    machine = machine_of(asked)
+    found = max_seq_len(asked, machine)
+    assert f"engine.sequence_chunks={found.best.sequence_chunks}" in found.best.change
+    assert found.best.sequence_chunks >= math.ceil(found.seq_len / (found.best.sp * CHUNK_TOKENS))
+    whole = leanest_at_longest(asked, machine, lambda variant: variant.engine.sequence_chunks == 1)
+    assert whole.workload.seq_len < found.seq_len
+    for sp in {variant.parallel.sp for variant in variants(asked)}:
+        step = sp * 8192
+        longer = search_module._at(asked, (found.seq_len // step + 1) * step)
+        of_sp = [v for v in variants(longer) if v.parallel.sp == sp and v.engine.sequence_chunks > 1]
+        assert not any(search_module._fits(v, machine) for v in of_sp)
+
+
 def test_yi_on_56_gpus_reaches_as_far_as_its_56_heads_allow():
     asked = preset("yi_34b_8k", "hardware.num_gpus=56", "parallel.sp=1")
     longest = max_seq_len(asked, machine_of(asked))
@@ -342,13 +361,25 @@ def test_two_changes_on_the_same_gpus_come_before_more_gpus():
     assert first.verdict in ("fits", "tight")
 
 
+def test_what_fits_in_chunks_alone_is_advised_with_all_that_they_need():
+    asked = preset("llama3_8b_512k", "hardware.num_gpus=1", "parallel.sp=1")
+    base = planned(asked)
+    assert base.verdict == "out of memory"
+    advised = advise(asked, base)[0]
+    assert {"engine.sequence_chunks=8", "engine.activation_offload=true"} < set(advised.change)
+    assert advised.verdict in ("fits", "tight")
+    followed = planned(preset("llama3_8b_512k", "hardware.num_gpus=1", "parallel.sp=1", *advised.change))
+    assert followed.memory.peak.total / GIB == pytest.approx(advised.total_gib)
+
+
 def test_a_search_takes_long_sequences_in_chunks():
     sets = ["hardware.num_gpus=8", "parallel.sp=8", "workload.seq_len=4194304", "training.accumulation=1"]
     preset = presets.resolve("llama3_8b_8k", sets).preset
     found = [variant for variant in variants(preset) if variant.engine.sequence_chunks > 1]
     assert found and all(not mesh_problems(variant) for variant in found)
-    assert {variant.engine.sequence_chunks for variant in found if variant.parallel.sp == 8} == {8}
-    assert all("engine.sequence_chunks=8" in assignments_of(v) for v in found if v.parallel.sp == 8)
+    by_sp = {sp: {v.engine.sequence_chunks for v in found if v.parallel.sp == sp} for sp in (1, 8)}
+    assert by_sp == {1: {64}, 8: {8, 64}}, "a chunk that eight ranks share hides its keys at an eighth of it"
+    assert all(f"engine.sequence_chunks={v.engine.sequence_chunks}" in assignments_of(v) for v in found)
     short = presets.resolve("llama3_8b_8k", []).preset
     assert all(variant.engine.sequence_chunks == 1 for variant in variants(short))
 

@@ -6,11 +6,12 @@ import math
 from typing import get_args
 
 import pytest
+from msgspec.structs import replace
 
 from tgsbench import presets
 from tgsbench.cli.verify import peer
 from tgsbench.launch.evidence_runs import EvidenceRun, _blame_the_first
-from tgsbench.launch.verify import describe, one_rank, small_preset
+from tgsbench.launch.verify import _runs_of, describe, one_rank, small_preset
 from tgsbench.metrics import verification
 from tgsbench.metrics.integrity import expected_expert_exchanges
 from tgsbench.presets.validate import mesh_problems
@@ -218,8 +219,25 @@ def test_fp8_has_bounds_of_its_own_and_gradients_too_near_to_fp64_are_no_fp8():
     assert [check.status for check in found.values()] == ["failed", "passed", "failed"]
     assert "no product ran in FP8 rowwise" in found[1e-7].worst
     assert verification.oracle(PRESET, {"q_proj": 0.09}, truth, [seen]).status == "failed"
-    assert verification.parity(small, {"q_proj": 1e-4}, [seen], [seen]).status == "passed"
-    assert verification.parity(PRESET, {"q_proj": 1e-4}, [seen], [seen]).status == "failed"
+
+
+def test_parity_of_fp8_is_asked_of_plain_products_on_both_sides():
+    small = small_preset(presets.resolve("tiny_cpu", ["training.linear=fp8"]).preset)
+    runs = {name: run.preset for each in _runs_of([small], None) for name, run in each.items()}
+    assert not runs["fsdp2-plain"].linear and not runs["fsdp2-one-rank"].linear
+    assert runs["fsdp2-mesh"].linear == runs["fsdp2-again"].linear == "FP8 rowwise"
+    assert replace(runs["fsdp2-plain"], training=small.training, measure=small.measure) == small
+    assert "fsdp2-plain" not in {name for each in _runs_of([PRESET], None) for name in each}
+    assert verification.bounds(small).parity == verification.PARITY
+
+
+@pytest.mark.parametrize(("chunks", "recipe"), [(8, "rowwise"), (8, "mxfp8"), (8, "")])
+def test_chunks_of_a_verification_have_tokens_that_fp8_takes(chunks, recipe):
+    sets = [f"engine.sequence_chunks={chunks}", "parallel.sp=16", "hardware.num_gpus=16"]
+    sets += ["hardware.gpu=B200-SXM-180GB", "workload.seq_len=256k"]
+    sets += ["training.linear=fp8", f"training.fp8_recipe={recipe}"] if recipe else []
+    small = small_preset(presets.resolve("llama2_70b_8k", sets).preset)
+    assert small.engine.sequence_chunks == (3 if recipe else 4)
 
 
 @pytest.mark.parametrize(("recipe", "may_move"), [("rowwise", 0), ("mxfp8", 0), ("tensorwise", 1e-3)])

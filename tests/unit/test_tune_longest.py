@@ -237,3 +237,12 @@ def test_the_command_looks_for_the_length_within_the_budget_and_names_it(tmp_pat
     assert (found["longest"]["seq_len"], found["longest"]["is_measured"]) == (4096, True)
     assert "--set workload.seq_len=4096" in found["command"] and found["best"]["runs"]
     assert found["spent_s"] == pytest.approx(machine.now_s)
+
+
+def test_long_sequences_are_planned_in_chunks_unless_they_are_to_stay_whole():
+    sets = ["hardware.gpu=A100-SXM4-40GB"]
+    asked = Asked(base="llama3_8b_512k", assignments=sets, objective="longest")
+    in_chunks = api.longest_planned(asked)
+    whole = api.longest_planned(replace(asked, assignments=[*sets, "engine.sequence_chunks=1"]))
+    assert in_chunks.preset.engine.sequence_chunks > 1 == whole.preset.engine.sequence_chunks
+    assert in_chunks.preset.workload.seq_len > whole.preset.workload.seq_len

@@ -16,7 +16,8 @@ from tgsbench.training.attention import kernels
 from tgsbench.training.attention.attention import NAME, UlyssesAttention
 from tgsbench.training.model.build import build, draw
 from tgsbench.training.model.layer_weights import parts_of
-from tgsbench.training.model.whole_layer import WholeLayer
+from tgsbench.training.model.products import LayerProducts
+from tgsbench.training.model.whole_layer import LayerOptions, WholeLayer
 from tgsbench.training.parallel.checkpointing import wrap_layer
 
 CPU = torch.device("cpu")
@@ -43,7 +44,7 @@ def models(shape) -> tuple[nn.Module, UlyssesAttention]:
 
 
 def whole(layer: nn.Module, config, attention, window: int, mode: str, tiled: bool) -> WholeLayer:
-    made = WholeLayer(layer, config, attention, tiled, window=window)
+    made = WholeLayer(layer, LayerOptions(config, attention, tiled, LayerProducts()), window)
     weights = dict(layer.named_parameters())
     made.flat = nn.Parameter(torch.cat([weights[name].detach().flatten() for name in made.names.values()]))
     return wrap_layer(made, mode)

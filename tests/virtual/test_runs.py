@@ -138,10 +138,13 @@ def test_a_ring_sends_what_it_must_beside_its_attention(installed, tmp_path, rin
     assert virtual.clock.exposed_s < sent_s + others_s, "messages go on beside attention"
 
 
-@pytest.mark.parametrize(("num_gpus", "groups"), [(64, {8: 2}), (32, {4: 1, 8: 1})])
-def test_keys_and_values_go_to_each_node_once(installed, tmp_path, num_gpus, groups):
+@pytest.mark.parametrize(
+    ("num_gpus", "groups", "chunks"), [(64, {8: 2}, 1), (32, {4: 1, 8: 1}, 1), (32, {4: 1, 8: 1}, 4)]
+)
+def test_keys_and_values_go_to_each_node_once(installed, tmp_path, num_gpus, groups, chunks):
     sets = [*SMALL, "parallel.ring=1", f"hardware.num_gpus={num_gpus}", f"parallel.sp={num_gpus}"]
     sets += ["training.accumulation=1", "workload.seq_len=256k"]  # two layers: no plan of memory holds
+    sets += [f"engine.sequence_chunks={chunks}"]
     fast, slow = (
         _run(tmp_path / hops, "llama2_70b_1M", *sets, f"engine.kv_hops={hops}", gpu="A100-SXM4-80GB", rank=13)
         for hops in "21"
@@ -149,7 +152,7 @@ def test_keys_and_values_go_to_each_node_once(installed, tmp_path, num_gpus, gro
     assert fast.status == "virtual" and fast.integrity.hops_ok, fast.failure
     assert not fast.integrity.problems
     exchanges = {c.group: c for c in fast.virtual.collectives if c.name == "all_to_all"}
-    passes = 3 * 2  # of two layers
+    passes = 3 * 2 * chunks  # of two layers
     assert exchanges.keys() == {f"{ranks} ranks" for ranks in (num_gpus, *groups)}
     for count in exchanges.values():
         assert count.calls == count.calls_expected

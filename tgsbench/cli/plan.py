@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -140,6 +141,16 @@ def _preset(asked: PlanOptions) -> Preset:
     return api.load_preset("_reference", [f"model={asked.model}", f"name={shown}", *assignments, *asked.sets])
 
 
+def _of_a_search(asked: PlanOptions) -> Preset:
+    """The preset of a search, which tries every sp: its own one may be of more GPUs than are asked for."""
+    if asked.name is None or not asked.num_gpus or any(text.startswith("parallel.") for text in asked.sets):
+        return _preset(asked)
+    own = api.load_preset(asked.name).parallel.sp
+    sp = math.gcd(own, asked.num_gpus)
+    sets = (f"parallel.sp={sp}", *asked.sets) if sp != own else asked.sets
+    return _preset(replace(asked, sets=sets))
+
+
 def _forecast(asked: PlanOptions) -> None:
     preset = _preset(asked)
     document = api.forecast(
@@ -189,7 +200,7 @@ def _max_seq_len(asked: PlanOptions) -> None:
 
     if asked.model and not asked.seq_len:
         asked = replace(asked, seq_len="8k")  # only where the search over lengths starts
-    preset = _preset(asked)
+    preset = _of_a_search(asked)
     best = max_seq_len(preset, api.planned_machine(preset, asked.gpu, asked.link, asked.price))
     _print(asked.as_json, best, lambda: report.longest_lines(best))
 
@@ -197,7 +208,7 @@ def _max_seq_len(asked: PlanOptions) -> None:
 def _search(asked: PlanOptions) -> None:
     from tgsbench.planner.search import search
 
-    preset = _preset(asked)
+    preset = _of_a_search(asked)
     machine = api.planned_machine(preset, asked.gpu, asked.link, asked.price)
     found = search(preset, machine)
     _print(asked.as_json, found, lambda: report.search_lines(found, asked.top))

@@ -8,6 +8,7 @@ import msgspec
 
 from tgsbench.launch.preflight import LocalMachine
 from tgsbench.models.registry import find_family
+from tgsbench.presets.fp8 import MULTIPLE
 from tgsbench.presets.validate import mesh_problems
 from tgsbench.schema.preset import Device, EngineOptions, ModelShape, Parallel, Preset
 from tgsbench.systems.whole_layers import with_parts_of
@@ -71,8 +72,9 @@ def _engine(preset: Preset, local_seq_len: int) -> EngineOptions:
     plain = msgspec.structs.replace(preset.engine, kernel="auto", compile=False, liger=False)
     if (chunks := plain.sequence_chunks) == 1:
         return plain
-    fewer = max(n for n in range(1, min(chunks, _MAX_CHUNKS) + 1) if local_seq_len % n == 0)
-    return msgspec.structs.replace(plain, sequence_chunks=fewer)
+    tokens = MULTIPLE[preset.training.fp8_recipe] if preset.linear else 1
+    fewer = (n for n in range(1, min(chunks, _MAX_CHUNKS) + 1) if local_seq_len % (n * tokens) == 0)
+    return msgspec.structs.replace(plain, sequence_chunks=max(fewer, default=1))
 
 
 def rehearsal_on(preset: Preset, machine: LocalMachine) -> Preset:

@@ -59,14 +59,15 @@ def _passes(preset: Preset) -> int:
 def expected_kv_hops(preset: Preset) -> tuple[int, int]:
     """All-to-alls of keys and values between nodes, and their bytes, of one rank in one optimizer step.
 
-    One a layer and pass: each node gets a head once, and copies it inside.
+    One a layer, chunk of the sequence and pass: each node gets a head once, and copies it inside.
     """
     nodes, shape = kv_nodes(preset), preset.model
     if nodes == 1:
         return 0, 0
     times = _passes(preset) * preset.accumulation * shape.num_layers
     values = preset.training.micro_batch * preset.local_seq_len * 2 * max(shape.num_kv_heads, nodes)
-    return times, times * values * shape.head_dim * ELEMENT_BYTES[preset.training.compute_dtype]
+    num_bytes = values * shape.head_dim * ELEMENT_BYTES[preset.training.compute_dtype]
+    return times * preset.engine.sequence_chunks, times * num_bytes
 
 
 _GRADIENT_BYTES = 4

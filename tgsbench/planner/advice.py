@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from tgsbench.errors import TgsError
 from tgsbench.planner.plan import Estimate, estimate
 from tgsbench.planner.verdict import host_fits
-from tgsbench.presets.sequence_chunks import fewest_chunks
+from tgsbench.presets.sequence_chunks import fewest_chunks, most_chunks
 from tgsbench.presets.validate import mesh_problems, valid_ep, valid_sp
 from tgsbench.schema.forecast import Advice, Verdict
 from tgsbench.schema.preset import Preset
@@ -150,21 +150,39 @@ def _try(change: PresetChange, base: Estimate) -> Estimate | None:
 
 
 def _remedies(preset: Preset, base: Estimate, known: Known) -> list[Advice]:
-    """The smallest change that fits: one on the same GPUs, two of them, or more GPUs."""
+    """The smallest change that fits: one on the same GPUs, two of them, all that saves, or more GPUs."""
     same = [(change, numbers) for change, numbers in known if _GPUS not in change.sets]
+    is_out = base.verdict == "out of memory"
     fitting = _of(same, "fits")
     if not fitting:
         pairs = changed_pairs(preset, base)
         fitting = _of(pairs, "fits")
-        if base.verdict == "out of memory":
+        if is_out:
             fitting = fitting or _of(same, "tight") or _of(pairs, "tight")
+    if not fitting:
+        in_chunks = _estimated(_in_chunks(preset), preset, base)
+        fitting = _of(in_chunks, "fits") or (_of(in_chunks, "tight") if is_out else [])
     fitting = fitting or _of(known, "fits")
-    if base.verdict == "out of memory":
+    if is_out:
         fitting = fitting or _of(known, "tight")
     if not fitting:
         return []
     change, numbers = smallest(fitting)
     return [_advice(change, numbers, base, f"smallest change that fits: {change.what}")]
+
+
+def _in_chunks(preset: Preset) -> Iterator[Candidate]:
+    """Chunks of the sequence with all else that saves activations, and with states on the host beside."""
+    saves = {"training.checkpointing": "full", "engine.activation_offload": True, "engine.tiled_mlp": True}
+    new = {key: value for key, value in saves.items() if assign(preset, {key: value}) != preset}
+    for chunks in {fewest_chunks(preset), most_chunks(preset)}:
+        if chunks <= preset.engine.sequence_chunks:
+            continue
+        sets = new | {"engine.sequence_chunks": chunks}
+        what = f"{chunks} chunks of the sequence with all else that saves activations"
+        yield sets, 50, what
+        for beside, effort, more in _engine_advice(preset.engine.name):
+            yield sets | beside, 50 + effort, f"{what}, {more}"
 
 
 def _of(known: Known, verdict: Verdict) -> Known:

@@ -17,7 +17,7 @@ from tgsbench.planner.memory import MemoryPlan, memory_plan
 from tgsbench.planner.plan import RING_KERNEL, Estimate, pick_kernel, timed, why_no_time
 from tgsbench.planner.verdict import host_fits, verdict_of
 from tgsbench.planner.workload import StepWorkload, work_of
-from tgsbench.presets.sequence_chunks import fewest_chunks
+from tgsbench.presets.sequence_chunks import fewest_chunks, least_tokens, most_chunks
 from tgsbench.presets.validate import mesh_problems, valid_rings, valid_sp
 from tgsbench.schema.forecast import Cost, Verdict
 from tgsbench.schema.preset import EngineOptions, Parallel, Preset, Training
@@ -135,22 +135,23 @@ def variants(preset: Preset, *, every_ring: bool = False) -> Iterator[Preset]:
         first = replace(preset, engine=engine, parallel=parallel)
         if mesh_problems(first):
             continue
-        both = [first, *_in_chunks(first)]
+        ways = [first, *_in_chunks(first)]
         yield from (
             replace(one, training=training)
-            for one, training in itertools.product(both, trainings)
+            for one, training in itertools.product(ways, trainings)
             if _sensible(one.engine, training)
         )
 
 
 def _in_chunks(preset: Preset) -> list[Preset]:
-    """The same in chunks of the sequence, where it saves all else that it can and is long enough."""
-    engine, chunks = preset.engine, fewest_chunks(preset)
-    if chunks == 1 or not (engine.activation_offload and engine.tiled_mlp):
+    """The same in few and in many chunks, where it saves all else that it can and is long enough."""
+    engine = preset.engine
+    if not (engine.activation_offload and engine.tiled_mlp):
         return []
-    in_chunks = replace(preset, engine=replace(engine, sequence_chunks=chunks))
-    full = replace(in_chunks, training=replace(preset.training, checkpointing="full"))
-    return [in_chunks] if not mesh_problems(full) else []
+    counts = {fewest_chunks(preset), most_chunks(preset)} - {1}
+    ways = [replace(preset, engine=replace(engine, sequence_chunks=chunks)) for chunks in sorted(counts)]
+    full = replace(preset.training, checkpointing="full")
+    return [way for way in ways if not mesh_problems(replace(way, training=full))]
 
 
 def _meshes(preset: Preset, every_ring: bool) -> list[Parallel]:
@@ -205,23 +206,29 @@ def leanest_at_longest(
     """The longest multiple of 1,024 tokens that some variant fits, as the variant that needs least there.
 
     Only what it `allows` is looked at. Each sp has lengths of its own, those that it divides, and on these
-    memory only grows with length: a bisection for each finds it. Raises TgsError when not even the shortest
-    length fits.
+    memory only grows with length: a bisection for each finds it. In chunks it grows over whole ones, between
+    which a length of many divisors is looked for. Raises TgsError when not even the shortest length fits.
     """
     best, leanest = 0, _leanest(preset, allows)
+
+    def in_chunks(variant: Preset) -> list[Preset]:
+        return [chunked for chunked in _in_chunks(variant) if allows(chunked)]
+
     for sp in sorted({variant.parallel.sp for variant in leanest}, reverse=True):
-        best = max(
-            best, _longest([v for v in leanest if v.parallel.sp == sp], math.lcm(1024, 2 * sp), best, machine)
-        )
+        here = [variant for variant in leanest if variant.parallel.sp == sp]
+        best = max(best, _longest(here, math.lcm(1024, 2 * sp), best, machine))
+        for step in (sp * least_tokens(here[0]), sp * 1024):
+            best = max(best, _longest(here, step, best, machine, in_chunks))
     if best == 0:
         raise TgsError(
             f"{preset.model.name} does not fit {preset.world_size} x {machine.gpu.name} at any length",
             hint="use more GPUs: --num-gpus",
             exit_code=ExitCode.DOES_NOT_FIT,
         )
-    at_best = (_at(variant, best) for variant in leanest)
-    fitting = [variant for variant in at_best if not mesh_problems(variant) and _fits(variant, machine)]
-    return min(fitting, key=_peak)
+    at_best = [_at(variant, best) for variant in leanest]
+    at_best = [variant for variant in at_best if not mesh_problems(variant)]
+    at_best += [chunked for variant in at_best for chunked in in_chunks(variant)]
+    return min((variant for variant in at_best if _fits(variant, machine)), key=_peak)
 
 
 def _leanest(preset: Preset, allows: Callable[[Preset], bool]) -> list[Preset]:
@@ -236,11 +243,20 @@ def _needs(variant: Preset) -> tuple[int, int]:
     return variant.training.micro_batch, _MODES.index(variant.training.checkpointing)
 
 
-def _longest(found: Sequence[Preset], step: int, least: int, machine: Machine) -> int:
-    """The longest multiple of `step` that one of these variants fits; 0 when none beyond `least` does."""
+def _longest(
+    found: Sequence[Preset],
+    step: int,
+    least: int,
+    machine: Machine,
+    ways: Callable[[Preset], list[Preset]] = lambda variant: [variant],
+) -> int:
+    """The longest multiple of `step` that one of these variants fits; 0 when none beyond `least` does.
+
+    `ways`: what is tried of a variant at a length.
+    """
 
     def fits(length: int) -> bool:
-        return any(_fits(_at(variant, length), machine) for variant in found)
+        return any(_fits(way, machine) for variant in found for way in ways(_at(variant, length)))
 
     low, high = least // step, least // step + 1
     if not fits(high * step):

@@ -54,16 +54,24 @@ def _mlp(chunk: StepWorkload) -> float:
 
 
 def _attention(work: StepWorkload) -> float:
-    """In attention: gradients of q, k and v in fp32 and as a block gives them, keys and their sums twice.
-
-    The block in use and the one that comes have both.
-    """
+    """In attention: gradients of q, k and v in fp32 and as a block gives them, blocks of earlier chunks."""
     chunk = of_chunk(work)
     heads, keys = _heads(chunk), _keys(chunk)
-    blocks = (2 if work.earlier_chunks else 0) * unit(chunk, keys) * (1 + _FP32 / chunk.compute_bytes)
     sums = _FP32 * chunk.local_tokens * (heads + keys)
     gradients = unit(chunk, 2 * heads + keys)
-    return _kept(chunk) + blocks + sums + gradients + attention_workspace(chunk)
+    return _kept(chunk) + _blocks(work) + sums + gradients + attention_workspace(chunk)
+
+
+def _blocks(work: StepWorkload) -> float:
+    """Keys and fp32 sums of the earlier chunk in use and of the one that comes.
+
+    The last chunk but one holds most: to keys before the last one nobody has given yet. Those of the chunk
+    whose turn is next wait all through (`_kept`), and are among these where chunks are few.
+    """
+    if not work.earlier_chunks:
+        return 0.0
+    chunks, keys = work.sequence_chunks, unit(of_chunk(work), _keys(work))
+    return keys * (min(2, max(0, chunks - 3)) + min(2, chunks - 1) * _FP32 / work.compute_bytes)
 
 
 def _heads(work: StepWorkload) -> int:

@@ -95,7 +95,7 @@ CONDITIONS: Final = (
         "engine.kv_hops",
         "engine.compile",
         can_hop,
-        f"nearest: 0; two hops have whole layers ({WHOLE}, no ring, no chunks) "
+        f"nearest: 0; two hops have whole layers ({WHOLE}, no ring) "
         "whose Ulysses ranks fill several nodes and are more than the KV heads",
         lambda p: not getattr(p.engine, "kv_hops", 0),
     ),

@@ -10,9 +10,8 @@ from tgsbench.systems.whole_layers import runs_whole_layers
 
 def can_hop(preset: Preset) -> bool:
     """Would copies of a KV head cross between nodes, and can nodes share the heads out evenly?"""
-    takes_one_kernel = preset.ring == 1 and preset.engine.sequence_chunks == 1
     return (
-        takes_one_kernel
+        preset.ring == 1
         and runs_whole_layers(preset)
         and splits_evenly(preset.model.num_kv_heads, preset.ulysses, preset.hardware.gpus_per_node)
     )

@@ -36,7 +36,7 @@ from tgsbench.training.model.experts import EXPERT_LOAD, expert_modules, share_o
 from tgsbench.training.model.fp8 import require_fp8
 from tgsbench.training.model.fp8_linear import use_products
 from tgsbench.training.model.products import LayerProducts, fp8_products
-from tgsbench.training.model.whole_layer import WholeLayer
+from tgsbench.training.model.whole_layer import LayerOptions, WholeLayer
 from tgsbench.training.parallel.checkpointing import wrap_layer
 from tgsbench.training.parallel.mesh import ExpertMesh, SequenceMesh
 from tgsbench.training.parallel.offload import HostOffload, PageLocked
@@ -227,16 +227,16 @@ def _sharded_model(
     )
     stash = HostOffload(preset.model.hidden_size, device) if engine.activation_offload else None
     products, time_ring = _products(preset, device), _time_ring(preset, device)
+    parts, hops = head_parts(preset), mesh.kv_hops
+    options = LayerOptions(decoder.config, own, engine.tiled_mlp, products, parts, hops)
     windows = find_family(preset.model.family).ring_windows(preset.model)
     for index, layer in enumerate(decoder.layers):
         if engine.compile:
             layer.compile()
         elif time_ring is not None:
-            options = decoder.config, own, engine.tiled_mlp, products
-            layer = ChunkedLayer(layer, *options, time_ring, windows[index])
+            layer = ChunkedLayer(layer, options, time_ring, windows[index])
         elif runs_whole_layers(preset):
-            options = decoder.config, own, engine.tiled_mlp, products
-            layer = WholeLayer(layer, *options, head_parts(preset), mesh.kv_hops, windows[index])
+            layer = WholeLayer(layer, options, windows[index])
         elif preset.linear:
             use_products(layer, products)
         wrapped = wrap_layer(layer, preset.training.checkpointing, stash)

@@ -19,13 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from tgsbench.schema import spans
-from tgsbench.training.attention.attention import UlyssesAttention
 from tgsbench.training.attention.blocks import Saved
 from tgsbench.training.attention.time_ring import TimeRing
 from tgsbench.training.model import fused_layers
 from tgsbench.training.model.layer_pass import LayerPass
-from tgsbench.training.model.products import LayerProducts
-from tgsbench.training.model.whole_layer import WholeLayer
+from tgsbench.training.model.whole_layer import LayerOptions, WholeLayer
 from tgsbench.training.parallel.offload import HostOffload
 from tgsbench.training.parallel.tracing import span
 from tgsbench.training.parallel.ulysses import Arrival, start_gather
@@ -36,17 +34,8 @@ Item = TypeVar("Item")
 class ChunkedLayer(WholeLayer):
     """Takes the place of a transformers layer, see `WholeLayer`; what its checkpoint keeps is on the host."""
 
-    def __init__(
-        self,
-        layer: nn.Module,
-        config: Any,
-        attention: UlyssesAttention,
-        tiled: bool,
-        products: LayerProducts,
-        ring: TimeRing,
-        window: int,
-    ) -> None:
-        super().__init__(layer, config, attention, tiled, products, window=window)
+    def __init__(self, layer: nn.Module, options: LayerOptions, ring: TimeRing, window: int) -> None:
+        super().__init__(layer, options, window)
         self.ring = ring
 
     @property
@@ -72,12 +61,17 @@ class ChunkPass(LayerPass):
         return functools.partial(tuple, [self.rotated(self.queries(given, 0))])
 
     def start_keys(self, normed: Tensor) -> Arrival:
-        """Its keys and values, [B, C, m, d] each."""
-        given = self.of_inputs.left(normed)
+        """Its keys and values, [B, C, m, d] each, or what `arrived` makes them of."""
+        given, hops = self.of_inputs.left(normed), self.layer.kv_hops
         if self.group is not None:
-            return self._send_kv(given, self.group)
+            return self._send_kv(given, hops.between if hops else self.group)
         k, v = self.keys(given)
         return functools.partial(tuple, [self.rotated(k), v])
+
+    def arrived(self, keys: Arrival) -> Tensor:
+        """What `start_keys` sent as [2, B · C, m, d]; of two hops the second is made here."""
+        hops = self.layer.kv_hops
+        return torch.stack([x.flatten(0, 1) for x in (hops.spread(keys) if hops else keys)()])
 
     def returned(self, out: Tensor) -> Tensor:
         """Attention's output [B · C, a, d] of this rank's heads as all heads of its rows [T, a · d]."""
@@ -161,11 +155,7 @@ def _exchanged(run: ChunkPass) -> tuple[Tensor, Tensor]:
     keys, queries = run.start_keys(normed), run.start_queries(normed)
     run.drop_normed()
     del normed
-    return _rows_of(keys), queries()[0].flatten(0, 1)
-
-
-def _rows_of(keys: Arrival) -> Tensor:
-    return torch.stack([x.flatten(0, 1) for x in keys()])
+    return run.arrived(keys), queries()[0].flatten(0, 1)
 
 
 class _ChunkedLayer(torch.autograd.Function):
@@ -224,7 +214,7 @@ class _Backward:
         for chunk, one in enumerate(self._chunks.kept):
             run = self._begin(chunk)
             self._ahead(chunk + 1, ["rows"])
-            one.keys = self._host.keep(_rows_of(run.start_keys(run.normed()[0])))
+            one.keys = self._host.keep(run.arrived(run.start_keys(run.normed()[0])))
 
     def take(self, chunk: int) -> None:
         """One chunk: its share of the gradients of weights, and its gradient of the input."""

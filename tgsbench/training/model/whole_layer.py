@@ -12,6 +12,7 @@ import functools
 import itertools
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,21 +33,26 @@ from tgsbench.training.parallel.offload import HostOffload
 from tgsbench.training.parallel.tracing import span
 
 
+@dataclass(frozen=True)
+class LayerOptions:
+    """What all layers of a model have in common."""
+
+    config: Any
+    """The model's configuration in transformers."""
+    attention: UlyssesAttention
+    tiled: bool
+    """Does the MLP run in tiles of the sequence?"""
+    products: LayerProducts
+    head_parts: int = 1
+    kv_hops: KvHops | None = None
+
+
 class WholeLayer(nn.Module):
     """Takes the place of a transformers layer that was built on the meta device."""
 
-    def __init__(
-        self,
-        layer: nn.Module,
-        config: Any,
-        attention: UlyssesAttention,
-        tiled: bool,
-        products: LayerProducts | None = None,
-        head_parts: int = 1,
-        kv_hops: KvHops | None = None,
-        window: int = 0,
-    ) -> None:
+    def __init__(self, layer: nn.Module, options: LayerOptions, window: int = 0) -> None:
         super().__init__()
+        config, attention = options.config, options.attention
         sizes = {name: parameter.shape for name, parameter in layer.named_parameters()}
         self.names = parts_of(set(sizes))
         self.shapes = [sizes[name] for name in self.names.values()]
@@ -56,18 +62,18 @@ class WholeLayer(nn.Module):
         self.kept_ops: frozenset[Any] = frozenset()
         self.stash: HostOffload | None = None
         self.eps: float = config.rms_norm_eps
-        self.tile_tokens = TILE_TOKENS if tiled else 0
-        self.norm_rows = 8 * TILE_TOKENS if tiled else 0
+        self.tile_tokens = TILE_TOKENS if options.tiled else 0
+        self.norm_rows = 8 * self.tile_tokens
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_dim: int = self.shapes[0][0] // self.heads
         self.window = window
         self.has_rope = bool(getattr(layer.self_attn, "use_rope", True))
         """Without: SmolLM3 has every fourth layer so."""
-        self.products = products or LayerProducts()
+        self.products = options.products
         self.attention = attention
         self.sp = attention.group.size() if attention.group is not None else 1
-        self.chunks = head_parts
-        self.kv_hops = kv_hops
+        self.chunks = options.head_parts
+        self.kv_hops = options.kv_hops
         self.shares_kv = self.kv_heads <= self.sp
         """Do all chunks of a rank's query heads attend to one KV head?"""
 
