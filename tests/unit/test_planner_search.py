@@ -307,20 +307,26 @@ def test_max_seq_len_agrees_with_a_linear_scan_over_every_sp(name, gpus):
 
 @pytest.mark.parametrize("gpus", [1, 8, 64])
 def test_chunks_reach_as_far_as_they_fit_and_farther_than_whole_sequences(gpus):
+    """Without a ring, which takes no chunks; on 64 of these GPUs one of eight reaches farther still."""
     name = "llama3_8b_512k" if gpus < 64 else "llama2_70b_8k"
     gpu = "H100-SXM5-80GB" if gpus == 1 else "A100-SXM4-40GB"
     asked = preset(name, f"hardware.num_gpus={gpus}", f"parallel.sp={min(gpus, 8)}", f"hardware.gpu={gpu}")
     machine = machine_of(asked)
-    found = max_seq_len(asked, machine)
-    assert f"engine.sequence_chunks={found.best.sequence_chunks}" in found.best.change
-    assert found.best.sequence_chunks >= math.ceil(found.seq_len / (found.best.sp * CHUNK_TOKENS))
-    whole = leanest_at_longest(asked, machine, lambda variant: variant.engine.sequence_chunks == 1)
-    assert whole.workload.seq_len < found.seq_len
+    longest = leanest_at_longest(asked, machine, lambda variant: variant.ring == 1)
+    found, chunks = longest.workload.seq_len, longest.engine.sequence_chunks
+    assert chunks >= math.ceil(found / (longest.parallel.sp * CHUNK_TOKENS)) > 1
+    whole = leanest_at_longest(asked, machine, lambda v: v.ring == 1 and v.engine.sequence_chunks == 1)
+    assert whole.workload.seq_len < found
     for sp in {variant.parallel.sp for variant in variants(asked)}:
         step = sp * 8192
-        longer = search_module._at(asked, (found.seq_len // step + 1) * step)
+        longer = search_module._at(asked, (found // step + 1) * step)
         of_sp = [v for v in variants(longer) if v.parallel.sp == sp and v.engine.sequence_chunks > 1]
         assert not any(search_module._fits(v, machine) for v in of_sp)
+    best = max_seq_len(asked, machine)
+    assert best.seq_len >= found
+    if best.best.sequence_chunks > 1:
+        assert f"engine.sequence_chunks={best.best.sequence_chunks}" in best.best.change
+    assert (best.best.ring > 1) == (gpus == 64)
 
 
 def test_yi_on_56_gpus_reaches_as_far_as_its_56_heads_allow():
