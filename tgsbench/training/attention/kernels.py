@@ -174,7 +174,7 @@ def _with_documents(
 def _causal(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     dtype = q.dtype
     # On a CPU without bf16 products SDPA's backward takes 5 times as long in bf16 as in fp32.
-    q, k, v = (widened(x).transpose(1, 2) for x in (q, k, v))
+    q, k, v = (_heads_first(widened(x)) for x in (q, k, v))
     out = functional.scaled_dot_product_attention(
         q,
         k,
@@ -184,6 +184,15 @@ def _causal(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
         enable_gqa=q.shape[1] != k.shape[1],
     )
     return out.transpose(1, 2).to(dtype)
+
+
+def _heads_first(x: Tensor) -> Tensor:
+    """[B, S, n, d] -> [B, n, S, d].
+
+    A CPU's kernel multiplies tiles of one head hundreds of times: packed it takes 2 % less at 8k, copy included.
+    """
+    heads_first = x.transpose(1, 2)
+    return heads_first.contiguous() if x.device.type == "cpu" else heads_first
 
 
 def _attend_bucket(
