@@ -158,8 +158,8 @@ def _chunk(
 ) -> Tensor:
     """Loss of one chunk of rows [t, h], targets and whether they count [t, 1].
 
-    Its gradients are written to grad_hidden and added to grad_weight. Logits become exp(logit - max) in place:
-    one exp a logit, and no second [t, V]. `torch.logsumexp` makes another, and exp(logit - log z) was one more.
+    Its gradients are written to grad_hidden and added to grad_weight. Logits become exp(logit - max) in
+    place, so that each is exponentiated once: torch.logsumexp does it in a second [t, V] and keeps none.
     """
     logits = functional.linear(hidden, weight).float()
     largest = logits.amax(dim=1, keepdim=True)
