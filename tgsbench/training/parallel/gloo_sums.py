@@ -1,8 +1,8 @@
 """Reduce-scatter on CPUs as an exchange and a sum.
 
 Gloo has none: torch (2.13) copies the whole tensor, sums all of it on every rank and keeps a part. Here each
-rank gets its part of every other's tensor, on two ranks half the bytes: 2.9 M values take 6.4 ms of each rank's
-processor where they took 12.5, both at a load of 4.
+rank gets its part of every other's tensor, on two ranks half the bytes: 2.9 M values take each
+6.4 ms of processor time where they took 12.5, both at a load of 4.
 """
 
 from __future__ import annotations
