@@ -131,6 +131,8 @@ KINDS: Final[tuple[CollectiveKind, ...]] = (
             r"(?<![a-z])(mscclpp|ccl|oneccl|ub)(::|_)[\w:]*reduce_?scatter",
         ),
         operators=("c10d::_reduce_scatter_base_", "_c10d_functional::reduce_scatter_tensor"),
+        spans=(spans.SHARD_SCATTER,),
+        span_group="fsdp",
         gloo_runs_as="all_reduce",
         link_passes=1,
         remedy="accumulate over more micro-steps; reduce in bf16 if the loss allows",

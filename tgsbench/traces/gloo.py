@@ -45,7 +45,8 @@ def calls(table: Table) -> Calls:
         group, begin = "", int(host.start[row])
         if launch is not None:
             group, begin = context.group_of(launch), int(host.start[launch])
-            kind, by = categories.collective_kind(host.names[host.name[launch]], group), "op"
+            launched_as = categories.collective_kind(host.names[host.name[launch]], group)
+            kind, by = context.kind_of(launch) or launched_as, "op"
         # A list of tensors with no dimension says nothing at the launch: gloo's own record does.
         launched = None if launch is None else largest_tensor_bytes(host.shapes(launch))
         num_bytes = launched or largest_tensor_bytes(host.shapes(row))
@@ -117,8 +118,9 @@ class _Context:
 
     def __init__(self, host: Host) -> None:
         self._host = host
+        self._kinds = {kind.name: self._sorted(kind.spans.__contains__) for kind in BY_SPAN.values()}
         self._spans = {
-            **{kind.span_group: self._sorted(kind.spans.__contains__) for kind in BY_SPAN.values()},
+            **{kind.span_group: self._kinds[kind.name] for kind in BY_SPAN.values()},
             "fsdp": self._sorted(lambda name: _FSDP.match(name) is not None),
         }
 
@@ -126,11 +128,15 @@ class _Context:
         return _by_start(self._host, np.array([wanted(name) for name in self._host.names], bool))
 
     def group_of(self, launch: int) -> str:
+        """Label of the group; empty where nothing around it says so."""
+        return next((label for label, rows in self._spans.items() if self._is_inside(rows, launch)), "")
+
+    def kind_of(self, launch: int) -> str:
+        """What our own spans say that it is, such as a reduce-scatter that runs as an exchange."""
+        return next((kind for kind, rows in self._kinds.items() if self._is_inside(rows, launch)), "")
+
+    def _is_inside(self, rows: Ints, launch: int) -> bool:
         host = self._host
-        for label, rows in self._spans.items():
-            before = np.searchsorted(host.start[rows], host.start[launch], "right")
-            near = rows[max(0, before - 8) : before]
-            inside = (host.end[near] >= host.end[launch]) & (host.thread[near] == host.thread[launch])
-            if inside.any():
-                return label
-        return ""
+        before = np.searchsorted(host.start[rows], host.start[launch], "right")
+        near = rows[max(0, before - 8) : before]
+        return bool(((host.end[near] >= host.end[launch]) & (host.thread[near] == host.thread[launch])).any())

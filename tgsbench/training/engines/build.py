@@ -10,6 +10,7 @@ from tgsbench.systems.entry import load_entry
 from tgsbench.systems.registry import find_engine
 from tgsbench.systems.spec import Native
 from tgsbench.training.engines.batches import Batches
+from tgsbench.training.parallel.gloo_sums import reduce_scatter_by_exchange
 
 if TYPE_CHECKING:
     import torch
@@ -25,8 +26,9 @@ def build_engine(preset: Preset, mesh: SequenceMesh, device: torch.device, note:
 
     Raises TgsError when the engine is not one that runs inside our ranks, or lacks a package.
     """
-    if device.type == "cpu":  # a step's tensors were mapped anew each time: 3,054 page faults, 268 are left
-        keep_freed_blocks()
+    if device.type == "cpu":
+        keep_freed_blocks()  # a step's tensors were mapped anew each time: 3,054 page faults, 268 are left
+        reduce_scatter_by_exchange()
     engine: Engine = load_entry(_launch(preset).build)(preset, mesh, device, note)
     return engine
 

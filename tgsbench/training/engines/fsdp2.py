@@ -241,7 +241,9 @@ def _sharded_model(
             use_products(layer, products)
         wrapped = wrap_layer(layer, preset.training.checkpointing, stash)
         decoder.layers[index] = wrapped
-        shard(wrapped, reshard_after_forward=engine.zero_stage == 3)
+        # Its backward is next. On a CPU no stream hides a gather, and the layer is small beside its tokens.
+        is_next = device.type == "cpu" and index == len(decoder.layers) - 1
+        shard(wrapped, reshard_after_forward=engine.zero_stage == 3 and not is_next)
     if not preset.model.tie_word_embeddings:
         shard(decoder.embed_tokens, reshard_after_forward=engine.zero_stage == 3)
         decoder.embed_tokens.set_unshard_in_backward(False)  # its gradient needs ids alone

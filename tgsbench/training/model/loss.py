@@ -91,7 +91,7 @@ class _ChunkedLoss(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, chunk_tokens: int) -> Tensor:
         needs_grad, dtype = hidden.requires_grad or weight.requires_grad, weight.dtype
         hidden, weight = to_fp32(hidden), to_fp32(weight)
-        grad_hidden = torch.zeros_like(hidden) if needs_grad else None
+        grad_hidden = torch.empty_like(hidden) if needs_grad else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if needs_grad else None
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         labelled = (labels != IGNORE_INDEX).unsqueeze(1)
@@ -158,17 +158,26 @@ def _chunk(
 ) -> Tensor:
     """Loss of one chunk of rows [t, h], targets and whether they count [t, 1].
 
-    Its gradients are written to grad_hidden and added to grad_weight.
+    Its gradients are written to grad_hidden and added to grad_weight. Logits become exp(logit - max) in
+    place, so that each is exponentiated once: torch.logsumexp does it in a second [t, V] and keeps none.
     """
     logits = functional.linear(hidden, weight).float()
-    log_z = torch.logsumexp(logits, dim=1, keepdim=True)
-    loss = ((log_z - logits.gather(1, target)) * labelled).sum()
+    largest = logits.amax(dim=1, keepdim=True)
+    from_largest = largest - logits.gather(1, target)
+    odds = logits.sub_(largest).exp_()
+    total = odds.sum(dim=1, keepdim=True)
+    loss = (from_largest.add_(total.log()) * labelled).sum()
     if grad_hidden is not None and grad_weight is not None:
         # d loss / d logits = softmax − one-hot, in place of the logits.
-        grad_logits = logits.sub_(log_z).exp_()
-        grad_logits.scatter_add_(1, target, grad_logits.new_full(target.shape, -1.0))
-        grad_logits.mul_(labelled)
-        low = grad_logits.to(weight.dtype)
+        low = odds.mul_(labelled / total).scatter_add_(1, target, -labelled.float()).to(weight.dtype)
         torch.mm(low, weight, out=grad_hidden)
-        grad_weight.add_(low.t() @ hidden)
+        _add_product(grad_weight, low.t(), hidden)
     return loss
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """total += a · b; in a wider type than theirs it takes a product of its own."""
+    if total.dtype == a.dtype:
+        total.addmm_(a, b)
+    else:
+        total.add_(a @ b)
