@@ -16,7 +16,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from tgsbench.schema import spans
 from tgsbench.training.observers import ReductionMeter
 from tgsbench.training.parallel.gloo_sums import reduce_scatter_by_exchange
-from tgsbench.training.parallel.traffic import ALL_TO_ALL_COUNTER
+from tgsbench.training.parallel.traffic import TRAFFIC
 
 OPS = {"sum": dist.ReduceOp.SUM, "mean": dist.ReduceOp.AVG, "largest": dist.ReduceOp.MAX}
 ROWS = 64
@@ -30,13 +30,13 @@ def main(folder: Path) -> None:
     reduce_scatter_by_exchange()
     reduce_scatter_by_exchange()  # once is enough
     meter = ReductionMeter()
-    ALL_TO_ALL_COUNTER.take()
+    TRAFFIC.take()
     with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as seen:
         with record_function("ProfilerStep#1"):
             after = {name: scattered(sent, op) for name, op in OPS.items()}
     seen.export_chrome_trace(str(folder / f"rank{rank}.pt.trace.json"))
     off = {name: float((before[name] - after[name]).abs().max()) for name in OPS}
-    found = {"off": off, "counted": ALL_TO_ALL_COUNTER.take(), "types": sorted(meter.types)}
+    found = {"off": off, "counted": TRAFFIC.take(), "types": sorted(meter.types)}
     (folder / f"rank{rank}.json").write_text(json.dumps(found))
     dist.destroy_process_group()
 

@@ -38,6 +38,14 @@ def is_sharded_by_fsdp(preset: Preset) -> bool:
     return preset.engine.name == fsdp2.ENGINE.name and preset.world_size > 1
 
 
+def keeps_last_layer(preset: Preset) -> bool:
+    """Does the last layer stay gathered for its backward, which is next?
+
+    On a CPU, where no stream hides a gather, and a layer is small beside its tokens.
+    """
+    return preset.hardware.device == "cpu"
+
+
 def fsdp_units(preset: Preset) -> list[Unit]:
     """The units of a preset's model; see `training.engines.fsdp2` for who makes them.
 
@@ -82,12 +90,17 @@ def _copies(preset: Preset) -> int:
 
 
 def _layers(preset: Preset, family: ModelFamily) -> Iterator[Unit]:
-    ep, ranks = preset.parallel.ep, preset.shard
-    for group in family.layers(preset.model):
+    ep, ranks, groups = preset.parallel.ep, preset.shard, family.layers(preset.model)
+    for group in groups:
         values = group.cut_values(ranks, ep)
         if runs_whole_layers(preset):  # one flat parameter
             values = cut_length(group.parameters, ranks)
-        yield Unit(num=group.num, values=values, ranks=ranks, copies=_copies(preset))
+        kept = int(group is groups[-1] and keeps_last_layer(preset))  # all kinds of last layers are as large
+        for num, again in ((group.num - kept, True), (kept, False)):
+            if num:
+                yield Unit(
+                    num=num, values=values, ranks=ranks, copies=_copies(preset), is_gathered_again=again
+                )
         if ep > 1 and group.num_experts:
             yield _experts(group, preset.world_size // ep, ep)
 

@@ -22,6 +22,7 @@ from torch.distributed.tensor import DTensor, Shard
 from tgsbench.models.registry import find_family
 from tgsbench.schema import spans
 from tgsbench.schema.preset import Preset
+from tgsbench.systems.fsdp_units import keeps_last_layer
 from tgsbench.systems.whole_layers import head_parts, runs_whole_layers
 from tgsbench.training.attention import attention, kernels
 from tgsbench.training.attention.kernel_timing import kernel_shape_of
@@ -241,9 +242,8 @@ def _sharded_model(
             use_products(layer, products)
         wrapped = wrap_layer(layer, preset.training.checkpointing, stash)
         decoder.layers[index] = wrapped
-        # Its backward is next. On a CPU no stream hides a gather, and the layer is small beside its tokens.
-        is_next = device.type == "cpu" and index == len(decoder.layers) - 1
-        shard(wrapped, reshard_after_forward=engine.zero_stage == 3 and not is_next)
+        is_kept = index == len(decoder.layers) - 1 and keeps_last_layer(preset)
+        shard(wrapped, reshard_after_forward=engine.zero_stage == 3 and not is_kept)
     if not preset.model.tie_word_embeddings:
         shard(decoder.embed_tokens, reshard_after_forward=engine.zero_stage == 3)
         decoder.embed_tokens.set_unshard_in_backward(False)  # its gradient needs ids alone

@@ -8,7 +8,6 @@ rank gets its part of every other's tensor, on two ranks half the bytes: 2.9 M v
 from __future__ import annotations
 
 import functools
-import inspect
 from typing import Any
 
 import torch
@@ -16,22 +15,23 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import ProcessGroup
 
+from tgsbench.training.parallel.traffic import TRAFFIC, Method
+
 _REDUCE_SCATTERS = ("reduce_scatter_single", "_reduce_scatter_base")
 """Methods of a process group, in one of which those of one tensor end; torch 2.11 to 2.13."""
 
 
+@functools.cache
 def reduce_scatter_by_exchange() -> None:
-    """Have gloo's groups of this process sum so from now on; who counts exchanges does not see these."""
+    """Have gloo's groups of this process sum so from now on; each counts as the reduce-scatter that it is."""
     for name in _REDUCE_SCATTERS:
-        method = getattr(ProcessGroup, name, None)
-        if method is not None and not hasattr(method, "__wrapped__"):
-            setattr(ProcessGroup, name, _exchanging(method))
+        if method := TRAFFIC.uncounted.get(name):
+            TRAFFIC.uncounted[name] = _exchanging(method)
 
 
-def _exchanging(method: Any) -> Any:
-    exchange = inspect.unwrap(ProcessGroup.alltoall_base)
+def _exchanging(method: Method) -> Method:
+    exchange = TRAFFIC.uncounted["alltoall_base"]
 
-    @functools.wraps(method)
     def summed(group: ProcessGroup, output: Tensor, sent: Tensor, *rest: Any) -> Any:
         op = rest[0].reduceOp if rest else dist.ReduceOp.SUM
         is_sum, is_mean = op == dist.ReduceOp.SUM, op == dist.ReduceOp.AVG  # `in` finds neither

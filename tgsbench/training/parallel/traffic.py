@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 from torch._C._distributed_c10d import ProcessGroup
@@ -11,6 +11,9 @@ from torch._C._distributed_c10d import ProcessGroup
 Kind = Literal["ulysses", "experts", "kv_hops", "ring", "gather", "scatter", "copies"]
 """All-to-alls of sequence for heads, of tokens to experts and back, and of keys and values once to each node;
 messages round a ring; gathers of parameters, scatters of gradients, and their sums over copies."""
+
+
+Method = Callable[..., Any]
 
 
 class _Methods(NamedTuple):
@@ -48,10 +51,13 @@ class TrafficCounter:
     def __init__(self) -> None:
         self._apart: dict[tuple[str, Kind | None], Kind] = {}
         self._sums: dict[Kind, Sent] = {}
+        self.uncounted: dict[str, Method] = {}
+        """What the methods run as; who puts another there is not seen in what it sends for it."""
         for methods in _COUNTED:
             for name in methods.names:
                 if method := getattr(ProcessGroup, name, None):
-                    setattr(ProcessGroup, name, self._counted(method, methods))
+                    self.uncounted[name] = method
+                    setattr(ProcessGroup, name, self._counted(name, methods))
 
     def tell_apart(self, group: ProcessGroup, kind: Kind) -> None:
         """Count what this group does as something of its own."""
@@ -62,10 +68,10 @@ class TrafficCounter:
         sums, self._sums = self._sums, {}
         return sums
 
-    def _counted(self, method: Any, methods: _Methods) -> Any:
+    def _counted(self, name: str, methods: _Methods) -> Method:
         _, usual, whole = methods
 
-        @functools.wraps(method)
+        @functools.wraps(self.uncounted[name])
         def counted(group: ProcessGroup, *args: Any, **options: Any) -> Any:
             kind = self._apart.get((group.group_name, usual), usual)
             if kind is not None and group.size() > 1:  # alone a rank sends nothing, whoever asks
@@ -73,7 +79,7 @@ class TrafficCounter:
                 calls, num_bytes = self._sums.get(kind, (0, 0))
                 num_bytes += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
                 self._sums[kind] = Sent(calls + 1, num_bytes)
-            return method(group, *args, **options)
+            return self.uncounted[name](group, *args, **options)
 
         return counted
 
