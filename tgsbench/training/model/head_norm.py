@@ -17,7 +17,10 @@ class BeforeNorm(NamedTuple):
 
 
 class HeadNorm:
-    """One weight [d] for all heads; parts of the heads come one after the other."""
+    """One weight [d] for all heads; parts of the heads come one after the other.
+
+    Kernels of norms read rows that lie one behind the other: keys beside values are copied once.
+    """
 
     def __init__(self, weight: Tensor, eps: float) -> None:
         self._weight, self._eps = weight, eps
@@ -27,6 +30,7 @@ class HeadNorm:
 
     def forward(self, heads: Tensor, keep: bool) -> Tensor:
         """A part's heads [B, s, n, d], normed."""
+        heads = heads.contiguous()
         normed, inverse = fused_layers.norm_forward(heads, self._weight, self._eps)
         if keep:
             self.kept.append(BeforeNorm(heads, inverse))
@@ -39,7 +43,7 @@ class HeadNorm:
     def backward(self, grad: Tensor, before: BeforeNorm) -> Tensor:
         """A part's gradient [B, s, n, d] before the norm; that of the weight is added up."""
         grad_heads, of_weight = fused_layers.norm_backward(
-            grad.view_as(before.heads), before.heads, before.inverse, self._weight
+            grad.reshape(before.heads.shape).contiguous(), before.heads, before.inverse, self._weight
         )
         self._gradients.append(of_weight)
         return grad_heads

@@ -1,4 +1,4 @@
-"""A decoder layer as Llama's, Qwen's or Mistral's as one autograd function over one flat parameter.
+"""A decoder layer of the kind of Llama's as one autograd function over one flat parameter.
 
 Autograd of torch and a checkpoint that watches every op cost more host time than a layer's kernels: 7 ms a
 layer. Here the layer knows what its backward needs: it launches what that takes and nothing else, adds
@@ -187,9 +187,10 @@ def _until_mlp(
             return *_again(run, graphs), []
     returned, rest = saved[: layer.chunks], saved[layer.chunks :]
     if layer.checkpointing == "none":
-        run.hold_normed(*rest[:2])
-        run.hold_heads(rest[7:])
-        return LayerMlp(*rest[2:7]), returned, []
+        of_norm, of_mlp, of_heads = rest[:2], rest[2:7], rest[7:]
+        run.hold_normed(*of_norm)
+        run.hold_heads(of_heads)
+        return LayerMlp(*of_mlp), returned, []
     with span(spans.RECOMPUTE):
         return run.mlp(run.projected(returned, [])), returned, rest
 
