@@ -194,10 +194,12 @@ def test_torchs_sanitizer_finds_no_race_between_streams(installed, tmp_path, mon
     assert result.status == "virtual", result.failure
 
 
-@pytest.mark.parametrize("mode", ["full", "selective"])
-def test_chunks_of_the_sequence_hold_and_send_what_is_planned(installed, tmp_path, mode):
-    sets = [*SMALL, "engine.sequence_chunks=8", "engine.activation_offload=true", "engine.tiled_mlp=true"]
-    result = _run(tmp_path, "llama3_8b_512k", *sets, f"training.checkpointing={mode}")
+@pytest.mark.parametrize(("chunks", "mode"), [(8, "full"), (8, "selective"), (2, "full"), (4, "selective")])
+@pytest.mark.parametrize("linear", ["plain", "fp8"])
+def test_chunks_of_the_sequence_hold_and_send_what_is_planned(installed, tmp_path, chunks, mode, linear):
+    sets = [*SMALL, f"engine.sequence_chunks={chunks}", "engine.activation_offload=true"]
+    sets += ["engine.tiled_mlp=true", f"training.checkpointing={mode}", f"training.linear={linear}"]
+    result = _run(tmp_path, "llama3_8b_512k", *sets)
     virtual = result.virtual
     assert result.status == "virtual", result.failure
     assert result.integrity.a2a_ok
