@@ -38,6 +38,16 @@ def test_sdpa_matches_attention_written_out(docs):
     _close(kernels.sdpa, docs=docs)
 
 
+def test_a_long_sequence_reaches_a_cpus_kernel_one_kv_head_at_a_time(docs, monkeypatch):
+    monkeypatch.setattr(kernels, "_LONG_TOKENS", 1)
+    seen, attended = [], kernels._attended
+    monkeypatch.setattr(kernels, "_attended", lambda *x, scale: seen.append(x) or attended(*x, scale=scale))
+    _close(kernels.sdpa, docs=docs, batch=1 if docs else 2)
+    for q, k, v in seen:
+        assert (q.shape[1], k.shape[1], v.shape[1]) == (2, 1, 1)
+        assert all(x.is_contiguous() for x in (q, k, v))
+
+
 def _dense(q, k, v, dropout_p=0.0, softmax_scale=None, causal=False):
     assert causal
     return plain(q, k, v, softmax_scale, None)

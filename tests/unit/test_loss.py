@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tgsbench.training.model.loss import IGNORE_INDEX, linear_cross_entropy
 
@@ -45,3 +46,26 @@ def test_no_gradient_is_made_when_none_is_wanted():
     with torch.no_grad():
         loss = linear_cross_entropy(torch.randn(8, 4), torch.randn(6, 4), torch.zeros(8, dtype=torch.long), 4)
     assert loss > 0
+
+
+class Made(TorchDispatchMode):
+    """Memory of results of one shape."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.shape, self.places = shape, set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        assert func is not torch.ops.aten.logsumexp.default, "it makes logits of its own inside"
+        if isinstance(result, torch.Tensor) and result.shape == self.shape:
+            self.places.add(result.data_ptr())
+        return result
+
+
+def test_a_chunk_has_one_tensor_of_logits():
+    hidden = torch.randn(16, 4, requires_grad=True)
+    weight = torch.randn(50, 4, requires_grad=True)
+    with Made((16, 50)) as made:
+        linear_cross_entropy(hidden, weight, torch.randint(0, 50, (16,)), 16)
+    assert len(made.places) == 1

@@ -36,6 +36,8 @@ CUDA_DOCUMENT_KERNELS = ("flash4", "flash3", "flash2", "varlen", "sdpa")
 """The same with a document mask: kernels with a varlen form, and bucketed SDPA."""
 
 
+_LONG_TOKENS = 4096
+"""From here on a CPU gains by `_by_kv_head`."""
 _BACKEND_TOKENS = 128
 """Whether torch has a kernel depends on dtype, head dimension and groups, not on length."""
 
@@ -172,10 +174,11 @@ def _with_documents(
 
 
 def _causal(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    if q.device.type != "cpu":
-        return _attended(*(x.transpose(1, 2) for x in (q, k, v)), scale=scale).transpose(1, 2)
     # On a CPU without bf16 products SDPA's backward takes 5 times as long in bf16 as in fp32.
-    parts = (_by_kv_head(widened(x), k.shape[2]) for x in (q, k, v))
+    wide = [widened(x) for x in (q, k, v)]
+    if q.device.type != "cpu" or q.shape[1] < _LONG_TOKENS:
+        return _attended(*(x.transpose(1, 2) for x in wide), scale=scale).transpose(1, 2).to(q.dtype)
+    parts = (_by_kv_head(x, k.shape[2]) for x in wide)
     by_token = _attended(*parts, scale=scale).transpose(1, 2).unflatten(0, (q.shape[0], -1)).transpose(1, 2)
     return by_token.reshape(q.shape).to(q.dtype)
 
@@ -191,7 +194,7 @@ def _by_kv_head(x: Tensor, kv_heads: int) -> Tensor:
     """[B, S, a or n, d] -> [B·n, a/n or 1, S, d], with what attends to one KV head side by side.
 
     A CPU's kernel goes over the rows of a head many times, and so over what lies between them: at 8k
-    attention takes 4 to 6 % less, the copies included.
+    attention takes 4 to 6 % less, these copies included; at 2k nothing is gained, and at 1k they cost more.
     """
     batch, seq, _, dim = x.shape
     return x.transpose(1, 2).reshape(batch * kv_heads, -1, seq, dim).contiguous()
