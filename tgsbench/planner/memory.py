@@ -425,12 +425,12 @@ def _loss(work: StepWorkload) -> dict[str, float]:
 def _copies_of_head(work: StepWorkload) -> int:
     """Tensors of the head's size beside its gradient's fp32 sum: the chunk's gradient, and what is gathered.
 
-    In a pool of its own what it was gathered into stays until the next gather. DeepSpeed's is among its live
-    parameters, and below ZeRO-3 it is in the whole copy.
+    In a pool of its own what it was gathered into stays until the next gather, of copies below ZeRO-3 too.
+    DeepSpeed's is among its live parameters, and below ZeRO-3 it is in the whole copy.
     """
-    if work.system.live_parameters or _whole_copy(work):
+    if work.system.live_parameters:
         return 1
-    return 2 if work.dims.tied or work.one_pool else 3
+    return (2 if work.dims.tied or work.one_pool else 3) - bool(_whole_copy(work))
 
 
 def _optimizer_extra(work: StepWorkload) -> dict[str, float]:
