@@ -226,7 +226,9 @@ def norm_forward(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]
     """x / rms(x) · w in fp32, rounded once, and 1 / rms(x) [..., 1] in fp32; one kernel on CUDA."""
     if x.is_cuda:
         return torch.ops.aten._fused_rms_norm(x, weight.shape, weight, eps)  # type: ignore[no-any-return]
-    out, inverse = torch.empty_like(x), x.new_empty(*x.shape[:-1], 1, dtype=torch.float32)
+    # Contiguous: rows of what is laid out as a transposed x would be copies, and what is written to them lost.
+    out = torch.empty_like(x, memory_format=torch.contiguous_format)
+    inverse = x.new_empty(*x.shape[:-1], 1, dtype=torch.float32)
     for rows, into, scale in _cached_rows(x, out, inverse):
         wide = rows.float()
         scale.copy_(wide.square().mean(-1, keepdim=True).add_(eps).rsqrt_())
@@ -240,7 +242,8 @@ def norm_backward(grad: Tensor, x: Tensor, inverse: Tensor, weight: Tensor) -> t
         return torch.ops.aten._fused_rms_norm_backward(  # type: ignore[no-any-return]
             grad, x, weight.shape, inverse, weight, [True, True]
         )
-    grad_x, grad_weight = torch.empty_like(x), torch.zeros_like(weight, dtype=torch.float32)
+    grad_x = torch.empty_like(x, memory_format=torch.contiguous_format)
+    grad_weight = torch.zeros_like(weight, dtype=torch.float32)
     mean = weight.float() / weight.numel()
     for of_rows, rows, scale, into in _cached_rows(grad, x, inverse, grad_x):
         unit, wide = rows.float() * scale, of_rows.float()
