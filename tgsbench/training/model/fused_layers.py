@@ -226,7 +226,7 @@ def norm_forward(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]
     """x / rms(x) · w in fp32, rounded once, and 1 / rms(x) [..., 1] in fp32; one kernel on CUDA."""
     if x.is_cuda:
         return torch.ops.aten._fused_rms_norm(x, weight.shape, weight, eps)  # type: ignore[no-any-return]
-    # Contiguous: rows of what is laid out as a transposed x would be copies, and what is written to them lost.
+    # Contiguous: rows of a tensor laid out as a transposed x would be copies, and what they got lost.
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
     inverse = x.new_empty(*x.shape[:-1], 1, dtype=torch.float32)
     for rows, into, scale in _cached_rows(x, out, inverse):
