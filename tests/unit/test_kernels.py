@@ -41,7 +41,7 @@ def test_sdpa_matches_attention_written_out(docs):
 def test_a_long_sequence_reaches_a_cpus_kernel_one_kv_head_at_a_time(docs, monkeypatch):
     monkeypatch.setattr(kernels, "_LONG_TOKENS", 1)
     seen, attended = [], kernels._attended
-    monkeypatch.setattr(kernels, "_attended", lambda *x, scale: seen.append(x) or attended(*x, scale=scale))
+    monkeypatch.setattr(kernels, "_attended", lambda x, scale: seen.append(x) or attended(x, scale))
     _close(kernels.sdpa, docs=docs, batch=1 if docs else 2)
     for q, k, v in seen:
         assert (q.shape[1], k.shape[1], v.shape[1]) == (2, 1, 1)

@@ -177,20 +177,19 @@ def _causal(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     # On a CPU without bf16 products SDPA's backward takes 5 times as long in bf16 as in fp32.
     wide = [widened(x) for x in (q, k, v)]
     if q.device.type != "cpu" or q.shape[1] < _LONG_TOKENS:
-        return _attended([x.transpose(1, 2) for x in wide], scale).transpose(1, 2).to(q.dtype)
-    by_head = _attended([_by_kv_head(x, k.shape[2]) for x in wide], scale)
-    by_token = by_head.transpose(1, 2).unflatten(0, (q.shape[0], -1)).transpose(1, 2)
-    whole: Tensor = by_token.reshape(q.shape).to(q.dtype)
-    return whole
+        heads_first = _attended([x.transpose(1, 2) for x in wide], scale)
+        return heads_first.transpose(1, 2).to(q.dtype)
+    out = _attended([_by_kv_head(x, k.shape[2]) for x in wide], scale)
+    by_token: Tensor = out.transpose(1, 2).unflatten(0, (q.shape[0], -1)).transpose(1, 2)
+    return by_token.reshape(q.shape).to(q.dtype)
 
 
-def _attended(heads: Sequence[Tensor], scale: float) -> Tensor:
-    """Causal, of q, k and v with heads first."""
-    q, k, v = heads
-    out: Tensor = functional.scaled_dot_product_attention(
+def _attended(heads_first: Sequence[Tensor], scale: float) -> Tensor:
+    """Causal, of q, k and v [B, a or n, S, d]."""
+    q, k, v = heads_first
+    return functional.scaled_dot_product_attention(
         q, k, v, is_causal=True, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
     )
-    return out
 
 
 def _by_kv_head(x: Tensor, kv_heads: int) -> Tensor:
