@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.dist.cases import CASES, WHOLE, case_preset
+from tests.dist.cases import CASES, KINDS, WHOLE, case_preset
 from tests.dist.launch import torchrun
 from tgsbench.metrics.integrity import (
     expected_all_to_alls,
@@ -49,7 +49,7 @@ def bound_of(case: str) -> float:
 def unrounded(case: str) -> str:
     """The same with plain products."""
     kind, _, what = case.rpartition("-")
-    if what == "fp8":
+    if what == "fp8" and kind in KINDS:
         return f"{kind}-gqa-full"
     return "unrounded-modules" if case == "fp8-modules" else "unrounded"
 

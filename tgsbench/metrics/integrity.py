@@ -119,9 +119,12 @@ def expected_expert_exchanges(preset: Preset) -> tuple[int, int]:
     return times * (exchanges + told), times * (exchanges * sent + told * experts.num * _COUNT_BYTES)
 
 
-def expected_gathers(preset: Preset) -> tuple[int, int]:
-    """Gathers of parameters of one rank in one optimizer step, and the bytes of what they make whole."""
-    calls, values = _of_units(preset, num_gathers, lambda unit: unit.values)
+def expected_gathers(preset: Preset, has_more: bool = False) -> tuple[int, int]:
+    """Gathers of parameters of one rank in one optimizer step, and the bytes of what they make whole.
+
+    `has_more`: behind these layers are some that do not run.
+    """
+    calls, values = _of_units(preset, num_gathers, lambda unit: unit.values, has_more)
     return calls, values * ELEMENT_BYTES[preset.training.compute_dtype]
 
 
@@ -138,10 +141,13 @@ def expected_copy_sums(preset: Preset) -> tuple[int, int]:
 
 
 def _of_units(
-    preset: Preset, times: Callable[[Preset, Unit], int], values: Callable[[Unit], int]
+    preset: Preset,
+    times: Callable[[Preset, Unit], int],
+    values: Callable[[Unit], int],
+    has_more: bool = False,
 ) -> tuple[int, int]:
     """Calls and values of a step in which each of FSDP's units travels so many times."""
-    units = fsdp_units(preset) if is_sharded_by_fsdp(preset) else []
+    units = fsdp_units(preset, has_more) if is_sharded_by_fsdp(preset) else []
     calls = [times(preset, unit) * unit.num for unit in units]
     return sum(calls), sum(num * values(unit) for num, unit in zip(calls, units, strict=True))
 

@@ -46,8 +46,10 @@ def keeps_last_layer(preset: Preset) -> bool:
     return preset.hardware.device == "cpu"
 
 
-def fsdp_units(preset: Preset) -> list[Unit]:
+def fsdp_units(preset: Preset, has_more: bool = False) -> list[Unit]:
     """The units of a preset's model; see `training.engines.fsdp2` for who makes them.
+
+    `has_more`: behind these layers are some that do not run, as in an emulated rank.
 
     The head is the last of the forward and the first of the backward, and the embedding's backward needs no
     weights: each is gathered once. Tied they are one, in the root.
@@ -55,7 +57,7 @@ def fsdp_units(preset: Preset) -> list[Unit]:
     family = find_family(preset.model.family)
     ranks = preset.shard
     return [
-        *_layers(preset, family),
+        *_layers(preset, family, has_more),
         *(
             Unit(num=1, values=values, ranks=ranks, copies=_copies(preset), is_gathered_again=False)
             for values in _ends(preset, family, ranks)
@@ -89,13 +91,14 @@ def _copies(preset: Preset) -> int:
     return preset.world_size // preset.shard
 
 
-def _layers(preset: Preset, family: ModelFamily) -> Iterator[Unit]:
+def _layers(preset: Preset, family: ModelFamily, has_more: bool) -> Iterator[Unit]:
     ep, ranks, groups = preset.parallel.ep, preset.shard, family.layers(preset.model)
     for group in groups:
         values = group.cut_values(ranks, ep)
         if runs_whole_layers(preset):  # one flat parameter
             values = cut_length(group.parameters, ranks)
-        kept = int(group is groups[-1] and keeps_last_layer(preset))  # all kinds of last layers are as large
+        is_last = group is groups[-1]  # all kinds of layers that may be last are as large
+        kept = int(is_last and keeps_last_layer(preset) and not has_more)
         for num, again in ((group.num - kept, True), (kept, False)):
             if num:
                 yield Unit(
