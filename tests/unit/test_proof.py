@@ -228,7 +228,6 @@ def test_parity_of_fp8_is_asked_of_plain_products_on_both_sides():
     assert runs["fsdp2-mesh"].linear == runs["fsdp2-again"].linear == "FP8 rowwise"
     assert replace(runs["fsdp2-plain"], training=small.training, measure=small.measure) == small
     assert "fsdp2-plain" not in {name for each in _runs_of([PRESET], None) for name in each}
-    assert verification.bounds(small).parity == verification.PARITY
 
 
 @pytest.mark.parametrize(("chunks", "recipe"), [(8, "rowwise"), (8, "mxfp8"), (8, "")])

@@ -42,7 +42,6 @@ REACHES = 1e-5
 class CheckBounds(NamedTuple):
     """What may differ, by what the products run in."""
 
-    parity: float = PARITY
     gradients: float = ORACLE_GRADIENTS
     """Of the first step, to fp64."""
     losses: float = ORACLE_STEPS
@@ -94,7 +93,7 @@ def parity(preset: Preset, differences: Mapping[str, float], alone: Ranks, many:
         "loss": _relative(step_losses(many)[0], step_losses(alone)[0]),
         **{f"gradient of {name}": difference for name, difference in differences.items()},
     }
-    check = _worst_below("parity", preset, measured, bounds(preset).parity)
+    check = _worst_below("parity", preset, measured, PARITY)
     sharing = f" ({preset.sharing})" if preset.sharing else ""
     mesh = f"sp {preset.parallel.sp}{sharing}" + (f", dp {preset.dp}" if preset.dp > 1 else "")
     check.note = f"{mesh} against one rank, {len(differences)} parameters"
