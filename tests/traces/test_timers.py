@@ -24,8 +24,8 @@ def captured(tmp_path_factory):
     env["PYTHONPATH"] = os.pathsep.join([str(INJECT), str(ROOT)])
     argv = [sys.executable, "-m", "tgsbench", "run", "--preset", "tiny_cpu", "--headless"]
     done = subprocess.run(
-        # Layers with a bias run as modules, which wait for exchanges where they are made: a timer sees all.
-        [*argv, "--profile", "hotspots", "--steps", "3", "--set", "model.attention_bias=true"],
+        # Layers of Phi-3 run as modules, which wait for exchanges where they are made: a timer sees all.
+        [*argv, "--profile", "hotspots", "--steps", "3", "--set", "model.family=phi3"],
         cwd=home, env=env, capture_output=True, text=True, timeout=500,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

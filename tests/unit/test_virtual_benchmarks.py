@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks import virtual_longest, virtual_presets
+from tgsbench.metrics.integrity import expected_gathers
 from tgsbench.schema.run import CallCount
 from tgsbench.units import GIB
 from tgsbench.virtual_gpu.account import planned_on_device
@@ -38,6 +39,10 @@ def _held(**changes):
     return row
 
 
+GATHERED = expected_gathers(virtual_presets._preset(_held()))[1] / GIB
+"""Of 32 layers twice, the embedding and the head."""
+
+
 def test_a_row_as_planned_misses_nothing():
     assert virtual_presets._misses(_held()) == []
 
@@ -48,7 +53,8 @@ def test_a_row_as_planned_misses_nothing():
         ({"allocated_gib": 20.0}, "tensors"),
         ({"reserved_gib": 30.0}, "reserved"),
         ({"why": "0 tokens"}, "integrity"),
-        ({"collectives": [CallCount(name="all_gather", calls=1, gib=1.0, group="8 ranks")]}, "its bytes"),
+        ({"collectives": [CallCount(name="all_gather", calls=66, gib=1.0, group="8 ranks")]}, "its bytes"),
+        ({"collectives": [CallCount(name="all_gather", calls=65, gib=GATHERED, group="8 ranks")]}, "for 66"),
     ],
 )
 def test_what_a_row_misses_is_named(changes, word):
