@@ -155,7 +155,8 @@ def _earlier_chunks(preset: Preset, attended_len: float) -> float:
     for window in windows:
         most = math.ceil((window - 1) / size) if window else chunks
         reach = most if attended_len >= seq_len else min(float(most), attended_len / size)
-        met += sum(min(float(chunk), reach) for chunk in range(chunks))
+        whole = min(int(reach), chunks - 1)  # as many chunks see all before them, later ones no further
+        met += whole * (whole + 1) / 2 + (chunks - 1 - whole) * reach
     return met / (chunks * len(windows))
 
 
