@@ -153,3 +153,28 @@ def test_the_temporary_folder_holds_links_and_no_copies():
         logdir.lay_out([logdir.LogdirRun("a", [trace])], target)
         assert [path.readlink() for path in (target / "a").iterdir()] == [trace]
         assert logdir.memory_bytes([trace]) > 6 * 2_000_000
+
+
+_ASKING = """
+import multiprocessing, time
+from tgsbench.traces.tensorboard.server import end_parsers
+
+def ask(kept):
+    try:
+        while True:
+            kept["a"] = 1
+    except Exception as error:
+        print("complaint:", error, flush=True)
+
+kept = multiprocessing.Manager().dict()
+for _ in range(6):
+    multiprocessing.Process(target=ask, args=(kept,)).start()
+time.sleep(0.5)
+end_parsers()
+print(len(multiprocessing.active_children()), "left")
+"""
+
+
+def test_parsers_end_before_the_process_that_they_ask():
+    done = subprocess.run([sys.executable, "-c", _ASKING], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.returncode) == ("0 left\n", 0)

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from tensorboard.program import TensorBoardServer
 
+_ASKED: Final = "SyncManager"
+"""What the name of a process begins with that keeps values for others; so `multiprocessing` calls it."""
 _PACKAGES: Final = {"tensorboard": "tensorboard", "torch_tb_profiler": "torch-tb-profiler"}
 _FITTING: Final = "0.4.3"
 """The release of torch-tb-profiler that plugin.py extends."""
@@ -81,10 +83,21 @@ def serving(logdir: Path, port: int | None) -> Iterator[str]:
     try:
         yield address
     finally:
-        while parsers := multiprocessing.active_children():
-            for parser in parsers:
-                parser.terminate()
-                parser.join()
+        end_parsers()
+
+
+def end_parsers() -> None:
+    """End the processes that read traces, then the one that keeps the list of their files.
+
+    A parser that is through meanwhile would ask it, and complain that it is gone.
+    """
+    for is_asked in (False, True):
+        while children := [
+            child for child in multiprocessing.active_children() if child.name.startswith(_ASKED) is is_asked
+        ]:
+            for child in children:
+                child.terminate()
+                child.join()
 
 
 def _listening(app: WSGIApplication, flags: argparse.Namespace) -> TensorBoardServer:
