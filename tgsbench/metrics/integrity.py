@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
@@ -12,7 +13,6 @@ from tgsbench.models.registry import find_family
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import Integrity
 from tgsbench.systems.fsdp_units import (
-    Unit,
     fsdp_units,
     is_sharded_by_fsdp,
     num_copy_sums,
@@ -119,37 +119,51 @@ def expected_expert_exchanges(preset: Preset) -> tuple[int, int]:
     return times * (exchanges + told), times * (exchanges * sent + told * experts.num * _COUNT_BYTES)
 
 
+class ShardCollective(NamedTuple):
+    """What one of FSDP's units asks for in an optimizer step, of one rank."""
+
+    kind: Literal["all_gather", "reduce_scatter", "all_reduce"]
+    """Of its parameters, of its gradients, or of this rank's shards of these over the copies."""
+    ranks: int
+    """That take part in one call."""
+    calls: int
+    num_bytes: int
+    """Of all calls: what they make whole, or what goes into them."""
+
+
+def shard_collectives(preset: Preset, has_more: bool = False) -> Iterator[ShardCollective]:
+    """All that FSDP sends; nothing of another engine. `has_more`: see `fsdp_units`."""
+    compute, reduced = ELEMENT_BYTES[preset.training.compute_dtype], ELEMENT_BYTES[preset.reduce_dtype]
+    for unit in fsdp_units(preset, has_more) if is_sharded_by_fsdp(preset) else []:
+        gathers, scatters, sums = (
+            unit.num * times(preset, unit) for times in (num_gathers, num_scatters, num_copy_sums)
+        )
+        yield ShardCollective("all_gather", unit.ranks, gathers, gathers * compute * unit.values)
+        yield ShardCollective("reduce_scatter", unit.ranks, scatters, scatters * reduced * unit.values)
+        yield ShardCollective("all_reduce", unit.copies, sums, sums * reduced * unit.shard)
+
+
 def expected_gathers(preset: Preset, has_more: bool = False) -> tuple[int, int]:
     """Gathers of parameters of one rank in one optimizer step, and the bytes of what they make whole.
 
     `has_more`: behind these layers are some that do not run.
     """
-    calls, values = _of_units(preset, num_gathers, lambda unit: unit.values, has_more)
-    return calls, values * ELEMENT_BYTES[preset.training.compute_dtype]
+    return _of_kind("all_gather", preset, has_more)
 
 
 def expected_scatters(preset: Preset) -> tuple[int, int]:
     """Reduce-scatters of gradients of one rank in one optimizer step, and the bytes that go into them."""
-    calls, values = _of_units(preset, num_scatters, lambda unit: unit.values)
-    return calls, values * ELEMENT_BYTES[preset.reduce_dtype]
+    return _of_kind("reduce_scatter", preset)
 
 
 def expected_copy_sums(preset: Preset) -> tuple[int, int]:
     """All-reduces over copies of a rank's shards of the gradients in one optimizer step, and their bytes."""
-    calls, values = _of_units(preset, num_copy_sums, lambda unit: unit.shard)
-    return calls, values * ELEMENT_BYTES[preset.reduce_dtype]
+    return _of_kind("all_reduce", preset)
 
 
-def _of_units(
-    preset: Preset,
-    times: Callable[[Preset, Unit], int],
-    values: Callable[[Unit], int],
-    has_more: bool = False,
-) -> tuple[int, int]:
-    """Calls and values of a step in which each of FSDP's units travels so many times."""
-    units = fsdp_units(preset, has_more) if is_sharded_by_fsdp(preset) else []
-    calls = [times(preset, unit) * unit.num for unit in units]
-    return sum(calls), sum(num * values(unit) for num, unit in zip(calls, units, strict=True))
+def _of_kind(kind: str, preset: Preset, has_more: bool = False) -> tuple[int, int]:
+    found = [each for each in shard_collectives(preset, has_more) if each.kind == kind]
+    return sum(each.calls for each in found), sum(each.num_bytes for each in found)
 
 
 class _Odd(Struct):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from msgspec import Struct
@@ -12,11 +12,11 @@ from msgspec import Struct
 from tgsbench.errors import TgsError
 from tgsbench.external import observed
 from tgsbench.metrics.integrity import (
-    ELEMENT_BYTES,
     expected_all_to_alls,
     expected_expert_exchanges,
     expected_kv_hops,
     expected_ring_sends,
+    shard_collectives,
 )
 from tgsbench.planner.machine import find_constants
 from tgsbench.planner.memory import CONTEXT_BYTES, MemoryPlan, memory_plan
@@ -26,14 +26,7 @@ from tgsbench.planner.workload import work_of
 from tgsbench.schema.events import Event, Kernel, Phase, Step
 from tgsbench.schema.preset import Preset
 from tgsbench.schema.run import CallCount, Manifest, PhasePeak, Virtual, VirtualClock
-from tgsbench.systems.fsdp_units import (
-    Unit,
-    fsdp_units,
-    is_sharded_by_fsdp,
-    num_copy_sums,
-    num_gathers,
-    num_scatters,
-)
+from tgsbench.systems.fsdp_units import is_sharded_by_fsdp
 from tgsbench.systems.kv_hops import kv_nodes
 from tgsbench.units import GIB
 from tgsbench.virtual_gpu.log import Kind, Record, log_path, read_log
@@ -272,26 +265,19 @@ def _demanded_exchanges(preset: Preset) -> dict[str, tuple[int, int]]:
 
 
 def _expect_shards(collectives: Sequence[CallCount], preset: Preset) -> None:
-    """Gathers and scatters of FSDP's units, by how many ranks share one."""
-    demanded: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0, 0.0])
-    for unit in fsdp_units(preset):
-        for name, ranks, times, num_bytes in _of_unit(preset, unit):
-            count = demanded[name, f"{ranks} ranks"]
-            count[0] += times * unit.num
-            count[1] += times * unit.num * num_bytes
+    """Calls and bytes of what FSDP sends, by kind and by how many ranks take part."""
     for found in collectives:
-        calls, total_bytes = demanded.get((found.name, found.group), (0, 0.0))
-        if calls:
-            found.calls_expected, found.gib_expected = int(calls), total_bytes / GIB
-
-
-def _of_unit(preset: Preset, unit: Unit) -> Iterator[tuple[str, int, int, int]]:
-    """Kind, ranks, calls and bytes of each of a unit's collectives."""
-    compute, reduced = ELEMENT_BYTES[preset.training.compute_dtype], ELEMENT_BYTES[preset.reduce_dtype]
-    yield "all_gather", unit.ranks, num_gathers(preset, unit), compute * unit.values
-    yield "reduce_scatter", unit.ranks, num_scatters(preset, unit), reduced * unit.values
-    if unit.copies != unit.ranks:  # else the norm of all gradients goes round as many ranks
-        yield "all_reduce", unit.copies, num_copy_sums(preset, unit), reduced * unit.shard
+        of_group = [
+            each
+            for each in shard_collectives(preset)
+            if (each.kind, f"{each.ranks} ranks") == (found.name, found.group)
+        ]
+        calls = sum(each.calls for each in of_group)
+        # Where copies are as many as the ranks of one, the norm of all gradients goes round as many, too.
+        is_mixed = found.name == "all_reduce" and preset.shard**2 == preset.world_size
+        if calls and not is_mixed:
+            found.calls_expected = calls
+            found.gib_expected = sum(each.num_bytes for each in of_group) / GIB
 
 
 def _expect_planned(collectives: Sequence[CallCount], preset: Preset) -> None:
